@@ -1,0 +1,130 @@
+"""Digests, atomic writes, and the one mechanism by which a step is finished exactly once.
+
+A step is finished when its manifest exists. Everything is written into a sibling of the target,
+synced, and renamed into place; so a reader sees a whole artifact or none, and a rerun after a
+crash at any line either finds the finished artifact or starts that step again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from tasks.core.receipts import Receipt
+
+MANIFEST = "manifest.json"
+R = TypeVar("R", bound=Receipt)
+
+
+def digest_of(value: object) -> str:
+    """Name a JSON-able value: the first 20 hex digits of the SHA-256 of its canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_digest(path: Path) -> str:
+    """Name a file by its bytes: the whole SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a file holding `text`, in one step that survives a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace `path` by the indented JSON of `value`, in one step that survives a crash."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename is not, until its folder is synced)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def produce(
+    home: Path,
+    kind: type[R],
+    key: Mapping[str, object],
+    build: Callable[[Path], Mapping[str, Any]],
+    *,
+    resumable: bool = False,
+) -> R:
+    """Return the artifact that `key` names, building it only if no earlier run finished it.
+
+    `build(folder)` fills an empty folder and returns the receipt's own fields. With `resumable`
+    the folder of a crashed try is handed over as it was left, so that `build` can go on in it.
+    Two processes that want the same artifact wait for each other. The receipt is written into
+    the folder as its manifest, last, before the folder gets its final name.
+    """
+    digest = digest_of({"kind": kind.__name__, **key})
+    shelf = home / kind.shelf
+    target = shelf / digest
+    if (receipt := finished(target, kind)) is not None:
+        return receipt
+    shelf.mkdir(parents=True, exist_ok=True)
+    with FileLock(shelf / f".{digest}.lock"):
+        if (receipt := finished(target, kind)) is not None:
+            return receipt
+        aside = shelf / f".{digest}.partial"
+        if not resumable:
+            shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        fields = build(aside)
+        receipt = kind(digest=digest, path=target, seconds=time.perf_counter() - start, **fields)
+        _seal(aside, receipt)
+        aside.rename(target)
+        sync_folder(shelf)
+    return receipt
+
+
+def finished(target: Path, kind: type[R]) -> R | None:
+    """Read the receipt of the artifact in `target`; None when its manifest is not there."""
+    try:
+        text = (target / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return kind(**{**json.loads(text), "path": target, "reused": True})
+
+
+def _seal(folder: Path, receipt: Receipt) -> None:
+    for file in files_under(folder):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    fields = receipt.model_dump(mode="json", exclude={"path", "reused"})
+    write_json(folder / MANIFEST, fields)
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Every regular file below `folder`, in name order."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+@contextmanager
+def exclusive(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`; it falls with its process, so a killed night leaves nothing locked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, timeout=timeout):
+        yield

@@ -1,0 +1,151 @@
+"""Receipts: the small frozen records that one step hands to the next. Never a table, never a model.
+
+Each is also the manifest of its artifact: what `files.produce` writes last into the artifact's folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Receipt(BaseModel):
+    """What every receipt says: which artifact, where, how many rows, made from what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    shelf: ClassVar[str]  # the folder under NIGHTSHIFT_HOME where artifacts of this kind lie
+
+    digest: str
+    path: Path
+    rows: int
+    parents: tuple[str, ...] = ()
+    seconds: float = 0.0
+    reused: bool = False  # true when an earlier run had finished it and this one did no work
+
+
+class RuleCount(BaseModel):
+    """How one contract rule fared: rows it refused (`error`) or pointed at (`warn`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str
+    rule: str
+    severity: str
+    checked: int
+    failed: int
+
+
+class Snapshot(Receipt):
+    """An immutable, validated version of passages + queries + qrels.
+
+    `rows` counts passages. Its folder holds `passages.parquet` (passage_id, title, text, text_hash),
+    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split).
+    """
+
+    shelf: ClassVar[str] = "snapshots"
+
+    queries: int
+    qrels: int
+    splits: dict[str, int]  # split name -> queries with at least one positive in it
+
+
+class Ingested(Receipt):
+    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly.
+
+    Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record) and `validation.json`.
+    """
+
+    shelf: ClassVar[str] = "ingests"
+
+    source: str
+    snapshot: str  # digest of the snapshot that the accepted rows make
+    accepted: int
+    quarantined: int
+    rules: tuple[RuleCount, ...]
+
+
+class Index(Receipt):
+    """A BM25 index over one snapshot's passages; its folder holds the Lucene index in `lucene/`."""
+
+    shelf: ClassVar[str] = "indexes"
+
+
+class Run(Receipt):
+    """Ranked passages for queries; `run.parquet` (query_id, passage_id, rank from 1, score), `rows` lines."""
+
+    shelf: ClassVar[str] = "runs"
+
+    queries: int
+    depth: int
+
+
+class Negatives(Receipt):
+    """Mined hard negatives; `negatives.parquet` (query_id, passage_id, source, rank, score, dense_score, round)."""
+
+    shelf: ClassVar[str] = "negatives"
+
+    round: int
+    queries: int  # training queries looked at
+    starved: int  # of them, those with fewer negatives than asked for
+    candidates: int  # candidates looked at before any rule
+    refused: dict[str, int]  # rule -> candidates it refused
+
+
+class Encoder(Receipt):
+    """A dual encoder on disk. `rows` counts the training pairs it has seen (0 for a base model)."""
+
+    shelf: ClassVar[str] = "encoders"
+
+    fingerprint: str  # names the vector space
+    dimension: int
+    base: str
+    steps: int
+
+
+class Embeddings(Receipt):
+    """All passages of one snapshot under one fingerprint: `shard-RRRRR-of-WWWWW.parquet` files."""
+
+    shelf: ClassVar[str] = "embeddings"
+
+    fingerprint: str
+    snapshot: str
+    dimension: int
+    shards: int
+    embedded: int  # passages that went through the encoder
+    avoided: int  # passages whose vector was already known (an equal text, an earlier night)
+    tokens: int  # real tokens encoded, without padding
+
+
+class Evaluation(Receipt):
+    """Measures of one retriever on one split; `per_query.parquet` and `run.parquet` beside. `rows` counts queries."""
+
+    shelf: ClassVar[str] = "evaluations"
+
+    system: str
+    split: str
+    metrics: dict[str, float]
+
+
+class Release(Receipt):
+    """An encoder and a collection that belong together, with the snapshot and the figures they were judged on."""
+
+    shelf: ClassVar[str] = "releases"
+
+    release: str
+    created: str  # UTC, ISO 8601
+    generation: int
+    fingerprint: str
+    encoder: str  # digest of the Encoder artifact
+    embeddings: str  # digest of the Embeddings artifact
+    snapshot: str
+    collection: str
+    dimension: int
+    metric: str
+    recipe: str  # digest of the settings that shaped it
+    reason: str
+    metrics: dict[str, float]
+    bm25: dict[str, float]
+    base: dict[str, float]
+    previous: dict[str, float] | None

@@ -1,0 +1,194 @@
+"""Every dial of a night, in one typed tree: defaults here, then a TOML file, then `NIGHTSHIFT_…` variables.
+
+`NIGHTSHIFT_TRAINING__BATCH_SIZE=64` sets `[training] batch_size`; the environment wins over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from tasks.core.errors import NightshiftError
+
+
+class Section(BaseModel):
+    """A table of the settings file; an unknown key is an error, so that a typo is never a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Section):
+    """Where the passages, queries and qrels come from, and how bad they may be."""
+
+    format: Literal["demo", "beir"] = Field("demo", description="demo: docs of installed packages; beir: a BEIR folder")
+    path: Path | None = Field(None, description="the BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv)")
+    max_passages: int = Field(4000, ge=10, description="demo only: cap on the number of passages")
+    dev_share: float = Field(0.1, gt=0, lt=1, description="share of train queries held back when there is no dev split")
+    max_refused: float = Field(
+        0.05, ge=0, le=1, description="a larger share of refused rows in a table stops the night"
+    )
+    seed: int = Field(0, description="seed of every sample and split of the data")
+
+    @model_validator(mode="after")
+    def _beir_needs_a_path(self) -> DataSettings:
+        if self.format == "beir" and self.path is None:
+            raise ValueError('[data] format = "beir" needs [data] path = "…", the folder that holds corpus.jsonl')
+        return self
+
+
+class EncoderSettings(Section):
+    """The dual encoder: what it starts from and how a text becomes a vector."""
+
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="a local folder or a hub id; the default is read from the offline package when that is installed",
+    )
+    start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
+    shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
+    pooling: Literal["mean", "cls"] = Field("mean", description="how token states become one vector")
+    normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
+    query_prompt: str = Field("", description="text put before every query")
+    passage_prompt: str = Field("", description="text put before every passage")
+    query_tokens: int = Field(64, ge=4, description="token limit of a query, special tokens included")
+    passage_tokens: int = Field(128, ge=4, description="token limit of a passage, special tokens included")
+
+
+class MiningSettings(Section):
+    """Hard negatives: where candidates come from and what keeps false negatives out."""
+
+    rounds: int = Field(1, ge=1, description="mine → train rounds; from the second on, the last encoder mines too")
+    depth: int = Field(100, ge=1, le=1000, description="candidates a query, from each retriever")
+    per_query: int = Field(8, ge=1, description="negatives kept for a query")
+    k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
+    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
+    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
+    margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
+    skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
+    threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
+    heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
+    seed: int = Field(0, description="seed of the choice among equally good candidates")
+
+
+class TrainingSettings(Section):
+    """Contrastive training with InfoNCE over in-batch and hard negatives."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
+    max_steps: int = Field(0, ge=0, description="upper bound on optimizer steps; 0: none")
+    batch_size: int = Field(32, ge=2, description="queries a step")
+    hard_negatives: int = Field(1, ge=0, description="mined negatives beside each positive")
+    temperature: float = Field(0.05, gt=0, description="InfoNCE temperature")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps of linear warm-up; linear decay after")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, not on biases and norms")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU or GPU has it")
+    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; a killed night goes on from one")
+    seed: int = Field(0, description="seed of batches and dropout")
+
+
+class EmbeddingSettings(Section):
+    """Passages into vectors, in shards."""
+
+    shards: int = Field(4, ge=1, description="files the passages are divided into; the grain of resuming")
+    token_budget: int = Field(4096, ge=128, description="padded tokens in one micro-batch")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="numeric path; part of the fingerprint")
+
+
+class EvaluationSettings(Section):
+    """Which held-out queries are measured, and how deep."""
+
+    split: str = Field("test", description="split of the qrels the gate looks at")
+    depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
+
+
+class GateSettings(Section):
+    """When a challenger may serve."""
+
+    margin: float = Field(0.01, ge=0, description="nDCG@10 that a challenger may lose before it counts as worse")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided confidence of 'no worse'")
+    min_queries: int = Field(20, ge=1, description="fewer held-out queries than this decide nothing: reject")
+    bm25_floor: bool = Field(True, description="reject a challenger that is clearly worse than BM25")
+    resamples: int = Field(5000, ge=200, description="bootstrap resamples of the paired differences")
+    seed: int = Field(0, description="seed of the resamples")
+
+
+class MilvusSettings(Section):
+    """The index that serves."""
+
+    index: Literal["FLAT", "IVF_FLAT", "HNSW"] = Field("FLAT", description="index type of the collection")
+    batch_rows: int = Field(1000, ge=1, description="rows in one insert")
+    min_recall: float = Field(0.95, ge=0, le=1, description="recall@10 against exact search that it must reach")
+    samples: int = Field(64, ge=1, description="passages that must find themselves before the pointer moves")
+    keep: int = Field(3, ge=2, description="releases kept loadable, the serving one included")
+
+
+class DriftSettings(Section):
+    """When the data has moved far enough to do something about it."""
+
+    retrain_pairs: float = Field(0.02, ge=0, description="share of new training pairs that is worth a retrain")
+    retrain_passages: float = Field(0.2, ge=0, description="share of new and changed passages that is worth a retrain")
+    low_score_effect: float = Field(0.05, ge=0, description="least rise of the low-score share that counts")
+    unseen_terms: float = Field(0.05, ge=0, description="rise of the unseen-term share that marks input as suspect")
+    min_queries: int = Field(500, ge=1, description="new queries needed before their scores are judged")
+
+
+class Settings(BaseSettings):
+    """All settings of a night."""
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    home: Path = Field(Path("var"), description="where all artifacts and the embedded Milvus live (NIGHTSHIFT_HOME)")
+    data: DataSettings = DataSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    mining: MiningSettings = MiningSettings()
+    training: TrainingSettings = TrainingSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gate: GateSettings = GateSettings()
+    milvus: MilvusSettings = MilvusSettings()
+    drift: DriftSettings = DriftSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment over the file that `load_settings` names (as `_toml`), over the defaults."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read the settings: defaults, then `file` (TOML), then the environment.
+
+    Raises NightshiftError naming the file and every key that is unknown or out of range.
+    """
+    if file is not None and not file.is_file():
+        raise NightshiftError(f"settings file {file}: not found. Give --settings a TOML file, or leave it out.")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    where = file or "the environment"
+    try:
+        loaded = FromFile()
+        return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
+    except tomllib.TOMLDecodeError as error:
+        raise NightshiftError(f"settings file {where}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [f"  [{'.'.join(map(str, one['loc'])) or 'settings'}] {one['msg']}" for one in error.errors()]
+        raise NightshiftError(f"settings from {where} are not usable:\n" + "\n".join(lines)) from error
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
