@@ -1,0 +1,80 @@
+"""Runs contract rules with Great Expectations over narrow frames of measured columns.
+
+Importing Great Expectations takes seconds, so this module is imported only when rows are really judged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from data_contracts.contract import Contract, ContractError, Rule
+
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: no telemetry
+
+import great_expectations as gx
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation import ColumnMapExpectation
+from great_expectations.expectations.registry import get_expectation_impl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it reports its own temporary folders at INFO
+
+# COMPLETE lists every failing row, not the first 20; values stay out, for they would be whole texts.
+_EVERY_ROW = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
+
+
+def compile_rules(contract: Contract, rules: list[Rule]) -> Any:
+    """Make a Great Expectations suite of `rules`.
+
+    Raises ContractError for an expectation that does not exist, does not judge row by row, or has wrong arguments.
+    """
+    expectations = [_expectation(contract, rule) for rule in rules]
+    return gx.ExpectationSuite(contract.table, expectations=expectations)
+
+
+def judge(suite: Any, frame: pd.DataFrame) -> dict[str, list[int]]:
+    """The rows that failed each rule, as row numbers; `frame` is indexed by `row`. Every rule has an entry.
+
+    Counts, not `success`, decide. Raises ContractError when a rule could not be run or did not list all its rows.
+    """
+    batch = _whole_frames().get_batch({"dataframe": frame})
+    outcome = batch.validate(suite, result_format=_EVERY_ROW)
+    failed = {one.expectation_config.meta["rule"]: _rows(suite, one, len(frame)) for one in outcome.results}
+    if len(failed) != len(suite.expectations):
+        raise ContractError(f"{suite.name}: {len(suite.expectations)} rules were asked, {len(failed)} answered")
+    return failed
+
+
+def _expectation(contract: Contract, rule: Rule) -> Any:
+    where = f"{contract.file.name}, rule {rule.name}"
+    try:
+        kind = get_expectation_impl(rule.expectation)
+        if not issubclass(kind, ColumnMapExpectation):
+            raise ContractError(f"{where}: {rule.expectation} does not judge single rows, so none can be quarantined")
+        return kind(**rule.kwargs, meta={"rule": rule.name})
+    except (gx.exceptions.GreatExpectationsError, ValueError, TypeError) as error:
+        raise ContractError(f"{where}: Great Expectations cannot run it: {error}") from error
+
+
+def _rows(suite: Any, one: Any, size: int) -> list[int]:
+    name = one.expectation_config.meta["rule"]
+    count = one.result.get("unexpected_count")
+    if count is None or one.exception_info.get("raised_exception", True) or one.result["element_count"] != size:
+        raise ContractError(f"{suite.name}, rule {name}: could not be run: {one.exception_info}")
+    rows = [int(row) for group in one.result["unexpected_index_list"] for row in group["row"]]
+    if len(rows) != count:
+        raise ContractError(f"{suite.name}, rule {name}: {count} rows failed but {len(rows)} are listed")
+    return rows
+
+
+@cache
+def _whole_frames() -> Any:
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("measured").add_dataframe_asset("rows")
+    return asset.add_batch_definition_whole_dataframe("all")

@@ -1,0 +1,36 @@
+"""DuckDB for one step: bounded memory, spills into the step's own scratch folder, no extension from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.settings import cores
+
+if TYPE_CHECKING:
+    import duckdb
+
+_MEMORY = "1GB"
+
+
+@contextmanager
+def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database that is gone afterwards; what does not fit into 1 GB is spilled under `scratch`."""
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": _MEMORY,
+        "temp_directory": str(scratch / "spill"),
+        "threads": cores(),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with duckdb.connect(config=settings) as connection:
+        yield connection
+
+
+def quoted(path: Path) -> str:
+    """A path as an SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
