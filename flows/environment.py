@@ -1,0 +1,21 @@
+"""What must be in the environment before Prefect and other dependencies are imported: no telemetry, our logs.
+
+Imported first by everything that imports Prefect. Whatever the user has set stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # the core's log lines belong to the run that caused them
+    "TOKENIZERS_PARALLELISM": "true",
+}
+for name, value in DEFAULTS.items():
+    os.environ.setdefault(name, value)
+logging.getLogger("nightshift").setLevel(logging.INFO)  # Prefect attaches its handler, not a level

@@ -1,0 +1,108 @@
+"""A night: data in, a better release out, or none and the old one serves on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
+
+from prefect import flow, get_run_logger  # isort: skip
+from prefect.states import Completed, State
+
+from tasks import evaluation, ingest, mining, release, report, training
+from tasks.core.drift.verdict import Work
+from tasks.core.files import exclusive
+from tasks.core.night import Night, recipe_of
+from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
+from tasks.core.settings import Settings, load_settings
+from tasks.embedding import embed_shard, gather_shards
+
+
+@flow(name="nightly", flow_run_name="night: {reason}")
+def nightly(settings_file: Path | None = None, reason: str = "scheduled") -> State[Night]:
+    """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
+
+    Args:
+        settings_file: TOML settings; the defaults and `NIGHTSHIFT_…` variables when there is none.
+        reason: why this night runs, kept with its release.
+
+    Returns:
+        Completed as Promoted, Rejected, Skipped or Suspect, with the night's outcome as data.
+    """
+    settings = load_settings(settings_file)
+    with exclusive(settings.home / "night.lock"):
+        return one_night(settings, reason)
+
+
+def one_night(settings: Settings, reason: str) -> State[Night]:
+    """The night itself, in the order in which it is told."""
+    night = Night.begin(reason)
+    serving, epoch = release.reconcile(settings)
+    ingested, snapshot = ingest.validate(settings)
+    recipe = recipe_of(settings)
+    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
+    night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
+    if drift.verdict in (Work.SKIP, Work.SUSPECT):
+        return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect", drift.cause)
+
+    index = mining.index_passages(settings, snapshot)
+    base = training.base_encoder(settings, snapshot)
+    base_vectors = embed(settings, base, snapshot)
+    before = None if serving is None else release.encoder_of(settings, serving)
+    if drift.verdict is Work.RETRAIN:
+        challenger, night = iterate(settings, snapshot, index, _start(settings, base, before), night)
+    else:
+        assert before is not None, "only a serving release can be refreshed"
+        challenger = before
+    vectors = embed(settings, challenger, snapshot)
+
+    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
+    figures = {
+        "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot),
+        "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
+        "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot),
+    }
+    if before is not None:
+        known = embed(settings, before, snapshot)
+        figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
+    verdict = evaluation.gate(settings, figures, floor=drift.verdict is Work.RETRAIN)
+    night = night.having(encoder=challenger, embeddings=vectors, figures=figures, verdict=verdict)
+    if not verdict.promote:
+        return _end(settings, night, "Rejected", "; ".join(verdict.reasons))
+
+    published = release.publish(
+        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=reason, expected_epoch=epoch
+    )
+    release.prune(settings)
+    return _end(settings, night.having(release=published), "Promoted", "; ".join(verdict.reasons))
+
+
+def iterate(
+    settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, night: Night
+) -> tuple[Encoder, Night]:
+    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
+    found = mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
+    for round_ in range(settings.mining.rounds):
+        vectors = embed(settings, encoder, snapshot)
+        negatives = mining.mine_negatives(settings, snapshot, found, encoder, vectors, round_)
+        encoder = training.train(settings, encoder, snapshot, negatives)
+        night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
+    return encoder, night
+
+
+def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
+    """All passages under one encoder, shard by shard."""
+    world_size = settings.embedding.shards
+    for rank in range(world_size):
+        embed_shard(settings, encoder, snapshot, rank, world_size)
+    return gather_shards(settings, encoder, snapshot)
+
+
+def _start(settings: Settings, base: Encoder, before: Encoder | None) -> Encoder:
+    return before if settings.encoder.start == "serving" and before is not None else base
+
+
+def _end(settings: Settings, night: Night, name: str, why: str) -> State[Night]:
+    night = report.write(settings, night.having(outcome=name))
+    get_run_logger().info("%s: %s", name, why)
+    return Completed(name=name, message=why, data=night)

@@ -1,0 +1,88 @@
+"""What a person sees on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tasks.core.errors import NightshiftError
+
+if TYPE_CHECKING:
+    from flows.doctor import Check
+    from tasks.core.drift.verdict import Drift
+    from tasks.core.receipts import Release
+    from tasks.core.search.searcher import Answer
+
+SHOWN = 360  # characters of a passage on the terminal; --json has all of it
+
+
+def plain_tracebacks() -> None:
+    """Keep the tracebacks of expected errors off the terminal; Prefect's own log keeps them."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
+            record.exc_info, record.exc_text = None, None
+        return True
+
+    import prefect.main  # noqa: F401  (sets the handlers up)
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(drop)
+
+
+def print_answer(answer: Answer) -> None:
+    """Ranked passages, the score first."""
+    console = Console()
+    console.print(f"release {answer.release}", style="dim")
+    for hit in answer.hits:
+        head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ", style="cyan")
+        console.print(head + Text(hit.title or hit.passage_id, style="bold"))
+        console.print(Text(textwrap.shorten(hit.text, SHOWN, placeholder=" …")), style="dim")
+
+
+def print_releases(current: Release | None, known: Sequence[Release]) -> None:
+    """One line a release; the serving one is marked."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "release", "created", "passages", "nDCG@10", "BM25", "base", "previous", "why"):
+        table.add_column(name)
+    for one in known:
+        serves = current is not None and one.release == current.release
+        figures = [one.metrics, one.bm25, one.base, one.previous]
+        table.add_row(
+            "serves" if serves else "",
+            one.release,
+            one.created[:19].replace("T", " "),
+            f"{one.rows:,}",
+            *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
+            one.reason,
+            style="bold green" if serves else "",
+        )
+    console = Console()
+    console.print(table if known else "no release yet: nightshift run makes the first")
+
+
+def print_drift(drift: Drift) -> None:
+    """The verdict, then every signal behind it."""
+    console = Console()
+    console.print(Text(f"{drift.verdict}: ", style="bold") + Text(drift.cause))
+    moved = drift.passages
+    console.print(f"passages: {moved.new} new, {moved.changed} changed, {moved.gone} gone", style="dim")
+    for signal in drift.signals:
+        mark = "fired" if signal.fired else "quiet"
+        console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  (threshold {signal.threshold:.4f})")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """One line a check; below a failed one, how to mend it."""
+    console = Console()
+    for check in checks:
+        mark = Text("ok   ", style="green") if check.well else Text("FAIL ", style="bold red")
+        console.print(mark + Text(f"{check.name:<8} ") + Text(check.found, style="dim"))
+        if not check.well:
+            console.print(Text(f"     {'':<8} {check.mend}", style="yellow"))

@@ -1,0 +1,66 @@
+"""One retriever on one split of a snapshot: its run, its measures per query, its means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import qrels, queries
+from tasks.core.errors import BadInput
+from tasks.core.evaluation.measures import means, per_query
+from tasks.core.files import produce
+from tasks.core.mining.dense import dense_run
+from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.training.encoder import load_encoder
+
+
+def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str) -> Evaluation:
+    """Measure a finished run on the judged queries of `split`.
+
+    Raises:
+        BadInput: the split has no judged query.
+    """
+    key = {"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split}
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        judged = qrels(snapshot, split)
+        if judged.num_rows == 0:
+            known = ", ".join(sorted(snapshot.splits))
+            raise BadInput(f"[evaluation] split = {split!r} has no judged query; the snapshot has: {known}")
+        table = per_query(pq.read_table(run.path / "run.parquet"), judged)
+        pq.write_table(table, folder / "per_query.parquet")
+        return {
+            "system": system,
+            "split": split,
+            "rows": table.num_rows,
+            "metrics": means(table),
+            "parents": (run.digest, snapshot.digest),
+        }
+
+    return produce(home, Evaluation, key, build)
+
+
+def evaluate_encoder(
+    home: Path, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
+) -> tuple[Evaluation, Run]:
+    """Rank every passage for the queries of `split` by exact search over the encoder's embeddings, and measure that."""
+    run = encoder_run(home, encoder, embeddings, snapshot, split, depth)
+    return evaluate_run(home, system, run, snapshot, split), run
+
+
+def encoder_run(
+    home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
+) -> Run:
+    """The encoder's exact `depth` best passages for every query of `split`."""
+    asked = queries(snapshot, split)
+    vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
+    return dense_run(home, split, asked, vectors, embeddings, depth)
+
+
+def read_per_query(evaluation: Evaluation) -> pa.Table:
+    """query_id and one column a measure; see `measures.per_query`."""
+    return pq.read_table(evaluation.path / "per_query.parquet")

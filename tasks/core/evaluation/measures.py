@@ -1,0 +1,52 @@
+"""nDCG@10, RR@10 and R@100 as trec_eval computes them, per query; an unanswered query counts 0."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "recall@100": "R@100"}
+
+
+def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
+    """Measure every query of `qrels`.
+
+    Args:
+        run: query_id, passage_id, rank (1 is best). The order is the rank's, whatever the scores say.
+        qrels: query_id, passage_id, relevance.
+
+    Returns:
+        query_id (string, sorted) and one float64 column a measure, in [0, 1].
+    """
+    import ir_measures
+
+    judged: dict[str, dict[str, int]] = defaultdict(dict)
+    for query, passage, relevance in _rows(qrels, "query_id", "passage_id", "relevance"):
+        judged[query][passage] = relevance
+    ranked: dict[str, dict[str, float]] = defaultdict(dict)
+    for query, passage, rank in _rows(run, "query_id", "passage_id", "rank"):
+        if query in judged:
+            ranked[query][passage] = -float(rank)
+    measures = {ir_measures.parse_measure(name): ours for ours, name in NAMES.items()}
+    values: dict[str, dict[str, float]] = {query: dict.fromkeys(NAMES, 0.0) for query in sorted(judged)}
+    for one in ir_measures.iter_calc(list(measures), judged, ranked):
+        values[one.query_id][measures[one.measure]] = one.value
+    columns = {name: [value[name] for value in values.values()] for name in NAMES}
+    return pa.table({"query_id": pa.array(values, pa.string()), **columns})
+
+
+def means(table: pa.Table) -> dict[str, float]:
+    """The mean of every measure over all queries of `per_query`."""
+    return {name: float(table[name].to_numpy().mean()) if table.num_rows else 0.0 for name in NAMES}
+
+
+def _rows(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
+def short(metrics: Mapping[str, float]) -> str:
+    """One line for people: nDCG@10 .791, RR@10 .750, R@100 .930."""
+    return ", ".join(f"{label} {metrics[name]:.3f}" for name, label in NAMES.items() if name in metrics)

@@ -1,0 +1,109 @@
+"""The record of one night: every receipt and decision, as the report and the last line tell it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.drift.verdict import Drift
+from tasks.core.evaluation.gate import Verdict
+from tasks.core.files import digest_of
+from tasks.core.receipts import (
+    Embeddings,
+    Encoder,
+    Evaluation,
+    Ingested,
+    Negatives,
+    Release,
+    Snapshot,
+)
+from tasks.core.settings import Settings
+
+
+class Night(BaseModel):
+    """What happened, as far as it got. Frozen: `having` returns the record with more filled in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    began: datetime
+    reason: str
+    outcome: str = "Running"
+    ingested: Ingested | None = None
+    snapshot: Snapshot | None = None
+    serving: Release | None = None  # the release that served when the night began
+    drift: Drift | None = None
+    negatives: tuple[Negatives, ...] = ()  # one a round
+    trained: tuple[Encoder, ...] = ()  # one a round
+    encoder: Encoder | None = None
+    embeddings: Embeddings | None = None
+    figures: dict[str, Evaluation] = {}
+    verdict: Verdict | None = None
+    release: Release | None = None
+    report: Path | None = None
+
+    @classmethod
+    def begin(cls, reason: str) -> Night:
+        """An empty record of a night that begins now."""
+        return cls(began=datetime.now(UTC), reason=reason)
+
+    def having(self, **more: Any) -> Night:
+        """This record with `more` filled in."""
+        return self.model_copy(update=more)
+
+    @property
+    def serves(self) -> Release | None:
+        """The release that serves after this night."""
+        return self.release or self.serving
+
+    def metrics_of(self, system: str) -> dict[str, float] | None:
+        """Means of one system on the held-out queries; None when it was not measured."""
+        return self.figures[system].metrics if system in self.figures else None
+
+
+def recipe_of(settings: Settings) -> str:
+    """Name the settings that shape an encoder: when they change, the encoder is trained anew."""
+    return digest_of(
+        {
+            "encoder": settings.encoder.model_dump(),
+            "mining": settings.mining.model_dump(exclude={"threads", "heap_mb"}),
+            "training": settings.training.model_dump(exclude={"checkpoint_every"}),
+            "embedding": settings.embedding.model_dump(include={"precision", "min_cosine"}),
+        }
+    )
+
+
+def last_line(night: Night) -> str:
+    """The line that a night ends with: outcome, release, figures, report."""
+    served = night.serves
+    words = [f"{night.outcome}:"]
+    if night.outcome in ("Skipped", "Suspect") and night.drift is not None:
+        work = "nothing to do, no training and no embedding" if night.outcome == "Skipped" else "input looks broken"
+        words.append(f"{work} ({night.drift.cause});")
+    if night.outcome == "Rejected" and night.verdict is not None:
+        words.append(f"{'; '.join(night.verdict.reasons)};")
+    words.append(f"release {served.release} serves" if served else "no release serves yet")
+    words.append(_figures(night))
+    words.append(f"· report {night.report}")
+    return " ".join(word for word in words if word)
+
+
+def _figures(night: Night) -> str:
+    """Held-out nDCG@10 of what serves or was judged, beside BM25, the base model and the release before."""
+    if night.figures:
+        named = {name: evaluation.metrics for name, evaluation in night.figures.items()}
+        ours, others = (
+            named["challenger"],
+            [("BM25", named["bm25"]), ("base", named["base"]), ("previous", named.get("serving"))],
+        )
+        label = "nDCG@10" if night.outcome == "Promoted" else "challenger's nDCG@10"
+    elif night.serves is not None:
+        release = night.serves
+        ours, others = release.metrics, [("BM25", release.bm25), ("base", release.base), ("previous", release.previous)]
+        label = "nDCG@10"
+    else:
+        return ""
+    rest = ", ".join(f"{name} {metrics['ndcg@10']:.4f}" for name, metrics in others if metrics)
+    return f"· {label} {ours['ndcg@10']:.4f} ({rest})"

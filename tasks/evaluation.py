@@ -1,0 +1,38 @@
+"""Tasks around measuring and deciding."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks import report
+from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run, read_per_query
+from tasks.core.evaluation.gate import Verdict, decide
+from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.settings import Settings
+from tasks.policy import STEP
+
+
+@task(name="evaluate", task_run_name="evaluate {system}", **STEP)
+def evaluate(
+    settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
+) -> Evaluation:
+    """Measure an encoder on the held-out queries by exact search."""
+    held_out = settings.evaluation
+    measured, _ = evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, held_out.split, held_out.depth)
+    return measured
+
+
+@task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
+def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
+    """Measure BM25 on the held-out queries."""
+    return evaluate_run(settings.home, "bm25", run, snapshot, settings.evaluation.split)
+
+
+@task(name="gate", task_run_name="gate", **STEP)
+def gate(settings: Settings, figures: dict[str, Evaluation], *, floor: bool) -> Verdict:
+    """Promote or reject, with reasons; `floor` says whether BM25 is a floor tonight."""
+    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and floor})
+    tables = {name: read_per_query(figure) for name, figure in figures.items()}
+    verdict = decide(tables["challenger"], tables["bm25"], tables.get("serving"), rules)
+    report.evaluation_table(verdict, figures)
+    return verdict

@@ -1,0 +1,39 @@
+"""How Prefect treats every task: what is retried, what is cached, what a run is called. One screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from tasks.core.errors import NightshiftError
+
+# Prefect's own cache would key on arguments, which a path or a name does not change when bytes do.
+# A step is finished when its manifest exists (tasks/core/files.py): a rerun finds that, and is as quick.
+STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+
+TRANSPORT_FAULTS = (ConnectionError, TimeoutError)
+
+
+def transport_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """True for a fault that may be gone in a minute. Bad data and broken invariants are never tried again."""
+    try:
+        state.result()
+    except NightshiftError:
+        return False
+    except TRANSPORT_FAULTS:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+# For steps that speak to something over a socket: a Milvus server, an object store, a hub.
+OVER_THE_WIRE: dict[str, Any] = {
+    **STEP,
+    "retries": 3,
+    "retry_delay_seconds": [5, 30, 120],
+    "retry_condition_fn": transport_fault,
+}

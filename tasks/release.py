@@ -1,0 +1,62 @@
+"""Tasks around the pointer: what serves, publish, prune."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks import report
+from tasks.core.drift.statistics import build_reference
+from tasks.core.files import load
+from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
+from tasks.core.release import publish as releases
+from tasks.core.settings import Settings
+from tasks.policy import OVER_THE_WIRE, STEP
+
+
+@task(name="reconcile", task_run_name="reconcile", **STEP)
+def reconcile(settings: Settings) -> tuple[Release | None, int]:
+    """Mend what a crashed night left, and say what serves, with the pointer's epoch."""
+    return releases.serving(settings.home)
+
+
+def encoder_of(settings: Settings, release: Release) -> Encoder:
+    """The encoder that belongs to a release."""
+    return load(settings.home, Encoder, release.encoder)
+
+
+@task(name="publish", task_run_name="publish {encoder.fingerprint}", **OVER_THE_WIRE)
+def publish(
+    settings: Settings,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    figures: dict[str, Evaluation],
+    *,
+    recipe: str,
+    reason: str,
+    expected_epoch: int,
+) -> Release:
+    """Build, verify and swap in the night's collection."""
+    build_reference(settings.home, encoder, embeddings, snapshot)
+    release = releases.publish(
+        settings.home,
+        settings.milvus,
+        encoder=encoder,
+        embeddings=embeddings,
+        snapshot=snapshot,
+        metrics=figures["challenger"].metrics,
+        bm25=figures["bm25"].metrics,
+        base=figures["base"].metrics,
+        previous=figures["serving"].metrics if "serving" in figures else None,
+        recipe=recipe,
+        reason=reason,
+        expected_epoch=expected_epoch,
+    )
+    report.release_card(release)
+    return release
+
+
+@task(name="prune", task_run_name="prune", **STEP)
+def prune(settings: Settings) -> list[str]:
+    """Remove collections that retention no longer keeps."""
+    return releases.prune(settings.home, settings.milvus.keep)

@@ -1,0 +1,115 @@
+"""The only maker of Prefect artifacts, and the task that writes the night report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.core.drift.verdict import Drift
+from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.measures import NAMES
+from tasks.core.night import Night, last_line
+from tasks.core.receipts import Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.report.charts import LABELS
+from tasks.core.report.page import steps_of, write_report
+from tasks.core.settings import Settings
+from tasks.policy import STEP
+
+SHOWN = 240  # characters of a text in an artifact
+
+
+@task(name="report", task_run_name="report: {night.outcome}", **STEP)
+def write(settings: Settings, night: Night) -> Night:
+    """Write the HTML report and its summary in the Prefect UI; the night with the page's path."""
+    night = night.having(report=write_report(settings.home, night))
+    create_markdown_artifact(_summary(night), key="night-report", description=f"Night: {night.outcome}")
+    return night
+
+
+def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
+    """Every contract rule with what it checked and what it refused."""
+    rows = [one.model_dump() for one in ingested.rules]
+    about = (
+        f"{ingested.rows:,} rows read = {ingested.accepted:,} accepted + {ingested.quarantined:,} in quarantine "
+        f"→ snapshot {snapshot.digest} of {snapshot.rows:,} passages, {snapshot.queries:,} queries, "
+        f"{snapshot.qrels:,} qrels"
+    )
+    create_table_artifact(rows, key="data-contract", description=about)
+
+
+def drift_table(drift: Drift) -> None:
+    """What changed since the serving snapshot and what follows from it."""
+    rows = [one.model_dump() for one in drift.signals] + [
+        {"name": f"passages_{name}", "value": count} for name, count in drift.passages.model_dump().items()
+    ]
+    create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
+
+
+def negatives_sample(negatives: Negatives) -> None:
+    """Mined negatives for human eyes: is any of them in truth an answer?"""
+    samples = json.loads((negatives.path / "sample.json").read_text(encoding="utf-8"))
+    rows = [
+        {
+            "query": sample["query"],
+            "positive": _short(sample["positives"][0]["text"]),
+            "negative": _short(kept["text"]),
+            "source": kept["source"],
+            "rank": kept["rank"],
+            "score": round(kept["dense_score"], 3),
+        }
+        for sample in samples
+        for kept in sample["negatives"][:2]
+    ]
+    refused = ", ".join(f"{rule} {count:,}" for rule, count in negatives.refused.items())
+    about = (
+        f"Round {negatives.round}: {negatives.rows:,} negatives for {negatives.queries:,} queries "
+        f"({negatives.starved:,} with too few) out of {negatives.candidates:,} candidates. Refused: {refused}"
+    )
+    create_table_artifact(rows, key="mined-negatives", description=about)
+
+
+def evaluation_table(verdict: Verdict, figures: Mapping[str, Evaluation]) -> None:
+    """Measures of every system on the same held-out queries, under the gate's verdict."""
+    rows = [
+        {"system": LABELS[name], "queries": one.rows, **{NAMES[key]: round(one.metrics[key], 4) for key in NAMES}}
+        for name, one in figures.items()
+    ]
+    decision = "promote" if verdict.promote else "reject"
+    create_table_artifact(rows, key="evaluation", description=f"{decision}: {'; '.join(verdict.reasons)}")
+
+
+def release_card(release: Release) -> None:
+    """What went live, and how to undo it."""
+    lines = [
+        f"# Release {release.release}",
+        f"{release.rows:,} passages, nDCG@10 **{release.metrics['ndcg@10']:.4f}** "
+        f"(BM25 {release.bm25['ndcg@10']:.4f}, base model {release.base['ndcg@10']:.4f})",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| encoder | `{release.fingerprint}` |",
+        f"| collection | `{release.collection}` |",
+        f"| snapshot | `{release.snapshot}` |",
+        f"| metric | {release.metric}, {release.dimension} dimensions |",
+        "",
+        "Undo: `nightshift rollback`",
+    ]
+    create_markdown_artifact("\n".join(lines), key="release-card", description=f"Release {release.release}")
+
+
+def _summary(night: Night) -> str:
+    lines = [f"# {night.outcome}", last_line(night), ""]
+    if steps := steps_of(night):
+        lines += ["| step | rows | seconds | |", "|---|---:|---:|---|"]
+        lines += [
+            f"| {one['name']} | {one['rows']:,} | {one['seconds']:.1f} | {'already done' if one['reused'] else ''} |"
+            for one in steps
+        ]
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"

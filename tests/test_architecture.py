@@ -1,0 +1,85 @@
+"""The one rule: imports run infra → flows → tasks → tasks/core → data_contracts, and nowhere else."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ["data_contracts", "tasks.core", "tasks", "flows", "infra"]  # each may import itself and those before it
+SOURCES = [path for layer in ("data_contracts", "tasks", "flows", "infra") for path in (ROOT / layer).rglob("*.py")]
+LONGEST = 300
+
+
+def layer_of(module: str) -> int | None:
+    """The number of the layer that a dotted name belongs to; the deeper name wins."""
+    fitting = [n for n, name in enumerate(LAYERS) if module == name or module.startswith(f"{name}.")]
+    return min(fitting) if fitting else None
+
+
+def imports_of(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides which layer it reaches"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_run_one_way(path: Path) -> None:
+    own = layer_of(module_of(path))
+    assert own is not None
+    for name in imports_of(path):
+        reached = layer_of(name)
+        assert reached is None or reached <= own, f"{module_of(path)} imports {name} from a layer above its own"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_the_core_has_never_heard_of_prefect(path: Path) -> None:
+    if layer_of(module_of(path)) in (0, 1):
+        assert not [name for name in imports_of(path) if name.split(".")[0] in ("prefect", "prefect_ray")]
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=module_of)
+def test_no_file_is_too_long_to_read_in_one_go(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_packages_are_empty_so_that_importing_the_core_loads_no_orchestrator() -> None:
+    assert not [path for path in SOURCES if path.name == "__init__.py" and path.read_text().strip()]
+
+
+def test_the_top_level_is_what_its_owner_asked_for() -> None:
+    allowed = {
+        "flows",
+        "tasks",
+        "tests",
+        "infra",
+        "data_contracts",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+    }
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = {name.split("/")[0] for name in tracked.splitlines()}
+    assert {name for name in found if not name.startswith(".")} <= allowed
+
+
+def test_the_layers_catch_a_wrong_arrow() -> None:
+    core, wrapper = layer_of("tasks.core.files"), layer_of("tasks.policy")
+    assert core is not None
+    assert wrapper is not None
+    assert core < wrapper
+    assert layer_of("flows.nightly") == 3
+    assert layer_of("numpy.linalg") is None
