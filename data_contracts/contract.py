@@ -74,7 +74,7 @@ def load_contract(file: Path) -> Contract:
     if len({rule.name for rule in rules}) != len(rules):
         raise ContractError(f"{file.name}: two rules have the same name")
     foreign = dict(_foreign(one, file) for one in properties if one.get("relationships"))
-    if lost := [rule.name for rule in rules if rule.measured.measure == "known" and rule.measured.property not in foreign]:
+    if lost := [rule.name for rule in rules if rule.measured.measure == "known" and rule.measured.of not in foreign]:
         raise ContractError(f"{file.name}, rule {lost[0]}: its property has no `relationships` to look in")
     keys = sorted((one.get("primaryKeyPosition", 1), one["name"]) for one in properties if one.get("primaryKey"))
     return Contract(

@@ -32,13 +32,13 @@ KEY = "key"  # stands for all key properties together
 class Measured:
     """A measured column, taken apart."""
 
-    property: str
+    of: str  # the property, or `key`
     measure: str
 
     @property
     def column(self) -> str:
         """Its name in the judged frame."""
-        return f"{self.property}_{self.measure}"
+        return f"{self.of}_{self.measure}"
 
     @property
     def of_a_table(self) -> bool:
@@ -56,7 +56,7 @@ def take_apart(column: str, properties: tuple[str, ...]) -> Measured | None:
 def row_sql(measured: Measured, foreign: tuple[str, str] | None) -> str:
     """The DuckDB expression of a measure of a row; `foreign` is the (table, property) that `known` looks in."""
     table, target = foreign or ("", "")
-    return OF_A_ROW[measured.measure].format(p=measured.property, target=target, accepted=f"{table}_accepted")
+    return OF_A_ROW[measured.measure].format(p=measured.of, target=target, accepted=f"{table}_accepted")
 
 
 def table_sql(measured: Measured) -> str:
@@ -65,4 +65,4 @@ def table_sql(measured: Measured) -> str:
     It is used over rows that carry nth, content and first_content: place among, own content and first content
     of the rows with the same key.
     """
-    return OF_A_TABLE[measured.measure].format(p=measured.property)
+    return OF_A_TABLE[measured.measure].format(p=measured.of)

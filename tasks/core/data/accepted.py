@@ -46,8 +46,9 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, dev_shar
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
     _copy(connection, _POSITIVES, folder / QRELS)
     connection.unregister("moved")
+    positives = quoted(folder / QRELS)
     splits = connection.execute(
-        f"SELECT split, count(DISTINCT query_id) FROM read_parquet({quoted(folder / QRELS)}) GROUP BY split ORDER BY split"
+        f"SELECT split, count(DISTINCT query_id) FROM read_parquet({positives}) GROUP BY split ORDER BY split"
     ).fetchall()
     counts = {name: pq.read_metadata(folder / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
     return Accepted(

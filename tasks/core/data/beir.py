@@ -90,14 +90,15 @@ def _lines(folder: BeirFolder, file: Path) -> Iterator[tuple[str, int, bytes]]:
     """(name, 1-based line number, bytes without line end) of every line that is not blank."""
     name = file.relative_to(folder.root).as_posix()
     try:
-        opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
-        with opened as stream:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
             for number, line in enumerate(cast(BinaryIO, stream), start=1):
                 content = (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
                 if content.strip():
                     yield name, number, content
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{file}: cannot be read to its end ({error}). Copy it again, or check its permissions.") from error
+        raise BadInput(
+            f"{file}: cannot be read to its end ({error}). Copy it again, or check its permissions."
+        ) from error
 
 
 def _judgements(folder: BeirFolder, file: Path) -> Iterator[tuple[str, int, bytes]]:

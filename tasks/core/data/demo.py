@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import platform
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tasks.core.data.beir import BeirFolder, locate
 from tasks.core.data.modules import read_modules
-from tasks.core.data.pairs import Pair, read_pairs, words
+from tasks.core.data.pairs import Pair, passage_text, read_pairs, words
 from tasks.core.errors import BadInput
 
 _log = logging.getLogger("nightshift.ingest")
@@ -41,6 +42,7 @@ _DOCUMENTED = {
 }
 _COMMON = 3  # a summary that more definitions share says nothing about any of them
 _NEAR = 0.8  # Jaccard similarity from which two texts count as one
+_PERMUTATIONS = 64
 _SPLITS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))  # upper ends on the unit line
 
 
@@ -61,18 +63,20 @@ def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] 
     Packages take turns, each with its best known names first. Splits are by defining module: no module is in two.
     `roots` (package name -> folder) replaces the installed packages. Raises BadInput when no pair is found.
     """
-    found = {name: list(_ordered(name, root, seed)) for name, root in (roots or _installed()).items()}
+    found = {name: _ordered(name, root, seed) for name, root in (roots or _installed()).items()}
     chosen = _chosen(found, max_passages)
     if not chosen:
         raise BadInput("the demo found no documented source files. Set [data] format and path to a collection.")
-    _log.info("demo: %d of %d documented definitions from %s", len(chosen), sum(map(len, found.values())), ", ".join(found))
+    _log.info(
+        "demo: %d of %d documented definitions from %s", len(chosen), sum(map(len, found.values())), ", ".join(found)
+    )
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
-        corpus.writelines(_line(_id=pair.title, title=pair.title, text=pair.text) for pair in chosen)
+        corpus.writelines(_line(_id=pair.title, title=pair.title, text=text) for pair, text in chosen)
     with (folder / "queries.jsonl").open("w", encoding="utf-8") as queries:
-        queries.writelines(_line(_id=f"q-{pair.title}", text=pair.query) for pair in chosen)
+        queries.writelines(_line(_id=f"q-{pair.title}", text=pair.query) for pair, _ in chosen)
     for split, _ in _SPLITS:
-        lines = [f"q-{pair.title}\t{pair.title}\t1\n" for pair in chosen if split_of(pair.module, seed) == split]
+        lines = [f"q-{pair.title}\t{pair.title}\t1\n" for pair, _ in chosen if split_of(pair.module, seed) == split]
         header = "query-id\tcorpus-id\tscore\n"
         (folder / "qrels" / f"{split}.tsv").write_text(header + "".join(lines), encoding="utf-8")
     return locate(folder)
@@ -102,32 +106,30 @@ def _installed() -> dict[str, Path]:
     return roots
 
 
-def _ordered(name: str, root: Path, seed: int) -> Iterator[Pair]:
+def _ordered(name: str, root: Path, seed: int) -> list[Pair]:
     """A package's pairs, the best known names first, then in an order drawn with the seed."""
-    if name == _STANDARD_LIBRARY:
-        modules = read_modules("", root, only_public=True)
-    else:
-        modules = read_modules(name, root)
-    pairs = list(read_pairs(modules))
-    pairs.sort(key=lambda pair: (pair.tier, pair.title.count("."), _drawn(pair.title, seed), pair.title))
-    yield from pairs
+    stdlib = name == _STANDARD_LIBRARY
+    modules = read_modules("" if stdlib else name, root, only_public=stdlib)
+    pairs = read_pairs(modules)
+    return sorted(pairs, key=lambda pair: (pair.tier, pair.title.count("."), _drawn(pair.title, seed), pair.title))
 
 
-def _chosen(found: Mapping[str, list[Pair]], cap: int) -> list[Pair]:
-    """Take turns among the packages until `cap` pairs are there, leaving out what is like an earlier one."""
+def _chosen(found: Mapping[str, list[Pair]], cap: int) -> list[tuple[Pair, str]]:
+    """Take turns among the packages until `cap` pairs and their texts are there."""
     shared = Counter(_bag(pair.query) for pairs in found.values() for pair in pairs)
     seen = _Seen()
-    waiting = [iter(pairs) for pairs in found.values()]
-    chosen: list[Pair] = []
-    while waiting and len(chosen) < cap:
-        for pairs in list(waiting):
-            fresh = (pair for pair in pairs if shared[_bag(pair.query)] <= _COMMON and seen.is_new(pair))
-            pair = next(fresh, None)
-            if pair is None:
-                waiting.remove(pairs)
-            elif len(chosen) < cap:
-                chosen.append(pair)
-    return chosen
+    turns = [_fresh(pairs, shared, seen) for pairs in found.values()]
+    rounds = itertools.zip_longest(*turns)
+    chosen = (one for taken in rounds for one in taken if one is not None)
+    return list(itertools.islice(chosen, cap))
+
+
+def _fresh(pairs: list[Pair], shared: Counter[str], seen: _Seen) -> Iterator[tuple[Pair, str]]:
+    for pair in pairs:
+        if shared[_bag(pair.query)] <= _COMMON:
+            text = passage_text(pair)
+            if text is not None and seen.is_new(pair, text):
+                yield pair, text
 
 
 class _Seen:
@@ -137,12 +139,12 @@ class _Seen:
         from datasketch import MinHashLSH
 
         self._titles: set[str] = set()
-        self._queries = MinHashLSH(threshold=_NEAR, num_perm=64)
-        self._passages = MinHashLSH(threshold=_NEAR, num_perm=64)
+        self._queries = MinHashLSH(threshold=_NEAR, num_perm=_PERMUTATIONS)
+        self._passages = MinHashLSH(threshold=_NEAR, num_perm=_PERMUTATIONS)
 
-    def is_new(self, pair: Pair) -> bool:
+    def is_new(self, pair: Pair, text: str) -> bool:
         """Whether nothing like it was seen; if so, it is remembered."""
-        query, passage = _sketch(words(pair.query), 1), _sketch(words(pair.text), 5)
+        query, passage = _sketch(words(pair.query), 1), _sketch(words(text), 5)
         if pair.title in self._titles or self._queries.query(query) or self._passages.query(passage):
             return False
         self._titles.add(pair.title)
@@ -154,7 +156,7 @@ class _Seen:
 def _sketch(tokens: list[str], size: int) -> object:
     from datasketch import MinHash
 
-    sketch = MinHash(num_perm=64, seed=1)
+    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
     shingles = {" ".join(tokens[start : start + size]) for start in range(max(1, len(tokens) - size + 1))}
     sketch.update_batch([shingle.encode() for shingle in shingles])
     return sketch

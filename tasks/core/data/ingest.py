@@ -125,9 +125,7 @@ def _contracts() -> list[Contract]:
         raise NightshiftError(f"data contract {error}") from error
 
 
-def _stage(
-    connection: duckdb.DuckDBPyConnection, table: str, batches: Iterator[pa.RecordBatch], scratch: Path
-) -> None:
+def _stage(connection: duckdb.DuckDBPyConnection, table: str, batches: Iterator[pa.RecordBatch], scratch: Path) -> None:
     """Put the rows of a table where DuckDB can read them as often as it needs, whatever their source."""
     file = scratch / f"{table}_staged.parquet"
     with pq.ParquetWriter(file, SCHEMAS[table], compression="lz4") as writer:

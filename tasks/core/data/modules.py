@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
+import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +14,18 @@ _SKIPPED = {
     "tests", "test", "testing", "conftest", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages",
     "externals", "extern", "vendor", "distutils", "vendored", "_vendor", "_vendored", "third_party", "deprecated",
 }  # fmt: skip
-_NOTHING = ast.Module([], [])
-Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A function, a method or a class, as text. The syntax tree is not kept: all trees together are a gigabyte."""
+
+    name: str
+    doc: str | None
+    head: str  # the lines from `def` or `class` down to the docstring; of a class `__init__`'s as well
+    rest: str  # the code below the docstring; empty for a class
+    methods: tuple[Definition, ...] = ()  # public ones
 
 
 @dataclass
@@ -21,8 +34,7 @@ class Module:
 
     name: str
     is_package: bool
-    lines: list[str]
-    definitions: dict[str, Documented] = field(default_factory=dict)
+    definitions: dict[str, Definition] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)  # name here -> (module, name there)
     stars: list[str] = field(default_factory=list)  # modules of which everything is imported
     listed: tuple[str, ...] | None = None  # __all__, when it is written out
@@ -34,15 +46,16 @@ def read_modules(name: str, root: Path, *, only_public: bool = False) -> dict[st
     Tests, vendored code and files that do not parse are left out; `only_public` leaves out private modules too.
     """
     modules: dict[str, Module] = {}
-    for file in _sources(root):
-        parts = file.relative_to(root).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        parts = parts[:-1] if is_package else parts
-        if only_public and any(part.startswith("_") for part in parts):
-            continue
-        dotted = ".".join((*([name] if name else []), *parts))
-        if (module := _parse(dotted, is_package, file)) is not None:
-            modules[dotted] = module
+    with _no_collector():
+        for file in _sources(root):
+            parts = file.relative_to(root).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            parts = parts[:-1] if is_package else parts
+            if only_public and any(part.startswith("_") for part in parts):
+                continue
+            dotted = ".".join((*([name] if name else []), *parts))
+            if (module := _parse(dotted, is_package, file)) is not None:
+                modules[dotted] = module
     return modules
 
 
@@ -67,6 +80,18 @@ def public_names(modules: Mapping[str, Module]) -> dict[tuple[str, str], tuple[i
     return {origin: (tier, called) for origin, (tier, _, _, called) in best.items()}
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without the garbage collector: it takes a third of the time, and syntax trees hold no cycles it could free."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _sources(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.stem in _SKIPPED or path.name.startswith((".", "test_")) or path.stem.endswith("_test"):
@@ -83,25 +108,48 @@ def _parse(name: str, is_package: bool, file: Path) -> Module | None:
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError, RecursionError):
         return None  # a template, another version's syntax: nothing to document
-    # Split as the parser counts lines: at \n only; str.splitlines also splits at form feeds.
-    module = Module(name, is_package, source.replace("\r\n", "\n").split("\n"))
+    # Split as the parser counts lines: at \n only (reading text made it the one line end); str.splitlines also
+    # splits at form feeds, and ast.get_source_segment splits the whole file again for every definition.
+    lines = source.split("\n")
+    module = Module(name, is_package)
     for node in _statements(tree.body):
-        if isinstance(node, Documented):
-            if ast.get_docstring(module.definitions.get(node.name, _NOTHING)) is None:  # overloads come without one
-                module.definitions[node.name] = node
+        if isinstance(node, _Function | ast.ClassDef):
+            _note_definition(module.definitions, node, lines)
         elif isinstance(node, ast.ImportFrom):
             _note_import(module, node)
-        elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-            module.listed = _strings(node.value)
+        else:
+            _note_list(module, node)
     return module
+
+
+def _note_definition(found: dict[str, Definition], node: _Function | ast.ClassDef, lines: list[str]) -> None:
+    """Of several definitions of one name the first documented one counts: overloads come without a docstring."""
+    if node.name.startswith("_") or (node.name in found and found[node.name].doc is not None):
+        return
+    doc = ast.get_docstring(node)
+    head = _between(lines, node.lineno, node.body[0].lineno)
+    if not isinstance(node, ast.ClassDef):
+        below = node.body[0].end_lineno or node.lineno
+        found[node.name] = Definition(node.name, doc, head, _between(lines, below + 1, (node.end_lineno or below) + 1))
+        return
+    methods: dict[str, Definition] = {}
+    for one in node.body:
+        if isinstance(one, _Function) and one.name == "__init__":
+            head += "\n" + _between(lines, one.lineno, one.body[0].lineno)
+        elif isinstance(one, _Function):
+            _note_definition(methods, one, lines)
+    found[node.name] = Definition(node.name, doc, head, "", tuple(methods.values()))
+
+
+def _between(lines: list[str], first: int, end: int) -> str:
+    """Lines `first` (from 1) up to `end`, without it, moved to the left margin."""
+    return textwrap.dedent("\n".join(lines[first - 1 : end - 1])).strip()
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Top-level statements, also those under `if TYPE_CHECKING` and `try: import`."""
     for node in body:
-        if isinstance(node, ast.If):
-            yield from _statements([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try):
+        if isinstance(node, ast.If | ast.Try):
             yield from _statements([*node.body, *node.orelse])
         else:
             yield node
@@ -118,9 +166,20 @@ def _note_import(module: Module, node: ast.ImportFrom) -> None:
             module.imports[alias.asname or alias.name] = (source, alias.name)
 
 
-def _strings(value: ast.expr) -> tuple[str, ...] | None:
+def _note_list(module: Module, node: ast.stmt) -> None:
+    """`__all__ = …` and `__all__ += …`; None again when a part of it is only known at run time."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    if not any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+        return
+    found = _strings(getattr(node, "value", None))
+    if isinstance(node, ast.AugAssign):
+        found = None if found is None or module.listed is None else (*module.listed, *found)
+    module.listed = found
+
+
+def _strings(value: ast.expr | None) -> tuple[str, ...] | None:
     try:
-        listed = ast.literal_eval(value)
+        listed = ast.literal_eval(value) if value is not None else None
     except (ValueError, TypeError):
         return None  # put together at run time
     return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, list | tuple) else None

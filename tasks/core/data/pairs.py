@@ -7,19 +7,19 @@ wherever it stands.
 
 from __future__ import annotations
 
-import ast
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tasks.core.data.modules import Documented, Module, public_names
+from tasks.core.data.modules import Definition, Module, public_names
 
 _MAX_TEXT = 2000  # characters; about four times what the encoder reads
 _MIN_TEXT = 100
 _WORDS = range(4, 41)
 _MIN_LETTERS = 0.6  # share of letters and spaces that tells a sentence from a formula or a table
-_STUBS = re.compile(r"^(deprecated|alias (for|of|to)|see |inherited|overridden|return self|internal|private|todo)", re.I)
+_STUBS = re.compile(
+    r"^(deprecated|alias (for|of|to)|see |inherited|overridden|return self|internal|private|todo)", re.I
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`(*])")
 _CALL = re.compile(r"^[\w.]+\s*\(.*\)(\s*->.*)?$", re.S)  # a signature put before the summary
 _ROLE = re.compile(r":[\w:]+:`(?:[^`<]*<)?[~!]?([^`>]*)>?`")
@@ -28,56 +28,45 @@ _MARKS = re.compile(r"`{1,2}|\*{1,2}(?=\w)|(?<=\w)\*{1,2}")
 
 @dataclass(frozen=True)
 class Pair:
-    """One query and the passage that answers it."""
+    """One query and the definition that answers it."""
 
     module: str  # where it is defined: pairs of one module go into one split
-    tier: int  # 0 exported, 1 methods of what is exported, 2 and 3 the same for what merely is public
+    tier: int  # 0 exported, 1 merely public
     title: str  # the public name
     query: str
-    text: str
+    summary: str  # the query's sentence as the docstring has it
+    definition: Definition
 
 
 def read_pairs(modules: Mapping[str, Module]) -> Iterator[Pair]:
     """The pairs of all public documented functions, classes and methods of one package, in a fixed order."""
-    names = public_names(modules)
-    for (source, name), (tier, called) in sorted(names.items()):
-        module = modules[source]
-        node = module.definitions[name]
-        if (pair := _pair(module, node, called, 2 * tier)) is not None:
-            yield pair
-        if isinstance(node, ast.ClassDef):
-            for method in _methods(node):
-                if (pair := _pair(module, method, f"{called}.{method.name}", 2 * tier + 1)) is not None:
-                    yield pair
+    for (source, name), (tier, called) in sorted(public_names(modules).items()):
+        definition = modules[source].definitions[name]
+        named = [(called, definition), *((f"{called}.{method.name}", method) for method in definition.methods)]
+        for title, one in named:
+            summary = _summary(one.doc or "")
+            query = _plain(summary)
+            if _is_question(query):
+                yield Pair(source, tier, title, query, summary, one)
+
+
+def passage_text(pair: Pair) -> str | None:
+    """Signature, remaining docstring and code, at most 2,000 characters; a class lists its methods instead of code.
+
+    None when too little is left, or when the query's words still stand in it (or in the title) in their order.
+    """
+    one = pair.definition
+    methods = f"Methods: {', '.join(method.name for method in one.methods)}" if one.methods else ""
+    parts = (_without(pair, part) for part in (one.head, one.doc or "", one.rest or methods))
+    text = _cut("\n".join(part for part in parts if part))
+    if len(text) < _MIN_TEXT or _holds(f"{pair.title} {text}", pair.query):
+        return None
+    return text
 
 
 def words(text: str) -> list[str]:
     """Lower-case words and numbers of a text: what near duplicates and leaks are found by."""
     return re.findall(r"[^\W_]+", text.lower())
-
-
-def _methods(node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    found: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
-    for one in node.body:
-        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and not one.name.startswith("_"):
-            found.setdefault(one.name, one)  # a property and its setter share a name
-    return list(found.values())
-
-
-def _pair(module: Module, node: Documented, called: str, tier: int) -> Pair | None:
-    doc = ast.get_docstring(node)
-    if not doc or not isinstance(node.body[0], ast.Expr):
-        return None
-    summary = _summary(doc)
-    query = _plain(summary)
-    if not _is_question(query):
-        return None
-    parts = [_signature(module, node), doc, _rest(module, node)]
-    text = "\n".join(part for part in (_without(summary, query, part) for part in parts) if part)
-    text = _cut(text)
-    if len(text) < _MIN_TEXT or _holds(f"{called} {text}", query):
-        return None
-    return Pair(module.name, tier, called, query, text)
 
 
 def _summary(doc: str) -> str:
@@ -98,30 +87,9 @@ def _is_question(query: str) -> bool:
     return letters / len(query) >= _MIN_LETTERS and not re.search(r"[{}%|=]|::|\.\. ", query)
 
 
-def _signature(module: Module, node: Documented) -> str:
-    head = _dedented(module.lines[node.lineno - 1 : node.body[0].lineno - 1])
-    if isinstance(node, ast.ClassDef):
-        made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
-        if made is not None:
-            head += "\n" + _dedented(module.lines[made.lineno - 1 : made.body[0].lineno - 1])
-    return head
-
-
-def _rest(module: Module, node: Documented) -> str:
-    """The code below the docstring; of a class its methods' names only, for each of them is a passage of its own."""
-    if isinstance(node, ast.ClassDef):
-        names = [one.name for one in _methods(node)]
-        return f"Methods: {', '.join(names)}" if names else ""
-    return _dedented(module.lines[node.body[0].end_lineno or 0 : node.end_lineno])
-
-
-def _dedented(lines: list[str]) -> str:
-    return textwrap.dedent("\n".join(lines)).strip()
-
-
-def _without(summary: str, query: str, part: str) -> str:
+def _without(pair: Pair, part: str) -> str:
     """`part` without the summary sentence, however its lines are broken."""
-    for sentence in (summary, query):
+    for sentence in {pair.summary: None, pair.query: None}:
         pattern = r"\s+".join(re.escape(word) for word in sentence.split())
         part = re.sub(pattern + r"[.:;,!]?", "", part, flags=re.IGNORECASE)
     return re.sub(r"\n{3,}", "\n\n", part).strip()

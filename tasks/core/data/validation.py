@@ -72,7 +72,7 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
 
 
 def _rows_alone(contract: Contract, rules: Sequence[Rule]) -> str:
-    columns = {rule.measured.column: row_sql(rule.measured, contract.foreign.get(rule.measured.property)) for rule in rules}
+    columns = {rule.measured.column: row_sql(rule.measured, contract.foreign.get(rule.measured.of)) for rule in rules}
     return f"SELECT {_listed(columns)} FROM {contract.table}_staged WHERE fault IS NULL"
 
 
@@ -111,7 +111,9 @@ def _run(
             bad += [(row, name) for row in rows]
     _record(connection, contract, bad)
     return [
-        RuleCount(table=contract.table, rule=rule.name, severity=rule.severity, checked=checked, failed=failed[rule.name])
+        RuleCount(
+            table=contract.table, rule=rule.name, severity=rule.severity, checked=checked, failed=failed[rule.name]
+        )
         for rule in rules
     ]
 
