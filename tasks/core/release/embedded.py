@@ -1,0 +1,181 @@
+"""Releases in milvus-lite: a directory of its own for each generation, and a pointer file replaced atomically.
+
+A builder writes only into its own new directory; readers open private hard-link clones. So nobody waits for a lock,
+a crash can hurt only a directory that no pointer names, and published bytes are never written again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from tasks.core.errors import NightshiftError
+from tasks.core.files import sync_files, sync_folder, write_json
+from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill
+from tasks.core.release.publisher import Identity, Pointer
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+log = logging.getLogger("nightshift.release")
+
+IMMUTABLE = {".parquet", ".idx"}  # milvus-lite writes these once; a clone may share them
+
+
+class EmbeddedMilvus:
+    """The `Publisher` for one machine: `home/milvus/<collection>.db`, `home/serving.json`, `home/readers/`."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder, self._readers, self._pointer = home / "milvus", home / "readers", home / "serving.json"
+
+    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
+        """Make a generation's directory; see `Publisher.build`."""
+        path = self._path(identity.collection)
+        if path.exists():
+            raise NightshiftError(f"{path}: exists already; a collection's name is never used twice")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _server(path) as client:
+            create(client, identity)
+            fill(client, identity, batches)
+        sync_files(path)
+        sync_folder(path.parent)
+        log.info("%s: closed", identity.collection)
+
+    def open(self, collection: str) -> CollectionReader:
+        """Open a private clone of a generation's directory; see `Publisher.open`."""
+        source = self._path(collection)
+        if not source.is_dir():
+            raise NightshiftError(f"{source}: not there; this release's collection was pruned or removed")
+        self._sweep()
+        folder = self._readers / uuid.uuid4().hex
+        lock = FileLock(folder.with_suffix(".lock"))
+        self._readers.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+
+        def give_back() -> None:
+            _release(clone)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_suffix(".lock").unlink(missing_ok=True)
+            lock.release()
+
+        clone = folder / source.name
+        try:
+            _clone(source, clone)
+            return CollectionReader(connect(str(clone)), collection, give_back)
+        except NightshiftError:
+            give_back()
+            raise
+        except Exception as error:  # a damaged directory fails in any of milvus-lite's ways
+            give_back()
+            raise NightshiftError(f"{source}: does not load ({type(error).__name__}: {error})") from error
+
+    def flip(self, pointer: Pointer) -> None:
+        """Replace the pointer file."""
+        write_json(self._pointer, pointer.model_dump())
+
+    def serving(self) -> Pointer | None:
+        """Read the pointer file. Raises NightshiftError when it was damaged by hand."""
+        try:
+            return Pointer(**json.loads(self._pointer.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, ValidationError) as error:
+            raise NightshiftError(
+                f"{self._pointer}: not a pointer to a release. Remove it: the ledger knows which release served last."
+            ) from error
+
+    def drop(self, collection: str) -> None:
+        """Remove a generation's directory; readers that hold a clone go on."""
+        pointer = self.serving()
+        if pointer is not None and pointer.collection == collection:
+            raise NightshiftError(f"{collection} is serving; it cannot be removed")
+        # Renamed first, so that a half-removed directory never looks like a generation.
+        doomed = self._folder / f".{collection}.dropped"
+        with suppress(FileNotFoundError):
+            self._path(collection).rename(doomed)
+        for folder in self._folder.glob(".*.dropped"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def collections(self) -> set[str]:
+        """Every generation on disk, whole or half built."""
+        return {path.stem for path in self._folder.glob("*.db")}
+
+    def _path(self, collection: str) -> Path:
+        return self._folder / f"{collection}.db"
+
+    def _sweep(self) -> None:
+        """Remove what readers of dead processes left."""
+        for file in self._readers.glob("*.lock"):
+            with suppress(Timeout, FileNotFoundError), FileLock(file, timeout=0):
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+                file.unlink(missing_ok=True)
+
+
+def probe(home: Path) -> None:
+    """Build, reopen and search a collection of two rows below `home`. Raises NightshiftError when that fails here."""
+    names = {name: name for name in ("release", "fingerprint", "encoder", "embeddings", "snapshot")}
+    identity = Identity(collection="probe", dimension=2, metric=METRIC, index="FLAT", rows=2, **names)
+    strings = {name: ["a", "b"] for name in ("passage_id", "title", "text", "text_hash")}
+    vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32(), 2))
+    batch = pa.RecordBatch.from_pydict({"row": [0, 1], **strings, "whole": [True, True], "vector": vectors})
+    milvus = EmbeddedMilvus(home)
+    milvus.build(identity, [batch])
+    with closing(milvus.open("probe")) as reader:
+        best = reader.search(np.array([[0.0, 1.0]], np.float32), 1)[0][0].passage_id
+        if (reader.count(), best) != (2, "b"):
+            raise NightshiftError(f"milvus-lite counted {reader.count()} rows of 2 and found {best!r} instead of 'b'")
+
+
+def _clone(source: Path, target: Path) -> None:
+    """Copy a directory, sharing its large immutable files; the lock file is left out, it is the builder's."""
+    for folder, _, names in os.walk(source, onerror=_raise):
+        there = target / Path(folder).relative_to(source)
+        there.mkdir(parents=True)
+        for name in names:
+            file = Path(folder) / name
+            if name == "LOCK":
+                continue
+            if file.suffix in IMMUTABLE:
+                _link(file, there / name)
+            else:
+                shutil.copyfile(file, there / name)
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would pass over a folder that is being dropped
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)
+
+
+@contextmanager
+def _server(path: Path) -> Iterator[MilvusClient]:
+    """A client of the embedded server on `path`, and the end of that server: closing the client leaves it locked."""
+    client = connect(str(path))
+    try:
+        yield client
+    finally:
+        client.close()
+        _release(path)
+
+
+def _release(path: Path) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(str(path))

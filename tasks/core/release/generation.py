@@ -1,0 +1,97 @@
+"""A generation: one try at building the collection of a release, before anyone may see it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.files import digest_of
+from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.release.collection import METRIC
+from tasks.core.release.ledger import Generation, Ledger
+from tasks.core.release.publisher import Identity, Loader, Publisher
+from tasks.core.release.rows import paired
+from tasks.core.release.verify import Candidate, verify
+from tasks.core.settings import MilvusSettings
+
+log = logging.getLogger("nightshift.release")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a release is made of. Raises Mismatch when the parts do not belong together."""
+
+    encoder: Encoder
+    embeddings: Embeddings
+    snapshot: Snapshot
+    settings: MilvusSettings
+    loader: Loader
+
+    def __post_init__(self) -> None:
+        encoder, embeddings, snapshot = self.encoder, self.embeddings, self.snapshot
+        wanted = (encoder.fingerprint, encoder.dimension, snapshot.digest, snapshot.rows)
+        found = (embeddings.fingerprint, embeddings.dimension, embeddings.snapshot, embeddings.rows)
+        if wanted != found:
+            raise Mismatch(
+                f"embeddings {embeddings.digest}: (fingerprint, dimension, snapshot, rows) {found}, "
+                f"encoder and snapshot have {wanted}; embed this snapshot with this encoder"
+            )
+
+    @property
+    def digest(self) -> str:
+        """The same parts give the same release, however often a night is run."""
+        parts = (self.encoder.fingerprint, self.embeddings.digest, self.snapshot.digest, self.settings.index, METRIC)
+        return digest_of({"kind": "Release", "parts": parts})
+
+    def identity(self, generation: Generation) -> Identity:
+        """Who the collection of `generation` is."""
+        return Identity(
+            release=generation.release,
+            collection=generation.collection,
+            fingerprint=self.encoder.fingerprint,
+            dimension=self.encoder.dimension,
+            metric=METRIC,
+            index=self.settings.index,
+            rows=self.snapshot.rows,
+            encoder=self.encoder.digest,
+            embeddings=self.embeddings.digest,
+            snapshot=self.snapshot.digest,
+        )
+
+
+def candidates(ledger: Ledger, parts: Parts) -> list[Generation]:
+    """Finished generations of the same parts, newest first, released or left by a run that ended before that."""
+    same = [one for one in ledger.generations() if one.digest == parts.digest and not one.dropped]
+    for one in same:
+        if not one.verified:
+            log.info("generation %d: left unfinished by an earlier run; not used again", one.number)
+    return [one for one in same if one.verified]
+
+
+def build(generation: Generation, parts: Parts, publisher: Publisher) -> None:
+    """Build the generation's collection and verify it, opened anew. Raises Mismatch as `paired` and `verify` do."""
+    log.info("generation %d: building %s", generation.number, generation.collection)
+    batches = paired(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
+    publisher.build(parts.identity(generation), batches)
+    check(generation, parts, publisher)
+
+
+def usable(generation: Generation, parts: Parts, publisher: Publisher) -> bool:
+    """True when a generation that was verified once still is."""
+    try:
+        check(generation, parts, publisher)
+    except NightshiftError as error:
+        log.warning("generation %d: not used again: %s", generation.number, error)
+        return False
+    log.info("generation %d: verified again, nothing to build", generation.number)
+    return True
+
+
+def check(generation: Generation, parts: Parts, publisher: Publisher) -> None:
+    """Open the generation's collection and run every check of `verify`."""
+    encoder = parts.loader(parts.encoder.path)
+    with closing(publisher.open(generation.collection)) as reader:
+        identity = parts.identity(generation)
+        verify(Candidate(reader, identity, parts.snapshot, parts.embeddings, encoder, parts.settings))

@@ -1,0 +1,100 @@
+"""Which release serves, which ones there are, and the mending of a ledger that a crash left one move behind."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.files import finished
+from tasks.core.receipts import Release
+from tasks.core.release.embedded import EmbeddedMilvus
+from tasks.core.release.ledger import Ledger, open_ledger
+from tasks.core.release.publisher import Pointer, Publisher
+
+log = logging.getLogger("nightshift.release")
+
+
+def serving(home: Path, publisher: Publisher | None = None) -> tuple[Release | None, int]:
+    """The release that the pointer names, and the epoch: how often the pointer has moved. (None, 0) before the first.
+
+    Raises NightshiftError when the pointer names a release that does not load and no earlier one can stand in.
+    """
+    with open_ledger(home) as ledger, ledger.exclusive():
+        return reconciled(ledger, publisher or EmbeddedMilvus(home))
+
+
+def list_releases(home: Path) -> list[Release]:
+    """Every release that ever served, newest first; `pruned` where only its figures are left."""
+    serving(home)
+    with open_ledger(home) as ledger:
+        return ledger.releases()
+
+
+def reconciled(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int]:
+    """`serving`, inside the caller's transaction.
+
+    A crash between the pointer's move and the ledger's commit leaves them apart: the pointer wins if its release
+    loads; if not, it goes back to the last release of the ledger.
+    """
+    pointer, moves = publisher.serving(), ledger.moves()
+    last = moves[-1] if moves else None
+    if pointer is None and last is None:
+        return None, 0
+    if pointer is not None and last is not None and pointer.release == last.release:
+        return _known(ledger, last.release), last.epoch
+    epoch = max(pointer.epoch if pointer else 0, last.epoch + 1 if last else 1)
+    for name, why in ((pointer and pointer.release, pointer and pointer.why), (last and last.release, "mended")):
+        release = finished(ledger.home / Release.shelf / name, Release) if name else None
+        if release is not None and _loads(release, publisher):
+            log.warning("pointer and ledger disagreed after a crash: release %s serves", release.release)
+            point_to(ledger, publisher, release, epoch, why or "mended")
+            return release, epoch
+    raise NightshiftError(
+        f"neither the release that the pointer names ({pointer and pointer.release}) nor the last one in the ledger "
+        f"({last and last.release}) loads. Run `nightshift run` to publish a new one."
+    )
+
+
+def point_to(ledger: Ledger, publisher: Publisher, release: Release, epoch: int, why: str) -> None:
+    """Record a release and move the pointer to it, inside the caller's transaction.
+
+    The pointer moves last but for the commit: what a crash in between leaves is mended by `reconciled`.
+    """
+    ledger.record(release)
+    ledger.move(epoch, release.release, why)
+    publisher.flip(
+        Pointer(
+            release=release.release,
+            epoch=epoch,
+            collection=release.collection,
+            fingerprint=release.fingerprint,
+            why=why,
+        )
+    )
+    log.info("release %s is live (epoch %d, %s)", release.release, epoch, why)
+
+
+def check_loads(release: Release, publisher: Publisher) -> None:
+    """Open and load the release's collection. Raises Mismatch when it is not that release's, whole."""
+    reader = publisher.open(release.collection)
+    try:
+        found = (reader.identity.release, reader.identity.fingerprint, reader.count())
+    finally:
+        reader.close()
+    wanted = (release.release, release.fingerprint, release.rows)
+    if found != wanted:
+        raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {found}, recorded were {wanted}")
+
+
+def _loads(release: Release, publisher: Publisher) -> bool:
+    try:
+        check_loads(release, publisher)
+    except NightshiftError as error:
+        log.warning("release %s does not load: %s", release.release, error)
+        return False
+    return True
+
+
+def _known(ledger: Ledger, name: str) -> Release:
+    return next(release for release in ledger.releases() if release.release == name)

@@ -1,0 +1,108 @@
+"""The front door to releases: publish here; `serving`, `list_releases`, `rollback` and `prune` from beside."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.core.errors import StaleNight
+from tasks.core.files import MANIFEST, finished, write_json
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.release.embedded import EmbeddedMilvus
+from tasks.core.release.generation import Parts, build, candidates, usable
+from tasks.core.release.history import list_releases, point_to, reconciled, serving
+from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
+from tasks.core.release.prune import prune
+from tasks.core.release.publisher import Loader, Publisher, default_loader
+from tasks.core.release.rollback import rollback
+from tasks.core.settings import MilvusSettings
+
+__all__ = ["list_releases", "prune", "publish", "rollback", "serving"]
+
+log = logging.getLogger("nightshift.release")
+
+
+def publish(
+    home: Path,
+    settings: MilvusSettings,
+    *,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    metrics: Mapping[str, float],
+    bm25: Mapping[str, float],
+    base: Mapping[str, float],
+    previous: Mapping[str, float] | None,
+    recipe: str,
+    reason: str,
+    expected_epoch: int,
+    loader: Loader = default_loader,
+    publisher: Publisher | None = None,
+) -> Release:
+    """Make a release of encoder, embeddings and snapshot, and move the pointer to it.
+
+    A generation of the same parts that an earlier run left, released or not, is verified and used again instead of
+    built; when it serves already, the pointer stays. `expected_epoch` is the epoch that `serving` gave when the night
+    began; `metrics`, `bm25`, `base` and `previous` are the figures to record.
+
+    Raises:
+        Mismatch: parts that do not belong together, or a collection that fails a check; the pointer is untouched.
+        StaleNight: another release went live since; the generation stays as a candidate until it is pruned.
+    """
+    start = time.perf_counter()
+    publisher = publisher or EmbeddedMilvus(home)
+    parts = Parts(encoder, embeddings, snapshot, settings, loader)
+
+    def record(generation: Generation) -> Release:
+        return Release(
+            digest=parts.digest,
+            path=home / Release.shelf / generation.release,
+            parents=(encoder.digest, embeddings.digest, snapshot.digest),
+            seconds=time.perf_counter() - start,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            generation=generation.number,
+            recipe=recipe,
+            reason=reason,
+            metrics=dict(metrics),
+            bm25=dict(bm25),
+            base=dict(base),
+            previous=None if previous is None else dict(previous),
+            **parts.identity(generation).model_dump(exclude={"index"}),
+        )
+
+    with open_ledger(home) as ledger:
+        for generation in candidates(ledger, parts):
+            with held(home, generation) as free:
+                if free and usable(generation, parts, publisher):
+                    return _go_live(ledger, publisher, record(generation), expected_epoch)
+        with ledger.exclusive():
+            generation = ledger.allocate(parts.digest)
+        with held(home, generation):
+            build(generation, parts, publisher)
+            with ledger.exclusive():
+                ledger.mark_verified(generation.number)
+            log.info("generation %d: verified", generation.number)
+            return _go_live(ledger, publisher, record(generation), expected_epoch)
+
+
+def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:
+    """Check the fence and move the pointer, as one transaction; an earlier record of this release is kept."""
+    with ledger.exclusive():
+        current, epoch = reconciled(ledger, publisher)
+        if current is not None and current.digest == release.digest:
+            log.info("release %s serves already", current.release)
+            return current
+        if epoch != expected_epoch:
+            raise StaleNight(
+                f"{current.release if current else 'another release'} went live while this night was under way (epoch "
+                f"{epoch}, this night began at {expected_epoch}). The pointer was left alone; run the night again."
+            )
+        known = finished(release.path, Release)
+        if known is None:
+            write_json(release.path / MANIFEST, release.model_dump(mode="json", exclude={"path", "reused"}))
+        point_to(ledger, publisher, known or release, epoch + 1, "publish")
+    log.info("release %s: recorded", release.release)
+    return known or release

@@ -1,0 +1,151 @@
+"""What a release is made of in Milvus, and what any Milvus must offer to hold releases.
+
+`EmbeddedMilvus` is the default; a Milvus server fits behind the same `Publisher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.core.errors import Mismatch
+
+PREFIX = "nightshift."  # of our keys among a collection's properties
+
+
+class Identity(BaseModel):
+    """Who a collection is: written into its properties when it is created, and never altered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: str
+    collection: str
+    fingerprint: str
+    dimension: int
+    metric: str
+    index: str
+    rows: int
+    encoder: str
+    embeddings: str
+    snapshot: str
+
+    def properties(self) -> dict[str, str]:
+        """As collection properties: strings only."""
+        return {PREFIX + name: str(value) for name, value in self.model_dump().items()}
+
+    @classmethod
+    def read(cls, collection: str, properties: Mapping[str, Any]) -> Identity:
+        """From the properties of `collection`; raises Mismatch when they are not those of a release."""
+        ours = {name.removeprefix(PREFIX): value for name, value in properties.items() if name.startswith(PREFIX)}
+        try:
+            identity = cls(**ours)
+        except ValidationError as error:
+            missing = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+            raise Mismatch(f"collection {collection}: its properties do not name a release ({missing})") from error
+        if identity.collection != collection:
+            raise Mismatch(f"collection {collection}: its properties are those of {identity.collection}")
+        return identity
+
+
+class Pointer(BaseModel):
+    """The one mutable thing: which release serves. `epoch` counts the moves of the pointer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: str
+    epoch: int
+    collection: str
+    fingerprint: str
+    why: str  # it moved: publish, rollback or mended
+
+
+class Found(NamedTuple):
+    """A passage that a search found; `fields` holds what was asked for beside it."""
+
+    row: int  # its row in the snapshot
+    passage_id: str
+    score: float
+    fields: Mapping[str, Any]
+
+
+class Reader(Protocol):
+    """One collection, loaded, by its concrete name; safe for several threads until it is closed."""
+
+    identity: Identity
+
+    def count(self) -> int:
+        """Rows, counted with strong consistency."""
+
+    def keys(self, first: int, last: int) -> list[tuple[int, str, str]]:
+        """(row, passage_id, text_hash) of snapshot rows [first, last), by row."""
+
+    def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = ()) -> list[list[Found]]:
+        """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first."""
+
+    def close(self) -> None:
+        """Give back what the reader holds."""
+
+
+class Publisher(Protocol):
+    """Holds generations of the collection, and the pointer to the one that serves."""
+
+    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
+        """Make the collection `identity.collection` of `batches` (see `rows.paired`), flushed, indexed and closed.
+
+        Raises NightshiftError when a collection of that name exists: names are never used twice.
+        """
+
+    def open(self, collection: str) -> Reader:
+        """Open and load a finished collection without ever writing to it.
+
+        Raises NightshiftError when it is not there or does not load, Mismatch when it is not a release's.
+        """
+
+    def flip(self, pointer: Pointer) -> None:
+        """Move the pointer, in one step."""
+
+    def serving(self) -> Pointer | None:
+        """The pointer; None before the first release."""
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection. Raises NightshiftError when the pointer names it."""
+
+    def collections(self) -> set[str]:
+        """The names of all collections, whole or half built."""
+
+
+class VectorEncoder(Protocol):
+    """What releasing and searching need of an encoder; vectors are float32 (n, dimension)."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the vector space, computed from the encoder's own files."""
+
+    def encode_queries(self, texts: Sequence[str], /) -> np.ndarray:
+        """Query vectors."""
+
+    def encode_passages(self, texts: Sequence[str], /) -> np.ndarray:
+        """Passage vectors."""
+
+
+class Loader(Protocol):
+    """Reads the encoder in a folder, `load_encoder` for one."""
+
+    def __call__(self, folder: Path, /) -> VectorEncoder:
+        """The encoder in `folder`."""
+
+
+def default_loader(folder: Path) -> VectorEncoder:
+    """The dual encoder in `folder`; torch is imported only when one is needed."""
+    from tasks.core.training.encoder import load_encoder
+
+    return load_encoder(folder)

@@ -1,0 +1,71 @@
+"""Rollback: point to an older release again. Seconds, and nothing is embedded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.core.errors import NightshiftError
+from tasks.core.receipts import Release
+from tasks.core.release.embedded import EmbeddedMilvus
+from tasks.core.release.history import check_loads, point_to, reconciled
+from tasks.core.release.ledger import Ledger, held, open_ledger
+from tasks.core.release.publisher import Publisher
+
+
+def rollback(home: Path, to: str | None = None, publisher: Publisher | None = None) -> Release:
+    """Serve release `to` again, or the one that served before the serving one came.
+
+    The collection must open, load and count right before the pointer moves. A night under way becomes stale.
+
+    Raises NightshiftError: no older release, an unknown or pruned one, one that another process is pointing to or
+    removing; Mismatch: its collection is not what was recorded.
+    """
+    publisher = publisher or EmbeddedMilvus(home)
+    with open_ledger(home) as ledger:
+        with ledger.exclusive():
+            current, epoch = reconciled(ledger, publisher)
+            target = _target(ledger, current, to)
+        generation = next(one for one in ledger.generations() if one.number == target.generation)
+        with held(home, generation) as free:
+            if not free:
+                raise NightshiftError(f"release {target.release}: another process is at work on it; try again")
+            check_loads(target, publisher)
+            with ledger.exclusive():
+                _, now = reconciled(ledger, publisher)
+                if now != epoch:
+                    raise NightshiftError("another release went live at this moment; look at `nightshift releases`")
+                point_to(ledger, publisher, target, epoch + 1, "rollback")
+    return target
+
+
+def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
+    """The release that a rollback returns to: of those still loadable, the last that served before `current` came.
+
+    The moves are read as an undo list: a publish adds to it, a rollback takes off all that came after its release.
+    """
+    stack: list[str] = []
+    for move in ledger.moves():
+        if move.why == "rollback" and move.release in stack:
+            while stack[-1] != move.release:
+                stack.pop()
+        else:
+            stack.append(move.release)
+    gone = {one.release for one in ledger.releases() if one.pruned} | {current.release if current else None}
+    return next((name for name in reversed(stack) if name not in gone), None)
+
+
+def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
+    if current is None:
+        raise NightshiftError("there is no release yet; `nightshift run` makes the first")
+    known = {one.release: one for one in ledger.releases()}
+    name = to or rollback_target(ledger, current)
+    if name is None:
+        raise NightshiftError(f"no older release to go back to; {current.release} is the oldest that is kept")
+    if name not in known:
+        raise NightshiftError(f"release {name}: unknown. There are: {', '.join(known)}")
+    if known[name].pruned:
+        kept = ", ".join(one.release for one in known.values() if not one.pruned)
+        raise NightshiftError(f"release {name}: its collection was pruned. Kept are: {kept}")
+    if name == current.release:
+        raise NightshiftError(f"release {name} serves already")
+    return known[name]

@@ -1,0 +1,149 @@
+"""A small world for releases: passages, an encoder that hashes words, and its vectors, as the pipeline lays them out.
+
+Run as a program it publishes a night, and kills itself when a given line is logged: a real SIGKILL at a real step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.data.text import full_text, text_hash
+from tasks.core.files import file_digest, finished, produce, write_json
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.release.publish import publish, serving
+from tasks.core.settings import MilvusSettings
+
+PASSAGES, DIMENSION, SHARDS = 200, 24, 3
+WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
+
+
+class HashingEncoder:
+    """Sums a random vector per word, seeded by the weights file; texts alike in words are near."""
+
+    def __init__(self, folder: Path) -> None:
+        weights = folder / "weights.json"
+        self.fingerprint = file_digest(weights)[:20]
+        self.seed, self.dimension, self.unit = json.loads(weights.read_text())
+
+    def encode_passages(self, texts):
+        vectors = np.stack([sum(self._word(word) for word in text.split()) for text in texts]).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if self.unit else vectors
+
+    encode_queries = encode_passages
+
+    def _word(self, word):
+        return np.random.default_rng([self.seed, zlib.crc32(word.encode())]).standard_normal(self.dimension)
+
+
+def texts(count=PASSAGES, tag=""):
+    rng = np.random.default_rng(7)
+    return [
+        {
+            "passage_id": f"p{i:04d}",
+            "title": f"entry {i}",
+            "text": " ".join([*rng.choice(WORDS, 6), f"n{i}", tag or "v"]),
+        }
+        for i in range(count)
+    ]
+
+
+def snapshot_of(home, rows) -> Snapshot:
+    def build(folder):
+        hashed = [{**row, "text_hash": text_hash(row["title"], row["text"])} for row in rows]
+        pq.write_table(pa.Table.from_pylist(hashed), folder / "passages.parquet", row_group_size=64)
+        asked = [{"query_id": f"q{i}", "text": " ".join(row["text"].split()[:8])} for i, row in enumerate(rows[:20])]
+        pq.write_table(pa.Table.from_pylist(asked), folder / "queries.parquet")
+        return {"rows": len(rows), "queries": len(asked), "qrels": 0, "splits": {}}
+
+    return produce(home, Snapshot, {"rows": rows}, build)
+
+
+def encoder_of(home, seed=1, dimension=DIMENSION, unit=True) -> Encoder:
+    def build(folder):
+        write_json(folder / "weights.json", [seed, dimension, unit])
+        fingerprint = HashingEncoder(folder).fingerprint
+        fields = {"dimension": dimension, "base": "", "steps": 0, "precision": "fp32", "fidelity": 1.0}
+        return {"rows": 0, "fingerprint": fingerprint, **fields}
+
+    return produce(home, Encoder, {"seed": seed, "dimension": dimension, "unit": unit}, build)
+
+
+def vectors_of(encoder, snapshot):
+    rows = pq.read_table(snapshot.path / "passages.parquet").to_pylist()
+    return HashingEncoder(encoder.path).encode_passages([full_text(row["title"], row["text"]) for row in rows])
+
+
+def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
+    """The vectors as three shards; `vectors` (n, dimension) in place of the encoder's own, to tell a lie."""
+    named = {"encoder": encoder.digest, "snapshot": snapshot.digest, "lie": vectors is not None}
+
+    def build(folder):
+        made = vectors_of(encoder, snapshot) if vectors is None else vectors
+        flat = pa.array(made.astype(np.float32).ravel())
+        table = pq.read_table(snapshot.path / "passages.parquet", columns=["passage_id", "text_hash"])
+        table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, made.shape[1]))
+        for rank in range(SHARDS):
+            first, last = (len(table) * r // SHARDS for r in (rank, rank + 1))
+            pq.write_table(table.slice(first, last - first), folder / f"shard-{rank:05d}-of-{SHARDS:05d}.parquet")
+        fields = {"dimension": made.shape[1], "shards": SHARDS, "embedded": len(table), "avoided": 0, "tokens": 0}
+        return {"rows": len(table), "fingerprint": encoder.fingerprint, "snapshot": snapshot.digest, **fields}
+
+    return produce(home, Embeddings, named, build)
+
+
+def release_night(home, *, seed=1, tag="", epoch=None, embeddings=None, settings=None, **encoder) -> Release:
+    """Publish the passages that `tag` names under the encoder that `seed` names."""
+    made, snapshot = encoder_of(home, seed, **encoder), snapshot_of(home, texts(tag=tag))
+    return publish(
+        home,
+        settings or MilvusSettings(batch_rows=64, samples=16),
+        encoder=made,
+        embeddings=embeddings or embeddings_of(home, made, snapshot),
+        snapshot=snapshot,
+        metrics={"ndcg@10": seed / 100},
+        bm25={"ndcg@10": 0.5},
+        base={"ndcg@10": 0.5},
+        previous=None,
+        recipe="recipe",
+        reason=f"seed {seed}",
+        expected_epoch=serving(home)[1] if epoch is None else epoch,
+        loader=HashingEncoder,
+    )
+
+
+def served(home) -> str | None:
+    release, _ = serving(home)
+    return None if release is None else release.release
+
+
+def recorded(home, name) -> Release:
+    release = finished(home / Release.shelf / name, Release)
+    assert release is not None
+    return release
+
+
+class KillAt(logging.Handler):
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.line in record.getMessage():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    logger = logging.getLogger("nightshift.release")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(KillAt(sys.argv[3]))
+    release_night(Path(sys.argv[1]), seed=int(sys.argv[2]))
