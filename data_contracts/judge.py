@@ -5,7 +5,6 @@ Importing Great Expectations takes seconds, so this module is imported only when
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,16 @@ from data_contracts.contract import Contract, ContractError, Rule
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: no telemetry
 
 import great_expectations as gx
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 from great_expectations.expectations.expectation import ColumnMapExpectation
 from great_expectations.expectations.registry import get_expectation_impl
 
 if TYPE_CHECKING:
     import pandas as pd
-
-logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it reports its own temporary folders at INFO
 
 # COMPLETE lists every failing row, not the first 20; values stay out, for they would be whole texts.
 _EVERY_ROW = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
@@ -74,7 +75,11 @@ def _rows(suite: Any, one: Any, size: int) -> list[int]:
 
 @cache
 def _whole_frames() -> Any:
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    context = gx.get_context(mode="ephemeral", project_config=config)
     asset = context.data_sources.add_pandas("measured").add_dataframe_asset("rows")
     return asset.add_batch_definition_whole_dataframe("all")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tasks.core.data.beir import BeirFolder, locate
 from tasks.core.data.modules import read_modules
-from tasks.core.data.pairs import Pair, passage_text, read_pairs, words
+from tasks.core.data.near import NearDuplicates, words
+from tasks.core.data.pairs import Pair, passage_text, read_pairs
 from tasks.core.errors import BadInput
 
 _log = logging.getLogger("nightshift.ingest")
@@ -42,7 +43,6 @@ _DOCUMENTED = {
 }
 _COMMON = 3  # a summary that more definitions share says nothing about any of them
 _NEAR = 0.8  # Jaccard similarity from which two texts count as one
-_PERMUTATIONS = 64
 _SPLITS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))  # upper ends on the unit line
 
 
@@ -133,33 +133,21 @@ def _fresh(pairs: list[Pair], shared: Counter[str], seen: _Seen) -> Iterator[tup
 
 
 class _Seen:
-    """Remembers titles, queries and passages by MinHash (Broder 1997), to say whether a pair repeats one."""
+    """Remembers titles, queries and passages, to say whether a pair repeats one."""
 
     def __init__(self) -> None:
-        from datasketch import MinHashLSH
-
         self._titles: set[str] = set()
-        self._queries = MinHashLSH(threshold=_NEAR, num_perm=_PERMUTATIONS)
-        self._passages = MinHashLSH(threshold=_NEAR, num_perm=_PERMUTATIONS)
+        self._queries = NearDuplicates(_NEAR, shingle=1)
+        self._passages = NearDuplicates(_NEAR, shingle=5)
 
     def is_new(self, pair: Pair, text: str) -> bool:
         """Whether nothing like it was seen; if so, it is remembered."""
-        query, passage = _sketch(words(pair.query), 1), _sketch(words(text), 5)
-        if pair.title in self._titles or self._queries.query(query) or self._passages.query(passage):
+        if pair.title in self._titles or self._queries.find(pair.query) or self._passages.find(text):
             return False
         self._titles.add(pair.title)
-        self._queries.insert(pair.title, query)
-        self._passages.insert(pair.title, passage)
+        self._queries.add(pair.title, pair.query)
+        self._passages.add(pair.title, text)
         return True
-
-
-def _sketch(tokens: list[str], size: int) -> object:
-    from datasketch import MinHash
-
-    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    shingles = {" ".join(tokens[start : start + size]) for start in range(max(1, len(tokens) - size + 1))}
-    sketch.update_batch([shingle.encode() for shingle in shingles])
-    return sketch
 
 
 def _bag(query: str) -> str:

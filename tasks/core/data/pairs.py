@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tasks.core.data.modules import Definition, Module, public_names
+from tasks.core.data.near import words
 
 _MAX_TEXT = 2000  # characters; about four times what the encoder reads
 _MIN_TEXT = 100
@@ -62,11 +63,6 @@ def passage_text(pair: Pair) -> str | None:
     if len(text) < _MIN_TEXT or _holds(f"{pair.title} {text}", pair.query):
         return None
     return text
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words and numbers of a text: what near duplicates and leaks are found by."""
-    return re.findall(r"[^\W_]+", text.lower())
 
 
 def _summary(doc: str) -> str:

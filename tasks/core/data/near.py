@@ -1,0 +1,55 @@
+"""Finds near duplicates of texts: MinHash (Broder 1997) proposes, the exact Jaccard similarity decides."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_PERMUTATIONS = 64
+
+
+class NearDuplicates:
+    """A growing set of texts that can be asked for one much like another."""
+
+    def __init__(self, threshold: float, shingle: int) -> None:
+        """`threshold`: Jaccard similarity of sets of `shingle` words in a row, from which two texts count as one."""
+        from datasketch import MinHashLSH
+
+        self._threshold, self._shingle = threshold, shingle
+        # Weighted towards finding: what it proposes wrongly is thrown out below.
+        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
+        self._shingles: dict[str, frozenset[str]] = {}
+
+    def add(self, key: str, text: str) -> None:
+        """Remember `text` under `key`, which must be new."""
+        shingles = _shingles(text, self._shingle)
+        self._shingles[key] = shingles
+        self._index.insert(key, _sketch(shingles))
+
+    def find(self, text: str) -> str | None:
+        """The key of a remembered text that is a near duplicate of `text`; None when there is none."""
+        shingles = _shingles(text, self._shingle)
+        for key in sorted(self._index.query(_sketch(shingles))):
+            other = self._shingles[key]
+            # MinHash alone would call many texts alike that share but half of their shingles.
+            if len(shingles & other) >= self._threshold * len(shingles | other):
+                return str(key)
+        return None
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers of a text, marks and underscores left out."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _shingles(text: str, size: int) -> frozenset[str]:
+    tokens = words(text)
+    return frozenset(" ".join(tokens[start : start + size]) for start in range(max(1, len(tokens) - size + 1)))
+
+
+def _sketch(shingles: frozenset[str]) -> Any:
+    from datasketch import MinHash
+
+    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    sketch.update_batch([shingle.encode() for shingle in shingles])
+    return sketch
