@@ -1,0 +1,195 @@
+"""BM25 over Lucene: index a snapshot's passages, search them with many queries, through Anserini.
+
+Lucene sees row numbers instead of ids and one line of text a query, so ids of any form survive. Everything goes
+through files: asking Lucene for objects over a bridge costs three times what Lucene itself does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc_csv
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import passages
+from tasks.core.data.text import full_text
+from tasks.core.embedding.exact import ids_of
+from tasks.core.errors import Mismatch
+from tasks.core.files import digest_of, produce
+from tasks.core.mining.jvm import anserini_version, java_failed, run_java
+from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer
+from tasks.core.receipts import Index, Run, Snapshot
+from tasks.core.settings import MiningSettings, cores
+
+log = logging.getLogger("nightshift.mining")
+
+VERSION = 1  # of what this file writes; a change makes new artifacts
+IDS = "ids.parquet"  # passage_id in snapshot order: Lucene's document number → id
+FILE_ROWS = 2048  # passages in one file for Lucene; the grain of its indexing threads
+QUERY_TERMS = 1_000  # Lucene refuses a query of more than 1,024 different terms
+_INDEXER = "io.anserini.index.IndexCollection"
+_SEARCHER = "io.anserini.search.SearchCollection"
+# A generous count of what Lucene's tokenizer may make of a text: a run of letters and digits is one term, but
+# in scripts without spaces (from U+2E80 on), and for symbols, each character is one.
+_TERM = re.compile(r"[^\W\u2e80-\U0010ffff]{1,255}|\S")
+
+
+def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index:
+    """Index the snapshot's passages (title and text) with the stemmer of `mining`, in bounded memory.
+
+    Raises NightshiftError when Java fails or a passage that has text was not indexed.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        source = folder / "source"
+        source.mkdir()
+        rows = _write_source(source, folder / IDS, snapshot)
+        log.info("BM25: indexing %d passages", rows)
+        arguments = {
+            "-collection": "JsonCollection",
+            "-generator": "DefaultLuceneDocumentGenerator",
+            "-input": source,
+            "-index": folder / "lucene",
+            "-stemmer": mining.stemmer,
+            "-threads": mining.threads or cores(),
+            "-memoryBuffer": max(16, mining.heap_mb // 4),
+        }
+        _anserini(_INDEXER, arguments, ("-optimize",), folder / "index.log", mining)
+        _check_counts(folder / "index.log", rows)
+        shutil.rmtree(source)
+        return {"rows": rows, "parents": (snapshot.digest,)}
+
+    return produce(home, Index, _index_key(snapshot.digest, mining), build)
+
+
+def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
+    """Search every query (query_id, text) for its `depth` best passages.
+
+    Equal scores are ordered by the snapshot's row, so the run has the same bytes on any number of threads. A query
+    with no word that the index knows has no hit. A query of more than 1,000 words is cut there.
+
+    Raises Mismatch for an index of another stemmer, NightshiftError when Java fails or reports any exception.
+    """
+    if index.digest != digest_of({"kind": "Index", **_index_key(index.parents[0], mining)}):
+        raise Mismatch(f"index {index.digest} was not made with stemmer {mining.stemmer!r}; build the index again")
+    key = {
+        "retriever": "bm25",
+        "index": index.digest,
+        "queries": queries_digest(queries),
+        "depth": depth,
+        "k1": mining.k1,
+        "b": mining.b,
+        "version": VERSION,
+    }
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        rows = 0
+        step = max(1, HITS_AT_ONCE // depth)
+        log.info("BM25: searching %d queries, %d passages each", queries.num_rows, depth)
+        with run_writer(folder) as writer:
+            for start in range(0, queries.num_rows, step):
+                found, documents, scores = _search(folder, index, queries["text"][start : start + step], depth, mining)
+                ids = ids_of([index.path / IDS], documents)
+                rows += append_run(writer, queries, found + start, ids, scores)
+        return {"rows": rows, "queries": queries.num_rows, "depth": depth, "parents": (index.digest,)}
+
+    return produce(home, Run, key, build)
+
+
+def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object]:
+    return {
+        "snapshot": snapshot_digest,
+        "stemmer": mining.stemmer,
+        "anserini": anserini_version(),
+        "version": VERSION,
+    }
+
+
+def _write_source(source: Path, ids: Path, snapshot: Snapshot) -> int:
+    """Write the passages as the JSON lines that Anserini reads, and their ids; return how many they are."""
+    rows = 0
+    with pq.ParquetWriter(ids, pa.schema({"passage_id": pa.string()}), compression="zstd") as writer:
+        batches = passages(snapshot, columns=["passage_id", "title", "text"], batch_rows=FILE_ROWS)
+        for number, batch in enumerate(batches):
+            titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
+            with (source / f"{number:06d}.jsonl").open("w", encoding="utf-8") as file:
+                for row, (title, text) in enumerate(zip(titles, texts, strict=True), start=rows):
+                    file.write(json.dumps({"id": f"{row:010d}", "contents": full_text(title, text)}) + "\n")
+            writer.write_table(pa.table([batch["passage_id"]], names=["passage_id"]))
+            rows += batch.num_rows
+    return rows
+
+
+def _check_counts(log_file: Path, rows: int) -> None:
+    """Indexed + empty must be all: Anserini only counts the documents that it could not index."""
+    said = log_file.read_text(encoding="utf-8", errors="replace")
+    counts = {name: int(n.replace(",", "")) for name, n in re.findall(r"(indexed|empty): +([\d,]+)", said)}
+    if counts.get("indexed", 0) + counts.get("empty", 0) != rows:
+        raise java_failed(_INDEXER, f"{counts} of {rows} passages reached the index", log_file)
+
+
+def _search(
+    folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Query rows int64 (from 0 in `texts`), document rows int64, scores float64; best first within a query."""
+    topics, hits = folder / "topics.tsv", folder / "hits.txt"
+    lines = [f"{row}\t{line}\n" for row, text in enumerate(texts.to_pylist()) if (line := _one_line(text))]
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64)
+    if not lines:
+        return nothing
+    topics.write_text("".join(lines), encoding="utf-8", newline="\n")
+    arguments = {
+        "-topicReader": "TsvInt",
+        "-topics": topics,
+        "-index": index.path / "lucene",
+        "-output": hits,
+        "-hits": depth,
+        "-stemmer": mining.stemmer,
+        "-bm25.k1": mining.k1,
+        "-bm25.b": mining.b,
+        "-threads": mining.threads or cores(),
+    }
+    _anserini(_SEARCHER, arguments, ("-bm25",), folder / "search.log", mining)
+    if not hits.exists():
+        raise java_failed(_SEARCHER, "no run file", folder / "search.log")
+    if hits.stat().st_size == 0:
+        return nothing
+    table = pc_csv.read_csv(
+        hits,
+        read_options=pc_csv.ReadOptions(column_names=["query", "q0", "document", "rank", "score", "tag"]),
+        parse_options=pc_csv.ParseOptions(delimiter=" "),
+        convert_options=pc_csv.ConvertOptions(
+            include_columns=["query", "document", "rank", "score"],
+            column_types={"query": pa.int64(), "document": pa.int64(), "rank": pa.int64(), "score": pa.float64()},
+        ),
+    )
+    topics.unlink()
+    hits.unlink()
+    query, document, rank, score = (column.to_numpy() for column in table.columns)
+    order = np.lexsort((rank, query))
+    return query[order], document[order], score[order]
+
+
+def _one_line(text: str) -> str:
+    """The text on one line without control characters (Anserini's reader splits at them), cut after 1,000 words."""
+    line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
+    if len(line) > QUERY_TERMS:
+        for number, term in enumerate(_TERM.finditer(line)):
+            if number == QUERY_TERMS:
+                return line[: term.start()]
+    return line
+
+
+def _anserini(
+    main_class: str, options: Mapping[str, object], flags: tuple[str, ...], log_file: Path, mining: MiningSettings
+) -> None:
+    arguments = [str(part) for option in options.items() for part in option]
+    run_java(main_class, [*arguments, *flags], heap_mb=mining.heap_mb, log_file=log_file, work=log_file.parent)

@@ -1,0 +1,124 @@
+"""Exact search over shards, against plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core.embedding import exact
+from tasks.core.errors import Mismatch
+from tasks.core.mining.dense import dense_run
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks that divide neither shards nor row groups nor queries."""
+    monkeypatch.setattr(exact, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(exact, "BLOCK_QUERIES", 3)
+    monkeypatch.setattr(exact, "PAIRS_AT_ONCE", 2)
+
+
+def whole_numbers(rows, seed, spread=2):
+    """Small whole numbers: products are exact and many are equal."""
+    return np.random.default_rng(seed).integers(-spread, spread + 1, (rows, 5)).astype(np.float32)
+
+
+def brute_force(queries, vectors, depth):
+    scores = queries @ vectors.T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 60])
+@pytest.mark.parametrize("depth", [1, 4, 50, 500])
+def test_equals_brute_force_ties_by_lower_row(tmp_path, make_embeddings, shards, depth):
+    vectors, queries = whole_numbers(50, 1), whole_numbers(8, 2)
+    embeddings = make_embeddings(tmp_path / "e", [f"p{row}" for row in range(50)], vectors, shards=shards)
+    rows, scores = exact.exact_search(queries, embeddings, depth)
+    expected_rows, expected_scores = brute_force(queries, vectors, depth)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert rows.dtype == np.int64
+    assert scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equals_brute_force_when_the_best_come_last_or_first(tmp_path, make_embeddings, order):
+    vectors = np.arange(100, dtype=np.float32)[::order, None] // 3 * np.ones(5, np.float32)
+    embeddings = make_embeddings(tmp_path / "e", [str(row) for row in range(100)], vectors)
+    queries = np.array([[1, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(exact.exact_search(queries, embeddings, 5)[0], brute_force(queries, vectors, 5)[0])
+
+
+def test_the_number_of_shards_changes_no_bit(tmp_path, make_embeddings):
+    random = np.random.default_rng(3)
+    vectors, queries = (random.standard_normal((n, 48)).astype(np.float32) for n in (60, 10))
+    ids = [f"p{row}" for row in range(60)]
+    found = [
+        exact.exact_search(queries, make_embeddings(tmp_path / f"{n}", ids, vectors, shards=n), 20) for n in (1, 2, 7)
+    ]
+    for rows, scores in found[1:]:
+        assert rows.tobytes() == found[0][0].tobytes()
+        assert scores.tobytes() == found[0][1].tobytes()
+
+
+def test_vectors_ids_and_pair_scores_come_in_the_order_asked_for(tmp_path, make_embeddings):
+    vectors, queries = whole_numbers(50, 4), whole_numbers(6, 5)
+    embeddings = make_embeddings(tmp_path / "e", [f"p {row}" for row in range(50)], vectors, shards=4)
+    asked = np.array([49, 0, 7, 7, 13, 48, 1])
+    np.testing.assert_array_equal(exact.vectors_of(embeddings, asked), vectors[asked])
+    assert exact.passage_ids(embeddings, asked).to_pylist() == [f"p {row}" for row in asked]
+    of = np.array([0, 5, 1, 1, 2, 0, 3])
+    np.testing.assert_array_equal(
+        exact.score_pairs(queries, embeddings, of, asked), (queries[of] * vectors[asked]).sum(axis=1)
+    )
+
+
+def test_no_query_and_no_row_are_fine(tmp_path, make_embeddings):
+    embeddings = make_embeddings(tmp_path / "e", ["a", "b"], whole_numbers(2, 6))
+    none = np.zeros((0, 5), np.float32)
+    assert exact.exact_search(none, embeddings, 3)[0].shape == (0, 2)
+    rows = np.zeros(0, np.int64)
+    assert exact.vectors_of(embeddings, rows).shape == (0, 5)
+    assert exact.passage_ids(embeddings, rows).to_pylist() == []
+    assert exact.score_pairs(none, embeddings, rows, rows).shape == (0,)
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path, make_embeddings):
+    vectors = whole_numbers(9, 7)
+    embeddings = make_embeddings(tmp_path / "e", list("abcdefghi"), vectors)
+    with pytest.raises(Mismatch, match="dimension"):
+        exact.exact_search(np.zeros((1, 4), np.float32), embeddings, 3)
+    with pytest.raises(Mismatch, match="row 9"):
+        exact.vectors_of(embeddings, np.array([9]))
+    with pytest.raises(Mismatch, match="receipt says 10"):
+        exact.exact_search(vectors, embeddings.model_copy(update={"rows": 10}), 3)
+    with pytest.raises(Mismatch, match="shards"):
+        exact.exact_search(vectors, embeddings.model_copy(update={"shards": 3}), 3)
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path, make_embeddings):
+    broken = whole_numbers(9, 8)
+    broken[4, 2] = np.nan
+    embeddings = make_embeddings(tmp_path / "e", list("abcdefghi"), broken)
+    with pytest.raises(Mismatch, match="not finite"):
+        exact.exact_search(whole_numbers(2, 9), embeddings, 9)
+    with pytest.raises(Mismatch, match="not finite"):
+        exact.exact_search(broken, embeddings, 1)
+
+
+def test_a_dense_run_has_the_form_of_any_run(tmp_path, make_embeddings):
+    vectors = np.eye(5, dtype=np.float32)[[0, 1, 0]]
+    embeddings = make_embeddings(tmp_path / "e", ["x", "q1", "z"], vectors)
+    queries = pa.table({"query_id": ["q0", "q1"], "text": ["first", "second"]})
+    run = dense_run(tmp_path, "dense", queries, vectors[:2], embeddings, 2)
+    assert pq.read_table(run.path / "run.parquet").to_pylist() == [
+        {"query_id": "q0", "passage_id": "x", "rank": 1, "score": 1.0},
+        {"query_id": "q0", "passage_id": "z", "rank": 2, "score": 1.0},
+        {"query_id": "q1", "passage_id": "q1", "rank": 1, "score": 1.0},
+        {"query_id": "q1", "passage_id": "x", "rank": 2, "score": 0.0},
+    ]
+    assert dense_run(tmp_path, "dense", queries, vectors[:2], embeddings, 2).reused
+    assert not dense_run(tmp_path, "dense", queries.slice(0, 1), vectors[:1], embeddings, 2).reused

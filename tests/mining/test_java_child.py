@@ -1,0 +1,95 @@
+"""Java as a child: found, checked, and never outliving its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+
+import pytest
+
+from tasks.core.errors import NightshiftError
+from tasks.core.mining.bm25 import build_index
+from tasks.core.mining.jvm import find_java, java_version, run_java
+from tasks.core.settings import MiningSettings
+
+SEARCHER = "io.anserini.search.SearchCollection"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, make_snapshot):
+    home = tmp_path_factory.mktemp("java")
+    return build_index(home, make_snapshot(home / "snapshot", {"a": "fox"}, {}), MiningSettings(heap_mb=128))
+
+
+def java_home(folder, version):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "java").touch()
+    (folder / "release").write_text(f'IMPLEMENTOR="x"\nJAVA_VERSION="{version}"\n')
+    return folder
+
+
+def test_the_java_that_is_found_starts():
+    assert "openjdk" in java_version()
+
+
+def test_a_fitting_java_home_comes_first_and_an_old_one_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "new", "21.0.4")))
+    assert find_java() == tmp_path / "new" / "bin" / "java"
+    for unfit in (java_home(tmp_path / "old", "17.0.15"), tmp_path / "missing"):
+        monkeypatch.setenv("JAVA_HOME", str(unfit))
+        assert find_java().exists()
+        assert tmp_path not in find_java().parents
+
+
+def test_a_failure_shows_the_log_and_a_next_step(tmp_path):
+    with pytest.raises(NightshiftError, match=r"(?s)exit status 1\. .*doctor.*NoSuchClass"):
+        run_java("no.NoSuchClass", [], heap_mb=64, log_file=tmp_path / "log", work=tmp_path)
+
+
+def test_a_query_that_java_drops_with_exit_status_zero_is_a_failure(tmp_path, index):
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("0\tfox\n1\t" + " ".join(f"word{number}" for number in range(3000)) + "\n")
+    arguments = ["-index", str(index.path / "lucene"), "-topics", str(topics), "-topicReader", "TsvInt", "-bm25"]
+    with pytest.raises(NightshiftError, match="TooManyClauses"):
+        run_java(
+            SEARCHER,
+            [*arguments, "-output", str(tmp_path / "out")],
+            heap_mb=128,
+            log_file=tmp_path / "log",
+            work=tmp_path,
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_java_dies_with_a_parent_that_is_killed(tmp_path, index):
+    pipe, topics = tmp_path / "stopwords", tmp_path / "topics.tsv"
+    os.mkfifo(pipe)
+    topics.write_text("0\tfox\n")
+    arguments = ["-index", f"{index.path}/lucene", "-topics", f"{topics}", "-topicReader", "TsvInt", "-bm25"]
+    arguments += ["-stopwords", f"{pipe}", "-output", "o"]
+    script = (
+        "from pathlib import Path; from tasks.core.mining.jvm import run_java;"
+        f"run_java({SEARCHER!r}, {arguments!r}, heap_mb=128, log_file=Path('log'), work=Path('.'))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    end = open_when_read(pipe, parent)  # Java runs now, and waits for words that never come
+    parent.kill()
+    parent.wait()
+    poller = select.poll()
+    poller.register(end, 0)
+    events = poller.poll(20_000)
+    os.close(end)
+    assert events == [(end, select.POLLERR)]  # nobody holds the other end any more
+
+
+def open_when_read(pipe, parent):
+    """Open the pipe for writing as soon as somebody has opened it for reading."""
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"ended with {parent.wait(timeout=0.05)} before it read the pipe")

@@ -1,0 +1,223 @@
+"""The rules of mining, each on an example made by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core.errors import Mismatch
+from tasks.core.mining.mine import mine
+from tasks.core.settings import MiningSettings
+
+SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8)
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
+
+
+@dataclass
+class World:
+    """What `mine` gets; `scores` are each passage's inner product with every query."""
+
+    home: object
+    make: tuple
+
+    def mine(self, passages, queries, qrels, runs, scores=None, vectors=None, **changes):
+        snapshot_of, embeddings_of, run_of = self.make
+        folder = self.home / f"w{len(list(self.home.iterdir()))}"
+        snapshot = snapshot_of(folder / "snapshot", passages, queries, qrels)
+        own = scores or {}
+        numbers = np.array([[own.get(name, 0.0), 1.0] for name in passages], np.float32)
+        embeddings = embeddings_of(folder / "embeddings", list(passages), numbers, snapshot=snapshot.digest)
+        train = {query for query, _, split in qrels if split == "train"}
+        asked = np.array([[1.0, 0.0]] * len(train), np.float32) if vectors is None else vectors
+        tagged = [(name, run_of(folder / name, ranked)) for name, ranked in runs.items()]
+        settings = SETTINGS.model_copy(update=changes)
+        receipt = mine(folder, snapshot, tagged, embeddings, asked, 1, settings)
+        rows = pq.read_table(receipt.path / "negatives.parquet").to_pylist()
+        assert receipt.rows == len(rows)
+        return receipt, rows
+
+
+@pytest.fixture
+def world(tmp_path, make_snapshot, make_embeddings, make_run):
+    return World(tmp_path, (make_snapshot, make_embeddings, make_run))
+
+
+def passages(rows):
+    return [row["passage_id"] for row in rows]
+
+
+def texts(*names):
+    return {name: f"text of {name}" for name in names}
+
+
+def test_a_known_positive_of_any_split_is_never_a_negative(world):
+    qrels = [("q", "train+", "train"), ("q", "test+", "test")]
+    receipt, rows = world.mine(
+        texts("train+", "test+", "n"), {"q": "?"}, qrels, {"bm25": {"q": ["train+", "test+", "n"]}},
+        {"train+": 1.0, "test+": 1.0},
+    )  # fmt: skip
+    assert passages(rows) == ["n"]
+    assert receipt.refused["known_positive"] == 2
+
+
+def test_a_positive_of_an_equally_worded_query_is_never_a_negative(world):
+    qrels = [("q", "+", "train"), ("twin", "twin+", "test")]
+    _, rows = world.mine(
+        texts("+", "twin+", "n"), {"q": "same?", "twin": "same?"}, qrels, {"bm25": {"q": ["twin+", "n"]}},
+        {"+": 1.0, "twin+": 1.0},
+    )  # fmt: skip
+    assert passages(rows) == ["n"]
+
+
+def test_the_text_of_a_positive_or_of_the_query_is_never_a_negative(world):
+    receipt, rows = world.mine(
+        {"+": "answer", "copy": "answer", "echo": "what is it?", "n": "other"}, {"q": "what is it?"},
+        [("q", "+", "train")], {"bm25": {"q": ["copy", "echo", "n"]}}, {"+": 1.0},
+    )  # fmt: skip
+    assert passages(rows) == ["n"]
+    assert receipt.refused["text_of_positive"] == receipt.refused["text_of_query"] == 1
+
+
+def test_a_near_duplicate_of_a_positive_is_never_a_negative(world):
+    receipt, rows = world.mine(
+        {"+": LONG, "near": LONG.upper() + " fifteen sixteen", "far": LONG + " a b c"}, {"q": "?"},
+        [("q", "+", "train")], {"bm25": {"q": ["near", "far"]}}, {"+": 1.0},
+    )  # fmt: skip
+    assert passages(rows) == ["far"]  # 10 / 13 shingles in common; near has 10 / 12
+    assert receipt.refused["near_duplicate"] == 1
+
+
+def test_a_candidate_above_the_margin_of_the_lowest_positive_is_never_a_negative(world):
+    scores = {"high+": 2.0, "low+": 1.0, "above": 0.96, "below": 0.94}
+    receipt, rows = world.mine(
+        texts(*scores), {"q": "?"}, [("q", "high+", "train"), ("q", "low+", "dev")],
+        {"bm25": {"q": ["above", "below"]}}, scores,
+    )  # fmt: skip
+    assert passages(rows) == ["below"]
+    assert rows[0]["dense_score"] == pytest.approx(0.94)
+    assert receipt.refused["above_margin"] == 1
+
+
+def test_the_margin_is_right_for_a_negative_positive_score(world):
+    scores = {"+": -1.0, "above": -1.04, "below": -1.06}  # the threshold is -1.05
+    _, rows = world.mine(texts(*scores), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["above", "below"]}}, scores)
+    assert passages(rows) == ["below"]
+
+
+def test_the_head_of_a_run_can_be_skipped(world):
+    receipt, rows = world.mine(
+        texts("+", "a", "b", "c"), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["a", "b", "c"]}}, {"+": 1.0},
+        skip_top=2,
+    )  # fmt: skip
+    assert passages(rows) == ["c"]
+    assert rows[0]["rank"] == 3
+    assert receipt.refused["skipped_rank"] == 2
+
+
+def test_a_query_whose_candidates_are_all_refused_gets_none_and_nothing_is_put_in_their_place(world):
+    receipt, rows = world.mine(
+        texts("+", "a", "b", "n"), {"q": "?", "r": "??"}, [("q", "+", "train"), ("r", "+", "train")],
+        {"bm25": {"q": ["a", "b", "+"], "r": ["n"]}}, {"+": 1.0, "a": 2.0, "b": 1.0},
+    )  # fmt: skip
+    assert [(row["query_id"], row["passage_id"]) for row in rows] == [("r", "n")]
+    assert (receipt.queries, receipt.starved, receipt.candidates) == (2, 2, 4)
+
+
+def test_a_passage_with_the_id_of_the_query_can_be_a_negative(world):
+    _, rows = world.mine(texts("+", "q"), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["q"]}}, {"+": 1.0})
+    assert passages(rows) == ["q"]
+
+
+def test_sources_take_turns_hardest_first_and_equal_texts_come_once(world):
+    receipt, rows = world.mine(
+        {**texts("+", "a", "b", "c", "d"), "copy of a": "text of a"}, {"q": "?"}, [("q", "+", "train")],
+        {"bm25": {"q": ["a", "b", "c"]}, "dense": {"q": ["copy of a", "b", "d"]}}, {"+": 1.0}, per_query=4,
+    )  # fmt: skip
+    assert [(row["source"], row["rank"], row["passage_id"]) for row in rows] == [
+        ("bm25", 1, "a"),
+        ("bm25", 2, "b"),
+        ("bm25", 3, "c"),
+        ("dense", 3, "d"),
+    ]
+    assert receipt.refused["repeated"] == 2
+    assert {row["round"] for row in rows} == {1}
+    assert receipt.starved == 0
+
+
+def test_queries_of_other_splits_get_no_negatives(world):
+    receipt, rows = world.mine(
+        texts("+", "n"), {"q": "?", "t": "??"}, [("q", "+", "train"), ("t", "+", "test")],
+        {"bm25": {"q": ["n"], "t": ["n"]}}, {"+": 1.0},
+    )  # fmt: skip
+    assert [row["query_id"] for row in rows] == ["q"]
+    assert receipt.candidates == 1
+
+
+def random_world(seed=0):
+    random = np.random.default_rng(seed)
+    names = [f"p{number}" for number in range(60)]
+    bodies = [" ".join(random.choice(list("abcdef"), 9)) for _ in names[:40]]
+    bodies += bodies[:20]  # every third text stands twice
+    wordings = {f"q{number:02d}": f"question {number % 25}" for number in range(30)}
+    qrels = sorted({(query, str(random.choice(names)), split) for query in wordings for split in ("train", "test")})
+    runs = {
+        source: {query: list(map(str, random.permutation(names)[:30])) for query in wordings}
+        for source in ("bm25", "dense")
+    }
+    scores = {name: float(random.normal()) for name in names}
+    return dict(zip(names, bodies, strict=True)), wordings, qrels, runs, scores
+
+
+def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted_for(world):
+    bodies, wordings, qrels, runs, scores = random_world()
+    receipt, rows = world.mine(bodies, wordings, qrels, runs, scores, per_query=1000)
+    forbidden: dict[str, set[str]] = {}
+    lowest: dict[str, float] = {}
+    for query, passage, _ in qrels:
+        wording = wordings[query]
+        forbidden.setdefault(wording, set()).add(bodies[passage])
+        lowest[wording] = min(lowest.get(wording, np.inf), scores[passage])
+    assert rows
+    for row in rows:
+        wording = wordings[row["query_id"]]
+        assert bodies[row["passage_id"]] not in forbidden[wording]
+        assert scores[row["passage_id"]] <= lowest[wording] - 0.05 * abs(lowest[wording]) + 1e-6
+    assert receipt.candidates == receipt.rows + sum(receipt.refused.values()) == 2 * 30 * 30
+    kept = [(row["query_id"], bodies[row["passage_id"]]) for row in rows]
+    assert len(kept) == len(set(kept))
+    assert all(first["query_id"] <= second["query_id"] for first, second in pairwise(rows))
+
+
+def test_same_inputs_same_bytes(world):
+    made = [world.mine(*random_world())[0] for _ in range(2)]
+    for name in ("negatives.parquet", "sample.json"):
+        assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
+    assert sorted(file.name for file in made[0].path.iterdir()) == ["manifest.json", "negatives.parquet", "sample.json"]
+
+
+def test_the_sample_shows_texts_scores_and_reasons(world):
+    receipt, _ = world.mine(
+        texts("+", "n", "above"), {"q": "what?"}, [("q", "+", "train")], {"bm25": {"q": ["+", "above", "n"]}},
+        {"+": 1.0, "above": 2.0},
+    )  # fmt: skip
+    (sample,) = json.loads((receipt.path / "sample.json").read_text())
+    assert (sample["query"], sample["positives"][0]["text"]) == ("what?", "text of +")
+    assert [(one["text"], one["rank"]) for one in sample["negatives"]] == [("text of n", 3)]
+    assert [(one["passage_id"], one["reason"]) for one in sample["refused"]] == [
+        ("+", "known_positive"),
+        ("above", "above_margin"),
+    ]
+
+
+def test_what_does_not_belong_together_is_refused(world):
+    with pytest.raises(Mismatch, match="'stranger'"):
+        world.mine(texts("+"), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["stranger"]}})
+    with pytest.raises(Mismatch, match="2 query vectors for 1"):
+        world.mine(
+            texts("+"), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": []}}, vectors=np.zeros((2, 2), np.float32)
+        )
