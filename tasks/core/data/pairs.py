@@ -15,6 +15,7 @@ from tasks.core.data.modules import Definition, Module, public_names
 from tasks.core.data.near import words
 
 _MAX_TEXT = 2000  # characters; about four times what the encoder reads
+_MAX_SIGNATURE = 200  # of them; some signatures alone would fill what the encoder reads
 _MIN_TEXT = 100
 _WORDS = range(4, 41)
 _MIN_LETTERS = 0.6  # share of letters and spaces that tells a sentence from a formula or a table
@@ -58,7 +59,7 @@ def passage_text(pair: Pair) -> str | None:
     """
     one = pair.definition
     methods = f"Methods: {', '.join(method.name for method in one.methods)}" if one.methods else ""
-    parts = (_without(pair, part) for part in (one.head, one.doc or "", one.rest or methods))
+    parts = (_without(pair, part) for part in (_signature(one.head), one.doc or "", one.rest or methods))
     text = _cut("\n".join(part for part in parts if part))
     if len(text) < _MIN_TEXT or _holds(f"{pair.title} {text}", pair.query):
         return None
@@ -81,6 +82,13 @@ def _is_question(query: str) -> bool:
         return False
     letters = sum(character.isalpha() or character == " " for character in query)
     return letters / len(query) >= _MIN_LETTERS and not re.search(r"[{}%|=]|::|\.\. ", query)
+
+
+def _signature(head: str) -> str:
+    """The head on one line, without comments, cut when it is long."""
+    lines = (line.strip() for line in head.split("\n"))
+    signature = " ".join(line for line in lines if not line.startswith("#")).replace("( ", "(")
+    return signature if len(signature) <= _MAX_SIGNATURE else signature[:_MAX_SIGNATURE].rsplit(" ", 1)[0] + " …"
 
 
 def _without(pair: Pair, part: str) -> str:
