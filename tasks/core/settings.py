@@ -72,7 +72,7 @@ class MiningSettings(Section):
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
-    seed: int = Field(0, description="seed of the choice among equally good candidates")
+    seed: int = Field(0, description="seed of the queries that are sampled for human eyes")
 
 
 class TrainingSettings(Section):

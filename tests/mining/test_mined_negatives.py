@@ -66,10 +66,10 @@ def test_a_known_positive_of_any_split_is_never_a_negative(world):
 
 
 def test_a_positive_of_an_equally_worded_query_is_never_a_negative(world):
-    qrels = [("q", "+", "train"), ("twin", "twin+", "test")]
+    qrels = [("other", "n", "test"), ("q", "+", "train"), ("twin", "twin+", "test")]
     _, rows = world.mine(
-        texts("+", "twin+", "n"), {"q": "same?", "twin": "same?"}, qrels, {"bm25": {"q": ["twin+", "n"]}},
-        {"+": 1.0, "twin+": 1.0},
+        texts("+", "twin+", "n"), {"other": "other?", "q": "same?", "twin": "same?"}, qrels,
+        {"bm25": {"q": ["twin+", "n"]}}, {"+": 1.0, "twin+": 1.0},
     )  # fmt: skip
     assert passages(rows) == ["n"]
 
@@ -135,14 +135,15 @@ def test_a_passage_with_the_id_of_the_query_can_be_a_negative(world):
 
 def test_sources_take_turns_hardest_first_and_equal_texts_come_once(world):
     receipt, rows = world.mine(
-        {**texts("+", "a", "b", "c", "d"), "copy of a": "text of a"}, {"q": "?"}, [("q", "+", "train")],
-        {"bm25": {"q": ["a", "b", "c"]}, "dense": {"q": ["copy of a", "b", "d"]}}, {"+": 1.0}, per_query=4,
+        {**texts("+", "a", "b", "c", "d", "x"), "copy of a": "text of a"}, {"q": "?"}, [("q", "+", "train")],
+        {"bm25": {"q": ["a", "b", "c"]}, "dense": {"q": ["x", "copy of a", "b", "d"]}}, {"+": 1.0}, per_query=5,
     )  # fmt: skip
     assert [(row["source"], row["rank"], row["passage_id"]) for row in rows] == [
         ("bm25", 1, "a"),
+        ("dense", 1, "x"),
         ("bm25", 2, "b"),
         ("bm25", 3, "c"),
-        ("dense", 3, "d"),
+        ("dense", 4, "d"),
     ]
     assert receipt.refused["repeated"] == 2
     assert {row["round"] for row in rows} == {1}
