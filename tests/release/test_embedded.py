@@ -42,6 +42,8 @@ def test_published_bytes_are_never_written_by_readers(home):
     before = {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)}
     with Searcher.open(home, HashingEncoder) as one, Searcher.open(home, HashingEncoder) as other:
         assert one.search("lamp river") == other.search("lamp river")
+        shared = {file.suffix for file in files_under(folder) if file.stat().st_nlink > 1}
+        assert shared == {".parquet", ".idx"}
     assert {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)} == before
 
 

@@ -139,14 +139,12 @@ def probe(home: Path) -> None:
 
 
 def _clone(source: Path, target: Path) -> None:
-    """Copy a directory, sharing its large immutable files; the lock file is left out, it is the builder's."""
+    """Copy a directory, sharing its large immutable files; never the lock, which follows the file."""
     for folder, _, names in os.walk(source, onerror=_raise):
         there = target / Path(folder).relative_to(source)
         there.mkdir(parents=True)
         for name in names:
             file = Path(folder) / name
-            if name == "LOCK":
-                continue
             if file.suffix in IMMUTABLE:
                 _link(file, there / name)
             else:
