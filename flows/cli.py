@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -77,11 +76,11 @@ def run(
         _say_plan(loaded)
         return
     from flows.nightly import nightly
-    from flows.terminal import plain_tracebacks
+    from flows.terminal import only_warnings_of_prefect
     from tasks.core.errors import NightshiftError
     from tasks.core.night import Night, last_line
 
-    plain_tracebacks()
+    only_warnings_of_prefect()
     state = nightly(settings, reason, return_state=True)
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, Night):
@@ -205,12 +204,10 @@ def doctor(settings: SettingsFile = None) -> None:
 
 
 def _load(file: Path | None) -> Settings:
-    import logging
-
+    from flows.terminal import show_progress
     from tasks.core.settings import load_settings
 
-    if not logging.getLogger("nightshift").handlers:
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    show_progress()
     return load_settings(file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,18 +23,44 @@ if TYPE_CHECKING:
 SHOWN = 360  # characters of a passage on the terminal; --json has all of it
 
 
-def plain_tracebacks() -> None:
-    """Keep the tracebacks of expected errors off the terminal; Prefect's own log keeps them."""
+class Lines(logging.Handler):
+    """Prints what the core logs, one line each: the time, the stage, the message."""
 
-    def drop(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
-            record.exc_info, record.exc_text = None, None
-        return True
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        stage = record.name.rpartition(".")[2]
+        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        self.console.print(Text(f"{when}  {stage:<10} ", style="dim") + Text(record.getMessage(), style=style))
+
+
+def show_progress() -> None:
+    """Print the core's log lines on standard error."""
+    logger = logging.getLogger("nightshift")
+    if not any(isinstance(handler, Lines) for handler in logger.handlers):
+        logger.addHandler(Lines())
+
+
+def only_warnings_of_prefect() -> None:
+    """Leave the terminal to the core's own lines: of Prefect's, warnings and errors, those without a traceback.
+
+    Prefect's log of the run, in its database and its UI, keeps everything.
+    """
     import prefect.main  # noqa: F401  (sets the handlers up)
 
+    def worth_showing(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
+            return False  # said once, at the end, by the command itself
+        if record.getMessage().startswith("Finished in state"):
+            return False
+        return record.levelno >= logging.WARNING and not record.name.startswith("nightshift")
+
     for handler in logging.getLogger().handlers:
-        handler.addFilter(drop)
+        handler.addFilter(worth_showing)
 
 
 def print_answer(answer: Answer) -> None:
@@ -50,14 +77,14 @@ def print_releases(current: Release | None, known: Sequence[Release]) -> None:
     """One line a release; the serving one is marked."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "release", "created", "passages", "nDCG@10", "BM25", "base", "previous", "why"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for one in known:
         serves = current is not None and one.release == current.release
         figures = [one.metrics, one.bm25, one.base, one.previous]
         table.add_row(
             "serves" if serves else "",
             one.release,
-            one.created[:19].replace("T", " "),
+            one.created[:16].replace("T", " "),
             f"{one.rows:,}",
             *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
             one.reason,

@@ -94,7 +94,8 @@ def produce(
         aside.mkdir(exist_ok=True)
         start = time.perf_counter()
         fields = build(aside)
-        receipt = kind(digest=digest, path=target, seconds=time.perf_counter() - start, **fields)
+        seconds = time.perf_counter() - start
+        receipt = kind(**{"digest": digest, "path": target, "seconds": seconds, **fields})
         _seal(aside, receipt)
         aside.rename(target)
         sync_folder(shelf)

@@ -42,10 +42,10 @@ def _read(folder: Path, hashes: set[str], dimension: int) -> dict[str, np.ndarra
     with duckdb.connect() as connection:
         connection.execute("create temp table wanted as select unnest(?) as text_hash", [sorted(hashes)])
         connection.execute("set enable_progress_bar = false")
-        found = connection.execute(
+        found = connection.sql(
             "select text_hash, any_value(vector) as vector from read_parquet(?) semi join wanted using (text_hash)"
             " group by text_hash",
-            [str(folder / "shard-*.parquet")],
+            params=[str(folder / "shard-*.parquet")],
         ).to_arrow_table()
     assert isinstance(found, pa.Table)
     vectors = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.core.data.ingest import ingest
+from tasks.core.drift.verdict import Drift, Work, assess
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.night import recipe_of
+from tasks.core.receipts import Release
+from tasks.core.settings import Settings
+from tasks.core.training.trainer import base_encoder
+
+
+@pytest.fixture
+def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        data={"format": "beir", "path": collection(more=40)},  # type: ignore[arg-type]
+        encoder={"model": str(tiny_model)},  # type: ignore[arg-type]
+        embedding={"precision": "fp32"},  # type: ignore[arg-type]
+        drift={"min_queries": 20},  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def serving(settings: Settings) -> Release:
+    """A release record of the source as it is at first; assess reads no collection."""
+    snapshot = ingest(settings)[1]
+    encoder = base_encoder(settings.home, snapshot, settings)
+    embeddings = gather_shards(settings.home, encoder, snapshot, 1)
+    figures = {"ndcg@10": 0.5}
+    return Release(
+        digest="d",
+        path=settings.home,
+        rows=snapshot.rows,
+        release="r0001-d",
+        created="2026-01-01T00:00:00Z",
+        generation=1,
+        fingerprint=encoder.fingerprint,
+        encoder=encoder.digest,
+        embeddings=embeddings.digest,
+        snapshot=snapshot.digest,
+        collection="c",
+        dimension=encoder.dimension,
+        metric="IP",
+        recipe=recipe_of(settings),
+        reason="test",
+        metrics=figures,
+        bm25=figures,
+        base=figures,
+        previous=None,
+    )
+
+
+def now(settings: Settings, serving: Release | None) -> Drift:
+    snapshot = ingest(settings)[1]
+    return assess(settings.home, serving, snapshot, recipe_of(settings), settings.drift)
+
+
+def append(settings: Settings, name: str, *lines: str) -> None:
+    assert settings.data.path is not None
+    with (settings.data.path / name).open("a") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def new_queries(settings: Settings, texts: list[str]) -> None:
+    """Queries of the test split, so that they are traffic and not training pairs."""
+    append(settings, "queries.jsonl", *(json.dumps({"_id": f"n{n}", "text": text}) for n, text in enumerate(texts)))
+    append(settings, "qrels/test.tsv", *(f"n{n}\tp{n}\t1" for n in range(len(texts))))
+
+
+def test_the_first_night_trains(settings: Settings) -> None:
+    assert now(settings, None).verdict is Work.RETRAIN
+
+
+def test_an_unchanged_source_needs_nothing(settings: Settings, serving: Release) -> None:
+    assert now(settings, serving).verdict is Work.SKIP
+
+
+def test_a_few_changed_passages_need_a_refresh(settings: Settings, serving: Release) -> None:
+    append(settings, "corpus.jsonl", json.dumps({"_id": "new", "text": "a silent market"}))
+    found = now(settings, serving)
+    assert found.verdict is Work.REFRESH
+    assert found.passages.model_dump() == {"new": 1, "changed": 0, "gone": 0}
+
+
+def test_new_training_pairs_need_a_retrain(settings: Settings, serving: Release) -> None:
+    append(settings, "qrels/train.tsv", "q0\tp1\t1", "q1\tp2\t1")
+    found = now(settings, serving)
+    assert found.verdict is Work.RETRAIN
+    assert [signal.name for signal in found.signals if signal.fired] == ["new_training_pairs"]
+    assert {signal.name: signal.value for signal in found.signals}["new_training_pairs"] == 2 / 36
+
+
+def test_other_training_settings_need_a_retrain(settings: Settings, serving: Release) -> None:
+    training = settings.training.model_copy(update={"epochs": 7.0})
+    assert now(settings.model_copy(update={"training": training}), serving).verdict is Work.RETRAIN
+
+
+def test_many_words_seen_nowhere_are_suspect_and_never_retrain(settings: Settings, serving: Release) -> None:
+    new_queries(settings, [f"whree wsa hte brkoen riverr {n} sene" for n in range(30)])
+    append(settings, "qrels/train.tsv", "q0\tp1\t1", "q1\tp2\t1")
+    assert now(settings, serving).verdict is Work.SUSPECT
+
+
+def test_too_few_new_queries_are_not_judged(settings: Settings, serving: Release) -> None:
+    new_queries(settings, ["whree wsa hte riverr"] * 5)
+    assert {signal.name for signal in now(settings, serving).signals} == {
+        "new_and_changed_passages",
+        "new_training_pairs",
+    }
+
+
+def test_queries_like_those_of_before_do_not_fire(settings: Settings, serving: Release) -> None:
+    things = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
+    new_queries(settings, [f"where was the {thing} near the {other} seen" for thing in things for other in things[:3]])
+    found = now(settings, serving)
+    assert {signal.name: signal.fired for signal in found.signals}["unseen_terms"] is False

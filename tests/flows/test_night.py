@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Environment = dict[str, str]
+
+pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
+
+
+def post(url: str, body: object) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def append(environment: Environment, name: str, row: dict[str, str]) -> None:
+    with (Path(environment["NIGHTSHIFT_DATA__PATH"]) / name).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def manifests(environment: Environment) -> dict[Path, int]:
+    home = Path(environment["NIGHTSHIFT_HOME"])
+    found = [path for path in home.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect_server: str) -> None:
+    """First night, idle night, refresh, search, rollback: what a person does in a week."""
+    first = nightshift("run", "--reason", "the first")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("Promoted: release r0001-")
+
+    known = document(nightshift("releases", "--json"))
+    (release,) = known["releases"]
+    assert known["serving"] == release["release"]
+    assert set(release) >= {"release", "created", "encoder", "collection", "snapshot", "passages"}
+    assert release["passages"] == 100
+    assert release["previous"] is None
+    for system in ("metrics", "bm25", "base"):
+        assert set(release[system]) == {"ndcg@10", "mrr@10", "recall@100"}
+    assert release["metrics"]["ndcg@10"] > release["base"]["ndcg@10"]
+
+    before = manifests(environment)
+    idle = nightshift("run")
+    assert idle.returncode == 0, idle.stderr
+    assert "no training and no embedding" in idle.stdout
+    assert manifests(environment) == before
+    assert document(nightshift("drift", "--json"))["verdict"] == "skip"
+
+    append(environment, "corpus.jsonl", {"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"})
+    drift = document(nightshift("drift", "--json"))
+    assert drift["verdict"] == "refresh"
+    assert drift["passages"] == {"new": 1, "changed": 0, "gone": 0}
+    refreshed = nightshift("run", "--reason", "new passage")
+    assert refreshed.stdout.startswith("Promoted: release r0002-"), refreshed.stdout + refreshed.stderr
+    newest, oldest = document(nightshift("releases", "--json"))["releases"]
+    assert newest["encoder"] == oldest["encoder"]
+    assert newest["previous"] is not None
+
+    asked = "a silent glacier and a broken engine"
+    found = document(nightshift("search", asked, "-k", "3", "--json"))
+    assert found["release"] == newest["release"]
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    assert set(found["hits"][0]) == {"rank", "score", "passage_id", "title", "text"}
+    assert "fresh" in {hit["passage_id"] for hit in found["hits"]}
+
+    back = nightshift("rollback")
+    assert back.returncode == 0, back.stderr
+    found = document(nightshift("search", asked, "--json"))
+    assert found["release"] == oldest["release"]
+    assert "fresh" not in {hit["passage_id"] for hit in found["hits"]}
+
+    runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    assert {"Promoted", "Skipped"} <= {run["state"]["name"] for run in runs}
+    keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
+    assert {"data-contract", "mined-negatives", "evaluation", "release-card", "night-report"} <= keys
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("BM25: indexing", marks=pytest.mark.slow),
+        pytest.param("mining round 0", marks=pytest.mark.slow),
+        "shard 3 of 4",
+        pytest.param("step 24 of 24", marks=pytest.mark.slow),
+        "40 of 100 passages inserted",
+        pytest.param("count equal", marks=pytest.mark.slow),
+    ],
+)
+def test_a_night_killed_at_any_line_goes_on_where_it_was(
+    nightshift: Command, environment: Environment, line: str
+) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
+        assert night.stderr is not None
+        assert any(line in said for said in night.stderr), f"the night never said {line!r}"
+        night.kill()
+    finished = manifests(environment)
+    again = nightshift("run")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("Promoted")
+    after = manifests(environment)
+    assert {path: after[path] for path in finished} == finished  # nothing that was finished was made again
+    assert document(nightshift("search", "a golden river", "--json"))["hits"]
+
+
+def test_a_rejected_challenger_is_a_successful_night_and_changes_nothing(
+    nightshift: Command, environment: Environment
+) -> None:
+    worse = {
+        "NIGHTSHIFT_GATE__BM25_FLOOR": "true",
+        "NIGHTSHIFT_GATE__MARGIN": "0",
+        "NIGHTSHIFT_TRAINING__MAX_STEPS": "1",
+    }
+    rejected = nightshift("run", **worse)
+    assert rejected.returncode == 0, rejected.stderr
+    assert rejected.stdout.startswith("Rejected: clearly worse than BM25")
+    assert document(nightshift("releases", "--json")) == {"serving": None, "releases": []}
+    searched = nightshift("search", "a river")
+    assert searched.returncode == 1
+    assert "no release yet" in searched.stderr
+
+
+def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
+    nightshift: Command, environment: Environment
+) -> None:
+    assert nightshift("run").returncode == 0
+    served = document(nightshift("releases", "--json"))["serving"]
+    source = Path(environment["NIGHTSHIFT_DATA__PATH"])
+    (source / "corpus.jsonl").write_text("{ not json\n" * 50)
+    failed = nightshift("run")
+    assert failed.returncode == 1
+    assert "corpus.jsonl" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert document(nightshift("releases", "--json"))["serving"] == served
+    assert document(nightshift("search", "a river", "--json"))["release"] == served
+
+
+def test_wrong_usage_exits_2(nightshift: Command) -> None:
+    assert nightshift("search").returncode == 2
+    assert nightshift("run", "--no-such-option").returncode == 2
+
+
+def test_a_night_runs_with_no_server_configured(environment: Environment) -> None:
+    alone = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Promoted")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.files import MANIFEST, write_json
+from tasks.core.settings import EncoderSettings
+from tasks.core.training.base import OFFLINE_MODEL, find_base
+from tasks.core.training.encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
+from tasks.core.training.tower import _micro_batches
+
+TEXTS = [
+    "a river",
+    "the story of one golden violin told near a castle",
+    "silent",
+    "where is the falcon and the harbour",
+]
+
+
+def made(model: Path, folder: Path, **settings: object) -> Path:
+    folder.mkdir()
+    start_from(model, EncoderSpec.of(EncoderSettings(**settings), "fp32"), folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_sentence_transformers_loads_the_folder_and_gives_the_same_vectors(
+    tiny_model: Path, tmp_path: Path, pooling: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = made(tiny_model, tmp_path / "encoder", pooling=pooling, passage_tokens=16)
+    theirs = SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(load_encoder(folder).encode_passages(TEXTS), theirs, atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_neighbours_in_the_batch(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(made(tiny_model, tmp_path / "encoder"))
+    together = encoder.encode_passages(TEXTS)
+    alone = np.concatenate([encoder.encode_passages([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path, tmp_path: Path) -> None:
+    changes: list[dict[str, object]] = [
+        {},
+        {"pooling": "cls"},
+        {"normalize": False},
+        {"query_prompt": "query: "},
+        {"passage_tokens": 100},
+        {"shared": False},
+    ]
+    folders = [made(tiny_model, tmp_path / str(n), **change) for n, change in enumerate(changes)]
+    names = {fingerprint(folder) for folder in folders}
+    spec = read_spec(folders[0])
+    write_json(folders[0] / SPEC, spec.model_copy(update={"precision": "bf16"}).model_dump())
+    names.add(fingerprint(folders[0]))
+    weights = folders[1] / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    names.add(fingerprint(folders[1]))
+    assert len(names) == len(changes) + 2
+
+
+def test_an_encoder_whose_files_were_altered_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = made(tiny_model, tmp_path / "encoder")
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": "0" * 20}))
+    with pytest.raises(Mismatch, match="altered"):
+        load_encoder(folder)
+
+
+def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path) -> None:
+    plain = load_encoder(made(tiny_model, tmp_path / "plain"))
+    prompted = load_encoder(made(tiny_model, tmp_path / "prompted", query_prompt="find the story of "))
+    np.testing.assert_array_equal(plain.encode_passages(TEXTS), prompted.encode_passages(TEXTS))
+    asked = ["find the story of " + text for text in TEXTS]
+    np.testing.assert_allclose(prompted.encode_queries(TEXTS), plain.encode_queries(asked), atol=1e-6)
+
+
+def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> None:
+    ids = [[0] * length for length in (1, 2, 2, 3, 5, 9, 40)]
+    batches = list(_micro_batches(range(7), ids, token_budget=10))
+    assert [row for batch in batches for row in batch] == list(range(7))
+    assert all(len(batch) == 1 or len(batch) * max(len(ids[row]) for row in batch) <= 10 for batch in batches)
+
+
+def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked() -> None:
+    assert (find_base(OFFLINE_MODEL) / "config.json").is_file()
+
+
+def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(NightshiftError, match="safetensors"):
+        find_base(str(tmp_path))

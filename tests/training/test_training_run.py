@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from tasks.core.data.ingest import ingest
+from tasks.core.files import produce
+from tasks.core.receipts import Encoder, Negatives, Snapshot
+from tasks.core.settings import Settings
+from tasks.core.training import trainer
+from tasks.core.training.batches import batch_at, steps_in
+from tasks.core.training.encoder import load_encoder
+from tasks.core.training.pairs import TokenTable, TrainingPairs, load_pairs
+
+
+@pytest.fixture
+def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        data={"format": "beir", "path": collection()},  # type: ignore[arg-type]
+        encoder={"model": str(tiny_model), "passage_tokens": 24},  # type: ignore[arg-type]
+        training={"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_every": 3, "precision": "fp32"},  # type: ignore[arg-type]
+        embedding={"precision": "fp32"},  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def snapshot(settings: Settings) -> Snapshot:
+    return ingest(settings)[1]
+
+
+def mined(home: Path) -> Negatives:
+    """Two negatives for each training query: the next two passages."""
+
+    def build(folder: Path) -> dict[str, object]:
+        rows = [(f"q{n}", f"p{n + step}") for n in range(36) for step in (1, 2)]
+        table = pa.table({"query_id": [query for query, _ in rows], "passage_id": [passage for _, passage in rows]})
+        pq.write_table(table, folder / "negatives.parquet")
+        return {"rows": 72, "round": 0, "queries": 36, "starved": 0, "candidates": 72, "refused": {}}
+
+    return produce(home, Negatives, {"test": 1}, build)
+
+
+def weights(encoder: Encoder) -> dict[str, np.ndarray]:
+    return load_file(encoder.path / "model" / "model.safetensors")
+
+
+def trained(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
+    return trainer.train(home, trainer.base_encoder(home, snapshot, settings), snapshot, mined(home), settings)
+
+
+def test_training_brings_queries_nearer_to_their_passages(snapshot: Snapshot, settings: Settings) -> None:
+    encoder = trained(settings.home, snapshot, settings)
+    assert encoder.steps == 9  # 2 epochs × 36 pairs / 8
+    assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
+    assert encoder.fingerprint != trainer.base_encoder(settings.home, snapshot, settings).fingerprint
+    assert load_encoder(encoder.path).fingerprint == encoder.fingerprint
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_weights_of_a_straight_one(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = trained(tmp_path / "straight", snapshot, settings)
+
+    class Killed(BaseException):
+        pass
+
+    def until_step_five(data: TrainingPairs, dials: object, step: int) -> object:
+        if step == 5:
+            raise Killed
+        return batch_at(data, settings.training, step)
+
+    monkeypatch.setattr(trainer, "batch_at", until_step_five)
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", snapshot, settings)
+    resumed_from: list[int] = []
+
+    def counting(data: TrainingPairs, dials: object, step: int) -> object:
+        resumed_from.append(step)
+        return batch_at(data, settings.training, step)
+
+    monkeypatch.setattr(trainer, "batch_at", counting)
+    resumed = trained(tmp_path / "killed", snapshot, settings)
+    assert resumed_from == [3, 4, 5, 6, 7, 8]
+    assert resumed.loss == straight.loss
+    assert resumed.fingerprint == straight.fingerprint
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path
+) -> None:
+    other = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": 1})})
+    one, same, differs = (
+        trained(tmp_path / name, snapshot, dials) for name, dials in (("a", settings), ("b", settings), ("c", other))
+    )
+    assert one.fingerprint == same.fingerprint != differs.fingerprint
+
+
+def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Settings) -> None:
+    apart = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"shared": False})})
+    encoder = trained(settings.home, snapshot, apart)
+    query, passage = (load_file(encoder.path / side / "model.safetensors") for side in ("query", "passage"))
+    assert any((query[name] != passage[name]).any() for name in query)
+    model = load_encoder(encoder.path)
+    assert not np.allclose(model.encode_queries(["a river"]), model.encode_passages(["a river"]))
+
+
+def test_a_batch_depends_on_seed_and_step_alone_and_a_pass_holds_every_pair_once(
+    snapshot: Snapshot, settings: Settings
+) -> None:
+    base = load_encoder(trainer.base_encoder(settings.home, snapshot, settings).path)
+    data = load_pairs(snapshot, mined(settings.home), base)
+    dials = settings.training.model_copy(update={"batch_size": 9})
+    batches = [batch_at(data, dials, step) for step in range(4)]
+    assert sorted(row for batch in batches for row in batch.queries.tolist()) == list(range(36))
+    again = batch_at(data, dials, 2)
+    np.testing.assert_array_equal(again.passages, batches[2].passages)
+    assert all(len(batch.passages) == 18 for batch in batches)  # a positive and one negative each
+
+
+def test_every_known_positive_of_a_query_is_masked_also_by_equal_text() -> None:
+    data = TrainingPairs(
+        query_tokens=TokenTable([[[1], [2]]]),
+        passage_tokens=TokenTable([[[1], [2], [3]]]),
+        pairs=np.array([[0, 0], [1, 1]]),
+        negatives={1: np.array([2])},
+        text_class=np.array([0, 1, 0]),  # passage 2 has the text of passage 0
+        known={0: np.array([0]), 1: np.array([1])},
+    )
+    dials = Settings().training.model_copy(update={"batch_size": 2})
+    batch = batch_at(data, dials, 0)
+    for row, query in enumerate(batch.queries.tolist()):
+        expected = [int(passage) in ({0, 2} if query == 0 else {1}) for passage in batch.passages]
+        assert batch.known[row].tolist() == expected
+
+
+def test_a_token_table_gives_back_what_it_took() -> None:
+    texts = [[5, 6], [], [7]], [[8, 9, 10]]
+    table = TokenTable(texts)
+    assert [table[row] for row in range(len(table))] == [[5, 6], [], [7], [8, 9, 10]]
+
+
+def test_steps_follow_epochs_and_their_upper_bound() -> None:
+    dials = Settings().training
+    assert steps_in(320, dials) == 10
+    assert steps_in(5, dials) == 1
+    assert steps_in(320, dials.model_copy(update={"max_steps": 3})) == 3
