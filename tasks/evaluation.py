@@ -29,10 +29,13 @@ def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluatio
 
 
 @task(name="gate", task_run_name="gate", **STEP)
-def gate(settings: Settings, figures: dict[str, Evaluation], *, floor: bool) -> Verdict:
-    """Promote or reject, with reasons; `floor` says whether BM25 is a floor tonight."""
+def gate(settings: Settings, figures: dict[str, Evaluation], *, floor: bool, withdrawn: str | None) -> Verdict:
+    """Promote or reject, with reasons.
+
+    `floor`: BM25 is one tonight. `withdrawn`: the release of the same parts that was rolled back by hand.
+    """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and floor})
     tables = {name: read_per_query(figure) for name, figure in figures.items()}
-    verdict = decide(tables["challenger"], tables["bm25"], tables.get("serving"), rules)
+    verdict = decide(tables["challenger"], tables["bm25"], tables.get("serving"), rules, withdrawn=withdrawn)
     report.evaluation_table(verdict, figures)
     return verdict

@@ -9,6 +9,8 @@ from tasks.core.drift.statistics import build_reference
 from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
+from tasks.core.release.generation import Parts
+from tasks.core.release.publisher import default_loader
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
@@ -22,6 +24,12 @@ def reconcile(settings: Settings) -> tuple[Release | None, int]:
 def encoder_of(settings: Settings, release: Release) -> Encoder:
     """The encoder that belongs to a release."""
     return load(settings.home, Encoder, release.encoder)
+
+
+def withdrawn(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> str | None:
+    """The release of these very parts that a person rolled back, if any."""
+    parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader)
+    return releases.withdrawn(settings.home, parts.digest)
 
 
 @task(name="publish", task_run_name="publish {encoder.fingerprint}", **OVER_THE_WIRE)

@@ -84,8 +84,16 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert found["release"] == oldest["release"]
     assert "fresh" not in {hit["passage_id"] for hit in found["hits"]}
 
+    again = nightshift("run")
+    assert again.returncode == 0, again.stderr
+    assert "rolled back by hand" in again.stdout  # what a person took back does not come back by itself
+    assert document(nightshift("releases", "--json"))["serving"] == oldest["release"]
+    forward = nightshift("rollback", "--to", newest["release"])
+    assert forward.returncode == 0, forward.stderr
+    assert document(nightshift("drift", "--json"))["verdict"] == "skip"
+
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
-    assert {"Promoted", "Skipped"} <= {run["state"]["name"] for run in runs}
+    assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
     keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
     assert {"data-contract", "mined-negatives", "evaluation", "release-card", "night-report"} <= keys
 

@@ -33,7 +33,14 @@ class Verdict(BaseModel):
     comparisons: tuple[Comparison, ...]
 
 
-def decide(challenger: pa.Table, bm25: pa.Table, serving: pa.Table | None, settings: GateSettings) -> Verdict:
+def decide(
+    challenger: pa.Table,
+    bm25: pa.Table,
+    serving: pa.Table | None,
+    settings: GateSettings,
+    *,
+    withdrawn: str | None = None,
+) -> Verdict:
     """Judge a challenger by its per-query nDCG@10 against BM25 and, where there is one, the serving release.
 
     No worse than the serving release means: the lower end of the one-sided interval of the mean paired difference
@@ -42,10 +49,15 @@ def decide(challenger: pa.Table, bm25: pa.Table, serving: pa.Table | None, setti
     Args:
         challenger, bm25, serving: query_id and ndcg@10, one row a query, the same queries in the same order.
         settings: margin, confidence and the least number of queries.
+        withdrawn: the release made of these very parts that a person rolled back; it is not promoted again by itself.
     """
     refusals: list[str] = []
     notes: list[str] = []
     comparisons: list[Comparison] = []
+    if withdrawn is not None:
+        refusals.append(
+            f"it is release {withdrawn}, which was rolled back by hand (nightshift rollback --to brings it back)"
+        )
     if challenger.num_rows < settings.min_queries:
         refusals.append(f"only {challenger.num_rows} held-out queries, at least {settings.min_queries} are needed")
     if serving is not None:

@@ -17,10 +17,10 @@ from tasks.core.release.history import list_releases, point_to, reconciled, serv
 from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
-from tasks.core.release.rollback import rollback
+from tasks.core.release.rollback import rollback, withdrawn
 from tasks.core.settings import MilvusSettings
 
-__all__ = ["list_releases", "prune", "publish", "rollback", "serving"]
+__all__ = ["list_releases", "prune", "publish", "rollback", "serving", "withdrawn"]
 
 log = logging.getLogger("nightshift.release")
 

@@ -43,15 +43,33 @@ def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
 
     The moves are read as an undo list: a publish adds to it, a rollback takes off all that came after its release.
     """
+    stack, _ = _undone(ledger)
+    gone = {one.release for one in ledger.releases() if one.pruned} | {current.release if current else None}
+    return next((name for name in reversed(stack) if name not in gone), None)
+
+
+def withdrawn(home: Path, digest: str) -> str | None:
+    """The release with this digest that a person rolled back from and has not pointed to since, if any.
+
+    What was taken back by hand must not come back by itself on the next night.
+    """
+    with open_ledger(home) as ledger:
+        names = {one.release for one in ledger.releases() if one.digest == digest}
+        return next((name for name in _undone(ledger)[1] if name in names), None)
+
+
+def _undone(ledger: Ledger) -> tuple[list[str], list[str]]:
+    """The moves read as an undo list: the releases one under the other, the serving one last; and those taken off."""
     stack: list[str] = []
+    off: list[str] = []
     for move in ledger.moves():
         if move.why == "rollback" and move.release in stack:
             while stack[-1] != move.release:
-                stack.pop()
+                off.append(stack.pop())
         else:
             stack.append(move.release)
-    gone = {one.release for one in ledger.releases() if one.pruned} | {current.release if current else None}
-    return next((name for name in reversed(stack) if name not in gone), None)
+        off = [name for name in off if name != move.release]
+    return stack, off
 
 
 def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
