@@ -18,7 +18,7 @@ LABELS = {"challenger": "challenger", "serving": "serving release", "base": "bas
 
 def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
     """Bars of every measure for every system that was measured."""
-    figure = _figure(6.4, 2.6)
+    figure = _figure(8.4, 2.8)
     axes = figure.add_subplot()
     systems = [name for name in LABELS if name in figures]
     width = 0.8 / max(1, len(systems))
@@ -36,7 +36,7 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 def loss(rounds: Sequence[Sequence[float]]) -> str:
     """Training loss by step, a line a round, smoothed over ten steps."""
-    figure = _figure(6.4, 2.2)
+    figure = _figure(8.4, 2.2)
     axes = figure.add_subplot()
     for number, values in enumerate(rounds):
         smooth = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
