@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from tasks.core.data.beir import BeirFolder, locate
 from tasks.core.data.modules import read_modules
 from tasks.core.data.near import NearDuplicates, words
 from tasks.core.data.pairs import Pair, passage_text, read_pairs
@@ -57,8 +56,8 @@ def identity(max_passages: int, seed: int) -> dict[str, object]:
     }
 
 
-def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] | None = None) -> BeirFolder:
-    """Write the collection into `folder`; at most `max_passages` passages, each with one query.
+def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] | None = None) -> Path:
+    """Write the collection into `folder` and return it; at most `max_passages` passages, each with one query.
 
     Packages take turns, each with its best known names first. Splits are by defining module: no module is in two.
     `roots` (package name -> folder) replaces the installed packages. Raises BadInput when no pair is found.
@@ -79,7 +78,7 @@ def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] 
         lines = [f"q-{pair.title}\t{pair.title}\t1\n" for pair, _ in chosen if split_of(pair.module, seed) == split]
         header = "query-id\tcorpus-id\tscore\n"
         (folder / "qrels" / f"{split}.tsv").write_text(header + "".join(lines), encoding="utf-8")
-    return locate(folder)
+    return folder
 
 
 def split_of(module: str, seed: int) -> str:

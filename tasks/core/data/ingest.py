@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.contract import TABLES, Contract, ContractError, contract_file, load_contract
-from tasks.core.data import beir, demo
 from tasks.core.data.accepted import write_accepted
 from tasks.core.data.database import database, quoted
 from tasks.core.data.quarantine import Tally, count_rows, examples, write_quarantine, write_validation
+from tasks.core.data.readers.source import Source, find_source
 from tasks.core.data.rows import SCHEMAS
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.data.validation import prepare, validate
 from tasks.core.errors import BadInput, NightshiftError
 from tasks.core.files import digest_of, file_digest, files_under, finished, produce
 from tasks.core.receipts import Ingested, RuleCount, Snapshot
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.settings import Settings
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +42,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     `settings.data.max_refused`, or when no passage, query or training pair is left; the quarantine of such a night
     is kept under `<home>/refused`. Raises NightshiftError when a contract cannot be run.
     """
-    source = _source(settings.data)
+    source = find_source(settings.data)
     key = {
         "version": _VERSION,
         "source": source.identity,
@@ -65,36 +64,16 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
 
-@dataclass(frozen=True)
-class _Source:
-    name: str
-    identity: Mapping[str, object]  # what the ingest is named by
-    open: Callable[[Path], beir.BeirFolder]  # given a scratch folder
-
-
-def _source(data: DataSettings) -> _Source:
-    if data.format == "demo":
-        identity = demo.identity(data.max_passages, data.seed)
-        return _Source("demo", identity, lambda scratch: demo.write(scratch / "demo", data.max_passages, data.seed))
-    assert data.path is not None
-    folder = beir.locate(data.path)
-    try:
-        files = {file.relative_to(folder.root).as_posix(): file_digest(file) for file in folder.files()}
-    except OSError as error:
-        raise BadInput(f"{error.filename}: cannot be read ({error.strerror}). Check its permissions.") from error
-    return _Source(str(data.path), {"beir": files}, lambda _: folder)
-
-
-def _build(folder: Path, source: _Source, settings: Settings, kept: Path) -> Mapping[str, Any]:
+def _build(folder: Path, source: Source, settings: Settings, kept: Path) -> Mapping[str, Any]:
     contracts = _contracts()
     scratch = folder / "scratch"
     scratch.mkdir()
-    opened = source.open(scratch)
+    read = source.open(scratch)
     with database(scratch) as connection:
         prepare(connection)
         rules: list[RuleCount] = []
         for contract in contracts:
-            _stage(connection, contract.table, beir.read(opened, contract.table), scratch)
+            _stage(connection, contract.table, read(contract.table), scratch)
             rules += validate(connection, contract)
         tallies = [count_rows(connection, contract) for contract in contracts]
         write_quarantine(connection, contracts, folder)

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 
-Values = Mapping[str, str | int | None]
+Values = tuple[str | int | None, ...]  # in the order of the table's own columns
 
 
 class Fault(NamedTuple):
-    """Why a line could not be read as a row: the reader's rule, the details, and the row's key if it is known."""
+    """Why a record could not be read as a row: the reader's rule, the details, and the row's key if it is known."""
 
     rule: str
     detail: str
     key: str | None = None
 
 
+class Raw(NamedTuple):
+    """A record as it stands in a file; with a fault when it is known, before any look inside, to be no row."""
+
+    file: str  # relative to the source
+    number: int  # from 1: the line, or the place in the array
+    content: bytes
+    fault: Fault | None = None
+
+
 Parse = Callable[[bytes], Values | Fault]
 
-FAULTS = {  # table -> the reader's rules
-    "passages": ("invalid_utf8", "malformed_json", "wrong_type", "missing_field"),
-    "queries": ("invalid_utf8", "malformed_json", "wrong_type", "missing_field"),
-    "qrels": ("invalid_utf8", "malformed_row", "bad_score"),
+_TEXTS = ("invalid_utf8", "malformed_json", "malformed_row", "missing_field", "repeated_field", "wrong_type")
+FAULTS = {  # table -> the readers' rules
+    "passages": (*_TEXTS, "record_too_long"),
+    "queries": (*_TEXTS, "record_too_long"),
+    "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long"),
 }
 
 _PROVENANCE = [
-    ("row", pa.int64()),  # from 0 over all files of the table
+    ("row", pa.int64()),  # from 0 over all files of the table, in their order; numbers may be left out
     ("file", pa.string()),
-    ("line", pa.int64()),  # from 1
-    ("record", pa.string()),  # the raw line; bytes that are not UTF-8 as \xNN
+    ("line", pa.int64()),  # from 1: the line, the place in the array, or the row of a columnar file
+    ("record", pa.string()),  # the raw record; bytes that are not UTF-8 as \xNN
     ("fault", pa.string()),
     ("fault_detail", pa.string()),
     ("fault_key", pa.string()),
@@ -50,32 +60,82 @@ _BATCH_ROWS = 8192
 _BATCH_BYTES = 32 * 2**20
 
 
-def batches(
-    table: str, lines: Iterable[tuple[str, int, bytes]], parse: Parse, first_row: int = 0
-) -> Iterator[pa.RecordBatch]:
-    """Parse (file, line number, bytes) triples into batches of at most 8,192 rows and about 32 MiB of source.
-
-    Rows are numbered from `first_row`.
-    """
-    rows: list[dict[str, Any]] = []
-    size = 0
-    for row, (file, line, content) in enumerate(lines, start=first_row):
-        rows.append(_row(row, file, line, content, parse(content)))
-        size += len(content)
-        if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
-            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMAS[table])
-            rows, size = [], 0
-    if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMAS[table])
+def batches(table: str, raws: Iterable[Raw], parse: Parse, first_row: int = 0) -> Iterator[pa.RecordBatch]:
+    """Parse records into batches of at most 8,192 rows and about 32 MiB of source, numbered from `first_row`."""
+    rows = Rows(table, first_row)
+    for raw in raws:
+        rows.add(raw, raw.fault or parse(raw.content))
+        if rows.full:
+            yield rows.take()
+    if rows.waiting:
+        yield rows.take()
 
 
-def _row(row: int, file: str, line: int, content: bytes, parsed: Values | Fault) -> dict[str, Any]:
-    record = content.decode("utf-8", "backslashreplace")
-    start = {"row": row, "file": file, "line": line, "record": record}
-    if isinstance(parsed, Fault):
-        return {**start, "fault": parsed.rule, "fault_detail": parsed.detail, "fault_key": _writable(parsed.key)}
-    return {**start, **parsed}
+class Rows:
+    """Collects the rows of one table, column by column, into batches of `SCHEMAS[table]`."""
+
+    def __init__(self, table: str, first_row: int = 0) -> None:
+        self._schema = SCHEMAS[table]
+        self._nothing: Values = (None,) * len(_VALUES[table])
+        self._next = first_row
+        self._clear()
+
+    @property
+    def waiting(self) -> int:
+        """Rows not taken yet."""
+        return len(self._raws)
+
+    @property
+    def full(self) -> bool:
+        """Whether the batch should be taken before another row is added."""
+        return len(self._raws) >= _BATCH_ROWS or self._size > _BATCH_BYTES
+
+    def add(self, raw: Raw, parsed: Values | Fault) -> None:
+        """Add one row: the values of a record, or why it has none."""
+        if isinstance(parsed, Fault):
+            self._faults[len(self._raws)] = parsed
+            parsed = self._nothing
+        self._raws.append(raw)
+        self._values.append(parsed)
+        self._size += len(raw.content)
+
+    def take(self) -> pa.RecordBatch:
+        """The rows added since the last batch."""
+        count = len(self._raws)
+        columns = [
+            pa.array(range(self._next, self._next + count), pa.int64()),
+            pa.array([raw.file for raw in self._raws], pa.string()),
+            pa.array([raw.number for raw in self._raws], pa.int64()),
+            self._records(),
+            *(pa.array(self._of_faults(part), pa.string()) for part in range(3)),
+        ]
+        values = zip(*self._values, strict=True)
+        fields = list(self._schema)[len(_PROVENANCE) :]
+        columns += [pa.array(column, field.type) for column, field in zip(values, fields, strict=True)]
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        self._next += count
+        self._clear()
+        return batch
+
+    def _clear(self) -> None:
+        self._raws: list[Raw] = []
+        self._values: list[Values] = []
+        self._faults: dict[int, Fault] = {}
+        self._size = 0
+
+    def _records(self) -> pa.Array:
+        """The raw records as text. Only one with a fault can be other than UTF-8: a parsed one was decoded before."""
+        contents = [raw.content for raw in self._raws]
+        for place in self._faults:
+            contents[place] = contents[place].decode("utf-8", "backslashreplace").encode()
+        return pa.array(contents, pa.binary()).cast(pa.string())
+
+    def _of_faults(self, part: int) -> list[str | None]:
+        column: list[str | None] = [None] * len(self._raws)
+        for place, fault in self._faults.items():
+            column[place] = _writable(fault[part])
+        return column
 
 
-def _writable(key: str | None) -> str | None:
-    return None if key is None else key.encode("utf-8", "backslashreplace").decode()
+def _writable(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,165 @@
+"""Where a source lies: a folder or a file, on this machine or behind any filesystem that pyarrow knows (s3://…).
+
+find("s3://feed/2024-05-01")          credentials from the environment, as AWS tools read them
+find("s3://feed?endpoint_override=http://127.0.0.1:9000")          a server of one's own
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from tasks.core.errors import BadInput
+
+COMPRESSED = {"": None, ".gz": "gzip", ".zst": "zstd"}  # ending -> codec
+_CHUNK = 2**20
+_HIDDEN = re.compile(r"^[A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file of a source, as it was when it was found."""
+
+    name: str  # relative to the source, parts joined by /
+    path: str  # on its filesystem
+    size: int
+    changed: int  # nanoseconds since 1970
+
+    @property
+    def bare(self) -> str:
+        """The name without .gz or .zst."""
+        return self.name.removesuffix(self.ending)
+
+    @property
+    def ending(self) -> str:
+        """.gz, .zst or nothing."""
+        return next((one for one in COMPRESSED if one and self.name.endswith(one)), "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source's root on its filesystem."""
+
+    shown: str  # for people: without credentials
+    filesystem: Any  # a pyarrow.fs.FileSystem
+    root: str
+    single: bool  # the root is a file
+
+    def files(self, below: str = "", *, deep: bool = False) -> list[Stored]:
+        """The files in the root or in its folder `below`, by name; `deep`: in all folders under it too.
+
+        Raises BadInput when the folder cannot be listed.
+        """
+        folder = f"{self.root}/{below}".rstrip("/")
+        selector = self.root if self.single else fs.FileSelector(folder, recursive=deep, allow_not_found=True)
+        try:
+            found = self.filesystem.get_file_info([selector] if self.single else selector)
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(f"{self.shown}: cannot be listed ({error}). Check its name and your permissions.") from error
+        stored = [self._stored(info) for info in found if info.type == fs.FileType.File]
+        return sorted(stored, key=lambda file: file.name)
+
+    def one_of(self, files: list[Stored], name: str) -> Stored:
+        """The one file called `name`, plain or compressed. Raises BadInput when there is none, or more than one."""
+        found = [file for file in files if file.bare == name]
+        if not found:
+            others = ", ".join(f"{name}{ending}" for ending in COMPRESSED if ending)
+            raise BadInput(f"{self.shown}/{name}: not found (nor {others}). The source needs it; check [data] path.")
+        self.once(found)
+        return found[0]
+
+    def once(self, files: list[Stored]) -> None:
+        """Raises BadInput when a file is there in two forms."""
+        known: dict[str, Stored] = {}
+        for file in files:
+            if (other := known.setdefault(file.bare, file)) is not file:
+                raise BadInput(f"{self.where(other)} and {self.where(file)}: which of them? Keep one.")
+
+    def where(self, file: Stored) -> str:
+        """The file's address, for people."""
+        return self.shown if self.single else f"{self.shown}/{file.name}"
+
+    def digest(self, file: Stored) -> str:
+        """SHA-256 of the file's bytes in hex: names its content wherever it lies, which a date or an ETag does not."""
+        digest = hashlib.sha256()
+        with self.reading(file), self.filesystem.open_input_stream(file.path, compression=None) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def opened(self, file: Stored) -> Iterator[Any]:
+        """A stream of the file's bytes, decompressed by its ending."""
+        codec = COMPRESSED[file.ending]
+        if codec and not file.size:
+            raise OSError("empty, not even a compressed nothing")
+        with self.filesystem.open_input_stream(file.path, compression=None) as stream:
+            yield pa.CompressedInputStream(stream, codec) if codec else stream
+
+    @contextmanager
+    def reading(self, file: Stored, reached: Callable[[], str] = lambda: "") -> Iterator[None]:
+        """Turn what goes wrong while the file is read into BadInput; `reached` says how far it was read.
+
+        A file that changed since it was found is refused as well, for nobody knows which of its states was read.
+        """
+        try:
+            yield
+            (now,) = self.filesystem.get_file_info([file.path])
+        except (OSError, EOFError, pa.ArrowException) as error:
+            raise BadInput(
+                f"{self.where(file)}: cannot be read to its end{reached()} ({_brief(error)}). An unknown number of "
+                "rows is missing, so nothing of this source is used. Copy it again, or check its permissions."
+            ) from error
+        if (now.size, now.mtime_ns) != (file.size, file.changed):
+            raise BadInput(f"{self.where(file)}: changed while it was read. Run again when its writer has finished.")
+
+    def _stored(self, info: Any) -> Stored:
+        name = info.path.rpartition("/")[2] if self.single else info.path.removeprefix(self.root).lstrip("/")
+        return Stored(name, info.path, info.size, info.mtime_ns)
+
+
+def find(path: Path | str) -> Place:
+    """The place that `[data] path` names: a local path, or an address with a scheme.
+
+    Raises BadInput when there is nothing, or when the address cannot be understood or reached.
+    """
+    shown = _shown(str(path))
+    try:
+        filesystem, root = _filesystem(path)
+        info = filesystem.get_file_info(root)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadInput(
+            f"{shown}: cannot be opened ({_brief(error)}). [data] path takes a folder or an address such as "
+            "s3://bucket/folder; credentials come from the environment."
+        ) from error
+    if info.type == fs.FileType.NotFound:
+        raise BadInput(f"{shown}: no such folder or file. Set [data] path to where the source lies.")
+    return Place(shown, filesystem, root, single=info.type == fs.FileType.File)
+
+
+def _filesystem(path: Path | str) -> tuple[Any, str]:
+    if isinstance(path, Path) or not _HIDDEN.match(path):
+        return fs.LocalFileSystem(), str(path).rstrip("/") or "/"
+    filesystem, root = fs.FileSystem.from_uri(path)
+    return filesystem, root.rstrip("/")
+
+
+def _shown(path: str) -> str:
+    """Without user, password and options, which may be secret."""
+    scheme = _HIDDEN.match(path)
+    if scheme is None:
+        return path
+    rest = path[scheme.end() :].split("?")[0]
+    return scheme.group() + rest.rpartition("@")[2].rstrip("/")
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
