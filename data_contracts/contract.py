@@ -16,10 +16,13 @@ from typing import Any
 
 import yaml
 
-from data_contracts.measures import Measured, take_apart
+from data_contracts.measures import Kind, Measured, take_apart
 
 FOLDER = Path(__file__).parent
-TABLES = ("passages", "queries", "qrels")  # in the order in which they are judged: qrels point to the other two
+# In the order in which they are judged: qrels point to the first two, and pairs are qrels that are positive, with the
+# query's text and the split that the night uses them in. A refused pair is a refused row of qrels.
+TABLES = ("passages", "queries", "qrels", "pairs")
+ROWS_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
 SEVERITIES = ("error", "warn")
 
 
@@ -38,6 +41,17 @@ class Rule:
     expectation: str
     kwargs: Mapping[str, Any]
 
+    @property
+    def threshold(self) -> str:
+        """What a value must be, in a few words: `1 to 512`, `at most 2000`, `0`, `present`."""
+        low, high = self.kwargs.get("min_value"), self.kwargs.get("max_value")
+        if low is not None or high is not None:
+            return f"at most {high}" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
+        if "value_set" in self.kwargs:
+            return " or ".join(map(str, self.kwargs["value_set"]))
+        rest = {name: value for name, value in self.kwargs.items() if name != "column"}
+        return json.dumps(rest) if rest else self.expectation.removeprefix("expect_column_values_to_").replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -50,6 +64,15 @@ class Contract:
     key: tuple[str, ...]  # the properties that together name a row
     foreign: Mapping[str, tuple[str, str]]  # property -> (table, property) that it must be found in
     rules: tuple[Rule, ...]
+
+    @property
+    def rows_of(self) -> str:
+        """The table of the source whose rows these are."""
+        return ROWS_OF[self.table]
+
+    def of_kind(self, *kinds: Kind) -> list[Rule]:
+        """The rules whose measures are of `kinds`."""
+        return [rule for rule in self.rules if rule.measured.kind in kinds]
 
 
 def contract_file(table: str) -> Path:
@@ -70,6 +93,8 @@ def load_contract(file: Path) -> Contract:
     properties = schema.get("properties", [])
     names = tuple(one["name"] for one in properties)
     entries = [*schema.get("quality", []), *(entry for one in properties for entry in one.get("quality", []))]
+    if schema["name"] not in TABLES:
+        raise ContractError(f"{file.name}: table {schema['name']!r} is none of {', '.join(TABLES)}")
     rules = tuple(_rule(entry, names, file) for entry in entries)
     if len({rule.name for rule in rules}) != len(rules):
         raise ContractError(f"{file.name}: two rules have the same name")
@@ -132,11 +157,13 @@ def _rule(entry: Mapping[str, Any], properties: tuple[str, ...], file: Path) -> 
     if not isinstance(implementation, dict) or set(implementation) != {"type", "kwargs"}:
         raise ContractError(f"{where}: `implementation` holds `type` and `kwargs`, nothing else")
     kwargs = dict(implementation["kwargs"])
-    if "mostly" in kwargs:
-        raise ContractError(f"{where}: `mostly` would hide bad rows; the share allowed is [data] max_refused")
+    if hiding := sorted({"mostly", "row_condition"} & set(kwargs)):
+        raise ContractError(f"{where}: `{hiding[0]}` would hide bad rows; the share allowed is [data] max_refused")
     measured = take_apart(str(kwargs.get("column")), properties)
     if measured is None:
         raise ContractError(f"{where}: column {kwargs.get('column')!r} is no <property>_<measure> of this table")
+    if measured.kind is Kind.COLLECTION and entry["severity"] == "error":
+        raise ContractError(f"{where}: can only warn, for other tables were accepted before it is known")
     return Rule(name, entry["description"], entry["severity"], measured, implementation["type"], kwargs)
 
 

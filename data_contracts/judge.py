@@ -1,11 +1,13 @@
-"""Runs contract rules with Great Expectations over narrow frames of measured columns.
+"""Runs contract rules with Great Expectations over the distinct values of measured columns.
 
-Importing Great Expectations takes seconds, so this module is imported only when rows are really judged.
+A rule's verdict on a row depends on one measured value only, so a million rows need no more verdicts than there are
+different values. Importing Great Expectations takes seconds: this module is imported only when rows are really judged.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +21,48 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
-from great_expectations.expectations.expectation import ColumnMapExpectation
 from great_expectations.expectations.registry import get_expectation_impl
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# COMPLETE lists every failing row, not the first 20; values stay out, for they would be whole texts.
+# COMPLETE lists every failing value, not the first 20; the values themselves stay out of the answer.
 _EVERY_ROW = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
+# What judges each value by itself. Others look at other rows too (uniqueness, order, outliers), which distinct values
+# cannot show, or at the type of the whole column; a table says those with measures such as `key_repeats`.
+_BY_VALUE = {
+    "expect_column_value_lengths_to_be_between",
+    "expect_column_value_lengths_to_equal",
+    "expect_column_values_to_be_between",
+    "expect_column_values_to_be_dateutil_parseable",
+    "expect_column_values_to_be_in_set",
+    "expect_column_values_to_be_json_parseable",
+    "expect_column_values_to_be_null",
+    "expect_column_values_to_match_json_schema",
+    "expect_column_values_to_match_regex",
+    "expect_column_values_to_match_regex_list",
+    "expect_column_values_to_match_strftime_format",
+    "expect_column_values_to_not_be_in_set",
+    "expect_column_values_to_not_be_null",
+    "expect_column_values_to_not_match_regex",
+    "expect_column_values_to_not_match_regex_list",
+}
 
 
-def compile_rules(contract: Contract, rules: list[Rule]) -> Any:
+def compile_rules(contract: Contract, rules: Sequence[Rule]) -> Any:
     """Make a Great Expectations suite of `rules`.
 
-    Raises ContractError for an expectation that does not exist, does not judge row by row, or has wrong arguments.
+    Raises ContractError for an expectation that does not exist, that does not judge each value by itself, or that has
+    wrong arguments.
     """
     expectations = [_expectation(contract, rule) for rule in rules]
     return gx.ExpectationSuite(contract.table, expectations=expectations)
 
 
 def judge(suite: Any, frame: pd.DataFrame) -> dict[str, list[int]]:
-    """The rows that failed each rule, as row numbers; `frame` is indexed by `row`. Every rule has an entry.
+    """The places in `frame`, whose index is called `row`, that failed each rule. Every rule has an entry.
 
-    Counts, not `success`, decide. Raises ContractError when a rule could not be run or did not list all its rows.
+    Counts, not `success`, decide. Raises ContractError when a rule could not be run or did not list all that failed.
     """
     batch = _whole_frames().get_batch({"dataframe": frame})
     outcome = batch.validate(suite, result_format=_EVERY_ROW)
@@ -55,8 +76,10 @@ def _expectation(contract: Contract, rule: Rule) -> Any:
     where = f"{contract.file.name}, rule {rule.name}"
     try:
         kind = get_expectation_impl(rule.expectation)
-        if not issubclass(kind, ColumnMapExpectation):
-            raise ContractError(f"{where}: {rule.expectation} does not judge single rows, so none can be quarantined")
+        if rule.expectation not in _BY_VALUE:
+            raise ContractError(
+                f"{where}: {rule.expectation} does not judge single rows by their own value, so none can be quarantined"
+            )
         return kind(**rule.kwargs, meta={"rule": rule.name})
     except (gx.exceptions.GreatExpectationsError, ValueError, TypeError) as error:
         raise ContractError(f"{where}: Great Expectations cannot run it: {error}") from error

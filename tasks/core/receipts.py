@@ -26,7 +26,10 @@ class Receipt(BaseModel):
 
 
 class RuleCount(BaseModel):
-    """How one contract rule fared: rows it refused (`error`) or pointed at (`warn`)."""
+    """How one contract rule fared: rows it refused (`error`) or pointed at (`warn`).
+
+    A rule about a whole table checks one figure instead: `checked_rows` is false, and `checked` 1 or 0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +38,11 @@ class RuleCount(BaseModel):
     severity: str
     checked: int
     failed: int
+    checked_rows: bool = True
+    description: str = ""  # what is wrong with what fails it
+    observed: str = ""  # the figure, or the share of rows that failed
+    threshold: str = ""  # what was allowed
+    offenders: tuple[str, ...] = ()  # the first rows that failed, as file:row
 
 
 class Snapshot(Receipt):
@@ -54,7 +62,9 @@ class Snapshot(Receipt):
 class Ingested(Receipt):
     """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly.
 
-    Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record) and `validation.json`.
+    Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
+    without reason and record), `validation.json`, and the rules' outcome as a page, `contracts.html`. `parents` holds
+    the snapshot that it was compared with.
     """
 
     shelf: ClassVar[str] = "ingests"
@@ -64,6 +74,8 @@ class Ingested(Receipt):
     accepted: int
     quarantined: int
     rules: tuple[RuleCount, ...]
+    feed: str = ""  # what nights are compared with each other by
+    identity: str = ""  # names source, contracts and settings, whatever it was compared with
 
 
 class Index(Receipt):

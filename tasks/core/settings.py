@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.core.errors import NightshiftError
@@ -22,23 +22,51 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Refusable(Section):
+    """Shares of refused rows, table by table: `[data.max_refused] qrels = 0.2`."""
+
+    passages: Share = 0.05
+    queries: Share = 0.05
+    qrels: Share = 0.05
+
+
 class DataSettings(Section):
     """Where the passages, queries and qrels come from, and how bad they may be."""
 
-    format: Literal["demo", "beir"] = Field("demo", description="demo: docs of installed packages; beir: a BEIR folder")
-    path: Path | None = Field(None, description="the BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv)")
+    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet"] = Field(
+        "demo",
+        description="demo: docs of installed packages; the others: files at path, see infra/settings/<format>.toml; "
+        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too",
+    )
+    path: Path | str | None = Field(
+        None, description="where the source lies: a folder (or file), or an address such as s3://bucket/folder"
+    )
     max_passages: int = Field(4000, ge=10, description="demo only: cap on the number of passages")
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of train queries held back when there is no dev split")
-    max_refused: float = Field(
-        0.05, ge=0, le=1, description="a larger share of refused rows in a table stops the night"
+    max_refused: Share | Refusable = Field(
+        0.05, description="a larger share of refused rows in a table stops the night; one number, or one per table"
     )
+    feed: str = Field("", description="nights of one feed are compared with each other; empty: the path names it")
+    compare: bool = Field(True, description="hold the tables against the last snapshot of this feed")
     seed: int = Field(0, description="seed of every sample and split of the data")
 
+    @field_validator("path", mode="after")
+    @classmethod
+    def _addresses_stay_text(cls, path: Path | str | None) -> Path | str | None:
+        return Path(path) if isinstance(path, str) and "://" not in path else path
+
     @model_validator(mode="after")
-    def _beir_needs_a_path(self) -> DataSettings:
-        if self.format == "beir" and self.path is None:
-            raise ValueError('[data] format = "beir" needs [data] path = "…", the folder that holds corpus.jsonl')
+    def _files_need_a_path(self) -> DataSettings:
+        if self.format != "demo" and self.path is None:
+            raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", where its files lie')
         return self
+
+    def limit_of(self, table: str) -> float:
+        """The share of refused rows that `table` may have."""
+        return getattr(self.max_refused, table) if isinstance(self.max_refused, Refusable) else self.max_refused
 
 
 class EncoderSettings(Section):

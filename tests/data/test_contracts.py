@@ -34,12 +34,16 @@ def test_every_contract_is_valid_and_can_be_run(contract: Contract) -> None:
         ("        primaryKey: true", "        primarykey: true", "primarykey"),
         ("        severity: error", "        severty: error", "severty"),
         ("        severity: error", "        severity: fatal", "severity error or warn"),
-        ("version: 1.0.0", "version: 1.0.0\nversion: 2.0.0", "repeated key 'version'"),
+        ("version: 1.1.0", "version: 1.1.0\nversion: 2.0.0", "repeated key 'version'"),
         ("engine: greatExpectations", "engine: soda", "can be run"),
         ("column: key_repeats", "column: key_repeat", "key_repeat"),
         ("column: text_visible", "column: body_visible", "body_visible"),
         ("column: text_visible", "column: text_known", "relationships"),
         ("value_set: [0]}", "value_set: [0], mostly: 0.9}", "mostly"),
+        ("value_set: [0]}", "value_set: [0], row_condition: title_chars > 5}", "row_condition"),
+        ("column: table_growth", "column: text_growth", "text_growth"),
+        ("column: table_growth", "column: table_chars", "table_chars"),
+        ("  - name: passages", "  - name: passengers", "passengers"),
         ("name: passage_conflicting", "name: passage_repeated", "same name"),
         ("kind: DataContract", "kind: [", "cannot be read"),
     ],
@@ -54,6 +58,7 @@ def test_a_misspelt_or_misleading_contract_is_refused(tmp_path: Path, old: str, 
     [
         ("expect_column_values_to_be_in_set", "expect_column_values_to_be_nice", "expect_column_values_to_be_nice"),
         ("expect_column_values_to_be_in_set", "expect_column_distinct_values_to_be_in_set", "single rows"),
+        ("type: expect_column_values_to_be_in_set", "type: expect_column_values_to_be_unique", "single rows"),
         ("value_set: [0]}", "value_sett: [0]}", "value_sett"),
     ],
 )
@@ -106,7 +111,7 @@ def test_an_unknown_expectation_stops_a_night(tmp_path: Path, monkeypatch: pytes
     from tasks.core.errors import NightshiftError
     from tasks.core.settings import DataSettings, Settings
 
-    for table in ("queries", "qrels"):
+    for table in ("queries", "qrels", "pairs"):
         (tmp_path / f"{table}.yaml").write_text(contract_file(table).read_text())
     spoiled(tmp_path, "expect_column_values_to_be_in_set", "expect_column_values_to_be_nice")
     monkeypatch.setattr(contracts, "FOLDER", tmp_path)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.database import quoted
+from data_contracts.measures import WORDING
+from tasks.core.data.database import one_number, quoted
 from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
 from tasks.core.data.splits import carve
 from tasks.core.data.text import TEXT_HASH_SQL
@@ -29,26 +30,53 @@ class Accepted:
     fields: Mapping[str, Any]
 
 
-def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, dev_share: float, seed: int) -> Accepted:
+def stage_pairs(connection: duckdb.DuckDBPyConnection, scratch: Path, dev_share: float, seed: int) -> None:
+    """Create the view `pairs_staged`: accepted positives with the query's text, in the split the night uses them in.
+
+    Where the source has no dev or test split, training queries are held back for it: all queries of one wording
+    together. `row` is the row of qrels.
+    """
+    wording = WORDING.format(p="text")
+    connection.execute(f"""
+        CREATE TEMP TABLE positives AS
+        SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording
+        FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
+    splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
+    train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
+    moved = carve([one for (one,) in train], splits, dev_share, seed) if train else {}
+    connection.register("moved", pa.table({"wording": list(moved), "to_split": list(moved.values())}, _MOVED))
+    file = quoted(scratch / "pairs_staged.parquet")
+    connection.execute(
+        "COPY (SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query, "
+        "CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split "
+        f"FROM positives LEFT JOIN moved USING (wording)) TO {file} (FORMAT parquet, COMPRESSION lz4)"
+    )
+    connection.unregister("moved")
+    connection.execute("DROP TABLE positives")
+    connection.execute(f"CREATE VIEW pairs_staged AS SELECT * FROM read_parquet({file})")
+
+
+def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path) -> Accepted:
     """Write passages, queries and positives, each ordered by its ids, so that equal rows give equal files.
 
     Judgements of 0 and below stay out. Raises BadInput when there is no passage, query or training pair.
     """
     _some(connection, "passages")
     _some(connection, "queries")
-    moved = _held_back(connection, dev_share, seed)
-    connection.register("moved", pa.table({"query_id": list(moved), "to_split": list(moved.values())}, _MOVED))
+    _training_pairs(connection)
     _copy(
         connection,
         f"SELECT passage_id, title, text, {TEXT_HASH_SQL} AS text_hash FROM passages_accepted ORDER BY passage_id",
         folder / PASSAGES,
     )
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
-    _copy(connection, _POSITIVES, folder / QRELS)
-    connection.unregister("moved")
-    positives = quoted(folder / QRELS)
+    _copy(
+        connection,
+        "SELECT query_id, passage_id, relevance, split FROM pairs_accepted ORDER BY split, query_id, passage_id",
+        folder / QRELS,
+    )
     splits = connection.execute(
-        f"SELECT split, count(DISTINCT query_id) FROM read_parquet({positives}) GROUP BY split ORDER BY split"
+        "SELECT split, count(DISTINCT query_id) FROM pairs_accepted GROUP BY split ORDER BY split"
     ).fetchall()
     counts = {name: pq.read_metadata(folder / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
     return Accepted(
@@ -57,27 +85,19 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, dev_shar
     )
 
 
-_MOVED = pa.schema([("query_id", pa.string()), ("to_split", pa.string())])
-_POSITIVES = """
-    SELECT query_id, passage_id, relevance,
-           CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split
-    FROM qrels_accepted LEFT JOIN moved USING (query_id)
-    WHERE relevance > 0 ORDER BY 4, query_id, passage_id"""
+_MOVED = pa.schema([("wording", pa.string()), ("to_split", pa.string())])
 
 
 def _some(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    if connection.execute(f"SELECT 1 FROM {table}_accepted LIMIT 1").fetchone() is None:
+    if not one_number(connection, f"SELECT count(*) FROM {table}_accepted"):
         raise BadInput(f"no {table} in the source. Check [data] path: a night needs passages, queries and qrels.")
 
 
-def _held_back(connection: duckdb.DuckDBPyConnection, share: float, seed: int) -> dict[str, str]:
-    present = connection.execute("SELECT DISTINCT split FROM qrels_accepted WHERE relevance > 0").fetchall()
-    splits = {split for (split,) in present}
+def _training_pairs(connection: duckdb.DuckDBPyConnection) -> None:
+    splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM pairs_accepted ORDER BY 1").fetchall()]
     if "train" not in splits:
-        found = f"positives only in {', '.join(sorted(splits))}" if splits else "no positive at all"
-        raise BadInput(f"nothing to train on: {found}. qrels/train.tsv needs rows with a score above 0.")
-    train = connection.execute("SELECT DISTINCT query_id FROM qrels_accepted WHERE relevance > 0 AND split = 'train'")
-    return carve([query for (query,) in train.fetchall()], splits, share, seed)
+        found = f"positives only in {', '.join(splits)}" if splits else "no positive at all"
+        raise BadInput(f"nothing to train on: {found}. The qrels of train need rows with a score above 0.")
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, select: str, file: Path) -> None:

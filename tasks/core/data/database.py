@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,3 +34,9 @@ def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def quoted(path: Path) -> str:
     """A path as an SQL string."""
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def one_number(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[object] = ()) -> int:
+    """The only value of the only row that a query gives."""
+    ((found,),) = connection.execute(query, list(values)).fetchall()
+    return int(found)

@@ -1,20 +1,23 @@
-"""What the contracts refused: written down with rule, place and raw text, counted, and held against the limit."""
+"""What the contracts refused: counted, and written down with rule, place and raw text. And what they pointed at."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_contracts.contract import Contract
-from tasks.core.data.database import quoted
+from data_contracts.contract import ROWS_OF, Contract, contract_file
+from tasks.core.data.database import one_number, quoted
 from tasks.core.files import write_json
 from tasks.core.receipts import RuleCount
 
 if TYPE_CHECKING:
     import duckdb
 
+SOURCE_TABLES = tuple(dict.fromkeys(ROWS_OF.values()))  # those that have rows of their own
+QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _EXAMPLES = 3
+_KEYS = {"passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split")}
 
 
 @dataclass(frozen=True)
@@ -33,86 +36,83 @@ class Tally:
         return self.quarantined / self.read if self.read else 0.0
 
 
-def write_quarantine(connection: duckdb.DuckDBPyConnection, contracts: list[Contract], folder: Path) -> None:
-    """Write `quarantine.parquet` into `folder`: one line for each refused row, ordered by table, file and row.
+def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Write `quarantine.parquet` and `warnings.parquet` into `folder`, ordered by table, file and row.
 
-    A row that broke several rules names the first in `rule` and all of them in `reason`.
+    The first has one line for each refused row (table, file, row, key, rule, reason, record): a row that broke several
+    rules names the first in `rule` and all of them in `reason`. The second has one line for each rule that an accepted
+    or refused row was pointed at by (table, file, row, key, rule), without its text.
     """
-    parts = " UNION ALL ".join(_refused(contract) for contract in contracts)
-    columns = '"table", file, row, key, rule, reason, record'
-    connection.execute(
-        f"COPY (SELECT {columns} FROM ({parts}) ORDER BY place, number) TO {quoted(folder / 'quarantine.parquet')} "
-        "(FORMAT parquet, COMPRESSION zstd)"
-    )
+    refused = " UNION ALL ".join(_refused(table) for table in SOURCE_TABLES)
+    pointed = " UNION ALL ".join(_pointed(table) for table in SOURCE_TABLES)
+    columns = '"table", file, row, key, rule'
+    for query, name in (
+        (f"SELECT {columns}, reason, record FROM ({refused}) ORDER BY place, number", QUARANTINE),
+        (f"SELECT {columns} FROM ({pointed}) ORDER BY place, number, id", WARNINGS),
+    ):
+        connection.execute(f"COPY ({query}) TO {quoted(folder / name)} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Tally:
     """Count the rows of one table, each side on its own, and see that they add up."""
     table = contract.table
-    read = _one(connection, f"SELECT count(*) FROM {table}_staged")
-    accepted = _one(connection, f"SELECT count(*) FROM {table}_accepted")
-    quarantined = _one(
+    read = one_number(connection, f"SELECT count(*) FROM {table}_staged")
+    accepted = one_number(connection, f"SELECT count(*) FROM {table}_accepted")
+    quarantined = one_number(
         connection,
-        f"SELECT count(DISTINCT row) FROM failed WHERE table_name = '{table}' AND severity = 'error'",
+        f"SELECT count(DISTINCT row) FROM failed WHERE rows_of = '{table}' AND severity = 'error'",
     )
     assert read == accepted + quarantined, (table, read, accepted, quarantined)
-    negative = _one(connection, "SELECT count(*) FROM qrels_accepted WHERE relevance <= 0") if table == "qrels" else 0
-    return Tally(table, read, accepted, quarantined, negative)
+    zeros = "SELECT count(*) FROM qrels_accepted WHERE relevance <= 0"
+    return Tally(table, read, accepted, quarantined, one_number(connection, zeros) if table == "qrels" else 0)
 
 
-def write_validation(
-    connection: duckdb.DuckDBPyConnection,
-    contracts: list[Contract],
-    tallies: list[Tally],
-    rules: list[RuleCount],
-    folder: Path,
-) -> None:
-    """Write `validation.json` into `folder`: rows per table, and every rule with its counts and first examples."""
-    versions = {contract.table: contract.version for contract in contracts}
-    tables = {
-        one.table: {
-            "contract": versions[one.table],
-            "read": one.read,
-            "accepted": one.accepted,
-            "quarantined": one.quarantined,
-            "not_relevant": one.not_relevant,
-        }
-        for one in tallies
-    }
-    lines = [{**rule.model_dump(), "examples": examples(connection, rule) if rule.failed else []} for rule in rules]
-    write_json(folder / "validation.json", {"tables": tables, "rules": lines})
+def with_offenders(connection: duckdb.DuckDBPyConnection, rules: list[RuleCount]) -> list[RuleCount]:
+    """The counts, each with the share that failed and the first rows that did."""
+    return [_with_offenders(connection, rule) if rule.checked_rows else rule for rule in rules]
 
 
-def examples(connection: duckdb.DuckDBPyConnection, rule: RuleCount) -> list[str]:
-    """The first rows that broke `rule`, as file:row."""
+def write_validation(tallies: list[Tally], rules: list[RuleCount], folder: Path) -> None:
+    """Write `validation.json` into `folder`: rows per table, and every rule with its counts and first offenders."""
+    tables = {one.table: {"contract": contract_file(one.table).name, **asdict(one)} for one in tallies}
+    write_json(folder / VALIDATION, {"tables": tables, "rules": [rule.model_dump() for rule in rules]})
+
+
+def _with_offenders(connection: duckdb.DuckDBPyConnection, rule: RuleCount) -> RuleCount:
+    if not rule.failed:
+        return rule.model_copy(update={"observed": "0 %"})
+    table = ROWS_OF[rule.table]
     found = connection.execute(
-        f"SELECT s.file || ':' || s.line FROM failed f JOIN {rule.table}_staged s USING (row) "
-        f"WHERE f.table_name = ? AND f.rule = ? ORDER BY row LIMIT {_EXAMPLES}",
+        f"SELECT file || ':' || line FROM {table}_staged WHERE row IN (SELECT f.row FROM failed f "
+        "JOIN rules r ON r.id = f.rule WHERE r.table_name = ? AND r.name = ? ORDER BY f.row "
+        f"LIMIT {_EXAMPLES}) ORDER BY row",
         [rule.table, rule.rule],
     ).fetchall()
-    return [place for (place,) in found]
+    share = f"{rule.failed / rule.checked:.2%}"
+    return rule.model_copy(update={"observed": share, "offenders": tuple(place for (place,) in found)})
 
 
-def _refused(contract: Contract) -> str:
-    table, key = contract.table, ", ".join(f"s.{name}" for name in contract.key)
+def _refused(table: str) -> str:
     return f"""
         SELECT '{table}' AS "table", any_value(s.file) AS file, any_value(s.line) AS row,
-               any_value(coalesce(s.fault_key, concat_ws(' ', {key}))) AS key, arg_min(f.rule, f.place) AS rule,
-               string_agg(f.reason, '; ' ORDER BY f.place)
+               any_value({_key(table)}) AS key, arg_min(r.name, r.id) AS rule,
+               string_agg(coalesce(r.reason, s.fault_detail), '; ' ORDER BY r.id)
                    || coalesce(any_value(' (first at ' || first.file || ':' || first.line || ')'), '') AS reason,
-               any_value(s.record) AS record, {_place(table)} AS place, s.row AS number
-        FROM failed f JOIN {table}_staged s ON s.row = f.row
+               any_value(s.record) AS record, {SOURCE_TABLES.index(table)} AS place, s.row AS number
+        FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
         LEFT JOIN {table}_compared c ON c.row = f.row AND c.nth > 1
         LEFT JOIN {table}_staged first ON first.row = c.first_row
-        WHERE f.table_name = '{table}' AND f.severity = 'error'
+        WHERE f.rows_of = '{table}' AND f.severity = 'error'
         GROUP BY s.row"""
 
 
-def _place(table: str) -> int:
-    return ("passages", "queries", "qrels").index(table)
+def _pointed(table: str) -> str:
+    return f"""
+        SELECT '{table}' AS "table", s.file, s.line AS row, {_key(table)} AS key, r.name AS rule, r.id,
+               {SOURCE_TABLES.index(table)} AS place, s.row AS number
+        FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
+        WHERE f.rows_of = '{table}' AND f.severity = 'warn'"""
 
 
-def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    found = connection.execute(query).fetchone()
-    assert found is not None
-    return int(found[0])
+def _key(table: str) -> str:
+    return f"coalesce(s.fault_key, concat_ws(' ', {', '.join(f's.{name}' for name in _KEYS[table])}))"

@@ -1,18 +1,21 @@
 """Holds staged rows against their contracts and says, row by row, what failed.
 
-DuckDB measures each row into a few small numbers; Great Expectations judges those, some 100,000 rows at a time;
-so neither texts nor all rows are ever in Python's memory together (route measured: 4-5 s for a million passages).
+DuckDB measures each row into a few small numbers, in a file; Great Expectations judges the distinct values of each of
+them; so neither texts nor all rows are ever in Python's memory, and a million rows cost little more than a thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from data_contracts.contract import Contract, ContractError, Rule
-from data_contracts.measures import row_sql, table_sql
+from data_contracts.measures import HASHES, KEY, Kind, compared_sql, row_sql
+from tasks.core.data.database import one_number, quoted
+from tasks.core.data.nearness import find_near
 from tasks.core.data.rows import FAULTS
 from tasks.core.errors import NightshiftError
 from tasks.core.receipts import RuleCount
@@ -20,19 +23,26 @@ from tasks.core.receipts import RuleCount
 if TYPE_CHECKING:
     import duckdb
 
-_FRAME_ROWS = 250_000
-_FAILED = pa.schema([("row", pa.int64()), ("rule", pa.string())])
+_AT_ONCE = 250_000  # distinct values in one frame
 
 
-def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `failed`: one line for each rule that a row broke (`place`: the rule's rank in its contract)."""
+def prepare(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) -> None:
+    """Create the tables `rules` (`place`: rank in the contract, the reader's own first) and `failed`.
+
+    `failed` has one line for each rule that a row broke; `rows_of` names the table of the source that the row is of.
+    """
+    connection.execute("CREATE TABLE failed (rows_of VARCHAR, row BIGINT, rule INTEGER, severity VARCHAR)")
     connection.execute(
-        "CREATE TABLE failed (table_name VARCHAR, row BIGINT, rule VARCHAR, severity VARCHAR, place INTEGER, "
-        "reason VARCHAR)"
+        "CREATE TABLE rules (id INTEGER, table_name VARCHAR, name VARCHAR, severity VARCHAR, reason VARCHAR)"
     )
+    named: list[tuple[str, str, str, str | None]] = []
+    for contract in contracts:
+        named += [(contract.table, fault, "error", None) for fault in FAULTS.get(contract.table, ())]
+        named += [(contract.table, rule.name, rule.severity, rule.description) for rule in contract.rules]
+    connection.executemany("INSERT INTO rules VALUES (?, ?, ?, ?, ?)", [(n, *one) for n, one in enumerate(named)])
 
 
-def validate(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[RuleCount]:
+def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> list[RuleCount]:
     """Judge the rows of the view `<table>_staged`; add what failed to `failed`; create the view `<table>_accepted`.
 
     Rules about single rows come first. Rules that compare rows see only rows that passed them, so that a broken
@@ -40,99 +50,199 @@ def validate(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[
     Raises NightshiftError when a rule cannot be run: no answer is not "no bad rows".
     """
     table = contract.table
-    counts = _reader_counts(connection, table)
-    alone = [rule for rule in contract.rules if not rule.measured.of_a_table]
-    compared = [rule for rule in contract.rules if rule.measured.of_a_table]
-    try:
-        counts += _run(connection, contract, alone, _rows_alone(contract, alone))
-        connection.execute(f"CREATE TABLE {table}_compared AS {_rows_compared(contract)}")
-        counts += _run(connection, contract, compared, _measures_compared(contract, compared))
-    except ContractError as error:
-        raise NightshiftError(f"data contract {error}\nMend the file; nothing was accepted.") from error
-    connection.execute(f"CREATE VIEW {table}_accepted AS SELECT * FROM {table}_staged WHERE {_passed(table)}")
+    counts = _reader_counts(connection, table) if table in FAULTS else []
+    alone, compared = contract.of_kind(Kind.ROW), contract.of_kind(Kind.COMPARED)
+    _measure_rows(connection, contract, scratch)
+    counts += _judged(connection, contract, alone, f"{table}_measured")
+    for name in ("passed", "accepted"):  # the same rows: `accepted` is complete only when validate returns
+        connection.execute(f"CREATE VIEW {table}_{name} AS SELECT * FROM {table}_staged WHERE {_passed(contract)}")
+    _find_repeated_keys(connection, contract)
+    for of in {rule.measured.of for rule in compared if rule.measured.measure == "nearness"}:
+        find_near(connection, table, of)
+    _compare_rows(connection, contract, compared, scratch / f"{table}_compared.parquet")
+    return counts + _judged(connection, contract, compared, f"{table}_comparisons")
+
+
+def validate_collection(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> list[RuleCount]:
+    """Judge what can be known only when every table was read. These rules warn."""
+    rules = contract.of_kind(Kind.COLLECTION)
+    if not rules:
+        return []
+    _compare_rows(connection, contract, rules, scratch / f"{contract.table}_collected.parquet")
+    return _judged(connection, contract, rules, f"{contract.table}_comparisons")
+
+
+def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[RuleCount]:
+    """Judge the figures in the view `<table>_whole`, which stand for no row. A figure that is null is not judged."""
+    rules, view = contract.of_kind(Kind.WHOLE), f"{contract.table}_whole"
+    if not rules:
+        return []
+    bad = _judge(connection, contract, rules, view)
+    (figures,) = connection.sql(f"SELECT * FROM {view}").to_arrow_table().to_pylist()
+    counts = []
+    for rule in rules:
+        value = figures[rule.measured.column]
+        counts.append(
+            RuleCount(
+                table=contract.table, rule=rule.name, severity=rule.severity, checked=int(value is not None),
+                failed=len(bad[rule.name]), checked_rows=False, threshold=rule.threshold, description=rule.description,
+                observed="nothing to compare" if value is None else f"{rule.measured.measure} {value:.4g}",
+            )
+        )  # fmt: skip
     return counts
 
 
-def _passed(table: str) -> str:
-    return f"row NOT IN (SELECT row FROM failed WHERE table_name = '{table}' AND severity = 'error')"
+def _passed(contract: Contract) -> str:
+    refused = f"SELECT row FROM failed WHERE rows_of = '{contract.rows_of}' AND severity = 'error'"
+    return f"row NOT IN ({refused})"
 
 
 def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[RuleCount]:
     connection.execute(
-        f"INSERT INTO failed SELECT '{table}', row, fault, 'error', -1, fault_detail FROM {table}_staged "
-        "WHERE fault IS NOT NULL"
+        f"INSERT INTO failed SELECT '{table}', row, r.id, 'error' FROM {table}_staged s "
+        f"JOIN rules r ON r.name = s.fault AND r.table_name = '{table}'"
     )
-    found = connection.execute(f"SELECT count(*), count(fault) FROM {table}_staged").fetchone()
-    assert found is not None
     faults = dict(connection.execute(f"SELECT fault, count(*) FROM {table}_staged GROUP BY fault").fetchall())
+    if unknown := set(faults) - {None, *FAULTS[table]}:
+        raise NightshiftError(f"{table}: the reader found faults that it does not declare: {', '.join(unknown)}")
     return [
-        RuleCount(table=table, rule=rule, severity="error", checked=found[0], failed=faults.get(rule, 0))
+        RuleCount(
+            table=table, rule=rule, severity="error", checked=sum(faults.values()), failed=faults.get(rule, 0),
+            threshold="readable", description="the line cannot be read as a row",
+        )
         for rule in FAULTS[table]
-    ]
+    ]  # fmt: skip
 
 
-def _rows_alone(contract: Contract, rules: Sequence[Rule]) -> str:
-    columns = {rule.measured.column: row_sql(rule.measured, contract.foreign.get(rule.measured.of)) for rule in rules}
-    return f"SELECT {_listed(columns)} FROM {contract.table}_staged WHERE fault IS NULL"
+def _measure_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> None:
+    """One narrow row for each staged row, in a file: what the rules of rows ask for, and hashes to find equals by."""
+    measured = [rule.measured for rule in contract.of_kind(Kind.ROW)]
+    columns = {one.column: row_sql(one, contract.foreign.get(one.of)) for one in measured}
+    columns[f"{KEY}_hash"] = f"hash({', '.join(contract.key)})"
+    for rule in contract.of_kind(Kind.COMPARED):
+        if rule.measured.measure in ("copies", "nearness"):
+            columns |= {f"{rule.measured.of}_{name}": sql.format(p=rule.measured.of) for name, sql in HASHES.items()}
+    _keep(
+        connection,
+        f"SELECT {_listed(columns)} FROM {contract.table}_staged WHERE fault IS NULL",
+        f"{contract.table}_measured",
+        scratch / f"{contract.table}_measured.parquet",
+    )
 
 
-def _rows_compared(contract: Contract) -> str:
-    """Each remaining row beside the first one of its key."""
+def _find_repeated_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """The rows whose key occurs again, each beside the first one of its key."""
+    table = contract.table
     content = ", ".join(name for name in contract.properties if name not in contract.key)
-    return f"""
-        SELECT row, {", ".join(contract.key)}, hash({content}) AS content, row_number() OVER same AS nth,
+    connection.execute(f"""
+        CREATE TABLE {table}_compared AS
+        SELECT row, row_number() OVER same AS nth, hash({content}) AS content,
                first_value(row) OVER same AS first_row, first_value(hash({content})) OVER same AS first_content
-        FROM {contract.table}_staged WHERE {_passed(contract.table)}
-        WINDOW same AS (PARTITION BY {", ".join(contract.key)} ORDER BY row)"""
+        FROM {table}_passed WHERE row IN (SELECT row FROM {table}_measured JOIN
+            (SELECT {KEY}_hash FROM {table}_measured GROUP BY {KEY}_hash HAVING count(*) > 1) USING ({KEY}_hash))
+        WINDOW same AS (PARTITION BY {", ".join(contract.key)} ORDER BY row)""")
 
 
-def _measures_compared(contract: Contract, rules: Sequence[Rule]) -> str:
-    columns = {rule.measured.column: table_sql(rule.measured) for rule in rules}
-    return f"SELECT {_listed(columns)} FROM {contract.table}_compared"
+def _compare_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], file: Path) -> None:
+    """The measures that need other rows, of the rows that passed so far, in a file."""
+    table = contract.table
+    joins, columns = "", {}
+    for number, measured in enumerate({rule.measured.column: rule.measured for rule in rules}.values()):
+        others, query = compared_sql(measured, table)
+        joins += f" LEFT JOIN ({query}) j{number} USING (row)"
+        columns[measured.column] = f"coalesce(j{number}.value, {others})"
+    every = f"SELECT row FROM {table}_measured WHERE {_passed(contract)}"
+    _keep(connection, f"SELECT {_listed(columns)} FROM ({every}){joins}", f"{table}_comparisons", file)
 
 
-def _listed(columns: dict[str, str]) -> str:
+def _keep(connection: duckdb.DuckDBPyConnection, query: str, view: str, file: Path) -> None:
+    connection.execute(f"COPY ({query}) TO {quoted(file)} (FORMAT parquet, COMPRESSION lz4)")
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quoted(file)})")
+
+
+def _listed(columns: Mapping[str, str]) -> str:
     return ", ".join(["row", *(f"{expression} AS {name}" for name, expression in columns.items())])
 
 
-def _run(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], measured: str
-) -> list[RuleCount]:
+def _judged(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str) -> list[RuleCount]:
+    """Judge `rules` over the columns of `view`; add the rows that failed to `failed`; count them."""
+    checked = one_number(connection, f"SELECT count(*) FROM {view}")
+    bad = _judge(connection, contract, rules, view)
+    counts = []
+    for rule in rules:
+        failed = _record(connection, contract, rule, view, bad[rule.name])
+        counts.append(
+            RuleCount(
+                table=contract.table, rule=rule.name, severity=rule.severity, checked=checked, failed=failed,
+                threshold=rule.threshold, description=rule.description,
+            )
+        )  # fmt: skip
+    return counts
+
+
+def _judge(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
+) -> dict[str, pa.Array]:
+    try:
+        return _bad_values(connection, contract, rules, view)
+    except ContractError as error:
+        raise NightshiftError(f"data contract {error}\nMend the file; nothing was accepted.") from error
+
+
+def _bad_values(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
+) -> dict[str, pa.Array]:
+    """The values that fail each rule, of those that its column has in `view`."""
+    from data_contracts.judge import compile_rules
+
+    compile_rules(contract, rules)  # all of them first, so that a wrong one is noticed on any data
+    columns = {rule.measured.column: None for rule in rules}
+    values: dict[str, Any] = {
+        name: connection.sql(f"SELECT DISTINCT {name} FROM {view}").to_arrow_table().column(0).combine_chunks()
+        for name in columns
+    }
+    bad: dict[str, list[pa.Array]] = {rule.name: [] for rule in rules}
+    for start in range(0, max(map(len, values.values()), default=0), _AT_ONCE):
+        slices = {name: column.slice(start, _AT_ONCE) for name, column in values.items() if len(column) > start}
+        asked = [rule for rule in rules if rule.measured.column in slices]
+        for name, found in _judged_slices(contract, asked, slices).items():
+            bad[name].append(found)
+    types = {rule.name: values[rule.measured.column].type for rule in rules}
+    return {name: pa.concat_arrays([pa.array([], types[name]), *found]) for name, found in bad.items()}
+
+
+def _judged_slices(contract: Contract, rules: list[Rule], slices: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Put columns of different lengths side by side in one frame, and judge it.
+
+    A short column is filled up with its first value; what fails below its end is left out again.
+    """
+    import pandas as pd
+
     from data_contracts.judge import compile_rules, judge
 
-    suite = compile_rules(contract, rules)
-    failed = dict.fromkeys((rule.name for rule in rules), 0)
-    checked = 0
-    bad: list[tuple[int, str]] = []
-    for batch in connection.sql(measured).to_arrow_reader(_FRAME_ROWS):
-        checked += batch.num_rows
-        for name, rows in judge(suite, batch.to_pandas().set_index("row")).items():
-            failed[name] += len(rows)
-            bad += [(row, name) for row in rows]
-    _record(connection, contract, bad)
-    return [
-        RuleCount(
-            table=contract.table, rule=rule.name, severity=rule.severity, checked=checked, failed=failed[rule.name]
-        )
-        for rule in rules
-    ]
+    height = max(map(len, slices.values()))
+    places = {name: [*range(len(column)), *[0] * (height - len(column))] for name, column in slices.items()}
+    frame = pd.DataFrame({name: column.take(pa.array(places[name])).to_pandas() for name, column in slices.items()})
+    failed = judge(compile_rules(contract, rules), frame.rename_axis("row"))
+    found = {}
+    for rule in rules:
+        column = slices[rule.measured.column]
+        found[rule.name] = column.take(pa.array([row for row in failed[rule.name] if row < len(column)], pa.int64()))
+    return found
 
 
-def _record(connection: duckdb.DuckDBPyConnection, contract: Contract, bad: list[tuple[int, str]]) -> None:
-    rules = pa.table(
-        {
-            "rule": [rule.name for rule in contract.rules],
-            "severity": [rule.severity for rule in contract.rules],
-            "place": pa.array(range(len(contract.rules)), pa.int32()),
-            "reason": [rule.description for rule in contract.rules],
-        }
+def _record(connection: duckdb.DuckDBPyConnection, contract: Contract, rule: Rule, view: str, bad: pa.Array) -> int:
+    """Add every row whose value is among `bad` to `failed`; return how many they are."""
+    if not len(bad):
+        return 0
+    connection.register("bad_values", pa.table([bad], names=["value"]))
+    column = rule.measured.column
+    added = one_number(
+        connection,
+        f"INSERT INTO failed SELECT '{contract.rows_of}', v.row, r.id, r.severity FROM {view} v "
+        f"JOIN bad_values b ON v.{column} IS NOT DISTINCT FROM b.value "
+        "JOIN rules r ON r.table_name = ? AND r.name = ?",
+        [contract.table, rule.name],
     )
-    lines = pa.table({"row": [row for row, _ in bad], "rule": [name for _, name in bad]}, schema=_FAILED)
-    connection.register("new_rules", rules)
-    connection.register("new_lines", lines)
-    connection.execute(
-        f"INSERT INTO failed SELECT '{contract.table}', row, rule, severity, place, reason "
-        "FROM new_lines JOIN new_rules USING (rule)"
-    )
-    connection.unregister("new_lines")
-    connection.unregister("new_rules")
+    connection.unregister("bad_values")
+    return added

@@ -1,0 +1,114 @@
+"""From staged rows to a decision: every contract judged, the refused rows written down, the night let on or stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.contract import ROWS_OF, TABLES, Contract, ContractError, contract_file, load_contract
+from tasks.core.data.accepted import stage_pairs
+from tasks.core.data.database import quoted
+from tasks.core.data.figures import measure_whole
+from tasks.core.data.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
+from tasks.core.data.rows import SCHEMAS
+from tasks.core.data.validation import prepare, validate, validate_collection, validate_whole
+from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.receipts import RuleCount, Snapshot
+from tasks.core.settings import DataSettings
+
+if TYPE_CHECKING:
+    import duckdb
+
+_log = logging.getLogger("nightshift.ingest")
+
+Read = Callable[[str], Iterable[pa.RecordBatch]]
+
+
+def judge(
+    connection: duckdb.DuckDBPyConnection, read: Read, scratch: Path, data: DataSettings, last: Snapshot | None
+) -> tuple[list[Tally], list[RuleCount]]:
+    """Stage the three tables that `read(table)` streams and hold them against the contracts.
+
+    Leaves the views `<table>_accepted` in the connection. `last` is the snapshot that table figures are compared with.
+    Returns what became of the rows, and one count per rule.
+    """
+    contracts = load_contracts()
+    prepare(connection, contracts)
+    rules: list[RuleCount] = []
+    for contract in contracts:
+        if contract.table in SCHEMAS:
+            _stage(connection, contract.table, read(contract.table), scratch)
+        else:
+            stage_pairs(connection, scratch, data.dev_share, data.seed)
+        rules += validate(connection, contract, scratch)
+    for contract in contracts:
+        rules += validate_collection(connection, contract, scratch)
+    for contract in contracts:
+        measure_whole(connection, contract, last)
+        rules += validate_whole(connection, contract)
+    tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SOURCE_TABLES]
+    return tallies, with_offenders(connection, rules)
+
+
+def load_contracts() -> list[Contract]:
+    """The contracts of all tables. Raises NightshiftError for one that cannot be run as written."""
+    try:
+        return [load_contract(contract_file(table)) for table in TABLES]
+    except ContractError as error:
+        raise NightshiftError(f"data contract {error}") from error
+
+
+def tell(source: str, tallies: list[Tally], rules: list[RuleCount]) -> None:
+    """Log what became of the rows, and every rule that something broke."""
+    for one in tallies:
+        _log.info("%s: %d %s read, %d accepted, %d refused", source, one.read, one.table, one.accepted, one.quarantined)
+        if one.not_relevant:
+            _log.info("%d accepted judgements say 'not relevant': counted, no positives", one.not_relevant)
+    for rule in rules:
+        if rule.failed:
+            seen = f"{rule.failed} of {rule.checked} {rule.table}" if rule.checked_rows else f"{rule.observed}"
+            _log.info("rule %s (%s): %s; must be %s", rule.rule, rule.severity, seen, rule.threshold)
+
+
+def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kept: Path, last: Snapshot | None) -> None:
+    """Raise BadInput when too many rows of a table were refused, or a rule of severity error about a whole table broke.
+
+    `kept` is where the quarantine of a stopped night will lie.
+    """
+    for one in tallies:
+        _hold_to_limit(one, rules, data.limit_of(one.table), kept)
+    for rule in rules:
+        if not rule.checked_rows and rule.severity == "error" and rule.failed:
+            beside = f" (last snapshot: {last.digest})" if last else ""
+            raise BadInput(
+                f"{rule.table}: {rule.rule}: {rule.observed}, must be {rule.threshold}{beside}.\n"
+                f"{rule.description.capitalize()}. If this is meant, run one night with NIGHTSHIFT_DATA__COMPARE=false, "
+                f"or change the rule in data_contracts/{rule.table}.yaml."
+            )
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
+    """Put the rows of a table where DuckDB can read them as often as it needs, whatever their source."""
+    file = scratch / f"{table}_staged.parquet"
+    with pq.ParquetWriter(file, SCHEMAS[table], compression="lz4") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    connection.execute(f"CREATE VIEW {table}_staged AS SELECT * FROM read_parquet({quoted(file)})")
+
+
+def _hold_to_limit(tally: Tally, rules: list[RuleCount], limit: float, kept: Path) -> None:
+    if tally.refused_share <= limit:
+        return
+    broken = [rule for rule in rules if ROWS_OF[rule.table] == tally.table and rule.severity == "error" and rule.failed]
+    broken.sort(key=lambda rule: -rule.failed)
+    lines = [f"  {rule.rule}: {rule.failed}, first {', '.join(rule.offenders)}" for rule in broken[:3]]
+    raise BadInput(
+        f"{tally.table}: {tally.quarantined} of {tally.read} rows refused ({tally.refused_share:.1%}); "
+        f"[data] max_refused allows {limit:.1%}.\n" + "\n".join(lines) + "\nEvery refused row with its reason: "
+        f"nightshift quarantine, or {kept / 'quarantine.parquet'}. Mend the source, or raise max_refused."
+    )

@@ -1,0 +1,80 @@
+"""Finds near duplicates among a million passages in seconds.
+
+Rows that begin or end with the same 64 characters (without case) are candidates; each is compared with the first of
+its group and with the one before it, by the exact Jaccard similarity of five-word shingles. So what is reported is
+true, and a copy with edits near both its beginning and its end is missed: the price for reading each text once
+instead of hashing all its words, as MinHash would have to.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.data.database import one_number
+from tasks.core.mining.shingles import shingle
+
+if TYPE_CHECKING:
+    import duckdb
+
+_log = logging.getLogger("nightshift.ingest")
+_LIMIT = 100_000  # pairs compared at most: some ten seconds
+_AT_ONCE = 5_000  # pairs in memory
+_READ = 20_000  # characters of a text that are compared
+_LOWEST = 0.5  # similarity that is worth a line
+_PAIRS = pa.schema([("row", pa.int64()), ("value", pa.float64())])
+
+
+def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
+    """Create the table `<table>_near` (row, value): rows like an earlier one, with their highest similarity.
+
+    Equal texts are left out: they are copies. At most 100,000 pairs are compared, spread evenly; the log says so.
+    """
+    connection.execute(f"CREATE TABLE {table}_near (row BIGINT, value DOUBLE)")
+    groups = " UNION ".join(_candidates(table, of, end) for end in ("head", "tail"))
+    connection.execute(f"CREATE TEMP TABLE candidates AS {groups}")
+    pairs_found = one_number(connection, "SELECT count(*) FROM candidates")
+    if pairs_found > _LIMIT:
+        _log.warning("near duplicates: %d of %d candidate pairs compared", _LIMIT, pairs_found)
+    pairs = connection.sql(f"""
+        SELECT a.row AS row, left(a.{of}, {_READ}) AS text, left(b.{of}, {_READ}) AS other
+        FROM (SELECT row, other FROM candidates ORDER BY hash(row), other LIMIT {_LIMIT}) c
+        JOIN {table}_passed a ON a.row = c.row JOIN {table}_passed b ON b.row = c.other""")
+    found = [_similar(batch) for batch in pairs.to_arrow_reader(_AT_ONCE)]
+    connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))
+    connection.execute(f"INSERT INTO {table}_near SELECT row, max(value) FROM near_rows GROUP BY row")
+    connection.unregister("near_rows")
+    connection.execute("DROP TABLE candidates")
+
+
+def jaccard(left: pa.Array, right: pa.Array) -> np.ndarray:
+    """Similarity of texts, pair by pair: float64 (n,). Sets of five words in a row; 0 where one has no word."""
+    (one, sizes), (two, others) = shingle(left), shingle(right)
+    pair = np.arange(len(left), dtype=np.uint64) << np.uint64(32)
+    both = np.sort(np.concatenate([np.repeat(pair, sizes) | one, np.repeat(pair, others) | two]))
+    shared = both[1:][both[1:] == both[:-1]] >> np.uint64(32)
+    common = np.bincount(shared.astype(np.int64), minlength=len(left))
+    return common / np.maximum(1, sizes + others - common)
+
+
+def _candidates(table: str, of: str, end: str) -> str:
+    """Rows that share an `end`, each beside the first of them and the one before it, unless those are equal to it."""
+    return f"""
+        SELECT row, pair.row AS other FROM (
+            SELECT row, {of}_hash AS own, lag(row) OVER same AS before,
+                   unnest([{{'row': first_value(row) OVER same, 'hash': first_value({of}_hash) OVER same}},
+                           {{'row': lag(row) OVER same, 'hash': lag({of}_hash) OVER same}}]) AS pair
+            FROM {table}_measured JOIN (SELECT {of}_{end} FROM {table}_measured GROUP BY {of}_{end}
+                                        HAVING count(*) > 1) USING ({of}_{end})
+            WHERE row IN (SELECT row FROM {table}_passed)
+            WINDOW same AS (PARTITION BY {of}_{end} ORDER BY row))
+        WHERE before IS NOT NULL AND own <> pair.hash"""
+
+
+def _similar(batch: pa.RecordBatch) -> pa.Table:
+    value = jaccard(batch["text"], batch["other"])
+    near = pa.array(value >= _LOWEST)
+    return pa.table([batch["row"], pa.array(value)], schema=_PAIRS).filter(near)
