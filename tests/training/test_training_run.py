@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
         trained(tmp_path / name, snapshot, dials) for name, dials in (("a", settings), ("b", settings), ("c", other))
     )
     assert one.fingerprint == same.fingerprint != differs.fingerprint
+
+
+def test_dropout_is_off_unless_asked_for_and_not_saved(snapshot: Snapshot, settings: Settings, tmp_path: Path) -> None:
+    plain = trained(tmp_path / "plain", snapshot, settings)
+    dials = settings.training.model_copy(update={"dropout": 0.5})
+    dropped = trained(tmp_path / "dropped", snapshot, settings.model_copy(update={"training": dials}))
+    assert plain.fingerprint != dropped.fingerprint
+    configs = [json.loads((one.path / "model" / "config.json").read_text()) for one in (plain, dropped)]
+    assert configs[0]["hidden_dropout_prob"] == configs[1]["hidden_dropout_prob"] == 0.1
 
 
 def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Settings) -> None:

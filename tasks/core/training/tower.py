@@ -47,6 +47,14 @@ class Tower(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of activations and attention weights in training, whatever the model's own config says."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                setattr(module, "attention_dropout", share)  # noqa: B010  (a plain float among a module's tensors)
+
     def tokenize(self, texts: Sequence[str]) -> TokenIds:
         """Token ids of prompt + text, cut at `max_tokens`; one list a text, no padding."""
         if not texts:

@@ -95,6 +95,8 @@ def _facts(
 def _loop(
     encoder: DualEncoder, data: TrainingPairs, settings: TrainingSettings, steps: int, checkpoints: Path
 ) -> list[float]:
+    for tower in encoder.towers.values():
+        tower.set_dropout(settings.dropout)
     model = nn.ModuleDict(dict(encoder.towers))
     model.to("cuda" if torch.cuda.is_available() else "cpu").train()
     optimizer = _optimizer(model, settings)
