@@ -21,7 +21,7 @@ from tasks.core.errors import BadInput
 
 COMPRESSED = {"": None, ".gz": "gzip", ".zst": "zstd"}  # ending -> codec
 _CHUNK = 2**20
-_HIDDEN = re.compile(r"^[A-Za-z0-9+.-]+://")
+_SCHEME = re.compile(r"^[A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,17 @@ def find(path: Path | str) -> Place:
 
 
 def _filesystem(path: Path | str) -> tuple[Any, str]:
-    if isinstance(path, Path) or not _HIDDEN.match(path):
+    if isinstance(path, Path) or not _SCHEME.match(path):
         return fs.LocalFileSystem(), str(path).rstrip("/") or "/"
     filesystem, root = fs.FileSystem.from_uri(path)
+    if not root.strip("/"):
+        raise ValueError("no bucket or folder is named")
     return filesystem, root.rstrip("/")
 
 
 def _shown(path: str) -> str:
     """Without user, password and options, which may be secret."""
-    scheme = _HIDDEN.match(path)
+    scheme = _SCHEME.match(path)
     if scheme is None:
         return path
     rest = path[scheme.end() :].split("?")[0]

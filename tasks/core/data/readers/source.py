@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.core.data import demo
-from tasks.core.data.readers import beir
+from tasks.core.data.readers import beir, columnar, dpr, msmarco, tevatron
+from tasks.core.data.readers.nested import NestedFiles
 from tasks.core.data.readers.places import Place, find
 from tasks.core.settings import DataSettings
 
@@ -39,11 +40,21 @@ def find_source(data: DataSettings) -> Source:
     place = find(data.path)
     located = _LOCATE[data.format](place)
     digests = {file.name: place.digest(file) for file in located.files()}
-    return Source(place.shown, {data.format: digests, "reader": _VERSION}, lambda _: located.read)
+    identity = {data.format: digests, "reader": _VERSION}
+    if isinstance(located, NestedFiles):
+        return Source(place.shown, identity, located.open)
+    return Source(place.shown, identity, lambda _: located.read)
 
 
 def _demo(scratch: Path, data: DataSettings) -> Read:
     return beir.locate(find(demo.write(scratch / "demo", data.max_passages, data.seed))).read
 
 
-_LOCATE: Mapping[str, Callable[[Place], beir.BeirFolder]] = {"beir": beir.locate}
+_Located = beir.BeirFolder | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedFiles
+_LOCATE: Mapping[str, Callable[[Place], _Located]] = {
+    "beir": beir.locate,
+    "msmarco": msmarco.locate,
+    "dpr": dpr.locate,
+    "tevatron": tevatron.locate,
+    "parquet": columnar.locate,
+}

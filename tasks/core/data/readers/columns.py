@@ -1,0 +1,155 @@
+"""Turns the columns of a typed table into source rows: finds them by their names, and checks what types cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.core.data.readers.fields import relevance, utf8
+from tasks.core.data.rows import SCHEMAS, Fault
+from tasks.core.errors import BadInput
+
+_NAMES = {  # table -> its columns in order, each with the names it goes by; the first that is there counts
+    "passages": {
+        "passage_id": ("_id", "id", "docid", "passage_id", "pid"),
+        "title": ("title",),
+        "text": ("text", "passage", "contents"),
+    },
+    "queries": {"query_id": ("_id", "id", "query_id", "query-id", "qid"), "text": ("text", "query", "question")},
+    "qrels": {
+        "query_id": ("query-id", "query_id", "qid"),
+        "passage_id": ("corpus-id", "corpus_id", "passage_id", "docid", "pid"),
+        "split": ("split",),
+        "relevance": ("score", "relevance", "label"),
+    },
+}
+_OPTIONAL = ("title", "split")
+_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a file are which of the table's."""
+
+    table: str
+    columns: dict[str, str]  # the table's name -> the file's
+    split: str | None  # that the file's name says
+
+    @classmethod
+    def of(cls, table: str, schema: pa.Schema, where: str, split: str | None) -> Layout:
+        """Find the columns. Raises BadInput when one is missing, or of a type that no text or number can be in."""
+        columns = {}
+        for name, known in _NAMES[table].items():
+            found = next((one for one in known if schema.names.count(one) == 1), None)
+            if found is None and name not in _OPTIONAL:
+                raise BadInput(
+                    f"{where}: has no column {' or '.join(known)}, only {', '.join(schema.names)}. Rename one."
+                )
+            if found is not None:
+                kind = schema.field(found).type
+                if not _usable(kind, number=name == "relevance"):
+                    raise BadInput(
+                        f"{where}: column {found} is of type {kind}, which is no text. Cast it and write it again."
+                    )
+                columns[name] = found
+        if table == "qrels" and split is None and "split" not in columns:
+            raise BadInput(
+                f"{where}: says no split. Name the file after it (qrels/train.parquet), or add a column split."
+            )
+        return cls(table, columns, split)
+
+
+def rows_of(batch: pa.RecordBatch, layout: Layout, file: str, first_row: int, done: int) -> pa.RecordBatch:
+    """The rows of a batch in the schema `rows.SCHEMAS[table]`; `done` rows of the file came before them.
+
+    Raises pyarrow.ArrowInvalid when the columns are damaged so that their values cannot be told.
+    """
+    count = batch.num_rows
+    faults: dict[int, Fault] = {}
+    values = {
+        name: _text(batch.column(one), one, faults) for name, one in layout.columns.items() if name != "relevance"
+    }
+    scores = batch.column(layout.columns["relevance"]).to_pylist() if layout.table == "qrels" else None
+    records = _records(layout, values, scores)
+    if layout.table == "passages":
+        values["title"] = values["title"].fill_null("") if "title" in values else _repeated("", count)
+    if scores is not None:
+        values.setdefault("split", _repeated(layout.split, count))
+        values["relevance"] = _relevance(scores, values, faults)
+    columns = [
+        pa.array(range(first_row, first_row + count), pa.int64()),
+        _repeated(file, count),
+        pa.array(range(done + 1, done + 1 + count), pa.int64()),
+        records,
+        *(_of_faults(faults, part, count) for part in range(3)),
+    ]
+    schema = SCHEMAS[layout.table]
+    columns += [values[name] for name in schema.names[len(columns) :]]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _usable(kind: pa.DataType, *, number: bool) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind) or pa.types.is_null(kind) or kind in _BYTES or kind in _BYTES.values():
+        return True
+    return number and (pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _text(column: pa.Array, name: str, faults: dict[int, Fault]) -> pa.Array:
+    """The column as text; what is not UTF-8 is written as \\xNN, and its row has a fault."""
+    if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    content = _content(column)
+    try:
+        return content.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts: list[str | None] = []
+        for place, one in enumerate(content.to_pylist()):
+            texts.append(None if one is None else one.decode("utf-8", "backslashreplace"))
+            if one is not None and isinstance(found := utf8(one), Fault):
+                faults.setdefault(place, found._replace(detail=f"column {name}: {found.detail}"))
+        return pa.array(texts, pa.string())
+
+
+def _content(column: pa.Array) -> pa.Array:
+    """The bytes of a text column, once their bounds have been checked."""
+    if pa.types.is_dictionary(column.type):
+        return _content(column.dictionary).take(column.indices)
+    content = column.view(_BYTES[column.type]) if column.type in _BYTES else column
+    content.validate(full=True)
+    return content.cast(pa.binary())
+
+
+def _relevance(scores: list[Any], values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:
+    found: list[int | None] = []
+    for place, score in enumerate(scores):
+        text = str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
+        key = f"{values['query_id'][place]} {values['passage_id'][place]}"
+        number = None if score is None else relevance(text, key)
+        if isinstance(number, Fault):
+            faults.setdefault(place, number)
+        found.append(None if isinstance(number, Fault) else number)
+    return pa.array(found, pa.int32())
+
+
+def _records(layout: Layout, values: dict[str, pa.Array], scores: list[Any] | None) -> pa.Array:
+    """The rows as JSON, under the names that the file has for its columns."""
+    lists = {layout.columns[name]: column.to_pylist() for name, column in values.items()}
+    if scores is not None:
+        lists[layout.columns["relevance"]] = scores
+    rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+    return pa.array([json.dumps(row, ensure_ascii=False, default=str) for row in rows], pa.string())
+
+
+def _of_faults(faults: dict[int, Fault], part: int, count: int) -> pa.Array:
+    if not faults:
+        return pa.nulls(count, pa.string())
+    return pa.array([faults[place][part] if place in faults else None for place in range(count)], pa.string())
+
+
+def _repeated(text: str | None, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), count)

@@ -1,0 +1,165 @@
+"""Every form of a source says the same, wherever it lies."""
+
+from pathlib import Path
+
+import pytest
+from source_forms import (
+    FORMS,
+    PASSAGES,
+    QUERIES,
+    SPLITS,
+    beir,
+    dpr,
+    msmarco,
+    put,
+    rows,
+    sentence_transformers,
+    tevatron,
+)
+
+from tasks.core.data.ingest import ingest
+from tasks.core.data.readers.source import find_source
+from tasks.core.data.readers.splits import split_of
+from tasks.core.data.text import text_hash
+from tasks.core.errors import BadInput
+from tasks.core.settings import DataSettings, Settings, load_settings
+
+EXAMPLES = Path(__file__).parents[2] / "infra" / "settings"
+
+
+def snapshot_of(form: str, path: Path | str, home: Path) -> str:
+    ingested, snapshot = ingest(Settings(home=home, data=DataSettings(format=form, path=path)))  # type: ignore[arg-type]
+    assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30, 30)
+    assert snapshot.splits == {"train": 20, "dev": 5, "test": 5}
+    assert ingested.quarantined == 0
+    return snapshot.digest
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("plain")
+    beir(root / "source")
+    return snapshot_of("beir", root / "source", root / "home")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_collection_is_one_snapshot_in_whatever_form_it_comes(form: str, tmp_path: Path, expected: str) -> None:
+    kind, write = FORMS[form]
+    write(tmp_path / "source")
+    assert snapshot_of(kind, tmp_path / "source", tmp_path / "home") == expected
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_ms_marco_says_what_beir_says_without_titles(ending: str, columns: int, tmp_path: Path) -> None:
+    msmarco(tmp_path / "msmarco", ending, columns)
+    beir(tmp_path / "beir", titled=False)
+    assert values(rows("msmarco", tmp_path / "msmarco", tmp_path)) == values(rows("beir", tmp_path / "beir", tmp_path))
+
+
+def test_sentence_transformers_lines_are_named_by_their_texts(tmp_path: Path) -> None:
+    sentence_transformers(tmp_path / "source")
+    found = rows("tevatron", tmp_path / "source", tmp_path / "scratch")
+    name = {one["_id"]: text_hash("", one["text"]) for one in PASSAGES}
+    assert {row["passage_id"]: row["text"] for row in found["passages"]} == {
+        name[one["_id"]]: one["text"] for one in PASSAGES
+    }
+    assert len(found["passages"]) == 30
+    text = {row["query_id"]: row["text"] for row in found["queries"]}
+    assert sorted(text.values()) == sorted(one["text"] for one in QUERIES)
+    assert {(text[row["query_id"]], row["passage_id"], row["split"]) for row in found["qrels"]} == {
+        (QUERIES[n]["text"], name[f"p{n}"], split) for split, numbers in SPLITS.items() for n in numbers
+    }
+
+
+def values(found: dict[str, list[dict[str, object]]]) -> dict[str, set[tuple[object, ...]]]:
+    return {table: {tuple(row.values())[7:] for row in several} for table, several in found.items()}
+
+
+def test_a_passage_of_one_id_and_two_texts_stays_two_rows_for_the_contract(tmp_path: Path) -> None:
+    line = '{"query": "q", "positive_passages": [{"docid": "p", "text": "one"}], "negative_passages": [%s]}\n'
+    other = '{"docid": "p", "text": "two"}, {"docid": "p", "text": "one"}'
+    put(tmp_path, "train.jsonl", line % other + line % other)
+    found = rows("tevatron", tmp_path, tmp_path / "scratch")
+    assert [(row["passage_id"], row["text"]) for row in found["passages"]] == [("p", "one"), ("p", "two")]
+    assert (len(found["queries"]), len(found["qrels"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("biencoder-nq-train.json.gz", "train"),
+        ("validation-00000-of-00002.parquet", "dev"),
+        ("nq_dev.json", "dev"),
+        ("test_0003.jsonl", "test"),
+        ("heldout.jsonl", "heldout"),
+        ("nq-adv-hn.json", "nq-adv-hn"),
+    ],
+)
+def test_a_file_name_says_the_split(name: str, split: str) -> None:
+    assert split_of(name) == split
+
+
+def test_ms_marco_query_files_that_nobody_judged_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    msmarco(tmp_path)
+    put(tmp_path, "queries.eval.tsv", "q99\twho judges this\n")
+    with caplog.at_level("INFO", "nightshift.ingest"):
+        assert len(rows("msmarco", tmp_path, tmp_path / "scratch")["queries"]) == 30
+    assert "queries.eval.tsv: left out" in caplog.text
+    (tmp_path / "queries.dev.tsv").unlink()
+    with pytest.raises(BadInput, match=r"queries\.dev\.tsv: not found, though qrels\.dev\.tsv judges"):
+        rows("msmarco", tmp_path, tmp_path / "scratch")
+    put(tmp_path, "queries.tsv", "".join(f"{one['_id']}\t{one['text']}\n" for one in QUERIES))
+    assert len(rows("msmarco", tmp_path, tmp_path / "scratch")["qrels"]) == 30
+
+
+def test_one_file_is_a_source_of_its_own(tmp_path: Path) -> None:
+    dpr(tmp_path)
+    tevatron(tmp_path)
+    assert len(rows("dpr", tmp_path / "biencoder-small-train.json", tmp_path / "a")["queries"]) == 20
+    assert len(rows("tevatron", tmp_path / "dev.jsonl", tmp_path / "b")["queries"]) == 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
+    kind, _ = FORMS[form]
+    with pytest.raises(BadInput, match=r"nowhere: no such folder or file. Set \[data\] path"):
+        rows(kind, tmp_path / "nowhere", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=str(tmp_path / "empty")):
+        rows(kind, tmp_path / "empty", tmp_path)
+
+
+@pytest.mark.parametrize("address", ["s4://bucket/folder", "s3://", "hdfs:bad://x y"])
+def test_an_address_that_nobody_understands_is_refused_with_the_next_step(address: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot be opened|no such folder"):
+        rows("beir", address, tmp_path)
+
+
+def test_the_name_of_a_source_is_its_content_and_not_its_place_or_date(tmp_path: Path) -> None:
+    beir(tmp_path / "one")
+    beir(tmp_path / "two")
+    one, two = (find_source(DataSettings(format="beir", path=tmp_path / name)) for name in ("one", "two"))
+    local = find_source(DataSettings(format="beir", path=f"file://{tmp_path}/two"))
+    assert one.identity == two.identity == local.identity
+    put(tmp_path / "two", "queries.jsonl", (tmp_path / "two" / "queries.jsonl").read_bytes() + b"\n")
+    assert find_source(DataSettings(format="beir", path=tmp_path / "two")).identity != one.identity
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    beir(tmp_path)
+    source = find_source(DataSettings(format="beir", path=tmp_path))
+    with (tmp_path / "corpus.jsonl").open("a") as file:
+        file.write("one more line\n")
+    with pytest.raises(BadInput, match=r"corpus\.jsonl: changed while it was read"):
+        list(source.open(tmp_path)("passages"))
+
+
+@pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet"])
+def test_there_is_an_example_of_settings_for_each_form(name: str) -> None:
+    data = load_settings(EXAMPLES / f"{name}.toml").data
+    assert data.format == name
+    assert isinstance(data.path, str) == (name == "parquet")
