@@ -46,6 +46,7 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect", drift.cause)
 
     index = mining.index_passages(settings, snapshot)
+    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)
     base_vectors = embed(settings, base, snapshot)
     before = None if serving is None else release.encoder_of(settings, serving)
@@ -56,7 +57,6 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
         challenger = before
     vectors = embed(settings, challenger, snapshot)
 
-    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     figures = {
         "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot),
         "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),

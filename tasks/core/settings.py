@@ -51,6 +51,11 @@ class DataSettings(Section):
     )
     feed: str = Field("", description="nights of one feed are compared with each other; empty: the path names it")
     compare: bool = Field(True, description="hold the tables against the last snapshot of this feed")
+    min_lift: float = Field(
+        5.0,
+        ge=0,
+        description="qrels look shuffled when BM25 ranks positives less than so many times above chance; 0: off",
+    )
     seed: int = Field(0, description="seed of every sample and split of the data")
 
     @field_validator("path", mode="after")

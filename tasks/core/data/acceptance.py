@@ -87,7 +87,7 @@ def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kep
             beside = f" (last snapshot: {last.digest})" if last else ""
             raise BadInput(
                 f"{rule.table}: {rule.rule}: {rule.observed}, must be {rule.threshold}{beside}.\n"
-                f"{rule.description.capitalize()}. If this is meant, run one night with NIGHTSHIFT_DATA__COMPARE=false, "
+                f"{rule.description.capitalize()}. If this is meant, run a night with NIGHTSHIFT_DATA__COMPARE=false, "
                 f"or change the rule in data_contracts/{rule.table}.yaml."
             )
 

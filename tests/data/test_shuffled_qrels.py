@@ -1,0 +1,80 @@
+"""Qrels joined on the wrong ids, noticed with the real Lucene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_collection import Collection, passage, query
+
+from tasks.core.data.ingest import ingest
+from tasks.core.data.plausible import check_qrels_fit, qrels_fit
+from tasks.core.data.snapshot import qrels, queries
+from tasks.core.errors import BadInput
+from tasks.core.mining.bm25 import build_index, search_bm25
+from tasks.core.receipts import Run
+from tasks.core.settings import MiningSettings
+
+
+@pytest.fixture
+def judged(collection: Collection) -> tuple[Run, pa.Table]:
+    """BM25's run over the training queries of 70 passages, and their qrels."""
+    collection.add("corpus.jsonl", *(passage(n) for n in range(30, 70)))
+    collection.add("queries.jsonl", *(query(n) for n in range(30, 70)))
+    collection.add("qrels/train.tsv", *(f"q{n}\tp{n}\t1" for n in range(30, 70)))
+    settings = collection.settings().model_copy(update={"mining": MiningSettings(heap_mb=256)})
+    _, snapshot = ingest(settings)
+    index = build_index(settings.home, snapshot, settings.mining)
+    run = search_bm25(settings.home, index, queries(snapshot, "train"), 100, settings.mining)
+    return run, qrels(snapshot, "train")
+
+
+def dealt(table: pa.Table, column: str, seed: int) -> pa.Table:
+    """The same ids in another order."""
+    order = np.random.default_rng(seed).permutation(table.num_rows)
+    return table.set_column(table.column_names.index(column), column, table[column].take(pa.array(order)))
+
+
+def made_run(folder: Path, rows: list[tuple[str, str, int]]) -> Run:
+    folder.mkdir(exist_ok=True)
+    query, passage, rank = zip(*rows, strict=True)
+    pq.write_table(pa.table({"query_id": query, "passage_id": passage, "rank": rank}), folder / "run.parquet")
+    return Run(digest="run", path=folder, rows=len(rows), queries=len(set(query)), depth=3)
+
+
+def test_right_qrels_pass_although_a_run_covers_the_whole_corpus(judged: tuple[Run, pa.Table]) -> None:
+    run, right = judged
+    fit = check_qrels_fit(run, right, 5.0)
+    assert fit.telling
+    assert fit.lift > 5
+
+
+@pytest.mark.parametrize("column", ["query_id", "passage_id"])
+@pytest.mark.parametrize("seed", range(5))
+def test_qrels_on_the_wrong_ids_are_refused_and_the_message_says_what_is_suspected(
+    judged: tuple[Run, pa.Table], column: str, seed: int
+) -> None:
+    run, right = judged
+    with pytest.raises(BadInput, match=r"look shuffled[\s\S]*at random[\s\S]*check the id columns"):
+        check_qrels_fit(run, dealt(right, column, seed), 5.0)
+    assert not qrels_fit(run, dealt(right, column, seed)).suspicious(0)  # 0 turns it off
+
+
+def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [("q1", "a", 1), ("q1", "b", 2), ("q2", "a", 1), ("q2", "c", 2), ("q2", "b", 4)])
+    fit = qrels_fit(run, pa.table({"query_id": ["q1", "q2", "q3"], "passage_id": ["a", "b", "d"]}))
+    assert (fit.queries, fit.pairs, fit.answered) == (3, 3, 2 / 3)
+    assert fit.found == 2 / 3
+    assert fit.by_chance == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    gain, chance = (1 + 1 / 4) / 3, ((1 + 1) / 3 + (1 / 2 + 1 / 4) / 3) / 3
+    assert fit.lift == pytest.approx(gain / chance)
+    assert not fit.telling
+
+
+def test_a_witness_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [("q1", "a", 1)])
+    judgements = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
+    assert not check_qrels_fit(run, judgements, 5.0).telling
