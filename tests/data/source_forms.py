@@ -195,5 +195,10 @@ def rows(form: str, path: Path | str, scratch: Path) -> dict[str, list[dict[str,
     return found
 
 
+def values(found: dict[str, list[dict[str, Any]]]) -> dict[str, set[tuple[Any, ...]]]:
+    """What the rows say, without where they stand."""
+    return {table: {tuple(row.values())[7:] for row in several} for table, several in found.items()}
+
+
 def _named(passage: Passage, name: str) -> Passage:
     return {name: passage["_id"], "title": passage["title"], "text": passage["text"]}

@@ -15,6 +15,7 @@ from source_forms import (
     rows,
     sentence_transformers,
     tevatron,
+    values,
 )
 
 from tasks.core.data.ingest import ingest
@@ -70,10 +71,6 @@ def test_sentence_transformers_lines_are_named_by_their_texts(tmp_path: Path) ->
     assert {(text[row["query_id"]], row["passage_id"], row["split"]) for row in found["qrels"]} == {
         (QUERIES[n]["text"], name[f"p{n}"], split) for split, numbers in SPLITS.items() for n in numbers
     }
-
-
-def values(found: dict[str, list[dict[str, object]]]) -> dict[str, set[tuple[object, ...]]]:
-    return {table: {tuple(row.values())[7:] for row in several} for table, several in found.items()}
 
 
 def test_a_passage_of_one_id_and_two_texts_stays_two_rows_for_the_contract(tmp_path: Path) -> None:

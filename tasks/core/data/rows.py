@@ -57,11 +57,11 @@ _VALUES = {
 }
 SCHEMAS = {table: pa.schema([*_PROVENANCE, *values]) for table, values in _VALUES.items()}
 _BATCH_ROWS = 8192
-_BATCH_BYTES = 32 * 2**20
+_BATCH_BYTES = 8 * 2**20
 
 
 def batches(table: str, raws: Iterable[Raw], parse: Parse, first_row: int = 0) -> Iterator[pa.RecordBatch]:
-    """Parse records into batches of at most 8,192 rows and about 32 MiB of source, numbered from `first_row`."""
+    """Parse records into batches of at most 8,192 rows and about 8 MiB of source, numbered from `first_row`."""
     rows = Rows(table, first_row)
     for raw in raws:
         rows.add(raw, raw.fault or parse(raw.content))

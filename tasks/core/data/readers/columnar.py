@@ -9,7 +9,7 @@ count), and what follows it says the split of qrels (qrels/validation-00000-of-0
 row's place in its file, from 1. The record of a row is the JSON of the columns named above; whole numbers do as ids.
 
 Parquet is read by the page and checked against its checksums where it has some; Arrow by the record batch that its
-writer chose (1,000 rows in Hugging Face's). At most 8,192 rows, or about 32 MiB as the file's metadata counts them,
+writer chose (1,000 rows in Hugging Face's). At most 8,192 rows, or about 8 MiB as the file's metadata counts them,
 are in memory at once.
 """
 
@@ -35,7 +35,7 @@ _TABLES = {"corpus": "passages", "passages": "passages", "queries": "queries", "
 _HEAD = re.compile(r"^(?:data/)?(corpus|passages|queries|qrels)(?:[-_./](.*))?$")
 _NO_SPLIT = re.compile(r"^(data|qrels|part|\d+)?$")
 _BATCH_ROWS = 8192
-_BATCH_BYTES = 32 * 2**20
+_BATCH_BYTES = 8 * 2**20
 _FILE_FORMAT = b"ARROW1"
 _END_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
 

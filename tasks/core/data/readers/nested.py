@@ -61,10 +61,14 @@ class NestedFiles:
                         tables[part.table].add(raw._replace(content=part.record), part.parsed)
         return partial(_without_repeats, folder)
 
-    def _parts(self, raw: Raw, split: str) -> Iterator[Part]:
-        if raw.fault:
-            return iter([Part("queries", raw.content, raw.fault)])
-        return parts(raw.content, split, self.names)
+    def _parts(self, raw: Raw, split: str) -> list[Part]:
+        fault = raw.fault
+        if fault is None:
+            try:
+                return list(parts(raw.content, split, self.names))
+            except RecursionError:  # read, but too deep to be written down again
+                fault = Fault("malformed_json", "nested too deep")
+        return [Part("queries", raw.content, fault)]
 
 
 class _Table:

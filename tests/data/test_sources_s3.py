@@ -1,0 +1,90 @@
+"""The same sources behind a real S3 protocol, spoken by a server on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+from source_forms import FORMS, QUERIES, beir, rows, values
+
+from tasks.core.data.ingest import ingest
+from tasks.core.data.readers.source import find_source
+from tasks.core.errors import BadInput
+from tasks.core.settings import DataSettings, Settings
+
+moto = pytest.importorskip("moto.server")
+
+
+class Bucket:
+    """A bucket, and the address of a folder in it."""
+
+    def __init__(self, port: int) -> None:
+        self.options = f"?endpoint_override=http://127.0.0.1:{port}&region=us-east-1"
+        self.filesystem = fs.S3FileSystem(
+            endpoint_override=f"http://127.0.0.1:{port}", region="us-east-1", allow_bucket_creation=True
+        )
+        self.filesystem.create_dir("feed")
+
+    def upload(self, folder: Path, name: str) -> str:
+        fs.copy_files(str(folder), f"feed/{name}", destination_filesystem=self.filesystem)
+        return f"s3://feed/{name}{self.options}"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        yield Bucket(server.get_host_and_port()[1])
+        server.stop()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bucket_says_what_the_folder_says(form: str, bucket: Bucket, tmp_path: Path) -> None:
+    kind, write = FORMS[form]
+    write(tmp_path / "source")
+    address = bucket.upload(tmp_path / "source", form.replace(" ", "-").replace(",", ""))
+    assert values(rows(kind, address, tmp_path / "a")) == values(rows(kind, tmp_path / "source", tmp_path / "b"))
+    remote, local = (find_source(DataSettings.model_validate({"format": kind, "path": path})) for path in (
+        address, tmp_path / "source",
+    ))  # fmt: skip
+    assert remote.identity == local.identity
+
+
+def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Bucket, tmp_path: Path) -> None:
+    beir(tmp_path / "source")
+    address = bucket.upload(tmp_path / "source", "nightly")
+    settings = Settings(home=tmp_path / "home", data=DataSettings(format="beir", path=address))
+    first, _ = ingest(settings)
+    assert first.source == "s3://feed/nightly"
+    assert not first.reused
+    assert ingest(settings)[0].reused
+    changed = (tmp_path / "source" / "queries.jsonl").read_bytes().replace(b"passage 7", b"passage 8", 1)
+    with bucket.filesystem.open_output_stream("feed/nightly/queries.jsonl") as file:
+        file.write(changed)  # of the same length
+    second, _ = ingest(settings)
+    assert not second.reused
+    assert second.digest != first.digest
+
+
+def test_what_is_secret_in_an_address_is_not_shown(bucket: Bucket, tmp_path: Path) -> None:
+    beir(tmp_path / "source")
+    address = bucket.upload(tmp_path / "source", "secret").replace("s3://", "s3://me:hush-hush@")
+    source = find_source(DataSettings(format="beir", path=address))
+    assert source.name == "s3://feed/secret"
+    with pytest.raises(BadInput) as stop:
+        find_source(DataSettings(format="beir", path=address.replace("secret", "nowhere", 1)))
+    assert "hush" not in str(stop.value)
+    assert "s3://feed/nowhere: no such folder" in str(stop.value)
+
+
+def test_a_damaged_object_stops_the_night_and_is_named(bucket: Bucket, tmp_path: Path) -> None:
+    beir(tmp_path / "source", ".gz")
+    file = tmp_path / "source" / "queries.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-6])
+    address = bucket.upload(tmp_path / "source", "damaged")
+    with pytest.raises(BadInput, match=rf"s3://feed/damaged/queries\.jsonl\.gz: .* past line (0|{len(QUERIES)})"):
+        rows("beir", address, tmp_path / "scratch")
