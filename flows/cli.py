@@ -190,6 +190,21 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     print_drift(found)
 
 
+@app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")
+@_readable_errors
+def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
+    """Show what the newest reading of the source refused, by rule, with samples; also that of a stopped night."""
+    from tasks.core.data.refusals import newest_refusals
+
+    found = newest_refusals(_load(settings).home)
+    if as_json:
+        _print_json(found)
+        return
+    from flows.terminal import print_refusals
+
+    print_refusals(found)
+
+
 @app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
 @_readable_errors
 def doctor(settings: SettingsFile = None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -103,6 +103,24 @@ def print_drift(drift: Drift) -> None:
     for signal in drift.signals:
         mark = "fired" if signal.fired else "quiet"
         console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  (threshold {signal.threshold:.4f})")
+
+
+def print_refusals(found: Mapping[str, Any]) -> None:
+    """Rows per table, then every rule that refused some, with its first rows."""
+    console = Console(highlight=False)
+    counts = Table(box=None, pad_edge=False)
+    counts.add_column("table")
+    for name in ("rows in", "accepted", "quarantined"):
+        counts.add_column(name, justify="right")
+    for name, rows in found["in"].items():
+        counts.add_row(name, *(f"{one:,}" for one in (rows, found["accepted"][name], found["quarantined"][name])))
+    console.print(counts)
+    for rule in found["rules"]:
+        console.print(Text(f"\n{rule['rule']}", style="bold") + Text(f"  {rule['rows']:,} rows of {rule['table']}"))
+        for one in rule["samples"]:
+            console.print(Text(f"  {one['file']}:{one['row']}  ", style="cyan") + Text(one["reason"], style="dim"))
+    if not found["rules"]:
+        console.print("no row was refused", style="green")
 
 
 def print_checks(checks: Sequence[Check]) -> None:

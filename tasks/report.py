@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.core.data.docs import PAGE
 from tasks.core.drift.verdict import Drift
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
@@ -30,12 +31,26 @@ def write(settings: Settings, night: Night) -> Night:
 
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
-    """Every contract rule with what it checked and what it refused."""
-    rows = [one.model_dump() for one in ingested.rules]
+    """Every contract rule, broken ones first: severity, observed, threshold, offenders."""
+    ordered = sorted(ingested.rules, key=lambda one: (one.failed == 0, one.severity == "warn"))
+    rows = [
+        {
+            "table": one.table,
+            "rule": one.rule,
+            "severity": one.severity,
+            "checked": one.checked,
+            "failed": one.failed,
+            "observed": one.observed,
+            "threshold": one.threshold,
+            "offenders": ", ".join(one.offenders),
+            "about": one.description,
+        }
+        for one in ordered
+    ]
     about = (
         f"{ingested.rows:,} rows read = {ingested.accepted:,} accepted + {ingested.quarantined:,} in quarantine "
         f"→ snapshot {snapshot.digest} of {snapshot.rows:,} passages, {snapshot.queries:,} queries, "
-        f"{snapshot.qrels:,} qrels"
+        f"{snapshot.qrels:,} qrels. All rules as a page: {ingested.path.absolute() / PAGE}"
     )
     create_table_artifact(rows, key="data-contract", description=about)
 

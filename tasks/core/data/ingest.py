@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from data_contracts.contract import TABLES, contract_file
-from tasks.core.data.acceptance import decide, judge, tell
+from tasks.core.data.acceptance import decide, judge, load_contracts, tell
 from tasks.core.data.accepted import write_accepted
 from tasks.core.data.database import database
+from tasks.core.data.docs import PAGE, write_docs
 from tasks.core.data.quarantine import write_quarantine, write_validation
 from tasks.core.data.readers.source import Source, find_source
 from tasks.core.data.snapshot import load_snapshot
@@ -67,6 +68,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
         _log.info("source unchanged: snapshot %s is used again", ingested.snapshot)
+    _log.info("contracts as a page: %s", (ingested.path / PAGE).absolute())
     os.utime(ingested.path)  # its folder's time says when it was used last
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
@@ -100,6 +102,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
         tallies, rules = judge(connection, read, scratch, settings.data, last)
         write_quarantine(connection, folder)
         write_validation(tallies, rules, folder)
+        write_docs(folder, source.name, load_contracts(), tallies, rules)
         tell(source.name, tallies, rules)
         try:
             decide(tallies, rules, settings.data, kept, last)

@@ -1,0 +1,54 @@
+"""What the newest ingest refused, by rule, as a person or a program wants to read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.core.data.ingest import REFUSED, last_ingest
+from tasks.core.data.quarantine import QUARANTINE, VALIDATION
+from tasks.core.errors import NightshiftError
+
+SAMPLES = 3
+
+
+def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
+    """Rows in, accepted and quarantined per table, and the rules that refused some, with their first `samples` rows.
+
+    The newest is the ingest that was used last, or the one of a night that its data stopped since then. A row that
+    broke several rules is listed under the first. Raises NightshiftError when nothing was ever ingested.
+    """
+    folder = _newest(home)
+    tables = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))["tables"]
+    refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "file", "row", "reason"])
+    counts = refused.group_by(["table", "rule"], use_threads=False).aggregate([("row", "count")]).to_pylist()
+    return {
+        "in": {name: one["read"] for name, one in tables.items()},
+        "accepted": {name: one["accepted"] for name, one in tables.items()},
+        "quarantined": {name: one["quarantined"] for name, one in tables.items()},
+        "rules": [
+            {
+                "table": one["table"],
+                "rule": one["rule"],
+                "rows": one["row_count"],
+                "samples": refused.filter((pc.field("table") == one["table"]) & (pc.field("rule") == one["rule"]))
+                .slice(0, samples)
+                .select(["file", "row", "reason"])
+                .to_pylist(),
+            }
+            for one in counts
+        ],
+    }
+
+
+def _newest(home: Path) -> Path:
+    ingested = last_ingest(home)
+    stopped = [path for path in (home / REFUSED).glob("[!.]*") if (path / VALIDATION).is_file()]
+    found = stopped if ingested is None else [*stopped, ingested.path]
+    if not found:
+        raise NightshiftError(f"nothing was ingested into {home} yet: nightshift run --dry-run reads the source.")
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
