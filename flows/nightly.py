@@ -11,6 +11,7 @@ from prefect.states import Completed, State
 
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.core.drift.verdict import Work
+from tasks.core.embedding.shards import sealed
 from tasks.core.files import exclusive
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
@@ -94,6 +95,8 @@ def iterate(
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
     """All passages under one encoder, shard by shard."""
     world_size = settings.embedding.shards
+    if (known := sealed(settings.home, encoder, snapshot, world_size)) is not None:
+        return known
     for rank in range(world_size):
         embed_shard(settings, encoder, snapshot, rank, world_size)
     return gather_shards(settings, encoder, snapshot)

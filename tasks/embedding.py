@@ -10,7 +10,7 @@ from tasks.core.settings import Settings
 from tasks.policy import STEP
 
 
-@task(name="embed-shard", task_run_name="embed shard {rank} of {world_size}, {encoder.fingerprint}", **STEP)
+@task(name="embed-shard", task_run_name="embed rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
 def embed_shard(settings: Settings, encoder: Encoder, snapshot: Snapshot, rank: int, world_size: int) -> int:
     """Embed one slice of the passages; its rows."""
     return shards.embed_shard(settings.home, encoder, snapshot, rank, world_size)

@@ -38,10 +38,9 @@ def embed_shard(home: Path, encoder: Encoder, snapshot: Snapshot, rank: int, wor
     shard's own manifest comes last. A vector that any earlier night made with this fingerprint from the same text
     is copied, and a text that stands several times in the shard is encoded once.
     """
-    key = _key(encoder, snapshot, world_size)
-    if finished(home / Embeddings.shelf / digest_of({"kind": "Embeddings", **key}), Embeddings) is not None:
+    if sealed(home, encoder, snapshot, world_size) is not None:
         return _slice(snapshot, rank, world_size)[1]
-    folder = _work_folder(home, key)
+    folder = _work_folder(home, _key(encoder, snapshot, world_size))
     manifest = folder / f"{shard_name(rank, world_size)}.json"
     with exclusive(folder / f".{rank:05d}.lock"):
         if manifest.exists():
@@ -49,6 +48,12 @@ def embed_shard(home: Path, encoder: Encoder, snapshot: Snapshot, rank: int, wor
         facts = _write_shard(home, folder / shard_name(rank, world_size), encoder, snapshot, rank, world_size)
         write_json(manifest, facts)
     return int(facts["rows"])
+
+
+def sealed(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int) -> Embeddings | None:
+    """The embeddings of this snapshot under this encoder, when an earlier step has sealed them."""
+    digest = digest_of({"kind": "Embeddings", **_key(encoder, snapshot, world_size)})
+    return finished(home / Embeddings.shelf / digest, Embeddings)
 
 
 def gather_shards(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int) -> Embeddings:
