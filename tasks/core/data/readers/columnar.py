@@ -37,7 +37,7 @@ _NO_SPLIT = re.compile(r"^(data|qrels|part|\d+)?$")
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 8 * 2**20
 _FILE_FORMAT = b"ARROW1"
-_END_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def _check_end(handle: Any, file: Stored) -> None:
     """A stream that was cut between two record batches reads like a whole one: only its last bytes tell."""
-    handle.seek(max(0, file.size - 8))
-    if not handle.read(8).endswith(_END_OF_STREAM):
+    handle.seek(max(0, file.size - len(_END_OF_STREAM)))
+    if handle.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
         raise OSError("the end mark of the Arrow stream is missing")
     handle.seek(0)

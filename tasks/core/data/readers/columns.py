@@ -72,7 +72,7 @@ def rows_of(batch: pa.RecordBatch, layout: Layout, file: str, first_row: int, do
     values = {
         name: _text(batch.column(one), one, faults) for name, one in layout.columns.items() if name != "relevance"
     }
-    scores = batch.column(layout.columns["relevance"]).to_pylist() if layout.table == "qrels" else None
+    scores = _scores(batch.column(layout.columns["relevance"]), faults) if layout.table == "qrels" else None
     records = _records(layout, values, scores)
     if layout.table == "passages":
         values["title"] = values["title"].fill_null("") if "title" in values else _repeated("", count)
@@ -122,6 +122,11 @@ def _content(column: pa.Array) -> pa.Array:
     content = column.view(_BYTES[column.type]) if column.type in _BYTES else column
     content.validate(full=True)
     return content.cast(pa.binary())
+
+
+def _scores(column: pa.Array, faults: dict[int, Fault]) -> list[Any]:
+    numeric = pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
+    return (column if numeric else _text(column, "score", faults)).to_pylist()
 
 
 def _relevance(scores: list[Any], values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:

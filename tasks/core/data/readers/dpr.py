@@ -21,7 +21,7 @@ from tasks.core.data.readers.places import Place, Stored
 from tasks.core.data.rows import Raw
 from tasks.core.errors import BadInput
 
-_NAMES = Names(
+NAMES = Names(
     query_id=("question_id", "query_id"),
     query=("question",),
     positives=("positive_ctxs",),
@@ -39,7 +39,7 @@ def locate(place: Place) -> NestedFiles:
     if not found:
         raise BadInput(f"{place.shown}: holds no .json file. [data] path takes DPR's files or the folder they lie in.")
     place.once(found)
-    return NestedFiles(place, found, _records, _NAMES)
+    return NestedFiles(place, found, _records, NAMES)
 
 
 def _records(place: Place, file: Stored) -> Iterator[Raw]:

@@ -3,6 +3,9 @@
 A record may be 16 MiB long: any passage that the contracts accept (1,000,000 characters) fits, even with each
 character written as two JSON escapes. Of a longer record the first MiB is kept, and its fault says at which byte
 of the file it begins, how long it is, and its SHA-256: the rest can be found and proven in the source.
+
+So reading takes less than 768 MiB beside the bare program, whatever the files hold (a test holds it to that). Most of
+it is what JSON itself costs: 16 MiB of `{},{},…` are five million objects.
 """
 
 from __future__ import annotations

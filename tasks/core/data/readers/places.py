@@ -113,7 +113,7 @@ class Place:
         try:
             yield
             (now,) = self.filesystem.get_file_info([file.path])
-        except (OSError, EOFError, pa.ArrowException) as error:
+        except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
             raise BadInput(
                 f"{self.where(file)}: cannot be read to its end{reached()} ({_brief(error)}). An unknown number of "
                 "rows is missing, so nothing of this source is used. Copy it again, or check its permissions."
