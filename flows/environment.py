@@ -15,6 +15,9 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # the core's log lines belong to the run that caused them
     "TOKENIZERS_PARALLELISM": "true",
+    # Threads that wait for each other sleep instead of spinning: with spinning, one other busy process on the machine
+    # (Prefect's server, a search) makes training two to four times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
