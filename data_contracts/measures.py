@@ -8,8 +8,25 @@ of the collection (taken when every table was read) and of a whole table (one fi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+
+_CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f"
+# UTF-8 that was once read as Latin-1 or Windows-1252: é becomes "Ã©", a curly quote "â€™", a hard space "Â ".
+_MOJIBAKE = r"Ã[\x{{80}}-\x{{bf}}ƒˆ˜‘-•…‰‹›€™ŒœŠšŸŽž–—]|Â[\x{{a0}}-\x{{bf}}]|â€|ï»¿|ðŸ"
+_MARKUP = (
+    r"</?(a|b|i|p|br|div|span|table|tr|td|th|ul|ol|li|h[1-6]|em|strong|font|img|script|style|body|html)"
+    r"(\s[^<>]*)?/?>|&(nbsp|amp|lt|gt|quot|apos|#\d+|#x[0-9a-f]+);"
+)
+# What an English web page says around its text.
+_BOILERPLATE = (
+    "all rights reserved|accept (all )?cookies|enable javascript|skip to (main )?content|subscribe to our newsletter"
+    "|lorem ipsum|(page|404) not found"
+)
+# One pass over each text tells whether any of these four need to look at it at all: most texts are plain.
+_FOR_ODD = ("controls", "mojibake", "markup", "boilerplate")
+_ODD_SQL = f"regexp_matches({{p}}, '(?i)[{_CONTROLS}<&ÃÂâïð]|{_BOILERPLATE}')"
 
 # `{p}` is the property. Character classes are RE2's; \pZ are Unicode's separators, \pC controls and invisible marks.
 OF_A_ROW = {
@@ -21,24 +38,12 @@ OF_A_ROW = {
     "value": "{p}",
     "visible": r"regexp_matches({p}, '[^\pZ\pC\s]')::INTEGER",
     "breaks": r"regexp_matches({p}, '[\pZ\pC\s]')::INTEGER",
-    "controls": r"regexp_matches({p}, '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]')::INTEGER",
+    "controls": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '[{_CONTROLS}]') ELSE false END)::INTEGER",
     "nuls": "contains({p}, chr(0))::INTEGER",
     "replacements": "contains({p}, chr(65533))::INTEGER",
-    # UTF-8 that was once read as Latin-1 or Windows-1252: é becomes "Ã©", a curly quote "â€™", a hard space "Â ".
-    "mojibake": (
-        r"(regexp_matches({p}, '[ÃÂâïð]') AND regexp_matches({p}, "
-        r"'Ã[\x{{80}}-\x{{bf}}ƒˆ˜‘-•…‰‹›€™ŒœŠšŸŽž–—]|Â[\x{{a0}}-\x{{bf}}]|â€|ï»¿|ðŸ'))::INTEGER"
-    ),
-    "markup": (
-        r"((contains({p}, '<') OR contains({p}, '&')) AND regexp_matches({p}, "
-        r"'(?i)</?(a|b|i|p|br|div|span|table|tr|td|th|ul|ol|li|h[1-6]|em|strong|font|img|script|style|body|html)"
-        r"(\s[^<>]*)?/?>|&(nbsp|amp|lt|gt|quot|apos|#\d+|#x[0-9a-f]+);'))::INTEGER"
-    ),
-    # What an English web page says around its text.
-    "boilerplate": (
-        r"regexp_matches({p}, '(?i)all rights reserved|accept (all )?cookies|enable javascript|skip to (main )?content"
-        r"|subscribe to our newsletter|lorem ipsum|(page|404) not found')::INTEGER"
-    ),
+    "mojibake": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '{_MOJIBAKE}') ELSE false END)::INTEGER",
+    "markup": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '(?i){_MARKUP}') ELSE false END)::INTEGER",
+    "boilerplate": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '(?i){_BOILERPLATE}') ELSE false END)::INTEGER",
     "known": "coalesce({p} IN (SELECT {target} FROM {accepted}), false)::INTEGER",
 }
 # Two texts have the same wording: the same letters, whatever their case, spacing and last punctuation mark.
@@ -50,7 +55,8 @@ class Compared:
     """A measure that needs more than its row: SQL for (row, value), and the value of the rows it does not name.
 
     `{t}_passed` are the rows of the table that broke no error rule so far, `{t}_measured` their hashes,
-    `{t}_compared` the rows whose key occurs again, `{t}_near` what the search for near duplicates found.
+    `{t}_compared` the rows whose key occurs again, `{t}_<p>_again` the rows whose property's hash
+    occurs again, `{t}_near` what the search for near duplicates found.
     """
 
     others: int
@@ -71,8 +77,7 @@ OF_A_TABLE = {
     "copies": Compared(
         0,
         "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY {p} ORDER BY row) - 1 AS n "
-        "FROM {t}_passed WHERE row IN (SELECT row FROM {t}_measured JOIN (SELECT {p}_hash FROM {t}_measured "
-        "GROUP BY {p}_hash HAVING count(*) > 1) USING ({p}_hash))) WHERE n > 0",
+        "FROM {t}_passed JOIN {t}_{p}_again USING (row)) WHERE n > 0",
     ),
     # Jaccard similarity to an earlier row that begins or ends alike, of the sets of five words in a row; 0 below 0.5
     "nearness": Compared(0, "SELECT row, value FROM {t}_near"),
@@ -185,6 +190,12 @@ def row_sql(measured: Measured, foreign: tuple[str, str] | None) -> str:
     """The DuckDB expression of a measure of a row; `foreign` is the (table, property) that `known` looks in."""
     table, target = foreign or ("", "")
     return OF_A_ROW[measured.measure].format(p=measured.of, target=target, accepted=f"{table}_accepted")
+
+
+def odd_sql(measured: Iterable[Measured]) -> dict[str, str]:
+    """Columns `<property>_odd`, which the measures of rows look at, and the DuckDB expressions of them."""
+    odd = {one.of for one in measured if one.measure in _FOR_ODD}
+    return {f"{name}_odd": _ODD_SQL.format(p=name) for name in sorted(odd)}
 
 
 def compared_sql(measured: Measured, table: str) -> tuple[int, str]:

@@ -12,12 +12,12 @@ from tasks.core.settings import cores
 if TYPE_CHECKING:
     import duckdb
 
-_MEMORY = "1GB"
+_MEMORY = "512MB"
 
 
 @contextmanager
 def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that is gone afterwards; what does not fit into 1 GB is spilled under `scratch`."""
+    """An in-memory database that is gone afterwards; what does not fit into 512 MB is spilled under `scratch`."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {

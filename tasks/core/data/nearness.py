@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _log = logging.getLogger("nightshift.ingest")
-_LIMIT = 100_000  # pairs compared at most: some ten seconds
-_AT_ONCE = 5_000  # pairs in memory
+_LIMIT = 50_000  # pairs compared at most: some three seconds
+_AT_ONCE = 1_000  # pairs in memory
 _READ = 20_000  # characters of a text that are compared
 _LOWEST = 0.5  # similarity that is worth a line
 _PAIRS = pa.schema([("row", pa.int64()), ("value", pa.float64())])
@@ -31,23 +31,27 @@ _PAIRS = pa.schema([("row", pa.int64()), ("value", pa.float64())])
 def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
     """Create the table `<table>_near` (row, value): rows like an earlier one, with their highest similarity.
 
-    Equal texts are left out: they are copies. At most 100,000 pairs are compared, spread evenly; the log says so.
+    Equal texts are left out: they are copies. At most 50,000 pairs are compared, spread evenly; the log says so.
     """
     connection.execute(f"CREATE TABLE {table}_near (row BIGINT, value DOUBLE)")
     groups = " UNION ".join(_candidates(table, of, end) for end in ("head", "tail"))
-    connection.execute(f"CREATE TEMP TABLE candidates AS {groups}")
+    chosen = f"SELECT * FROM ({groups}) ORDER BY hash(row), other"
+    connection.execute(f"CREATE TEMP TABLE candidates AS {chosen}")
     pairs_found = one_number(connection, "SELECT count(*) FROM candidates")
     if pairs_found > _LIMIT:
         _log.warning("near duplicates: %d of %d candidate pairs compared", _LIMIT, pairs_found)
-    pairs = connection.sql(f"""
-        SELECT a.row AS row, left(a.{of}, {_READ}) AS text, left(b.{of}, {_READ}) AS other
-        FROM (SELECT row, other FROM candidates ORDER BY hash(row), other LIMIT {_LIMIT}) c
-        JOIN {table}_passed a ON a.row = c.row JOIN {table}_passed b ON b.row = c.other""")
+        connection.execute(f"DELETE FROM candidates WHERE rowid >= {_LIMIT}")
+    connection.execute(f"""
+        CREATE TEMP TABLE candidate_texts AS SELECT row, left({of}, {_READ}) AS text FROM {table}_passed
+        JOIN (SELECT row FROM candidates UNION SELECT other FROM candidates) USING (row)""")
+    pairs = connection.sql("""
+        SELECT c.row AS row, a.text AS text, b.text AS other
+        FROM candidates c JOIN candidate_texts a ON a.row = c.row JOIN candidate_texts b ON b.row = c.other""")
     found = [_similar(batch) for batch in pairs.to_arrow_reader(_AT_ONCE)]
     connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))
     connection.execute(f"INSERT INTO {table}_near SELECT row, max(value) FROM near_rows GROUP BY row")
     connection.unregister("near_rows")
-    connection.execute("DROP TABLE candidates")
+    connection.execute("DROP TABLE candidates; DROP TABLE candidate_texts")
 
 
 def jaccard(left: pa.Array, right: pa.Array) -> np.ndarray:

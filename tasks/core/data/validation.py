@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data_contracts.contract import Contract, ContractError, Rule
-from data_contracts.measures import HASHES, KEY, Kind, compared_sql, row_sql
+from data_contracts.measures import HASHES, KEY, Kind, compared_sql, odd_sql, row_sql
 from tasks.core.data.database import one_number, quoted
 from tasks.core.data.nearness import find_near
 from tasks.core.data.rows import FAULTS
@@ -59,6 +59,8 @@ def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch:
     _find_repeated_keys(connection, contract)
     for of in {rule.measured.of for rule in compared if rule.measured.measure == "nearness"}:
         find_near(connection, table, of)
+    for of in {rule.measured.of for rule in compared if rule.measured.measure == "copies"}:
+        _find_again(connection, table, of)
     _compare_rows(connection, contract, compared, scratch / f"{table}_compared.parquet")
     return counts + _judged(connection, contract, compared, f"{table}_comparisons")
 
@@ -122,9 +124,10 @@ def _measure_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, scr
     for rule in contract.of_kind(Kind.COMPARED):
         if rule.measured.measure in ("copies", "nearness"):
             columns |= {f"{rule.measured.of}_{name}": sql.format(p=rule.measured.of) for name, sql in HASHES.items()}
+    odd = ", ".join(["*", *(f"{expression} AS {name}" for name, expression in odd_sql(measured).items())])
     _keep(
         connection,
-        f"SELECT {_listed(columns)} FROM {contract.table}_staged WHERE fault IS NULL",
+        f"SELECT {_listed(columns)} FROM (SELECT {odd} FROM {contract.table}_staged WHERE fault IS NULL)",
         f"{contract.table}_measured",
         scratch / f"{contract.table}_measured.parquet",
     )
@@ -133,14 +136,21 @@ def _measure_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, scr
 def _find_repeated_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """The rows whose key occurs again, each beside the first one of its key."""
     table = contract.table
+    _find_again(connection, table, KEY)
     content = ", ".join(name for name in contract.properties if name not in contract.key)
     connection.execute(f"""
         CREATE TABLE {table}_compared AS
         SELECT row, row_number() OVER same AS nth, hash({content}) AS content,
                first_value(row) OVER same AS first_row, first_value(hash({content})) OVER same AS first_content
-        FROM {table}_passed WHERE row IN (SELECT row FROM {table}_measured JOIN
-            (SELECT {KEY}_hash FROM {table}_measured GROUP BY {KEY}_hash HAVING count(*) > 1) USING ({KEY}_hash))
+        FROM {table}_passed JOIN {table}_{KEY}_again USING (row)
         WINDOW same AS (PARTITION BY {", ".join(contract.key)} ORDER BY row)""")
+
+
+def _find_again(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
+    """The rows that share a hash, as a table: knowing that they are few, DuckDB does not hold the texts of all."""
+    connection.execute(f"""
+        CREATE TEMP TABLE {table}_{of}_again AS SELECT row FROM {table}_measured
+        WHERE {of}_hash IN (SELECT {of}_hash FROM {table}_measured GROUP BY {of}_hash HAVING count(*) > 1)""")
 
 
 def _compare_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], file: Path) -> None:

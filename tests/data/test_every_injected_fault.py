@@ -1,0 +1,153 @@
+"""Whatever is wrong with a row, wherever it stands: its rule names it, and no other row is named."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from small_collection import Collection, build, passage, query
+
+from tasks.core.data.ingest import ingest
+
+CORPUS, QUERIES, TRAIN, DEV = "corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv"
+LONG = "".join(f"word{n} and some more of it, " for n in range(60))
+
+
+def text(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+# rule -> (file, the n-th faulty line): all of severity error
+ERRORS: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "malformed_json": (CORPUS, lambda n: b'{"_id": "x%d", "text": "cut' % n),
+    "invalid_utf8": (CORPUS, lambda n: b'{"_id": "x%d", "text": "bad \xff byte"}' % n),
+    "wrong_type": (CORPUS, lambda n: text(_id=n, text="an id that is a number")),
+    "missing_field": (CORPUS, lambda n: text(_id=f"m{n}")),
+    "passage_id_present": (CORPUS, lambda n: text(_id=None, text=f"an id that is null {n}")),
+    "passage_id_length": (CORPUS, lambda n: text(_id="", text=f"an id that is empty {n}")),
+    "passage_id_clean": (CORPUS, lambda n: text(_id=f"a {n}", text=f"an id with a space {n}")),
+    "passage_text_present": (CORPUS, lambda n: text(_id=f"null{n}", text=None)),
+    "passage_text_visible": (CORPUS, lambda n: text(_id=f"blank{n}", text=" \u200b\t" * (n % 3))),
+    "passage_text_length": (CORPUS, lambda n: text(_id=f"long{n}", text=f"{n} " + "a" * 1_000_000)),
+    "passage_text_nuls": (CORPUS, lambda n: text(_id=f"nul{n}", text=f"binary \0 data number {n}")),
+    "passage_repeated": (CORPUS, lambda n: text(**passage(n % 30))),
+    "passage_conflicting": (CORPUS, lambda n: text(**{**passage(n % 30), "text": f"Another text, the {n}th of it."})),
+    "query_id_present": (QUERIES, lambda n: text(_id=None, text=f"a query without a name {n}")),
+    "query_id_length": (QUERIES, lambda n: text(_id="q" * 513, text=f"a query with a long name {n}")),
+    "query_id_clean": (QUERIES, lambda n: text(_id=f"q\n{n}", text=f"a query on two lines {n}")),
+    "query_text_present": (QUERIES, lambda n: text(_id=f"qnull{n}", text=None)),
+    "query_text_visible": (QUERIES, lambda n: text(_id=f"qblank{n}", text="\u00a0")),
+    "query_text_length": (QUERIES, lambda n: text(_id=f"qlong{n}", text=f"{n}" * 10_001)),
+    "query_text_nuls": (QUERIES, lambda n: text(_id=f"qnul{n}", text=f"a nul \0 in a query {n}")),
+    "query_repeated": (QUERIES, lambda n: text(**query(n % 30))),
+    "query_conflicting": (QUERIES, lambda n: text(**{**query(n % 30), "text": f"asked otherwise, time {n}"})),
+    "malformed_row": (TRAIN, lambda n: b"q1 p%d 1" % n),
+    "bad_score": (TRAIN, lambda n: b"q1\tp%d\tmuch" % n),
+    "qrel_query_known": (TRAIN, lambda n: b"nobody%d\tp1\t1" % n),
+    "qrel_passage_known": (TRAIN, lambda n: b"q1\tnothing%d\t1" % n),
+    "qrel_repeated": (TRAIN, lambda n: b"q%d\tp%d\t1" % (n % 20, n % 20)),
+    "qrel_conflicting": (TRAIN, lambda n: b"q%d\tp%d\t%d" % (n % 20, n % 20, 2 + n)),
+    "pair_query_leaks": (TRAIN, lambda n: b"q%d\tp%d\t1" % (20 + n % 10, n // 10 % 30)),
+}  # fmt: skip
+# rule -> (file, the n-th line that is pointed at and kept)
+WARNINGS: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "passage_title_length": (CORPUS, lambda n: text(_id=f"wt{n}", title="t" * 2001, text=f"under a long title {n}")),
+    "passage_title_controls": (CORPUS, lambda n: text(_id=f"wc{n}", title="bell \a", text=f"a text under a bell {n}")),
+    "passage_text_short": (CORPUS, lambda n: text(_id=f"ws{n}", text=f"s {n:04d}")),
+    "passage_text_controls": (CORPUS, lambda n: text(_id=f"wk{n}", text=f"an escape \x1b in text {n}")),
+    "passage_text_replacements": (CORPUS, lambda n: text(_id=f"wr{n}", text=f"a lost \ufffd character {n}")),
+    "passage_text_broken": (CORPUS, lambda n: text(_id=f"wb{n}", text=f"un cafÃ© de trop, numéro {n}")),
+    "passage_text_markup": (CORPUS, lambda n: text(_id=f"wm{n}", text=f'so <a href="x">it</a> was &nbsp; {n}')),
+    "passage_text_boilerplate": (CORPUS, lambda n: text(_id=f"wp{n}", text=f"All Rights Reserved, page {n}")),
+    "passage_text_tokens": (CORPUS, lambda n: text(_id=f"wl{n}", text=f"{n} starts " + "word " * 2000 + f"ends {n}")),
+    "passage_text_copied": (CORPUS, lambda n: text(_id=f"wd{n}", text=passage(n % 30)["text"])),
+    "passage_text_near": (CORPUS, lambda n: text(_id=f"wn{n}", text=f"{LONG} and in the end {n} differs")),
+    "query_text_controls": (QUERIES, lambda n: text(_id=f"vc{n}", text=f"a vertical \x0b tab {n}")),
+    "query_text_replacements": (QUERIES, lambda n: text(_id=f"vr{n}", text=f"a lost \ufffd one {n}")),
+    "query_text_broken": (QUERIES, lambda n: text(_id=f"vb{n}", text=f"donâ€™t ask me {n}")),
+    "query_text_markup": (QUERIES, lambda n: text(_id=f"vm{n}", text=f"what is &lt; here {n}")),
+    "query_text_tokens": (QUERIES, lambda n: text(_id=f"vl{n}", text=f"{n} " + "long " * 500)),
+    "qrel_relevance_range": (TRAIN, lambda n: b"q%d\tp%d\t%d" % (n % 20, n % 20 + 1 + n // 20 % 8, 101 + n)),
+}  # fmt: skip
+MOST = 12
+counts = st.fixed_dictionaries({rule: st.integers(1, MOST) for rule in (*ERRORS, *WARNINGS)})
+injected: Counter[str] = Counter()
+
+
+@settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(how_many=counts, random=st.randoms(use_true_random=False))
+def inject(how_many: dict[str, int], random: Any) -> None:
+    how_many["passage_text_length"] = how_many["query_text_length"] = 1  # each is a megabyte
+    with TemporaryDirectory() as folder:
+        collection = build(Path(folder))
+        expected = spread(collection, how_many, random)
+        ingested, snapshot = ingest(collection.settings(max_refused=0.99))
+        refused = pq.read_table(ingested.path / "quarantine.parquet").to_pylist()
+        pointed = pq.read_table(ingested.path / "warnings.parquet").to_pylist()
+        found = {(row["file"], row["row"]): row["rule"] for row in refused}
+        assert found == {place: rule for place, rule in expected.items() if rule in ERRORS}
+        assert len(found) == len(refused) == ingested.quarantined
+        own = {place: rule for place, rule in expected.items() if rule in WARNINGS}
+        lines = [((r["file"], r["row"]), r["rule"]) for r in pointed if r["rule"] in WARNINGS]
+        assert sorted(one for one in lines if one[0] not in found) == sorted(own.items())
+        assert ingested.rows == ingested.accepted + ingested.quarantined == 91 + len(expected)
+        kept = Counter(file for (file, _), rule in expected.items() if rule in WARNINGS)
+        assert snapshot.rows == 31 + kept[CORPUS]
+        assert snapshot.queries == 30 + kept[QUERIES]
+        assert snapshot.qrels == 30 + kept[TRAIN]
+        failed: Counter[str] = Counter()
+        for one in ingested.rules:
+            failed[one.rule] += one.failed
+        assert all(failed[rule] >= n for rule, n in Counter(expected.values()).items())
+        injected.update(expected.values())
+
+
+def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dict[tuple[str, int], str]:
+    """Put the faulty lines among the good ones; returns rule by (file, line number).
+
+    What repeats or copies a row has to stand somewhere below it.
+    """
+    faults: dict[str, list[tuple[str, bytes]]] = {CORPUS: [], QUERIES: [], TRAIN: []}
+    for rule, (file, line) in (ERRORS | WARNINGS).items():
+        faults[file] += [(rule, line(number)) for number in range(how_many[rule])]
+    expected = {}
+    for file, lines in faults.items():
+        path = collection.root / file
+        good: list[tuple[str | None, bytes]] = [(None, line) for line in path.read_bytes().splitlines()]
+        if file == CORPUS:
+            good.append((None, text(_id="original", text=f"{LONG} and in the end nothing differs")))
+        head, good = (good[:1], good[1:]) if file == TRAIN else ([], good)
+        early = [one for one in lines if not compares(one[0])]
+        late = [one for one in lines if compares(one[0])]
+        first = mixed(good, early, random)
+        last_good = max(place for place, (rule, _) in enumerate(first) if rule is None) + 1
+        ordered = [*head, *first[:last_good], *mixed(first[last_good:], late, random)]
+        path.write_bytes(b"\n".join(line for _, line in ordered) + b"\n")
+        expected |= {(file, number): rule for number, (rule, _) in enumerate(ordered, start=1) if rule}
+    return expected
+
+
+def compares(rule: str) -> bool:
+    return rule.endswith(("_repeated", "_conflicting", "_copied", "_near"))
+
+
+def mixed(one: list[Any], two: list[Any], random: Any) -> list[Any]:
+    """Both lists in one, each in its own order."""
+    marks = [True] * len(one) + [False] * len(two)
+    random.shuffle(marks)
+    first, second = iter(one), iter(two)
+    return [next(first) if mark else next(second) for mark in marks]
+
+
+def test_every_injected_fault_is_named_by_its_rule_and_no_clean_row_is() -> None:
+    injected.clear()
+    inject()
+    assert set(injected) == {*ERRORS, *WARNINGS}
+    assert injected.total() >= 1000
