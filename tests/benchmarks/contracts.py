@@ -1,10 +1,10 @@
 """Validates and snapshots generated passages and qrels, beside Great Expectations' pandas engine on the same file.
 
-    python tests/benchmarks/contracts.py [--json] [--passages 1000000] [--small 100000]
+    python tests/benchmarks/contracts.py [--json] [--passages 1000000] [--small 100000] [--jsonl]
 
-Each contestant runs in a process of its own. Both read the same gzip-free JSON lines. Ours reads, validates all four
-tables, writes quarantine and snapshot; the peer reads the passages and runs those passage rules that judge one row,
-expressed over the full text as its documentation suggests.
+Each contestant runs in a process of its own and reads the same Parquet file (or JSON lines, with --jsonl). Ours reads,
+validates all four tables, looks for near duplicates, writes quarantine, snapshot and pages; the peer reads the passages
+and runs those of the passage rules that it can express, over the full texts.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--passages", type=int, default=1_000_000)
     arguments.add_argument("--small", type=int, default=100_000)
+    arguments.add_argument("--jsonl", action="store_true", help="a BEIR folder instead of Parquet files")
     arguments.add_argument("--one", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     if chosen.one:
@@ -43,6 +44,8 @@ def main() -> None:
         for size in (chosen.small, chosen.passages):
             folder = Path(scratch) / str(size)
             _generate(folder, size)
+            if not chosen.jsonl:
+                _to_parquet(folder)
             for contestant in ("nightshift", "gx"):
                 found[f"{contestant}-{size}"] = _in_a_process(contestant, folder)
             _remove(folder)
@@ -54,7 +57,7 @@ def _generate(folder: Path, size: int) -> None:
     """A BEIR folder: passages of 60 to 200 words, a query for every second one, half as many qrels as passages."""
     random_ = random.Random(7)
     words = ["".join(random_.choices("abcdefghijklmnopqrstuvwxyz", k=random_.randint(2, 9))) for _ in range(20_000)]
-    stream = random_.choices(words, k=5_000_000)
+    stream = random_.choices(words, k=20_000_000)
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w") as file:
         for number in range(size):
@@ -71,6 +74,23 @@ def _generate(folder: Path, size: int) -> None:
         with (folder / "qrels" / f"{split}.tsv").open("w") as file:
             file.write("query-id\tcorpus-id\tscore\n")
             file.writelines(f"q{n}\tp{2 * n + 1}\t1\n" for n in numbers)
+
+
+def _to_parquet(folder: Path) -> None:
+    import pyarrow.csv as pc
+    import pyarrow.json as pj
+    import pyarrow.parquet as pq
+
+    for name in ("corpus", "queries"):
+        lines = folder / f"{name}.jsonl"
+        blocks = pj.open_json(lines, read_options=pj.ReadOptions(block_size=2**24))
+        with pq.ParquetWriter(folder / f"{name}.parquet", blocks.schema) as writer:
+            for block in blocks:
+                writer.write_batch(block)
+        lines.unlink()
+    for lines in list((folder / "qrels").iterdir()):
+        pq.write_table(pc.read_csv(lines, parse_options=pc.ParseOptions(delimiter="\t")), lines.with_suffix(".parquet"))
+        lines.unlink()
 
 
 def _in_a_process(contestant: str, folder: Path) -> dict[str, float]:
@@ -108,9 +128,13 @@ def _nightshift(folder: Path) -> dict[str, float]:
 
     timed = _time_keys()
     with tempfile.TemporaryDirectory(dir=folder) as home:
-        ingested, snapshot = ingest(Settings(home=Path(home), data=DataSettings(format="beir", path=folder)))
+        ingested, snapshot = ingest(Settings(home=Path(home), data=DataSettings(format=_form(folder), path=folder)))
     refused = sum(r.failed for r in ingested.rules if r.table == "passages" and r.severity == "error")
     return {"passages": snapshot.rows + refused, "bad_rows": refused, "keys_seconds": timed["qrels"]}
+
+
+def _form(folder: Path) -> str:
+    return "parquet" if (folder / "corpus.parquet").exists() else "beir"
 
 
 def _time_keys() -> dict[str, float]:
@@ -135,7 +159,12 @@ def _gx(folder: Path) -> dict[str, float]:
     import pandas as pd
     from great_expectations import expectations as gxe
 
-    frame = pd.read_json(folder / "corpus.jsonl", lines=True, dtype=False)
+    parquet = _form(folder) == "parquet"
+    frame = (
+        pd.read_parquet(folder / "corpus.parquet")
+        if parquet
+        else pd.read_json(folder / "corpus.jsonl", lines=True, dtype=False)
+    )
     mojibake = r"Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€|ï»¿|ðŸ"
     markup = r"(?i)</?(a|b|i|p|br|div|span|table|tr|td|th|ul|ol|li|h[1-6])(\s[^<>]*)?/?>|&(nbsp|amp|lt|gt|quot|#\d+);"
     boilerplate = r"(?i)all rights reserved|accept (all )?cookies|enable javascript|skip to (main )?content|lorem ipsum"

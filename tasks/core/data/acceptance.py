@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +94,29 @@ def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kep
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
-    """Put the rows of a table where DuckDB can read them as often as it needs, whatever their source."""
+    """Put the rows of a table where DuckDB can read them as often as it needs, whatever their source.
+
+    One batch is written while the next is read.
+    """
     file = scratch / f"{table}_staged.parquet"
-    with pq.ParquetWriter(file, SCHEMAS[table], compression="lz4") as writer:
+    repeated = ["file", "fault", "split"]  # worth a dictionary; texts are not
+    with (
+        ThreadPoolExecutor(1) as aside,
+        pq.ParquetWriter(
+            file,
+            SCHEMAS[table],
+            compression="lz4",
+            use_dictionary=[name for name in repeated if name in SCHEMAS[table].names],
+            write_statistics=["row"],
+        ) as writer,
+    ):
+        written = None
         for batch in batches:
-            writer.write_batch(batch)
+            if written is not None:
+                written.result()
+            written = aside.submit(writer.write_batch, batch)
+        if written is not None:
+            written.result()
     connection.execute(f"CREATE VIEW {table}_staged AS SELECT * FROM read_parquet({quoted(file)})")
 
 

@@ -24,6 +24,7 @@ def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "memory_limit": _MEMORY,
         "temp_directory": str(scratch / "spill"),
         "threads": cores(),
+        "preserve_insertion_order": False,  # it costs memory; what must be in order says so
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }

@@ -35,12 +35,13 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> Non
     """
     connection.execute(f"CREATE TABLE {table}_near (row BIGINT, value DOUBLE)")
     groups = " UNION ".join(_candidates(table, of, end) for end in ("head", "tail"))
-    chosen = f"SELECT * FROM ({groups}) ORDER BY hash(row), other"
-    connection.execute(f"CREATE TEMP TABLE candidates AS {chosen}")
-    pairs_found = one_number(connection, "SELECT count(*) FROM candidates")
+    connection.execute(f"CREATE TEMP TABLE every_candidate AS {groups}")
+    pairs_found = one_number(connection, "SELECT count(*) FROM every_candidate")
     if pairs_found > _LIMIT:
         _log.warning("near duplicates: %d of %d candidate pairs compared", _LIMIT, pairs_found)
-        connection.execute(f"DELETE FROM candidates WHERE rowid >= {_LIMIT}")
+    connection.execute(
+        f"CREATE TEMP TABLE candidates AS SELECT * FROM every_candidate ORDER BY hash(row), row, other LIMIT {_LIMIT}"
+    )
     connection.execute(f"""
         CREATE TEMP TABLE candidate_texts AS SELECT row, left({of}, {_READ}) AS text FROM {table}_passed
         JOIN (SELECT row FROM candidates UNION SELECT other FROM candidates) USING (row)""")
@@ -51,7 +52,8 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> Non
     connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))
     connection.execute(f"INSERT INTO {table}_near SELECT row, max(value) FROM near_rows GROUP BY row")
     connection.unregister("near_rows")
-    connection.execute("DROP TABLE candidates; DROP TABLE candidate_texts")
+    for name in ("every_candidate", "candidates", "candidate_texts"):
+        connection.execute(f"DROP TABLE {name}")
 
 
 def jaccard(left: pa.Array, right: pa.Array) -> np.ndarray:

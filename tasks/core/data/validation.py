@@ -55,7 +55,7 @@ def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch:
     _measure_rows(connection, contract, scratch)
     counts += _judged(connection, contract, alone, f"{table}_measured")
     for name in ("passed", "accepted"):  # the same rows: `accepted` is complete only when validate returns
-        connection.execute(f"CREATE VIEW {table}_{name} AS SELECT * FROM {table}_staged WHERE {_passed(contract)}")
+        connection.execute(f"CREATE VIEW {table}_{name} AS SELECT * FROM {_passed(contract, 'staged')}")
     _find_repeated_keys(connection, contract)
     for of in {rule.measured.of for rule in compared if rule.measured.measure == "nearness"}:
         find_near(connection, table, of)
@@ -94,9 +94,9 @@ def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) ->
     return counts
 
 
-def _passed(contract: Contract) -> str:
+def _passed(contract: Contract, rows: str) -> str:
     refused = f"SELECT row FROM failed WHERE rows_of = '{contract.rows_of}' AND severity = 'error'"
-    return f"row NOT IN ({refused})"
+    return f"{contract.table}_{rows} ANTI JOIN ({refused}) USING (row)"
 
 
 def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[RuleCount]:
@@ -161,7 +161,7 @@ def _compare_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, rul
         others, query = compared_sql(measured, table)
         joins += f" LEFT JOIN ({query}) j{number} USING (row)"
         columns[measured.column] = f"coalesce(j{number}.value, {others})"
-    every = f"SELECT row FROM {table}_measured WHERE {_passed(contract)}"
+    every = f"SELECT row FROM {_passed(contract, 'measured')}"
     _keep(connection, f"SELECT {_listed(columns)} FROM ({every}){joins}", f"{table}_comparisons", file)
 
 
