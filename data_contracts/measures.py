@@ -32,8 +32,9 @@ _ODD_SQL = f"regexp_matches({{p}}, '(?i)[{_CONTROLS}<&ÃÂâïð]|{_BOILERPLATE}
 OF_A_ROW = {
     "chars": "length({p})",  # Unicode code points; null stays null
     "bytes": "strlen({p})",  # in UTF-8
-    # An estimate that needs no tokenizer: of the word pieces of BERT's English vocabulary, each covers 4.4 bytes of
-    # ordinary English prose, 3.5 of scientific text and 3 of source code or Chinese.
+    # An estimate that needs no tokenizer: UTF-8 bytes by four. A word piece of BERT's English vocabulary covered 4.5
+    # bytes of scientific abstracts, 4.6 of medical answers, 5.6 of short abstracts of the 1960s, 3.4 of Python source
+    # and 3.0 of Chinese: so the estimate is 10 to 40 % too high for English, and 15 to 25 % too low for the last two.
     "tokens": "(strlen({p}) + 3) // 4",
     "value": "{p}",
     "visible": r"regexp_matches({p}, '[^\pZ\pC\s]')::INTEGER",
