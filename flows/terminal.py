@@ -75,14 +75,16 @@ def print_answer(answer: Answer) -> None:
 
 def print_releases(current: Release | None, known: Sequence[Release]) -> None:
     """One line a release; the serving one is marked."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "release", "created", "passages", "nDCG@10", "BM25", "base", "previous", "why"):
-        table.add_column(name, no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    widths = {"": 1, "release": 14, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8}
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("why", overflow="ellipsis", no_wrap=True)
     for one in known:
         serves = current is not None and one.release == current.release
         figures = [one.metrics, one.bm25, one.base, one.previous]
         table.add_row(
-            "serves" if serves else "",
+            "→" if serves else "",
             one.release,
             one.created[:16].replace("T", " "),
             f"{one.rows:,}",
