@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -163,10 +164,17 @@ def test_wrong_usage_exits_2(nightshift: Command) -> None:
     assert nightshift("run", "--no-such-option").returncode == 2
 
 
-def test_a_night_runs_with_no_server_configured(environment: Environment) -> None:
+def test_a_night_of_two_rounds_and_separate_encoders_runs_with_no_server_configured(environment: Environment) -> None:
     alone = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    alone |= {"NIGHTSHIFT_MINING__ROUNDS": "2", "NIGHTSHIFT_ENCODER__SHARED": "false"}
     command = [sys.executable, "-m", "flows.cli", "run"]
     done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Promoted")
     assert "Traceback" not in done.stderr
+    sources = {
+        source
+        for file in Path(environment["NIGHTSHIFT_HOME"]).glob("negatives/*/negatives.parquet")
+        for source in pq.read_table(file)["source"].to_pylist()
+    }
+    assert sources == {"bm25", "dense"}  # the second round is mined with the encoder of the first

@@ -9,6 +9,7 @@ from pathlib import Path
 from data_contracts.contract import Contract
 from tasks.core.data.quarantine import Tally
 from tasks.core.files import write_text
+from tasks.core.pages import render
 from tasks.core.receipts import RuleCount
 
 PAGE = "contracts.html"
@@ -18,8 +19,6 @@ def write_docs(
     folder: Path, source: str, contracts: Sequence[Contract], tallies: Sequence[Tally], rules: Sequence[RuleCount]
 ) -> None:
     """Write `contracts.html` into `folder`: rows per table, the reader's own rules, Great Expectations' Data Docs."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     from data_contracts.docs import Outcome, docs_of
 
     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -30,14 +29,8 @@ def write_docs(
         outcomes = [Outcome(rule, one.checked, one.failed, one.offenders) for rule, one in asked]
         docs[contract.table] = docs_of(contract, outcomes, when)
         known |= {(contract.table, rule.name) for rule in contract.rules}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("contracts.html.jinja").render(
+    page = render(
+        Path(__file__).with_name("contracts.html.jinja"),
         source=source,
         when=when,
         tallies=tallies,

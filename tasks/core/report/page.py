@@ -10,6 +10,7 @@ from typing import Any
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.files import write_text
 from tasks.core.night import Night
+from tasks.core.pages import render
 from tasks.core.receipts import Receipt
 from tasks.core.report import charts
 
@@ -18,16 +19,8 @@ SAMPLES = 6
 
 def write_report(home: Path, night: Night) -> Path:
     """Write `reports/<when>.html`; return its absolute path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("page.html.jinja").render(
+    page = render(
+        Path(__file__).with_name("page.html.jinja"),
         night=night,
         measures=NAMES,
         labels=charts.LABELS,

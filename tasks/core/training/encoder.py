@@ -51,20 +51,8 @@ class DualEncoder:
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
         self.spec = spec
-        self.query = Tower(
-            folder / ("model" if spec.shared else "query"),
-            pooling=spec.pooling,
-            normalize=spec.normalize,
-            prompt=spec.query_prompt,
-            max_tokens=spec.query_tokens,
-        )
-        self.passage = Tower(
-            folder / ("model" if spec.shared else "passage"),
-            pooling=spec.pooling,
-            normalize=spec.normalize,
-            prompt=spec.passage_prompt,
-            max_tokens=spec.passage_tokens,
-        )
+        self.query = _tower(folder, "query", spec, spec.query_prompt, spec.query_tokens)
+        self.passage = _tower(folder, "passage", spec, spec.passage_prompt, spec.passage_tokens)
         if spec.shared:
             self.passage.transformer = self.query.transformer
         self.fingerprint = fingerprint(folder)
@@ -96,6 +84,11 @@ class DualEncoder:
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Passage vectors, float32 (n, dimension); a text is title and body joined (`full_text`)."""
         return self.passage.encode(self.passage.tokenize(texts), self.token_budget)
+
+
+def _tower(folder: Path, side: str, spec: EncoderSpec, prompt: str, max_tokens: int) -> Tower:
+    place = folder / ("model" if spec.shared else side)
+    return Tower(place, pooling=spec.pooling, normalize=spec.normalize, prompt=prompt, max_tokens=max_tokens)
 
 
 @lru_cache(maxsize=2)
