@@ -6,7 +6,7 @@ from prefect import task
 
 from tasks import report
 from tasks.core.data.plausible import check_qrels_fit
-from tasks.core.data.snapshot import qrels, queries
+from tasks.core.data.snapshot import judged, qrels, queries
 from tasks.core.evaluation.evaluate import encoder_run
 from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.mining.mine import mine
@@ -25,7 +25,7 @@ def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
     """BM25's best passages for the queries of a split; a split whose qrels look shuffled stops the night."""
-    run = search_bm25(settings.home, index, queries(snapshot, split), depth, settings.mining)
+    run = search_bm25(settings.home, index, judged(snapshot, split), depth, settings.mining)
     check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift)
     return run
 

@@ -159,6 +159,25 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert document(nightshift("search", "a river", "--json"))["release"] == served
 
 
+def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
+    failed = nightshift("run", NIGHTSHIFT_EVALUATION__SPLIT="tset")
+    assert failed.returncode == 1
+    assert "split 'tset' has no judged query; there are: dev, test, train" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Environment) -> None:
+    append(environment, "corpus.jsonl", {"_id": "empty", "title": "", "text": " "})
+    assert nightshift("run", "--dry-run").returncode == 0
+    found = document(nightshift("quarantine", "--json"))
+    assert found["in"]["passages"] == found["accepted"]["passages"] + 1 == 101
+    assert found["quarantined"] == {"passages": 1, "queries": 0, "qrels": 0}
+    (rule,) = found["rules"]
+    assert (rule["table"], rule["rows"]) == ("passages", 1)
+    assert rule["samples"][0]["file"].endswith("corpus.jsonl")
+    assert rule["samples"][0]["row"] == 101
+
+
 def test_wrong_usage_exits_2(nightshift: Command) -> None:
     assert nightshift("search").returncode == 2
     assert nightshift("run", "--no-such-option").returncode == 2

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.database import database, quoted
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import BadInput, NightshiftError
 from tasks.core.files import finished
 from tasks.core.receipts import Snapshot
 
@@ -49,9 +49,23 @@ def queries(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     """Queries (query_id, text), ordered by id: all of them, or those with a positive in `split`."""
     table = pq.read_table(snapshot.path / QUERIES)
     if split is not None:
-        judged = pc.unique(qrels(snapshot, split)["query_id"])
-        table = table.filter(pc.is_in(table["query_id"], value_set=judged))
+        asked = pc.unique(qrels(snapshot, split)["query_id"])
+        table = table.filter(pc.is_in(table["query_id"], value_set=asked))
     return table
+
+
+def judged(snapshot: Snapshot, split: str) -> pa.Table:
+    """`queries` of a split that must have some.
+
+    Raises BadInput naming the splits that there are.
+    """
+    asked = queries(snapshot, split)
+    if asked.num_rows == 0:
+        known = ", ".join(sorted(snapshot.splits))
+        raise BadInput(
+            f"split {split!r} has no judged query; there are: {known}. Set [evaluation] split to one of them."
+        )
+    return asked
 
 
 def qrels(snapshot: Snapshot, split: str | None = None) -> pa.Table:

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import qrels, queries
-from tasks.core.errors import BadInput
+from tasks.core.data.snapshot import judged, qrels
 from tasks.core.evaluation.measures import means, per_query
 from tasks.core.files import produce
 from tasks.core.mining.dense import dense_run
@@ -19,19 +18,11 @@ from tasks.core.training.encoder import load_encoder
 
 
 def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str) -> Evaluation:
-    """Measure a finished run on the judged queries of `split`.
-
-    Raises:
-        BadInput: the split has no judged query.
-    """
+    """Measure a finished run on the judged queries of `split`."""
     key = {"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split}
 
     def build(folder: Path) -> Mapping[str, Any]:
-        judged = qrels(snapshot, split)
-        if judged.num_rows == 0:
-            known = ", ".join(sorted(snapshot.splits))
-            raise BadInput(f"[evaluation] split = {split!r} has no judged query; the snapshot has: {known}")
-        table = per_query(pq.read_table(run.path / "run.parquet"), judged)
+        table = per_query(pq.read_table(run.path / "run.parquet"), qrels(snapshot, split))
         pq.write_table(table, folder / "per_query.parquet")
         return {
             "system": system,
@@ -55,8 +46,12 @@ def evaluate_encoder(
 def encoder_run(
     home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
 ) -> Run:
-    """The encoder's exact `depth` best passages for every query of `split`."""
-    asked = queries(snapshot, split)
+    """The encoder's exact `depth` best passages for every query of `split`.
+
+    Raises:
+        BadInput: the split has no judged query.
+    """
+    asked = judged(snapshot, split)
     vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
     return dense_run(home, split, asked, vectors, embeddings, depth)
 
