@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import MANIFEST, write_json
@@ -70,6 +73,24 @@ def test_an_encoder_whose_files_were_altered_is_refused(tiny_model: Path, tmp_pa
     (folder / MANIFEST).write_text(json.dumps({"fingerprint": "0" * 20}))
     with pytest.raises(Mismatch, match="altered"):
         load_encoder(folder)
+
+
+def test_the_fingerprint_does_not_depend_on_what_was_drawn_before(tiny_model: Path, tmp_path: Path) -> None:
+    names = set()
+    for seed in (1, 2):  # the tiny model has no pooler: the library draws one
+        torch.manual_seed(seed)
+        names.add(fingerprint(made(tiny_model, tmp_path / str(seed))))
+    assert len(names) == 1
+
+
+def test_a_model_with_missing_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NightshiftError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
+        made(broken, tmp_path / "encoder")
 
 
 def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path) -> None:

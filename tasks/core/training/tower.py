@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from tasks.core.errors import NightshiftError
+
 transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # what is missing from a checkpoint is checked in _load
 
 TokenIds = list[list[int]]
 
@@ -30,9 +33,7 @@ class Tower(nn.Module):
     def __init__(self, folder: Path, *, pooling: str, normalize: bool, prompt: str, max_tokens: int) -> None:
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.transformer: PreTrainedModel = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
+        self.transformer = _load(folder)
         self.pooling, self.normalize, self.prompt = pooling, normalize, prompt
         longest = getattr(self.transformer.config, "max_position_embeddings", max_tokens)
         self.max_tokens = min(max_tokens, longest)
@@ -104,6 +105,23 @@ class Tower(nn.Module):
         else:
             vectors = (states * mask[:, :, None]).sum(dim=1) / lengths[:, None].to(states)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    """The transformer in float32. What vectors do not need (a pooler) may be missing, nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a missing pooler is drawn at random: the same each time, or the fingerprint would differ
+        model, loading = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise NightshiftError(
+            f"model {folder}: {len(missing)} weights are not in its safetensors ({', '.join(missing[:3])} …). "
+            "It would encode at random: give [encoder] model a complete folder."
+        )
+    transformer: PreTrainedModel = model
+    return transformer
 
 
 def _micro_batches(order: Sequence[int], ids: TokenIds, token_budget: int) -> Iterator[list[int]]:
