@@ -58,10 +58,6 @@ class Night(BaseModel):
         """The release that serves after this night."""
         return self.release or self.serving
 
-    def metrics_of(self, system: str) -> dict[str, float] | None:
-        """Means of one system on the held-out queries; None when it was not measured."""
-        return self.figures[system].metrics if system in self.figures else None
-
 
 def recipe_of(settings: Settings) -> str:
     """Name the settings that shape an encoder: when they change, the encoder is trained anew."""

@@ -130,7 +130,6 @@ class EmbeddingSettings(Section):
     """Passages into vectors, in shards."""
 
     shards: int = Field(4, ge=1, description="files the passages are divided into; the grain of resuming")
-    token_budget: int = Field(4096, ge=128, description="padded tokens in one micro-batch")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="numeric path, part of the fingerprint; auto: bf16 where hardware has it and it is faithful",
