@@ -15,7 +15,7 @@ BAD = "<script>alert('a query')</script>"
 
 
 def evaluation(system: str, value: float) -> Evaluation:
-    metrics = {"ndcg@10": value, "mrr@10": value, "recall@100": value}
+    metrics = {"ndcg@10": value, "mrr@10": value, "recall@100": value, "map@100": value}
     return Evaluation(digest=system, path=Path(), rows=300, system=system, split="test", metrics=metrics)
 
 

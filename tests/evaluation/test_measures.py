@@ -28,6 +28,7 @@ def test_the_measures_are_those_computed_by_hand() -> None:
     assert first["ndcg@10"] == pytest.approx((1 / math.log2(3) + 1 / math.log2(4)) / ideal)
     assert first["mrr@10"] == pytest.approx(1 / 2)
     assert first["recall@100"] == pytest.approx(1)
+    assert first["map@100"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_an_unanswered_query_counts_zero() -> None:

@@ -52,7 +52,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert release["passages"] == 100
     assert release["previous"] is None
     for system in ("metrics", "bm25", "base"):
-        assert set(release[system]) == {"ndcg@10", "mrr@10", "recall@100"}
+        assert set(release[system]) == {"ndcg@10", "mrr@10", "recall@100", "map@100"}
     assert release["metrics"]["ndcg@10"] > release["base"]["ndcg@10"]
 
     before = manifests(environment)

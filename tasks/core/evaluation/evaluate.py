@@ -10,19 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.data.snapshot import judged, qrels
-from tasks.core.evaluation.measures import means, per_query
-from tasks.core.files import produce
+from tasks.core.evaluation.measures import NAMES, means, per_query
+from tasks.core.files import load, produce
 from tasks.core.mining.dense import dense_run
+from tasks.core.mining.runs import RUN_FILE
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
 from tasks.core.training.encoder import load_encoder
 
 
 def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str) -> Evaluation:
     """Measure a finished run on the judged queries of `split`."""
-    key = {"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split}
+    key = {"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split, "measures": sorted(NAMES)}
 
     def build(folder: Path) -> Mapping[str, Any]:
-        table = per_query(pq.read_table(run.path / "run.parquet"), qrels(snapshot, split))
+        table = per_query(read_run(run), qrels(snapshot, split))
         pq.write_table(table, folder / "per_query.parquet")
         return {
             "system": system,
@@ -54,6 +55,16 @@ def encoder_run(
     asked = judged(snapshot, split)
     vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
     return dense_run(home, split, asked, vectors, embeddings, depth)
+
+
+def run_of(home: Path, evaluation: Evaluation) -> Run:
+    """The run that was measured."""
+    return load(home, Run, evaluation.parents[0])
+
+
+def read_run(run: Run) -> pa.Table:
+    """query_id, passage_id, rank, score; see `mining.runs`."""
+    return pq.read_table(run.path / RUN_FILE)
 
 
 def read_per_query(evaluation: Evaluation) -> pa.Table:

@@ -1,4 +1,4 @@
-"""nDCG@10, RR@10 and R@100 as trec_eval computes them, per query; an unanswered query counts 0."""
+"""nDCG@10, RR@10, R@100 and AP@100 as trec_eval computes them, per query; an unanswered query counts 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "recall@100": "R@100"}
+NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "recall@100": "R@100", "map@100": "AP@100"}
 
 
 def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:

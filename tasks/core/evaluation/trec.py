@@ -1,0 +1,48 @@
+"""Runs and qrels in the text form of TREC, so that trec_eval and its relatives can check every figure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import qrels
+from tasks.core.errors import NightshiftError
+from tasks.core.files import write_text
+from tasks.core.mining.runs import RUN_FILE
+from tasks.core.receipts import Run, Snapshot
+
+
+def write_trec(run: Run, file: Path, tag: str = "nightshift") -> None:
+    """Write `query Q0 passage rank score tag` lines in the order of the run.
+
+    trec_eval sorts by score alone and breaks ties by the passage's id. Where two scores tie, the later one is written
+    as the next smaller float32, so that it sees the ranking that was measured.
+
+    Raises:
+        NightshiftError: an id holds white space, which the form has no way to quote.
+    """
+    hits = pq.read_table(run.path / RUN_FILE).to_pydict()
+    lines = []
+    last = np.float32(0)
+    columns = (hits["query_id"], hits["passage_id"], hits["rank"], hits["score"])
+    for query, passage, rank, score in zip(*columns, strict=True):
+        below = np.nextafter(last, np.float32(-np.inf))
+        last = np.float32(score) if rank == 1 else min(np.float32(score), below)
+        lines.append(f"{_word(query)} Q0 {_word(passage)} {rank} {last:.9g} {_word(tag)}\n")
+    write_text(file, "".join(lines))
+
+
+def write_trec_qrels(snapshot: Snapshot, split: str, file: Path) -> None:
+    """Write `query 0 passage relevance` lines of a split."""
+    table = qrels(snapshot, split).select(["query_id", "passage_id", "relevance"]).to_pydict()
+    rows = zip(*table.values(), strict=True)
+    write_text(file, "".join(f"{_word(query)} 0 {_word(passage)} {relevance}\n" for query, passage, relevance in rows))
+
+
+def _word(value: str) -> str:
+    if not value or re.search(r"\s", value):
+        raise NightshiftError(f"{value!r}: TREC files divide fields by white space, so an id cannot hold any")
+    return value
