@@ -93,8 +93,34 @@ class Run(Receipt):
     depth: int
 
 
+class Shingles(Receipt):
+    """What texts are compared by, for every passage of a snapshot, as plain arrays that are mapped and not read."""
+
+    shelf: ClassVar[str] = "shingles"
+
+
+class Hidden(BaseModel):
+    """What became of known positives that were hidden from the rules: how often false negatives get through.
+
+    Each was hidden alone, the other positives of its query staying known. `low` to `high` is the 95 % interval of
+    `let_through / hidden`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: int
+    found: int  # of them, those that a retriever gave as candidates
+    let_through: int  # of those, the ones that no rule refused
+    low: float
+    high: float
+
+
 class Negatives(Receipt):
-    """Mined hard negatives; `negatives.parquet` (query_id, passage_id, source, rank, score, dense_score, round)."""
+    """Mined hard negatives, and what kept others out.
+
+    `negatives.parquet` has query_id, passage_id, source, rank, score, dense_score, round and `trail`: what each rule
+    saw of it. `sample.json` is for human eyes.
+    """
 
     shelf: ClassVar[str] = "negatives"
 
@@ -103,6 +129,9 @@ class Negatives(Receipt):
     starved: int  # of them, those with fewer negatives than asked for
     candidates: int  # candidates looked at before any rule
     refused: dict[str, int]  # rule -> candidates it refused
+    sources: dict[str, int] = {}  # retriever -> negatives that came from it
+    hidden: Hidden | None = None  # None: no query has two positives
+    churn: float | None = None  # of this night, not of the artifact: share of pairs that the serving encoder had not
 
 
 class Encoder(Receipt):

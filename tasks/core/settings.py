@@ -98,18 +98,53 @@ class MiningSettings(Section):
     depth: int = Field(100, ge=1, le=1000, description="candidates a query, from each retriever")
     per_query: int = Field(8, ge=1, description="negatives kept for a query")
     k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
+class Shares(Section):
+    """How the negatives of a query are divided among the retrievers; what is not named gets none."""
+
+    bm25: Share = 0.0
+    dense: Share = 0.0
+    random: Share = 0.0
+
+    @model_validator(mode="after")
+    def _together_all(self) -> Shares:
+        if abs(self.bm25 + self.dense + self.random - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {self.bm25 + self.dense + self.random:g}; together they must be 1")
+        return self
+
+
+class CrossEncoderSettings(Section):
+    """A model that reads query and passage together and refuses what it takes for relevant."""
+
+    model: str = Field("", description="sequence classification model: a local folder or a hub id; empty: none")
+    most: Share = Field(0.1, description="refuse a candidate that it gives a higher probability of being relevant")
+    tokens: int = Field(256, ge=8, description="token limit of query and passage together")
+
+
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
     stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
     margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
     skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
+    shares: Shares = Field(
+        Shares(bm25=0.5, dense=0.4, random=0.1),
+        description="retrievers' shares of the negatives from the second round on; the first is all BM25",
+    )
     heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
-    seed: int = Field(0, description="seed of the queries that are sampled for human eyes")
+    seed: int = Field(0, description="seed of random negatives and of all samples")
+
+    @model_validator(mode="after")
+    def _some_ranks_are_left(self) -> MiningSettings:
+        if (self.last_rank or self.depth) <= self.skip_top:
+            raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from")
+        return self
 
 
+    margin_over: Literal["min", "mean"] = Field("min", description="the positive: the lowest of a query, or their mean")
 class TrainingSettings(Section):
+    last_rank: int = Field(0, ge=0, description="the last rank of a run that may be used; 0: all of depth")
     """Contrastive training with InfoNCE over in-batch and hard negatives."""
+    cross_encoder: CrossEncoderSettings = CrossEncoderSettings()
 
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="upper bound on optimizer steps; 0: none")
