@@ -83,21 +83,21 @@ class EncoderSettings(Section):
     )
     start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
     shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
-    pooling: Literal["mean", "cls"] = Field("mean", description="how token states become one vector")
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean", description="how token states become one vector: their mean, the first token's, the last token's"
+    )
     normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
+    dimension: int = Field(0, ge=0, description="a trained linear map to so many numbers after pooling; 0: none")
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Matryoshka: train the first so many numbers as well, such as [256, 128, 64]"
+    )
+    serve_dimension: int = Field(0, ge=0, description="serve the first so many numbers of a vector; 0: all")
     query_prompt: str = Field("", description="text put before every query")
     passage_prompt: str = Field("", description="text put before every passage")
     query_tokens: int = Field(64, ge=4, description="token limit of a query, special tokens included")
     passage_tokens: int = Field(128, ge=4, description="token limit of a passage, special tokens included")
 
 
-class MiningSettings(Section):
-    """Hard negatives: where candidates come from and what keeps false negatives out."""
-
-    rounds: int = Field(1, ge=1, description="mine → train rounds; from the second on, the last encoder mines too")
-    depth: int = Field(100, ge=1, le=1000, description="candidates a query, from each retriever")
-    per_query: int = Field(8, ge=1, description="negatives kept for a query")
-    k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
 class Shares(Section):
     """How the negatives of a query are divided among the retrievers; what is not named gets none."""
 
@@ -120,16 +120,26 @@ class CrossEncoderSettings(Section):
     tokens: int = Field(256, ge=8, description="token limit of query and passage together")
 
 
-    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
-    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
-    margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
-    skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
-    threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
+class MiningSettings(Section):
+    """Hard negatives: where candidates come from and what keeps false negatives out."""
+
+    rounds: int = Field(1, ge=1, description="mine → train rounds; from the second on, the last encoder mines too")
+    depth: int = Field(100, ge=1, le=1000, description="candidates a query, from each retriever")
+    per_query: int = Field(8, ge=1, description="negatives kept for a query")
     shares: Shares = Field(
         Shares(bm25=0.5, dense=0.4, random=0.1),
         description="retrievers' shares of the negatives from the second round on; the first is all BM25",
     )
+    k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
+    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
+    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
+    margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
+    margin_over: Literal["min", "mean"] = Field("min", description="the positive: the lowest of a query, or their mean")
+    skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
+    last_rank: int = Field(0, ge=0, description="the last rank of a run that may be used; 0: all of depth")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
+    cross_encoder: CrossEncoderSettings = CrossEncoderSettings()
+    threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
     seed: int = Field(0, description="seed of random negatives and of all samples")
 
@@ -140,11 +150,8 @@ class CrossEncoderSettings(Section):
         return self
 
 
-    margin_over: Literal["min", "mean"] = Field("min", description="the positive: the lowest of a query, or their mean")
 class TrainingSettings(Section):
-    last_rank: int = Field(0, ge=0, description="the last rank of a run that may be used; 0: all of depth")
     """Contrastive training with InfoNCE over in-batch and hard negatives."""
-    cross_encoder: CrossEncoderSettings = CrossEncoderSettings()
 
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="upper bound on optimizer steps; 0: none")
