@@ -67,7 +67,10 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
         known = embed(settings, before, snapshot)
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    verdict = evaluation.gate(settings, figures, floor=drift.verdict is Work.RETRAIN, withdrawn=taken_back)
+    floor = drift.verdict is Work.RETRAIN
+    verdict = evaluation.gate(
+        settings, figures, challenger, vectors, snapshot, serving, floor=floor, withdrawn=taken_back
+    )
     night = night.having(encoder=challenger, embeddings=vectors, figures=figures, verdict=verdict)
     if not verdict.promote:
         return _end(settings, night, "Rejected", "; ".join(verdict.reasons))

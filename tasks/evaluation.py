@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run, read_per_query
+from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run
+from tasks.core.evaluation.evidence import gather
 from tasks.core.evaluation.gate import Verdict, decide
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import STEP
 
@@ -29,13 +30,23 @@ def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluatio
 
 
 @task(name="gate", task_run_name="gate", **STEP)
-def gate(settings: Settings, figures: dict[str, Evaluation], *, floor: bool, withdrawn: str | None) -> Verdict:
+def gate(
+    settings: Settings,
+    figures: dict[str, Evaluation],
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    serving: Release | None,
+    *,
+    floor: bool,
+    withdrawn: str | None,
+) -> Verdict:
     """Promote or reject, with reasons.
 
     `floor`: BM25 is one tonight. `withdrawn`: the release of the same parts that was rolled back by hand.
     """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and floor})
-    tables = {name: read_per_query(figure) for name, figure in figures.items()}
-    verdict = decide(tables["challenger"], tables["bm25"], tables.get("serving"), rules, withdrawn=withdrawn)
+    evidence = gather(settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn)
+    verdict = decide(evidence, rules)
     report.evaluation_table(verdict, figures)
     return verdict

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.drift.verdict import Drift, Work
-from tasks.core.evaluation.gate import Comparison, Verdict
+from tasks.core.evaluation.gate import Finding, Verdict
+from tasks.core.evaluation.significance import Comparison
 from tasks.core.night import Night, last_line
 from tasks.core.receipts import Encoder, Evaluation, Ingested, RuleCount
 from tasks.core.report.page import write_report
@@ -46,7 +47,10 @@ def night() -> Night:
         drift=Drift(verdict=Work.RETRAIN, cause="new pairs"),
         trained=(encoder,),
         figures={name: evaluation(name, value) for name, value in (("challenger", 0.5), ("bm25", 0.4), ("base", 0.3))},
-        verdict=Verdict(promote=False, reasons=("not shown to be no worse",), comparisons=(against,)),
+        verdict=Verdict(
+            findings=(Finding(held=False, words="not shown to be no worse"), Finding(held=True, words="against BM25")),
+            comparisons=(against,),
+        ),
     )
 
 

@@ -184,6 +184,10 @@ class EvaluationSettings(Section):
 
     split: str = Field("test", description="split of the qrels the gate looks at")
     depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
+    probe_queries: int = Field(300, ge=0, description="queries of the probe before the corpus is embedded; 0: no probe")
+    probe_depth: int = Field(20, ge=1, description="candidates a query, of each retriever, in the probe's pool")
+    probe_random: int = Field(2000, ge=0, description="random passages in the pool")
+    probe_share: Share = Field(0.5, description="no probe when its pool would be more than this share of the passages")
 
 
 class GateSettings(Section):
@@ -193,6 +197,11 @@ class GateSettings(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided confidence of 'no worse'")
     min_queries: int = Field(20, ge=1, description="fewer held-out queries than this decide nothing: reject")
     bm25_floor: bool = Field(True, description="reject a challenger that is clearly worse than BM25")
+    min_ndcg: Share = Field(0.0, description="reject a challenger whose nDCG@10 is lower, whatever the others reach")
+    slice_margin: float = Field(0.05, ge=0, description="nDCG@10 that a slice of the queries may lose")
+    slice_queries: int = Field(50, ge=1, description="smaller slices are not looked at")
+    golden: Path | None = Field(None, description='JSON lines {"query", "passage_id"} that must always be answered')
+    golden_depth: int = Field(10, ge=1, description="the rank by which a golden query's passage must come")
     resamples: int = Field(5000, ge=200, description="bootstrap resamples of the paired differences")
     seed: int = Field(0, description="seed of the resamples")
 

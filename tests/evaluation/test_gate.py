@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.evaluation.gate import compare, decide
+from tasks.core.evaluation.gate import Evidence, Verdict, decide
+from tasks.core.evaluation.golden import Answers
+from tasks.core.evaluation.significance import compare
 from tasks.core.settings import GateSettings
 
 RULES = GateSettings(resamples=1000)
+BM25 = 0.5
 
 
 def table(values: np.ndarray) -> pa.Table:
@@ -18,28 +24,110 @@ def noisy(mean: float, seed: int, count: int = 300) -> np.ndarray:
     return np.clip(np.random.default_rng(seed).normal(mean, 0.1, count), 0, 1)
 
 
-def test_an_equal_challenger_is_promoted() -> None:
-    same = table(noisy(0.7, 0))
-    verdict = decide(same, table(noisy(0.5, 1)), same, RULES)
+def judge(challenger: np.ndarray, serving: np.ndarray | None, *, bm25: float = BM25, **more: Any) -> Verdict:
+    parts = {field.name for field in fields(Evidence)}
+    rules = RULES.model_copy(update={name: more.pop(name) for name in more.keys() - parts})
+    other = None if serving is None else table(serving)
+    floor = table(noisy(bm25, 99, len(challenger)))
+    return decide(Evidence(challenger=table(challenger), bm25=floor, serving=other, **more), rules)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.01])
+def test_an_identical_challenger_is_promoted_even_without_a_margin(margin: float) -> None:
+    same = noisy(0.7, 0)
+    verdict = judge(same, same, margin=margin)
     assert verdict.promote
-    assert verdict.comparisons[0].difference == 0
+    assert verdict.reasons[0].startswith("no worse than the serving release: nDCG@10 +0.0000")
 
 
-def test_a_worse_challenger_is_rejected_with_the_reason() -> None:
-    verdict = decide(table(noisy(0.65, 0)), table(noisy(0.5, 1)), table(noisy(0.7, 2)), RULES)
+def test_a_better_challenger_is_called_better() -> None:
+    before = noisy(0.6, 0)
+    assert judge(before + 0.05, before).reasons[0].startswith("better than the serving release")
+
+
+def test_a_worse_challenger_is_rejected_with_the_reason_alone() -> None:
+    verdict = judge(noisy(0.65, 0), noisy(0.7, 2))
     assert not verdict.promote
-    assert "serving release" in verdict.reasons[0]
+    (reason,) = verdict.reasons
+    assert reason.startswith("not shown to be no worse than the serving release")
+    assert any(one.held and "BM25" in one.words for one in verdict.findings)  # what held is kept beside it
+
+
+def test_every_reason_of_a_rejection_is_given() -> None:
+    verdict = judge(noisy(0.3, 0, 10), noisy(0.7, 2, 10), min_ndcg=0.4, withdrawn="r0007-a")
+    assert [reason.split(":")[0] for reason in verdict.reasons] == [
+        "it is release r0007-a, which was rolled back by hand (nightshift rollback --to brings it back)",
+        "only 10 held-out queries, at least 20 are needed",
+        "not shown to be no worse than the serving release",
+        "clearly worse than BM25",
+        f"nDCG@10 {noisy(0.3, 0, 10).mean():.4f} is below the floor of 0.4",
+    ]
 
 
 def test_a_challenger_clearly_worse_than_bm25_is_rejected_unless_the_floor_is_off() -> None:
-    challenger, bm25 = table(noisy(0.4, 0)), table(noisy(0.6, 1))
-    assert not decide(challenger, bm25, None, RULES).promote
-    assert decide(challenger, bm25, None, RULES.model_copy(update={"bm25_floor": False})).promote
+    assert not judge(noisy(0.4, 0), None, bm25=0.6).promote
+    assert judge(noisy(0.4, 0), None, bm25=0.6, bm25_floor=False).promote
+
+
+def test_before_there_is_a_release_the_base_model_is_a_floor() -> None:
+    base = table(noisy(0.7, 3))
+    (reason,) = judge(noisy(0.6, 0), None, base=base).reasons
+    assert reason.startswith("clearly worse than the base model")
+    assert judge(noisy(0.6, 0), noisy(0.6, 0), base=base).promote  # with a release it is only shown
+
+
+def halves(count: int = 300) -> dict[str, np.ndarray]:
+    first = np.arange(count) < count // 2
+    return {"long queries": first, "short queries": ~first}
+
+
+def test_a_slice_that_pays_for_the_others_is_a_reason_to_reject() -> None:
+    before = noisy(0.6, 0)
+    after = before + np.where(halves()["long queries"], -0.1, 0.12)
+    verdict = judge(after, before, slices=halves())
+    (reason,) = verdict.reasons
+    assert reason.startswith("worse on long queries: nDCG@10 -0.1000")
+    assert "margin 0.05" in reason
+    assert set(verdict.slices) == set(halves())
+
+
+def test_a_slice_within_its_margin_passes() -> None:
+    before = noisy(0.6, 0)
+    after = before + np.where(halves()["long queries"], -0.04, 0.12)
+    assert "none of 2 slices lost more than 0.05" in judge(after, before, slices=halves()).reasons
+
+
+def test_a_slice_that_is_small_or_only_unlucky_does_not_reject() -> None:
+    before = np.full(300, 0.6)
+    few = np.arange(300) < 49
+    assert judge(before - 0.3 * few, before, slices={"few": few}, margin=0.1).promote  # fewer than slice_queries
+    unlucky = np.zeros(300)
+    unlucky[:60] = np.where(np.arange(60) % 2, 0.4, -0.4) - 0.055  # lost 0.055 on average, give or take 0.05
+    verdict = judge(before + unlucky, before, slices={"unlucky": np.arange(300) < 60}, margin=0.1)
+    assert verdict.slices["unlucky"].difference == pytest.approx(-0.055)
+    assert verdict.promote
+
+
+def test_before_there_is_a_release_slices_are_shown_and_reject_nothing() -> None:
+    base = noisy(0.6, 0)
+    after = base + np.where(halves()["long queries"], -0.1, 0.12)
+    verdict = judge(after, None, base=table(base), slices=halves())
+    assert verdict.promote
+    assert verdict.slices["long queries"].against == "the base model"
+
+
+def test_a_golden_query_without_its_answer_rejects_and_is_named() -> None:
+    same = noisy(0.7, 0)
+    assert "all 2 golden queries are answered" in judge(same, same, golden=Answers(2, ())).reasons
+    missed = tuple(f"golden query “{n}”: passage p stands at rank 34" for n in range(5))
+    verdict = judge(same, same, golden=Answers(9, missed))
+    assert not verdict.promote
+    assert verdict.reasons == (*missed[:3], "and 2 more of 9 golden queries")
 
 
 def test_too_few_queries_decide_nothing() -> None:
-    few = table(noisy(0.9, 0, count=5))
-    assert "only 5 held-out queries" in decide(few, few, None, RULES).reasons[0]
+    few = noisy(0.9, 0, count=5)
+    assert "only 5 held-out queries" in judge(few, few).reasons[0]
 
 
 def test_different_queries_are_never_compared() -> None:
@@ -51,3 +139,11 @@ def test_the_interval_holds_the_mean_and_is_the_same_for_the_same_seed() -> None
     one = compare("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
     assert one.low < one.difference < one.high
     assert one == compare("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
+
+
+def test_the_interval_is_that_of_the_normal_approximation_on_many_queries() -> None:
+    ours, theirs = noisy(0.6, 0, 2000), noisy(0.5, 1, 2000)
+    one = compare("other", table(ours), table(theirs), RULES.model_copy(update={"resamples": 5000}))
+    spread = 1.645 * (ours - theirs).std() / np.sqrt(2000)
+    assert one.low == pytest.approx(one.difference - spread, abs=spread / 10)
+    assert one.high == pytest.approx(one.difference + spread, abs=spread / 10)

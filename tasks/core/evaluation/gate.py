@@ -2,100 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.evaluation.golden import Answers
+from tasks.core.evaluation.significance import MEASURE, Comparison, compare
 from tasks.core.settings import GateSettings
 
-MEASURE = "ndcg@10"
+SHOWN_MISSES = 3  # golden queries named one by one; the rest are counted
 
 
-class Comparison(BaseModel):
-    """The challenger's mean gain over one other system, with the interval of that mean."""
+class Finding(BaseModel):
+    """One thing that the gate looked at: did it hold, and what was found, as a sentence."""
 
     model_config = ConfigDict(frozen=True)
 
-    against: str
-    difference: float  # nDCG@10, challenger − other
-    low: float
-    high: float
-    queries: int
+    held: bool
+    words: str
 
 
 class Verdict(BaseModel):
-    """What the gate decided and why; `reasons` reads as sentences, whatever the decision."""
+    """What the gate found; a challenger is promoted when every finding held."""
 
     model_config = ConfigDict(frozen=True)
 
-    promote: bool
-    reasons: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    slices: dict[str, Comparison] = {}  # against the serving release, or the base model before there is one
+    overlap: float | None = None  # share of the ten best passages in common with the serving release
+
+    @property
+    def promote(self) -> bool:
+        """True when nothing speaks against it."""
+        return all(one.held for one in self.findings)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why, as sentences: what did not hold, or, when all did, everything that was looked at."""
+        return tuple(one.words for one in self.findings if self.promote or not one.held)
 
 
-def decide(
-    challenger: pa.Table,
-    bm25: pa.Table,
-    serving: pa.Table | None,
-    settings: GateSettings,
-    *,
-    withdrawn: str | None = None,
-) -> Verdict:
-    """Judge a challenger by its per-query nDCG@10 against BM25 and, where there is one, the serving release.
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on. Tables have query_id and ndcg@10, the same queries in the same order."""
 
-    No worse than the serving release means: the lower end of the one-sided interval of the mean paired difference
-    is above −margin (a non-inferiority test). Clearly worse than BM25 means: its upper end is below −margin.
+    challenger: pa.Table
+    bm25: pa.Table
+    base: pa.Table | None = None  # the model that training started from at first
+    serving: pa.Table | None = None
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → bool (queries,)
+    golden: Answers | None = None
+    overlap: float | None = None
+    withdrawn: str | None = None  # the release of these very parts that a person rolled back
 
-    Args:
-        challenger, bm25, serving: query_id and ndcg@10, one row a query, the same queries in the same order.
-        settings: margin, confidence and the least number of queries.
-        withdrawn: the release made of these very parts that a person rolled back; it is not promoted again by itself.
+
+def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
+    """Judge a challenger.
+
+    No worse than the serving release: the lower end of the one-sided interval of the mean paired difference is above
+    −margin (a non-inferiority test); better: it is above 0. Clearly worse than BM25 or, before there is a release,
+    than the base model: the upper end is below −margin. A slice regressed: it lost more than its own margin, and the
+    interval, widened for the number of slices (Bonferroni), lies below 0.
     """
-    refusals: list[str] = []
-    notes: list[str] = []
-    comparisons: list[Comparison] = []
-    if withdrawn is not None:
-        refusals.append(
-            f"it is release {withdrawn}, which was rolled back by hand (nightshift rollback --to brings it back)"
-        )
-    if challenger.num_rows < settings.min_queries:
-        refusals.append(f"only {challenger.num_rows} held-out queries, at least {settings.min_queries} are needed")
-    if serving is not None:
-        ours = compare("serving release", challenger, serving, settings)
-        comparisons.append(ours)
-        no_worse = ours.low > -settings.margin
-        (notes if no_worse else refusals).append(
-            f"{'no worse' if no_worse else 'not shown to be no worse'} than the serving release: {_words(ours)}, "
-            f"margin {settings.margin}"
-        )
-    floor = compare("BM25", challenger, bm25, settings)
-    comparisons.append(floor)
-    clearly_worse = floor.high < -settings.margin
-    if clearly_worse and settings.bm25_floor:
-        refusals.append(f"clearly worse than BM25: {_words(floor)}")
+    rivals = {"the serving release": evidence.serving, "BM25": evidence.bm25, "the base model": evidence.base}
+    compared = {
+        name: compare(name, evidence.challenger, table, settings) for name, table in rivals.items() if table is not None
+    }
+    slices = _compare_slices(evidence, settings)
+    findings = [
+        *_history(evidence),
+        *_enough(evidence, settings),
+        *_no_worse(compared, settings),
+        *_floors(evidence, compared, settings),
+        *(_slices(slices, settings) if evidence.serving is not None else []),
+        *_golden(evidence),
+    ]
+    return Verdict(
+        findings=tuple(findings), comparisons=tuple(compared.values()), slices=slices, overlap=evidence.overlap
+    )
+
+
+def _history(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.withdrawn is not None:
+        undo = "nightshift rollback --to brings it back"
+        yield Finding(held=False, words=f"it is release {evidence.withdrawn}, which was rolled back by hand ({undo})")
+
+
+def _enough(evidence: Evidence, settings: GateSettings) -> Iterator[Finding]:
+    queries = evidence.challenger.num_rows
+    if queries < settings.min_queries:
+        least = f"at least {settings.min_queries} are needed"
+        yield Finding(held=False, words=f"only {queries} held-out queries, {least}")
+
+
+def _no_worse(compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
+    if (one := compared.get("the serving release")) is not None:
+        held = one.low >= -settings.margin
+        words = "better" if one.low > 0 else "no worse" if held else "not shown to be no worse"
+        yield Finding(held=held, words=f"{words} than the serving release: {one}, margin {settings.margin}")
+
+
+def _floors(evidence: Evidence, compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
+    binding = {"BM25": settings.bm25_floor, "the base model": evidence.serving is None}
+    for name, binds in binding.items():
+        if (one := compared.get(name)) is not None:
+            held = not (binds and one.high < -settings.margin)
+            yield Finding(held=held, words=f"{'against' if held else 'clearly worse than'} {name}: {one}")
+    reached = float(np.mean(evidence.challenger[MEASURE].to_numpy()))
+    if reached < settings.min_ndcg:
+        yield Finding(held=False, words=f"nDCG@10 {reached:.4f} is below the floor of {settings.min_ndcg}")
+
+
+def _compare_slices(evidence: Evidence, settings: GateSettings) -> dict[str, Comparison]:
+    if evidence.serving is not None:
+        name, rival = "the serving release", evidence.serving
+    elif evidence.base is not None:
+        name, rival = "the base model", evidence.base
     else:
-        notes.append(f"against BM25: {_words(floor)}")
-    return Verdict(promote=not refusals, reasons=tuple(refusals or notes), comparisons=tuple(comparisons))
+        return {}
+    large = {slice_: chosen for slice_, chosen in evidence.slices.items() if chosen.sum() >= settings.slice_queries}
+    sure = 1 - (1 - settings.confidence) / max(1, len(large))
+    return {
+        slice_: compare(name, evidence.challenger, rival, settings, chosen=chosen, confidence=sure)
+        for slice_, chosen in large.items()
+    }
 
 
-def compare(name: str, challenger: pa.Table, other: pa.Table, settings: GateSettings) -> Comparison:
-    """Bootstrap the mean of the paired differences (Efron and Tibshirani, 1993, percentile interval)."""
-    if challenger["query_id"].to_pylist() != other["query_id"].to_pylist():
-        raise ValueError(f"the challenger and {name} were not measured on the same queries")
-    difference = challenger[MEASURE].to_numpy() - other[MEASURE].to_numpy()
-    rng = np.random.default_rng(settings.seed)
-    means = np.array(
-        [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(settings.resamples)]
-    )
-    low, high = np.quantile(means, [1 - settings.confidence, settings.confidence])
-    return Comparison(
-        against=name,
-        difference=float(difference.mean()),
-        low=float(low),
-        high=float(high),
-        queries=len(difference),
-    )
+def _slices(slices: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
+    worse = {name: one for name, one in slices.items() if one.difference < -settings.slice_margin and one.high < 0}
+    for name, one in worse.items():
+        yield Finding(held=False, words=f"worse on {name}: {one}, margin {settings.slice_margin}")
+    if slices and not worse:
+        yield Finding(held=True, words=f"none of {len(slices)} slices lost more than {settings.slice_margin}")
 
 
-def _words(one: Comparison) -> str:
-    return f"nDCG@10 {one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f}) on {one.queries} queries"
+def _golden(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.golden is None:
+        return
+    asked, missed = evidence.golden
+    for words in missed[:SHOWN_MISSES]:
+        yield Finding(held=False, words=words)
+    if len(missed) > SHOWN_MISSES:
+        yield Finding(held=False, words=f"and {len(missed) - SHOWN_MISSES} more of {asked} golden queries")
+    if not missed:
+        yield Finding(held=True, words=f"all {asked} golden queries are answered")

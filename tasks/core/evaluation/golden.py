@@ -1,0 +1,86 @@
+"""Golden queries: a frozen list of questions that every release must answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.core.data.snapshot import passages
+from tasks.core.embedding.exact import exact_search, passage_ids
+from tasks.core.errors import BadInput
+from tasks.core.receipts import Embeddings, Encoder, Snapshot
+
+LOOKED_AT = 100  # ranks, to say how far down a passage stands that is not high enough
+
+
+class Golden(BaseModel):
+    """A question and the passage that answers it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str
+    passage_id: str
+
+
+class Answers(NamedTuple):
+    """How the golden queries fared: how many they are, and a sentence for each that was not answered."""
+
+    asked: int
+    missed: tuple[str, ...]
+
+
+def read_golden(file: Path) -> list[Golden]:
+    """Read JSON lines {"query": …, "passage_id": …}.
+
+    Raises:
+        BadInput: the file is not there, holds no line, or a line is not such an object.
+    """
+    if not file.is_file():
+        raise BadInput(f"golden queries {file}: not found. Correct [gate] golden, or leave it out.")
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(Golden.model_validate(json.loads(line)))
+            except (json.JSONDecodeError, ValidationError) as error:
+                wanted = '{"query": "…", "passage_id": "…"}'
+                raise BadInput(f"golden queries {file}, line {number}: not an object {wanted}. Correct it.") from error
+    if not found:
+        raise BadInput(f"golden queries {file}: no line. Add one, or leave [gate] golden out.")
+    return found
+
+
+def ask(golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int) -> Answers:
+    """Ask every golden query by exact search; its passage must be among the first `depth`."""
+    from tasks.core.training.encoder import load_encoder
+
+    vectors = load_encoder(encoder.path).encode_queries([one.query for one in golden])
+    rows, _ = exact_search(vectors, embeddings, max(depth, LOOKED_AT))
+    ids = passage_ids(embeddings, rows.ravel()).to_pylist()
+    there = _present(snapshot, [one.passage_id for one in golden])
+    missed = []
+    for number, one in enumerate(golden):
+        ranked = ids[number * rows.shape[1] : (number + 1) * rows.shape[1]]
+        if one.passage_id in ranked[:depth]:
+            continue
+        if one.passage_id not in there:
+            where = "is not in the snapshot"
+        elif one.passage_id in ranked:
+            where = f"stands at rank {ranked.index(one.passage_id) + 1}"
+        else:
+            where = f"is not among the first {len(ranked)}"
+        missed.append(f"golden query “{one.query}”: passage {one.passage_id} {where}, at most {depth} is asked for")
+    return Answers(len(golden), tuple(missed))
+
+
+def _present(snapshot: Snapshot, ids: list[str]) -> set[str]:
+    wanted = pa.array(sorted(set(ids)), pa.string())
+    found: set[str] = set()
+    for batch in passages(snapshot, columns=["passage_id"]):
+        found.update(batch["passage_id"].filter(pc.is_in(batch["passage_id"], value_set=wanted)).to_pylist())
+    return found

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_world import World, small_world, write_run
+
+from tasks.core.errors import BadInput
+from tasks.core.evaluation.evaluate import evaluate_run
+from tasks.core.evaluation.evidence import gather, overlap
+from tasks.core.evaluation.golden import Golden, ask, read_golden
+from tasks.core.receipts import Evaluation
+
+TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
+QUERIES = {"q1": "a river", "q2": "a castle"}
+QRELS = [("q1", "p00", "test"), ("q2", "p01", "test")]
+
+
+@pytest.fixture
+def world(tiny_model: Path, tmp_path: Path) -> World:
+    return small_world(tmp_path, tiny_model, TEXTS, QUERIES, QRELS)
+
+
+def test_a_query_equal_to_its_passage_is_answered_and_others_are_named_with_their_rank(world: World) -> None:
+    golden = [Golden(query=TEXTS["p02"], passage_id="p02"), Golden(query=TEXTS["p02"], passage_id="p03")]
+    answers = ask(golden, world.encoder, world.embeddings, world.snapshot, depth=1)
+    assert answers.asked == 2
+    (missed,) = answers.missed
+    assert missed.startswith(f"golden query “{TEXTS['p02']}”: passage p03 stands at rank ")
+
+
+def test_a_golden_passage_that_is_gone_is_said_to_be_gone(world: World) -> None:
+    (missed,) = ask(
+        [Golden(query="a river", passage_id="gone")], world.encoder, world.embeddings, world.snapshot, depth=10
+    ).missed
+    assert "passage gone is not in the snapshot" in missed
+
+
+def test_golden_queries_are_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "golden.jsonl"
+    file.write_text('{"query": "a", "passage_id": "p1"}\n\n{"query": "b", "passage_id": "p2"}\n')
+    assert read_golden(file) == [Golden(query="a", passage_id="p1"), Golden(query="b", passage_id="p2")]
+
+
+@pytest.mark.parametrize("line", ["{", '{"query": "b"}', '{"query": "b", "passage_id": "p", "rank": 3}', "[]"])
+def test_a_wrong_golden_line_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "golden.jsonl"
+    file.write_text(f'{{"query": "a", "passage_id": "p1"}}\n{line}\n')
+    with pytest.raises(BadInput, match="line 2"):
+        read_golden(file)
+
+
+def test_a_golden_file_that_is_missing_or_empty_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not found"):
+        read_golden(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(BadInput, match="no line"):
+        read_golden(tmp_path / "empty.jsonl")
+
+
+def evaluation(world: World, system: str, ranked: dict[str, list[str]]) -> Evaluation:
+    return evaluate_run(world.home, system, write_run(world.home, ranked), world.snapshot, "test")
+
+
+def test_overlap_is_the_share_of_the_first_passages_in_common(world: World) -> None:
+    one = evaluation(world, "one", {"q1": ["p00", "p01"], "q2": ["p01", "p02"]})
+    other = evaluation(world, "other", {"q1": ["p01", "p00"], "q2": ["p01", "p03"]})
+    assert overlap(world.home, one, other) == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert overlap(world.home, one, one) == 1
+    assert overlap(world.home, one, other, top=1) == pytest.approx((0 + 1) / 2)
+
+
+def test_evidence_is_gathered_from_the_artifacts(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "golden.jsonl"
+    file.write_text(json.dumps({"query": TEXTS["p02"], "passage_id": "p02"}))
+    rules = world.settings.gate.model_copy(update={"golden": file, "golden_depth": 1})
+    best, none = {"q1": ["p00"], "q2": ["p01"]}, {"q1": ["p03"], "q2": ["p03"]}
+    figures = {
+        "challenger": evaluation(world, "challenger", best),
+        "bm25": evaluation(world, "bm25", none),
+        "serving": evaluation(world, "serving", none),
+    }
+    evidence = gather(world.home, figures, world.encoder, world.embeddings, world.snapshot, None, rules)
+    assert evidence.challenger["ndcg@10"].to_pylist() == [1, 1]
+    assert evidence.serving is not None
+    assert evidence.serving["ndcg@10"].to_pylist() == [0, 0]
+    assert evidence.base is None
+    assert evidence.overlap == 0
+    assert evidence.golden == (1, ())

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluation_world import write_snapshot
+
+from tasks.core.evaluation.slices import slices_of
+
+QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two three four", "t1": "x", "t2": "y"}
+QRELS = [("q1", "a", "test"), ("q2", "b", "test"), ("q3", "c", "test"), ("q3", "a", "test"), ("q4", "d", "test")]
+TRAIN = [("t1", "a", "train"), ("t2", "a", "train"), ("t2", "b", "train")]
+PASSAGES = {"a": "first", "b": "second", "c": "third", "d": "fourth"}
+ASKED = ["q1", "q2", "q3", "q4"]
+
+
+def members(
+    home: Path, serving: dict[str, str] | None = None, train: list[tuple[str, str, str]] = TRAIN
+) -> dict[str, str]:
+    now = write_snapshot(home, PASSAGES, QUERIES, [*QRELS, *train])
+    before = None if serving is None else write_snapshot(home, serving, QUERIES, QRELS)
+    found = slices_of(now, "test", ASKED, before)
+    return {
+        name: " ".join(one for one, inside in zip(ASKED, chosen, strict=True) if inside)
+        for name, chosen in found.items()
+    }
+
+
+def test_queries_are_parted_by_length_and_by_how_often_their_passages_are_asked_for(tmp_path: Path) -> None:
+    assert members(tmp_path) == {
+        "short queries": "q1 q2",
+        "long queries": "q3 q4",
+        "head: passages often asked for": "q1 q3",  # passage a, twice a positive in training
+        "tail: passages seldom asked for": "q2 q4",
+    }
+
+
+def test_a_slice_of_all_or_none_is_left_out(tmp_path: Path) -> None:
+    assert set(members(tmp_path, train=[])) == {"short queries", "long queries"}
+
+
+def test_new_passages_are_those_not_served_or_served_with_another_text(tmp_path: Path) -> None:
+    found = members(tmp_path, serving={"a": "first", "b": "another text", "d": "fourth"})
+    assert found["new passages"] == "q2 q3"
+    assert found["passages served before"] == "q1 q4"
