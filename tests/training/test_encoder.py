@@ -37,7 +37,7 @@ def test_sentence_transformers_loads_the_folder_and_gives_the_same_vectors(
     from sentence_transformers import SentenceTransformer
 
     folder = made(tiny_model, tmp_path / "encoder", pooling=pooling, passage_tokens=16)
-    theirs = SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(load_encoder(folder).encode_passages(TEXTS), theirs, atol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path
     spec = read_spec(folders[0])
     write_json(folders[0] / SPEC, spec.model_copy(update={"precision": "bf16"}).model_dump())
     names.add(fingerprint(folders[0]))
-    weights = folders[1] / "model" / "model.safetensors"
+    weights = folders[1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     names.add(fingerprint(folders[1]))
     assert len(names) == len(changes) + 2

@@ -49,7 +49,7 @@ def mined(home: Path) -> Negatives:
 
 
 def weights(encoder: Encoder) -> dict[str, np.ndarray]:
-    return load_file(encoder.path / "model" / "model.safetensors")
+    return load_file(encoder.path / "model.safetensors")
 
 
 def trained(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
@@ -108,7 +108,7 @@ def test_dropout_is_off_unless_asked_for_and_not_saved(snapshot: Snapshot, setti
     dials = settings.training.model_copy(update={"dropout": 0.5})
     dropped = trained(tmp_path / "dropped", snapshot, settings.model_copy(update={"training": dials}))
     assert plain.fingerprint != dropped.fingerprint
-    configs = [json.loads((one.path / "model" / "config.json").read_text()) for one in (plain, dropped)]
+    configs = [json.loads((one.path / "config.json").read_text()) for one in (plain, dropped)]
     assert configs[0]["hidden_dropout_prob"] == configs[1]["hidden_dropout_prob"] == 0.1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +15,14 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import Mismatch
 from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
 from tasks.core.settings import EncoderSettings
-from tasks.core.training.tower import Tower
+from tasks.core.training.layout import write_router, write_tower
+from tasks.core.training.parts import PROJECTION, new_projection, read_tokenizer, read_transformer
+from tasks.core.training.tower import Side, Tower
 
 SPEC = "encoder.json"
+SHARED = {"model": ""}  # name of a tower -> the folder of its weights
+SEPARATE = {"query": "query", "passage": "passage"}
+DECISIVE = ("config.json", "*.safetensors", PROJECTION, "tokenizer*.json", "vocab*", "merges.txt", "*.model")
 Precision = Literal["fp32", "bf16"]
 
 
@@ -28,8 +32,10 @@ class EncoderSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shared: bool
-    pooling: Literal["mean", "cls"]
+    pooling: Literal["mean", "cls", "last"]
     normalize: bool
+    dimension: int  # numbers after the projection; 0: there is none
+    serve_dimension: int  # the first so many numbers are served; 0: all
     query_prompt: str
     passage_prompt: str
     query_tokens: int
@@ -41,40 +47,48 @@ class EncoderSpec(BaseModel):
         """The spec that the settings ask for."""
         return cls(precision=precision, **settings.model_dump(include=set(cls.model_fields) - {"precision"}))
 
+    def side(self, name: Literal["query", "passage"]) -> Side:
+        """What of it decides the vectors of one side."""
+        prompt = self.query_prompt if name == "query" else self.passage_prompt
+        limit = self.query_tokens if name == "query" else self.passage_tokens
+        return Side(self.pooling, self.normalize, self.dimension, self.serve_dimension, prompt, limit)
+
 
 class DualEncoder:
     """A query encoder and a passage encoder, one object when their weights are shared.
 
-    `folder` holds `encoder.json` and either `model/` (shared) or `query/` and `passage/`, each a model folder
-    that sentence-transformers loads as it is.
+    `folder` holds `encoder.json` beside the weights, which lie there as `layout` describes: sentence-transformers
+    loads it as it is.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
         self.spec = spec
-        self.query = _tower(folder, "query", spec, spec.query_prompt, spec.query_tokens)
-        self.passage = _tower(folder, "passage", spec, spec.passage_prompt, spec.passage_tokens)
         if spec.shared:
-            self.passage.transformer = self.query.transformer
+            self.passage = Tower.open(folder, spec.side("passage"))
+            self.query = self.passage.twin(read_tokenizer(folder), spec.side("query"))
+        else:
+            self.passage = Tower.open(folder / SEPARATE["passage"], spec.side("passage"))
+            self.query = Tower.open(folder / SEPARATE["query"], spec.side("query"))
         self.fingerprint = fingerprint(folder)
         self.token_budget = 2048
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """Numbers in a vector that is served."""
         return self.passage.dimension
 
     @property
     def towers(self) -> dict[str, Tower]:
-        """The distinct towers by the folder each is saved in."""
+        """The distinct towers by name."""
         return {"model": self.passage} if self.spec.shared else {"query": self.query, "passage": self.passage}
 
     def for_inference(self) -> DualEncoder:
         """Move to the fastest device here and to the numeric path of the spec; returns itself."""
-        dtype = torch.bfloat16 if self.spec.precision == "bf16" else torch.float32
         if torch.cuda.is_available():
             self.token_budget = 65536
         for tower in (self.query, self.passage):
-            tower.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=dtype).eval()
+            tower.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+            tower.get_submodule("transformer").to(torch.bfloat16 if self.spec.precision == "bf16" else torch.float32)
         return self
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
@@ -84,11 +98,6 @@ class DualEncoder:
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Passage vectors, float32 (n, dimension); a text is title and body joined (`full_text`)."""
         return self.passage.encode(self.passage.tokenize(texts), self.token_budget)
-
-
-def _tower(folder: Path, side: str, spec: EncoderSpec, prompt: str, max_tokens: int) -> Tower:
-    place = folder / ("model" if spec.shared else side)
-    return Tower(place, pooling=spec.pooling, normalize=spec.normalize, prompt=prompt, max_tokens=max_tokens)
 
 
 @lru_cache(maxsize=2)
@@ -117,57 +126,52 @@ def read_spec(folder: Path) -> EncoderSpec:
 def fingerprint(folder: Path) -> str:
     """Name the vector space of the encoder in `folder`.
 
-    The digest of weights, tokenizer, architecture, pooling, prompts, token limits, normalisation, numeric path.
+    The digest of weights, tokenizers, architectures, pooling, projection, dimensions, prompts, token limits,
+    normalisation, numeric path.
     """
     spec = read_spec(folder)
-    files = [
-        f"{tower}/{name}"
-        for tower in (("model",) if spec.shared else ("query", "passage"))
-        for name in ("config.json", "model.safetensors", "tokenizer.json")
-    ]
-    return digest_of({"spec": spec.model_dump(), "files": {name: file_digest(folder / name) for name in files}})
+    places = SHARED if spec.shared else SEPARATE
+    files = {name: _decisive(folder / place) for name, place in places.items()}
+    return digest_of({"spec": spec.model_dump(), "files": files})
 
 
 def start_from(base: Path, spec: EncoderSpec, folder: Path) -> DualEncoder:
-    """Lay a base model out in `folder` as a dual encoder of this `spec`, and return it."""
-    for name in ("model",) if spec.shared else ("query", "passage"):
-        limit = spec.query_tokens if name == "query" else spec.passage_tokens
-        tower = Tower(base, pooling=spec.pooling, normalize=spec.normalize, prompt="", max_tokens=limit)
-        save_tower(tower, folder / name, spec)
-    write_json(folder / SPEC, spec.model_dump())
+    """Lay a base model out in `folder` as a dual encoder of this `spec`, and return it.
+
+    Raises NightshiftError when the spec asks for more numbers than a vector has.
+    """
+    passage = _from_base(base, spec.side("passage"))
+    if spec.shared:
+        query = passage.twin(read_tokenizer(base), spec.side("query"))
+    else:
+        query = _from_base(base, spec.side("query"))
+    _write(query, passage, spec, folder)
     return DualEncoder(folder, spec)
 
 
 def save_encoder(encoder: DualEncoder, folder: Path) -> None:
-    """Write weights (float32, safetensors), tokenizers and spec into `folder`, replacing what is there."""
-    for name, tower in encoder.towers.items():
-        shutil.rmtree(folder / name, ignore_errors=True)
-        save_tower(tower, folder / name, encoder.spec)
-    write_json(folder / SPEC, encoder.spec.model_dump())
+    """Write weights (float32, safetensors), tokenizers and spec into `folder`, over what is there."""
+    _write(encoder.query, encoder.passage, encoder.spec, folder)
 
 
-def save_tower(tower: Tower, folder: Path, spec: EncoderSpec) -> None:
-    """One model folder, with the small files by which sentence-transformers knows pooling, prompts and limit."""
-    folder.mkdir(parents=True)
-    tower.transformer.save_pretrained(folder)
-    tower.tokenizer.save_pretrained(folder)
-    modules = ["Transformer", "Pooling"] + (["Normalize"] if spec.normalize else [])
-    paths = ["", "1_Pooling", "2_Normalize"]
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.models.{module}"}
-            for i, module in enumerate(modules)
-        ],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": tower.max_tokens, "do_lower_case": False})
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": tower.dimension,
-            "pooling_mode_mean_tokens": spec.pooling == "mean",
-            "pooling_mode_cls_token": spec.pooling == "cls",
-        },
-    )
-    prompts = {"query": spec.query_prompt, "document": spec.passage_prompt}
-    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "similarity_fn_name": "dot"})
+def _write(query: Tower, passage: Tower, spec: EncoderSpec, folder: Path) -> None:
+    tasks = {"query": query, "document": passage}
+    if spec.shared:
+        write_tower(passage, folder, tasks)
+    else:
+        write_tower(query, folder / SEPARATE["query"], {"query": query})
+        write_tower(passage, folder / SEPARATE["passage"], {"document": passage})
+        write_router(folder, {"query": SEPARATE["query"], "document": SEPARATE["passage"]}, tasks)
+    write_json(folder / SPEC, spec.model_dump())
+
+
+def _from_base(base: Path, side: Side) -> Tower:
+    transformer = read_transformer(base)
+    projection = new_projection(transformer.config.hidden_size, side.dimension) if side.dimension else None
+    return Tower(read_tokenizer(base), transformer, projection, side)
+
+
+def _decisive(place: Path) -> dict[str, str]:
+    """Digests of the files in a model folder that decide vectors."""
+    files = {file for pattern in DECISIVE for file in place.glob(pattern)}
+    return {str(file.relative_to(place)): file_digest(file) for file in sorted(files)}

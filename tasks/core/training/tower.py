@@ -1,47 +1,70 @@
-"""One side of a dual encoder: texts → token ids → transformer → pooled, normalised vectors."""
+"""One side of a dual encoder: texts → token ids → transformer → pooled, projected, normalised vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from tasks.core.errors import NightshiftError
-
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()  # what is missing from a checkpoint is checked in _load
+from tasks.core.training.parts import longest_input, read_projection, read_tokenizer, read_transformer
+from tasks.core.training.pooling import pool, prefix
 
 TokenIds = list[list[int]]
 
 
-class Tower(nn.Module):
-    """A transformer with a pooling over its last hidden states.
+class Side(NamedTuple):
+    """How one side turns a text into a vector, beside its weights."""
 
-    Args:
-        folder: a Hugging Face model folder (config, tokenizer, safetensors).
-        pooling: "mean" over the real tokens, or the state of the first ("cls").
-        normalize: scale every vector to length 1.
-        prompt: text put before every input.
-        max_tokens: limit on the tokens of prompt + text, special tokens included.
+    pooling: str  # "mean", "cls" or "last", see `pool`
+    normalize: bool  # scale every vector to length 1
+    dimension: int  # numbers after the projection; 0: there is none
+    serve_dimension: int  # the first so many numbers are served; 0: all
+    prompt: str  # text put before every input
+    max_tokens: int  # limit on the tokens of prompt + text, special tokens included
+
+
+class Tower(nn.Module):
+    """A transformer with a pooling over its last hidden states and perhaps a linear map after it.
+
+    Raises NightshiftError when `side` asks to serve more numbers than a vector has.
     """
 
-    def __init__(self, folder: Path, *, pooling: str, normalize: bool, prompt: str, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: nn.Linear | None, side: Side) -> None:
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.transformer = _load(folder)
-        self.pooling, self.normalize, self.prompt = pooling, normalize, prompt
-        longest = getattr(self.transformer.config, "max_position_embeddings", max_tokens)
-        self.max_tokens = min(max_tokens, longest)
+        self.tokenizer, self.transformer, self.projection, self.side = tokenizer, transformer, projection, side
+        self.prompt, self.normalize = side.prompt, side.normalize
+        self.max_tokens = min(side.max_tokens, longest_input(transformer) or side.max_tokens)
+        if side.serve_dimension > self.width:
+            raise NightshiftError(
+                f"[encoder] serve_dimension = {side.serve_dimension}: a vector of this encoder has {self.width} numbers"
+            )
+
+    @classmethod
+    def open(cls, folder: Path, side: Side) -> Tower:
+        """Read a model folder that `layout.write_tower` wrote."""
+        projection = read_projection(folder) if side.dimension else None
+        return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
+
+    def twin(self, tokenizer: Any, side: Side) -> Tower:
+        """A tower of the same weights for the other side; its tokenizer is its own, as limits are set on it."""
+        return Tower(tokenizer, self.transformer, self.projection, side)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector while training."""
+        hidden: int = self.transformer.config.hidden_size
+        return hidden if self.projection is None else self.projection.out_features
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
-        return int(self.transformer.config.hidden_size)
+        """Numbers in a vector that is served."""
+        return self.side.serve_dimension or self.width
 
     @property
     def device(self) -> torch.device:
@@ -67,27 +90,27 @@ class Tower(nn.Module):
         return ids
 
     def forward(self, ids: TokenIds, token_budget: int) -> Tensor:
-        """Vectors float32 (n, dimension) in the order of `ids`.
+        """Vectors float32 (n, width) in the order of `ids`.
 
         Texts of like length go through together, at most `token_budget` padded tokens at a time, so little
         is spent on padding and activations stay in cache.
         """
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        parts = [self._pool(ids, rows) for rows in _micro_batches(order, ids, token_budget)]
+        parts = [self._vectors(ids, rows) for rows in _micro_batches(order, ids, token_budget)]
         vectors = torch.cat(parts)
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return vectors[back.to(vectors.device)]
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
-        """`forward` without gradients, as a float32 array (n, dimension) in main memory."""
+        """What is served, float32 (n, dimension) in main memory: `forward` without gradients, cut to `dimension`."""
         if not ids:
             return np.zeros((0, self.dimension), np.float32)
         self.eval()
         with torch.inference_mode():
-            return self.forward(ids, token_budget).cpu().numpy()
+            return prefix(self.forward(ids, token_budget), self.dimension, self.normalize).cpu().numpy()
 
-    def _pool(self, ids: TokenIds, rows: Sequence[int]) -> Tensor:
+    def _vectors(self, ids: TokenIds, rows: Sequence[int]) -> Tensor:
         lengths = torch.tensor([len(ids[row]) for row in rows])
         width = int(lengths.max())
         pad = self.tokenizer.pad_token_id or 0
@@ -95,33 +118,12 @@ class Tower(nn.Module):
         # A batch without padding needs no mask, and attention without a mask is faster.
         mask = None if int(lengths.min()) == width else torch.arange(width)[None, :] < lengths[:, None]
         mask = None if mask is None else mask.to(self.device)
-        states = self.transformer(
-            input_ids=tokens, attention_mask=None if mask is None else mask.long()
-        ).last_hidden_state.float()
-        if self.pooling == "cls":
-            vectors = states[:, 0]
-        elif mask is None:
-            vectors = states.mean(dim=1)
-        else:
-            vectors = (states * mask[:, :, None]).sum(dim=1) / lengths[:, None].to(states)
+        states = self.transformer(input_ids=tokens, attention_mask=None if mask is None else mask.long())
+        vectors = pool(states.last_hidden_state.float(), mask, self.side.pooling)
+        if self.projection is not None:
+            with torch.autocast(vectors.device.type, enabled=False):  # in float32, as every reader of the folder does
+                vectors = self.projection(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
-
-
-def _load(folder: Path) -> PreTrainedModel:
-    """The transformer in float32. What vectors do not need (a pooler) may be missing, nothing else."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a missing pooler is drawn at random: the same each time, or the fingerprint would differ
-        model, loading = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise NightshiftError(
-            f"model {folder}: {len(missing)} weights are not in its safetensors ({', '.join(missing[:3])} …). "
-            "It would encode at random: give [encoder] model a complete folder."
-        )
-    transformer: PreTrainedModel = model
-    return transformer
 
 
 def _micro_batches(order: Sequence[int], ids: TokenIds, token_budget: int) -> Iterator[list[int]]:
