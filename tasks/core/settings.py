@@ -81,6 +81,7 @@ class EncoderSettings(Section):
         "sentence-transformers/all-MiniLM-L6-v2",
         description="a local folder or a hub id; the default is read from the offline package when that is installed",
     )
+    query_model: str = Field("", description="another model to start the query encoder from; empty: the same one")
     start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
     shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
     pooling: Literal["mean", "cls", "last"] = Field(
@@ -96,6 +97,20 @@ class EncoderSettings(Section):
     passage_prompt: str = Field("", description="text put before every passage")
     query_tokens: int = Field(64, ge=4, description="token limit of a query, special tokens included")
     passage_tokens: int = Field(128, ge=4, description="token limit of a passage, special tokens included")
+    train: Literal["both", "query"] = Field(
+        "both", description="query: the passage encoder stays as it is, and so do all vectors of the collection"
+    )
+    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank (needs peft); 0: all weights")
+    lora_targets: tuple[str, ...] = Field(
+        (), description="names of the linear layers that get an adapter, such as [query, value]; empty: all of them"
+    )
+
+    @model_validator(mode="after")
+    def _sides_need_weights_of_their_own(self) -> EncoderSettings:
+        for name, value in (("train", self.train == "query"), ("query_model", self.query_model)):
+            if value and self.shared:
+                raise ValueError(f"[encoder] {name} tells the two encoders apart, so it needs shared = false")
+        return self
 
 
 class Shares(Section):
