@@ -10,17 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.core.errors import NightshiftError
-
-
-class Section(BaseModel):
-    """A table of the settings file; an unknown key is an error, so that a typo is never a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+from tasks.core.section import Section
+from tasks.core.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -163,24 +158,6 @@ class MiningSettings(Section):
         if (self.last_rank or self.depth) <= self.skip_top:
             raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from")
         return self
-
-
-class TrainingSettings(Section):
-    """Contrastive training with InfoNCE over in-batch and hard negatives."""
-
-    epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
-    max_steps: int = Field(0, ge=0, description="upper bound on optimizer steps; 0: none")
-    batch_size: int = Field(32, ge=2, description="queries a step")
-    hard_negatives: int = Field(1, ge=0, description="mined negatives beside each positive")
-    temperature: float = Field(0.05, gt=0, description="InfoNCE temperature")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps of linear warm-up; linear decay after")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, not on biases and norms")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training; 0 makes a CPU step twice as fast")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU or GPU has it")
-    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; a killed night goes on from one")
-    seed: int = Field(0, description="seed of batches and dropout")
 
 
 class EmbeddingSettings(Section):

@@ -21,6 +21,7 @@ from tasks.core.training.batches import Batch, batch_at, steps_in
 from tasks.core.training.checkpoint import load_checkpoint, save_checkpoint
 from tasks.core.training.encoder import DualEncoder, EncoderSpec, fingerprint, read_spec, save_encoder, start_from
 from tasks.core.training.losses.infonce import infonce
+from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs, load_pairs
 
 log = logging.getLogger("nightshift.training")
@@ -129,7 +130,7 @@ def _loss(encoder: DualEncoder, data: TrainingPairs, batch: Batch, settings: Tra
         passages = encoder.passage([data.passage_tokens[int(row)] for row in batch.passages], TOKEN_BUDGET)
     targets = torch.arange(len(batch.queries), device=device)
     known = torch.from_numpy(batch.known).to(device)
-    return infonce(queries, passages, targets, known, settings.temperature)
+    return infonce(queries, passages, Relations(targets, known, known), temperature=settings.temperature)
 
 
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

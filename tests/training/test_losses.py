@@ -1,0 +1,235 @@
+"""Each loss against its formula, written out by hand in float64 with loops over queries and passages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.core.settings import TrainingSettings
+from tasks.core.training.losses.choose import loss_of, nested
+from tasks.core.training.losses.distillation import kl, margin_mse
+from tasks.core.training.losses.infonce import DIRECTIONS, infonce
+from tasks.core.training.losses.relations import Relations
+from tasks.core.training.losses.supcon import supcon, supcon_of_labels
+from tasks.core.training.losses.triplet import triplet
+
+NAMES = ["infonce", "triplet", "supcon", "margin_mse", "kl"]
+TAU = 0.5
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Relations]:
+    """Four queries and seven passages: query 0 has a second positive and a near duplicate, query 3 shares one."""
+    torch.manual_seed(seed)
+    queries = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    passages = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    own = torch.tensor([0, 1, 2, 3])
+    positive = torch.zeros(4, 7, dtype=torch.bool)
+    positive[own, own] = True
+    positive[0, 4] = True
+    known = positive.clone()
+    known[0, 5] = known[3, 0] = True
+    teacher = torch.randn(4, 7, dtype=torch.float64) * 3
+    teacher[1, [0, 2, 3]] = torch.nan
+    teacher[2] = torch.nan
+    return queries, passages, Relations(own, positive, known, teacher)
+
+
+def dot(one: Tensor, other: Tensor) -> float:
+    return float(sum(a * b for a, b in zip(one.tolist(), other.tolist(), strict=True)))
+
+
+def negatives_of(relations: Relations, query: int) -> list[int]:
+    return [passage for passage in range(relations.known.shape[1]) if not relations.known[query, passage]]
+
+
+def test_infonce_is_the_formula_in_small_numbers() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    passages = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
+    known = torch.tensor([[True, False, False], [False, True, False]])
+    loss = infonce(queries, passages, Relations(torch.tensor([0, 1]), known, known), temperature=0.5)
+    # scores / 0.5: query 0 → 2, 1.2, 0; query 1 → 0, 1.6, 2
+    first = -math.log(math.exp(2) / (math.exp(2) + math.exp(1.2) + math.exp(0)))
+    second = -math.log(math.exp(1.6) / (math.exp(0) + math.exp(1.6) + math.exp(2)))
+    assert loss.item() == pytest.approx((first + second) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("directions", [DIRECTIONS[:1], DIRECTIONS[:2], DIRECTIONS[1:3], DIRECTIONS])
+def test_infonce_is_its_formula_in_every_direction(directions: tuple[str, ...]) -> None:
+    queries, passages, relations = batch()
+    related = {(0, 3), (3, 0)}  # query 3 knows the positive of query 0
+    total = 0.0
+    for i in range(4):
+        own = passages[i]
+        denominator = math.exp(dot(queries[i], own) / TAU)
+        others = [j for j in range(4) if j != i and (i, j) not in related]
+        if "query_to_passage" in directions:
+            denominator += sum(math.exp(dot(queries[i], passages[n]) / TAU) for n in negatives_of(relations, i))
+        if "passage_to_query" in directions:
+            denominator += sum(math.exp(dot(own, queries[j]) / TAU) for j in others)
+        if "query_to_query" in directions:
+            denominator += sum(math.exp(dot(queries[i], queries[j]) / TAU) for j in others)
+        if "passage_to_passage" in directions:
+            denominator += sum(math.exp(dot(own, passages[n]) / TAU) for n in negatives_of(relations, i))
+        total -= math.log(math.exp(dot(queries[i], own) / TAU) / denominator)
+    loss = infonce(queries, passages, relations, temperature=TAU, directions=directions)  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(total / 4, abs=1e-12)
+
+
+def test_triplet_is_its_formula() -> None:
+    queries, passages, relations = batch()
+    terms = []
+    for i in range(4):
+        near = sum((a - b) ** 2 for a, b in zip(queries[i].tolist(), passages[i].tolist(), strict=True))
+        for n in negatives_of(relations, i):
+            far = sum((a - b) ** 2 for a, b in zip(queries[i].tolist(), passages[n].tolist(), strict=True))
+            terms.append(max(0.0, near - far + 0.7))
+    assert triplet(queries, passages, relations, margin=0.7).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+
+
+def test_triplet_in_fractions() -> None:
+    queries = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    passages = torch.tensor([[1.0, 0.5], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    known = torch.tensor([[True, False, False]])
+    loss = triplet(queries, passages, Relations(torch.tensor([0]), known, known), margin=1.0)
+    assert loss.item() == ((1 / 4 - 1 + 1) + (1 / 4 - 1 + 1)) / 2
+
+
+def test_supcon_over_positives_is_its_formula() -> None:
+    queries, passages, relations = batch()
+    total = 0.0
+    for i in range(4):
+        rivals = sum(math.exp(dot(queries[i], passages[n]) / TAU) for n in negatives_of(relations, i))
+        chosen = [p for p in range(7) if relations.positive[i, p]]
+        shares = [math.exp(dot(queries[i], passages[p]) / TAU) for p in chosen]
+        total -= sum(math.log(share / (share + rivals)) for share in shares) / len(chosen)
+    assert supcon(queries, passages, relations, temperature=TAU).item() == pytest.approx(total / 4, abs=1e-12)
+
+
+def test_supcon_with_one_positive_a_query_is_infonce() -> None:
+    queries, passages, relations = batch()
+    single = Relations(relations.own, relations.is_own, relations.known)
+    loss = supcon(queries, passages, single, temperature=TAU)
+    assert loss.item() == pytest.approx(infonce(queries, passages, single, temperature=TAU).item(), abs=1e-12)
+
+
+def test_supcon_over_labels_is_the_published_formula() -> None:
+    torch.manual_seed(1)
+    vectors = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    total = 0.0
+    for i in range(5):  # item 5 has no partner
+        positives = [p for p in range(6) if p != i and labels[p] == labels[i]]
+        everyone = sum(math.exp(dot(vectors[i], vectors[a]) / TAU) for a in range(6) if a != i)
+        logs = [math.log(math.exp(dot(vectors[i], vectors[p]) / TAU) / everyone) for p in positives]
+        total -= sum(logs) / len(positives)
+    assert supcon_of_labels(vectors, labels, temperature=TAU).item() == pytest.approx(total / 5, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda v: supcon_of_labels(v, labels, temperature=TAU), (vectors,))
+
+
+def test_supcon_over_labels_in_fractions() -> None:
+    vectors = torch.zeros(4, 2, dtype=torch.float64)  # all scores are 0: every share is 1/3
+    loss = supcon_of_labels(vectors, torch.tensor([0, 0, 1, 1]), temperature=1.0)
+    assert loss.item() == pytest.approx(math.log(3), abs=1e-12)
+    assert supcon_of_labels(vectors, torch.arange(4), temperature=1.0).item() == 0
+
+
+def test_margin_mse_is_its_formula() -> None:
+    queries, passages, relations = batch()
+    assert relations.teacher is not None
+    terms = []
+    for i in (0, 1, 3):  # query 2 is not scored
+        for n in negatives_of(relations, i):
+            if not math.isnan(relations.teacher[i, n]):
+                student = dot(queries[i], passages[i]) / TAU - dot(queries[i], passages[n]) / TAU
+                terms.append((student - float(relations.teacher[i, i] - relations.teacher[i, n])) ** 2)
+    loss = margin_mse(queries, passages, relations, temperature=TAU)
+    assert loss.item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+
+
+def test_kl_is_its_formula() -> None:
+    queries, passages, relations = batch()
+    assert relations.teacher is not None
+    total = 0.0
+    for i in (0, 1, 3):
+        columns = [i, *(n for n in negatives_of(relations, i) if not math.isnan(relations.teacher[i, n]))]
+        student = [math.exp(dot(queries[i], passages[p]) / TAU) for p in columns]
+        teacher = [math.exp(float(relations.teacher[i, p])) for p in columns]
+        for s, t in zip(student, teacher, strict=True):
+            total += t / sum(teacher) * math.log((t / sum(teacher)) / (s / sum(student)))
+    assert kl(queries, passages, relations, temperature=TAU).item() == pytest.approx(total / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [margin_mse, kl])
+def test_without_any_teacher_score_distillation_says_nothing(loss: Callable[..., Tensor]) -> None:
+    queries, passages, relations = batch()
+    silent = Relations(relations.own, relations.positive, relations.known, torch.full((4, 7), torch.nan))
+    value = loss(queries, passages, silent, temperature=TAU)
+    value.backward()
+    assert value.item() == 0
+    assert queries.grad is not None
+    assert queries.grad.abs().sum() == 0
+
+
+def dials(name: str, **more: object) -> TrainingSettings:
+    return TrainingSettings.model_validate({"loss": name, "temperature": TAU, "margin": 0.7, **more})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_is_that_of_the_loss(name: str) -> None:
+    queries, passages, relations = batch()
+    loss = loss_of(dials(name, directions=DIRECTIONS))
+    assert torch.autograd.gradcheck(lambda q, p: loss(q, p, relations), (queries, passages))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_queries_and_passages_says_nothing(name: str) -> None:
+    queries, passages, relations = batch()
+    loss = loss_of(dials(name, directions=DIRECTIONS))
+    rows, columns = torch.randperm(4), torch.randperm(7)
+    assert relations.teacher is not None
+    moved = Relations(
+        columns.argsort()[relations.own[rows]],
+        *(table[rows][:, columns] for table in (relations.positive, relations.known, relations.teacher)),
+    )
+    expected = loss(queries, passages, relations).item()
+    assert loss(queries[rows], passages[columns], moved).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["infonce", "triplet", "supcon"])
+def test_perfect_vectors_with_a_duplicated_positive_lose_nothing(name: str) -> None:
+    queries = torch.eye(4)[[0, 1, 2, 0]]  # queries 0 and 3 have the same positive text
+    known = torch.eye(4)[[0, 1, 2, 0]] @ torch.eye(4)[:, [0, 1, 2, 0]] > 0
+    loss = loss_of(dials(name, temperature=0.001, directions=DIRECTIONS))
+    assert loss(queries, queries, Relations(torch.arange(4), known, known)).item() == 0
+
+
+def test_without_the_mask_the_duplicate_would_cost_what_others_report() -> None:
+    queries, alone = torch.eye(4)[[0, 1, 2, 0]], torch.eye(4, dtype=torch.bool)
+    loss = infonce(queries, queries, Relations(torch.arange(4), alone, alone), temperature=0.001)
+    assert loss.item() == pytest.approx(math.log(2) / 2)  # .3466
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_near_duplicate_of_a_positive_gets_no_gradient(name: str) -> None:
+    queries, passages, relations = batch()
+    assert relations.teacher is not None
+    known = relations.known.clone()
+    known[:, 5] = True  # passage 5 is like a positive of every query, and judged for none
+    loss = loss_of(dials(name, directions=DIRECTIONS))
+    loss(queries, passages, Relations(relations.own, relations.positive, known, relations.teacher)).backward()
+    assert passages.grad is not None
+    assert passages.grad[5].abs().sum() == 0
+    assert passages.grad[0].abs().sum() > 0
+
+
+def test_nested_dimensions_are_the_mean_of_the_loss_at_each() -> None:
+    queries, passages, relations = batch()
+    loss = loss_of(dials("infonce"))
+    cut = [torch.nn.functional.normalize(side[:, :2], dim=1) for side in (queries, passages)]
+    expected = (loss(queries, passages, relations) + loss(cut[0], cut[1], relations)) / 2
+    assert nested(loss, (2,), normalize=True)(queries, passages, relations).item() == pytest.approx(expected.item())
+    assert nested(loss, (), normalize=True) is loss
