@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.core.files import write_json
+from tasks.core.training.adapters import merge_adapters
 from tasks.core.training.parts import PROJECTION, WEIGHT
 from tasks.core.training.tower import Tower
 
@@ -24,9 +25,11 @@ CUT = "3_Cut"
 def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
     """One model folder: weights (float32, safetensors), tokenizer, and the small files of sentence-transformers.
 
-    `tasks` has the towers that share these weights, by the task they serve: "query", "document".
+    `tasks` has the towers that share these weights, by the task they serve: "query", "document". Adapters are merged
+    into the weights, for good: a tower that was written is not trained on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    merge_adapters(tower.transformer)
     tower.transformer.save_pretrained(folder)
     if tower.tokenizer.is_fast:  # a limit that the last call set is no part of the tokenizer
         tower.tokenizer.backend_tokenizer.no_truncation()

@@ -71,6 +71,15 @@ class Tower(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def is_trained(self) -> bool:
+        """False when every weight is frozen."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def train(self, mode: bool = True) -> Tower:
+        """Training mode, unless the tower is frozen: then it computes what it serves, without dropout."""
+        return super().train(mode and self.is_trained)
+
     def set_dropout(self, share: float) -> None:
         """Drop this share of activations and attention weights in training, whatever the model's own config says."""
         for module in self.modules():

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_models import KINDS, made
+
+from tasks.core.errors import NightshiftError
+from tasks.core.settings import EncoderSettings
+from tasks.core.training.encoder import DualEncoder, EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
+from tasks.core.training.tower import Tower
+from tasks.core.training.trainable import make_trainable
+
+TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30]
+
+
+def started(base: Path, folder: Path, **settings: object) -> DualEncoder:
+    folder.mkdir()
+    dials = EncoderSettings(**settings)  # type: ignore[arg-type]
+    encoder = start_from(base, EncoderSpec.of(dials, "fp32"), folder)
+    make_trainable(encoder, dials)
+    return encoder
+
+
+def trained(tower: Tower) -> dict[str, torch.nn.Parameter]:
+    return {name: one for name, one in tower.named_parameters() if one.requires_grad}
+
+
+def step(*towers: Tower) -> None:
+    """Two steps of gradient descent on something or other."""
+    for _ in range(2):  # the first moves only B of an adapter, as B starts at zero
+        for tower in towers:
+            tower.zero_grad()
+            tower(tower.tokenize(TEXTS), 64)[:, :3].sum().backward()
+            with torch.no_grad():
+                for one in trained(tower).values():
+                    one -= 0.5 * one.grad
+
+
+def vectors(encoder: DualEncoder) -> np.ndarray:
+    return np.concatenate([encoder.encode_queries(TEXTS), encoder.encode_passages(TEXTS)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_adapters_are_trained_and_what_is_saved_is_an_ordinary_model(
+    kind: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = made(kind, tiny_model, tmp_path / "base")
+    encoder = started(base, tmp_path / "encoder", lora_rank=2)
+    before = {name: one.clone() for name, one in encoder.passage.named_parameters() if not one.requires_grad}
+    untouched = vectors(encoder)
+    assert trained(encoder.passage)
+    assert all(".lora_" in name for name in trained(encoder.passage))
+    step(encoder.passage)
+    assert all(
+        one.grad is None and torch.equal(before[name], one)
+        for name, one in encoder.passage.named_parameters()
+        if name in before
+    )
+    adapted = vectors(encoder)
+    assert np.abs(adapted - untouched).max() > 1e-3
+    (tmp_path / "saved").mkdir()
+    save_encoder(encoder, tmp_path / "saved")
+    names = [set(load_file(tmp_path / name / "model.safetensors")) for name in ("encoder", "saved")]
+    assert names[0] == names[1]
+    np.testing.assert_allclose(vectors(load_encoder(tmp_path / "saved")), adapted, atol=1e-5)
+
+
+def test_sentence_transformers_reads_what_adapters_trained(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = started(tiny_model, tmp_path / "encoder", lora_rank=2, shared=False)
+    step(*encoder.towers.values())
+    save_encoder(encoder, tmp_path / "encoder")
+    theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu", local_files_only=True)
+    ours = load_encoder(tmp_path / "encoder")
+    np.testing.assert_allclose(ours.encode_queries(TEXTS), theirs.encode_query(TEXTS), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(ours.encode_passages(TEXTS), theirs.encode_document(TEXTS), atol=1e-5, rtol=0)
+
+
+def test_adapters_stand_beside_the_named_layers_only_and_a_projection_is_trained_too(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tower = started(tiny_model, tmp_path / "a", lora_rank=3, lora_targets=("query", "value"), dimension=8).passage
+    weights = trained(tower)
+    assert len(weights) == 2 * 2 * 2 + 1  # layers × targets × (A, B), and the projection
+    assert sum(one.numel() for one in weights.values()) == 2 * 2 * 2 * 3 * 32 + 8 * 32
+
+
+def test_adapters_are_drawn_alike_each_time(tiny_model: Path, tmp_path: Path) -> None:
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        drawn.append(trained(started(tiny_model, tmp_path / str(seed), lora_rank=2).passage))
+    assert all(torch.equal(one, drawn[1][name]) for name, one in drawn[0].items())
+
+
+def test_a_layer_that_is_not_there_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(NightshiftError, match=r"lora_targets.*no_such_layer"):
+        started(tiny_model, tmp_path / "a", lora_rank=2, lora_targets=("no_such_layer",))
+
+
+def test_without_peft_the_extra_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(NightshiftError, match=r"nightshift\[lora\]"):
+        started(tiny_model, tmp_path / "a", lora_rank=2)
+
+
+def test_a_frozen_passage_encoder_gets_no_gradient_and_no_dropout(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = started(tiny_model, tmp_path / "a", shared=False, train="query")
+    for tower in encoder.towers.values():
+        tower.set_dropout(0.5)
+        tower.train()
+    ids = encoder.passage.tokenize(TEXTS)
+    first, second = encoder.passage(ids, 64), encoder.passage(ids, 64)
+    assert not first.requires_grad
+    assert torch.equal(first, second)
+    assert encoder.query(ids, 64).requires_grad
+    assert not torch.equal(encoder.query(ids, 64), encoder.query(ids, 64))
+
+
+def test_a_shared_encoder_cannot_train_its_query_side_alone(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    encoder = start_from(tiny_model, EncoderSpec.of(EncoderSettings(), "fp32"), folder)
+    with pytest.raises(NightshiftError, match="both sides"):
+        make_trainable(encoder, EncoderSettings(shared=False, train="query"))
+
+
+@pytest.mark.parametrize("setting", [{"train": "query"}, {"query_model": "another"}])
+def test_settings_that_tell_the_sides_apart_need_separate_encoders(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="shared = false"):
+        EncoderSettings(**setting)  # type: ignore[arg-type]
+
+
+def test_a_prefix_longer_than_the_vector_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(NightshiftError, match="32 numbers"):
+        started(tiny_model, tmp_path / "a", dimensions=(64, 8))
+
+
+def test_training_changes_the_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = started(tiny_model, tmp_path / "a", lora_rank=2)
+    before = fingerprint(tmp_path / "a")
+    step(encoder.passage)
+    save_encoder(encoder, tmp_path / "a")
+    assert fingerprint(tmp_path / "a") != before
