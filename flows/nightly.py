@@ -12,6 +12,7 @@ from prefect.states import Completed, State
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.core.drift.verdict import Work
 from tasks.core.embedding.shards import sealed
+from tasks.core.evaluation.gate import Verdict
 from tasks.core.files import exclusive
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
@@ -44,18 +45,24 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
     night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
-        return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect", drift.cause)
+        return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)
     base_vectors = embed(settings, base, snapshot)
-    before = None if serving is None else release.encoder_of(settings, serving)
+    before, known = base, base_vectors  # what the challenger has to hold its own against
+    if serving is not None:
+        before = release.encoder_of(settings, serving)
+        known = embed(settings, before, snapshot)
+    challenger = before
     if drift.verdict is Work.RETRAIN:
-        challenger, night = iterate(settings, snapshot, index, _start(settings, base, before), night)
-    else:
-        assert before is not None, "only a serving release can be refreshed"
-        challenger = before
+        start = before if settings.encoder.start == "serving" else base
+        challenger, night = iterate(settings, snapshot, index, start, night)
+        probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
+        night = night.having(encoder=challenger, probe=probe)
+        if probe.finding is not None:
+            return _end(settings, night.having(verdict=Verdict(findings=(probe.finding,))), "Rejected")
     vectors = embed(settings, challenger, snapshot)
 
     figures = {
@@ -63,8 +70,7 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
         "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
         "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot),
     }
-    if before is not None:
-        known = embed(settings, before, snapshot)
+    if serving is not None:
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
     floor = drift.verdict is Work.RETRAIN
@@ -73,13 +79,13 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
     )
     night = night.having(encoder=challenger, embeddings=vectors, figures=figures, verdict=verdict)
     if not verdict.promote:
-        return _end(settings, night, "Rejected", "; ".join(verdict.reasons))
+        return _end(settings, night, "Rejected")
 
     published = release.publish(
         settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=reason, expected_epoch=epoch
     )
     release.prune(settings)
-    return _end(settings, night.having(release=published), "Promoted", "; ".join(verdict.reasons))
+    return _end(settings, night.having(release=published), "Promoted")
 
 
 def iterate(
@@ -105,11 +111,7 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
     return gather_shards(settings, encoder, snapshot)
 
 
-def _start(settings: Settings, base: Encoder, before: Encoder | None) -> Encoder:
-    return before if settings.encoder.start == "serving" and before is not None else base
-
-
-def _end(settings: Settings, night: Night, name: str, why: str) -> State[Night]:
+def _end(settings: Settings, night: Night, name: str) -> State[Night]:
     night = report.write(settings, night.having(outcome=name))
-    get_run_logger().info("%s: %s", name, why)
-    return Completed(name=name, message=why, data=night)
+    get_run_logger().info("%s: %s", name, night.why)
+    return Completed(name=name, message=night.why, data=night)

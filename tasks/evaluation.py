@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run
+from tasks.core.evaluation import probe as pools
+from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_run
 from tasks.core.evaluation.evidence import gather
-from tasks.core.evaluation.gate import Verdict, decide
+from tasks.core.evaluation.gate import Probe, Verdict, decide
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import STEP
@@ -27,6 +28,23 @@ def evaluate(
 def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
     """Measure BM25 on the held-out queries."""
     return evaluate_run(settings.home, "bm25", run, snapshot, settings.evaluation.split)
+
+
+@task(name="probe", task_run_name="probe {challenger.fingerprint}", **STEP)
+def probe(
+    settings: Settings,
+    snapshot: Snapshot,
+    challenger: Encoder,
+    rival: Encoder,
+    vectors: Embeddings,
+    bm25: Run,
+    serving: Release | None,
+) -> Probe:
+    """Look at a pool of passages before all are embedded. The rival is what serves, or else the base model."""
+    held_out = settings.evaluation
+    dense = encoder_run(settings.home, rival, vectors, snapshot, held_out.split, held_out.depth)
+    name = "the serving release" if serving else "the base model"
+    return pools.probe(settings, snapshot, challenger, rival, name, (bm25, dense))
 
 
 @task(name="gate", task_run_name="gate", **STEP)

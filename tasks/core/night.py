@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.drift.verdict import Drift
-from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.gate import Probe, Verdict
 from tasks.core.files import digest_of
 from tasks.core.receipts import (
     Embeddings,
@@ -39,6 +39,7 @@ class Night(BaseModel):
     trained: tuple[Encoder, ...] = ()  # one a round
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
+    probe: Probe | None = None
     figures: dict[str, Evaluation] = {}
     verdict: Verdict | None = None
     release: Release | None = None
@@ -58,6 +59,13 @@ class Night(BaseModel):
         """The release that serves after this night."""
         return self.release or self.serving
 
+    @property
+    def why(self) -> str:
+        """Why it ended as it did, on one line."""
+        if self.verdict is not None:
+            return "; ".join(self.verdict.reasons)
+        return self.drift.cause if self.drift is not None else ""
+
 
 def recipe_of(settings: Settings) -> str:
     """Name the settings that shape an encoder: when they change, the encoder is trained anew."""
@@ -65,7 +73,7 @@ def recipe_of(settings: Settings) -> str:
         {
             "encoder": settings.encoder.model_dump(),
             "mining": settings.mining.model_dump(exclude={"threads", "heap_mb"}),
-            "training": settings.training.model_dump(exclude={"checkpoint_every"}),
+            "training": settings.training.recipe(),
             "embedding": settings.embedding.model_dump(include={"precision", "min_cosine"}),
         }
     )
@@ -78,8 +86,8 @@ def last_line(night: Night) -> str:
     if night.outcome in ("Skipped", "Suspect") and night.drift is not None:
         work = "nothing to do, no training and no embedding" if night.outcome == "Skipped" else "input looks broken"
         words.append(f"{work} ({night.drift.cause});")
-    if night.outcome == "Rejected" and night.verdict is not None:
-        words.append(f"{'; '.join(night.verdict.reasons)};")
+    if night.outcome == "Rejected":
+        words.append(f"{night.why};")
     words.append(f"release {served.release} serves" if served else "no release serves yet")
     words.append(_figures(night))
     words.append(f"· report {night.report}")

@@ -46,6 +46,18 @@ class Verdict(BaseModel):
         return tuple(one.words for one in self.findings if self.promote or not one.held)
 
 
+class Probe(BaseModel):
+    """What a look at a pool of passages said, before all were embedded; without a comparison, `why` it was left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passages: int  # in the pool
+    of: int  # in the snapshot
+    comparison: Comparison | None = None
+    why: str = ""
+    finding: Finding | None = None  # set when it is reason enough to reject
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a verdict rests on. Tables have query_id and ndcg@10, the same queries in the same order."""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from evaluation_world import World, small_world, write_run
+
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.evaluation.probe import probe
+from tasks.core.files import produce
+from tasks.core.receipts import Encoder, Run
+from tasks.core.settings import Settings
+from tasks.core.training.encoder import fingerprint, load_encoder, save_encoder
+
+WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
+TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
+PAIRS = [(trait, thing) for trait in TRAITS for thing in WORDS]
+PASSAGES = {f"p{n:03d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate(PAIRS)}
+PASSAGES |= {f"x{n:03d}": f"story {n} of one {WORDS[n % 10]}" for n in range(140)}
+QUERIES = {f"q{n:03d}": f"a {trait} {thing}" for n, (trait, thing) in enumerate(PAIRS)}
+QRELS = [(f"q{n:03d}", f"p{n:03d}", "test") for n in range(60)]
+
+
+@pytest.fixture
+def world(tiny_model: Path, tmp_path: Path) -> World:
+    return small_world(tmp_path, tiny_model, PASSAGES, QUERIES, QRELS)
+
+
+def rules(world: World, **evaluation: float) -> Settings:
+    chosen = {"probe_queries": 40, "probe_depth": 2, "probe_random": 20, **evaluation}
+    return world.settings.model_copy(update={"evaluation": world.settings.evaluation.model_copy(update=chosen)})
+
+
+def runs(world: World) -> tuple[Run, Run]:
+    ids, chance = sorted(PASSAGES), random.Random(0)
+    return (
+        write_run(world.home, {query: chance.sample(ids, 5) for query in QUERIES}),
+        write_run(world.home, {query: chance.sample(ids, 5) for query in QUERIES}),
+    )
+
+
+def damaged(world: World) -> Encoder:
+    """The world's encoder with most of its weights drawn anew from noise."""
+
+    def build(folder: Path) -> dict[str, object]:
+        encoder = load_encoder.__wrapped__(world.encoder.path)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for tower in encoder.towers.values():
+                embeddings = tower.transformer.get_input_embeddings().weight
+                embeddings.copy_(torch.zeros_like(embeddings) + torch.randn(1, generator=generator))
+        save_encoder(encoder, folder)
+        facts = world.encoder.model_dump(include={"dimension", "base", "precision", "fidelity", "rows", "steps"})
+        return {**facts, "fingerprint": fingerprint(folder)}
+
+    return produce(world.home, Encoder, {"damaged": world.encoder.digest}, build)
+
+
+def test_a_clearly_worse_challenger_is_rejected_before_the_corpus_is_embedded(world: World) -> None:
+    worse = damaged(world)
+    seen = probe(rules(world, probe_share=1), world.snapshot, worse, world.encoder, "the serving release", runs(world))
+    assert seen.finding is not None
+    assert seen.finding.words.startswith("clearly worse than the serving release already on a pool of ")
+    assert seen.comparison is not None
+    assert seen.comparison.queries == 40
+    assert 40 < seen.passages < world.snapshot.rows
+
+
+def test_an_equal_challenger_passes_and_the_vectors_of_the_pool_are_not_made_twice(world: World) -> None:
+    better = damaged(world)  # the rival is the damaged one
+    seen = probe(rules(world, probe_share=1), world.snapshot, better, better, "the base model", runs(world))
+    assert seen.finding is None
+    assert seen.comparison is not None
+    assert seen.comparison.difference == 0
+    whole = gather_shards(world.home, better, world.snapshot, 1)
+    assert whole.avoided >= seen.passages
+    assert whole.embedded == world.snapshot.rows - whole.avoided
+
+
+def test_the_pool_holds_answers_and_candidates_of_the_asked_queries(world: World) -> None:
+    found = probe(
+        rules(world, probe_share=1, probe_random=0), world.snapshot, world.encoder, world.encoder, "x", runs(world)
+    )
+    (pool,) = [
+        path for path in (world.home / "snapshots").glob("*/manifest.json") if path.parent != world.snapshot.path
+    ]
+    asked = set(pq.read_table(pool.parent / "queries.parquet")["query_id"].to_pylist())
+    ids = set(pq.read_table(pool.parent / "passages.parquet")["passage_id"].to_pylist())
+    wanted = {passage for query, passage, _ in QRELS if query in asked}
+    for run in runs(world):
+        hits = pq.read_table(run.path / "run.parquet").to_pylist()
+        wanted |= {hit["passage_id"] for hit in hits if hit["query_id"] in asked and hit["rank"] <= 2}
+    assert len(asked) == 40
+    assert ids == wanted
+    assert found.passages == len(wanted)
+
+
+def test_a_pool_that_would_be_most_of_the_corpus_is_left_out_and_said_so(world: World) -> None:
+    seen = probe(rules(world, probe_share=0.2), world.snapshot, world.encoder, world.encoder, "x", runs(world))
+    assert seen.comparison is None
+    assert "most of the corpus" in seen.why
+
+
+@pytest.mark.parametrize(("queries", "why"), [(0, "switched off"), (19, "19 queries are too few")])
+def test_too_few_queries_leave_the_probe_out(world: World, queries: int, why: str) -> None:
+    some = rules(world, probe_share=1, probe_queries=queries)
+    seen = probe(some, world.snapshot, damaged(world), world.encoder, "x", runs(world))
+    assert seen.finding is None
+    assert seen.why == why
