@@ -206,3 +206,4 @@ class Release(Receipt):
     base: dict[str, float]
     previous: dict[str, float] | None
     pruned: bool = False  # its collection was removed; only its figures are left
+    recall: float | None = None  # @10, of the index against exact search

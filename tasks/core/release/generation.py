@@ -70,28 +70,31 @@ def candidates(ledger: Ledger, parts: Parts) -> list[Generation]:
     return [one for one in same if one.verified]
 
 
-def build(generation: Generation, parts: Parts, publisher: Publisher) -> None:
-    """Build the generation's collection and verify it, opened anew. Raises Mismatch as `paired` and `verify` do."""
+def build(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+    """Build the generation's collection and verify it, opened anew; its recall, as `verify` gives it.
+
+    Raises Mismatch as `paired` and `verify` do.
+    """
     log.info("generation %d: building %s", generation.number, generation.collection)
     batches = paired(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
     publisher.build(parts.identity(generation), batches)
-    check(generation, parts, publisher)
+    return check(generation, parts, publisher)
 
 
-def usable(generation: Generation, parts: Parts, publisher: Publisher) -> bool:
-    """True when a generation that was verified once still is."""
+def usable(generation: Generation, parts: Parts, publisher: Publisher) -> float | None:
+    """The recall of a generation that was verified once and still is whole; None when it is not."""
     try:
-        check(generation, parts, publisher)
+        recall = check(generation, parts, publisher)
     except NightshiftError as error:
         log.warning("generation %d: not used again: %s", generation.number, error)
         return False
     log.info("generation %d: verified again, nothing to build", generation.number)
-    return True
+    return recall
 
 
-def check(generation: Generation, parts: Parts, publisher: Publisher) -> None:
-    """Open the generation's collection and run every check of `verify`."""
+def check(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+    """Open the generation's collection and run every check of `verify`; its recall."""
     encoder = parts.loader(parts.encoder.path)
     with closing(publisher.open(generation.collection)) as reader:
         identity = parts.identity(generation)
-        verify(Candidate(reader, identity, parts.snapshot, parts.embeddings, encoder, parts.settings))
+        return verify(Candidate(reader, identity, parts.snapshot, parts.embeddings, encoder, parts.settings))

@@ -56,7 +56,7 @@ def publish(
     publisher = publisher or EmbeddedMilvus(home)
     parts = Parts(encoder, embeddings, snapshot, settings, loader)
 
-    def record(generation: Generation) -> Release:
+    def record(generation: Generation, recall: float) -> Release:
         return Release(
             digest=parts.digest,
             path=home / Release.shelf / generation.release,
@@ -70,22 +70,23 @@ def publish(
             bm25=dict(bm25),
             base=dict(base),
             previous=None if previous is None else dict(previous),
+            recall=recall,
             **parts.identity(generation).model_dump(exclude={"index"}),
         )
 
     with open_ledger(home) as ledger:
         for generation in candidates(ledger, parts):
             with held(home, generation) as free:
-                if free and usable(generation, parts, publisher):
-                    return _go_live(ledger, publisher, record(generation), expected_epoch)
+                if free and (recall := usable(generation, parts, publisher)) is not None:
+                    return _go_live(ledger, publisher, record(generation, recall), expected_epoch)
         with ledger.exclusive():
             generation = ledger.allocate(parts.digest)
         with held(home, generation):
-            build(generation, parts, publisher)
+            recall = build(generation, parts, publisher)
             with ledger.exclusive():
                 ledger.mark_verified(generation.number)
             log.info("generation %d: verified", generation.number)
-            return _go_live(ledger, publisher, record(generation), expected_epoch)
+            return _go_live(ledger, publisher, record(generation, recall), expected_epoch)
 
 
 def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:
