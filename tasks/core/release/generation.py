@@ -87,7 +87,7 @@ def usable(generation: Generation, parts: Parts, publisher: Publisher) -> float 
         recall = check(generation, parts, publisher)
     except NightshiftError as error:
         log.warning("generation %d: not used again: %s", generation.number, error)
-        return False
+        return None
     log.info("generation %d: verified again, nothing to build", generation.number)
     return recall
 
