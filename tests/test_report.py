@@ -31,6 +31,7 @@ def night() -> Night:
         path=Path(),
         rows=1,
         fingerprint="f",
+        passage_fingerprint="p",
         dimension=4,
         base="b",
         steps=3,

@@ -140,6 +140,7 @@ class Encoder(Receipt):
     shelf: ClassVar[str] = "encoders"
 
     fingerprint: str  # names the vector space
+    passage_fingerprint: str  # names what it makes of passages: the same while only its query side changes
     dimension: int
     base: str  # name or folder of the model that it all started from
     steps: int  # optimizer steps of this training; 0 for a base model
@@ -149,11 +150,11 @@ class Encoder(Receipt):
 
 
 class Embeddings(Receipt):
-    """All passages of one snapshot under one fingerprint: `shard-RRRRR-of-WWWWW.parquet` files."""
+    """All passages of one snapshot under one passage encoder: `shard-RRRRR-of-WWWWW.parquet` files."""
 
     shelf: ClassVar[str] = "embeddings"
 
-    fingerprint: str
+    fingerprint: str  # the `passage_fingerprint` of the encoders that these vectors belong to
     snapshot: str
     dimension: int
     shards: int

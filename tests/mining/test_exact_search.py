@@ -122,3 +122,4 @@ def test_a_dense_run_has_the_form_of_any_run(tmp_path, make_embeddings):
     ]
     assert dense_run(tmp_path, "dense", queries, vectors[:2], embeddings, 2).reused
     assert not dense_run(tmp_path, "dense", queries.slice(0, 1), vectors[:1], embeddings, 2).reused
+    assert not dense_run(tmp_path, "dense", queries, vectors[1:3], embeddings, 2).reused  # another query encoder

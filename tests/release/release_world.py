@@ -73,7 +73,7 @@ def encoder_of(home, seed=1, dimension=DIMENSION, unit=True) -> Encoder:
         write_json(folder / "weights.json", [seed, dimension, unit])
         fingerprint = HashingEncoder(folder).fingerprint
         fields = {"dimension": dimension, "base": "", "steps": 0, "precision": "fp32", "fidelity": 1.0}
-        return {"rows": 0, "fingerprint": fingerprint, **fields}
+        return {"rows": 0, "fingerprint": fingerprint, "passage_fingerprint": f"passages-{fingerprint}", **fields}
 
     return produce(home, Encoder, {"seed": seed, "dimension": dimension, "unit": unit}, build)
 
@@ -96,7 +96,7 @@ def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
             first, last = (len(table) * r // SHARDS for r in (rank, rank + 1))
             pq.write_table(table.slice(first, last - first), folder / f"shard-{rank:05d}-of-{SHARDS:05d}.parquet")
         fields = {"dimension": made.shape[1], "shards": SHARDS, "embedded": len(table), "avoided": 0, "tokens": 0}
-        return {"rows": len(table), "fingerprint": encoder.fingerprint, "snapshot": snapshot.digest, **fields}
+        return {"rows": len(table), "fingerprint": encoder.passage_fingerprint, "snapshot": snapshot.digest, **fields}
 
     return produce(home, Embeddings, named, build)
 

@@ -1,4 +1,4 @@
-"""Vectors that an earlier night already made: the same fingerprint and the same text give the same vector."""
+"""Vectors that an earlier night already made: the same passage encoder and the same text give the same vector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.core.receipts import Embeddings, Encoder
 def known_vectors(home: Path, encoder: Encoder, hashes: set[str]) -> dict[str, np.ndarray]:
     """Text hash → vector float32 (dimension,), for those of `hashes` that some earlier artifact holds."""
     known: dict[str, np.ndarray] = {}
-    for folder in _same_space(home, encoder.fingerprint):
+    for folder in _same_space(home, encoder.passage_fingerprint):
         missing = hashes - known.keys()
         if missing:
             known |= _read(folder, missing, encoder.dimension)

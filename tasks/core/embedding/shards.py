@@ -35,7 +35,7 @@ def embed_shard(home: Path, encoder: Encoder, snapshot: Snapshot, rank: int, wor
     """Embed the snapshot's rows [n·rank/world, n·(rank+1)/world) unless that is done; return the shard's rows.
 
     Writes passage_id, text_hash, vector (fixed-size list of float32) in snapshot order, aside, and renames; the
-    shard's own manifest comes last. A vector that any earlier night made with this fingerprint from the same text
+    shard's own manifest comes last. A vector that any earlier night made with this passage encoder from the same text
     is copied, and a text that stands several times in the shard is encoded once.
     """
     if sealed(home, encoder, snapshot, world_size) is not None:
@@ -75,7 +75,7 @@ def gather_shards(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: 
             raise Mismatch(f"embeddings: {totals['rows']} vectors for {snapshot.rows} passages of {snapshot.digest}")
         return {
             **totals,
-            "fingerprint": encoder.fingerprint,
+            "fingerprint": encoder.passage_fingerprint,
             "snapshot": snapshot.digest,
             "dimension": encoder.dimension,
             "shards": world_size,
@@ -87,7 +87,7 @@ def gather_shards(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: 
 
 
 def _key(encoder: Encoder, snapshot: Snapshot, world_size: int) -> dict[str, object]:
-    return {"fingerprint": encoder.fingerprint, "snapshot": snapshot.digest, "shards": world_size}
+    return {"fingerprint": encoder.passage_fingerprint, "snapshot": snapshot.digest, "shards": world_size}
 
 
 def _work_folder(home: Path, key: Mapping[str, object]) -> Path:
@@ -109,7 +109,7 @@ def _write_shard(
     vector_type = pa.list_(pa.float32(), encoder.dimension)
     schema = pa.schema({"passage_id": pa.string(), "text_hash": pa.string(), "vector": vector_type}).with_metadata(
         {
-            "fingerprint": encoder.fingerprint,
+            "fingerprint": encoder.passage_fingerprint,
             "snapshot": snapshot.digest,
             "rank": str(rank),
             "world_size": str(world_size),

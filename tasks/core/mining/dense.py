@@ -13,12 +13,12 @@ import pyarrow as pa
 from tasks.core.embedding.exact import exact_search, passage_ids
 from tasks.core.errors import Mismatch
 from tasks.core.files import produce
-from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer
+from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer, vectors_digest
 from tasks.core.receipts import Embeddings, Run
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 1  # of what this file writes; a change makes new artifacts
+VERSION = 2  # of what this file writes; a change makes new artifacts
 
 
 def dense_run(
@@ -26,8 +26,8 @@ def dense_run(
 ) -> Run:
     """Search every query (query_id, text) exactly for its `depth` best passages.
 
-    `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i, made by the
-    encoder whose fingerprint the embeddings carry. Equal scores are ordered by snapshot row.
+    `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i; several query
+    encoders may share the embeddings, so the vectors themselves name the run. Equal scores are ordered by snapshot row.
 
     Raises Mismatch when the vectors are not one a query, or not of the embeddings' dimension.
     """
@@ -36,7 +36,7 @@ def dense_run(
     key = {
         "retriever": name,
         "embeddings": embeddings.digest,
-        "fingerprint": embeddings.fingerprint,
+        "vectors": vectors_digest(query_vectors),
         "queries": queries_digest(queries),
         "depth": depth,
         "version": VERSION,

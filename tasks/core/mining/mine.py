@@ -21,12 +21,13 @@ from tasks.core.mining.audit import Outcome, write_sample
 from tasks.core.mining.candidates import Candidates, as_candidates, known_positives, read_run
 from tasks.core.mining.filters import KEPT, REASONS, Facts, judge
 from tasks.core.mining.pool import Pool, look_up
+from tasks.core.mining.runs import vectors_digest
 from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
 from tasks.core.settings import MiningSettings
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 1  # of what this file writes; a change makes new artifacts
+VERSION = 2  # of what this file writes; a change makes new artifacts
 REPEATED = "repeated"  # refused because an equal text was already chosen, from this or the other source
 NEGATIVES_FILE = "negatives.parquet"
 NEGATIVES_SCHEMA = pa.schema(
@@ -66,6 +67,7 @@ def mine(
         "snapshot": snapshot.digest,
         "runs": [[source, run.digest] for source, run in runs],
         "embeddings": embeddings.digest,
+        "vectors": vectors_digest(query_vectors),
         "round": round_number,
         "settings": mining.model_dump(include={"per_query", "margin", "skip_top", "near_duplicate", "seed"}),
         "version": VERSION,

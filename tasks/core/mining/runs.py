@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ RUN_SCHEMA = pa.schema({"query_id": pa.string(), "passage_id": pa.string(), "ran
 def queries_digest(queries: pa.Table) -> str:
     """Name a table of queries (query_id, text) by its ids and texts, in their order."""
     return digest_of([queries["query_id"].to_pylist(), queries["text"].to_pylist()])
+
+
+def vectors_digest(vectors: np.ndarray) -> str:
+    """Name vectors by their bytes: passages may keep theirs while the queries' change with their encoder."""
+    return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()[:20]
 
 
 def run_writer(folder: Path) -> pq.ParquetWriter:

@@ -31,11 +31,11 @@ class Parts:
 
     def __post_init__(self) -> None:
         encoder, embeddings, snapshot = self.encoder, self.embeddings, self.snapshot
-        wanted = (encoder.fingerprint, encoder.dimension, snapshot.digest, snapshot.rows)
+        wanted = (encoder.passage_fingerprint, encoder.dimension, snapshot.digest, snapshot.rows)
         found = (embeddings.fingerprint, embeddings.dimension, embeddings.snapshot, embeddings.rows)
         if wanted != found:
             raise Mismatch(
-                f"embeddings {embeddings.digest}: (fingerprint, dimension, snapshot, rows) {found}, "
+                f"embeddings {embeddings.digest}: (passage fingerprint, dimension, snapshot, rows) {found}, "
                 f"encoder and snapshot have {wanted}; embed this snapshot with this encoder"
             )
 

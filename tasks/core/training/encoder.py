@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.errors import Mismatch
+from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.layout import write_router, write_tower
@@ -131,20 +131,38 @@ def fingerprint(folder: Path) -> str:
     """
     spec = read_spec(folder)
     places = SHARED if spec.shared else SEPARATE
-    files = {name: _decisive(folder / place) for name, place in places.items()}
+    files = {name: decisive_files(folder / place) for name, place in places.items()}
     return digest_of({"spec": spec.model_dump(), "files": files})
 
 
-def start_from(base: Path, spec: EncoderSpec, folder: Path) -> DualEncoder:
+def passage_fingerprint(folder: Path) -> str:
+    """Name what the encoder in `folder` makes of passages: as `fingerprint`, of the passage side alone.
+
+    Two encoders with this in common give every passage the same vector, whatever their query sides are.
+    """
+    spec = read_spec(folder)
+    place = folder if spec.shared else folder / SEPARATE["passage"]
+    side = {**spec.side("passage")._asdict(), "precision": spec.precision}
+    return digest_of({"passage": side, "files": decisive_files(place)})
+
+
+def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | None = None) -> DualEncoder:
     """Lay a base model out in `folder` as a dual encoder of this `spec`, and return it.
 
-    Raises NightshiftError when the spec asks for more numbers than a vector has.
+    The query side of separate encoders starts from `query_base` when there is one.
+
+    Raises NightshiftError when the two sides differ in width or the spec asks for more numbers than a vector has.
     """
     passage = _from_base(base, spec.side("passage"))
     if spec.shared:
         query = passage.twin(read_tokenizer(base), spec.side("query"))
     else:
-        query = _from_base(base, spec.side("query"))
+        query = _from_base(query_base or base, spec.side("query"))
+    if query.width != passage.width:
+        raise NightshiftError(
+            f"[encoder] query_model {query_base} has vectors of {query.width} numbers, {base} of {passage.width}: "
+            "set [encoder] dimension, and a trained map brings both to so many"
+        )
     _write(query, passage, spec, folder)
     return DualEncoder(folder, spec)
 
@@ -171,7 +189,7 @@ def _from_base(base: Path, side: Side) -> Tower:
     return Tower(read_tokenizer(base), transformer, projection, side)
 
 
-def _decisive(place: Path) -> dict[str, str]:
+def decisive_files(place: Path) -> dict[str, str]:
     """Digests of the files in a model folder that decide vectors."""
     files = {file for pattern in DECISIVE for file in place.glob(pattern)}
     return {str(file.relative_to(place)): file_digest(file) for file in sorted(files)}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tasks.core.errors import NightshiftError
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.adapters import add_adapters
 from tasks.core.training.encoder import DualEncoder
+
+
+def dials_of(settings: EncoderSettings) -> dict[str, Any]:
+    """The encoder settings that decide how a training changes it."""
+    return settings.model_dump(include={"train", "lora_rank", "lora_targets", "dimensions"})
 
 
 def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:

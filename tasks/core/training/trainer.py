@@ -13,16 +13,26 @@ import torch
 from torch import nn
 
 from tasks.core.embedding.precision import choose_precision, has_bf16
-from tasks.core.files import file_digest, produce
+from tasks.core.files import produce
 from tasks.core.receipts import Encoder, Negatives, Snapshot
 from tasks.core.settings import Settings, TrainingSettings
-from tasks.core.training.base import find_base
+from tasks.core.training.base import find_bases
 from tasks.core.training.batches import Batch, batch_at, steps_in
 from tasks.core.training.checkpoint import load_checkpoint, save_checkpoint
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, fingerprint, read_spec, save_encoder, start_from
+from tasks.core.training.encoder import (
+    DualEncoder,
+    EncoderSpec,
+    decisive_files,
+    fingerprint,
+    passage_fingerprint,
+    read_spec,
+    save_encoder,
+    start_from,
+)
 from tasks.core.training.losses.infonce import infonce
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs, load_pairs
+from tasks.core.training.trainable import dials_of, make_trainable
 
 log = logging.getLogger("nightshift.training")
 
@@ -32,13 +42,13 @@ REPORT_SECONDS = 10.0
 
 def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
     """The untrained encoder of the settings as an artifact: what a first night starts from and is compared with."""
-    base = find_base(settings.encoder.model)
-    weights = {path.name: file_digest(path) for path in sorted(base.glob("*.safetensors"))}
+    bases = find_bases(settings.encoder)
+    files = {side: decisive_files(base) for side, base in bases._asdict().items()}
     spec = EncoderSpec.of(settings.encoder, "fp32")
-    key = {"weights": weights, "spec": spec.model_dump(), "embedding": _numeric(settings)}
+    key = {"bases": files, "spec": spec.model_dump(), "embedding": _numeric(settings)}
 
     def build(folder: Path) -> Mapping[str, Any]:
-        dimension = start_from(base, spec, folder).dimension
+        dimension = start_from(bases.passage, spec, folder, bases.query).dimension
         return _facts(folder, snapshot, settings, dimension=dimension, rows=0, steps=0, base=settings.encoder.model)
 
     return produce(home, Encoder, key, build)
@@ -57,11 +67,13 @@ def train(home: Path, start: Encoder, snapshot: Snapshot, negatives: Negatives, 
         "snapshot": snapshot.digest,
         "negatives": negatives.digest,
         "training": settings.training.model_dump(exclude={"checkpoint_every"}),
+        "encoder": dials_of(settings.encoder),
         "embedding": _numeric(settings),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
         encoder = DualEncoder(start.path, read_spec(start.path))
+        make_trainable(encoder, settings.encoder)
         data = load_pairs(snapshot, negatives, encoder)
         steps = steps_in(len(data.pairs), settings.training)
         losses = _loop(encoder, data, settings.training, steps, folder / "checkpoints")
@@ -84,6 +96,7 @@ def _facts(
     precision, fidelity = choose_precision(folder, snapshot, settings.embedding)
     return {
         "fingerprint": fingerprint(folder),
+        "passage_fingerprint": passage_fingerprint(folder),
         "dimension": dimension,
         "rows": rows,
         "steps": steps,
