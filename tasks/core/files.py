@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from tasks.core.errors import Mismatch
+from tasks.core.memory import Peak
 from tasks.core.receipts import Receipt
 
 MANIFEST = "manifest.json"
@@ -93,9 +94,10 @@ def produce(
             shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(exist_ok=True)
         start = time.perf_counter()
-        fields = build(aside)
-        seconds = time.perf_counter() - start
-        receipt = kind(**{"digest": digest, "path": target, "seconds": seconds, **fields})
+        with Peak() as peak:
+            fields = build(aside)
+        measured = {"seconds": time.perf_counter() - start, "peak_mb": peak.mb}
+        receipt = kind(**{"digest": digest, "path": target, **measured, **fields})
         _seal(aside, receipt)
         aside.rename(target)
         sync_folder(shelf)

@@ -22,6 +22,7 @@ class Receipt(BaseModel):
     rows: int
     parents: tuple[str, ...] = ()
     seconds: float = 0.0
+    peak_mb: int = 0  # largest resident memory of the process meanwhile
     reused: bool = False  # true when an earlier run had finished it and this one did no work
 
 

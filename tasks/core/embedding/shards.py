@@ -18,6 +18,7 @@ from tasks.core.data.text import full_text
 from tasks.core.embedding.known import known_vectors
 from tasks.core.errors import Mismatch
 from tasks.core.files import digest_of, exclusive, file_digest, finished, produce, write_json
+from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.training.encoder import DualEncoder, load_encoder
 
@@ -45,8 +46,9 @@ def embed_shard(home: Path, encoder: Encoder, snapshot: Snapshot, rank: int, wor
     with exclusive(folder / f".{rank:05d}.lock"):
         if manifest.exists():
             return int(json.loads(manifest.read_text())["rows"])
-        facts = _write_shard(home, folder / shard_name(rank, world_size), encoder, snapshot, rank, world_size)
-        write_json(manifest, facts)
+        with Peak() as peak:
+            facts = _write_shard(home, folder / shard_name(rank, world_size), encoder, snapshot, rank, world_size)
+        write_json(manifest, {**facts, "peak_mb": peak.mb})
     return int(facts["rows"])
 
 
@@ -80,6 +82,7 @@ def gather_shards(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: 
             "dimension": encoder.dimension,
             "shards": world_size,
             "seconds": sum(float(one["seconds"]) for one in facts),
+            "peak_mb": max(int(one["peak_mb"]) for one in facts),
             "parents": (encoder.digest, snapshot.digest),
         }
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from tasks.core.memory import Peak
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin anew")
+
+
+def hold(mebibytes: int) -> None:
+    np.ones(mebibytes * 2**17).sum()  # given back at once
+
+
+def test_a_step_is_not_charged_for_what_an_earlier_one_held() -> None:
+    with Peak() as first:
+        hold(256)
+    with Peak() as second:
+        hold(8)
+    assert 200 < first.mb - second.mb < 400
+
+
+def test_a_step_is_charged_for_what_steps_inside_it_hold_and_for_what_it_held_before_them() -> None:
+    with Peak() as nothing:
+        pass
+    with Peak() as outer:
+        hold(256)
+        with Peak() as inner:
+            hold(8)
+    assert outer.mb - nothing.mb > 200 > inner.mb - nothing.mb
+    with Peak() as outer, Peak() as inner:
+        hold(256)
+    assert outer.mb == inner.mb
