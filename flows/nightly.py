@@ -95,7 +95,7 @@ def iterate(
     found = mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
     for round_ in range(settings.mining.rounds):
         vectors = embed(settings, encoder, snapshot)
-        negatives = mining.mine_negatives(settings, snapshot, found, encoder, vectors, round_)
+        negatives = mining.mine_negatives(settings, snapshot, found, encoder, vectors, round_, night.serving)
         encoder = training.train(settings, encoder, snapshot, negatives)
         night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
     return encoder, night

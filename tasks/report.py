@@ -15,6 +15,7 @@ from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
 from tasks.core.receipts import Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.report.charts import LABELS
+from tasks.core.report.mined import told
 from tasks.core.report.page import steps_of, write_report
 from tasks.core.settings import Settings
 from tasks.policy import STEP
@@ -74,16 +75,12 @@ def negatives_sample(negatives: Negatives) -> None:
             "source": kept["source"],
             "rank": kept["rank"],
             "score": round(kept["dense_score"], 3),
+            "of_positive": _rounded(kept["trail"]["above_margin"]),
         }
         for sample in samples
         for kept in sample["negatives"][:2]
     ]
-    refused = ", ".join(f"{rule} {count:,}" for rule, count in negatives.refused.items())
-    about = (
-        f"Round {negatives.round}: {negatives.rows:,} negatives for {negatives.queries:,} queries "
-        f"({negatives.starved:,} with too few) out of {negatives.candidates:,} candidates. Refused: {refused}"
-    )
-    create_table_artifact(rows, key="mined-negatives", description=about)
+    create_table_artifact(rows, key="mined-negatives", description=" ".join(told(negatives)))
 
 
 def evaluation_table(verdict: Verdict, figures: Mapping[str, Evaluation]) -> None:
@@ -124,6 +121,10 @@ def _summary(night: Night) -> str:
             for one in steps
         ]
     return "\n".join(lines)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _short(text: str) -> str:

@@ -196,4 +196,4 @@ def test_a_night_of_two_rounds_and_separate_encoders_runs_with_no_server_configu
         for file in Path(environment["NIGHTSHIFT_HOME"]).glob("negatives/*/negatives.parquet")
         for source in pq.read_table(file)["source"].to_pylist()
     }
-    assert sources == {"bm25", "dense"}  # the second round is mined with the encoder of the first
+    assert sources == {"bm25", "dense", "random"}  # the second round is mined with the encoder of the first

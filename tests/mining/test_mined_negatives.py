@@ -12,9 +12,9 @@ import pytest
 
 from tasks.core.errors import Mismatch
 from tasks.core.mining.mine import mine
-from tasks.core.settings import MiningSettings
+from tasks.core.settings import MiningSettings, Shares
 
-SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8)
+SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8, shares=Shares(bm25=0.5, dense=0.5))
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 
 
@@ -116,7 +116,7 @@ def test_the_head_of_a_run_can_be_skipped(world):
     )  # fmt: skip
     assert passages(rows) == ["c"]
     assert rows[0]["rank"] == 3
-    assert receipt.refused["skipped_rank"] == 2
+    assert receipt.refused["rank_window"] == 2
 
 
 def test_a_query_whose_candidates_are_all_refused_gets_none_and_nothing_is_put_in_their_place(world):
@@ -142,8 +142,8 @@ def test_sources_take_turns_hardest_first_and_equal_texts_come_once(world):
         ("bm25", 1, "a"),
         ("dense", 1, "x"),
         ("bm25", 2, "b"),
-        ("bm25", 3, "c"),
         ("dense", 4, "d"),
+        ("bm25", 3, "c"),
     ]
     assert receipt.refused["repeated"] == 2
     assert {row["round"] for row in rows} == {1}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tasks.core.data.snapshot import passages
-from tasks.core.data.text import full_text
+from tasks.core.data.snapshot import PASSAGES
+from tasks.core.embedding.exact import ids_of
 from tasks.core.files import write_json
 from tasks.core.mining.candidates import Candidates
-from tasks.core.mining.filters import KEPT, REASONS, Facts
+from tasks.core.mining.filters import KEPT, REASONS, Facts, Reason
+from tasks.core.mining.texts import texts_of
 from tasks.core.receipts import Snapshot
 
 QUERIES = 25  # as many as a person reads
@@ -25,37 +27,25 @@ CHARACTERS = 600  # of a passage's text that are shown
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a round of mining decided."""
+    """All that was decided about a block of queries."""
 
     candidates: Candidates
     verdict: np.ndarray  # int8: KEPT or a number in REASONS
     chosen: np.ndarray  # int64: numbers of candidates, hardest first within a query
-    facts: Facts
+    trail: Mapping[Reason, np.ndarray]  # what rules saw of the chosen, float32; NaN for nothing
     sources: list[str]
 
 
-def write_sample(file: Path, snapshot: Snapshot, wording: pa.Table, outcome: Outcome, seed: int) -> None:
-    """Write up to 25 training queries, drawn by `seed`, with a positive, the kept negatives and some refused."""
-    count = min(QUERIES, wording.num_rows)
-    rows = np.sort(np.random.default_rng(seed).choice(wording.num_rows, count, replace=False))
-    drawn = [_draw(int(row), outcome) for row in rows]
-    numbers = sorted({entry["passage"] for one in drawn for part in one.values() for entry in part})
-    texts = _texts(snapshot, outcome.facts.pool.ids.take(pa.array(numbers, pa.int64())))
-    for one in drawn:
-        for entry in (entry for part in one.values() for entry in part):
-            entry["passage_id"] = outcome.facts.pool.ids[entry.pop("passage")].as_py()
-            entry["text"] = texts[entry["passage_id"]]
-    asked = wording.take(pa.array(rows)).select(["query_id", "text"]).to_pylist()
-    sample = [
-        {"query_id": query["query_id"], "query": query["text"], **one} for query, one in zip(asked, drawn, strict=True)
-    ]
-    write_json(file, sample)
+def draw_queries(count: int, seed: int) -> list[int]:
+    """Rows of up to 25 of `count` training queries, ascending."""
+    return sorted(np.random.default_rng(seed).choice(count, min(QUERIES, count), replace=False).tolist())
 
 
-def _draw(row: int, outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
-    facts, candidates = outcome.facts, outcome.candidates
+def sampled(row: int, outcome: Outcome, facts: Facts) -> dict[str, list[dict[str, Any]]]:
+    """A positive of query `row`, its negatives and some of what was refused; passages by snapshot row."""
+    candidates = outcome.candidates
     positives = np.flatnonzero(facts.positive_query == row)[:1]
-    chosen = outcome.chosen[candidates.query[outcome.chosen] == row]
+    chosen = np.flatnonzero(candidates.query[outcome.chosen] == row)
     refused = np.flatnonzero((candidates.query == row) & (outcome.verdict != KEPT))
     shown: Counter[int] = Counter()
     some = []
@@ -69,9 +59,36 @@ def _draw(row: int, outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
             {"passage": int(facts.positive_passage[i]), "dense_score": float(facts.positive_score[i])}
             for i in positives
         ],
-        "negatives": [_entry(number, outcome) for number in chosen.tolist()],
+        "negatives": [
+            {
+                **_entry(int(outcome.chosen[place]), outcome),
+                "trail": {rule.value: _number(values[place]) for rule, values in outcome.trail.items()},
+            }
+            for place in chosen.tolist()
+        ],
         "refused": some,
     }
+
+
+def write_sample(
+    file: Path, snapshot: Snapshot, wording: pa.Table, drawn: Mapping[int, dict[str, list[dict[str, Any]]]]
+) -> None:
+    """Write what was `sampled` of queries (by row) with the texts of all passages."""
+    entries = [entry for one in drawn.values() for part in one.values() for entry in part]
+    numbers = sorted({entry["passage"] for entry in entries})
+    texts = texts_of(snapshot, np.array(numbers, np.int64))
+    ids = dict(zip(numbers, ids_of([snapshot.path / PASSAGES], np.array(numbers, np.int64)).to_pylist(), strict=True))
+    for entry in entries:
+        number = entry.pop("passage")
+        text = texts[number]
+        entry["passage_id"] = ids[number]
+        entry["text"] = text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
+    asked = wording.take(pa.array(list(drawn), pa.int64())).select(["query_id", "text"]).to_pylist()
+    sample = [
+        {"query_id": query["query_id"], "query": query["text"], **one}
+        for query, one in zip(asked, drawn.values(), strict=True)
+    ]
+    write_json(file, sample)
 
 
 def _entry(number: int, outcome: Outcome) -> dict[str, Any]:
@@ -80,15 +97,10 @@ def _entry(number: int, outcome: Outcome) -> dict[str, Any]:
         "passage": int(candidates.passage[number]),
         "source": outcome.sources[candidates.source[number]],
         "rank": int(candidates.rank[number]),
-        "score": float(candidates.score[number]),
+        "score": _number(candidates.score[number]),
         "dense_score": float(candidates.dense[number]),
     }
 
 
-def _texts(snapshot: Snapshot, ids: pa.Array) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
-        for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
-            text = full_text(row["title"], row["text"])
-            texts[row["passage_id"]] = text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
-    return texts
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

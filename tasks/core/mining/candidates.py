@@ -1,8 +1,8 @@
-"""The candidates of a round and the positives of its queries, as plain number columns."""
+"""The candidates of a round, block by block of training queries, and the known positives, as plain number columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,21 +11,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.snapshot import qrels, queries
+from tasks.core.errors import Mismatch
 from tasks.core.mining.runs import RUN_FILE
 from tasks.core.mining.shingles import expand
+from tasks.core.mining.texts import rows_of
 from tasks.core.receipts import Run, Snapshot
+
+LINES_AT_ONCE = 262_144  # of a run's file
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Column i of each field is candidate i: a passage that a run (`source`) gave for a training query."""
+    """Column i of each field is candidate i: a passage that a source gave for a training query."""
 
-    query: np.ndarray  # int32: row of the training query
-    passage: np.ndarray  # int32: its number among the ids it was read with
-    source: np.ndarray  # int8: number of the run
+    query: np.ndarray  # int64: row of the training query
+    passage: np.ndarray  # int64: row in the snapshot
+    source: np.ndarray  # int8: number of the source
     rank: np.ndarray  # int32: from 1
-    score: np.ndarray  # float32: the run's own
-    dense: np.ndarray  # float32: inner product under the current encoder
+    score: np.ndarray  # float32: the source's own; NaN for a random draw, which ranks nothing
+    dense: np.ndarray  # float32: inner product under the current encoder; NaN until it is known
 
     def __len__(self) -> int:
         return len(self.query)
@@ -34,70 +38,113 @@ class Candidates:
         """The candidates of these numbers, in their order."""
         return Candidates(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-
-@dataclass(frozen=True)
-class Hits:
-    """One run's lines for the training queries; passages as codes into `ids`."""
-
-    query: np.ndarray
-    code: np.ndarray
-    rank: np.ndarray
-    score: np.ndarray
-    ids: pa.Array  # strings: those that occur in the run
+    @classmethod
+    def joined(cls, parts: Sequence[Candidates]) -> Candidates:
+        """The candidates of all `parts` (one at least), one after the other."""
+        return cls(*(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)))
 
 
-def read_run(run: Run, wording: pa.Table) -> Hits:
-    """Read the lines of a run that are for queries of `wording` (query_id, text), 16 bytes a line."""
-    table = pq.read_table(run.path / RUN_FILE, read_dictionary=["query_id", "passage_id"])
-    query = table["query_id"].unify_dictionaries().combine_chunks()
-    passage = table["passage_id"].unify_dictionaries().combine_chunks()
-    row = _rows_of(query.dictionary, wording["query_id"])[query.indices.to_numpy(zero_copy_only=False)]
-    mine = row >= 0
-    return Hits(
-        query=row[mine].astype(np.int32),
-        code=passage.indices.to_numpy(zero_copy_only=False)[mine],
-        rank=table["rank"].to_numpy()[mine],
-        score=table["score"].to_numpy()[mine],
-        ids=passage.dictionary,
-    )
+class RunReader:
+    """Reads a run forwards, the lines of some training queries at a time; lines of other queries are passed over."""
+
+    def __init__(self, run: Run, row_of_query: dict[str, int], source: int) -> None:
+        self._run, self._row_of_query, self._source = run, row_of_query, source
+        self._batches = pq.ParquetFile(run.path / RUN_FILE).iter_batches(LINES_AT_ONCE)
+        self._waiting: list[tuple[np.ndarray, pa.RecordBatch]] = []
+        self._last = -1
+
+    def until(self, end: int) -> tuple[Candidates, pa.Array]:
+        """The unread candidates of training queries before `end`: their passages are rows of the ids that come along.
+
+        Raises Mismatch when the run's queries are not in the order of the training queries.
+        """
+        while self._last < end and (batch := next(self._batches, None)) is not None:
+            self._take_in(batch)
+        parts, rest = [], []
+        for rows, batch in self._waiting:
+            cut = int(np.searchsorted(rows, end))
+            parts.append((rows[:cut], batch.slice(0, cut)))
+            if cut < len(rows):
+                rest.append((rows[cut:], batch.slice(cut)))
+        self._waiting = rest
+        query = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in parts)])
+        lines = pa.Table.from_batches([batch for _, batch in parts], schema=LINES)
+        coded = lines["passage_id"].combine_chunks().dictionary_encode()
+        candidates = Candidates(
+            query=query,
+            passage=coded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+            source=np.full(len(query), self._source, np.int8),
+            rank=lines["rank"].to_numpy(),
+            score=lines["score"].to_numpy(),
+            dense=np.full(len(query), np.nan, np.float32),
+        )
+        return candidates, coded.dictionary
+
+    def _take_in(self, batch: pa.RecordBatch) -> None:
+        coded = batch["query_id"].dictionary_encode()
+        known = np.array([self._row_of_query.get(name, -1) for name in coded.dictionary.to_pylist()], np.int64)
+        rows = known[coded.indices.to_numpy(zero_copy_only=False)]
+        ours = np.flatnonzero(rows >= 0)
+        rows = rows[ours]
+        if len(rows) == 0:
+            return
+        if rows[0] < self._last or (np.diff(rows) < 0).any():
+            raise Mismatch(f"run {self._run.path}: its queries are not in the order of the snapshot; search them again")
+        self._last = int(rows[-1])
+        self._waiting.append((rows, batch.take(pa.array(ours)).select(LINES.names)))
 
 
-def as_candidates(hits: Sequence[Hits], pool_ids: pa.Array) -> Candidates:
-    """Put the runs one after the other, their passages renamed to rows of `pool_ids`; dense scores still NaN."""
-    count = sum(len(one.query) for one in hits)
-    passages = [_rows_of(one.ids, pool_ids)[one.code].astype(np.int32) for one in hits]
-    return Candidates(
-        query=np.concatenate([one.query for one in hits]),
-        passage=np.concatenate(passages),
-        source=np.repeat(np.arange(len(hits), dtype=np.int8), [len(one.query) for one in hits]),
-        rank=np.concatenate([one.rank for one in hits]),
-        score=np.concatenate([one.score for one in hits]),
-        dense=np.full(count, np.nan, np.float32),
-    )
+LINES = pa.schema({"passage_id": pa.string(), "rank": pa.int32(), "score": pa.float32()})
 
 
-def known_positives(snapshot: Snapshot, wording: pa.Table) -> tuple[np.ndarray, pa.Array]:
-    """Every known positive of the queries in `wording`: their rows int64 (n,) and the passages' ids (n,).
+def blocks(
+    snapshot: Snapshot, runs: Sequence[Run], wording: pa.Table, queries_at_once: int
+) -> Iterator[tuple[range, Candidates]]:
+    """The runs' candidates for the training queries `wording` (query_id, text), so many queries at a time.
 
-    All splits count, and so do the positives of any query with the same text.
+    Candidates of run i have source i; they are ordered by source, query and rank.
+
+    Raises Mismatch when a run names a passage that the snapshot has not, or has its queries in another order.
+    """
+    row_of_query = {name: row for row, name in enumerate(wording["query_id"].to_pylist())}
+    readers = [RunReader(run, row_of_query, source) for source, run in enumerate(runs)]
+    for start in range(0, wording.num_rows, queries_at_once):
+        end = min(start + queries_at_once, wording.num_rows)
+        read = [reader.until(end) for reader in readers]
+        ids = pc.unique(pa.chunked_array([ids for _, ids in read], pa.string()))
+        rows = rows_of(snapshot, ids)
+        found = Candidates.joined([one for one, _ in read])
+        renamed = [rows[index_in(own, ids)][one.passage] for one, own in read]
+        yield (
+            range(start, end),
+            Candidates(found.query, np.concatenate(renamed), found.source, found.rank, found.score, found.dense),
+        )
+
+
+def known_positives(snapshot: Snapshot, wording: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Every known positive of the queries in `wording`: their rows, ascending, and snapshot rows; distinct pairs.
+
+    All splits count, and so do the positives of any query with the same text. Both int64 (n,).
     """
     everyone = queries(snapshot)
     judged = qrels(snapshot)
     judged = judged.filter(pc.greater(judged["relevance"], 0))
     texts = pc.unique(everyone["text"])
-    text_of_query = _rows_of(everyone["text"], texts)
-    text_of_qrel = text_of_query[_rows_of(judged["query_id"], everyone["query_id"])]
+    text_of_query = index_in(everyone["text"], texts)
+    text_of_qrel = text_of_query[index_in(judged["query_id"], everyone["query_id"])]
     order = np.argsort(text_of_qrel, kind="stable")
     ordered = text_of_qrel[order]
-    asked = _rows_of(wording["text"], texts)
+    asked = index_in(wording["text"], texts)
     low, high = np.searchsorted(ordered, asked, "left"), np.searchsorted(ordered, asked, "right")
     at, owner = expand(low, high - low)
-    ids = judged["passage_id"].combine_chunks().take(pa.array(order[at]))
-    return owner, ids
+    coded = judged["passage_id"].combine_chunks().dictionary_encode()
+    passage = rows_of(snapshot, coded.dictionary)[coded.indices.to_numpy(zero_copy_only=False)]
+    pairs = np.unique(np.stack([owner, passage[order[at]]], axis=1), axis=0)
+    return pairs[:, 0], pairs[:, 1]
 
 
-def _rows_of(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def index_in(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Where each value stands in `among`, int64; -1 when it is not there."""
     among = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
     found = pc.index_in(values, value_set=among)
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)

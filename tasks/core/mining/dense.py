@@ -10,29 +10,42 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.embedding.exact import exact_search, passage_ids
+from tasks.core.embedding.exact import exact_search, passage_ids, score_pairs, vector_blocks
 from tasks.core.errors import Mismatch
 from tasks.core.files import produce
-from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer, vectors_digest
+from tasks.core.mining.runs import (
+    HITS_AT_ONCE,
+    QueryVectors,
+    append_run,
+    queries_digest,
+    run_writer,
+    vectors_digest,
+    vectors_of,
+)
 from tasks.core.receipts import Embeddings, Run
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 2  # of what this file writes; a change makes new artifacts
+VERSION = 3  # of what this file writes; a change makes new artifacts
+SPARE = 8  # passages looked at beyond `depth`, so that the order at the cut is certain
 
 
 def dense_run(
-    home: Path, name: str, queries: pa.Table, query_vectors: np.ndarray, embeddings: Embeddings, depth: int
+    home: Path,
+    name: str,
+    queries: pa.Table,
+    query_vectors: QueryVectors,
+    embeddings: Embeddings,
+    depth: int,
 ) -> Run:
     """Search every query (query_id, text) exactly for its `depth` best passages.
 
-    `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i; several query
-    encoders may share the embeddings, so the vectors themselves name the run. Equal scores are ordered by snapshot row.
+    `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i, or `Later` ones,
+    not made when the run is there; several query encoders may share the embeddings, so the vectors themselves name
+    the run. Equal scores are ordered by snapshot row. The run has the same bytes on any number of threads.
 
     Raises Mismatch when the vectors are not one a query, or not of the embeddings' dimension.
     """
-    if len(query_vectors) != queries.num_rows:
-        raise Mismatch(f"dense run {name!r}: {len(query_vectors)} vectors for {queries.num_rows} queries")
     key = {
         "retriever": name,
         "embeddings": embeddings.digest,
@@ -43,15 +56,47 @@ def dense_run(
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
+        vectors = vectors_of(query_vectors)
+        if len(vectors) != queries.num_rows:
+            raise Mismatch(f"dense run {name!r}: {len(vectors)} vectors for {queries.num_rows} queries")
         log.info("%s: searching %d queries in %d vectors", name, queries.num_rows, embeddings.rows)
-        rows, scores = exact_search(query_vectors, embeddings, depth)
+        longest = max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0)
+        written, step = 0, max(1, HITS_AT_ONCE // (depth + SPARE))
         with run_writer(folder) as writer:
-            written, step = 0, max(1, HITS_AT_ONCE // depth)
             for start in range(0, queries.num_rows, step):
-                block = rows[start : start + step]
-                hits = np.repeat(np.arange(start, start + len(block)), block.shape[1])
-                ids = passage_ids(embeddings, block.ravel())
-                written += append_run(writer, queries, hits, ids, scores[start : start + step].ravel())
+                rows, scores = certain_search(vectors[start : start + step], embeddings, depth, longest)
+                hits = np.repeat(np.arange(start, start + len(rows)), rows.shape[1])
+                ids = passage_ids(embeddings, rows.ravel())
+                written += append_run(writer, queries, hits, ids, scores.ravel())
         return {"rows": written, "queries": queries.num_rows, "depth": depth, "parents": (embeddings.digest,)}
 
     return produce(home, Run, key, build)
+
+
+def certain_search(
+    query_vectors: np.ndarray, embeddings: Embeddings, depth: int, longest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`exact_search` whose outcome does not hang on the last bits of its sums; `longest` is the greatest vector norm.
+
+    A matrix product adds up in an order that changes with threads and block shapes. So the best `depth` and some more
+    are found by it and scored anew one by one, in one fixed order; and where the rounding error that is possible at
+    most could still bring another passage in, more are looked at. Shapes as those of `exact_search`.
+    """
+    width = min(depth, embeddings.rows)
+    rows = np.zeros((len(query_vectors), width), np.int64)
+    scores = np.zeros((len(query_vectors), width), np.float32)
+    norms = np.linalg.norm(query_vectors, axis=1)
+    error = 2 * query_vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # Higham 2002, of both sums
+    open_, wide = np.arange(len(query_vectors)), min(width + SPARE, embeddings.rows)
+    while len(open_):
+        found, rough = exact_search(query_vectors[open_], embeddings, wide)
+        flat = score_pairs(query_vectors[open_], embeddings, np.repeat(np.arange(len(open_)), wide), found.ravel())
+        exact = flat.reshape(found.shape)
+        order = np.lexsort((found, -exact), axis=1)[:, :width]
+        best = np.take_along_axis(exact, order, axis=1)
+        rows[open_], scores[open_] = np.take_along_axis(found, order, axis=1), best
+        if wide == embeddings.rows or width == 0:
+            break
+        open_ = open_[best[:, -1] <= rough[:, -1] + error[open_]]
+        wide = min(4 * wide, embeddings.rows)
+    return rows, scores

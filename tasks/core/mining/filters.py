@@ -4,29 +4,31 @@ too few gets fewer, and nothing is put in their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from tasks.core.mining.candidates import Candidates
-from tasks.core.mining.pool import Pool
-from tasks.core.mining.shingles import expand, near_duplicates, slices
+from tasks.core.mining.shingles import expand, jaccard, mix, near_duplicates, slices
+from tasks.core.mining.texts import Texts
 from tasks.core.settings import MiningSettings
 
 PAIRS_AT_ONCE = 1_000_000  # (candidate, positive) pairs looked at together
 
 
 class Reason(StrEnum):
-    """Why a candidate was refused, in the order the rules are asked."""
+    """Why a candidate was refused, in the order the rules are asked. The last two are asked while choosing."""
 
     KNOWN_POSITIVE = "known_positive"
     TEXT_OF_POSITIVE = "text_of_positive"
     TEXT_OF_QUERY = "text_of_query"
-    SKIPPED_RANK = "skipped_rank"
+    RANK_WINDOW = "rank_window"
     NEAR_DUPLICATE = "near_duplicate"
     ABOVE_MARGIN = "above_margin"
+    CROSS_ENCODER = "cross_encoder"
+    REPEATED = "repeated"
 
 
 REASONS = tuple(Reason)
@@ -35,22 +37,35 @@ KEPT = -1  # the verdict on a candidate that no rule refuses
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules know beside the candidates; a passage is named by its row in `pool`."""
+    """What the rules know beside the candidates. Queries are numbered as the candidates' are, passages by snapshot row.
 
-    pool: Pool
-    positive_query: np.ndarray  # int64 (n,), ascending: rows of training queries …
+    A query may have no positive; then it has no negative either.
+    """
+
+    texts: Texts
+    query_class: np.ndarray  # uint64 (queries,): the text class of a passage that says just the query
+    positive_query: np.ndarray  # int64 (n,), ascending: queries …
     positive_passage: np.ndarray  # int64 (n,): … and their known positives
     positive_score: np.ndarray  # float32 (n,): inner products of these pairs
-    query_text: np.ndarray  # int64 (queries,): the text class of passages that say just the query; -1: none does
+
+    def of_queries(self, queries: np.ndarray, positives: np.ndarray) -> Facts:
+        """The same about other queries: number i is `queries[i]`, its known positives those that `positives` give.
+
+        positives: int64 (2, n): query number, ascending, and a row of these facts' positives.
+        """
+        at = positives[1]
+        return Facts(
+            self.texts, self.query_class[queries], positives[0], self.positive_passage[at], self.positive_score[at]
+        )
 
 
 def judge(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """The verdict on each candidate, int8: KEPT, or the number in REASONS of the first rule that refuses it."""
     verdict = np.full(len(candidates), KEPT, np.int8)
     standing = np.arange(len(candidates))
-    for number, reason in enumerate(REASONS):
-        refused = RULES[reason](candidates.take(standing), facts, mining)
-        verdict[standing[refused]] = number
+    for reason, rule in RULES.items():
+        refused = rule(candidates.take(standing), facts, mining)
+        verdict[standing[refused]] = REASONS.index(reason)
         standing = standing[~refused]
     return verdict
 
@@ -62,42 +77,41 @@ def known_positive(candidates: Candidates, facts: Facts, mining: MiningSettings)
 
 def text_of_positive(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """It has the same text as a positive of the query."""
-    text = facts.pool.text
-    return _in_pairs(candidates.query, text[candidates.passage], facts.positive_query, text[facts.positive_passage])
+    classes = facts.texts.classes
+    return _in_pairs(
+        candidates.query, classes[candidates.passage], facts.positive_query, classes[facts.positive_passage]
+    )
 
 
 def text_of_query(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """It says just what the query says."""
-    return facts.pool.text[candidates.passage] == facts.query_text[candidates.query]
+    return facts.texts.classes[candidates.passage] == facts.query_class[candidates.query]
 
 
-def skipped_rank(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
-    """It stands among the first `skip_top` of its run."""
-    return candidates.rank <= mining.skip_top
+def rank_window(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+    """It stands among the first `skip_top` of its run or after `last_rank`; a random draw has no rank to speak of."""
+    last = mining.last_rank or np.iinfo(np.int32).max
+    outside = (candidates.rank <= mining.skip_top) | (candidates.rank > last)
+    return outside & ~np.isnan(candidates.score)
 
 
 def near_duplicate(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """Its five-word shingles have a Jaccard similarity of `near_duplicate` or more with those of a positive."""
-    low = np.searchsorted(facts.positive_query, candidates.query, "left")
-    counts = np.searchsorted(facts.positive_query, candidates.query, "right") - low
     refused = np.zeros(len(candidates), bool)
-    for some in slices(counts, PAIRS_AT_ONCE):
-        at, owner = expand(low[some], counts[some])
-        left, right = candidates.passage[some][owner], facts.positive_passage[at]
-        near = near_duplicates(facts.pool.sets, left, right, mining.near_duplicate)
-        refused[some][owner[near]] = True
+    for owner, positive in _beside_positives(candidates, facts):
+        near = near_duplicates(facts.texts.sets, candidates.passage[owner], positive, mining.near_duplicate)
+        refused[owner[near]] = True
     return refused
 
 
 def above_margin(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
-    """The encoder scores it above `margin` of the query's lowest positive: perhaps an unjudged positive.
+    """The encoder scores it above `margin` of the query's lowest (or mean) positive: perhaps an unjudged positive.
 
     This is TopK-PercPos of NV-Retriever (Moreira et al. 2024), written so that it is also right for negative
     scores. Without a positive there is no measure, and every candidate is refused.
     """
-    lowest = np.full(len(facts.query_text), np.inf)
-    np.minimum.at(lowest, facts.positive_query, facts.positive_score.astype(np.float64))
-    threshold = np.where(np.isfinite(lowest), lowest - (1 - mining.margin) * np.abs(lowest), -np.inf)
+    positive = _positive_scores(facts, mining)
+    threshold = np.where(np.isfinite(positive), positive - (1 - mining.margin) * np.abs(positive), -np.inf)
     return candidates.dense > threshold[candidates.query]
 
 
@@ -106,13 +120,54 @@ RULES: Mapping[Reason, Rule] = {
     Reason.KNOWN_POSITIVE: known_positive,
     Reason.TEXT_OF_POSITIVE: text_of_positive,
     Reason.TEXT_OF_QUERY: text_of_query,
-    Reason.SKIPPED_RANK: skipped_rank,
+    Reason.RANK_WINDOW: rank_window,
     Reason.NEAR_DUPLICATE: near_duplicate,
     Reason.ABOVE_MARGIN: above_margin,
 }
 
 
+def seen(candidates: Candidates, facts: Facts, mining: MiningSettings) -> dict[Reason, np.ndarray]:
+    """What the measuring rules saw of candidates, float32 (n,) each: a candidate was let through below the limits.
+
+    near_duplicate: the Jaccard similarity to the nearest positive. above_margin: the dense score as a share of the
+    positive's, 1 + (score - positive) / |positive|; NaN beside a positive that scores 0.
+    """
+    nearest = np.zeros(len(candidates), np.float32)
+    for owner, passage in _beside_positives(candidates, facts):
+        np.maximum.at(nearest, owner, jaccard(facts.texts.sets, candidates.passage[owner], passage))
+    positive = _positive_scores(facts, mining)[candidates.query]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(positive == 0, np.nan, 1 + (candidates.dense - positive) / np.abs(positive))
+    return {Reason.NEAR_DUPLICATE: nearest, Reason.ABOVE_MARGIN: share.astype(np.float32)}
+
+
+def _positive_scores(facts: Facts, mining: MiningSettings) -> np.ndarray:
+    """What the margin is taken of for each query, float64; infinite for a query without a positive."""
+    count = len(facts.query_class)
+    scores = facts.positive_score.astype(np.float64)
+    if mining.margin_over == "mean":
+        sizes = np.bincount(facts.positive_query, minlength=count)
+        sums = np.bincount(facts.positive_query, scores, minlength=count)
+        return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.inf)
+    lowest = np.full(count, np.inf)
+    np.minimum.at(lowest, facts.positive_query, scores)
+    return lowest
+
+
+def _beside_positives(candidates: Candidates, facts: Facts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each candidate beside every positive of its query, in pieces: candidate numbers, and the positives' rows."""
+    low = np.searchsorted(facts.positive_query, candidates.query, "left")
+    counts = np.searchsorted(facts.positive_query, candidates.query, "right") - low
+    for some in slices(counts, PAIRS_AT_ONCE):
+        at, owner = expand(low[some], counts[some])
+        yield owner + some.start, facts.positive_passage[at]
+
+
 def _in_pairs(left: np.ndarray, right: np.ndarray, lefts: np.ndarray, rights: np.ndarray) -> np.ndarray:
-    """Whether each pair (left[i], right[i]) is one of the pairs (lefts[j], rights[j]); numbers from 0."""
-    base = 1 + max(right.max(initial=0), rights.max(initial=0))
-    return np.isin(left.astype(np.int64) * base + right, lefts.astype(np.int64) * base + rights)
+    """Whether each pair (left[i], right[i]) is one of the pairs (lefts[j], rights[j]); compared by 64-bit numbers."""
+    return np.isin(pair_keys(left, right), pair_keys(lefts, rights))
+
+
+def pair_keys(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """A number uint64 for each pair of numbers; unequal pairs share one with odds of 2^-64."""
+    return mix(mix(left.astype(np.uint64) + np.uint64(1)) + right.astype(np.uint64))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,33 @@ def queries_digest(queries: pa.Table) -> str:
     return digest_of([queries["query_id"].to_pylist(), queries["text"].to_pylist()])
 
 
-def vectors_digest(vectors: np.ndarray) -> str:
-    """Name vectors by their bytes: passages may keep theirs while the queries' change with their encoder."""
-    return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()[:20]
+@dataclass(frozen=True)
+class Later:
+    """Query vectors float32 (queries, dimension) that are made when they are needed, and not before.
+
+    `name` says which vectors they are: the fingerprint of the encoder.
+    """
+
+    name: str
+    make: Callable[[], np.ndarray]
+
+
+QueryVectors = np.ndarray | Later
+
+
+def vectors_of(vectors: QueryVectors) -> np.ndarray:
+    """The vectors themselves, made now if need be."""
+    return vectors.make() if isinstance(vectors, Later) else vectors
+
+
+def vectors_digest(vectors: QueryVectors) -> str:
+    """Name query vectors, by their bytes where they are there.
+
+    Passages may keep their vectors while those of the queries change with their encoder.
+    """
+    return (
+        vectors.name if isinstance(vectors, Later) else hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()[:20]
+    )
 
 
 def run_writer(folder: Path) -> pq.ParquetWriter:

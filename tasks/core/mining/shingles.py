@@ -48,7 +48,7 @@ def shingle(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     for offset in range(WORDS):
         at = begin + offset
         word = np.where(at < limit, hashes[np.minimum(at, len(hashes) - 1)], np.uint64(0))
-        mixed = _mix(mixed + word + np.uint64(0x9E3779B97F4A7C15))
+        mixed = mix(mixed + word + np.uint64(0x9E3779B97F4A7C15))
     keys = np.sort((owner[begin].astype(np.uint64) << np.uint64(32)) | (mixed >> np.uint64(32)))
     keys = keys[np.diff(keys, prepend=~keys[:1]) != 0]  # each hash once; twice as fast as np.unique here
     sizes = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
@@ -69,6 +69,16 @@ def near_duplicates(sets: ShingleSets, left: np.ndarray, right: np.ndarray, thre
         common = _common(sets, left[likely], right[likely], None)
         union = sets.sizes[left[likely]] + sets.sizes[right[likely]] - common
         result[likely] = common >= threshold * union - 1e-9
+    return result
+
+
+def jaccard(sets: ShingleSets, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The Jaccard similarity of pairs of sets (left[i], right[i]), float64 (n,); 0 where neither has a word."""
+    result = np.zeros(len(left))
+    sizes = sets.sizes[left] + sets.sizes[right]
+    for some in slices(sizes, HASHES_AT_ONCE):
+        common = _common(sets, left[some], right[some], None)
+        result[some] = common / np.maximum(sizes[some] - common, 1)
     return result
 
 
@@ -108,7 +118,7 @@ def _word_hashes(words: pa.Array) -> np.ndarray:
     return table[coded.indices.to_numpy(zero_copy_only=False)]
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
+def mix(value: np.ndarray) -> np.ndarray:
     """Spread every input bit over all output bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

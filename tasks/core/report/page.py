@@ -13,8 +13,7 @@ from tasks.core.night import Night
 from tasks.core.pages import render
 from tasks.core.receipts import Receipt
 from tasks.core.report import charts
-
-SAMPLES = 6
+from tasks.core.report.mined import told
 
 
 def write_report(home: Path, night: Night) -> Path:
@@ -27,6 +26,7 @@ def write_report(home: Path, night: Night) -> Path:
         steps=steps_of(night),
         quality=charts.quality({name: one.metrics for name, one in night.figures.items()}) if night.figures else "",
         loss=charts.loss([encoder.loss for encoder in night.trained]) if night.trained else "",
+        mined=[told(one) for one in night.negatives],
         samples=_samples(night),
     )
     path = home / "reports" / f"{night.began:%Y-%m-%dT%H%M%SZ}.html"
@@ -56,4 +56,4 @@ def _samples(night: Night) -> Sequence[dict[str, Any]]:
         return []
     path = night.negatives[-1].path / "sample.json"
     samples: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return samples[:SAMPLES]
+    return samples
