@@ -33,12 +33,16 @@ def nightly(settings_file: Path | None = None, reason: str = "scheduled") -> Sta
     """
     settings = load_settings(settings_file)
     with exclusive(settings.home / "night.lock"):
-        return one_night(settings, reason)
+        night = Night.begin(reason)
+        try:
+            return one_night(settings, night)
+        except Exception as error:
+            report.failed(settings, night, error)
+            raise
 
 
-def one_night(settings: Settings, reason: str) -> State[Night]:
+def one_night(settings: Settings, night: Night) -> State[Night]:
     """The night itself, in the order in which it is told."""
-    night = Night.begin(reason)
     serving, epoch = release.reconcile(settings)
     ingested, snapshot = ingest.validate(settings)
     recipe = recipe_of(settings)
@@ -82,7 +86,7 @@ def one_night(settings: Settings, reason: str) -> State[Night]:
         return _end(settings, night, "Rejected")
 
     published = release.publish(
-        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=reason, expected_epoch=epoch
+        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=night.reason, expected_epoch=epoch
     )
     release.prune(settings)
     return _end(settings, night.having(release=published), "Promoted")

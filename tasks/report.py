@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.core.data.docs import PAGE
@@ -15,6 +15,7 @@ from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
 from tasks.core.receipts import Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.report.charts import LABELS
+from tasks.core.report.history import record
 from tasks.core.report.mined import told
 from tasks.core.report.page import steps_of, write_report
 from tasks.core.settings import Settings
@@ -25,10 +26,19 @@ SHOWN = 240  # characters of a text in an artifact
 
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
 def write(settings: Settings, night: Night) -> Night:
-    """Write the HTML report and its summary in the Prefect UI; the night with the page's path."""
+    """Write the night's row of the history, the HTML report and its summary in the Prefect UI; with the page's path."""
+    record(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
     create_markdown_artifact(_summary(night), key="night-report", description=f"Night: {night.outcome}")
     return night
+
+
+def failed(settings: Settings, night: Night, error: Exception) -> None:
+    """Leave a failed night in the history and as a page. What is wrong with that too is only logged."""
+    try:
+        write(settings, night.having(outcome="Failed", failure=str(error) or type(error).__name__))
+    except Exception:
+        get_run_logger().warning("no report of the failed night", exc_info=True)
 
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:

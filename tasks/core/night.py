@@ -43,6 +43,7 @@ class Night(BaseModel):
     figures: dict[str, Evaluation] = {}
     verdict: Verdict | None = None
     release: Release | None = None
+    failure: str = ""  # what ended the night before its end
     report: Path | None = None
 
     @classmethod
@@ -62,6 +63,8 @@ class Night(BaseModel):
     @property
     def why(self) -> str:
         """Why it ended as it did, on one line."""
+        if self.failure:
+            return " ".join(self.failure.split())
         if self.verdict is not None:
             return "; ".join(self.verdict.reasons)
         return self.drift.cause if self.drift is not None else ""

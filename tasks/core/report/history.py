@@ -1,0 +1,103 @@
+"""One row a night, whatever became of it: `history.parquet`, what trends are drawn from."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.files import exclusive, sync_folder
+from tasks.core.night import Night
+
+FILE = "history.parquet"
+SYSTEMS = ("challenger", "serving", "base", "bm25")
+SCHEMA = pa.schema(
+    [
+        ("began", pa.timestamp("us", "UTC")),  # names the night
+        ("ended", pa.timestamp("us", "UTC")),
+        ("outcome", pa.string()),  # Promoted, Rejected, Skipped, Suspect, Failed
+        ("why", pa.string()),
+        ("reason", pa.string()),  # that it ran
+        ("release", pa.string()),  # that served when it ended
+        ("snapshot", pa.string()),
+        ("encoder", pa.string()),  # fingerprint of the challenger
+        ("rows_read", pa.int64()),
+        ("quarantined", pa.int64()),
+        ("passages", pa.int64()),
+        ("work", pa.string()),  # skip, refresh, retrain, suspect
+        ("queries", pa.int64()),  # held out
+        *((f"{system}_ndcg", pa.float64()) for system in SYSTEMS),
+        ("difference", pa.float64()),  # nDCG@10, challenger − serving release
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("embedded", pa.int64()),
+        ("avoided", pa.int64()),
+    ]
+)
+
+
+def record(home: Path, night: Night) -> Path:
+    """Put the night's row into the history, in place of an earlier row of the same night; the file's path.
+
+    The file is replaced in one step that survives a crash.
+    """
+    path = home / FILE
+    with exclusive(home / f".{FILE}.lock"):
+        row = pa.Table.from_pylist([row_of(night, datetime.now(UTC))], SCHEMA)
+        others = [one for one in read_history(home).to_pylist() if one["began"] != night.began]
+        table = pa.concat_tables([pa.Table.from_pylist(others, SCHEMA), row])
+        aside = path.with_name(f".{FILE}.{os.getpid()}")
+        pq.write_table(table, aside, compression="zstd")
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+        sync_folder(home)
+    return path
+
+
+def read_history(home: Path) -> pa.Table:
+    """All nights in the order in which they were recorded; columns that an older version did not write are null."""
+    path = home / FILE
+    if not path.exists():
+        return SCHEMA.empty_table()
+    found = pq.read_table(path)
+    columns = [
+        found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
+        for field in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def row_of(night: Night, ended: datetime) -> dict[str, object]:
+    """The night as one flat row."""
+    compared = night.verdict.comparisons if night.verdict else ()
+    against = next((one for one in compared if one.against == "the serving release"), None)
+    ingested, challenger = night.ingested, night.figures.get("challenger")
+    scores = {
+        f"{system}_ndcg": night.figures[system].metrics["ndcg@10"] if system in night.figures else None
+        for system in SYSTEMS
+    }
+    return {
+        "began": night.began,
+        "ended": ended,
+        "outcome": night.outcome,
+        "why": night.why,
+        "reason": night.reason,
+        "release": night.serves.release if night.serves else None,
+        "snapshot": night.snapshot.digest if night.snapshot else None,
+        "encoder": night.encoder.fingerprint if night.encoder else None,
+        "rows_read": ingested.rows if ingested else None,
+        "quarantined": ingested.quarantined if ingested else None,
+        "passages": night.snapshot.rows if night.snapshot else None,
+        "work": night.drift.verdict.value if night.drift else None,
+        "queries": challenger.rows if challenger else None,
+        **scores,
+        "difference": against.difference if against else None,
+        "low": against.low if against else None,
+        "high": against.high if against else None,
+        "embedded": night.embeddings.embedded if night.embeddings else None,
+        "avoided": night.embeddings.avoided if night.embeddings else None,
+    }

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.drift.verdict import Drift, Work
+from tasks.core.evaluation.gate import Finding, Verdict
+from tasks.core.evaluation.significance import Comparison
+from tasks.core.night import Night
+from tasks.core.receipts import Evaluation
+from tasks.core.report.history import FILE, SCHEMA, read_history, record
+
+START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
+
+
+def night(number: int, outcome: str) -> Night:
+    return Night(began=START + timedelta(days=number), reason="test", outcome=outcome)
+
+
+def test_every_night_has_one_row_whatever_became_of_it(tmp_path: Path) -> None:
+    for number, outcome in enumerate(["Promoted", "Rejected", "Skipped", "Suspect", "Failed"]):
+        record(tmp_path, night(number, outcome))
+    record(tmp_path, night(1, "Rejected").having(failure="told again"))
+    rows = sorted(read_history(tmp_path).to_pylist(), key=lambda row: row["began"])
+    assert [row["outcome"] for row in rows] == ["Promoted", "Rejected", "Skipped", "Suspect", "Failed"]
+    assert rows[1]["why"] == "told again"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == [FILE]
+
+
+def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
+    figures = {
+        name: Evaluation(
+            digest=name, path=Path(), rows=300, system=name, split="test", metrics={"ndcg@10": value, "mrr@10": 0}
+        )
+        for name, value in (("challenger", 0.5), ("bm25", 0.4))
+    }
+    against = Comparison(against="the serving release", difference=0.1, low=0.05, high=0.15, queries=300)
+    verdict = Verdict(findings=(Finding(held=True, words="better"),), comparisons=(against,))
+    drift = Drift(verdict=Work.RETRAIN, cause="new pairs")
+    record(tmp_path, night(0, "Promoted").having(figures=figures, verdict=verdict, drift=drift))
+    (row,) = read_history(tmp_path).to_pylist()
+    assert (row["challenger_ndcg"], row["bm25_ndcg"], row["serving_ndcg"]) == (0.5, 0.4, None)
+    assert (row["difference"], row["low"], row["high"], row["queries"]) == (0.1, 0.05, 0.15, 300)
+    assert (row["why"], row["work"]) == ("better", "retrain")
+    assert row["began"] == START < row["ended"]
+
+
+def test_a_failure_is_told_on_one_line() -> None:
+    assert night(0, "Failed").having(failure="one\n  two").why == "one two"
+
+
+def test_a_history_of_an_older_version_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"began": pa.array([START], pa.timestamp("us", "UTC")), "gone": [1]}), tmp_path / FILE)
+    record(tmp_path, night(1, "Promoted"))
+    found = read_history(tmp_path)
+    assert found.schema.names == SCHEMA.names
+    assert found["outcome"].to_pylist() == [None, "Promoted"]
+
+
+def test_no_night_yet_is_an_empty_history(tmp_path: Path) -> None:
+    assert read_history(tmp_path).num_rows == 0
