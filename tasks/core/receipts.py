@@ -148,6 +148,9 @@ class Encoder(Receipt):
     precision: str  # the numeric path that encodes
     fidelity: float  # lowest cosine between that path and fp32 on a sample of the passages
     loss: tuple[float, ...] = ()  # one a step
+    kept: int = 0  # the step whose weights these are: the best on dev queries where they were looked at
+    dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 on a pool of the snapshot's dev queries)
+    forgetting: tuple[float, float] | None = None  # the same on the older snapshot's held-out queries, before and after
 
 
 class Embeddings(Receipt):
@@ -207,5 +210,5 @@ class Release(Receipt):
     bm25: dict[str, float]
     base: dict[str, float]
     previous: dict[str, float] | None
-    pruned: bool = False  # its collection was removed; only its figures are left
     recall: float | None = None  # @10, of the index against exact search
+    pruned: bool = False  # its collection was removed; only its figures are left

@@ -14,10 +14,11 @@ from tasks.core.data.ingest import ingest
 from tasks.core.files import produce
 from tasks.core.receipts import Encoder, Negatives, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training import trainer
-from tasks.core.training.batches import batch_at, steps_in
+from tasks.core.training import loop, trainer
+from tasks.core.training.batches import Batch, batch_at
 from tasks.core.training.encoder import load_encoder
-from tasks.core.training.pairs import TokenTable, TrainingPairs, load_pairs
+from tasks.core.training.pairs import TrainingPairs
+from tasks.core.training.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -72,21 +73,21 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_a_straight_one(
     class Killed(BaseException):
         pass
 
-    def until_step_five(data: TrainingPairs, dials: object, step: int) -> object:
+    def until_step_five(data: TrainingPairs, pairs: np.ndarray, dials: TrainingSettings, step: int) -> Batch:
         if step == 5:
             raise Killed
-        return batch_at(data, settings.training, step)
+        return batch_at(data, pairs, dials, step)
 
-    monkeypatch.setattr(trainer, "batch_at", until_step_five)
+    monkeypatch.setattr(loop, "batch_at", until_step_five)
     with pytest.raises(Killed):
         trained(tmp_path / "killed", snapshot, settings)
     resumed_from: list[int] = []
 
-    def counting(data: TrainingPairs, dials: object, step: int) -> object:
+    def counting(data: TrainingPairs, pairs: np.ndarray, dials: TrainingSettings, step: int) -> Batch:
         resumed_from.append(step)
-        return batch_at(data, settings.training, step)
+        return batch_at(data, pairs, dials, step)
 
-    monkeypatch.setattr(trainer, "batch_at", counting)
+    monkeypatch.setattr(loop, "batch_at", counting)
     resumed = trained(tmp_path / "killed", snapshot, settings)
     assert resumed_from == [3, 4, 5, 6, 7, 8]
     assert resumed.loss == straight.loss
@@ -119,45 +120,3 @@ def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Setti
     assert any((query[name] != passage[name]).any() for name in query)
     model = load_encoder(encoder.path)
     assert not np.allclose(model.encode_queries(["a river"]), model.encode_passages(["a river"]))
-
-
-def test_a_batch_depends_on_seed_and_step_alone_and_a_pass_holds_every_pair_once(
-    snapshot: Snapshot, settings: Settings
-) -> None:
-    base = load_encoder(trainer.base_encoder(settings.home, snapshot, settings).path)
-    data = load_pairs(snapshot, mined(settings.home), base)
-    dials = settings.training.model_copy(update={"batch_size": 9})
-    batches = [batch_at(data, dials, step) for step in range(4)]
-    assert sorted(row for batch in batches for row in batch.queries.tolist()) == list(range(36))
-    again = batch_at(data, dials, 2)
-    np.testing.assert_array_equal(again.passages, batches[2].passages)
-    assert all(len(batch.passages) == 18 for batch in batches)  # a positive and one negative each
-
-
-def test_every_known_positive_of_a_query_is_masked_also_by_equal_text() -> None:
-    data = TrainingPairs(
-        query_tokens=TokenTable([[[1], [2]]]),
-        passage_tokens=TokenTable([[[1], [2], [3]]]),
-        pairs=np.array([[0, 0], [1, 1]]),
-        negatives={1: np.array([2])},
-        text_class=np.array([0, 1, 0]),  # passage 2 has the text of passage 0
-        known={0: np.array([0]), 1: np.array([1])},
-    )
-    dials = Settings().training.model_copy(update={"batch_size": 2})
-    batch = batch_at(data, dials, 0)
-    for row, query in enumerate(batch.queries.tolist()):
-        expected = [int(passage) in ({0, 2} if query == 0 else {1}) for passage in batch.passages]
-        assert batch.known[row].tolist() == expected
-
-
-def test_a_token_table_gives_back_what_it_took() -> None:
-    texts = [[5, 6], [], [7]], [[8, 9, 10]]
-    table = TokenTable(texts)
-    assert [table[row] for row in range(len(table))] == [[5, 6], [], [7], [8, 9, 10]]
-
-
-def test_steps_follow_epochs_and_their_upper_bound() -> None:
-    dials = Settings().training
-    assert steps_in(320, dials) == 10
-    assert steps_in(5, dials) == 1
-    assert steps_in(320, dials.model_copy(update={"max_steps": 3})) == 3

@@ -1,8 +1,10 @@
-"""Checkpoints in safetensors: weights, optimizer moments and the step; one at a time, replaced in one rename."""
+"""Checkpoints in safetensors: trained weights, optimizer moments, progress; one at a time, replaced in one rename."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -11,52 +13,86 @@ from torch.optim import Optimizer
 
 from tasks.core.files import sync_files
 
+Weights = dict[str, Tensor]
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, losses: list[float]) -> None:
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    losses: one a finished step. dev: (finished steps, nDCG@10), as often as it was looked at. best: the weights at the
+    best look since the training began, in main memory; None before the first.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    dev: list[tuple[int, float]] = field(default_factory=list)
+    best: Weights | None = None
+
+    @property
+    def steps(self) -> int:
+        """Finished steps."""
+        return len(self.losses)
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
     """Write `folder/step-NNNNNN`, then remove the older ones; a crash leaves the older one in place."""
+    step = progress.steps
     aside = folder / f".step-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file(dict(_weights(model)), aside / "weights.safetensors")
+    save_file(trained_weights(model), aside / "weights.safetensors")
     save_file(_moments(optimizer), aside / "moments.safetensors")
-    (aside / "losses.txt").write_text("\n".join(map(repr, losses)))
+    if progress.best is not None:
+        save_file(progress.best, aside / "best.safetensors")
+    (aside / "progress.json").write_text(json.dumps({"losses": progress.losses, "dev": progress.dev}))
     sync_files(aside)
     aside.rename(folder / f"step-{step:06d}")
     for old in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:
-    """Put the newest checkpoint back into model and optimizer; (0, []) when there is none.
-
-    Returns the number of finished steps and the loss of each.
-    """
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
+    """Put the newest checkpoint back into model and optimizer; no progress when there is none."""
     found = sorted(folder.glob("step-*"))
     if not found:
-        return 0, []
-    model.load_state_dict(load_file(found[-1] / "weights.safetensors"), strict=False)
-    moments = load_file(found[-1] / "moments.safetensors")
+        return Progress()
+    newest = found[-1]
+    put_weights(model, load_file(newest / "weights.safetensors"))
+    moments = load_file(newest / "moments.safetensors")
     for number, parameter in enumerate(_parameters(optimizer)):
+        kept = {name: moments.get(f"{number}.{name}") for name in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {
-            name: moments[f"{number}.{name}"]
-            for name in ("step", "exp_avg", "exp_avg_sq")
-            if f"{number}.{name}" in moments
+            name: value if name == "step" else value.to(parameter.device)
+            for name, value in kept.items()
+            if value is not None
         }
-    losses = [float(line) for line in (found[-1] / "losses.txt").read_text().split()]
-    return len(losses), losses
+    read = json.loads((newest / "progress.json").read_text())
+    best = newest / "best.safetensors"
+    dev = [(int(step), float(value)) for step, value in read["dev"]]
+    return Progress(read["losses"], dev, load_file(best) if best.exists() else None)
 
 
-def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, parameter.detach().contiguous()) for name, parameter in model.named_parameters()]
+def trained_weights(model: nn.Module) -> Weights:
+    """A copy, in main memory, of the weights that training changes, by name."""
+    return {
+        name: parameter.detach().cpu().contiguous().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def put_weights(model: nn.Module, weights: Weights) -> None:
+    """Set the weights of these names, and no others."""
+    model.load_state_dict(weights, strict=False)
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+def _moments(optimizer: Optimizer) -> Weights:
     return {
-        f"{number}.{name}": value.contiguous()
+        f"{number}.{name}": value.cpu().contiguous()
         for number, parameter in enumerate(_parameters(optimizer))
         for name, value in optimizer.state.get(parameter, {}).items()
     }

@@ -1,112 +1,161 @@
-"""What training reads: the positives and mined negatives of a snapshot as token ids in compact tables."""
+"""What training reads: the positives and mined negatives of a snapshot, as rows of token tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.data.text import full_text
+from tasks.core.data.snapshot import qrels, queries
 from tasks.core.errors import BadInput
 from tasks.core.receipts import Negatives, Snapshot
 from tasks.core.training.encoder import DualEncoder
+from tasks.core.training.losses.choose import TAUGHT
+from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.texts import PassageTexts, TokenTable
 
+log = logging.getLogger("nightshift.training")
 
-class TokenTable:
-    """Token ids of many texts in one int32 array, 4 bytes a token."""
-
-    def __init__(self, texts: Iterable[Sequence[Sequence[int]]]) -> None:
-        """Take batches of token id lists."""
-        parts = [np.fromiter(row, np.int32, len(row)) for batch in texts for row in batch]
-        self.flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        self.ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, row: int) -> list[int]:
-        start = self.ends[row - 1] if row else 0
-        return self.flat[start : self.ends[row]].tolist()
+NEGATIVES, POSITIVES, TEACHER = "negatives.parquet", "positives.parquet", "teacher_score"
+Scores = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Everything a batch is made of; queries and passages are named by row number.
+    """Everything a batch is made of; a query or passage is the row of its text, and equal texts are one row.
 
-    pairs: int64 (n, 2): query row, row of one of its positives; sorted by query id and passage id.
-    negatives: a query row → rows of its mined negatives, best first.
-    text_class: int64 (passages,): equal numbers for equal texts.
-    known: a query row → the text classes of all its known positives, those of equally worded queries included.
+    pairs: int64 (n, 2): query, one of its positives; each pair once. The first `fresh` are the night's own, the
+        others are replayed from the serving release's snapshot.
+    positives: a query → its positives among the pairs, ascending.
+    negatives: a query → its mined negatives, best first.
+    cluster: int64 (passages,): equal numbers for equal and near-duplicate texts.
+    known: a query → the clusters of all its known positives, of any split, ascending.
+    teacher: a query → passages (ascending) and a teacher's scores of them (float32).
     """
 
     query_tokens: TokenTable
     passage_tokens: TokenTable
     pairs: np.ndarray
+    fresh: int
+    positives: dict[int, np.ndarray]
     negatives: dict[int, np.ndarray]
-    text_class: np.ndarray
+    cluster: np.ndarray
     known: dict[int, np.ndarray]
+    teacher: dict[int, Scores] = field(default_factory=dict)
 
 
-def load_pairs(snapshot: Snapshot, negatives: Negatives, encoder: DualEncoder) -> TrainingPairs:
-    """Read and tokenise the training split of a snapshot with its mined negatives.
+def load_pairs(
+    snapshot: Snapshot,
+    negatives: Negatives,
+    encoder: DualEncoder,
+    settings: TrainingSettings,
+    older: Snapshot | None = None,
+) -> TrainingPairs:
+    """Read and tokenise the training pairs of a snapshot with their mined negatives.
 
-    Raises BadInput when the training split holds no positive.
+    With `replay` in the settings, pairs that only `older` trains on come behind them: those whose query is not
+    held out now. Equally worded queries share all their positives. `negatives.parquet` may have a column
+    `teacher_score`, and beside it may lie `positives.parquet` (query_id, passage_id, teacher_score).
+
+    Raises BadInput when the training split holds no positive, or the loss needs teacher scores and there are none.
     """
-    train = qrels(snapshot, "train")
-    if train.num_rows == 0:
+    asked, texts = dict[str, int](), PassageTexts(encoder.passage.tokenize)
+    mined = pq.read_table(negatives.path / NEGATIVES)
+    train, judged, query_row, passage_row = _judged(snapshot, asked, texts, mined["passage_id"])
+    if not train:
         raise BadInput("the snapshot holds no training pair: qrels/train.tsv needs lines with a score above 0")
-    wording = queries(snapshot, "train")
-    query_row = {name: row for row, name in enumerate(wording["query_id"].to_pylist())}
-    mined = pq.read_table(negatives.path / "negatives.parquet", columns=["query_id", "passage_id"])
-    all_qrels = qrels(snapshot)
-    wanted = pa.chunked_array(
-        train["passage_id"].chunks + mined["passage_id"].chunks + all_qrels["passage_id"].chunks, pa.string()
-    )
-    passage_row, hashes, tokens = _wanted_passages(snapshot, set(wanted.to_pylist()), encoder)
-    pairs = sorted(zip(train["query_id"].to_pylist(), train["passage_id"].to_pylist(), strict=True))
-    classes = np.unique(np.array(hashes), return_inverse=True)[1]
+    pairs = train
+    if older is not None and settings.replay > 0:
+        replayed, before = _replayed(snapshot, older, judged, asked, texts)
+        pairs, judged = train + replayed, judged + before
+        log.info("replay: %d pairs that this snapshot lacks", len(replayed))
+    cluster = texts.clusters(settings.near_duplicate)
     return TrainingPairs(
-        query_tokens=TokenTable([encoder.query.tokenize(wording["text"].to_pylist())]),
-        passage_tokens=tokens,
-        pairs=np.array([(query_row[query], passage_row[passage]) for query, passage in pairs], np.int64),
-        negatives=_group(mined, query_row, passage_row),
-        text_class=classes,
-        known=_known(wording, all_qrels, query_row, passage_row, classes),
+        query_tokens=TokenTable([encoder.query.tokenize(list(asked))]),
+        passage_tokens=texts.tokens(),
+        pairs=np.array(pairs, np.int64),
+        fresh=len(train),
+        positives={query: np.unique(rows) for query, rows in _grouped(pairs).items()},
+        negatives=_grouped(_rows(mined, query_row, passage_row)),
+        cluster=cluster,
+        known={query: np.unique(cluster[rows]) for query, rows in _grouped(judged).items()},
+        teacher=_teacher(negatives.path, mined, query_row, passage_row, settings),
     )
 
 
-def _wanted_passages(
-    snapshot: Snapshot, wanted: set[str], encoder: DualEncoder
-) -> tuple[dict[str, int], list[str], TokenTable]:
-    rows: dict[str, int] = {}
-    hashes: list[str] = []
-    parts = []
-    for batch in passages(snapshot):
-        keep = [row for row in batch.to_pylist() if row["passage_id"] in wanted]
-        parts.append(encoder.passage.tokenize([full_text(row["title"], row["text"]) for row in keep]))
-        for row in keep:
-            rows[row["passage_id"]] = len(hashes)
-            hashes.append(row["text_hash"])
-    return rows, hashes, TokenTable(parts)
+def _judged(
+    snapshot: Snapshot, asked: dict[str, int], texts: PassageTexts, more: pa.ChunkedArray, held: Iterable[str] = ()
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]], dict[str, int], dict[str, int]]:
+    """Training pairs (without queries of the texts `held`), judged pairs of all queries asked, and rows by id.
+
+    Texts that were not there get new rows, in `asked` by wording and in `texts`.
+    """
+    wording = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
+    train, everything, held = qrels(snapshot, "train"), qrels(snapshot), set(held)
+    for query in train["query_id"].to_pylist():
+        if wording[query] not in held:
+            asked.setdefault(wording[query], len(asked))
+    query_row = {query: asked[text] for query, text in wording.items() if text in asked}
+    ours = pa.array(query_row, pa.string())
+    everything = everything.filter(pc.is_in(everything["query_id"], value_set=ours))
+    wanted = pc.unique(pa.chunked_array([*everything["passage_id"].chunks, *more.chunks], pa.string()))
+    passage_row = texts.add(snapshot, wanted)
+    train = train.filter(pc.is_in(train["query_id"], value_set=ours))
+    pairs = list(dict.fromkeys(_rows(train, query_row, passage_row)))
+    return pairs, list(_rows(everything, query_row, passage_row)), query_row, passage_row
 
 
-def _group(mined: pa.Table, query_row: dict[str, int], passage_row: dict[str, int]) -> dict[int, np.ndarray]:
-    grouped: dict[int, list[int]] = {}
-    for query, passage in zip(mined["query_id"].to_pylist(), mined["passage_id"].to_pylist(), strict=True):
-        grouped.setdefault(query_row[query], []).append(passage_row[passage])
-    return {query: np.array(rows, np.int64) for query, rows in grouped.items()}
+def _replayed(
+    snapshot: Snapshot, older: Snapshot, judged: list[tuple[int, int]], asked: dict[str, int], texts: PassageTexts
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Pairs that only the older snapshot trains on, and all that it judged of the queries asked."""
+    splits = qrels(snapshot)
+    held_out = pc.unique(splits.filter(pc.not_equal(splits["split"], "train"))["query_id"])
+    now = queries(snapshot)
+    held = now.filter(pc.is_in(now["query_id"], value_set=held_out))["text"].to_pylist()
+    trained, before, _, _ = _judged(older, asked, texts, pa.chunked_array([], pa.string()), held)
+    kept = set(judged)
+    return [pair for pair in trained if pair not in kept], before
 
 
-def _known(
-    wording: pa.Table, all_qrels: pa.Table, query_row: dict[str, int], passage_row: dict[str, int], classes: np.ndarray
-) -> dict[int, np.ndarray]:
-    texts = wording["text"].to_pylist()
-    by_text: dict[str, set[int]] = {}
-    for query, passage in zip(all_qrels["query_id"].to_pylist(), all_qrels["passage_id"].to_pylist(), strict=True):
-        if query in query_row:
-            by_text.setdefault(texts[query_row[query]], set()).add(int(classes[passage_row[passage]]))
-    return {row: np.array(sorted(by_text[text]), np.int64) for row, text in enumerate(texts)}
+def _rows(table: pa.Table, query_row: dict[str, int], passage_row: dict[str, int]) -> Iterable[tuple[int, int]]:
+    ids = zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True)
+    return ((query_row[query], passage_row[passage]) for query, passage in ids)
+
+
+def _grouped(pairs: Iterable[tuple[int, int]]) -> dict[int, np.ndarray]:
+    """A query → its passages, each once, in order."""
+    grouped: dict[int, dict[int, None]] = {}
+    for query, passage in pairs:
+        grouped.setdefault(query, {})[passage] = None
+    return {query: np.fromiter(rows, np.int64, len(rows)) for query, rows in grouped.items()}
+
+
+def _teacher(
+    folder: Path, mined: pa.Table, query_row: dict[str, int], passage_row: dict[str, int], settings: TrainingSettings
+) -> dict[int, Scores]:
+    if settings.loss not in TAUGHT:
+        return {}
+    if TEACHER not in mined.column_names or not (folder / POSITIVES).exists():
+        raise BadInput(
+            f'[training] loss = "{settings.loss}" learns from a teacher, and {folder} has no column {TEACHER} in '
+            f"{NEGATIVES} or no {POSITIVES}. Mine with a teacher, or choose another loss."
+        )
+    grouped: dict[int, dict[int, float]] = {}
+    for table in (mined, pq.read_table(folder / POSITIVES)):
+        known = zip(_rows(table, query_row, passage_row), table[TEACHER].to_pylist(), strict=True)
+        for (query, passage), score in known:
+            if score is not None:
+                grouped.setdefault(query, {})[passage] = score
+    return {query: _by_row(scores, settings.teacher_temperature) for query, scores in grouped.items()}
+
+
+def _by_row(scores: dict[int, float], temperature: float) -> Scores:
+    rows = np.array(sorted(scores), np.int64)
+    return rows, np.array([scores[row] for row in rows.tolist()], np.float32) / np.float32(temperature)

@@ -32,9 +32,7 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, not on biases and norms")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training; 0 makes a CPU step twice as fast")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
-    near_duplicate: float = Field(
-        0.8, gt=0, le=1, description="Jaccard of 5-word shingles: masked as a copy is"
-    )
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: masked as a copy is")
     evaluate_every: int = Field(100, ge=0, description="steps between looks at dev nDCG@10; 0: never")
     patience: int = Field(3, ge=1, description="looks in a row without a better dev nDCG@10 that end the training")
     dev_queries: int = Field(100, ge=1, description="dev queries looked at")

@@ -1,0 +1,111 @@
+"""A training in several processes: torchrun in a child, which ends with this process whatever happens to it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+from tasks.core.errors import NightshiftError
+from tasks.core.files import write_text
+from tasks.core.settings import cores
+from tasks.core.training.loop import Job, Outcome, run
+from tasks.core.training.ranks import Ranks, joined
+
+log = logging.getLogger("nightshift.training")
+
+JOB, OUTCOME, REFUSED = "job.json", "outcome.json", "refused.txt"
+TAIL = 40  # lines of failed processes that a person gets to see
+
+
+def run_job(job: Job, processes: int) -> Outcome:
+    """Train in this process, or in `processes` others that share each batch (gloo, or NCCL with GPUs).
+
+    Raises NightshiftError with the end of their output when they fail.
+    """
+    if processes == 1:
+        return run(job, Ranks())
+    files = [job.folder / name for name in (JOB, OUTCOME, REFUSED)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    write_text(files[0], job.model_dump_json())
+    log.info("training in %d processes", processes)
+    status, said = _watch(files[0], processes)
+    if files[2].exists():
+        raise NightshiftError(files[2].read_text(encoding="utf-8"))
+    if status != 0 or not files[1].exists():
+        raise NightshiftError(
+            f"training in {processes} processes ended with status {status}. Run again: it goes on from its last "
+            f"checkpoint. The end of what the processes said:\n{said}"
+        )
+    outcome = Outcome.model_validate_json(files[1].read_text(encoding="utf-8"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return outcome
+
+
+def _watch(job_file: Path, processes: int) -> tuple[int, str]:
+    """Run them to their end; exit status and last lines. Their progress goes into our log."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    command = [sys.executable, "-m", __name__, str(os.getpid()), str(processes), str(job_file)]
+    child = subprocess.Popen(  # noqa: S603
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    said: deque[str] = deque(maxlen=TAIL)
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said.append(line)
+            if line.startswith(f"{log.name}: "):
+                log.info("%s", line.removeprefix(f"{log.name}: ").rstrip())
+        return child.wait(), "".join(said)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def main(parent: int, processes: int, job_file: str) -> None:
+    """What the child does: be torchrun."""
+    die_with(parent)
+    from torch.distributed import run as torchrun
+
+    torchrun.main(["--standalone", f"--nproc-per-node={processes}", "-m", "tasks.core.training.worker", job_file])
+
+
+def work(job_file: Path) -> None:
+    """What each process of torchrun does: its rank of the job. The first one writes the outcome."""
+    die_with(os.getppid())
+    job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
+    with joined() as ranks:
+        if ranks.leads:
+            logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s: %(message)s", force=True)
+        try:
+            outcome = run(job, ranks)
+        except NightshiftError as error:
+            write_text(job_file.with_name(REFUSED), str(error))
+            raise
+        if ranks.leads:
+            write_text(job_file.with_name(OUTCOME), outcome.model_dump_json())
+
+
+def die_with(parent: int) -> None:
+    """Let Linux kill this process when its parent ends, also when that was killed; end now when it already has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
