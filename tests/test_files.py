@@ -94,3 +94,11 @@ def test_a_replaced_file_is_never_half_written(tmp_path: Path) -> None:
 def test_a_digest_depends_on_content_and_not_on_order() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_a_manifest_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    receipt = produce(tmp_path, Index, KEY, build)
+    manifest = receipt.path / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "of_tomorrow": 1}))
+    with pytest.raises(Mismatch, match=r"another version.*of_tomorrow.*NIGHTSHIFT_HOME"):
+        produce(tmp_path, Index, KEY, build)

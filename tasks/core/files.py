@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from tasks.core.errors import Mismatch
 from tasks.core.memory import Peak
@@ -105,12 +106,23 @@ def produce(
 
 
 def finished(target: Path, kind: type[R]) -> R | None:
-    """Read the receipt of the artifact in `target`; None when its manifest is not there."""
+    """Read the receipt of the artifact in `target`; None when its manifest is not there.
+
+    Raises:
+        Mismatch: the manifest is that of another version of Nightshift.
+    """
     try:
         text = (target / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    return kind(**{**json.loads(text), "path": target, "reused": True})
+    try:
+        return kind(**{**json.loads(text), "path": target, "reused": True})
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise Mismatch(
+            f"{target / MANIFEST}: written by another version of Nightshift ({fields}). "
+            "Go on with that version here, or begin a new home: NIGHTSHIFT_HOME."
+        ) from error
 
 
 def load(home: Path, kind: type[R], digest: str) -> R:

@@ -1,0 +1,142 @@
+"""A query encoder trained alone: the passages keep their vectors, the release gets a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_models import made
+
+from tasks.core.data.ingest import ingest
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.files import file_digest, produce
+from tasks.core.receipts import Embeddings, Encoder, Negatives, Release, Snapshot
+from tasks.core.release.publish import publish, serving
+from tasks.core.search.searcher import Searcher
+from tasks.core.settings import EncoderSettings, Settings
+from tasks.core.training import trainer
+from tasks.core.training.encoder import EncoderSpec, fingerprint, load_encoder, passage_fingerprint, start_from
+
+TEXTS = ["a river", "the story of one golden violin"]
+
+
+def named(base: Path, folder: Path, query_base: Path | None = None, **settings: object) -> tuple[str, str]:
+    """Fingerprint and passage fingerprint of an encoder with these settings."""
+    folder.mkdir()
+    spec = EncoderSpec.of(EncoderSettings(**settings), "fp32")  # type: ignore[arg-type]
+    start_from(base, spec, folder, query_base)
+    return fingerprint(folder), passage_fingerprint(folder)
+
+
+def test_the_passage_fingerprint_names_the_passage_side_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
+    other = made("bert", tiny_model, tmp_path / "other")
+    plain = named(tiny_model, tmp_path / "plain", shared=False)
+    same = [
+        named(tiny_model, tmp_path / "a", shared=False, query_prompt="find: "),
+        named(tiny_model, tmp_path / "b", shared=False, query_tokens=9),
+        named(tiny_model, tmp_path / "c", query_base=other, shared=False),
+        named(tiny_model, tmp_path / "d", shared=True),
+    ]
+    different = [
+        named(tiny_model, tmp_path / "e", shared=False, passage_prompt="story: "),
+        named(tiny_model, tmp_path / "f", shared=False, passage_tokens=9),
+        named(tiny_model, tmp_path / "g", shared=False, pooling="cls"),
+        named(tiny_model, tmp_path / "h", shared=False, normalize=False),
+        named(tiny_model, tmp_path / "i", shared=False, dimension=8),
+        named(tiny_model, tmp_path / "j", shared=False, serve_dimension=8),
+        named(other, tmp_path / "k", query_base=tiny_model, shared=False),
+    ]
+    assert {passage for _, passage in same} == {plain[1]}
+    assert plain[1] not in {passage for _, passage in different}
+    assert len({pair for pair, _ in (plain, *same, *different)}) == 12
+
+
+def test_two_base_models_give_each_side_its_own_start(tiny_model: Path, tmp_path: Path) -> None:
+    other = made("distilbert", tiny_model, tmp_path / "other")
+    named(tiny_model, tmp_path / "two", query_base=other, shared=False)
+    named(other, tmp_path / "one")
+    two, one = load_encoder(tmp_path / "two"), load_encoder(tmp_path / "one")
+    np.testing.assert_array_equal(two.encode_queries(TEXTS), one.encode_queries(TEXTS))
+    assert not np.allclose(two.encode_passages(TEXTS), one.encode_passages(TEXTS))
+
+
+def test_base_models_of_two_widths_meet_in_a_projection(tiny_model: Path, tmp_path: Path) -> None:
+    wide = made("bert", tiny_model, tmp_path / "wide", hidden=48)
+    with pytest.raises(NightshiftError, match=r"48 numbers.*32.*\n?.*dimension"):
+        named(tiny_model, tmp_path / "none", query_base=wide, shared=False)
+    named(tiny_model, tmp_path / "both", query_base=wide, shared=False, dimension=16)
+    assert load_encoder(tmp_path / "both").encode_queries(TEXTS).shape == (2, 16)
+
+
+@pytest.fixture
+def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        data={"format": "beir", "path": collection()},  # type: ignore[arg-type]
+        encoder={"model": str(tiny_model), "shared": False, "train": "query", "passage_tokens": 24},  # type: ignore[arg-type]
+        training={"batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "dropout": 0.1},  # type: ignore[arg-type]
+        milvus={"batch_rows": 20, "samples": 8},  # type: ignore[arg-type]
+    )
+
+
+def mined(home: Path) -> Negatives:
+    def build(folder: Path) -> dict[str, object]:
+        rows = {"query_id": [f"q{n}" for n in range(36)], "passage_id": [f"p{n + 1}" for n in range(36)]}
+        pq.write_table(pa.table(rows), folder / "negatives.parquet")
+        return {"rows": 36, "round": 0, "queries": 36, "starved": 0, "candidates": 36, "refused": {}}
+
+    return produce(home, Negatives, {"test": 1}, build)
+
+
+def released(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Release:
+    figures = {"ndcg@10": 0.5}
+    return publish(
+        settings.home,
+        settings.milvus,
+        encoder=encoder,
+        embeddings=embeddings,
+        snapshot=snapshot,
+        metrics=figures,
+        bm25=figures,
+        base=figures,
+        previous=None,
+        recipe="r",
+        reason="test",
+        expected_epoch=serving(settings.home)[1],
+    )
+
+
+def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Settings) -> None:
+    home, snapshot = settings.home, ingest(settings)[1]
+    start = trainer.base_encoder(home, snapshot, settings)
+    vectors = gather_shards(home, start, snapshot, 2)
+    new = trainer.train(home, start, snapshot, mined(home), settings)
+    weights = [
+        {side: file_digest(one.path / side / "model.safetensors") for side in ("query", "passage")}
+        for one in (start, new)
+    ]
+    assert weights[0]["passage"] == weights[1]["passage"]
+    assert weights[0]["query"] != weights[1]["query"]
+    assert new.fingerprint != start.fingerprint
+    assert new.passage_fingerprint == start.passage_fingerprint
+
+    again = gather_shards(home, new, snapshot, 2)
+    assert again.reused
+    assert again.digest == vectors.digest
+    otherwise = gather_shards(home, new, snapshot, 3)  # a new artifact, of vectors that are known
+    assert (otherwise.embedded, otherwise.avoided, otherwise.tokens) == (0, snapshot.rows, 0)
+
+    first = released(settings, start, vectors, snapshot)
+    second = released(settings, new, again, snapshot)
+    assert first.embeddings == second.embeddings
+    assert (first.fingerprint, second.fingerprint) == (start.fingerprint, new.fingerprint)
+    with Searcher.open(home) as searcher:
+        assert searcher.release == second.release
+        assert len(searcher.search("where was the golden violin seen").hits) == 10
+    with pytest.raises(Mismatch, match=start.fingerprint):
+        Searcher.open(home, loader=lambda folder: load_encoder(start.path))
