@@ -125,6 +125,12 @@ def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Se
     assert new.fingerprint != start.fingerprint
     assert new.passage_fingerprint == start.passage_fingerprint
 
+    named_path = settings.embedding.model_copy(update={"precision": "fp32"})
+    exact = settings.model_copy(update={"embedding": named_path})
+    plain = trainer.base_encoder(home, snapshot, exact)
+    kept = trainer.train(home, plain, snapshot, mined(home), settings)  # "auto" now, but the vectors are of fp32
+    assert (kept.precision, kept.passage_fingerprint) == ("fp32", plain.passage_fingerprint)
+
     again = gather_shards(home, new, snapshot, 2)
     assert again.reused
     assert again.digest == vectors.digest

@@ -31,8 +31,9 @@ def has_bf16() -> bool:
 def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettings) -> tuple[Precision, float]:
     """Write the numeric path that the encoder in `folder` shall use into its spec; return it and its fidelity.
 
-    Fidelity is the lowest cosine to fp32 over a sample of the snapshot's passages. With "auto", bf16 is taken
-    where the hardware has it and its fidelity is at least `min_cosine`; a path that was asked for by name is kept.
+    Fidelity is the lowest cosine to fp32 over a sample of the snapshot's passages, on both sides of separate encoders.
+    With "auto", bf16 is taken where the hardware has it and its fidelity is at least `min_cosine`; a path that was
+    asked for by name is kept.
     """
     if settings.precision == "fp32" or (settings.precision == "auto" and not has_bf16()):
         return _write(folder, "fp32"), 1.0
@@ -54,11 +55,9 @@ def _sample(snapshot: Snapshot) -> list[str]:
 
 
 def _encode(folder: Path, precision: Precision, texts: list[str]) -> np.ndarray:
-    return (
-        DualEncoder(folder, read_spec(folder).model_copy(update={"precision": precision}))
-        .for_inference()
-        .encode_passages(texts)
-    )
+    encoder = DualEncoder(folder, read_spec(folder).model_copy(update={"precision": precision})).for_inference()
+    vectors = encoder.encode_passages(texts)
+    return vectors if encoder.spec.shared else np.concatenate([vectors, encoder.encode_queries(texts)])
 
 
 def _write(folder: Path, precision: Precision) -> Precision:

@@ -48,7 +48,9 @@ def vectors_digest(vectors: QueryVectors) -> str:
     Passages may keep their vectors while those of the queries change with their encoder.
     """
     return (
-        vectors.name if isinstance(vectors, Later) else hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()[:20]
+        vectors.name
+        if isinstance(vectors, Later)
+        else hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:20]
     )
 
 

@@ -108,7 +108,7 @@ def train(
             "base": start.base,
             "parents": tuple(parents),
             **outcome.model_dump(),
-            **_facts(folder, snapshot, settings),
+            **_facts(folder, snapshot, settings, start),
         }
 
     return produce(home, Encoder, key, build, resumable=True)
@@ -123,8 +123,11 @@ def _numeric(settings: Settings) -> dict[str, Any]:
     return settings.embedding.model_dump(include={"precision", "min_cosine"}) | {"bf16": has_bf16()}
 
 
-def _facts(folder: Path, snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
-    precision, fidelity = choose_precision(folder, snapshot, settings.embedding)
+def _facts(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder | None = None) -> dict[str, Any]:
+    if start is not None and settings.encoder.train == "query" and settings.embedding.precision == "auto":
+        precision, fidelity = start.precision, start.fidelity  # or frozen passages would need new vectors
+    else:
+        precision, fidelity = choose_precision(folder, snapshot, settings.embedding)
     return {
         "fingerprint": fingerprint(folder),
         "passage_fingerprint": passage_fingerprint(folder),
