@@ -107,6 +107,7 @@ def _prepare(chosen: argparse.Namespace, home: Path, seed: int) -> Trial:
                 "learning_rate": chosen.rate,
                 "epochs": 1000,
                 "max_steps": chosen.steps,
+                "evaluate_every": 0,  # no recipe chooses among its steps
                 "seed": seed,
             },
         }
