@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -14,10 +15,10 @@ from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
 from tasks.core.receipts import Evaluation, Ingested, Negatives, Release, Snapshot
-from tasks.core.report.charts import LABELS
 from tasks.core.report.history import record
 from tasks.core.report.mined import told
-from tasks.core.report.page import steps_of, write_report
+from tasks.core.report.page import write_report
+from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.settings import Settings
 from tasks.policy import STEP
 
@@ -27,6 +28,7 @@ SHOWN = 240  # characters of a text in an artifact
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
 def write(settings: Settings, night: Night) -> Night:
     """Write the night's row of the history, the HTML report and its summary in the Prefect UI; with the page's path."""
+    night = night.having(ended=datetime.now(UTC))
     record(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
     create_markdown_artifact(_summary(night), key="night-report", description=f"Night: {night.outcome}")
@@ -124,11 +126,18 @@ def release_card(release: Release) -> None:
 
 def _summary(night: Night) -> str:
     lines = [f"# {night.outcome}", last_line(night), ""]
-    if steps := steps_of(night):
-        lines += ["| step | rows | seconds | |", "|---|---:|---:|---|"]
+    if night.verdict:
+        lines += [f"- {'✓' if one.held else '✗'} {one.words}" for one in night.verdict.findings] + [""]
+    if night.figures:
+        lines += [f"| system | {' | '.join(NAMES.values())} |", "|---|" + "---:|" * len(NAMES)]
         lines += [
-            f"| {one['name']} | {one['rows']:,} | {one['seconds']:.1f} | {'already done' if one['reused'] else ''} |"
-            for one in steps
+            f"| {LABELS[name]} | " + " | ".join(f"{one.metrics[key]:.4f}" for key in NAMES) + " |"
+            for name, one in night.figures.items()
+        ] + [""]
+    if steps := steps_of(night):
+        lines += ["| step | rows | seconds | work avoided |", "|---|---:|---:|---|"]
+        lines += [
+            f"| {one.name} | {one.rows:,} | {0 if one.reused else one.seconds:.1f} | {one.avoided} |" for one in steps
         ]
     return "\n".join(lines)
 

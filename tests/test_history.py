@@ -40,12 +40,15 @@ def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
     against = Comparison(against="the serving release", difference=0.1, low=0.05, high=0.15, queries=300)
     verdict = Verdict(findings=(Finding(held=True, words="better"),), comparisons=(against,))
     drift = Drift(verdict=Work.RETRAIN, cause="new pairs")
-    record(tmp_path, night(0, "Promoted").having(figures=figures, verdict=verdict, drift=drift))
+    record(
+        tmp_path,
+        night(0, "Promoted").having(ended=START + timedelta(hours=1), figures=figures, verdict=verdict, drift=drift),
+    )
     (row,) = read_history(tmp_path).to_pylist()
     assert (row["challenger_ndcg"], row["bm25_ndcg"], row["serving_ndcg"]) == (0.5, 0.4, None)
     assert (row["difference"], row["low"], row["high"], row["queries"]) == (0.1, 0.05, 0.15, 300)
     assert (row["why"], row["work"]) == ("better", "retrain")
-    assert row["began"] == START < row["ended"]
+    assert (row["began"], row["ended"]) == (START, START + timedelta(hours=1))
 
 
 def test_a_failure_is_told_on_one_line() -> None:

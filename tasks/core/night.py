@@ -29,6 +29,7 @@ class Night(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     began: datetime
+    ended: datetime | None = None
     reason: str
     outcome: str = "Running"
     ingested: Ingested | None = None

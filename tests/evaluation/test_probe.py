@@ -13,7 +13,7 @@ from tasks.core.evaluation.probe import probe
 from tasks.core.files import produce
 from tasks.core.receipts import Encoder, Run
 from tasks.core.settings import Settings
-from tasks.core.training.encoder import fingerprint, load_encoder, save_encoder
+from tasks.core.training.encoder import fingerprint, load_encoder, passage_fingerprint, save_encoder
 
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
 TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
@@ -54,7 +54,7 @@ def damaged(world: World) -> Encoder:
                 embeddings.copy_(torch.zeros_like(embeddings) + torch.randn(1, generator=generator))
         save_encoder(encoder, folder)
         facts = world.encoder.model_dump(include={"dimension", "base", "precision", "fidelity", "rows", "steps"})
-        return {**facts, "fingerprint": fingerprint(folder)}
+        return {**facts, "fingerprint": fingerprint(folder), "passage_fingerprint": passage_fingerprint(folder)}
 
     return produce(world.home, Encoder, {"damaged": world.encoder.digest}, build)
 

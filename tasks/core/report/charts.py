@@ -1,73 +1,162 @@
-"""Charts of the night report as inline SVG, readable on light and on dark."""
+"""Charts of the night report as inline SVG.
+
+Text has no colour of its own: the page gives it one that fits the reader's light or dark scheme. Lines and bars have
+colours that can be told apart on both, also by people who do not see red and green.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.evaluation.measures import NAMES
+from tasks.core.evaluation.significance import Comparison
+from tasks.core.report.steps import LABELS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 GREY = "#8a8f98"
 COLOURS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
-LABELS = {"challenger": "challenger", "serving": "serving release", "base": "base model", "bm25": "BM25"}
+
+WORSE, BETTER = "#ea580c", "#3b82f6"
+WIDTH = 5.4  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
+SMOOTHED = 10  # steps
 
 
 def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
     """Bars of every measure for every system that was measured."""
-    figure = _figure(8.4, 2.8)
-    axes = figure.add_subplot()
+    figure, axes = _figure(2.7)
     systems = [name for name in LABELS if name in figures]
-    width = 0.8 / max(1, len(systems))
+    width = 0.84 / max(1, len(systems))
     for place, name in enumerate(systems):
         left = [group + place * width for group in range(len(NAMES))]
-        values = [figures[name][measure] for measure in NAMES]
-        bars = axes.bar(left, values, width * 0.92, color=COLOURS[name], label=LABELS[name])
-        axes.bar_label(bars, fmt="%.3f", fontsize=7, color=GREY, padding=2)
-    axes.set_xticks([group + 0.4 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
-    axes.set_ylim(0, 1.1)
-    _plain(axes)
-    axes.legend(ncols=4, fontsize=8, frameon=False, labelcolor=GREY, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return _svg(figure)
+        values = [figures[name].get(measure, 0.0) for measure in NAMES]
+        bars = axes.bar(left, values, width * 0.9, color=COLOURS[name], label=LABELS[name])
+        axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7.5, padding=2)
+    axes.set_xticks([group + 0.42 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
+    axes.set_ylim(0, 1.12)
+    axes.set_yticks([0, 0.5, 1])
+    _legend(axes, len(systems))
+    return _svg(figure, "quality", "Bars: every measure for every system")
+
+
+def differences(comparisons: Mapping[str, Comparison], margin: float | None = None) -> str:
+    """The challenger's gain in nDCG@10 over others, overall and by slice: a dot with its interval each."""
+    figure, axes = _figure(0.9 + 0.27 * len(comparisons))
+    for row, one in enumerate(reversed(list(comparisons.values()))):
+        colour = BETTER if one.low > 0 else WORSE if one.high < 0 else GREY
+        axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
+        axes.plot([one.difference], [row], "o", color=colour, markersize=6)
+    axes.axvline(0, color=GREY, linewidth=1)
+    if margin:
+        axes.axvline(-margin, color=WORSE, linewidth=1, linestyle=(0, (3, 3)))
+    axes.set_yticks(range(len(comparisons)), list(comparisons)[::-1])
+    axes.set_ylim(-0.6, len(comparisons) - 0.4)
+    axes.set_xlabel("gain in nDCG@10")
+    axes.margins(x=0.08)
+    return _svg(figure, "differences", "Intervals of the challenger's gain in nDCG@10")
 
 
 def loss(rounds: Sequence[Sequence[float]]) -> str:
     """Training loss by step, a line a round, smoothed over ten steps."""
-    figure = _figure(8.4, 2.2)
-    axes = figure.add_subplot()
-    for number, values in enumerate(rounds):
-        smooth = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
-        axes.plot(range(1, len(values) + 1), smooth, label=f"round {number}", linewidth=1.8)
-    axes.set_xlabel("step", color=GREY)
-    axes.set_ylabel("InfoNCE loss", color=GREY)
-    _plain(axes)
+    figure, axes = _figure(2.1)
+    for (number, values), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
+        axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", linewidth=1.8, color=colour)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
     if len(rounds) > 1:
-        axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
-    return _svg(figure)
+        _legend(axes, len(rounds))
+    return _svg(figure, "loss", "Training loss by step")
 
 
-def _figure(width: float, height: float) -> Figure:
+def dev(rounds: Sequence[Sequence[tuple[int, float]]]) -> str:
+    """nDCG@10 on development queries by step, a line a round."""
+    figure, axes = _figure(2.1)
+    for (number, points), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", label=f"round {number}", markersize=4, color=colour)
+    axes.set_xlabel("step")
+    axes.set_ylabel("nDCG@10, dev")
+    if len(rounds) > 1:
+        _legend(axes, len(rounds))
+    return _svg(figure, "dev", "nDCG@10 on development queries by step")
+
+
+def trend(nights: Sequence[Mapping[str, Any]]) -> str:
+    """nDCG@10 of challenger, serving release and BM25 over the nights; a filled dot was promoted, a hollow one not.
+
+    nights: rows of the history, oldest first, each with `began`, `outcome` and `…_ndcg`.
+    """
+    figure, axes = _figure(2.3)
+    places = range(len(nights))
+    for system in ("bm25", "serving", "challenger"):
+        known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
+        known = [(x, value) for x, value in known if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=COLOURS[system], linewidth=1.8, label=LABELS[system])
+    for x, night in zip(places, nights, strict=True):
+        if (value := night["challenger_ndcg"]) is not None:
+            inside = COLOURS["challenger"] if night["outcome"] == "Promoted" else "none"
+            axes.plot([x], [value], "o", color=COLOURS["challenger"], markerfacecolor=inside, markersize=5.5)
+    step = max(1, len(nights) // 6)
+    axes.set_xticks(list(places)[::step], [_day(night["began"]) for night in nights][::step])
+    axes.set_ylabel("nDCG@10")
+    axes.margins(y=0.15)
+    if axes.lines:
+        _legend(axes, 3)
+    return _svg(figure, "trend", "nDCG@10 over the last nights")
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _plain(axes) -> None:  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY)
+    axes.tick_params(color=GREY, labelsize=8.5)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
     axes.set_facecolor("none")
+    return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(
+        ncols=columns, fontsize=8.5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.2
+    )
+
+
+def _cycle(count: int) -> list[str]:
+    known = list(COLOURS.values())
+    return [known[number % len(known)] for number in range(count)]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    windows = (values[max(0, end - SMOOTHED) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _day(began: datetime) -> str:
+    return f"{began.day} {began:%b}"
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The chart as an element of the page; the same figures give the same bytes."""
     import matplotlib as mpl
 
     out = io.StringIO()
-    # A fixed salt and no date: the same night gives the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    # The salt makes the ids of clip paths unique among the charts of a page; a date would differ every time.
+    with mpl.rc_context({"svg.hashsalt": f"nightshift {name}", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # names that nothing refers to, the same in every chart
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" class="chart" ', 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,7 +45,7 @@ def record(home: Path, night: Night) -> Path:
     """
     path = home / FILE
     with exclusive(home / f".{FILE}.lock"):
-        row = pa.Table.from_pylist([row_of(night, datetime.now(UTC))], SCHEMA)
+        row = pa.Table.from_pylist([row_of(night)], SCHEMA)
         others = [one for one in read_history(home).to_pylist() if one["began"] != night.began]
         table = pa.concat_tables([pa.Table.from_pylist(others, SCHEMA), row])
         aside = path.with_name(f".{FILE}.{os.getpid()}")
@@ -71,7 +70,7 @@ def read_history(home: Path) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def row_of(night: Night, ended: datetime) -> dict[str, object]:
+def row_of(night: Night) -> dict[str, object]:
     """The night as one flat row."""
     compared = night.verdict.comparisons if night.verdict else ()
     against = next((one for one in compared if one.against == "the serving release"), None)
@@ -82,7 +81,7 @@ def row_of(night: Night, ended: datetime) -> dict[str, object]:
     }
     return {
         "began": night.began,
-        "ended": ended,
+        "ended": night.ended,
         "outcome": night.outcome,
         "why": night.why,
         "reason": night.reason,
