@@ -1,113 +1,110 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+from small_training import next_passages, small_settings, snapshot_of, stories, trained
 
-from tasks.core.data.ingest import ingest
-from tasks.core.files import produce
-from tasks.core.receipts import Encoder, Negatives, Snapshot
+from tasks.core.errors import NightshiftError
+from tasks.core.receipts import Encoder, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training import loop, trainer
 from tasks.core.training.batches import Batch, batch_at
+from tasks.core.training.checkpoint import Progress
 from tasks.core.training.encoder import load_encoder
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.settings import TrainingSettings
 
 
 @pytest.fixture
-def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
-    return Settings(
-        home=tmp_path / "home",
-        data={"format": "beir", "path": collection()},  # type: ignore[arg-type]
-        encoder={"model": str(tiny_model), "passage_tokens": 24},  # type: ignore[arg-type]
-        training={"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_every": 3, "precision": "fp32"},  # type: ignore[arg-type]
-        embedding={"precision": "fp32"},  # type: ignore[arg-type]
-    )
+def settings(tiny_model: Path, tmp_path: Path) -> Settings:
+    return small_settings(tmp_path / "home", tiny_model)
 
 
 @pytest.fixture
 def snapshot(settings: Settings) -> Snapshot:
-    return ingest(settings)[1]
+    return stories(settings.home)
 
 
-def mined(home: Path) -> Negatives:
-    """Two negatives for each training query: the next two passages."""
-
-    def build(folder: Path) -> dict[str, object]:
-        rows = [(f"q{n}", f"p{n + step}") for n in range(36) for step in (1, 2)]
-        table = pa.table({"query_id": [query for query, _ in rows], "passage_id": [passage for _, passage in rows]})
-        pq.write_table(table, folder / "negatives.parquet")
-        return {"rows": 72, "round": 0, "queries": 36, "starved": 0, "candidates": 72, "refused": {}}
-
-    return produce(home, Negatives, {"test": 1}, build)
+def having(settings: Settings, home: Path | None = None, **training: object) -> Settings:
+    dials = settings.training.model_copy(update=training)
+    return settings.model_copy(update={"training": dials, "home": home or settings.home})
 
 
 def weights(encoder: Encoder) -> dict[str, np.ndarray]:
     return load_file(encoder.path / "model.safetensors")
 
 
-def trained(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
-    return trainer.train(home, trainer.base_encoder(home, snapshot, settings), snapshot, mined(home), settings)
-
-
 def test_training_brings_queries_nearer_to_their_passages(snapshot: Snapshot, settings: Settings) -> None:
-    encoder = trained(settings.home, snapshot, settings)
-    assert encoder.steps == 9  # 2 epochs × 36 pairs / 8
+    encoder = trained(snapshot, settings)
+    assert encoder.steps == encoder.kept == 9  # 2 epochs × 36 pairs / 8
     assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
     assert encoder.fingerprint != trainer.base_encoder(settings.home, snapshot, settings).fingerprint
     assert load_encoder(encoder.path).fingerprint == encoder.fingerprint
+    assert not list(encoder.path.glob("*checkpoint*"))
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "dials",
+    [
+        {},
+        {"dropout": 0.3, "memory_tokens": 128, "more_positives": 1},
+        {"evaluate_every": 2, "patience": 9, "learning_rate": 3e-2},
+    ],
+    ids=["plain", "cached with dropout", "looking at dev queries"],
+)
 def test_a_killed_training_goes_on_and_ends_with_the_weights_of_a_straight_one(
-    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dials: dict[str, object]
 ) -> None:
-    straight = trained(tmp_path / "straight", snapshot, settings)
-
-    class Killed(BaseException):
-        pass
+    straight = trained(snapshot, having(settings, tmp_path / "straight", **dials))
+    steps: list[int] = []
 
     def until_step_five(data: TrainingPairs, pairs: np.ndarray, dials: TrainingSettings, step: int) -> Batch:
-        if step == 5:
+        steps.append(step)
+        if steps == [0, 1, 2, 3, 4, 5]:
             raise Killed
         return batch_at(data, pairs, dials, step)
 
     monkeypatch.setattr(loop, "batch_at", until_step_five)
     with pytest.raises(Killed):
-        trained(tmp_path / "killed", snapshot, settings)
-    resumed_from: list[int] = []
-
-    def counting(data: TrainingPairs, pairs: np.ndarray, dials: TrainingSettings, step: int) -> Batch:
-        resumed_from.append(step)
-        return batch_at(data, pairs, dials, step)
-
-    monkeypatch.setattr(loop, "batch_at", counting)
-    resumed = trained(tmp_path / "killed", snapshot, settings)
-    assert resumed_from == [3, 4, 5, 6, 7, 8]
-    assert resumed.loss == straight.loss
+        trained(snapshot, having(settings, tmp_path / "killed", **dials))
+    resumed = trained(snapshot, having(settings, tmp_path / "killed", **dials))
+    assert steps == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8]
+    assert (resumed.loss, resumed.dev, resumed.kept) == (straight.loss, straight.dev, straight.kept)
     assert resumed.fingerprint == straight.fingerprint
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     snapshot: Snapshot, settings: Settings, tmp_path: Path
 ) -> None:
-    other = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": 1})})
     one, same, differs = (
-        trained(tmp_path / name, snapshot, dials) for name, dials in (("a", settings), ("b", settings), ("c", other))
+        trained(snapshot, having(settings, tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert one.fingerprint == same.fingerprint != differs.fingerprint
 
 
+def test_a_batch_that_does_not_fit_in_memory_trains_as_one_that_does(snapshot: Snapshot, settings: Settings) -> None:
+    whole = trained(snapshot, settings)
+    cached = trained(snapshot, having(settings, settings.home.parent / "cached", memory_tokens=128))
+    np.testing.assert_allclose(cached.loss, whole.loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "supcon"])
+def test_every_loss_trains(snapshot: Snapshot, settings: Settings, loss: str) -> None:
+    encoder = trained(snapshot, having(settings, loss=loss, learning_rate=3e-3))
+    assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
+
+
 def test_dropout_is_off_unless_asked_for_and_not_saved(snapshot: Snapshot, settings: Settings, tmp_path: Path) -> None:
-    plain = trained(tmp_path / "plain", snapshot, settings)
-    dials = settings.training.model_copy(update={"dropout": 0.5})
-    dropped = trained(tmp_path / "dropped", snapshot, settings.model_copy(update={"training": dials}))
+    plain = trained(snapshot, having(settings, tmp_path / "plain"))
+    dropped = trained(snapshot, having(settings, tmp_path / "dropped", dropout=0.5))
     assert plain.fingerprint != dropped.fingerprint
     configs = [json.loads((one.path / "config.json").read_text()) for one in (plain, dropped)]
     assert configs[0]["hidden_dropout_prob"] == configs[1]["hidden_dropout_prob"] == 0.1
@@ -115,8 +112,65 @@ def test_dropout_is_off_unless_asked_for_and_not_saved(snapshot: Snapshot, setti
 
 def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Settings) -> None:
     apart = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"shared": False})})
-    encoder = trained(settings.home, snapshot, apart)
+    encoder = trained(snapshot, apart)
     query, passage = (load_file(encoder.path / side / "model.safetensors") for side in ("query", "passage"))
     assert any((query[name] != passage[name]).any() for name in query)
     model = load_encoder(encoder.path)
     assert not np.allclose(model.encode_queries(["a river"]), model.encode_passages(["a river"]))
+
+
+def test_training_ends_early_and_the_best_weights_on_dev_queries_are_kept(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path
+) -> None:
+    harmful = having(settings, evaluate_every=1, patience=2, learning_rate=0.3, epochs=20, warmup=0.0)
+    encoder = trained(snapshot, harmful)
+    assert [step for step, _ in encoder.dev] == list(range(encoder.steps + 1))
+    after = dict(encoder.dev[1:])
+    assert encoder.steps == encoder.kept + 2 < 90
+    assert after[encoder.kept] == max(after.values())
+    short = trained(snapshot, having(harmful, tmp_path / "short", evaluate_every=0, max_steps=encoder.kept))
+    assert short.loss == encoder.loss[: encoder.kept]
+
+
+def test_where_nobody_looks_all_steps_are_done_and_the_last_weights_kept() -> None:
+    progress = Progress(losses=[1.0] * 5)
+    assert not loop._tired(progress, TrainingSettings(patience=1))
+    assert loop._best_step(Progress(dev=[(0, 0.9), (2, 0.5), (4, 0.6), (6, 0.6)])) == 4
+
+
+def test_what_is_forgotten_is_measured_on_the_older_snapshot(snapshot: Snapshot, settings: Settings) -> None:
+    older = stories(settings.home, ["kitten", "rocket", "pepper", "anchor", "candle"], ["green", "tall", "quick"])
+    encoder = trained(snapshot, having(settings, replay=0.25), older=older)
+    assert encoder.forgetting is not None
+    assert all(0 < value <= 1 for value in encoder.forgetting)
+    assert encoder.steps == 12  # 72 of the night's pairs, 6 a batch beside 2 of the older ones
+    assert older.digest in encoder.parents
+    alone = trained(snapshot, settings, older=snapshot)
+    assert alone.forgetting is None
+
+
+def test_a_loss_that_is_no_number_stops_the_training(snapshot: Snapshot, settings: Settings) -> None:
+    plain = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"normalize": False})})
+    with pytest.raises(NightshiftError, match="lower \\[training\\] learning_rate"):
+        trained(snapshot, having(plain, learning_rate=1e18, warmup=0.0, max_grad_norm=1e30))
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    assert [loop.rate(step, 10, 0.2) for step in range(10)] == [1 / 2, 1, *(n / 8 for n in range(8, 0, -1))]
+
+
+def test_dials_of_speed_and_memory_do_not_name_another_encoder(snapshot: Snapshot, settings: Settings) -> None:
+    encoder = trained(snapshot, settings)
+    again = trained(snapshot, having(settings, memory_tokens=999, checkpoint_every=1))
+    assert again.reused
+    assert again.digest == encoder.digest
+
+
+def test_a_snapshot_without_dev_queries_is_trained_without_looks(settings: Settings) -> None:
+    texts = {f"p{n}": f"a story {n}" for n in range(12)}
+    few = snapshot_of(
+        settings.home, texts, {f"q{n}": f"{n}" for n in range(12)}, [(f"q{n}", f"p{n}", "train") for n in range(12)]
+    )
+    base = trainer.base_encoder(settings.home, few, settings)
+    dials = having(settings, evaluate_every=1)
+    assert trainer.train(settings.home, base, few, next_passages(settings.home, few), dials).dev == ()

@@ -41,14 +41,17 @@ class ShingleCollector:
 def clusters(sets: ShingleSets, threshold: float) -> np.ndarray:
     """A cluster number for each set, int64 (n,): equal for those that near duplicates join."""
     count = len(sets.sizes)
-    left, right = _candidates(sets, threshold)
+    left, right = likely_pairs(sets, threshold)
     near = near_duplicates(sets, left, right, threshold)
     links = coo_array((np.ones(near.sum(), bool), (left[near], right[near])), shape=(count, count))
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
-def _candidates(sets: ShingleSets, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of sets that share one of their rarest shingles, each pair once: two int64 arrays."""
+def likely_pairs(sets: ShingleSets, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of sets that share one of their rarest shingles, each pair once: two int64 arrays.
+
+    All pairs above `threshold` are among them, but for shingles that more than `LINKS` sets have among their rarest.
+    """
     owner = np.repeat(np.arange(len(sets.sizes)), sets.sizes)
     hashes, frequency = _frequencies(sets.flat)
     order = np.lexsort((hashes, frequency, owner))

@@ -1,0 +1,50 @@
+"""What each process of a test under torchrun does: the gradients of one batch for every loss, into a file a rank."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tasks.core.training.loop import Job
+from tasks.core.training.ranks import Ranks, joined
+
+LOSSES = ("infonce", "triplet", "supcon", "margin_mse", "kl")
+
+
+def gradients(job: Job, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The loss and every weight's gradient, for the first batch under each loss."""
+    from tasks.core.training.batches import batch_at, plan
+    from tasks.core.training.encoder import DualEncoder, read_spec
+    from tasks.core.training.losses.choose import loss_of
+    from tasks.core.training.pairs import load_pairs
+    from tasks.core.training.step import add_gradients
+
+    encoder = DualEncoder(job.start.path, read_spec(job.start.path))
+    encoder.passage.set_dropout(0)
+    encoder.passage.train()
+    found = {}
+    for name in LOSSES:
+        settings = job.settings.training.model_copy(update={"loss": name})
+        data = load_pairs(job.snapshot, job.negatives, encoder, settings)
+        batch = batch_at(data, plan(data, settings, 1)[0], settings, 0)
+        encoder.passage.zero_grad(set_to_none=True)
+        value = add_gradients(encoder, data, batch, loss_of(settings), settings, ranks)
+        found[f"{name} loss"] = torch.tensor(value)
+        for weight, parameter in encoder.passage.named_parameters():
+            if parameter.grad is not None:
+                found[f"{name} {weight}"] = parameter.grad.clone()
+    return found
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    with joined() as ranks:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            found = gradients(Job.model_validate_json(file.read_text()), ranks)
+        calls = sum(event.count for event in profile.key_averages() if event.key == "c10d::allreduce_")
+        found["all-reduces"] = torch.tensor(calls)
+        save_file(found, file.with_name(f"gradients-{os.environ['RANK']}.safetensors"))

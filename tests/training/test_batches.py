@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.core.training.batches import Batch, batch_at, plan, steps_in
+from tasks.core.training.pairs import TrainingPairs
+from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.texts import TokenTable
+
+
+def pairs_of(pairs: list[tuple[int, int]], fresh: int | None = None, **more: object) -> TrainingPairs:
+    """Training pairs over passages that are each a cluster of their own, unless `more` says otherwise."""
+    passages = 1 + max(passage for _, passage in pairs)
+    grouped = {query: np.array(sorted({p for q, p in pairs if q == query})) for query, _ in pairs}
+    facts: dict[str, object] = {
+        "query_tokens": TokenTable([]),
+        "passage_tokens": TokenTable([]),
+        "pairs": np.array(pairs, np.int64),
+        "fresh": len(pairs) if fresh is None else fresh,
+        "positives": grouped,
+        "negatives": {},
+        "cluster": np.arange(passages),
+        "known": grouped,
+        **more,
+    }
+    return TrainingPairs(**facts)  # type: ignore[arg-type]
+
+
+def dials(**more: object) -> TrainingSettings:
+    return TrainingSettings.model_validate({"batch_size": 4, "hard_negatives": 0, **more})
+
+
+def batches(data: TrainingPairs, settings: TrainingSettings, steps: int) -> list[Batch]:
+    rows = plan(data, settings, steps)
+    return [batch_at(data, rows[step], settings, step) for step in range(steps)]
+
+
+def test_a_pass_holds_every_pair_once_and_the_next_one_in_another_order() -> None:
+    data = pairs_of([(n, n) for n in range(40)])
+    rows = plan(data, dials(), 20)
+    assert sorted(rows[:10].ravel()) == sorted(rows[10:].ravel()) == list(range(40))
+    assert rows[:10].ravel().tolist() != rows[10:].ravel().tolist()
+
+
+def test_a_batch_depends_on_settings_and_step_alone() -> None:
+    data = pairs_of([(n, n) for n in range(40)], negatives={n: np.arange(10) for n in range(40)})
+    settings = dials(hard_negatives=3)
+    long, short = plan(data, settings, 20), plan(data, settings, 6)
+    np.testing.assert_array_equal(long[:6], short)
+    again = batch_at(data, long[5], settings, 5)
+    np.testing.assert_array_equal(again.passages, batches(data, settings, 6)[5].passages)
+    other = plan(data, settings.model_copy(update={"seed": 1}), 6)
+    assert (other != short).any()
+
+
+def test_related_pairs_do_not_meet_where_that_can_be_avoided() -> None:
+    """Ten queries of four positives each, and pairs of queries that share one: few strangers for anyone."""
+    pairs = [(query, 4 * query + place) for query in range(10) for place in range(4)]
+    known = {query: np.array([4 * query + n for n in range(4)] + [4 * ((query + 1) % 10)]) for query in range(10)}
+    for batch in batches(pairs_of(pairs, known=known), dials(), 8):
+        unrelated = ~np.eye(4, dtype=bool)
+        assert not batch.known[:, :4][unrelated].any()
+        assert len(set(batch.queries.tolist())) == 4
+
+
+def test_near_duplicates_of_a_positive_do_not_meet_either() -> None:
+    cluster = np.arange(12) // 2  # passages 0 and 1 are alike, 2 and 3, …
+    data = pairs_of([(n, n) for n in range(12)], cluster=cluster, known={n: cluster[n : n + 1] for n in range(12)})
+    for batch in batches(data, dials(), 6):
+        assert len(set(cluster[batch.passages].tolist())) == 4
+
+
+def test_where_it_cannot_be_avoided_the_batch_is_full_and_masked() -> None:
+    data = pairs_of([(0, n) for n in range(6)])  # one query only
+    for batch in batches(data, dials(), 3):
+        assert len(batch.queries) == 4
+        assert batch.known.all()
+
+
+def test_no_pair_waits_for_ever() -> None:
+    many = [(0, n) for n in range(30)] + [(n, 30 + n) for n in range(1, 31)]  # half of all pairs are of one query
+    rows = plan(pairs_of(many), dials(), 15)
+    assert len(set(rows.ravel().tolist())) > 45
+
+
+def test_every_known_positive_is_masked_by_its_cluster_and_pulled_only_when_it_was_judged() -> None:
+    data = pairs_of(
+        [(0, 0), (1, 1), (0, 3)],
+        negatives={1: np.array([2])},
+        cluster=np.array([0, 1, 0, 3]),  # passage 2 is like passage 0
+        known={0: np.array([0, 3]), 1: np.array([1])},
+    )
+    batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1, more_positives=1), 0)
+    assert batch.passages.tolist() == [0, 1, 3, 2]
+    assert batch.known.tolist() == [[True, False, True, True], [False, True, False, False]]
+    assert batch.positive.tolist() == [[True, False, True, False], [False, True, False, False]]
+
+
+def test_teacher_scores_stand_where_the_teacher_gave_them() -> None:
+    teacher = {0: (np.array([0, 2]), np.array([3.0, 1.0], np.float32))}
+    data = pairs_of([(0, 0), (1, 1)], negatives={0: np.array([2])}, cluster=np.arange(3), teacher=teacher)
+    batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1), 0)
+    assert batch.teacher is not None
+    np.testing.assert_array_equal(batch.teacher, [[3, np.nan, 1], [np.nan] * 3])
+
+
+def test_replayed_pairs_take_their_share_of_every_batch() -> None:
+    data = pairs_of([(n, n) for n in range(30)], fresh=24)
+    settings = dials(replay=0.25)
+    rows = plan(data, settings, 8)
+    assert ((rows >= 24).sum(axis=1) == 1).all()
+    assert sorted(rows[rows < 24].tolist()) == list(range(24))
+    assert steps_in(data, settings) == 8  # 24 of the night's own pairs, 3 a batch
+    nothing = pairs_of([(n, n) for n in range(24)])
+    assert steps_in(nothing, settings) == 6
+
+
+def test_steps_follow_epochs_and_their_upper_bound() -> None:
+    data = pairs_of([(n, n) for n in range(40)])
+    assert steps_in(data, dials()) == 10
+    assert steps_in(data, dials(epochs=0.01)) == 1
+    assert steps_in(data, dials(epochs=2, max_steps=3)) == 3
+
+
+def test_a_token_table_gives_back_what_it_took() -> None:
+    texts = [[5, 6], [], [7]], [[8, 9, 10]]
+    table = TokenTable(texts)
+    assert [table[row] for row in range(len(table))] == [[5, 6], [], [7], [8, 9, 10]]
+    assert table.take([3, 0]) == [[8, 9, 10], [5, 6]]
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_a_batch_may_be_larger_than_all_pairs(size: int) -> None:
+    rows = plan(pairs_of([(0, 0), (1, 1)]), dials(batch_size=size), 2)
+    assert rows.shape == (2, size)

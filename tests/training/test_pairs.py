@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_training import negatives_of, small_settings, snapshot_of
+
+from tasks.core.errors import BadInput
+from tasks.core.receipts import Snapshot
+from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.training.pairs import TrainingPairs, load_pairs
+from tasks.core.training.settings import TrainingSettings
+
+STORY = "the story of a golden violin told near one castle and one river and one market"
+
+
+@pytest.fixture
+def encoder(tiny_model: Path, tmp_path: Path) -> DualEncoder:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    settings = small_settings(tmp_path, tiny_model)
+    return start_from(tiny_model, EncoderSpec.of(settings.encoder, "fp32"), folder)
+
+
+def now(home: Path) -> Snapshot:
+    """Two wordings of one query, a copy and a near copy of its passage, and a held-out query."""
+    texts = {"a": STORY, "copy": STORY, "near": STORY + " seen", "b": "a river", "c": "a castle", "d": "a falcon"}
+    queries = {"q1": "golden violin", "q2": "golden violin", "q3": "river", "q4": "falcon"}
+    qrels = [("q1", "a", "train"), ("q2", "b", "test"), ("q3", "b", "train"), ("q3", "c", "dev"), ("q4", "d", "test")]
+    return snapshot_of(home, texts, queries, qrels)
+
+
+def text(data: TrainingPairs, encoder: DualEncoder, row: int) -> str:
+    words: str = encoder.passage.tokenizer.decode(data.passage_tokens[row], skip_special_tokens=True)
+    return words
+
+
+def test_equal_texts_are_one_row_and_known_by_every_wording(encoder: DualEncoder, tmp_path: Path) -> None:
+    mined = negatives_of(tmp_path, [("q1", "near"), ("q1", "copy"), ("q1", "d"), ("q3", "d")])
+    data = load_pairs(now(tmp_path), mined, encoder, TrainingSettings())
+    assert len(data.query_tokens) == 2  # "golden violin" and "river": q4 is not asked in training
+    assert data.pairs.tolist() == [[0, 0], [1, data.pairs[1, 1]]]
+    assert text(data, encoder, int(data.pairs[1, 1])) == "a river"
+    known = {text(data, encoder, row) for row in range(len(data.cluster)) if data.cluster[row] in data.known[0]}
+    assert known == {STORY, STORY + " seen", "a river"}  # b was judged in another split, for the other id
+    assert [text(data, encoder, row) for row in data.positives[1].tolist()] == ["a river"]  # c is held out
+    assert len(data.negatives[0]) == 3
+
+
+def older(home: Path) -> Snapshot:
+    texts = {"a": STORY, "d": "a falcon", "e": "an orchid", "f": "a lantern near a harbour"}
+    queries = {"q1": "golden violin", "x4": "falcon", "x5": "orchid", "x6": "lantern"}
+    qrels = [("q1", "a", "train"), ("q1", "e", "train"), ("x4", "d", "train"), ("x5", "e", "train"), ("x6", "f", "dev")]
+    return snapshot_of(home, texts, queries, qrels)
+
+
+def test_replay_brings_what_only_the_older_snapshot_trains_on_and_nothing_held_out(
+    encoder: DualEncoder, tmp_path: Path
+) -> None:
+    mined = negatives_of(tmp_path, [("q1", "d")])
+    data = load_pairs(now(tmp_path), mined, encoder, TrainingSettings(replay=0.5), older(tmp_path))
+    replayed = [text(data, encoder, row) for row in data.pairs[data.fresh :, 1].tolist()]
+    assert data.fresh == 2
+    assert replayed == ["an orchid", "an orchid"]  # of "golden violin" and of "orchid"; "falcon" is held out now
+    known = {text(data, encoder, row) for row in range(len(data.cluster)) if data.cluster[row] in data.known[0]}
+    assert "an orchid" in known
+    without = load_pairs(now(tmp_path), mined, encoder, TrainingSettings(), older(tmp_path))
+    assert len(without.pairs) == without.fresh == 2
+
+
+def test_a_teacher_s_scores_are_read_where_they_are_and_missed_where_they_are_needed(
+    encoder: DualEncoder, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(loss="margin_mse", teacher_temperature=2.0)
+    with pytest.raises(BadInput, match="teacher_score"):
+        load_pairs(now(tmp_path), negatives_of(tmp_path, [("q1", "d")]), encoder, settings)
+    mined = negatives_of(tmp_path, [("q1", "d"), ("q3", "d")], teacher_score=[1.0, -3.0])
+    own = {"query_id": ["q1"], "passage_id": ["a"], "teacher_score": [8.0]}
+    pq.write_table(pa.table(own), mined.path / "positives.parquet")
+    data = load_pairs(now(tmp_path), mined, encoder, settings)
+    rows, scores = data.teacher[0]
+    assert {text(data, encoder, row): score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)} == {
+        STORY: 4.0,
+        "a falcon": 0.5,
+    }
+    assert data.teacher[1][1].tolist() == [-1.5]
+
+
+def test_a_snapshot_without_a_training_pair_is_refused(encoder: DualEncoder, tmp_path: Path) -> None:
+    empty = snapshot_of(tmp_path, {"a": "a river"}, {"q": "river"}, [("q", "a", "test")])
+    with pytest.raises(BadInput, match="no training pair"):
+        load_pairs(empty, negatives_of(tmp_path, []), encoder, TrainingSettings())

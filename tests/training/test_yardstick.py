@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from small_training import small_settings, stories
+
+from tasks.core.files import produce
+from tasks.core.mining.runs import RUN_FILE, run_writer
+from tasks.core.receipts import Run, Snapshot
+from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.training.ranks import Ranks
+from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.yardstick import Yardstick, yardstick
+
+
+@pytest.fixture
+def encoder(tiny_model: Path, tmp_path: Path) -> DualEncoder:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    return start_from(tiny_model, EncoderSpec.of(small_settings(tmp_path, tiny_model).encoder, "fp32"), folder)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Snapshot:
+    return stories(tmp_path / "home")
+
+
+def run_of(home: Path, lines: list[tuple[str, str, int]]) -> Run:
+    def build(folder: Path) -> dict[str, object]:
+        with run_writer(folder) as writer:
+            columns = {name: [line[place] for line in lines] for place, name in enumerate(("query_id", "passage_id"))}
+            ranks = pa.array([rank for *_, rank in lines], pa.int32())
+            scores = pa.array([0.0] * len(lines), pa.float32())
+            writer.write_table(pa.table({**columns, "rank": ranks, "score": scores}))
+        assert (folder / RUN_FILE).exists()
+        return {"rows": len(lines), "queries": 1, "depth": 2}
+
+    return produce(home, Run, {"lines": lines}, build)
+
+
+def test_the_pool_has_all_answers_then_the_best_candidates_then_passages_at_random(
+    encoder: DualEncoder, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(dev_queries=5, dev_passages=15)
+    bare = yardstick(snapshot, "dev", encoder, settings)
+    assert bare is not None
+    assert len(bare.query_ids) == 5
+    answers = {f"p{one[1:]}" for one in bare.query_ids}
+    assert answers < set(bare.passage_ids)
+    others = [f"p{n}" for n in range(60) if f"p{n}" not in answers][:8]
+    lines = [(bare.query_ids[n % 2], passage, 1 + n // 2) for n, passage in enumerate(others)]
+    lines += [("q0", "p0", 1)]  # not asked
+    run = run_of(tmp_path / "home", lines)
+    full = yardstick(snapshot, "dev", encoder, settings, run)
+    assert full is not None
+    assert answers | set(others[:5]) <= set(full.passage_ids)  # half of the ten places that are left
+    assert 10 <= len(full.passage_ids) <= 15
+    assert full == yardstick(snapshot, "dev", encoder, settings, run)
+
+
+def test_a_split_without_queries_has_no_yardstick(encoder: DualEncoder, snapshot: Snapshot) -> None:
+    assert yardstick(snapshot, "elsewhere", encoder, TrainingSettings()) is None
+
+
+def test_the_figure_is_ndcg_of_the_ranking_by_inner_product(encoder: DualEncoder) -> None:
+    passages = ["a golden river", "the silent castle", "one falcon"]
+    answers = pa.table({"query_id": ["x", "y"], "passage_id": ["p1", "p2"], "relevance": pa.array([1, 1], pa.int32())})
+    at = Yardstick(
+        ["x", "y"],
+        ["p0", "p1", "p2"],
+        encoder.query.tokenize(["a golden river", "one falcon"]),
+        encoder.passage.tokenize(passages),
+        answers,
+    )
+    scores = encoder.encode_queries(["a golden river"]) @ encoder.encode_passages(passages).T
+    rank = 1 + int((scores[0] > scores[0, 1]).sum())  # of the answer to x, whose own wording stands first
+    expected = (1 / math.log2(1 + rank) + 1) / 2
+    assert at.ndcg(encoder, Ranks(), nullcontext) == pytest.approx(expected)
