@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flows.cli_reports import reports
+from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.receipts import Release
     from tasks.core.settings import Settings
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 app = typer.Typer(
     help="Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve.",
@@ -26,10 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", help="TOML settings; without it the defaults: the demo corpus.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+app.add_typer(reports)
 
 
 def main() -> None:
@@ -39,30 +31,8 @@ def main() -> None:
     app()
 
 
-def _readable_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Show an expected error as its message, and exit 1; NIGHTSHIFT_DEBUG=1 shows the traceback too."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        from tasks.core.errors import NightshiftError
-
-        try:
-            return command(*args, **kwargs)
-        except NightshiftError as error:
-            if os.environ.get("NIGHTSHIFT_DEBUG"):
-                raise
-            _fail(str(error))
-
-    return wrapped
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(1)
-
-
 @app.command(epilog="Example: nightshift run --settings infra/settings/beir.toml --reason 'new feed'")
-@_readable_errors
+@readable_errors
 def run(
     settings: SettingsFile = None,
     reason: Annotated[str, typer.Option(help="Why this night runs; kept with its release.")] = "by hand",
@@ -71,7 +41,7 @@ def run(
     ] = False,
 ) -> None:
     """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
-    loaded = _load(settings)
+    loaded = load(settings)
     if dry_run:
         _say_plan(loaded)
         return
@@ -86,9 +56,9 @@ def run(
     if isinstance(outcome, Night):
         typer.echo(last_line(outcome))
     elif isinstance(outcome, NightshiftError):
-        _fail(f"{outcome}\nThe night failed; the serving release is as it was.")
+        fail(f"{outcome}\nThe night failed; the serving release is as it was.")
     else:
-        _fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
+        fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
 
 
 def _say_plan(settings: Settings) -> None:
@@ -113,7 +83,7 @@ def _say_plan(settings: Settings) -> None:
 
 
 @app.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
-@_readable_errors
+@readable_errors
 def search(
     text: Annotated[str, typer.Argument(help="The query.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages.")] = 10,
@@ -123,10 +93,10 @@ def search(
     """Embed the query, search the serving release, print its passages with scores."""
     from tasks.core.search.searcher import Searcher
 
-    with Searcher.open(_load(settings).home) as searcher:
+    with Searcher.open(load(settings).home) as searcher:
         answer = searcher.search(text, k)
     if as_json:
-        _print_json(answer.model_dump(mode="json"))
+        print_json(answer.model_dump(mode="json"))
         return
     from flows.terminal import print_answer
 
@@ -134,16 +104,16 @@ def search(
 
 
 @app.command(epilog="Example: nightshift releases --json")
-@_readable_errors
+@readable_errors
 def releases(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """List the releases, newest first, and which one serves."""
     from tasks.core.release.publish import list_releases, serving
 
-    home = _load(settings).home
+    home = load(settings).home
     current, _ = serving(home)
     known = list_releases(home)
     if as_json:
-        _print_json({"serving": current.release if current else None, "releases": [_shown(one) for one in known]})
+        print_json({"serving": current.release if current else None, "releases": [_shown(one) for one in known]})
         return
     from flows.terminal import print_releases
 
@@ -157,7 +127,7 @@ def _shown(release: Release) -> dict[str, object]:
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
-@_readable_errors
+@readable_errors
 def rollback(
     to: Annotated[str | None, typer.Option(help="The release to serve; else the one that served before.")] = None,
     settings: SettingsFile = None,
@@ -165,12 +135,12 @@ def rollback(
     """Serve an older release again. Moves the pointer; embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
 
-    release = move_back(_load(settings).home, to)
+    release = move_back(load(settings).home, to)
     typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows} passages)")
 
 
 @app.command(epilog="Example: nightshift drift --json")
-@_readable_errors
+@readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
     from tasks.core.data.ingest import ingest
@@ -178,12 +148,12 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     from tasks.core.night import recipe_of
     from tasks.core.release.publish import serving
 
-    loaded = _load(settings)
+    loaded = load(settings)
     release, _ = serving(loaded.home)
     _, snapshot = ingest(loaded)
     found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     from flows.terminal import print_drift
 
@@ -191,14 +161,14 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
 
 
 @app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")
-@_readable_errors
+@readable_errors
 def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Show what the newest reading of the source refused, by rule, with samples; also that of a stopped night."""
     from tasks.core.data.refusals import newest_refusals
 
-    found = newest_refusals(_load(settings).home)
+    found = newest_refusals(load(settings).home)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from flows.terminal import print_refusals
 
@@ -206,28 +176,16 @@ def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
 
 
 @app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
-@_readable_errors
+@readable_errors
 def doctor(settings: SettingsFile = None) -> None:
     """Check Java, disk, model, Milvus and Prefect, and say how to mend each. Exit 1 when one fails."""
     from flows.doctor import examine
     from flows.terminal import print_checks
 
-    checks = examine(_load(settings))
+    checks = examine(load(settings))
     print_checks(checks)
     if not all(check.well for check in checks):
         raise typer.Exit(1)
-
-
-def _load(file: Path | None) -> Settings:
-    from flows.terminal import show_progress
-    from tasks.core.settings import load_settings
-
-    show_progress()
-    return load_settings(file)
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

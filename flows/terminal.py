@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.core.errors import NightshiftError
+from tasks.core.evaluation.measures import NAMES
 
 if TYPE_CHECKING:
     from flows.doctor import Check
     from tasks.core.drift.verdict import Drift
+    from tasks.core.evaluation.duel import Duel
     from tasks.core.receipts import Release
     from tasks.core.search.searcher import Answer
 
@@ -123,6 +125,31 @@ def print_refusals(found: Mapping[str, Any]) -> None:
             console.print(Text(f"  {one['file']}:{one['row']}  ", style="cyan") + Text(one["reason"], style="dim"))
     if not found["rules"]:
         console.print("no row was refused", style="green")
+
+
+def print_duel(found: Duel) -> None:
+    """Measures of both, the interval of the difference, then the queries that changed most."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in NAMES.values():
+        table.add_column(name, justify="right")
+    for name, metrics in zip((found.a, found.b), found.metrics, strict=True):
+        table.add_row(name, *(f"{metrics[key]:.4f}" for key in NAMES))
+    console.print(table)
+    console.print(f"\n{found.b} over {found.a}: {found.comparison}")
+    same = found.comparison.queries - found.better - found.worse
+    counts = f"{found.better} queries better, {found.worse} worse, {same} equal"
+    console.print(f"{counts}; {found.overlap:.0%} of the ten best passages in common", style="dim")
+    for title, cases in (("Worst losses", found.losses), ("Best gains", found.gains)):
+        if cases:
+            console.print(Text(f"\n{title}", style="bold"))
+        for case in cases:
+            console.print(Text(f"{case.gain:+.3f}  ", style="red" if case.gain < 0 else "green") + Text(case.query))
+            ranks = f"answer at rank {case.their_rank or '–'} → {case.our_rank or '–'}; first now: "
+            first = case.our_first[0] if case.our_first else None
+            words = textwrap.shorten(f"{first.title} {first.text}", 160, placeholder=" …") if first else "nothing"
+            console.print(Text(f"        {ranks}{words}", style="dim"))
 
 
 def print_checks(checks: Sequence[Check]) -> None:

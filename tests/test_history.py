@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tasks.core.drift.verdict import Drift, Work
+from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.gate import Finding, Verdict
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.night import Night
 from tasks.core.receipts import Evaluation
-from tasks.core.report.history import FILE, SCHEMA, read_history, record
+from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 
@@ -65,3 +67,35 @@ def test_a_history_of_an_older_version_is_read(tmp_path: Path) -> None:
 
 def test_no_night_yet_is_an_empty_history(tmp_path: Path) -> None:
     assert read_history(tmp_path).num_rows == 0
+
+
+def pages(home: Path) -> list[str]:
+    (home / "reports").mkdir(parents=True)
+    made = []
+    for number, outcome in ((0, "Promoted"), (1, "Rejected"), (2, "Promoted")):
+        serves = night(number, outcome)
+        record(home, serves)
+        made.append(page_name(serves.began))
+        (home / "reports" / made[-1]).write_text(outcome)
+    return made
+
+
+def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> None:
+    made = pages(tmp_path)
+    path, row = find_report(tmp_path)
+    assert (path.name, row["outcome"]) == (made[2], "Promoted")
+    assert path.is_absolute()
+    path, row = find_report(tmp_path, "2026-03-02")
+    assert (path.name, row["outcome"], row["began"]) == (made[1], "Rejected", "2026-03-02T02:00:00+00:00")
+
+
+@pytest.mark.parametrize(("run", "said"), [("2026-03", "3 reports fit"), ("r0009-a", "no report fits")])
+def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, said: str, tmp_path: Path) -> None:
+    pages(tmp_path)
+    with pytest.raises(NightshiftError, match=said):
+        find_report(tmp_path, run)
+
+
+def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(NightshiftError, match="nightshift run makes the first"):
+        find_report(tmp_path)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.errors import NightshiftError
 from tasks.core.files import exclusive, sync_folder
 from tasks.core.night import Night
 
 FILE = "history.parquet"
+REPORTS = "reports"  # the folder of the pages
 SYSTEMS = ("challenger", "serving", "base", "bm25")
 SCHEMA = pa.schema(
     [
@@ -100,3 +103,38 @@ def row_of(night: Night) -> dict[str, object]:
         "embedded": night.embeddings.embedded if night.embeddings else None,
         "avoided": night.embeddings.avoided if night.embeddings else None,
     }
+
+
+def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, object]]:
+    """The page of a night, and what the history says of it: of the last night, or of the one that `run` names.
+
+    `run` is a release (the night that made it), or how the page's name begins: 2026-03-01, 2026-03-01T020000Z.
+
+    Raises:
+        NightshiftError: no night yet, or none, or several, that `run` fits.
+    """
+    pages = sorted((home / REPORTS).glob("*.html"))
+    if not pages:
+        raise NightshiftError(f"no report in {home / REPORTS} yet: nightshift run makes the first")
+    rows = {page_name(row["began"]): row for row in read_history(home).to_pylist()}
+    made = {
+        row["release"]: name for name, row in reversed(rows.items()) if row["release"] and row["outcome"] == "Promoted"
+    }
+    wanted = made.get(run, run) or pages[-1].name
+    found = [page for page in pages if page.name.startswith(wanted)]
+    if len(found) != 1:
+        said = f"{len(found)} reports fit" if found else "no report fits"
+        some = ", ".join(page.stem for page in (found or pages)[-5:])
+        raise NightshiftError(f"{run!r}: {said}; there are: {some}")
+    row = rows.get(found[0].name, {})
+    shown = ("began", "ended", "outcome", "why", "release", "snapshot")
+    return found[0].absolute(), {name: _text(row.get(name)) for name in shown}
+
+
+def page_name(began: datetime) -> str:
+    """What the page of the night that began then is called."""
+    return f"{began:%Y-%m-%dT%H%M%SZ}.html"
+
+
+def _text(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -13,7 +13,7 @@ from tasks.core.files import write_text
 from tasks.core.night import Night
 from tasks.core.pages import render
 from tasks.core.report import charts
-from tasks.core.report.history import read_history
+from tasks.core.report.history import REPORTS, page_name, read_history
 from tasks.core.report.mined import told
 from tasks.core.report.steps import LABELS, steps_of
 
@@ -41,7 +41,7 @@ def write_report(home: Path, night: Night) -> Path:
         mined=[told(one) for one in night.negatives],
         samples=_samples(night),
     )
-    path = home / "reports" / f"{night.began:%Y-%m-%dT%H%M%SZ}.html"
+    path = home / REPORTS / page_name(night.began)
     write_text(path, page)
     return path.absolute()
 
