@@ -58,9 +58,9 @@ def _disk(settings: Settings) -> str:
 
 
 def _model(settings: Settings) -> str:
-    from tasks.core.training.base import find_base
+    from tasks.core.training.base import find_bases
 
-    return f"{settings.encoder.model} in {find_base(settings.encoder.model)}"
+    return " and ".join(str(folder) for folder in dict.fromkeys(find_bases(settings.encoder)))
 
 
 def _milvus(settings: Settings) -> str:

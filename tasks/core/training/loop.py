@@ -23,7 +23,7 @@ from tasks.core.training.pairs import load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.step import add_gradients, numeric
-from tasks.core.training.trainable import make_trainable
+from tasks.core.training.trainable import make_trainable, spec_to_train
 from tasks.core.training.yardstick import Yardstick, yardstick
 
 log = logging.getLogger("nightshift.training")
@@ -69,7 +69,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     settings = job.settings.training
     if settings.batch_size < ranks.size:
         raise NightshiftError(f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes")
-    encoder = DualEncoder(job.start.path, read_spec(job.start.path))
+    encoder = DualEncoder(job.start.path, spec_to_train(read_spec(job.start.path), job.settings.encoder))
     make_trainable(encoder, job.settings.encoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = nn.ModuleDict(dict(encoder.towers)).to(device)

@@ -7,12 +7,29 @@ from typing import Any
 from tasks.core.errors import NightshiftError
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.adapters import add_adapters
-from tasks.core.training.encoder import DualEncoder
+from tasks.core.training.encoder import DualEncoder, EncoderSpec
 
 
 def dials_of(settings: EncoderSettings) -> dict[str, Any]:
-    """The encoder settings that decide how a training changes it."""
-    return settings.model_dump(include={"train", "lora_rank", "lora_targets", "dimensions"})
+    """The encoder settings that decide what a training makes of the encoder that it starts from."""
+    return settings.model_dump(exclude={"model", "query_model", "start"})
+
+
+def spec_to_train(start: EncoderSpec, settings: EncoderSettings) -> EncoderSpec:
+    """The spec that the settings ask for now, to go with the weights of an encoder of the spec `start`.
+
+    Raises:
+        NightshiftError: those weights are divided or projected otherwise than the settings say.
+    """
+    wanted = EncoderSpec.of(settings, start.precision)
+    for name in ("shared", "dimension"):
+        now, then = getattr(wanted, name), getattr(start, name)
+        if now != then:
+            raise NightshiftError(
+                f"[encoder] {name} = {now}, but the encoder that training starts from was made with {then}: "
+                'set start = "base" for one night'
+            )
+    return wanted
 
 
 def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
@@ -22,8 +39,8 @@ def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
     projection is trained beside them.
 
     Raises:
-        NightshiftError: the encoder has no passage weights of its own to freeze, fewer numbers than `dimensions`,
-            none of the `lora_targets`, or peft is not installed.
+        NightshiftError: the encoder has fewer numbers than `dimensions`, none of the `lora_targets`, or peft is not
+            installed.
     """
     width = encoder.passage.width
     if any(one > width for one in settings.dimensions):
@@ -31,11 +48,6 @@ def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
             f"[encoder] dimensions = {list(settings.dimensions)}: a vector of this encoder has {width} numbers"
         )
     if settings.train == "query":
-        if encoder.spec.shared:
-            raise NightshiftError(
-                '[encoder] train = "query": the encoder to start from has one set of weights for both sides. '
-                'Start from a base model (start = "base", shared = false) once.'
-            )
         encoder.passage.requires_grad_(False)
     for tower in encoder.towers.values():
         if settings.lora_rank and tower.is_trained:
