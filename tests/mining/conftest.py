@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.data.text import text_hash
+from tasks.core.mining.mine import mine
 from tasks.core.mining.runs import append_run, run_writer
-from tasks.core.receipts import Embeddings, Run, Snapshot
+from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
+from tasks.core.settings import MiningSettings, Shares
 
 _NUMBER = count()
+SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8, shares=Shares(bm25=0.5, dense=0.5))
 
 
 def write_snapshot(
@@ -74,6 +79,57 @@ def write_run(folder: Path, ranked: Mapping[str, Sequence[str]]) -> Run:
     with run_writer(folder) as writer:
         rows = append_run(writer, queries, np.repeat(np.arange(len(sizes)), sizes), ids, scores)
     return Run(digest=f"run-{next(_NUMBER)}", path=folder, rows=rows, queries=len(ranked), depth=max(sizes, default=0))
+
+
+@dataclass
+class World:
+    """What `mine` gets; `scores` are each passage's inner product with every query."""
+
+    home: Path
+
+    def mine(self, passages, queries, qrels, runs, scores=None, vectors=None, round_number=1, **changes):
+        folder = self.home / f"w{len(list(self.home.iterdir()))}"
+        snapshot = write_snapshot(folder / "snapshot", passages, queries, qrels)
+        own = scores or {}
+        numbers = np.array([[own.get(name, 0.0), 1.0] for name in passages], np.float32)
+        embeddings = write_embeddings(folder / "embeddings", list(passages), numbers, snapshot=snapshot.digest)
+        train = {query for query, _, split in qrels if split == "train"}
+        asked = np.array([[1.0, 0.0]] * len(train), np.float32) if vectors is None else vectors
+        tagged = [(name, write_run(folder / name, ranked)) for name, ranked in runs.items()]
+        settings = SETTINGS.model_copy(update=changes)
+        receipt = mine(folder, snapshot, tagged, embeddings, asked, round_number, settings)
+        rows = pq.read_table(receipt.path / "negatives.parquet").to_pylist()
+        assert receipt.rows == len(rows)
+        return receipt, rows
+
+    def table(self, receipt: Negatives) -> pa.Table:
+        return pq.read_table(receipt.path / "negatives.parquet")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def random_world() -> tuple[Any, ...]:
+    random = np.random.default_rng(0)
+    names = [f"p{number}" for number in range(60)]
+    bodies = [" ".join(random.choice(list("abcdef"), 9)) for _ in names[:40]]
+    bodies += bodies[:20]  # every third text stands twice
+    wordings = {f"q{number:02d}": f"question {number % 25}" for number in range(30)}
+    qrels = sorted({(query, str(random.choice(names)), split) for query in wordings for split in ("train", "test")})
+    runs = {
+        source: {query: list(map(str, random.permutation(names)[:30])) for query in wordings}
+        for source in ("bm25", "dense")
+    }
+    scores = {name: float(random.normal()) for name in names}
+    return dict(zip(names, bodies, strict=True)), wordings, qrels, runs, scores
+
+
+@pytest.fixture(scope="session")
+def crowd() -> Callable[[], tuple[Any, ...]]:
+    """The first arguments of `World.mine`: 30 queries, 60 passages of which a third is there twice."""
+    return random_world
 
 
 @pytest.fixture(scope="session")

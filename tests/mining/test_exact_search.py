@@ -9,6 +9,7 @@ import pytest
 
 from tasks.core.embedding import exact
 from tasks.core.errors import Mismatch
+from tasks.core.mining import dense
 from tasks.core.mining.dense import dense_run
 
 
@@ -123,3 +124,28 @@ def test_a_dense_run_has_the_form_of_any_run(tmp_path, make_embeddings):
     assert dense_run(tmp_path, "dense", queries, vectors[:2], embeddings, 2).reused
     assert not dense_run(tmp_path, "dense", queries.slice(0, 1), vectors[:1], embeddings, 2).reused
     assert not dense_run(tmp_path, "dense", queries, vectors[1:3], embeddings, 2).reused  # another query encoder
+
+
+def test_a_dense_search_does_not_hang_on_the_last_bits_of_a_product(tmp_path, make_embeddings, monkeypatch):
+    random = np.random.default_rng(5)
+    vectors = random.standard_normal((200, 5)).astype(np.float32)
+    vectors[50:90] = vectors[7]  # more equal vectors than are looked at beyond the depth
+    queries = np.concatenate([random.standard_normal((6, 5)), vectors[7:8]]).astype(np.float32)
+    embeddings = make_embeddings(tmp_path / "e", [str(row) for row in range(200)], vectors)
+    longest = float(np.linalg.norm(vectors, axis=1).max())
+    bound = 5 * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)[:, None] * longest
+
+    def disturbed(asked, *rest):
+        rows, scores = exact.exact_search(asked, *rest)
+        of = [int(np.flatnonzero((queries == one).all(axis=1))[0]) for one in asked]
+        noise = bound[of] * random.uniform(-1, 1, scores.shape)
+        order = np.argsort(-(scores + noise), axis=1)
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores + noise, order, axis=1)
+
+    expected = dense.certain_search(queries, embeddings, 20, longest)
+    np.testing.assert_array_equal(expected[0], brute_force(queries, vectors, 20)[0])
+    monkeypatch.setattr(dense, "exact_search", disturbed)
+    for _ in range(5):
+        found = dense.certain_search(queries, embeddings, 20, longest)
+        assert found[0].tobytes() == expected[0].tobytes()
+        assert found[1].tobytes() == expected[1].tobytes()

@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import Mismatch
-from tasks.core.mining.mine import mine
-from tasks.core.settings import MiningSettings, Shares
 
-SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8, shares=Shares(bm25=0.5, dense=0.5))
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
-
-
-@dataclass
-class World:
-    """What `mine` gets; `scores` are each passage's inner product with every query."""
-
-    home: object
-    make: tuple
-
-    def mine(self, passages, queries, qrels, runs, scores=None, vectors=None, **changes):
-        snapshot_of, embeddings_of, run_of = self.make
-        folder = self.home / f"w{len(list(self.home.iterdir()))}"
-        snapshot = snapshot_of(folder / "snapshot", passages, queries, qrels)
-        own = scores or {}
-        numbers = np.array([[own.get(name, 0.0), 1.0] for name in passages], np.float32)
-        embeddings = embeddings_of(folder / "embeddings", list(passages), numbers, snapshot=snapshot.digest)
-        train = {query for query, _, split in qrels if split == "train"}
-        asked = np.array([[1.0, 0.0]] * len(train), np.float32) if vectors is None else vectors
-        tagged = [(name, run_of(folder / name, ranked)) for name, ranked in runs.items()]
-        settings = SETTINGS.model_copy(update=changes)
-        receipt = mine(folder, snapshot, tagged, embeddings, asked, 1, settings)
-        rows = pq.read_table(receipt.path / "negatives.parquet").to_pylist()
-        assert receipt.rows == len(rows)
-        return receipt, rows
-
-
-@pytest.fixture
-def world(tmp_path, make_snapshot, make_embeddings, make_run):
-    return World(tmp_path, (make_snapshot, make_embeddings, make_run))
 
 
 def passages(rows):
@@ -159,23 +125,8 @@ def test_queries_of_other_splits_get_no_negatives(world):
     assert receipt.candidates == 1
 
 
-def random_world(seed=0):
-    random = np.random.default_rng(seed)
-    names = [f"p{number}" for number in range(60)]
-    bodies = [" ".join(random.choice(list("abcdef"), 9)) for _ in names[:40]]
-    bodies += bodies[:20]  # every third text stands twice
-    wordings = {f"q{number:02d}": f"question {number % 25}" for number in range(30)}
-    qrels = sorted({(query, str(random.choice(names)), split) for query in wordings for split in ("train", "test")})
-    runs = {
-        source: {query: list(map(str, random.permutation(names)[:30])) for query in wordings}
-        for source in ("bm25", "dense")
-    }
-    scores = {name: float(random.normal()) for name in names}
-    return dict(zip(names, bodies, strict=True)), wordings, qrels, runs, scores
-
-
-def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted_for(world):
-    bodies, wordings, qrels, runs, scores = random_world()
+def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted_for(world, crowd):
+    bodies, wordings, qrels, runs, scores = crowd()
     receipt, rows = world.mine(bodies, wordings, qrels, runs, scores, per_query=1000)
     forbidden: dict[str, set[str]] = {}
     lowest: dict[str, float] = {}
@@ -194,8 +145,8 @@ def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted
     assert all(first["query_id"] <= second["query_id"] for first, second in pairwise(rows))
 
 
-def test_same_inputs_same_bytes(world):
-    made = [world.mine(*random_world())[0] for _ in range(2)]
+def test_same_inputs_same_bytes(world, crowd):
+    made = [world.mine(*crowd())[0] for _ in range(2)]
     for name in ("negatives.parquet", "sample.json"):
         assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
     assert sorted(file.name for file in made[0].path.iterdir()) == ["manifest.json", "negatives.parquet", "sample.json"]

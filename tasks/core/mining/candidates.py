@@ -40,8 +40,11 @@ class Candidates:
 
     @classmethod
     def joined(cls, parts: Sequence[Candidates]) -> Candidates:
-        """The candidates of all `parts` (one at least), one after the other."""
-        return cls(*(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)))
+        """The candidates of all `parts`, one after the other."""
+        return cls(*(np.concatenate([getattr(one, field.name) for one in (NONE, *parts)]) for field in fields(cls)))
+
+
+NONE = Candidates(*(np.zeros(0, kind) for kind in ("i8", "i8", "i1", "i4", "f4", "f4")))
 
 
 class RunReader:
@@ -67,7 +70,7 @@ class RunReader:
             if cut < len(rows):
                 rest.append((rows[cut:], batch.slice(cut)))
         self._waiting = rest
-        query = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in parts)])
+        query = np.concatenate([NONE.query, *(rows for rows, _ in parts)])
         lines = pa.Table.from_batches([batch for _, batch in parts], schema=LINES)
         coded = lines["passage_id"].combine_chunks().dictionary_encode()
         candidates = Candidates(
@@ -117,7 +120,14 @@ def blocks(
         renamed = [rows[index_in(own, ids)][one.passage] for one, own in read]
         yield (
             range(start, end),
-            Candidates(found.query, np.concatenate(renamed), found.source, found.rank, found.score, found.dense),
+            Candidates(
+                found.query,
+                np.concatenate([NONE.passage, *renamed]),
+                found.source,
+                found.rank,
+                found.score,
+                found.dense,
+            ),
         )
 
 

@@ -1,0 +1,120 @@
+"""A cross-encoder as the last judge: a small one, really trained to tell texts that share a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import NightshiftError
+from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest
+from tasks.core.settings import CrossEncoderSettings
+
+WORDS = ["cat", "dog", "owl", "elk", "fox", "bee"]
+
+
+def save_model(folder: Path, classes: int, steps: int = 0) -> Path:
+    """A BERT of one layer; after some steps it knows that a passage answers the query which is the same word."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, num_labels=classes, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    pairs = [(a, b, times) for a in WORDS for b in WORDS for times in (1, 2, 3)]
+    passages = [" ".join([b] * times) for _, b, times in pairs]
+    batch = tokenizer([a for a, _, _ in pairs], passages, padding=True, return_tensors="pt")
+    same = torch.tensor([float(a == b) for a, b, _ in pairs])
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(steps):
+        logits = model(**batch).logits
+        score = logits[:, 0] if classes == 1 else logits[:, 1] - logits[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(score, same, pos_weight=torch.tensor(5.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one logit", "two logits"])
+def trained(request, tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("cross-encoder") / "model", request.param, steps=150)
+
+
+def test_it_scores_pairs_alike_alone_and_in_any_company(trained):
+    model = CrossEncoder(trained, 16)
+    pairs = [(a, " ".join([b] * repeats)) for a in WORDS for b in WORDS for repeats in (1, 3, 40)]
+    together = model.probabilities(*map(list, zip(*pairs, strict=True)))
+    alone = [float(model.probabilities([query], [passage])[0]) for query, passage in pairs]
+    assert together.tolist() == pytest.approx(alone, abs=2e-4)
+    assert all((together[row] > 0.5) == (a == b) for row, (a, b) in enumerate(pairs) if " " not in b)
+    assert model.probabilities([], []).shape == (0,)
+
+
+def test_what_it_takes_for_relevant_is_refused_and_the_next_takes_its_turn(world, trained):
+    passages = {"+": "cat cat cat", "same": "cat cat", "a": "dog", "b": "owl", "c": "elk", "d": "bee"}
+    settings = CrossEncoderSettings(model=str(trained), most=0.5, tokens=16)
+    arguments = (
+        passages, {"q": "cat"}, [("q", "+", "train")], {"bm25": {"q": ["same", "a", "+", "b", "c", "d"]}}, {"+": 1.0},
+    )  # fmt: skip
+    receipt, rows = world.mine(*arguments, cross_encoder=settings)
+    assert [row["passage_id"] for row in rows] == ["a", "b", "c"]
+    assert receipt.refused["cross_encoder"] == 1
+    assert max(row["trail"]["cross_encoder"] for row in rows) <= 0.5
+    assert receipt.candidates == 6 == receipt.rows + sum(receipt.refused.values()) + 1  # d was never asked about
+    everything, _ = world.mine(*arguments, cross_encoder=settings.model_copy(update={"most": 1.0}))
+    assert everything.refused["cross_encoder"] == 0
+
+
+def test_a_query_whose_candidates_it_all_refuses_gets_none(world, trained):
+    settings = CrossEncoderSettings(model=str(trained), most=0.0, tokens=16)
+    receipt, rows = world.mine(
+        {"+": "cat", "a": "dog", "b": "owl"}, {"q": "cat"}, [("q", "+", "train")], {"bm25": {"q": ["a", "b"]}},
+        {"+": 1.0}, cross_encoder=settings,
+    )  # fmt: skip
+    assert rows == []
+    assert (receipt.starved, receipt.refused["cross_encoder"]) == (1, 2)
+
+
+def test_hidden_positives_are_shown_to_it_too(world, trained):
+    arguments = (
+        {"one": "cat cat", "two": "cat cat cat", "n": "dog"}, {"q": "cat"},
+        [("q", "one", "train"), ("q", "two", "train")], {"bm25": {"q": ["one", "n"]}}, {"one": 0.5, "two": 1.0},
+    )  # fmt: skip
+    settings = CrossEncoderSettings(model=str(trained), most=0.5, tokens=16)
+    assert world.mine(*arguments)[0].hidden.let_through == 1
+    assert world.mine(*arguments, cross_encoder=settings)[0].hidden.let_through == 0
+
+
+def test_its_weights_name_the_negatives(world, trained, tmp_path_factory):
+    other = save_model(tmp_path_factory.mktemp("other") / "model", 1)
+    assert cross_encoder_digest(trained) != cross_encoder_digest(other)
+    assert cross_encoder_digest(trained) == cross_encoder_digest(trained)
+
+
+def test_a_model_that_would_judge_at_random_is_refused(tmp_path, tiny_model, trained):
+    with pytest.raises(NightshiftError, match="judge at random"):
+        CrossEncoder(tiny_model, 16)  # an encoder: it has no classifier
+    with pytest.raises(NightshiftError, match="3 classes"):
+        CrossEncoder(save_model(tmp_path / "three", 3), 16)
+
+
+def test_pickled_weights_and_missing_models_are_refused(world, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(NightshiftError, match=r"mining\.cross_encoder.*safetensors"):
+        world.mine(
+            {"+": "p", "n": "n"}, {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["n"]}}, {"+": 1.0},
+            cross_encoder=CrossEncoderSettings(model=str(folder)),
+        )  # fmt: skip

@@ -1,0 +1,44 @@
+"""Mining goes through the queries in blocks; where they are cut changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.core.errors import Mismatch
+from tasks.core.mining import candidates, round
+from tasks.core.settings import Shares
+
+MIXED = {"shares": Shares(bm25=0.4, dense=0.4, random=0.2), "per_query": 7}
+
+
+@pytest.mark.parametrize(("lines", "at_once"), [(7, 1), (64, 200), (100_000, 500)])
+def test_blocks_change_no_byte(world, crowd, monkeypatch, lines, at_once):
+    whole, _ = world.mine(*crowd(), **MIXED)
+    monkeypatch.setattr(candidates, "LINES_AT_ONCE", lines)
+    monkeypatch.setattr(round, "CANDIDATES_AT_ONCE", at_once)
+    cut, rows = world.mine(*crowd(), **MIXED)
+    assert rows
+    assert {row["source"] for row in rows} == {"bm25", "dense", "random"}
+    same = {"digest", "path", "parents", "seconds", "reused"}
+    assert cut.model_dump(exclude=same) == whole.model_dump(exclude=same)
+    assert (cut.path / "sample.json").read_bytes() == (whole.path / "sample.json").read_bytes()
+    tables = [world.table(one).combine_chunks() for one in (cut, whole)]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_run_in_another_order_is_refused(world):
+    with pytest.raises(Mismatch, match="order"):
+        world.mine(
+            {"+": "p", "n": "n"}, {"q": "?", "r": "??"}, [("q", "+", "train"), ("r", "+", "train")],
+            {"bm25": {"r": ["n"], "q": ["n"]}}, {"+": 1.0},
+        )  # fmt: skip
+
+
+def test_queries_without_a_hit_and_queries_of_others_are_fine(world):
+    receipt, rows = world.mine(
+        {"+": "p", "n": "n"}, {"a": "?", "b": "??", "c": "???", "d": "????"},
+        [("a", "+", "train"), ("b", "+", "test"), ("c", "+", "train"), ("d", "+", "train")],
+        {"bm25": {"b": ["n"], "c": ["n"]}, "dense": {}}, {"+": 1.0},
+    )  # fmt: skip
+    assert [(row["query_id"], row["passage_id"]) for row in rows] == [("c", "n")]
+    assert (receipt.queries, receipt.starved) == (3, 3)
