@@ -47,17 +47,9 @@ def vectors_digest(vectors: QueryVectors) -> str:
 
     Passages may keep their vectors while those of the queries change with their encoder.
     """
-<<<<<<< Updated upstream
-    return (
-        vectors.name
-        if isinstance(vectors, Later)
-        else hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:20]
-    )
-=======
     if isinstance(vectors, Later):
         return vectors.name
     return hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:20]
->>>>>>> Stashed changes
 
 
 def run_writer(folder: Path) -> pq.ParquetWriter:
