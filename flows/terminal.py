@@ -146,7 +146,7 @@ def print_duel(found: Duel) -> None:
             console.print(Text(f"\n{title}", style="bold"))
         for case in cases:
             console.print(Text(f"{case.gain:+.3f}  ", style="red" if case.gain < 0 else "green") + Text(case.query))
-            ranks = f"answer at rank {case.their_rank or '–'} → {case.our_rank or '–'}; first now: "
+            ranks = f"answer at rank {case.their_rank or 'none'} → {case.our_rank or 'none'}; first now: "
             first = case.our_first[0] if case.our_first else None
             words = textwrap.shorten(f"{first.title} {first.text}", 160, placeholder=" …") if first else "nothing"
             console.print(Text(f"        {ranks}{words}", style="dim"))

@@ -34,6 +34,7 @@ class Verdict(BaseModel):
     comparisons: tuple[Comparison, ...] = ()
     slices: dict[str, Comparison] = {}  # against the serving release, or the base model before there is one
     overlap: float | None = None  # share of the ten best passages in common with the serving release
+    margin: float = 0.0  # what may be lost before it counts
 
     @property
     def promote(self) -> bool:
@@ -94,7 +95,11 @@ def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
         *_golden(evidence),
     ]
     return Verdict(
-        findings=tuple(findings), comparisons=tuple(compared.values()), slices=slices, overlap=evidence.overlap
+        findings=tuple(findings),
+        comparisons=tuple(compared.values()),
+        slices=slices,
+        overlap=evidence.overlap,
+        margin=settings.margin,
     )
 
 

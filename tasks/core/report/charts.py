@@ -24,7 +24,7 @@ GREY = "#8a8f98"
 COLOURS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
 
 WORSE, BETTER = "#ea580c", "#3b82f6"
-WIDTH = 5.4  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
+WIDTH = 4.6  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
 SMOOTHED = 10  # steps
 
 
@@ -37,7 +37,7 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
         left = [group + place * width for group in range(len(NAMES))]
         values = [figures[name].get(measure, 0.0) for measure in NAMES]
         bars = axes.bar(left, values, width * 0.9, color=COLOURS[name], label=LABELS[name])
-        axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7.5, padding=2)
+        axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7, padding=2)
     axes.set_xticks([group + 0.42 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.5, 1])
@@ -45,15 +45,15 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
     return _svg(figure, "quality", "Bars: every measure for every system")
 
 
-def differences(comparisons: Mapping[str, Comparison], margin: float | None = None) -> str:
-    """The challenger's gain in nDCG@10 over others, overall and by slice: a dot with its interval each."""
+def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
+    """The challenger's gain in nDCG@10 over others, overall and by slice, with intervals; −margin is a dashed line."""
     figure, axes = _figure(0.9 + 0.27 * len(comparisons))
     for row, one in enumerate(reversed(list(comparisons.values()))):
         colour = BETTER if one.low > 0 else WORSE if one.high < 0 else GREY
         axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
         axes.plot([one.difference], [row], "o", color=colour, markersize=6)
     axes.axvline(0, color=GREY, linewidth=1)
-    if margin:
+    if margin > 0:
         axes.axvline(-margin, color=WORSE, linewidth=1, linestyle=(0, (3, 3)))
     axes.set_yticks(range(len(comparisons)), list(comparisons)[::-1])
     axes.set_ylim(-0.6, len(comparisons) - 0.4)
@@ -104,7 +104,7 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
         if (value := night["challenger_ndcg"]) is not None:
             inside = COLOURS["challenger"] if night["outcome"] == "Promoted" else "none"
             axes.plot([x], [value], "o", color=COLOURS["challenger"], markerfacecolor=inside, markersize=5.5)
-    step = max(1, len(nights) // 6)
+    step = -(-len(nights) // 5)  # at most five dates
     axes.set_xticks(list(places)[::step], [_day(night["began"]) for night in nights][::step])
     axes.set_ylabel("nDCG@10")
     axes.margins(y=0.15)
@@ -129,7 +129,13 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 def _legend(axes: Axes, columns: int) -> None:
     axes.legend(
-        ncols=columns, fontsize=8.5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.2
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        columnspacing=1.0,
+        handlelength=1.2,
     )
 
 

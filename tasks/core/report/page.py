@@ -19,7 +19,7 @@ from tasks.core.report.steps import LABELS, steps_of
 
 CASES = 5  # worst and best queries shown, each
 NIGHTS = 30  # of the trend
-TEXT = 600  # characters of a passage
+TEXT = 400  # characters of a passage
 
 
 def write_report(home: Path, night: Night) -> Path:
@@ -53,7 +53,7 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
         found["quality"] = charts.quality({name: one.metrics for name, one in night.figures.items()})
     if night.verdict and night.verdict.comparisons:
         rows = {one.against.removeprefix("the "): one for one in night.verdict.comparisons}
-        found["differences"] = charts.differences(rows | night.verdict.slices)
+        found["differences"] = charts.differences(rows | night.verdict.slices, night.verdict.margin)
     if any(one.loss for one in night.trained):
         found["loss"] = charts.loss([one.loss for one in night.trained])
     if any(one.dev for one in night.trained):
