@@ -12,11 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-from tasks.core.mining.shingles import slices
 
 TokenIds = list[list[int]]
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -42,7 +39,8 @@ class Forward:
     ) -> None:
         """Encode `texts`, pairs of a tower (called with token ids and a budget) and what it shall encode.
 
-        chunk_tokens: padded tokens of a chunk, about. keep: hold the graphs of all chunks until `backward`.
+        chunk_tokens: most padded tokens of a chunk, unless one text alone has more.
+        keep: hold the graphs of all chunks until `backward`.
         autocast: makes the numeric context of one chunk; a fresh one each time, since casts of weights that are
             cached without a graph must not be met by the encoding that needs one.
         """
@@ -88,10 +86,13 @@ class Forward:
 
 
 def _chunks_of(ids: TokenIds, budget: int) -> list[Tensor]:
-    """Rows by rising length, cut where their tokens pass the budget."""
-    lengths = np.array([len(one) for one in ids], np.int64)
-    order = np.argsort(lengths, kind="stable")
-    return [torch.from_numpy(order[some]) for some in slices(lengths[order], budget)]
+    """Rows by rising length, cut where rows × longest would pass the budget: no chunk is divided further in a tower."""
+    chunks: list[list[int]] = [[]]
+    for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
+        if chunks[-1] and (len(chunks[-1]) + 1) * len(ids[row]) > budget:
+            chunks.append([])
+        chunks[-1].append(row)
+    return [torch.tensor(chunk) for chunk in chunks]
 
 
 def _generator_state(device: torch.device) -> Tensor:

@@ -18,7 +18,9 @@ from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.settings import TrainingSettings
 
-CHUNK_TOKENS = {"cpu": 4096, "cuda": 16384}  # padded tokens that go through at once: what keeps a device busy
+# Padded tokens that go through at once: on a CPU as many as its caches hold (a quarter faster than twice as many),
+# on a GPU enough to keep it busy.
+CHUNK_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
 def add_gradients(
