@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from tasks.core.files import produce
 from tasks.core.mining.churn import churn
 from tasks.core.mining.estimate import summed
+from tasks.core.night import Night
 from tasks.core.receipts import Encoder, Release
 from tasks.core.report.mined import told
+from tasks.core.report.page import write_report
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 
@@ -116,3 +119,11 @@ def test_churn_counts_pairs_that_the_serving_encoder_did_not_learn_from(world):
     assert churn(home, now.model_copy(update={"round": 5}), serving) is None
     assert churn(home, now, None) is None
     assert "50.0% are pairs" in " ".join(told(now.model_copy(update={"churn": 0.5})))
+
+
+def test_the_report_shows_25_queries_and_the_audit(world, tmp_path_factory, crowd):
+    receipt, _ = world.mine(*crowd())
+    page = write_report(tmp_path_factory.mktemp("home"), Night.begin("a test").having(negatives=(receipt,))).read_text()
+    assert page.count("<summary>question ") == 25  # of 30
+    for line in told(receipt):
+        assert escape(line) in page

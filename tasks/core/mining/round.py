@@ -29,7 +29,7 @@ from tasks.core.settings import MiningSettings
 
 log = logging.getLogger("nightshift.mining")
 
-CANDIDATES_AT_ONCE = 2_000_000  # in memory, with all that is made of them
+CANDIDATES_AT_ONCE = 1_000_000  # in memory: some 0.4 GB with all that is made of them
 RANDOM = "random"  # the source that is no run
 NEGATIVES_FILE = "negatives.parquet"
 SAMPLE_FILE = "sample.json"
