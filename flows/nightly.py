@@ -97,10 +97,12 @@ def iterate(
 ) -> tuple[Encoder, Night]:
     """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
     found = mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
+    looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
+    dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
     for round_ in range(settings.mining.rounds):
         vectors = embed(settings, encoder, snapshot)
         negatives = mining.mine_negatives(settings, snapshot, found, encoder, vectors, round_, night.serving)
-        encoder = training.train(settings, encoder, snapshot, negatives)
+        encoder = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
         night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
     return encoder, night
 

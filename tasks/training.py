@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prefect import task
 
-from tasks.core.receipts import Encoder, Negatives, Snapshot
+from tasks.core.files import load
+from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training import trainer
 from tasks.policy import OVER_THE_WIRE, STEP
@@ -17,6 +18,19 @@ def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)
-def train(settings: Settings, start: Encoder, snapshot: Snapshot, negatives: Negatives) -> Encoder:
-    """Train the start encoder on the night's pairs and negatives."""
-    return trainer.train(settings.home, start, snapshot, negatives, settings)
+def train(
+    settings: Settings,
+    start: Encoder,
+    snapshot: Snapshot,
+    negatives: Negatives,
+    dev: Run | None = None,
+    serving: Release | None = None,
+) -> Encoder:
+    """Train the start encoder on the night's pairs and negatives.
+
+    `dev` is BM25's run over the dev queries. Where the start is the serving encoder, or pairs are replayed, the
+    serving release's snapshot shows what is forgotten.
+    """
+    recalls = settings.encoder.start == "serving" or settings.training.replay > 0
+    older = load(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
+    return trainer.train(settings.home, start, snapshot, negatives, settings, candidates=dev, older=older)
