@@ -157,6 +157,9 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert "Traceback" not in failed.stderr
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
+    told = document(nightshift("report", "--json"))  # it leaves a page all the same
+    assert told["outcome"] == "Failed"
+    assert "corpus.jsonl" in told["why"]
 
 
 def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
