@@ -17,6 +17,7 @@ from tasks.core.training.checkpoint import Progress
 from tasks.core.training.encoder import load_encoder
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.step import rate
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_training(snapshot: Snapshot, setting
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    assert [loop.rate(step, 10, 0.2) for step in range(10)] == [1 / 2, 1, *(n / 8 for n in range(8, 0, -1))]
+    assert [rate(step, 10, 0.2) for step in range(10)] == [1 / 2, 1, *(n / 8 for n in range(8, 0, -1))]
 
 
 def test_dials_of_speed_and_memory_do_not_name_another_encoder(snapshot: Snapshot, settings: Settings) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
@@ -18,11 +16,10 @@ from tasks.core.settings import Settings
 from tasks.core.training.batches import batch_at, plan, steps_in
 from tasks.core.training.checkpoint import Progress, load_checkpoint, put_weights, save_checkpoint, trained_weights
 from tasks.core.training.encoder import DualEncoder, read_spec, save_encoder
-from tasks.core.training.losses.choose import loss_of, nested
-from tasks.core.training.pairs import load_pairs
+from tasks.core.training.pairs import TrainingPairs, load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.settings import TrainingSettings
-from tasks.core.training.step import add_gradients, numeric
+from tasks.core.training.step import Stepper, numeric
 from tasks.core.training.trainable import make_trainable, spec_to_train
 from tasks.core.training.yardstick import Yardstick, yardstick
 
@@ -71,17 +68,16 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         raise NightshiftError(f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes")
     encoder = DualEncoder(job.start.path, spec_to_train(read_spec(job.start.path), job.settings.encoder))
     make_trainable(encoder, job.settings.encoder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = nn.ModuleDict(dict(encoder.towers)).to(device)
-    encoder.query.to(device)
+    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older)
+    stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
     dev, frozen = _yardsticks(job, encoder)
 
     def look(at: Yardstick) -> float:
-        return at.ndcg(encoder, ranks, numeric(settings, device))
+        return at.ndcg(encoder, ranks, numeric(settings, stepper.device))
 
     before = None if frozen is None else look(frozen)
-    progress = _train(job, encoder, model, ranks, None if dev is None else lambda: look(dev))
-    kept = _keep_best(model, progress)
+    progress = _train(job, data, stepper, None if dev is None else lambda: look(dev))
+    kept = _keep_best(stepper.model, progress)
     after = None if frozen is None else look(frozen)
     if ranks.leads:
         save_encoder(encoder, job.folder)
@@ -102,64 +98,25 @@ def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[Yardstick | None, Yards
     return dev, None if job.older is None else yardstick(job.older, split, encoder, settings)
 
 
-def _train(
-    job: Job, encoder: DualEncoder, model: nn.Module, ranks: Ranks, look: Callable[[], float] | None
-) -> Progress:
-    settings, folder = job.settings.training, job.folder / CHECKPOINTS
-    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older)
-    steps = steps_in(data, settings)
-    pairs = plan(data, settings, steps)
-    loss = nested(loss_of(settings), job.settings.encoder.dimensions, normalize=encoder.spec.normalize)
-    optimizer = _optimizer(model, settings)
-    progress = load_checkpoint(folder, model, optimizer)
+def _train(job: Job, data: TrainingPairs, stepper: Stepper, look: Callable[[], float] | None) -> Progress:
+    settings, folder = stepper.settings, job.folder / CHECKPOINTS
+    pairs = plan(data, settings, stepper.steps)
+    progress = load_checkpoint(folder, stepper.model, stepper.optimizer)
     if progress.steps:
-        log.info("training goes on after step %d of %d", progress.steps, steps)
+        log.info("training goes on after step %d of %d", progress.steps, stepper.steps)
     elif look is not None:
         progress.dev.append((0, look()))
-    report = _reporter(steps, progress.steps)
-    _set_up(encoder, settings)
-    while progress.steps < steps and not _tired(progress, settings):
+    report = _reporter(stepper.steps, progress.steps)
+    while progress.steps < stepper.steps and not _tired(progress, settings):
         step = progress.steps
-        torch.manual_seed(settings.seed * 1_000_003 + step * ranks.size + ranks.rank)  # dropout: of the step alone
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(step, steps, settings.warmup)
-        optimizer.zero_grad(set_to_none=True)
-        value = add_gradients(encoder, data, batch_at(data, pairs[step], settings, step), loss, settings, ranks)
-        if not math.isfinite(value):
-            raise NightshiftError(f"the loss is {value} at step {step + 1}: lower [training] learning_rate")
-        nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        progress.losses.append(value)
-        done = progress.steps
-        if look is not None and (done % settings.evaluate_every == 0 or done == steps):
-            _remember(progress, model, look())
-            _set_up(encoder, settings)
+        progress.losses.append(stepper.step(data, batch_at(data, pairs[step], settings, step), step))
+        done = step + 1
+        if look is not None and (done % settings.evaluate_every == 0 or done == stepper.steps):
+            _remember(progress, stepper.model, look())
         report(progress)
-        if done % settings.checkpoint_every == 0 and done < steps and ranks.leads:
-            save_checkpoint(folder, model, optimizer, progress)
+        if done % settings.checkpoint_every == 0 and done < stepper.steps and stepper.ranks.leads:
+            save_checkpoint(folder, stepper.model, stepper.optimizer, progress)
     return progress
-
-
-def _set_up(encoder: DualEncoder, settings: TrainingSettings) -> None:
-    for tower in (encoder.query, encoder.passage):
-        tower.set_dropout(settings.dropout)
-        tower.train()
-
-
-def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    # Decay pulls on matrices only: on biases and norms it would change what they are for.
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: a linear rise over the first `warmup` of the steps, then a linear fall to zero."""
-    rise = max(1, round(warmup * steps))
-    return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
 
 def _remember(progress: Progress, model: nn.Module, ndcg: float) -> None:

@@ -1,18 +1,21 @@
-"""The gradient of one batch, however large it is and however many processes share it."""
+"""One optimizer step, however large its batch is and however many processes share it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.core.embedding.precision import has_bf16
+from tasks.core.errors import NightshiftError
+from tasks.core.settings import Settings
 from tasks.core.training.batches import Batch
 from tasks.core.training.encoder import DualEncoder
 from tasks.core.training.gradient_cache import Forward
-from tasks.core.training.losses.choose import Loss
+from tasks.core.training.losses.choose import Loss, loss_of, nested
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
@@ -21,6 +24,45 @@ from tasks.core.training.settings import TrainingSettings
 # Padded tokens that go through at once: on a CPU as many as its caches hold (a quarter faster than twice as many),
 # on a GPU enough to keep it busy.
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+
+class Stepper:
+    """The weights of an encoder, and what changes them: AdamW under a linear warm-up and decay, clipped."""
+
+    def __init__(self, encoder: DualEncoder, settings: Settings, steps: int, ranks: Ranks) -> None:
+        """Move the encoder to this process's device. `steps` is the length of the schedule."""
+        self.encoder, self.steps, self.ranks, self.settings = encoder, steps, ranks, settings.training
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
+        encoder.query.to(self.device)
+        self.optimizer = _optimizer(self.model, self.settings)
+        self.loss = nested(loss_of(self.settings), settings.encoder.dimensions, normalize=encoder.spec.normalize)
+
+    def step(self, data: TrainingPairs, batch: Batch, number: int) -> float:
+        """Take step `number` (from 0) with this batch; return its loss.
+
+        Raises NightshiftError when the loss is not finite; the weights are then as they were.
+        """
+        for tower in (self.encoder.query, self.encoder.passage):
+            tower.set_dropout(self.settings.dropout)
+            tower.train()
+        # Dropout depends on the step and the process alone, also after a resume.
+        torch.manual_seed(self.settings.seed * 1_000_003 + number * self.ranks.size + self.ranks.rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate(number, self.steps, self.settings.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        value = add_gradients(self.encoder, data, batch, self.loss, self.settings, self.ranks)
+        if not math.isfinite(value):
+            raise NightshiftError(f"the loss is {value} at step {number + 1}: lower [training] learning_rate")
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        return value
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate: a linear rise over the first `warmup` of the steps, then a linear fall to zero."""
+    rise = max(1, round(warmup * steps))
+    return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
 
 def add_gradients(
@@ -55,6 +97,16 @@ def numeric(settings: TrainingSettings, device: torch.device) -> Callable[[], Ab
     """Makes the context in which a transformer runs: bf16 matrix products over float32 weights, or plain float32."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16())
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    # Decay pulls on matrices only: on biases and norms it would change what they are for.
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _gradients(value: Tensor, vectors: Sequence[Tensor]) -> list[Tensor | None]:
