@@ -23,7 +23,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,15 +284,14 @@ def _table(results: Path) -> str:
     lines.append(f"{'recipe':<15}{'seeds':>6}" + "".join(f"{name:>12}" for name in MEASURES) + "   nDCG@10 by seed")
     bm25: dict[str, float] = {}
     for system in RECIPES:
-        files = sorted(results.glob(f"{system}-[0-9]*.json"))
-        found = [json.loads(file.read_text()) for file in files]
+        found = [json.loads(file.read_text()) for file in sorted(results.glob(f"{system}-[0-9]*.json"))]
         if found:
             bm25 = found[0]["bm25"]
             lines.append(_line(system, [one["system"] for one in found]))
     return "\n".join([*lines, _line("bm25 alone", [bm25])])
 
 
-def _line(system: str, found: Sequence[dict[str, float]]) -> str:
+def _line(system: str, found: list[dict[str, float]]) -> str:
     means = "".join(f"{statistics.mean(one[name] for one in found):>12.4f}" for name in MEASURES)
     return f"{system:<15}{len(found):>6}{means}   {' '.join(f'{one[MEASURES[0]]:.4f}' for one in found)}"
 
