@@ -62,9 +62,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> Pro
     for number, parameter in enumerate(_parameters(optimizer)):
         kept = {name: moments.get(f"{number}.{name}") for name in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {
-            name: value if name == "step" else value.to(parameter.device)
-            for name, value in kept.items()
-            if value is not None
+            name: value.to(parameter.device) for name, value in kept.items() if value is not None
         }
     read = json.loads((newest / "progress.json").read_text())
     best = newest / "best.safetensors"

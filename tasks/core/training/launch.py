@@ -11,6 +11,8 @@ import sys
 from collections import deque
 from pathlib import Path
 
+import torch
+
 from tasks.core.errors import NightshiftError
 from tasks.core.files import write_text
 from tasks.core.settings import cores
@@ -30,6 +32,8 @@ def run_job(job: Job, processes: int) -> Outcome:
     """
     if processes == 1:
         return run(job, Ranks())
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise NightshiftError(f"[training] processes = {processes}, and there are {torch.cuda.device_count()} GPUs")
     files = [job.folder / name for name in (JOB, OUTCOME, REFUSED)]
     for file in files:
         file.unlink(missing_ok=True)
