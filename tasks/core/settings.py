@@ -111,9 +111,9 @@ class EncoderSettings(Section):
 class Shares(Section):
     """How the negatives of a query are divided among the retrievers; what is not named gets none."""
 
-    bm25: Share = 0.0
-    dense: Share = 0.0
-    random: Share = 0.0
+    bm25: Share = Field(0.0, description="of BM25's best passages")
+    dense: Share = Field(0.0, description="of the current encoder's best passages")
+    random: Share = Field(0.0, description="of passages drawn evenly from all")
 
     @model_validator(mode="after")
     def _together_all(self) -> Shares:
@@ -144,11 +144,13 @@ class MiningSettings(Section):
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
     stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
     margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
-    margin_over: Literal["min", "mean"] = Field("min", description="the positive: the lowest of a query, or their mean")
+    margin_over: Literal["min", "mean"] = Field("mean", description="of the query's lowest positive, or of their mean")
     skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
     last_rank: int = Field(0, ge=0, description="the last rank of a run that may be used; 0: all of depth")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
-    cross_encoder: CrossEncoderSettings = CrossEncoderSettings()
+    cross_encoder: CrossEncoderSettings = Field(
+        CrossEncoderSettings(), description="a second opinion on every negative: a table of its own"
+    )
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
     seed: int = Field(0, description="seed of random negatives and of all samples")

@@ -35,7 +35,6 @@ import pyarrow.parquet as pq
 from tasks.core.data.ingest import ingest
 from tasks.core.data.snapshot import PASSAGES, queries
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.mining import round as one_round
 from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.mining.candidates import Candidates, index_in
 from tasks.core.mining.choice import choose, choose_asking
@@ -43,6 +42,7 @@ from tasks.core.mining.cross_encoder import CrossEncoder, find_cross_encoder
 from tasks.core.mining.dense import dense_run
 from tasks.core.mining.filters import KEPT, RULES, Facts, Reason
 from tasks.core.mining.mine import NEGATIVES_FILE, mine
+from tasks.core.mining.round import Round, asking, candidate_blocks, facts_of
 from tasks.core.mining.texts import build_shingles, open_texts
 from tasks.core.receipts import Snapshot
 from tasks.core.settings import MiningSettings, Settings
@@ -79,7 +79,7 @@ def main() -> None:
 class Study:
     """The candidates of all training queries, what the rules know, and which candidates are hidden positives."""
 
-    this: one_round.Round
+    this: Round
     facts: Facts
     candidates: Candidates
     hidden: np.ndarray  # bool (candidates,)
@@ -125,16 +125,14 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
     model = mining.cross_encoder.model
     judging = CrossEncoder(find_cross_encoder(mining.cross_encoder), mining.cross_encoder.tokens) if model else None
     texts = open_texts(build_shingles(home, snapshot))
-    this = one_round.Round(
-        snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging
-    )
-    candidates = Candidates.joined([some for _, some in one_round._blocks(this)])
+    this = Round(snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging)
+    candidates = Candidates.joined([some for _, some in candidate_blocks(this)])
     ids = pq.read_table(snapshot.path / PASSAGES, columns=["passage_id"])["passage_id"].to_pylist()
     names = asked["query_id"].to_pylist()
     pairs = zip(candidates.query.tolist(), candidates.passage.tolist(), strict=True)
     is_hidden = np.array([ids[passage] in hidden.get(names[query], ()) for query, passage in pairs])
     negatives = mine(home, snapshot, [(source, run)], embeddings, vectors, 1, mining)
-    study = Study(this, one_round._facts(this), candidates, is_hidden, sum(map(len, hidden.values())), mining)
+    study = Study(this, facts_of(this), candidates, is_hidden, sum(map(len, hidden.values())), mining)
     _check(study, pq.read_table(negatives.path / NEGATIVES_FILE))
     return study
 
@@ -156,7 +154,7 @@ def _fate(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, asked
     verdict = np.where(refused, 0, KEPT).astype(np.int8)
     shares = np.ones(1)
     if asked:
-        ask = one_round._ask(study.this)
+        ask = asking(study.this)
         assert ask is not None
         most = mining.cross_encoder.most
         kept, _ = choose_asking(study.candidates, verdict, study.this.texts, shares, mining.per_query, ask, most)

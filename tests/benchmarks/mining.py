@@ -80,7 +80,7 @@ def _prepare(chosen: argparse.Namespace) -> Given:
         {
             "home": chosen.home.absolute(),
             "data": {"format": "beir", "path": chosen.folder, "compare": False},
-            "encoder": {"passage_tokens": 32, "query_tokens": 32},
+            "encoder": {"passage_tokens": 32},
             "mining": {"depth": DEPTH, "per_query": NEGATIVES, "threads": chosen.threads, "shares": {"dense": 1}},
         }
     )

@@ -20,7 +20,9 @@ from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
 from tasks.core.settings import MiningSettings, Shares
 
 _NUMBER = count()
-SETTINGS = MiningSettings(per_query=3, margin=0.95, near_duplicate=0.8, shares=Shares(bm25=0.5, dense=0.5))
+SETTINGS = MiningSettings(
+    per_query=3, margin=0.95, margin_over="min", near_duplicate=0.8, shares=Shares(bm25=0.5, dense=0.5)
+)
 
 
 def write_snapshot(

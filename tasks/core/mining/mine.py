@@ -15,7 +15,7 @@ from tasks.core.mining.round import NEGATIVES_FILE, RANDOM, Round, work
 from tasks.core.mining.runs import QueryVectors, vectors_digest, vectors_of
 from tasks.core.mining.texts import build_shingles, open_texts
 from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
-from tasks.core.settings import MiningSettings
+from tasks.core.settings import MiningSettings, Shares
 
 __all__ = ["NEGATIVES_FILE", "mine", "schedule"]
 
@@ -106,7 +106,7 @@ def _check(snapshot: Snapshot, embeddings: Embeddings, sources: Sequence[str]) -
             f"embeddings {embeddings.digest} are of snapshot {embeddings.snapshot}, not of {snapshot.digest};"
             " embed this snapshot first"
         )
-    known = [name for name in MiningSettings().shares.model_dump() if name != RANDOM]
+    known = [name for name in Shares.model_fields if name != RANDOM]
     if len(set(sources)) < len(sources) or not set(sources) <= set(known):
         raise Mismatch(
             f"runs of the sources {', '.join(sources)}: at most one each of {', '.join(known)} is understood"

@@ -71,7 +71,7 @@ class Round:
 
 def work(folder: Path, this: Round) -> dict[str, Any]:
     """Write negatives and sample into `folder`; return the receipt's own figures."""
-    facts = _facts(this)
+    facts = facts_of(this)
     hidden = draw_hidden(facts, this.mining.seed)
     hidden_query = facts.positive_query[hidden]
     drawn = draw_queries(this.wording.num_rows, this.mining.seed)
@@ -79,7 +79,7 @@ def work(folder: Path, this: Round) -> dict[str, Any]:
     sources: Counter[str] = Counter()
     sample, tried, candidates, starved = {}, np.zeros(2, np.int64), 0, 0
     with pq.ParquetWriter(folder / NEGATIVES_FILE, NEGATIVES_SCHEMA, compression="zstd") as writer:
-        for rows, some in _blocks(this):
+        for rows, some in candidate_blocks(this):
             outcome = _decide(some, facts, this)
             candidates += len(some)
             refused.update(_counts(outcome))
@@ -87,7 +87,7 @@ def work(folder: Path, this: Round) -> dict[str, Any]:
             sources.update(_by_source(kept, this.sources))
             starved += int((np.bincount(kept.query - rows.start, minlength=len(rows)) < this.mining.per_query).sum())
             low, high = np.searchsorted(hidden_query, (rows.start, rows.stop))
-            tried += try_hidden(some, facts, hidden[low:high], this.mining, _ask(this))
+            tried += try_hidden(some, facts, hidden[low:high], this.mining, asking(this))
             sample.update({row: sampled(row, outcome, facts) for row in drawn if row in rows})
             writer.write_table(_table(kept, outcome, this))
             log.info("mining round %d: %d of %d queries", this.number, rows.stop, this.wording.num_rows)
@@ -102,7 +102,8 @@ def work(folder: Path, this: Round) -> dict[str, Any]:
     }
 
 
-def _facts(this: Round) -> Facts:
+def facts_of(this: Round) -> Facts:
+    """What the rules know of all training queries and their known positives."""
     query, passage = known_positives(this.snapshot, this.wording)
     return Facts(
         texts=this.texts,
@@ -113,7 +114,7 @@ def _facts(this: Round) -> Facts:
     )
 
 
-def _blocks(this: Round) -> Iterator[tuple[range, Candidates]]:
+def candidate_blocks(this: Round) -> Iterator[tuple[range, Candidates]]:
     """Blocks of queries with their candidates, those of the random draw included, and all dense scores."""
     draws = this.mining.per_query if RANDOM in this.shares else 0
     width = sum(run.depth for run in this.runs.values()) + draws
@@ -130,7 +131,7 @@ def _blocks(this: Round) -> Iterator[tuple[range, Candidates]]:
 def _decide(some: Candidates, facts: Facts, this: Round) -> Outcome:
     verdict = judge(some, facts, this.mining)
     shares = np.array([this.shares[source] for source in this.sources])
-    ask = _ask(this)
+    ask = asking(this)
     if ask is None:
         chosen = choose(some, verdict, this.texts, shares, this.mining.per_query)
         probability = np.full(len(chosen), np.nan, np.float32)
@@ -142,7 +143,7 @@ def _decide(some: Candidates, facts: Facts, this: Round) -> Outcome:
     return Outcome(some, verdict, chosen, trail, this.sources)
 
 
-def _ask(this: Round) -> Ask | None:
+def asking(this: Round) -> Ask | None:
     """A function that asks the cross-encoder about rows of queries and passages; None without one."""
     if (model := this.cross_encoder) is None:
         return None
