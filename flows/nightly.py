@@ -55,6 +55,7 @@ def one_night(settings: Settings, night: Night) -> State[Night]:
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)
     base_vectors = embed(settings, base, snapshot)
+    night = night.having(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
     if serving is not None:
         before = release.encoder_of(settings, serving)

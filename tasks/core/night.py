@@ -15,6 +15,7 @@ from tasks.core.receipts import (
     Embeddings,
     Encoder,
     Evaluation,
+    Index,
     Ingested,
     Negatives,
     Release,
@@ -36,6 +37,8 @@ class Night(BaseModel):
     snapshot: Snapshot | None = None
     serving: Release | None = None  # the release that served when the night began
     drift: Drift | None = None
+    index: Index | None = None
+    base_vectors: Embeddings | None = None  # of the base model, which is measured beside the others
     negatives: tuple[Negatives, ...] = ()  # one a round
     trained: tuple[Encoder, ...] = ()  # one a round
     encoder: Encoder | None = None

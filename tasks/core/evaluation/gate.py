@@ -128,7 +128,8 @@ def _floors(evidence: Evidence, compared: Mapping[str, Comparison], settings: Ga
     for name, binds in binding.items():
         if (one := compared.get(name)) is not None:
             held = not (binds and one.high < -settings.margin)
-            yield Finding(held=held, words=f"{'against' if held else 'clearly worse than'} {name}: {one}")
+            words = "better than" if one.low > 0 else "against" if held else "clearly worse than"
+            yield Finding(held=held, words=f"{words} {name}: {one}")
     reached = float(np.mean(evidence.challenger[MEASURE].to_numpy()))
     if reached < settings.min_ndcg:
         yield Finding(held=False, words=f"nDCG@10 {reached:.4f} is below the floor of {settings.min_ndcg}")

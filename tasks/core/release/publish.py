@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.core.errors import StaleNight
 from tasks.core.files import MANIFEST, finished, write_json
+from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.generation import Parts, build, candidates, usable
@@ -56,12 +57,13 @@ def publish(
     publisher = publisher or EmbeddedMilvus(home)
     parts = Parts(encoder, embeddings, snapshot, settings, loader)
 
-    def record(generation: Generation, recall: float) -> Release:
+    def record(generation: Generation, recall: float, peak_mb: int) -> Release:
         return Release(
             digest=parts.digest,
             path=home / Release.shelf / generation.release,
             parents=(encoder.digest, embeddings.digest, snapshot.digest),
             seconds=time.perf_counter() - start,
+            peak_mb=peak_mb,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             generation=generation.number,
             recipe=recipe,
@@ -77,16 +79,19 @@ def publish(
     with open_ledger(home) as ledger:
         for generation in candidates(ledger, parts):
             with held(home, generation) as free:
-                if free and (recall := usable(generation, parts, publisher)) is not None:
-                    return _go_live(ledger, publisher, record(generation, recall), expected_epoch)
+                with Peak() as peak:
+                    recall = usable(generation, parts, publisher) if free else None
+                if recall is not None:
+                    return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
         with ledger.exclusive():
             generation = ledger.allocate(parts.digest)
         with held(home, generation):
-            recall = build(generation, parts, publisher)
+            with Peak() as peak:
+                recall = build(generation, parts, publisher)
             with ledger.exclusive():
                 ledger.mark_verified(generation.number)
             log.info("generation %d: verified", generation.number)
-            return _go_live(ledger, publisher, record(generation, recall), expected_epoch)
+            return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
 
 
 def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:

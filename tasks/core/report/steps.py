@@ -27,9 +27,11 @@ def steps_of(night: Night) -> list[Step]:
     """The steps that were reached, in their order."""
     named: list[tuple[str, Receipt | None]] = [
         ("validate", night.ingested),
+        ("index for BM25", night.index),
+        ("embed, base model", night.base_vectors),
         *((f"mine, round {one.round}", one) for one in night.negatives),
         *((f"train, round {number}", one) for number, one in enumerate(night.trained)),
-        ("embed", night.embeddings),
+        ("embed, challenger", night.embeddings),
         *((f"evaluate {LABELS[name]}", one) for name, one in night.figures.items()),
         ("publish", night.release),
     ]
