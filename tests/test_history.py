@@ -12,7 +12,7 @@ from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.gate import Finding, Verdict
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.night import Night
-from tasks.core.receipts import Evaluation
+from tasks.core.receipts import Evaluation, Release
 from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
@@ -69,11 +69,18 @@ def test_no_night_yet_is_an_empty_history(tmp_path: Path) -> None:
     assert read_history(tmp_path).num_rows == 0
 
 
+def release(name: str) -> Release:
+    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
+    figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None}
+    numbers = {"rows": 1, "generation": 1, "dimension": 4}
+    return Release(path=Path(), release=name, reason="test", **dict.fromkeys(words, "x"), **figures, **numbers)
+
+
 def pages(home: Path) -> list[str]:
     (home / "reports").mkdir(parents=True)
     made = []
     for number, outcome in ((0, "Promoted"), (1, "Rejected"), (2, "Promoted")):
-        serves = night(number, outcome)
+        serves = night(number, outcome).having(release=release(f"r{number + 1:04d}-a"))
         record(home, serves)
         made.append(page_name(serves.began))
         (home / "reports" / made[-1]).write_text(outcome)
@@ -86,6 +93,7 @@ def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> No
     assert (path.name, row["outcome"]) == (made[2], "Promoted")
     assert path.is_absolute()
     path, row = find_report(tmp_path, "2026-03-02")
+    assert find_report(tmp_path, "r0001-")[0].name == made[0]
     assert (path.name, row["outcome"], row["began"]) == (made[1], "Rejected", "2026-03-02T02:00:00+00:00")
 
 

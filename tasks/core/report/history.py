@@ -108,7 +108,7 @@ def row_of(night: Night) -> dict[str, object]:
 def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, object]]:
     """The page of a night, and what the history says of it: of the last night, or of the one that `run` names.
 
-    `run` is a release (the night that made it), or how the page's name begins: 2026-03-01, 2026-03-01T020000Z.
+    `run` is how the name of a release begins (the night that made it), or the page's: 2026-03-01, 2026-03-01T020000Z.
 
     Raises:
         NightshiftError: no night yet, or none, or several, that `run` fits.
@@ -120,7 +120,9 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
     made = {
         row["release"]: name for name, row in reversed(rows.items()) if row["release"] and row["outcome"] == "Promoted"
     }
-    wanted = made.get(run, run) or pages[-1].name
+    wanted = pages[-1].name
+    if run is not None:
+        wanted = next((name for release, name in made.items() if release.startswith(run)), run)
     found = [page for page in pages if page.name.startswith(wanted)]
     if len(found) != 1:
         said = f"{len(found)} reports fit" if found else "no report fits"
