@@ -55,9 +55,9 @@ WORDING = r"trim(lower(regexp_replace(nfc_normalize({p}), '\s+', ' ', 'g')), ' .
 class Compared:
     """A measure that needs more than its row: SQL for (row, value), and the value of the rows it does not name.
 
-    `{t}_passed` are the rows of the table that broke no error rule so far, `{t}_measured` their hashes,
-    `{t}_compared` the rows whose key occurs again, `{t}_<p>_again` the rows whose property's hash
-    occurs again, `{t}_near` what the search for near duplicates found.
+    `{t}_passed` are the rows of the table that broke no error rule so far, with their hashes; `{t}_compared` the rows
+    whose key occurs again, `{t}_<p>_again` the rows whose property's hash occurs again, `{t}_near` what the search for
+    near duplicates found.
     """
 
     others: int
@@ -77,8 +77,8 @@ OF_A_TABLE = {
     # how many earlier rows have the very same value
     "copies": Compared(
         0,
-        "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY {p} ORDER BY row) - 1 AS n "
-        "FROM {t}_passed JOIN {t}_{p}_again USING (row)) WHERE n > 0",
+        "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY {p}_hash, {p}_twin ORDER BY row) "
+        "- 1 AS n FROM {t}_passed JOIN {t}_{p}_again USING (row)) WHERE n > 0",
     ),
     # Jaccard similarity to an earlier row that begins or ends alike, of the sets of five words in a row; 0 below 0.5
     "nearness": Compared(0, "SELECT row, value FROM {t}_near"),
@@ -120,8 +120,14 @@ OF_A_TABLE = {
         "WHERE k > 1",
     ),
 }
-# Of a property whose rows are compared for copies or nearness: what equal rows, and rows that may be near, share.
-HASHES = {"hash": "hash({p})", "head": "hash(lower(left({p}, 64)))", "tail": "hash(lower(right({p}, 64)))"}
+# Of a property whose rows are compared for copies or nearness: what equal rows, and rows that may be near, share. Two
+# hashes of 64 bits each tell texts apart, however many there are.
+HASHES = {
+    "hash": "hash({p})",
+    "twin": "hash('=' || {p})",
+    "head": "hash(lower(left({p}, 64)))",
+    "tail": "hash(lower(substring({p}, -64)))",
+}
 OF_THE_COLLECTION = {
     # of queries: how many passages are positive for it
     "positives": Compared(

@@ -191,13 +191,13 @@ def rows(form: str, path: Path | str, scratch: Path) -> dict[str, list[dict[str,
             found[table] += batch.to_pylist()
         numbers = [row["row"] for row in found[table]]
         assert numbers == sorted(set(numbers))
-        assert all(row["record"] is not None and row["line"] > 0 for row in found[table])
+        assert all((row["record"] is None) == (row["form"] is not None) and row["line"] > 0 for row in found[table])
     return found
 
 
 def values(found: dict[str, list[dict[str, Any]]]) -> dict[str, set[tuple[Any, ...]]]:
     """What the rows say, without where they stand."""
-    return {table: {tuple(row.values())[7:] for row in several} for table, several in found.items()}
+    return {table: {tuple(row.values())[8:] for row in several} for table, several in found.items()}
 
 
 def _named(passage: Passage, name: str) -> Passage:

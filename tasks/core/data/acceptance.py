@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_contracts.contract import ROWS_OF, TABLES, Contract, ContractError, contract_file, load_contract
 from tasks.core.data.accepted import stage_pairs
-from tasks.core.data.database import quoted
 from tasks.core.data.figures import measure_whole
 from tasks.core.data.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.data.rows import SCHEMAS
+from tasks.core.data.staging import stage_source
 from tasks.core.data.validation import prepare, validate, validate_collection, validate_whole
 from tasks.core.errors import BadInput, NightshiftError
 from tasks.core.receipts import RuleCount, Snapshot
@@ -43,14 +41,14 @@ def judge(
     rules: list[RuleCount] = []
     for contract in contracts:
         if contract.table in SCHEMAS:
-            _stage(connection, contract.table, read(contract.table), scratch)
+            stage_source(connection, contract, read(contract.table), scratch)
         else:
-            stage_pairs(connection, scratch, data.dev_share, data.seed)
+            stage_pairs(connection, contract, scratch, data.dev_share, data.seed)
         rules += validate(connection, contract, scratch)
     for contract in contracts:
         rules += validate_collection(connection, contract, scratch)
     for contract in contracts:
-        measure_whole(connection, contract, last)
+        measure_whole(connection, contract, last, scratch)
         rules += validate_whole(connection, contract)
     tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SOURCE_TABLES]
     return tallies, with_offenders(connection, rules)
@@ -91,33 +89,6 @@ def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kep
                 f"{rule.description.capitalize()}. If this is meant, run a night with NIGHTSHIFT_DATA__COMPARE=false, "
                 f"or change the rule in data_contracts/{rule.table}.yaml."
             )
-
-
-def _stage(connection: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
-    """Put the rows of a table where DuckDB can read them as often as it needs, whatever their source.
-
-    One batch is written while the next is read.
-    """
-    file = scratch / f"{table}_staged.parquet"
-    repeated = ["file", "fault", "split"]  # worth a dictionary; texts are not
-    with (
-        ThreadPoolExecutor(1) as aside,
-        pq.ParquetWriter(
-            file,
-            SCHEMAS[table],
-            compression="lz4",
-            use_dictionary=[name for name in repeated if name in SCHEMAS[table].names],
-            write_statistics=["row"],
-        ) as writer,
-    ):
-        written = None
-        for batch in batches:
-            if written is not None:
-                written.result()
-            written = aside.submit(writer.write_batch, batch)
-        if written is not None:
-            written.result()
-    connection.execute(f"CREATE VIEW {table}_staged AS SELECT * FROM read_parquet({quoted(file)})")
 
 
 def _hold_to_limit(tally: Tally, rules: list[RuleCount], limit: float, kept: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
+from tasks.core.data.content import ContentDigest
 from tasks.core.data.database import one_number, quoted
+from tasks.core.data.longtexts import LongTextReader, long_texts, portions
 from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
-from tasks.core.data.splits import carve
-from tasks.core.data.text import TEXT_HASH_SQL
+from tasks.core.data.splits import HELD_OUT, carve
+from tasks.core.data.staging import stage
+from tasks.core.data.text import hash_of_utf8
 from tasks.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,8 +35,10 @@ class Accepted:
     fields: Mapping[str, Any]
 
 
-def stage_pairs(connection: duckdb.DuckDBPyConnection, scratch: Path, dev_share: float, seed: int) -> None:
-    """Create the view `pairs_staged`: accepted positives with the query's text, in the split the night uses them in.
+def stage_pairs(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path, dev_share: float, seed: int
+) -> None:
+    """Stage the pairs: accepted positives with the query's text, in the split that the night uses them in.
 
     Where the source has no dev or test split, training queries are held back for it: all queries of one wording
     together. `row` is the row of qrels.
@@ -42,21 +49,21 @@ def stage_pairs(connection: duckdb.DuckDBPyConnection, scratch: Path, dev_share:
         SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
     splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
-    train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
-    moved = carve([one for (one,) in train], splits, dev_share, seed) if train else {}
+    moved = {}
+    if "train" in splits and not splits >= HELD_OUT:
+        train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
+        moved = carve([one for (one,) in train], splits, dev_share, seed)
     connection.register("moved", pa.table({"wording": list(moved), "to_split": list(moved.values())}, _MOVED))
-    file = quoted(scratch / "pairs_staged.parquet")
-    connection.execute(
-        "COPY (SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query, "
-        "CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split "
-        f"FROM positives LEFT JOIN moved USING (wording)) TO {file} (FORMAT parquet, COMPRESSION lz4)"
-    )
+    pairs = """
+        SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query,
+               CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split
+        FROM positives LEFT JOIN moved USING (wording)"""
+    stage(connection, contract, f"({pairs})", scratch)
     connection.unregister("moved")
     connection.execute("DROP TABLE positives")
-    connection.execute(f"CREATE VIEW pairs_staged AS SELECT * FROM read_parquet({file})")
 
 
-def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path) -> Accepted:
+def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> Accepted:
     """Write passages, queries and positives, each ordered by its ids, so that equal rows give equal files.
 
     Judgements of 0 and below stay out. Raises BadInput when there is no passage, query or training pair.
@@ -64,11 +71,8 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path) -> Accep
     _some(connection, "passages")
     _some(connection, "queries")
     _training_pairs(connection)
-    _copy(
-        connection,
-        f"SELECT passage_id, title, text, {TEXT_HASH_SQL} AS text_hash FROM passages_accepted ORDER BY passage_id",
-        folder / PASSAGES,
-    )
+    digest = ContentDigest()
+    _write_passages(connection, folder / PASSAGES, scratch, digest)
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
     _copy(
         connection,
@@ -79,12 +83,17 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path) -> Accep
         "SELECT split, count(DISTINCT query_id) FROM pairs_accepted GROUP BY split ORDER BY split"
     ).fetchall()
     counts = {name: pq.read_metadata(folder / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
+    for name in (QUERIES, QRELS):
+        _add_file(digest, folder / name)
     return Accepted(
-        _content(folder),
+        digest.hexdigest(),
         {"rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits)},
     )
 
 
+_PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "text", "text_hash")])
+_AT_ONCE = 8192  # rows of a row group, at most
+_AT_ONCE_BYTES = 8 * 2**20  # of their texts
 _MOVED = pa.schema([("wording", pa.string()), ("to_split", pa.string())])
 
 
@@ -104,16 +113,51 @@ def _copy(connection: duckdb.DuckDBPyConnection, select: str, file: Path) -> Non
     connection.execute(f"COPY ({select}) TO {quoted(file)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)")
 
 
-def _content(folder: Path) -> str:
-    """SHA-256 over all values of the three tables; passages by id, title length and the hash of their full text."""
-    digest = hashlib.sha256()
-    for file, columns in ((PASSAGES, ["passage_id", "title", "text_hash"]), (QUERIES, None), (QRELS, None)):
-        with pq.ParquetFile(folder / file) as table:
-            for batch in table.iter_batches(columns=columns):
-                for row in zip(*(batch.column(name).to_pylist() for name in batch.schema.names), strict=True):
-                    digest.update(repr(_named(file, row)).encode())
-    return digest.hexdigest()
+def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: Path, digest: ContentDigest) -> None:
+    """One row group is compressed while the texts of the next are read.
+
+    Only ids, titles and places are put in order: sorting whole rows would write every text to disk again.
+    """
+    written = None
+    with (
+        ThreadPoolExecutor(1) as aside,
+        pq.ParquetWriter(
+            file,
+            _PASSAGE,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=False,
+            write_statistics=["passage_id"],
+        ) as writer,
+    ):
+        for rows in _in_order(connection, scratch):
+            for name in ("passage_id", "text_hash"):
+                digest.add(name, rows[name])
+            digest.add("title_size", pc.binary_length(rows["title"]))  # the hash is of title and text together
+            if written is not None:
+                written.result()
+            written = aside.submit(writer.write_batch, rows)
+        if written is not None:
+            written.result()
 
 
-def _named(file: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (row[0], len(row[1]), row[2]) if file == PASSAGES else row
+def _in_order(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:
+    order = connection.sql(
+        "SELECT passage_id, coalesce(title, '') AS title, text_at, text_size FROM passages_accepted ORDER BY passage_id"
+    )
+    with LongTextReader(long_texts(scratch, "passages", "text")) as texts:
+        for batch in order.to_arrow_reader(_AT_ONCE):
+            for rows in portions(batch, "text_size", _AT_ONCE_BYTES):
+                found = texts.read(rows["text_at"], rows["text_size"])
+                pairs = zip(rows["title"].to_pylist(), found, strict=True)
+                hashes = [None if text is None else hash_of_utf8(title, text) for title, text in pairs]
+                text = pa.array(found, pa.binary()).cast(pa.string())
+                columns = [rows["passage_id"], rows["title"], text, pa.array(hashes, pa.string())]
+                yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)
+
+
+def _add_file(digest: ContentDigest, file: Path) -> None:
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            for name in batch.schema.names:
+                digest.add(f"{file.stem} {name}", batch[name])

@@ -12,12 +12,13 @@ from tasks.core.settings import cores
 if TYPE_CHECKING:
     import duckdb
 
-_MEMORY = "512MB"
+_GROUP_ROWS = 20_480
+_MEMORY = "256MB"
 
 
 @contextmanager
 def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that is gone afterwards; what does not fit into 512 MB is spilled under `scratch`."""
+    """An in-memory database that is gone afterwards; what does not fit into 256 MB is spilled under `scratch`."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
@@ -30,6 +31,13 @@ def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     }
     with duckdb.connect(config=settings) as connection:
         yield connection
+
+
+def keep(connection: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:
+    """Write what a query gives into a Parquet file, in row groups so small that writing them takes little memory."""
+    connection.execute(
+        f"COPY ({query}) TO {quoted(file)} (FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE {_GROUP_ROWS})"
+    )
 
 
 def quoted(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from data_contracts.contract import Contract
 from data_contracts.measures import Kind, Measured
 from tasks.core.data.database import one_number, quoted
+from tasks.core.data.longtexts import LONG, LongTextReader, long_texts
 from tasks.core.data.near import words
 from tasks.core.data.snapshot import PASSAGES, QUERIES
 from tasks.core.receipts import Snapshot
@@ -26,13 +28,15 @@ _OLD = {"passages": PASSAGES, "queries": QUERIES}
 _ROWS = {"passages": "passages_accepted", "queries": "queries_accepted", "qrels": "pairs_accepted"}
 
 
-def measure_whole(connection: duckdb.DuckDBPyConnection, contract: Contract, last: Snapshot | None) -> None:
+def measure_whole(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, last: Snapshot | None, scratch: Path
+) -> None:
     """Create the view `<table>_whole`: one row with the figures that the contract's rules ask for.
 
     Those that compare with `last` are null without it, and where one side has fewer than 1,000 letters or words.
     """
     asked = {rule.measured for rule in contract.of_kind(Kind.WHOLE)}
-    figures = {one.column: _figure(connection, contract.table, one, last) for one in asked}
+    figures = {one.column: _figure(connection, contract.table, one, last, scratch) for one in asked}
     row = pa.table({"row": [0], **{name: pa.array([value], pa.float64()) for name, value in figures.items()}})
     connection.register(f"{contract.table}_whole", row)
 
@@ -49,7 +53,7 @@ def script_shares(texts: list[str]) -> dict[str, float]:
 
 
 def _figure(
-    connection: duckdb.DuckDBPyConnection, table: str, measured: Measured, last: Snapshot | None
+    connection: duckdb.DuckDBPyConnection, table: str, measured: Measured, last: Snapshot | None, scratch: Path
 ) -> float | None:
     if measured.of == "table":
         now = one_number(connection, f"SELECT count(*) FROM {_ROWS[table]}")
@@ -60,16 +64,24 @@ def _figure(
     if last is None:
         return None
     key = {"passages": "passage_id", "queries": "query_id"}[table]
-    new = _texts(connection, f"{table}_accepted", key, measured.of)
+    aside = long_texts(scratch, table, measured.of) if measured.of in LONG[table] else None
+    new = _texts(connection, f"{table}_accepted", key, measured.of, aside)
     old = _texts(connection, f"read_parquet({quoted(last.path / _OLD[table])})", key, measured.of)
     return _moved(old, new) if measured.measure == "scripts" else _familiar(old, new)
 
 
-def _texts(connection: duckdb.DuckDBPyConnection, source: str, key: str, column: str) -> list[str]:
-    found = connection.execute(
-        f"SELECT left({column}, {_CHARACTERS}) FROM {source} ORDER BY hash({key}), {key} LIMIT {_TEXTS}"
-    ).fetchall()
-    return [text for (text,) in found]
+def _texts(
+    connection: duckdb.DuckDBPyConnection, source: str, key: str, column: str, aside: Path | None = None
+) -> list[str]:
+    """The beginnings of some texts, which lie in `source` or in the file `aside`."""
+    drawn = f"FROM {source} ORDER BY hash({key}), {key} LIMIT {_TEXTS}"
+    if aside is None:
+        found = connection.execute(f"SELECT left({column}, {_CHARACTERS}) {drawn}").fetchall()
+        return [text for (text,) in found]
+    places = connection.sql(f"SELECT {column}_at, least({column}_size, {4 * _CHARACTERS}) {drawn}").to_arrow_table()
+    with LongTextReader(aside) as texts:
+        cut = texts.read(places.column(0), places.column(1))
+    return [one.decode("utf-8", "ignore")[:_CHARACTERS] for one in cut if one is not None]
 
 
 def _moved(old: list[str], new: list[str]) -> float | None:

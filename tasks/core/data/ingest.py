@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _log = logging.getLogger("nightshift.ingest")
-_VERSION = 2  # raise it when the same source would give other rows
+_VERSION = 3  # raise it when the same source would give other rows
+_FORM = 2  # raise it when the same rows would give another digest of their content
 REFUSED = "refused"  # folder under home: quarantines of nights that were stopped
 
 
@@ -100,7 +101,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
     last = finished(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
     with database(scratch) as connection:
         tallies, rules = judge(connection, read, scratch, settings.data, last)
-        write_quarantine(connection, folder)
+        write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, load_contracts(), tallies, rules)
         tell(source.name, tallies, rules)
@@ -125,14 +126,14 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
 def _snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Settings) -> Snapshot:
     rows = scratch / "accepted"
     rows.mkdir()
-    accepted = write_accepted(connection, rows)
+    accepted = write_accepted(connection, rows, scratch)
 
     def build(folder: Path) -> Mapping[str, Any]:
         for file in files_under(rows):
             file.rename(folder / file.name)
         return accepted.fields
 
-    return produce(settings.home, Snapshot, {"content": accepted.digest}, build)
+    return produce(settings.home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
 
 
 def _keep(folder: Path, kept: Path) -> None:

@@ -9,26 +9,32 @@ instead of hashing all its words, as MinHash would have to.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.core.data.database import one_number
+from tasks.core.data.longtexts import LONG, LongTextReader, LongTextWriter, long_texts, portions
 from tasks.core.mining.shingles import shingle
+from tasks.core.settings import cores
 
 if TYPE_CHECKING:
     import duckdb
 
 _log = logging.getLogger("nightshift.ingest")
 _LIMIT = 50_000  # pairs compared at most: some three seconds
-_AT_ONCE = 1_000  # pairs in memory
+_AT_ONCE = 1_000  # pairs that one thread compares at once
+_AT_ONCE_BYTES = 4 * 2**20  # of their texts
 _READ = 20_000  # characters of a text that are compared
 _LOWEST = 0.5  # similarity that is worth a line
 _PAIRS = pa.schema([("row", pa.int64()), ("value", pa.float64())])
 
 
-def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
+def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str, scratch: Path) -> None:
     """Create the table `<table>_near` (row, value): rows like an earlier one, with their highest similarity.
 
     Equal texts are left out: they are copies. At most 50,000 pairs are compared, spread evenly; the log says so.
@@ -42,13 +48,15 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> Non
     connection.execute(
         f"CREATE TEMP TABLE candidates AS SELECT * FROM every_candidate ORDER BY hash(row), row, other LIMIT {_LIMIT}"
     )
-    connection.execute(f"""
-        CREATE TEMP TABLE candidate_texts AS SELECT row, left({of}, {_READ}) AS text FROM {table}_passed
-        JOIN (SELECT row FROM candidates UNION SELECT other FROM candidates) USING (row)""")
+    file = _at_hand(connection, table, of, scratch)
     pairs = connection.sql("""
-        SELECT c.row AS row, a.text AS text, b.text AS other
+        SELECT c.row AS row, a.at AS at, a.size AS size, b.at AS other_at, b.size AS other_size,
+               a.size + b.size AS together
         FROM candidates c JOIN candidate_texts a ON a.row = c.row JOIN candidate_texts b ON b.row = c.other""")
-    found = [_similar(batch) for batch in pairs.to_arrow_reader(_AT_ONCE)]
+    batches = pairs.to_arrow_table().combine_chunks().to_batches(_AT_ONCE)
+    parts = [part for batch in batches for part in portions(batch, "together", _AT_ONCE_BYTES)]
+    with LongTextReader(file) as texts, ThreadPoolExecutor(cores()) as several:
+        found = list(several.map(partial(_similar, texts), parts))
     connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))
     connection.execute(f"INSERT INTO {table}_near SELECT row, max(value) FROM near_rows GROUP BY row")
     connection.unregister("near_rows")
@@ -80,7 +88,35 @@ def _candidates(table: str, of: str, end: str) -> str:
         WHERE before IS NOT NULL AND own <> pair.hash"""
 
 
-def _similar(batch: pa.RecordBatch) -> pa.Table:
-    value = jaccard(batch["text"], batch["other"])
+def _at_hand(connection: duckdb.DuckDBPyConnection, table: str, of: str, scratch: Path) -> Path:
+    """Create the table `candidate_texts` (row, at, size): where the beginning of each candidate's text lies in the file
+    that is returned.
+    """
+    wanted = f"FROM {table}_passed JOIN (SELECT row FROM candidates UNION SELECT other FROM candidates) USING (row)"
+    if of in LONG[table]:
+        connection.execute(
+            "CREATE TEMP TABLE candidate_texts AS "
+            f"SELECT row, {of}_at AS at, least({of}_size, {4 * _READ}) AS size {wanted}"
+        )
+        return long_texts(scratch, table, of)
+    file = scratch / f"{table}_{of}_candidates.txt"
+    connection.execute("CREATE TEMP TABLE candidate_texts (row BIGINT, at BIGINT, size BIGINT)")
+    texts = connection.sql(f"SELECT row, left({of}, {_READ}) AS text {wanted}").to_arrow_table()
+    with LongTextWriter(file) as writer:
+        for batch in texts.to_batches():
+            at, size = writer.add(batch["text"])
+            connection.register("laid", pa.table({"row": batch["row"], "at": at, "size": size}))
+            connection.execute("INSERT INTO candidate_texts SELECT * FROM laid")
+            connection.unregister("laid")
+    return file
+
+
+def _similar(texts: LongTextReader, pairs: pa.RecordBatch) -> pa.Table:
+    value = jaccard(_read(texts, pairs["at"], pairs["size"]), _read(texts, pairs["other_at"], pairs["other_size"]))
     near = pa.array(value >= _LOWEST)
-    return pa.table([batch["row"], pa.array(value)], schema=_PAIRS).filter(near)
+    return pa.table([pairs["row"], pa.array(value)], schema=_PAIRS).filter(near)
+
+
+def _read(texts: LongTextReader, starts: pa.Array, sizes: pa.Array) -> pa.Array:
+    beginnings = [(one or b"").decode("utf-8", "ignore")[:_READ] for one in texts.read(starts, sizes)]
+    return pa.array(beginnings, pa.string())

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_contracts.contract import ROWS_OF, Contract, contract_file
 from tasks.core.data.database import one_number, quoted
+from tasks.core.data.longtexts import LONG, LongTextReader, long_texts, portions
+from tasks.core.data.rows import COLUMNS
 from tasks.core.files import write_json
 from tasks.core.receipts import RuleCount
 
@@ -17,6 +25,17 @@ if TYPE_CHECKING:
 SOURCE_TABLES = tuple(dict.fromkeys(ROWS_OF.values()))  # those that have rows of their own
 QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _EXAMPLES = 3
+_LINE = [
+    ("table", pa.string()),
+    ("file", pa.string()),
+    ("row", pa.int64()),
+    ("key", pa.string()),
+    ("rule", pa.string()),
+]
+_REFUSED = pa.schema([*_LINE, ("reason", pa.string()), ("record", pa.string())])
+_VALUE = "value_"
+_AT_ONCE = 4096  # refused rows in memory
+_AT_ONCE_BYTES = 16 * 2**20  # of their records
 _KEYS = {"passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split")}
 
 
@@ -36,21 +55,22 @@ class Tally:
         return self.quarantined / self.read if self.read else 0.0
 
 
-def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> None:
     """Write `quarantine.parquet` and `warnings.parquet` into `folder`, ordered by table, file and row.
 
     The first has one line for each refused row (table, file, row, key, rule, reason, record): a row that broke several
     rules names the first in `rule` and all of them in `reason`. The second has one line for each rule that an accepted
     or refused row was pointed at by (table, file, row, key, rule), without its text.
     """
-    refused = " UNION ALL ".join(_refused(table) for table in SOURCE_TABLES)
+    with pq.ParquetWriter(folder / QUARANTINE, _REFUSED, compression="zstd") as writer:
+        for table in SOURCE_TABLES:
+            for batch in _refused(connection, table, scratch):
+                writer.write_batch(batch)
     pointed = " UNION ALL ".join(_pointed(table) for table in SOURCE_TABLES)
-    columns = '"table", file, row, key, rule'
-    for query, name in (
-        (f"SELECT {columns}, reason, record FROM ({refused}) ORDER BY place, number", QUARANTINE),
-        (f"SELECT {columns} FROM ({pointed}) ORDER BY place, number, id", WARNINGS),
-    ):
-        connection.execute(f"COPY ({query}) TO {quoted(folder / name)} (FORMAT parquet, COMPRESSION zstd)")
+    connection.execute(
+        f'COPY (SELECT "table", file, row, key, rule FROM ({pointed}) ORDER BY place, number, id) '
+        f"TO {quoted(folder / WARNINGS)} (FORMAT parquet, COMPRESSION zstd)"
+    )
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Tally:
@@ -92,18 +112,44 @@ def _with_offenders(connection: duckdb.DuckDBPyConnection, rule: RuleCount) -> R
     return rule.model_copy(update={"observed": share, "offenders": tuple(place for (place,) in found)})
 
 
-def _refused(table: str) -> str:
-    return f"""
+def _refused(connection: duckdb.DuckDBPyConnection, table: str, scratch: Path) -> Iterator[pa.RecordBatch]:
+    """The refused rows of a table in their order, with their records."""
+    names = [name for name in COLUMNS[table] if name not in LONG[table]]
+    short = ", ".join(f"any_value(s.{name})::VARCHAR AS {_VALUE}{name}" for name in names)
+    long = ", ".join(f"any_value(s.{name}_{part}) AS {name}_{part}" for name in LONG[table] for part in ("at", "size"))
+    sizes = " + ".join(f"coalesce(any_value(s.{name}_size), 0)" for name in LONG[table])
+    rows = connection.sql(f"""
         SELECT '{table}' AS "table", any_value(s.file) AS file, any_value(s.line) AS row,
                any_value({_key(table)}) AS key, arg_min(r.name, r.id) AS rule,
                string_agg(coalesce(r.reason, s.fault_detail), '; ' ORDER BY r.id)
                    || coalesce(any_value(' (first at ' || first.file || ':' || first.line || ')'), '') AS reason,
-               any_value(s.record) AS record, {SOURCE_TABLES.index(table)} AS place, s.row AS number
+               any_value(s.form) AS form, {long}, {sizes} AS size, {short}
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
         LEFT JOIN {table}_compared c ON c.row = f.row AND c.nth > 1
         LEFT JOIN {table}_staged first ON first.row = c.first_row
         WHERE f.rows_of = '{table}' AND f.severity = 'error'
-        GROUP BY s.row"""
+        GROUP BY s.row ORDER BY s.row""")
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(LongTextReader(long_texts(scratch, table, name))) for name in LONG[table]}
+        for batch in rows.to_arrow_reader(_AT_ONCE):
+            for part in portions(batch, "size", _AT_ONCE_BYTES):
+                columns = [part[name] for name in _REFUSED.names[:-1]]
+                yield pa.RecordBatch.from_arrays([*columns, _records(part, files)], schema=_REFUSED)
+
+
+def _records(rows: pa.RecordBatch, files: Mapping[str, LongTextReader]) -> pa.Array:
+    """The raw records: kept as they were read, or written again from the columns that their form names."""
+    long = {name: file.read(rows[f"{name}_at"], rows[f"{name}_size"]) for name, file in files.items()}
+    texts = {name: [None if one is None else one.decode() for one in found] for name, found in long.items()}
+    records = texts.pop("record")
+    short = rows.select([name for name in rows.schema.names if name.startswith(_VALUE)]).to_pylist()
+    for place, form in enumerate(rows["form"].to_pylist()):
+        if form is not None:
+            values = {name.removeprefix(_VALUE): value for name, value in short[place].items()}
+            values |= {name: found[place] for name, found in texts.items()}
+            named = {own: name and values[name] for own, name in json.loads(form).items()}
+            records[place] = json.dumps(named, ensure_ascii=False)
+    return pa.array(records, pa.string())
 
 
 def _pointed(table: str) -> str:

@@ -40,7 +40,8 @@ _PROVENANCE = [
     ("row", pa.int64()),  # from 0 over all files of the table, in their order; numbers may be left out
     ("file", pa.string()),
     ("line", pa.int64()),  # from 1: the line, the place in the array, or the row of a columnar file
-    ("record", pa.string()),  # the raw record; bytes that are not UTF-8 as \xNN
+    ("record", pa.string()),  # the raw record; bytes that are not UTF-8 as \xNN; null where `form` says it
+    ("form", pa.string()),  # JSON: the record's own names, each with the column here whose text is its value, or null
     ("fault", pa.string()),
     ("fault_detail", pa.string()),
     ("fault_key", pa.string()),
@@ -55,6 +56,7 @@ _VALUES = {
         ("relevance", pa.int32()),
     ],
 }
+COLUMNS = {table: tuple(name for name, _ in values) for table, values in _VALUES.items()}
 SCHEMAS = {table: pa.schema([*_PROVENANCE, *values]) for table, values in _VALUES.items()}
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 8 * 2**20
@@ -107,6 +109,7 @@ class Rows:
             pa.array([raw.file for raw in self._raws], pa.string()),
             pa.array([raw.number for raw in self._raws], pa.int64()),
             self._records(),
+            pa.nulls(count, pa.string()),
             *(pa.array(self._of_faults(part), pa.string()) for part in range(3)),
         ]
         values = zip(*self._values, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 
+HELD_OUT = {"dev", "test"}
 _log = logging.getLogger("nightshift.ingest")
 
 

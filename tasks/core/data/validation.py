@@ -1,7 +1,7 @@
 """Holds staged rows against their contracts and says, row by row, what failed.
 
-DuckDB measures each row into a few small numbers, in a file; Great Expectations judges the distinct values of each of
-them; so neither texts nor all rows are ever in Python's memory, and a million rows cost little more than a thousand.
+Each row was measured into a few small numbers when it was staged; Great Expectations judges the distinct values of each
+of them; so neither texts nor all rows are ever in Python's memory, and a million rows cost little more than a thousand.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data_contracts.contract import Contract, ContractError, Rule
-from data_contracts.measures import HASHES, KEY, Kind, compared_sql, odd_sql, row_sql
-from tasks.core.data.database import one_number, quoted
+from data_contracts.measures import KEY, Kind, compared_sql
+from tasks.core.data.database import keep, one_number, quoted
 from tasks.core.data.nearness import find_near
 from tasks.core.data.rows import FAULTS
 from tasks.core.errors import NightshiftError
@@ -43,7 +43,9 @@ def prepare(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) ->
 
 
 def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> list[RuleCount]:
-    """Judge the rows of the view `<table>_staged`; add what failed to `failed`; create the view `<table>_accepted`.
+    """Judge the rows of the views `<table>_staged` and `<table>_measured`; add what failed to `failed`.
+
+    Creates the view `<table>_accepted`.
 
     Rules about single rows come first. Rules that compare rows see only rows that passed them, so that a broken
     first copy never costs its good repetition. Returns one count per rule, the reader's own rules first.
@@ -52,13 +54,12 @@ def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch:
     table = contract.table
     counts = _reader_counts(connection, table) if table in FAULTS else []
     alone, compared = contract.of_kind(Kind.ROW), contract.of_kind(Kind.COMPARED)
-    _measure_rows(connection, contract, scratch)
     counts += _judged(connection, contract, alone, f"{table}_measured")
     for name in ("passed", "accepted"):  # the same rows: `accepted` is complete only when validate returns
         connection.execute(f"CREATE VIEW {table}_{name} AS SELECT * FROM {_passed(contract, 'staged')}")
     _find_repeated_keys(connection, contract)
     for of in {rule.measured.of for rule in compared if rule.measured.measure == "nearness"}:
-        find_near(connection, table, of)
+        find_near(connection, table, of, scratch)
     for of in {rule.measured.of for rule in compared if rule.measured.measure == "copies"}:
         _find_again(connection, table, of)
     _compare_rows(connection, contract, compared, scratch / f"{table}_compared.parquet")
@@ -116,38 +117,20 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
     ]  # fmt: skip
 
 
-def _measure_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> None:
-    """One narrow row for each staged row, in a file: what the rules of rows ask for, and hashes to find equals by."""
-    measured = [rule.measured for rule in contract.of_kind(Kind.ROW)]
-    columns = {one.column: row_sql(one, contract.foreign.get(one.of)) for one in measured}
-    columns[f"{KEY}_hash"] = f"hash({', '.join(contract.key)})"
-    for rule in contract.of_kind(Kind.COMPARED):
-        if rule.measured.measure in ("copies", "nearness"):
-            columns |= {f"{rule.measured.of}_{name}": sql.format(p=rule.measured.of) for name, sql in HASHES.items()}
-    odd = ", ".join(["*", *(f"{expression} AS {name}" for name, expression in odd_sql(measured).items())])
-    _keep(
-        connection,
-        f"SELECT {_listed(columns)} FROM (SELECT {odd} FROM {contract.table}_staged WHERE fault IS NULL)",
-        f"{contract.table}_measured",
-        scratch / f"{contract.table}_measured.parquet",
-    )
-
-
 def _find_repeated_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """The rows whose key occurs again, each beside the first one of its key."""
     table = contract.table
     _find_again(connection, table, KEY)
-    content = ", ".join(name for name in contract.properties if name not in contract.key)
     connection.execute(f"""
         CREATE TABLE {table}_compared AS
-        SELECT row, row_number() OVER same AS nth, hash({content}) AS content,
-               first_value(row) OVER same AS first_row, first_value(hash({content})) OVER same AS first_content
+        SELECT row, row_number() OVER same AS nth, {KEY}_content AS content,
+               first_value(row) OVER same AS first_row, first_value({KEY}_content) OVER same AS first_content
         FROM {table}_passed JOIN {table}_{KEY}_again USING (row)
         WINDOW same AS (PARTITION BY {", ".join(contract.key)} ORDER BY row)""")
 
 
 def _find_again(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
-    """The rows that share a hash, as a table: knowing that they are few, DuckDB does not hold the texts of all."""
+    """The rows that share a hash, as a table: knowing that they are few, DuckDB does not hold those of all."""
     connection.execute(f"""
         CREATE TEMP TABLE {table}_{of}_again AS SELECT row FROM {table}_measured
         WHERE {of}_hash IN (SELECT {of}_hash FROM {table}_measured GROUP BY {of}_hash HAVING count(*) > 1)""")
@@ -166,7 +149,7 @@ def _compare_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, rul
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, query: str, view: str, file: Path) -> None:
-    connection.execute(f"COPY ({query}) TO {quoted(file)} (FORMAT parquet, COMPRESSION lz4)")
+    keep(connection, query, file)
     connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quoted(file)})")
 
 

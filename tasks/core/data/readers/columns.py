@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.data.readers.fields import relevance, utf8
 from tasks.core.data.rows import SCHEMAS, Fault
@@ -27,6 +29,7 @@ _NAMES = {  # table -> its columns in order, each with the names it goes by; the
     },
 }
 _OPTIONAL = ("title", "split")
+_PLAIN = r"^(0|-?[1-9][0-9]{0,8})$"  # a whole number of 32 bits, written as we would
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
 
@@ -73,18 +76,22 @@ def rows_of(batch: pa.RecordBatch, layout: Layout, file: str, first_row: int, do
         name: _text(batch.column(one), one, faults) for name, one in layout.columns.items() if name != "relevance"
     }
     scores = _scores(batch.column(layout.columns["relevance"]), faults) if layout.table == "qrels" else None
-    records = _records(layout, values, scores)
+    plain = scores is None or _plain(scores)
+    own = dict(values)
     if layout.table == "passages":
         values["title"] = values["title"].fill_null("") if "title" in values else _repeated("", count)
     if scores is not None:
         values.setdefault("split", _repeated(layout.split, count))
-        values["relevance"] = _relevance(scores, values, faults)
+        values["relevance"] = scores.cast(pa.int32()) if plain else _relevance(scores, values, faults)
+    told = range(count) if not plain else sorted(faults)
+    records = {place: _record(layout, own, scores, place) for place in told}
     columns = [
-        pa.array(range(first_row, first_row + count), pa.int64()),
+        pa.array(np.arange(first_row, first_row + count), pa.int64()),
         _repeated(file, count),
-        pa.array(range(done + 1, done + 1 + count), pa.int64()),
-        records,
-        *(_of_faults(faults, part, count) for part in range(3)),
+        pa.array(np.arange(done + 1, done + 1 + count), pa.int64()),
+        _sparse(records, count),
+        _forms(layout, own, records, count),
+        *(_sparse({place: fault[part] for place, fault in faults.items()}, count) for part in range(3)),
     ]
     schema = SCHEMAS[layout.table]
     columns += [values[name] for name in schema.names[len(columns) :]]
@@ -124,14 +131,19 @@ def _content(column: pa.Array) -> pa.Array:
     return content.cast(pa.binary())
 
 
-def _scores(column: pa.Array, faults: dict[int, Fault]) -> list[Any]:
+def _scores(column: pa.Array, faults: dict[int, Fault]) -> pa.Array:
+    """Numbers with a point as they are, everything else as text."""
     numeric = pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
-    return (column if numeric else _text(column, "score", faults)).to_pylist()
+    return column if numeric else _text(column, "score", faults)
 
 
-def _relevance(scores: list[Any], values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:
+def _plain(scores: pa.Array) -> bool:
+    return bool(pa.types.is_string(scores.type) and pc.all(pc.match_substring_regex(scores, _PLAIN)).as_py())
+
+
+def _relevance(scores: pa.Array, values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:
     found: list[int | None] = []
-    for place, score in enumerate(scores):
+    for place, score in enumerate(scores.to_pylist()):
         text = str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
         key = f"{values['query_id'][place]} {values['passage_id'][place]}"
         number = None if score is None else relevance(text, key)
@@ -141,19 +153,34 @@ def _relevance(scores: list[Any], values: dict[str, pa.Array], faults: dict[int,
     return pa.array(found, pa.int32())
 
 
-def _records(layout: Layout, values: dict[str, pa.Array], scores: list[Any] | None) -> pa.Array:
-    """The rows as JSON, under the names that the file has for its columns."""
-    lists = {layout.columns[name]: column.to_pylist() for name, column in values.items()}
+def _record(layout: Layout, values: dict[str, pa.Array], scores: pa.Array | None, place: int) -> str:
+    """A row as JSON, under the names that the file has for its columns."""
+    row = {layout.columns[name]: column[place].as_py() for name, column in values.items()}
     if scores is not None:
-        lists[layout.columns["relevance"]] = scores
-    rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
-    return pa.array([json.dumps(row, ensure_ascii=False, default=str) for row in rows], pa.string())
+        row[layout.columns["relevance"]] = scores[place].as_py()
+    return json.dumps(row, ensure_ascii=False, default=str)
 
 
-def _of_faults(faults: dict[int, Fault], part: int, count: int) -> pa.Array:
-    if not faults:
+def _forms(layout: Layout, values: dict[str, pa.Array], records: dict[int, str], count: int) -> pa.Array:
+    """How to write the records that are not written down here, of which quarantine will want but a few."""
+    if len(records) == count:
         return pa.nulls(count, pa.string())
-    return pa.array([faults[place][part] if place in faults else None for place in range(count)], pa.string())
+    names = {layout.columns[name]: name for name in [*values, *(["relevance"] if layout.table == "qrels" else [])]}
+    forms = _repeated(json.dumps(names), count)
+    if "title" in values and values["title"].null_count:  # staged as empty
+        without = json.dumps({**names, layout.columns["title"]: None})
+        forms = pc.if_else(values["title"].is_null(), without, forms)
+    if records:
+        given = np.zeros(count, bool)
+        given[list(records)] = True
+        forms = pc.if_else(pa.array(given), None, forms)
+    return forms
+
+
+def _sparse(texts: Mapping[int, str | None], count: int) -> pa.Array:
+    if not texts:
+        return pa.nulls(count, pa.string())
+    return pa.array([texts.get(place) for place in range(count)], pa.string())
 
 
 def _repeated(text: str | None, count: int) -> pa.Array:

@@ -1,0 +1,79 @@
+"""Keeps the long texts of a table out of the database: end to end in one file, each found by its first byte and size.
+
+So every query is over narrow rows, whatever their texts weigh, and a text is read only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# The columns that are kept aside. Of `text` the staged rows have `text_at` (bytes from the start of the file) and
+# `text_size` (in bytes) instead; both are null where the text is.
+LONG = {"passages": ("text", "record"), "queries": ("record",), "qrels": ("record",), "pairs": ()}
+
+
+def long_texts(scratch: Path, table: str, column: str) -> Path:
+    """The file that holds a column."""
+    return scratch / f"{table}_{column}.txt"
+
+
+class LongTextWriter:
+    """Appends texts to a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._stream = file.open("wb")
+        self._end = 0
+
+    def add(self, texts: pa.Array) -> tuple[pa.Array, pa.Array]:
+        """Append `texts` (strings); where each begins and its size, both int64, null where the text is."""
+        _, offsets, content = texts.buffers()
+        if not len(texts) or content is None:
+            starts = np.full(len(texts), self._end)
+        else:
+            ends = np.frombuffer(offsets, np.int32, len(texts) + 1, offset=4 * texts.offset).astype(np.int64)
+            self._stream.write(memoryview(content)[ends[0] : ends[-1]])
+            starts = ends[:-1] - ends[0] + self._end
+            self._end += int(ends[-1] - ends[0])
+        null = texts.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(starts, pa.int64(), mask=null), pc.binary_length(texts).cast(pa.int64())
+
+    def __enter__(self) -> LongTextWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stream.close()
+
+
+class LongTextReader:
+    """Reads texts from any place of a file; memory holds only what was asked for."""
+
+    def __init__(self, file: Path) -> None:
+        self._stream = file.open("rb", buffering=0)
+
+    def read(self, starts: pa.Array, sizes: pa.Array) -> list[bytes | None]:
+        """The UTF-8 of the texts that begin at `starts` and have `sizes`."""
+        handle = self._stream.fileno()
+        places = zip(starts.to_pylist(), sizes.to_pylist(), strict=True)
+        return [None if at is None else os.pread(handle, size, at) for at, size in places]
+
+    def __enter__(self) -> LongTextReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stream.close()
+
+
+def portions(batch: pa.RecordBatch, sizes: str, limit: int) -> Iterator[pa.RecordBatch]:
+    """Cut a batch so that the column `sizes` of each part adds up to about `limit` (more where one row alone does)."""
+    weights = pc.fill_null(batch[sizes], 0).to_numpy()
+    cuts = np.flatnonzero(np.diff(np.cumsum(weights) // limit)) + 1
+    edges = [0, *cuts.tolist(), batch.num_rows]
+    return (batch.slice(start, end - start) for start, end in pairwise(edges) if end > start)
