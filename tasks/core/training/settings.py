@@ -39,7 +39,7 @@ class TrainingSettings(Section):
     dev_passages: int = Field(1000, ge=10, description="passages they are ranked over: answers, BM25's best, random")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU or GPU has it")
     memory_tokens: int = Field(
-        32_768,
+        16_384,
         ge=128,
         description="tokens whose activations a process holds at once; a larger batch goes through a gradient cache",
     )
