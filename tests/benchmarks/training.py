@@ -206,8 +206,8 @@ def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, 
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
-        losses,
     )
+    from sentence_transformers.sentence_transformer import losses
     from transformers import TrainerCallback
 
     from tasks.core.settings import EncoderSettings

@@ -36,7 +36,7 @@ class TrainingSettings(Section):
     evaluate_every: int = Field(100, ge=0, description="steps between looks at dev nDCG@10; 0: never")
     patience: int = Field(3, ge=1, description="looks in a row without a better dev nDCG@10 that end the training")
     dev_queries: int = Field(100, ge=1, description="dev queries looked at")
-    dev_passages: int = Field(1000, ge=10, description="passages they are ranked over: answers, BM25's best, random")
+    dev_passages: int = Field(500, ge=10, description="passages they are ranked over: answers, BM25's best, random")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU or GPU has it")
     memory_tokens: int = Field(
         16_384,
