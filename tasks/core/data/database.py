@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import duckdb
 
 _GROUP_ROWS = 20_480
-_MEMORY = "256MB"
+_MEMORY_A_THREAD = 64  # MB: millions of ids are joined and sorted in it at little more than the time it takes in 256
 
 
 @contextmanager
 def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that is gone afterwards; what does not fit into 256 MB is spilled under `scratch`."""
+    """An in-memory database that is gone afterwards; what does not fit into 64 MB a thread is spilled to `scratch`."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": _MEMORY,
+        "memory_limit": f"{_MEMORY_A_THREAD * max(2, cores())}MB",
         "temp_directory": str(scratch / "spill"),
         "threads": cores(),
         "preserve_insertion_order": False,  # it costs memory; what must be in order says so

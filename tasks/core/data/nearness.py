@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nightshift.ingest")
 _LIMIT = 50_000  # pairs compared at most: some three seconds
-_AT_ONCE = 1_000  # pairs that one thread compares at once
+_AT_ONCE = 500  # pairs that one thread compares at once
 _AT_ONCE_BYTES = 4 * 2**20  # of their texts
 _READ = 20_000  # characters of a text that are compared
 _LOWEST = 0.5  # similarity that is worth a line

@@ -46,6 +46,7 @@ def stage_source(
             raise
         finally:
             connection.unregister("incoming")
+    pa.default_memory_pool().release_unused()  # what the texts took
 
 
 def stage(connection: duckdb.DuckDBPyConnection, contract: Contract, rows: str, scratch: Path) -> None:
