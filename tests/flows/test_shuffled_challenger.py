@@ -98,7 +98,7 @@ def test_a_real_challenger_trained_on_shuffled_qrels_is_rejected(
         "NIGHTSHIFT_DATA__FORMAT": "demo",
         "NIGHTSHIFT_ENCODER__MODEL": "sentence-transformers/all-MiniLM-L6-v2",
         "NIGHTSHIFT_ENCODER__PASSAGE_TOKENS": "64",
-        "NIGHTSHIFT_DATA__MAX_PASSAGES": "1500",
+        "NIGHTSHIFT_DATA__MAX_PASSAGES": "800",
         "NIGHTSHIFT_TRAINING__LEARNING_RATE": "5e-5",
         "NIGHTSHIFT_TRAINING__BATCH_SIZE": "32",
         "NIGHTSHIFT_TRAINING__EPOCHS": "1",
@@ -113,7 +113,8 @@ def test_a_real_challenger_trained_on_shuffled_qrels_is_rejected(
     shuffled = {
         "NIGHTSHIFT_DATA__FORMAT": "beir",
         "NIGHTSHIFT_DATA__PATH": str(source),
-        "NIGHTSHIFT_TRAINING__EPOCHS": "4",
+        "NIGHTSHIFT_TRAINING__EPOCHS": "2",
+        "NIGHTSHIFT_TRAINING__LEARNING_RATE": "2e-4",
     }
     rejected = nightshift("run", **{**demo, **STRICT, **shuffled})
     assert rejected.returncode == 0, rejected.stderr
