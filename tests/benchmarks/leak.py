@@ -3,9 +3,9 @@
     python tests/benchmarks/leak.py [FOLDER ...] [--source bm25|dense] [--margins 0.8 0.9 ...] [--cross-encoder MODEL]
 
 Each FOLDER is a collection in BEIR layout whose queries are judged exhaustively; a generated one always comes first:
-made-up places, eight things to know about each, and every one of them said in five ways, so that what BM25 ranks high
-beside the known positives is either another wording of the answer (hidden positives, all known here) or another fact
-in like words (true negatives). The encoder is the base model of the settings, untrained on any of it.
+made-up places, eight things to know about each, and every one of them said in five ways, one of them twice, so that
+what BM25 ranks high beside the known positives is either another wording of the answer (hidden positives, all known
+here) or another fact in like words (true negatives). The encoder is the base model of the settings, not trained on it.
 
 Of the candidates of one retriever, depth 100, as every filter set leaves them:
 
@@ -248,7 +248,7 @@ ASKED = 400
 
 
 def _generate(folder: Path) -> None:
-    """About 4,800 passages and 400 queries; everything that answers a query is known, because it was made so."""
+    """5,760 passages and 400 queries; everything that answers a query is known, because it was made so."""
     draw = random.Random(11)
     corpus, answers = [], {}
     for subject in [f"{kind} {_name(draw)}" for kind in KINDS for _ in range(PLACES // len(KINDS))]:
@@ -257,10 +257,10 @@ def _generate(folder: Path) -> None:
                 "n": draw.randint(101, 1990), "p": f"{_name(draw)} {_name(draw)}", "m": draw.choice(MATERIALS),
                 "d": draw.choice(DISASTERS),
             }  # fmt: skip
-            numbers = range(len(corpus), len(corpus) + len(statements))
+            numbers = range(len(corpus), len(corpus) + len(statements) + 1)
             answers[question.format(s=subject)] = [f"p{number}" for number in numbers]
-            said = [statement.format(s=subject, **values) for statement in statements]
-            corpus += [f"{one}. {draw.choice(ASIDES)}." for one in said]
+            said = [f"{one.format(s=subject, **values)}. {draw.choice(ASIDES)}." for one in statements]
+            corpus += [*said, f"{said[0]} Updated"]
     asked = draw.sample(sorted(answers), ASKED)
     (folder / "qrels").mkdir(parents=True)
     _lines(folder / "corpus.jsonl", ({"_id": f"p{row}", "title": "", "text": text} for row, text in enumerate(corpus)))

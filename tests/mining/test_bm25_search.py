@@ -72,9 +72,20 @@ def test_equal_scores_keep_snapshot_order_and_ranks_count_from_one(found):
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores, reverse=True)
     numbers = [int(row["passage_id"][1:]) for row in rows]
-    for tied in {round(score, 3) for score in scores}:  # Anserini sets equal scores 1e-6 apart
-        same = [number for number, score in zip(numbers, scores, strict=True) if round(score, 3) == tied]
+    for tied in set(scores):
+        same = [number for number, score in zip(numbers, scores, strict=True) if score == tied]
         assert same == sorted(same)
+
+
+def test_a_cut_among_equal_scores_takes_the_first_of_the_snapshot(world):
+    home, snapshot, index = world
+    asked = queries(snapshot)
+    deep = pq.read_table(search_bm25(home, index, asked, 1000, SETTINGS).path / "run.parquet").to_pylist()
+    scores = [row["score"] for row in deep if row["query_id"] == "ties"]
+    through = [depth for depth in range(1, 900) if scores[depth - 1] == scores[depth + 11]]  # more than are looked at
+    for depth in (through[0], through[-1]):
+        cut = pq.read_table(search_bm25(home, index, asked, depth, SETTINGS).path / "run.parquet").to_pylist()
+        assert cut == [row for row in deep if row["rank"] <= depth]
 
 
 def test_a_query_without_a_known_word_has_no_hit(found):
