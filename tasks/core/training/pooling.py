@@ -28,7 +28,7 @@ def prefixes(vectors: Tensor, dimensions: Sequence[int], normalize: bool) -> lis
     """The vectors (n, width) themselves and their first d numbers for each d of `dimensions`, longest first.
 
     With `normalize` each is scaled to length 1 again, as serving does. A Matryoshka loss (Kusupati et al. 2022,
-    "Matryoshka Representation Learning") adds up one loss over these, queries and passages cut alike.
+    "Matryoshka Representation Learning") is the mean of one loss over these, queries and passages cut alike.
     """
     wanted = sorted({*dimensions, vectors.shape[-1]}, reverse=True)
     return [prefix(vectors, one, normalize) for one in wanted]
