@@ -77,8 +77,8 @@ OF_A_TABLE = {
     # how many earlier rows have the very same value
     "copies": Compared(
         0,
-        "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY {p}_hash, {p}_twin ORDER BY row) "
-        "- 1 AS n FROM {t}_passed JOIN {t}_{p}_again USING (row)) WHERE n > 0",
+        "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY {p}_hash, {p}_head, {p}_tail "
+        "ORDER BY row) - 1 AS n FROM {t}_passed JOIN {t}_{p}_again USING (row)) WHERE n > 0",
     ),
     # Jaccard similarity to an earlier row that begins or ends alike, of the sets of five words in a row; 0 below 0.5
     "nearness": Compared(0, "SELECT row, value FROM {t}_near"),
@@ -120,11 +120,10 @@ OF_A_TABLE = {
         "WHERE k > 1",
     ),
 }
-# Of a property whose rows are compared for copies or nearness: what equal rows, and rows that may be near, share. Two
-# hashes of 64 bits each tell texts apart, however many there are.
+# Of a property whose rows are compared for copies or nearness: what equal rows, and rows that may be near, share.
+# All three together tell texts apart, however many there are.
 HASHES = {
     "hash": "hash({p})",
-    "twin": "hash('=' || {p})",
     "head": "hash(lower(left({p}, 64)))",
     "tail": "hash(lower(substring({p}, -64)))",
 }

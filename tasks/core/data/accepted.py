@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
 from tasks.core.data.content import ContentDigest
-from tasks.core.data.database import one_number, quoted
+from tasks.core.data.database import keep, one_number, quoted
 from tasks.core.data.longtexts import LongTextReader, long_texts, portions
 from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
 from tasks.core.data.splits import HELD_OUT, carve
 from tasks.core.data.staging import stage
-from tasks.core.data.text import hash_of_utf8
+from tasks.core.data.text import hashes_of
 from tasks.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -142,17 +142,14 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
 
 
 def _in_order(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:
-    order = connection.sql(
-        "SELECT passage_id, coalesce(title, '') AS title, text_at, text_size FROM passages_accepted ORDER BY passage_id"
-    )
-    with LongTextReader(long_texts(scratch, "passages", "text")) as texts:
-        for batch in order.to_arrow_reader(_AT_ONCE):
+    places = "passage_id, coalesce(title, '') AS title, text_at, text_size"
+    order = scratch / "passages_order.parquet"  # a file, for DuckDB would hold them all until the last one is read
+    keep(connection, f"SELECT {places} FROM passages_accepted ORDER BY passage_id", order)
+    with pq.ParquetFile(order) as file, LongTextReader(long_texts(scratch, "passages", "text")) as texts:
+        for batch in file.iter_batches(_AT_ONCE):
             for rows in portions(batch, "text_size", _AT_ONCE_BYTES):
-                found = texts.read(rows["text_at"], rows["text_size"])
-                pairs = zip(rows["title"].to_pylist(), found, strict=True)
-                hashes = [None if text is None else hash_of_utf8(title, text) for title, text in pairs]
-                text = pa.array(found, pa.binary()).cast(pa.string())
-                columns = [rows["passage_id"], rows["title"], text, pa.array(hashes, pa.string())]
+                text = texts.read(rows["text_at"], rows["text_size"]).cast(pa.string())
+                columns = [rows["passage_id"], rows["title"], text, hashes_of(rows["title"], text)]
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)
 
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import duckdb
 
 _GROUP_ROWS = 20_480
-_MEMORY_A_THREAD = 64  # MB: millions of ids are joined and sorted in it at little more than the time it takes in 256
+_MEMORY_A_THREAD = 96  # MB: joins of a million ids stay in memory, larger ones spill
 
 
 @contextmanager
 def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that is gone afterwards; what does not fit into 64 MB a thread is spilled to `scratch`."""
+    """An in-memory database that is gone afterwards; what does not fit into 96 MB a thread is spilled to `scratch`."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {

@@ -81,7 +81,7 @@ def _texts(
     places = connection.sql(f"SELECT {column}_at, least({column}_size, {4 * _CHARACTERS}) {drawn}").to_arrow_table()
     with LongTextReader(aside) as texts:
         cut = texts.read(places.column(0), places.column(1))
-    return [one.decode("utf-8", "ignore")[:_CHARACTERS] for one in cut if one is not None]
+    return [one.decode("utf-8", "ignore")[:_CHARACTERS] for one in cut.drop_null().to_pylist()]
 
 
 def _moved(old: list[str], new: list[str]) -> float | None:

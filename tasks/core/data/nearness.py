@@ -60,6 +60,7 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str, scratc
     connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))
     connection.execute(f"INSERT INTO {table}_near SELECT row, max(value) FROM near_rows GROUP BY row")
     connection.unregister("near_rows")
+    pa.default_memory_pool().release_unused()
     for name in ("every_candidate", "candidates", "candidate_texts"):
         connection.execute(f"DROP TABLE {name}")
 
@@ -118,5 +119,5 @@ def _similar(texts: LongTextReader, pairs: pa.RecordBatch) -> pa.Table:
 
 
 def _read(texts: LongTextReader, starts: pa.Array, sizes: pa.Array) -> pa.Array:
-    beginnings = [(one or b"").decode("utf-8", "ignore")[:_READ] for one in texts.read(starts, sizes)]
+    beginnings = [(one or b"").decode("utf-8", "ignore")[:_READ] for one in texts.read(starts, sizes).to_pylist()]
     return pa.array(beginnings, pa.string())

@@ -140,7 +140,7 @@ def _refused(connection: duckdb.DuckDBPyConnection, table: str, scratch: Path) -
 def _records(rows: pa.RecordBatch, files: Mapping[str, LongTextReader]) -> pa.Array:
     """The raw records: kept as they were read, or written again from the columns that their form names."""
     long = {name: file.read(rows[f"{name}_at"], rows[f"{name}_size"]) for name, file in files.items()}
-    texts = {name: [None if one is None else one.decode() for one in found] for name, found in long.items()}
+    texts = {name: found.cast(pa.string()).to_pylist() for name, found in long.items()}
     records = texts.pop("record")
     short = rows.select([name for name in rows.schema.names if name.startswith(_VALUE)]).to_pylist()
     for place, form in enumerate(rows["form"].to_pylist()):
