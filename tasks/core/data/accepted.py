@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
 from tasks.core.data.content import ContentDigest
-from tasks.core.data.database import keep, one_number, quoted
+from tasks.core.data.database import keep, one_number, quoted, sort_in_little
 from tasks.core.data.longtexts import LongTextReader, long_texts, portions
 from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
 from tasks.core.data.splits import HELD_OUT, carve
@@ -71,6 +71,7 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch:
     _some(connection, "passages")
     _some(connection, "queries")
     _training_pairs(connection)
+    sort_in_little(connection)
     digest = ContentDigest()
     _write_passages(connection, folder / PASSAGES, scratch, digest)
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
