@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_contracts.contract import ROWS_OF, TABLES, Contract, ContractError, contract_file, load_contract
 from tasks.core.data.accepted import stage_pairs
+from tasks.core.data.database import make_room, one_number
 from tasks.core.data.figures import measure_whole
 from tasks.core.data.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.data.rows import SCHEMAS
@@ -39,9 +40,13 @@ def judge(
     contracts = load_contracts()
     prepare(connection, contracts)
     rules: list[RuleCount] = []
+    rows = 0
+    make_room(connection, rows)
     for contract in contracts:
         if contract.table in SCHEMAS:
             stage_source(connection, contract, read(contract.table), scratch)
+            rows += one_number(connection, f"SELECT count(*) FROM {contract.table}_staged")
+            make_room(connection, rows)
         else:
             stage_pairs(connection, contract, scratch, data.dev_share, data.seed)
         rules += validate(connection, contract, scratch)

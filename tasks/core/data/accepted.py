@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
 from tasks.core.data.content import ContentDigest
-from tasks.core.data.database import keep, one_number, quoted, sort_in_little
+from tasks.core.data.database import keep, make_room, one_number, quoted
 from tasks.core.data.longtexts import LongTextReader, long_texts, portions
+from tasks.core.data.rows import SCHEMAS
 from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
 from tasks.core.data.splits import HELD_OUT, carve
 from tasks.core.data.staging import stage
@@ -71,7 +72,7 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch:
     _some(connection, "passages")
     _some(connection, "queries")
     _training_pairs(connection)
-    sort_in_little(connection)
+    make_room(connection, sum(_staged(connection, table) for table in SCHEMAS), to_sort=True)
     digest = ContentDigest()
     _write_passages(connection, folder / PASSAGES, scratch, digest)
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
@@ -96,6 +97,10 @@ _PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "t
 _AT_ONCE = 8192  # rows of a row group, at most
 _AT_ONCE_BYTES = 8 * 2**20  # of their texts
 _MOVED = pa.schema([("wording", pa.string()), ("to_split", pa.string())])
+
+
+def _staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    return one_number(connection, f"SELECT count(*) FROM {table}_staged")
 
 
 def _some(connection: duckdb.DuckDBPyConnection, table: str) -> None:

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     import duckdb
 
 _GROUP_ROWS = 20_480
-_MEMORY_A_THREAD = 96  # MB: joins of a million ids stay in memory, larger ones spill
+_MEMORY = "512MB"
+_A_THREAD = 96  # MB with which joins of a million ids stay in memory
+_A_THREAD_TO_SORT = 32  # MB: a sort takes all it may, and is hardly slower when it spills
+_A_ROW = 16  # bytes: what DuckDB needs at least to spill joins and sorts of narrow rows; a third of it was too little
 
 
 @contextmanager
 def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that is gone afterwards; what does not fit into 96 MB a thread is spilled to `scratch`."""
+    """An in-memory database that is gone afterwards; what does not fit into 512 MB is spilled under `scratch`."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{_MEMORY_A_THREAD * max(2, cores())}MB",
+        "memory_limit": _MEMORY,
         "temp_directory": str(scratch / "spill"),
         "threads": cores(),
         "preserve_insertion_order": False,  # it costs memory; what must be in order says so
@@ -33,9 +36,10 @@ def database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def sort_in_little(connection: duckdb.DuckDBPyConnection) -> None:
-    """From now on a third of the memory: a sort takes all it may, and is hardly slower when it spills."""
-    connection.execute(f"SET memory_limit = '{_MEMORY_A_THREAD // 3 * max(2, cores())}MB'")
+def make_room(connection: duckdb.DuckDBPyConnection, rows: int, *, to_sort: bool = False) -> None:
+    """Allow the memory that narrow `rows` need: 96 MB a thread, or 32 MB `to_sort` them, and 16 bytes a row."""
+    fixed = (_A_THREAD_TO_SORT if to_sort else _A_THREAD) * max(2, cores())
+    connection.execute(f"SET memory_limit = '{fixed + rows * _A_ROW // 10**6}MB'")
 
 
 def keep(connection: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:
