@@ -94,6 +94,29 @@ class Run(Receipt):
     depth: int
 
 
+class TextIndex(Receipt):
+    """Where every text of a snapshot stands: `rows` text hashes, in row order and sorted, as plain arrays."""
+
+    shelf: ClassVar[str] = "texts"
+
+    snapshot: str
+    distinct: int  # different texts
+
+
+class Tokens(Receipt):
+    """Token ids of a snapshot's passages, one copy of each different text, as plain arrays in blocks of rows."""
+
+    shelf: ClassVar[str] = "tokens"
+
+    tokenizer: str  # names tokenizer, token limit and prompt; nothing of it hangs on weights
+    snapshot: str
+    kind: str  # of the numbers on disk: "uint16" where the vocabulary fits, else "int32"
+    texts: int  # different texts
+    tokenised: int  # of them, those that went through the tokenizer
+    copied: int  # of them, those whose ids an earlier night had
+    tokens: int
+
+
 class Shingles(Receipt):
     """What texts are compared by, for every passage of a snapshot, as plain arrays that are mapped and not read."""
 
@@ -164,7 +187,10 @@ class Embeddings(Receipt):
     shards: int
     embedded: int  # passages that went through the encoder
     avoided: int  # passages whose vector was already known (an equal text, an earlier night)
+    repeated: int = 0  # of the avoided, those whose text stands in an earlier passage of this snapshot
     tokens: int  # real tokens encoded, without padding
+    vectors: str = "float32"  # the type of the numbers on disk
+    digests: tuple[str, ...] = ()  # SHA-256 of each shard's file: what a reader holds it against
 
 
 class Evaluation(Receipt):

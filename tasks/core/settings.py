@@ -165,7 +165,10 @@ class MiningSettings(Section):
 class EmbeddingSettings(Section):
     """Passages into vectors, in shards."""
 
-    shards: int = Field(4, ge=1, description="files the passages are divided into; the grain of resuming")
+    shards: int = Field(4, ge=1, description="files the passages are divided into; each can be made by itself")
+    vectors: Literal["float32", "float16"] = Field(
+        "float32", description="numbers of the vectors on disk; float16 takes half the space"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="numeric path, part of the fingerprint; auto: bf16 where hardware has it and it is faithful",
