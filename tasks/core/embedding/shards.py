@@ -1,171 +1,190 @@
-"""Passages into vectors: one Parquet file a shard, each passage once, resumable at the grain of a shard."""
+"""Passages into vectors: one Parquet file a shard, each text once, resumable at the grain of a window."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passages
-from tasks.core.data.text import full_text
-from tasks.core.embedding.known import known_vectors
+from tasks.core.embedding.ahead import Behind, ahead
+from tasks.core.embedding.assemble import assemble, others_needed
+from tasks.core.embedding.plan import Plan, plan_of
+from tasks.core.embedding.progress import Meter, Watch
+from tasks.core.embedding.stored import shard_name, verify
+from tasks.core.embedding.textindex import build_index
+from tasks.core.embedding.tokens import TokenCache
+from tasks.core.embedding.work import Work
 from tasks.core.errors import Mismatch
-from tasks.core.files import digest_of, exclusive, file_digest, finished, produce, write_json
+from tasks.core.files import exclusive, file_digest, finished, produce, write_json
 from tasks.core.memory import Peak
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.training.encoder import DualEncoder, load_encoder
+from tasks.core.receipts import Embeddings, Encoder, Snapshot, TextIndex
+from tasks.core.training.encoder import load_encoder
 
 log = logging.getLogger("nightshift.embedding")
 
-WINDOW = 4096  # passages sorted by length and encoded together; bounds memory
+WINDOW = 4096  # texts sorted by length and encoded together, and kept together; bounds memory
+COUNTS = ("rows", "embedded", "avoided", "repeated", "tokens")
 
 
-def shard_name(rank: int, world_size: int) -> str:
-    """The file of shard `rank` of `world_size`."""
-    return f"shard-{rank:05d}-of-{world_size:05d}.parquet"
-
-
-def embed_shard(home: Path, encoder: Encoder, snapshot: Snapshot, rank: int, world_size: int) -> int:
+def embed_shard(
+    home: Path,
+    encoder: Encoder,
+    snapshot: Snapshot,
+    rank: int,
+    world_size: int,
+    *,
+    vectors: str = "float32",
+    watch: Watch | None = None,
+) -> int:
     """Embed the snapshot's rows [n·rank/world, n·(rank+1)/world) unless that is done; return the shard's rows.
 
-    Writes passage_id, text_hash, vector (fixed-size list of float32) in snapshot order, aside, and renames; the
-    shard's own manifest comes last. A vector that any earlier night made with this passage encoder from the same text
-    is copied, and a text that stands several times in the shard is encoded once.
+    Writes passage_id, text_hash, vector (fixed-size list of `vectors`, "float32" or "float16") in snapshot order,
+    aside, and renames; the shard's own manifest comes last. Only texts that are the first of their kind in the whole
+    snapshot, and that no earlier night embedded with this passage encoder, go through the encoder; every window of
+    them is kept when it is done, and a killed shard goes on behind it. A shard that repeats texts of one before it
+    which is not done yet is encoded now, and its file is written by `gather_shards`. `watch` hears every few seconds.
     """
-    if sealed(home, encoder, snapshot, world_size) is not None:
-        return _slice(snapshot, rank, world_size)[1]
-    folder = _work_folder(home, _key(encoder, snapshot, world_size))
-    manifest = folder / f"{shard_name(rank, world_size)}.json"
-    with exclusive(folder / f".{rank:05d}.lock"):
-        if manifest.exists():
-            return int(json.loads(manifest.read_text())["rows"])
-        with Peak() as peak:
-            facts = _write_shard(home, folder / shard_name(rank, world_size), encoder, snapshot, rank, world_size)
-        write_json(manifest, {**facts, "peak_mb": peak.mb})
-    return int(facts["rows"])
+    work = Work(home, encoder, snapshot, rank, world_size, vectors)
+    if sealed(home, encoder, snapshot, world_size, vectors) is not None:
+        return work.end - work.start
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(work.folder / f".{rank:05d}.lock"):
+        if not work.manifest.exists():
+            began = time.perf_counter()
+            with Peak() as peak:
+                facts = _make(work, watch)
+            if facts is not None:
+                measured = {"seconds": time.perf_counter() - began, "peak_mb": peak.mb}
+                write_json(work.manifest, {**facts, **measured})
+                shutil.rmtree(work.scratch)
+    return work.end - work.start
 
 
-def sealed(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int) -> Embeddings | None:
+def sealed(
+    home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, vectors: str = "float32"
+) -> Embeddings | None:
     """The embeddings of this snapshot under this encoder, when an earlier step has sealed them."""
-    digest = digest_of({"kind": "Embeddings", **_key(encoder, snapshot, world_size)})
+    digest = Work(home, encoder, snapshot, 0, world_size, vectors).digest
     return finished(home / Embeddings.shelf / digest, Embeddings)
 
 
-def gather_shards(home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int) -> Embeddings:
+def gather_shards(
+    home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, *, vectors: str = "float32"
+) -> Embeddings:
     """Seal the finished shards as one artifact; shards that are missing are embedded first.
 
     Raises:
         Mismatch: a shard's file is not the one that its manifest names, or rows are missing.
     """
-    key = _key(encoder, snapshot, world_size)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        for rank in range(world_size):
-            embed_shard(home, encoder, snapshot, rank, world_size)
+        for rank in range(world_size):  # in this order, so that whoever repeats a text finds its vector
+            embed_shard(home, encoder, snapshot, rank, world_size, vectors=vectors)
         facts = [_checked(folder, rank, world_size) for rank in range(world_size)]
-        for lock in folder.glob(".*.lock"):
-            lock.unlink()
-        totals = {name: sum(int(one[name]) for one in facts) for name in ("rows", "embedded", "avoided", "tokens")}
+        totals = {name: sum(int(one[name]) for one in facts) for name in COUNTS}
         if totals["rows"] != snapshot.rows:
             raise Mismatch(f"embeddings: {totals['rows']} vectors for {snapshot.rows} passages of {snapshot.digest}")
+        if totals["embedded"]:
+            _tokens(home, encoder, snapshot).seal()
+        _tidy(folder)
         return {
             **totals,
             "fingerprint": encoder.passage_fingerprint,
             "snapshot": snapshot.digest,
             "dimension": encoder.dimension,
             "shards": world_size,
+            "vectors": vectors,
+            "digests": tuple(one["digest"] for one in facts),
             "seconds": sum(float(one["seconds"]) for one in facts),
             "peak_mb": max(int(one["peak_mb"]) for one in facts),
             "parents": (encoder.digest, snapshot.digest),
         }
 
-    return produce(home, Embeddings, key, build, resumable=True)
+    return produce(home, Embeddings, Work(home, encoder, snapshot, 0, world_size, vectors).key, build, resumable=True)
 
 
-def _key(encoder: Encoder, snapshot: Snapshot, world_size: int) -> dict[str, object]:
-    return {"fingerprint": encoder.passage_fingerprint, "snapshot": snapshot.digest, "shards": world_size}
+def _make(work: Work, watch: Watch | None) -> dict[str, Any] | None:
+    """Encode what has to be encoded, then write the shard; its facts, None when it has to wait for another shard."""
+    index = build_index(work.home, work.snapshot)
+    plan = plan_of(work, index)
+    counts = {**plan.counts(), "tokens": 0}
+    parts = _encoded(work, plan, index, counts, watch)
+    if not all(work.other(rank).manifest.exists() for rank in others_needed(work, plan)):
+        log.info("shard %d of %d repeats texts of one that is not done: to be gathered", work.rank + 1, work.world_size)
+        return None
+    content = assemble(work, plan, parts, counts)
+    log.info(
+        "shard %d of %d: %d passages, %d encoded, %d known", work.rank + 1, work.world_size, work.end - work.start,
+        counts["embedded"], counts["avoided"],
+    )  # fmt: skip
+    return {"rows": work.end - work.start, **counts, "content": content, "digest": file_digest(work.file)}
 
 
-def _work_folder(home: Path, key: Mapping[str, object]) -> Path:
-    folder = home / Embeddings.shelf / f".{digest_of({'kind': 'Embeddings', **key})}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None) -> list[Path]:
+    """The files with the vectors of `plan.encode`, a window each; those that an earlier try left are not made again."""
+    rows = plan.encode
+    windows = [rows[low : low + WINDOW] for low in range(0, len(rows), WINDOW)]
+    parts = [work.scratch / f"window-{number:06d}" for number in range(len(windows))]
+    todo = [number for number, part in enumerate(parts) if not part.exists()]
+    if not windows:
+        return parts
+    model = load_encoder(work.encoder.path)
+    tokens = TokenCache(work.home, model.passage, work.snapshot, index)
+    done = len(rows) - sum(len(windows[number]) for number in todo)
+    meter = Meter(work.rank, work.world_size, done, len(rows), watch)
+
+    def read() -> Iterator[tuple[int, list[Any]]]:
+        for number in todo:
+            yield number, [one.tolist() for one in tokens.take(windows[number])]
+
+    with Behind() as writer:
+        for number, ids in ahead(read()):
+            made = model.passage.encode(ids, model.token_budget)
+            writer.do(_keep, parts[number], _finite(made.astype(work.vectors, copy=False), work.encoder))
+            meter.add(len(ids), sum(map(len, ids)))
+    counts["tokens"] = sum(int(tokens.lengths(window).sum()) for window in windows)
+    return parts
 
 
-def _slice(snapshot: Snapshot, rank: int, world_size: int) -> tuple[int, int]:
-    start, end = snapshot.rows * rank // world_size, snapshot.rows * (rank + 1) // world_size
-    return start, end - start
+def _finite(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
+    if not np.isfinite(vectors).all():
+        raise Mismatch(
+            f"encoder {encoder.fingerprint} made a vector that is not finite in {vectors.dtype}; it cannot be searched"
+        )
+    return vectors
 
 
-def _write_shard(
-    home: Path, target: Path, encoder: Encoder, snapshot: Snapshot, rank: int, world_size: int
-) -> dict[str, Any]:
-    began = time.perf_counter()
-    start, rows = _slice(snapshot, rank, world_size)
-    vector_type = pa.list_(pa.float32(), encoder.dimension)
-    schema = pa.schema({"passage_id": pa.string(), "text_hash": pa.string(), "vector": vector_type}).with_metadata(
-        {
-            "fingerprint": encoder.passage_fingerprint,
-            "snapshot": snapshot.digest,
-            "rank": str(rank),
-            "world_size": str(world_size),
-        }
-    )
-    counts = {"rows": rows, "embedded": 0, "avoided": 0, "tokens": 0}
-    aside = target.with_name(f".{target.name}")
-    with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-        for window in _windows(snapshot, start, rows):
-            vectors = _vectors(home, encoder, window, counts)
-            flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), encoder.dimension)
-            writer.write_table(pa.table([window["passage_id"], window["text_hash"], flat], schema=schema))
-            done = counts["embedded"] + counts["avoided"]
-            rate = counts["tokens"] / (time.perf_counter() - began)
-            log.info("shard %d of %d: %d of %d passages, %.0f tokens/s", rank + 1, world_size, done, rows, rate)
-    aside.rename(target)
-    return {**counts, "seconds": time.perf_counter() - began, "digest": file_digest(target)}
+def _keep(part: Path, vectors: np.ndarray) -> None:
+    aside = part.with_name(f".{part.name}")
+    with aside.open("wb") as file:
+        vectors.tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(part)
 
 
-def _windows(snapshot: Snapshot, start: int, rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows [start, start + rows) of the passages, at most WINDOW at a time."""
-    seen = 0
-    for batch in passages(snapshot, batch_rows=WINDOW):
-        first, last = max(start - seen, 0), min(start + rows - seen, batch.num_rows)
-        if first < last:
-            yield batch.slice(first, last - first)
-        seen += batch.num_rows
-        if seen >= start + rows:
-            return
-
-
-def _vectors(home: Path, encoder: Encoder, window: pa.RecordBatch, counts: dict[str, int]) -> np.ndarray:
-    """Vectors float32 (rows, dimension) of a window, from earlier nights where they have them."""
-    hashes = window["text_hash"].to_pylist()
-    found = known_vectors(home, encoder, set(hashes))
-    new = {text_hash: row for row, text_hash in enumerate(hashes) if text_hash not in found}
-    model: DualEncoder | None = load_encoder(encoder.path) if new else None
-    if model is not None:
-        texts = window.take(pa.array(list(new.values()))).select(["title", "text"]).to_pylist()
-        ids = model.passage.tokenize([full_text(one["title"], one["text"]) for one in texts])
-        vectors = model.passage.encode(ids, model.token_budget)
-        if not np.isfinite(vectors).all():
-            raise Mismatch(f"encoder {encoder.fingerprint} made a vector that is not finite; it cannot be searched")
-        found |= dict(zip(new, vectors, strict=True))
-        counts["tokens"] += sum(map(len, ids))
-    counts["embedded"] += len(new)
-    counts["avoided"] += len(hashes) - len(new)
-    return np.stack([found[text_hash] for text_hash in hashes])
+def _tokens(home: Path, encoder: Encoder, snapshot: Snapshot) -> TokenCache:
+    return TokenCache(home, load_encoder(encoder.path).passage, snapshot, build_index(home, snapshot))
 
 
 def _checked(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
     name = shard_name(rank, world_size)
     facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    if file_digest(folder / name) != facts["digest"]:
-        raise Mismatch(f"{folder / name}: not the bytes that its manifest names; remove both files and run again")
+    verify(folder / name, facts["digest"])
     return facts
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what the work has left: locks, and scratch of a process that was killed behind its last line."""
+    for left in folder.glob(".*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
