@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
-    from tasks.core.receipts import Release
     from tasks.core.settings import Settings
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 app.add_typer(reports)
+app.add_typer(releases, name="releases")
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def _say_plan(settings: Settings) -> None:
     from tasks.core.night import recipe_of
     from tasks.core.release.publish import serving
 
-    release, _ = serving(settings.home)
+    release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
     drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
     moved = drift.passages.new + drift.passages.changed
@@ -93,37 +94,14 @@ def search(
     """Embed the query, search the serving release, print its passages with scores."""
     from tasks.core.search.searcher import Searcher
 
-    with Searcher.open(load(settings).home) as searcher:
-        answer = searcher.search(text, k)
+    with Searcher.open(load(settings)) as searcher:
+        answer = searcher.search(text, k)[0]
     if as_json:
         print_json(answer.model_dump(mode="json"))
         return
     from flows.terminal import print_answer
 
     print_answer(answer)
-
-
-@app.command(epilog="Example: nightshift releases --json")
-@readable_errors
-def releases(as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """List the releases, newest first, and which one serves."""
-    from tasks.core.release.publish import list_releases, serving
-
-    home = load(settings).home
-    current, _ = serving(home)
-    known = list_releases(home)
-    if as_json:
-        print_json({"serving": current.release if current else None, "releases": [_shown(one) for one in known]})
-        return
-    from flows.terminal import print_releases
-
-    print_releases(current, known)
-
-
-def _shown(release: Release) -> dict[str, object]:
-    named = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
-    fields = release.model_dump(mode="json", include=set(named))
-    return {**{name: fields[name] for name in named}, "encoder": release.fingerprint, "passages": release.rows}
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
@@ -135,7 +113,7 @@ def rollback(
     """Serve an older release again. Moves the pointer; embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
 
-    release = move_back(load(settings).home, to)
+    release = move_back(load(settings), to)
     typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows} passages)")
 
 
@@ -149,7 +127,7 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     from tasks.core.release.publish import serving
 
     loaded = load(settings)
-    release, _ = serving(loaded.home)
+    release, _ = serving(loaded)
     _, snapshot = ingest(loaded)
     found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
     if as_json:

@@ -8,8 +8,6 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from tasks.core.errors import NightshiftError
-
 # Prefect's own cache would key on arguments, which a path or a name does not change when bytes do.
 # A step is finished when its manifest exists (tasks/core/files.py): a rerun finds that, and is as quick.
 STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
@@ -21,8 +19,6 @@ def transport_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     """True for a fault that may be gone in a minute. Bad data and broken invariants are never tried again."""
     try:
         state.result()
-    except NightshiftError:
-        return False
     except TRANSPORT_FAULTS:
         return True
     except Exception:

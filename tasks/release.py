@@ -12,13 +12,13 @@ from tasks.core.release import publish as releases
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.settings import Settings
-from tasks.policy import OVER_THE_WIRE, STEP
+from tasks.policy import OVER_THE_WIRE
 
 
-@task(name="reconcile", task_run_name="reconcile", **STEP)
+@task(name="reconcile", task_run_name="reconcile", **OVER_THE_WIRE)
 def reconcile(settings: Settings) -> tuple[Release | None, int]:
     """Mend what a crashed night left, and say what serves, with the pointer's epoch."""
-    return releases.serving(settings.home)
+    return releases.serving(settings)
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:
@@ -29,7 +29,7 @@ def encoder_of(settings: Settings, release: Release) -> Encoder:
 def withdrawn(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> str | None:
     """The release of these very parts that a person rolled back, if any."""
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader)
-    return releases.withdrawn(settings.home, parts.digest)
+    return releases.withdrawn(settings, parts.digest)
 
 
 @task(name="publish", task_run_name="publish {encoder.fingerprint}", **OVER_THE_WIRE)
@@ -47,8 +47,7 @@ def publish(
     """Build, verify and swap in the night's collection."""
     build_reference(settings.home, encoder, embeddings, snapshot)
     release = releases.publish(
-        settings.home,
-        settings.milvus,
+        settings,
         encoder=encoder,
         embeddings=embeddings,
         snapshot=snapshot,
@@ -64,7 +63,7 @@ def publish(
     return release
 
 
-@task(name="prune", task_run_name="prune", **STEP)
+@task(name="prune", task_run_name="prune", **OVER_THE_WIRE)
 def prune(settings: Settings) -> list[str]:
-    """Remove collections that retention no longer keeps."""
-    return releases.prune(settings.home, settings.milvus.keep)
+    """Remove collections that retention no longer keeps, and those that crashed nights left."""
+    return releases.prune(settings)

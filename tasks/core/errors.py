@@ -17,3 +17,7 @@ class Mismatch(NightshiftError):
 
 class StaleNight(NightshiftError):
     """Another release went live after this night began; the pointer was left alone."""
+
+
+class Unreachable(NightshiftError, ConnectionError):
+    """A server did not answer; trying again in a minute may help."""

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.core.errors import NightshiftError
+from tasks.core.release.settings import MilvusSettings
 from tasks.core.section import Section
 from tasks.core.training.settings import TrainingSettings
 
@@ -201,16 +202,6 @@ class GateSettings(Section):
     golden_depth: int = Field(10, ge=1, description="the rank by which a golden query's passage must come")
     resamples: int = Field(5000, ge=200, description="bootstrap resamples of the paired differences")
     seed: int = Field(0, description="seed of the resamples")
-
-
-class MilvusSettings(Section):
-    """The index that serves."""
-
-    index: Literal["FLAT", "IVF_FLAT", "HNSW"] = Field("FLAT", description="index type of the collection")
-    batch_rows: int = Field(1000, ge=1, description="rows in one insert")
-    min_recall: float = Field(0.95, ge=0, le=1, description="recall@10 against exact search that it must reach")
-    samples: int = Field(64, ge=1, description="passages that must find themselves before the pointer moves")
-    keep: int = Field(3, ge=2, description="releases kept loadable, the serving one included")
 
 
 class DriftSettings(Section):

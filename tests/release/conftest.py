@@ -1,8 +1,3 @@
 from __future__ import annotations
 
-import pytest
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "var"
+from release_fixtures import settings  # noqa: F401

@@ -21,10 +21,32 @@ from tasks.core.data.text import full_text, text_hash
 from tasks.core.files import file_digest, finished, produce, write_json
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.release.publish import publish, serving
-from tasks.core.settings import MilvusSettings
+from tasks.core.settings import Settings
 
 PASSAGES, DIMENSION, SHARDS = 200, 24, 3
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
+
+
+def small(home, **milvus) -> Settings:
+    """Settings of a small home: nothing is kept for the sake of time, and no thread watches the pointer."""
+    return Settings(
+        home=home, milvus={"batch_rows": 64, "samples": 16, "grace_minutes": 0, "notice_seconds": 0, **milvus}
+    )
+
+
+def with_milvus(settings, **changed) -> Settings:
+    """The same settings but for some of `[milvus]`."""
+    return small(settings.home, **{**settings.milvus.model_dump(exclude_unset=True), **changed})
+
+
+def as_text(settings) -> str:
+    """For another process: see `settings_from`."""
+    return json.dumps({"home": str(settings.home), **settings.milvus.model_dump(mode="json", exclude={"token"})})
+
+
+def settings_from(text) -> Settings:
+    """The settings that `as_text` wrote."""
+    return small(**json.loads(text))
 
 
 class HashingEncoder:
@@ -101,12 +123,14 @@ def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
     return produce(home, Embeddings, named, build)
 
 
-def release_night(home, *, seed=1, tag="", epoch=None, embeddings=None, settings=None, **encoder) -> Release:
+def release_night(
+    settings, *, seed=1, tag="", epoch=None, embeddings=None, loader=HashingEncoder, **encoder
+) -> Release:
     """Publish the passages that `tag` names under the encoder that `seed` names."""
+    home = settings.home
     made, snapshot = encoder_of(home, seed, **encoder), snapshot_of(home, texts(tag=tag))
     return publish(
-        home,
-        settings or MilvusSettings(batch_rows=64, samples=16),
+        settings,
         encoder=made,
         embeddings=embeddings or embeddings_of(home, made, snapshot),
         snapshot=snapshot,
@@ -116,13 +140,13 @@ def release_night(home, *, seed=1, tag="", epoch=None, embeddings=None, settings
         previous=None,
         recipe="recipe",
         reason=f"seed {seed}",
-        expected_epoch=serving(home)[1] if epoch is None else epoch,
-        loader=HashingEncoder,
+        expected_epoch=serving(settings)[1] if epoch is None else epoch,
+        loader=loader,
     )
 
 
-def served(home) -> str | None:
-    release, _ = serving(home)
+def served(settings) -> str | None:
+    release, _ = serving(settings)
     return None if release is None else release.release
 
 
@@ -146,4 +170,4 @@ if __name__ == "__main__":
     logger = logging.getLogger("nightshift.release")
     logger.setLevel(logging.INFO)
     logger.addHandler(KillAt(sys.argv[3]))
-    release_night(Path(sys.argv[1]), seed=int(sys.argv[2]))
+    release_night(settings_from(sys.argv[1]), seed=int(sys.argv[2]))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from release_fixtures import everywhere
 from release_world import (
     DIMENSION,
     HashingEncoder,
@@ -19,12 +20,15 @@ from release_world import (
     snapshot_of,
     texts,
     vectors_of,
+    with_milvus,
 )
 
 from tasks.core.errors import BadInput, Mismatch, NightshiftError
 from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.generation import Parts
+from tasks.core.release.indexes import EVERYWHERE
 from tasks.core.release.ledger import Generation
+from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Identity
 from tasks.core.release.rows import paired
 from tasks.core.release.verify import (
@@ -36,23 +40,23 @@ from tasks.core.release.verify import (
     check_recall_enough,
     verify,
 )
-from tasks.core.settings import MilvusSettings
 
 GENERATION = Generation(1, "cafebabe", verified=False, dropped=False, released=False)
 
 
 @contextmanager
-def candidate(home, change=lambda rows: rows, **other):
+def candidate(settings, change=lambda rows: rows, **other):
     """A collection of the right rows after `change`, opened, with the manifest of the right ones."""
-    encoder, snapshot = encoder_of(home), snapshot_of(home, texts())
-    embeddings = embeddings_of(home, encoder, snapshot)
-    settings = MilvusSettings(samples=64)
-    identity = Parts(encoder, embeddings, snapshot, settings, HashingEncoder).identity(GENERATION)
+    encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, texts())
+    embeddings = embeddings_of(settings.home, encoder, snapshot)
+    asked = with_milvus(settings, samples=64).milvus
+    generation = GENERATION._replace(family=asked.alias)
+    identity = Parts(encoder, embeddings, snapshot, asked, HashingEncoder).identity(generation)
     rows = pa.Table.from_batches(paired(snapshot, embeddings, 64))
-    milvus = EmbeddedMilvus(home)
+    milvus = milvus_of(settings)
     milvus.build(identity, change(rows).combine_chunks().to_batches())
     with closing(milvus.open(identity.collection)) as reader:
-        whole = Candidate(reader, identity, snapshot, embeddings, HashingEncoder(encoder.path), settings)
+        whole = Candidate(reader, identity, snapshot, embeddings, HashingEncoder(encoder.path), asked)
         yield replace(whole, **other)
 
 
@@ -72,107 +76,116 @@ def column(matrix):
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.astype(np.float32).ravel()), matrix.shape[1])
 
 
-def test_a_whole_collection_passes_every_check(home):
-    with candidate(home) as whole:
+@everywhere
+def test_a_whole_collection_passes_every_check(settings):
+    with candidate(settings) as whole:
         assert verify(whole) == 1  # a FLAT index misses nothing
 
 
-def test_a_missing_row_is_counted(home):
-    with candidate(home, lambda rows: without_row(rows, 77)) as broken:
+@everywhere
+def test_a_missing_row_is_counted(settings):
+    with candidate(settings, lambda rows: without_row(rows, 77)) as broken:
         with pytest.raises(Mismatch, match="199 rows, the manifest says 200"):
             check_count_equal(broken)
         with pytest.raises(Mismatch, match="'p0077'"):
             check_keys_equal(broken)
 
 
-def test_a_key_that_stands_there_twice_is_noticed(home):
+@everywhere
+def test_a_key_that_stands_there_twice_is_noticed(settings):
     def doubled(rows):
         return with_column(rows, "passage_id", pa.array(["p0005" if i == 6 else f"p{i:04d}" for i in range(200)]))
 
-    with candidate(home, doubled) as broken, pytest.raises(Mismatch):
+    with candidate(settings, doubled) as broken, pytest.raises(Mismatch):
         check_count_equal(broken)
 
 
-def test_shuffled_ids_are_noticed(home):
-    with candidate(home, lambda rows: with_column(rows, "passage_id", rows["passage_id"][::-1])) as b:
+@everywhere
+def test_shuffled_ids_are_noticed(settings):
+    with candidate(settings, lambda rows: with_column(rows, "passage_id", rows["passage_id"][::-1])) as b:
         check_count_equal(b)
         with pytest.raises(Mismatch, match="not the snapshot's"):
             check_keys_equal(b)
 
 
-def test_vectors_of_other_passages_are_noticed(home):
-    with candidate(home, lambda rows: with_column(rows, "vector", column(np.roll(vectors(rows), 1, axis=0)))) as broken:
+@everywhere
+def test_vectors_of_other_passages_are_noticed(settings):
+    with candidate(
+        settings, lambda rows: with_column(rows, "vector", column(np.roll(vectors(rows), 1, axis=0)))
+    ) as broken:
         check_keys_equal(broken)
         with pytest.raises(Mismatch, match="does not find itself"):
             check_passages_find_themselves(broken)
 
 
-def test_vectors_that_are_a_little_off_are_noticed(home):
+def test_vectors_that_are_a_little_off_are_noticed(settings):
     noise = 0.08 * np.random.default_rng(0).standard_normal((200, DIMENSION))
 
     def changed(rows):
         return with_column(rows, "vector", column(vectors(rows) + noise))
 
     with (
-        candidate(home, changed) as broken,
+        candidate(settings, changed) as broken,
         pytest.raises(Mismatch, match=r"not what the encoder makes of its text|does not find itself"),
     ):
         check_passages_find_themselves(broken)
 
 
-def test_scaled_vectors_do_not_pass_for_the_encoders(home):
+@everywhere
+def test_scaled_vectors_do_not_pass_for_the_encoders(settings):
     def changed(rows):
         return with_column(rows, "vector", column(vectors(rows) * 0.5))
 
-    with candidate(home, changed) as broken, pytest.raises(Mismatch, match="not what the encoder makes"):
+    with candidate(settings, changed) as broken, pytest.raises(Mismatch, match="not what the encoder makes"):
         check_passages_find_themselves(broken)
 
 
-def test_another_encoder_is_refused_by_its_fingerprint(home):
-    other = HashingEncoder(encoder_of(home, seed=2).path)
-    with candidate(home, encoder=other) as broken, pytest.raises(Mismatch, match="holds vectors of"):
+def test_another_encoder_is_refused_by_its_fingerprint(settings):
+    other = HashingEncoder(encoder_of(settings.home, seed=2).path)
+    with candidate(settings, encoder=other) as broken, pytest.raises(Mismatch, match="holds vectors of"):
         check_identity_kept(broken)
 
 
-def test_a_property_that_is_not_the_manifests_is_refused(home):
-    with candidate(home) as whole:
+def test_a_property_that_is_not_the_manifests_is_refused(settings):
+    with candidate(settings) as whole:
         other = replace(whole, identity=whole.identity.model_copy(update={"snapshot": "another"}))
         with pytest.raises(Mismatch, match="property snapshot"):
             check_identity_kept(other)
 
 
-def test_an_index_that_finds_too_little_is_refused(home):
+def test_an_index_that_finds_too_little_is_refused(settings):
     # A collection of one half of the vectors, twice: exact search over the shards finds the other half.
     def halved(rows):
         return with_column(
             rows, "vector", column(np.tile(vectors(rows)[:100], (2, 1)) * np.r_[[1] * 100, [-1] * 100][:, None])
         )
 
-    with candidate(home, halved) as broken, pytest.raises(Mismatch, match="below \\[milvus\\] min_recall"):
+    with candidate(settings, halved) as broken, pytest.raises(Mismatch, match="below \\[milvus\\] min_recall"):
         check_recall_enough(broken)
 
 
-def test_equal_passages_may_find_each_other(home):
+def test_equal_passages_may_find_each_other(settings):
     rows = texts(40)
     rows += [{**row, "passage_id": f"twin{i}"} for i, row in enumerate(rows)]
-    encoder, snapshot = encoder_of(home), snapshot_of(home, rows)
-    parts = Parts(encoder, embeddings_of(home, encoder, snapshot), snapshot, MilvusSettings(), HashingEncoder)
-    milvus = EmbeddedMilvus(home)
+    encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, rows)
+    parts = Parts(encoder, embeddings_of(settings.home, encoder, snapshot), snapshot, settings.milvus, HashingEncoder)
+    milvus = EmbeddedMilvus(settings.home)
     milvus.build(parts.identity(GENERATION), paired(snapshot, parts.embeddings, 64))
     with closing(milvus.open(GENERATION.collection)) as reader:
         identity = parts.identity(GENERATION)
         verify(Candidate(reader, identity, snapshot, parts.embeddings, HashingEncoder(encoder.path), parts.settings))
 
 
-def test_vectors_without_unit_length_and_every_index_pass(home):
-    for index in ("FLAT", "IVF_FLAT", "HNSW"):
-        settings = MilvusSettings(index=index, batch_rows=64, min_recall=0.8)
-        assert release_night(home, unit=False, settings=settings).release == served(home)
+@everywhere
+def test_vectors_without_unit_length_and_every_index_pass(settings):
+    for index in EVERYWHERE:
+        indexed = with_milvus(settings, index=index, min_recall=0.8)
+        assert release_night(indexed, unit=False).release == served(indexed)
 
 
-def lying(home, change):
-    encoder, snapshot = encoder_of(home, 2), snapshot_of(home, texts())
-    return embeddings_of(home, encoder, snapshot, change(vectors_of(encoder, snapshot)))
+def lying(settings, change):
+    encoder, snapshot = encoder_of(settings.home, 2), snapshot_of(settings.home, texts())
+    return embeddings_of(settings.home, encoder, snapshot, change(vectors_of(encoder, snapshot)))
 
 
 def shard(embeddings, rank=1):
@@ -187,6 +200,7 @@ def reversed_ids(table):
     return table.set_column(0, "passage_id", table["passage_id"][::-1])
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
@@ -197,16 +211,17 @@ def reversed_ids(table):
     ],
     ids=["missing row", "shuffled ids", "truncated shard", "missing shard"],
 )
-def test_broken_shards_never_go_live(home, harm, reason):
-    before = release_night(home, seed=1)
-    encoder, snapshot = encoder_of(home, 2), snapshot_of(home, texts())
-    embeddings = embeddings_of(home, encoder, snapshot)
+def test_broken_shards_never_go_live(settings, harm, reason):
+    before = release_night(settings, seed=1)
+    encoder, snapshot = encoder_of(settings.home, 2), snapshot_of(settings.home, texts())
+    embeddings = embeddings_of(settings.home, encoder, snapshot)
     harm(shard(embeddings))
     with pytest.raises(Mismatch, match=reason):
-        release_night(home, seed=2, embeddings=embeddings)
-    assert served(home) == before.release
+        release_night(settings, seed=2, embeddings=embeddings)
+    assert served(settings) == before.release
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -218,28 +233,33 @@ def test_broken_shards_never_go_live(home, harm, reason):
     ],
     ids=["NaN", "shuffled vectors"],
 )
-def test_wrong_vectors_never_go_live(home, change, reason):
-    before = release_night(home, seed=1)
+def test_wrong_vectors_never_go_live(settings, change, reason):
+    before = release_night(settings, seed=1)
     with pytest.raises(Mismatch, match=reason):
-        release_night(home, seed=2, embeddings=lying(home, change))
-    assert served(home) == before.release
+        release_night(settings, seed=2, embeddings=lying(settings, change))
+    assert served(settings) == before.release
 
 
-def test_vectors_of_another_encoder_never_go_live(home):
-    before = release_night(home, seed=1)
-    foreign = vectors_of(encoder_of(home, 3), snapshot_of(home, texts()))
+@everywhere
+def test_vectors_of_another_encoder_never_go_live(settings):
+    before = release_night(settings, seed=1)
+    foreign = vectors_of(encoder_of(settings.home, 3), snapshot_of(settings.home, texts()))
     with pytest.raises(Mismatch, match="does not find itself"):
-        release_night(home, seed=2, embeddings=lying(home, lambda made: foreign))
+        release_night(settings, seed=2, embeddings=lying(settings, lambda made: foreign))
     with pytest.raises(Mismatch, match="embed this snapshot with this encoder"):
-        release_night(home, seed=2, embeddings=embeddings_of(home, encoder_of(home, 1), snapshot_of(home, texts())))
-    assert served(home) == before.release
+        release_night(
+            settings,
+            seed=2,
+            embeddings=embeddings_of(settings.home, encoder_of(settings.home, 1), snapshot_of(settings.home, texts())),
+        )
+    assert served(settings) == before.release
 
 
-def test_an_id_longer_than_milvus_holds_is_named(home):
-    encoder = encoder_of(home)
-    snapshot = snapshot_of(home, [*texts(5), {"passage_id": "é" * 32_768, "title": "", "text": "lamp"}])
+def test_an_id_longer_than_milvus_holds_is_named(settings):
+    encoder = encoder_of(settings.home)
+    snapshot = snapshot_of(settings.home, [*texts(5), {"passage_id": "é" * 32_768, "title": "", "text": "lamp"}])
     with pytest.raises(BadInput, match="row 5 of the snapshot"):
-        list(paired(snapshot, embeddings_of(home, encoder, snapshot), 4))
+        list(paired(snapshot, embeddings_of(settings.home, encoder, snapshot), 4))
 
 
 def test_a_collection_that_is_no_release_is_refused():
@@ -247,9 +267,9 @@ def test_a_collection_that_is_no_release_is_refused():
         Identity.read("other", {"owner": "someone"})
 
 
-def test_a_damaged_directory_is_an_error_and_not_an_empty_answer(home):
-    release = release_night(home)
-    for file in (home / "milvus").rglob("schema.json"):
+def test_a_damaged_directory_is_an_error_and_not_an_empty_answer(settings):
+    release = release_night(settings)
+    for file in (settings.home / "milvus").rglob("schema.json"):
         file.write_text("{")
     with pytest.raises(NightshiftError, match="does not load"):
-        EmbeddedMilvus(home).open(release.collection)
+        EmbeddedMilvus(settings.home).open(release.collection)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from release_fixtures import everywhere
 from release_world import (
     HashingEncoder,
     embeddings_of,
@@ -20,25 +21,25 @@ from tasks.core.files import write_json
 from tasks.core.release.publish import publish
 from tasks.core.release.rollback import rollback
 from tasks.core.search.searcher import Searcher
-from tasks.core.settings import MilvusSettings
 
 
-def publish_rows(home, rows):
-    encoder, snapshot = encoder_of(home), snapshot_of(home, rows)
+def publish_rows(settings, rows):
+    encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, rows)
     figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None, "recipe": "", "reason": ""}
-    embeddings = embeddings_of(home, encoder, snapshot)
+    embeddings = embeddings_of(settings.home, encoder, snapshot)
     parts = {"encoder": encoder, "embeddings": embeddings, "snapshot": snapshot}
-    return publish(home, MilvusSettings(), **parts, **figures, expected_epoch=0, loader=HashingEncoder)
+    return publish(settings, **parts, **figures, expected_epoch=0, loader=HashingEncoder)
 
 
-def test_an_answer_is_that_of_exact_search(home):
-    release = release_night(home)
-    encoder, snapshot = encoder_of(home), snapshot_of(home, texts())
+@everywhere
+def test_an_answer_is_that_of_exact_search(settings):
+    release = release_night(settings)
+    encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, texts())
     query = "lamp river stone n17"
     scores = vectors_of(encoder, snapshot) @ HashingEncoder(encoder.path).encode_queries([query])[0]
     best = np.argsort(-scores)[:5]
-    with Searcher.open(home, HashingEncoder) as searcher:
-        answer = searcher.search(query, 5)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        (answer,) = searcher.search(query, 5)
     assert (answer.release, answer.query) == (release.release, query)
     assert [hit.passage_id for hit in answer.hits] == [f"p{row:04d}" for row in best]
     assert [hit.rank for hit in answer.hits] == [1, 2, 3, 4, 5]
@@ -47,23 +48,24 @@ def test_an_answer_is_that_of_exact_search(home):
     assert answer.hits[0].title == f"entry {best[0]}"
 
 
-def test_many_queries_get_the_answers_they_get_alone(home):
-    release_night(home)
+@everywhere
+def test_many_queries_get_the_answers_they_get_alone(settings):
+    release_night(settings)
     asked = [f"{word} n{i}" for i, word in enumerate(["lamp", "river", "stone"] * 20)]
-    with Searcher.open(home, HashingEncoder) as searcher:
-        many = searcher.search_many(asked, 200)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        many = searcher.search(asked, 200)
         assert [[hit.passage_id for hit in one.hits[:3]] for one in many[:4]] == [
-            [hit.passage_id for hit in searcher.search(query, 3).hits] for query in asked[:4]
+            [hit.passage_id for hit in searcher.search(query, 3)[0].hits] for query in asked[:4]
         ]
         assert [one.query for one in many] == asked
         assert {len(one.hits) for one in many} == {200}
-        assert len(searcher.search("lamp", 1000).hits) == 200
-        assert searcher.search_many([]) == []
+        assert len(searcher.search("lamp", 1000)[0].hits) == 200
+        assert searcher.search([]) == []
 
 
-def test_bad_requests_are_refused_with_the_rule(home):
-    release_night(home)
-    with Searcher.open(home, HashingEncoder) as searcher:
+def test_bad_requests_are_refused_with_the_rule(settings):
+    release_night(settings)
+    with Searcher.open(settings, HashingEncoder) as searcher:
         for k in (0, 1001):
             with pytest.raises(NightshiftError, match="1 to 1000"):
                 searcher.search("lamp", k)
@@ -73,23 +75,24 @@ def test_bad_requests_are_refused_with_the_rule(home):
         searcher.search("lamp")
 
 
-def test_without_a_release_it_says_what_to_run(home):
+def test_without_a_release_it_says_what_to_run(settings):
     with pytest.raises(NightshiftError, match="nightshift run"):
-        Searcher.open(home, HashingEncoder)
+        Searcher.open(settings, HashingEncoder)
 
 
-def test_an_altered_encoder_is_refused_and_rollback_helps(home):
-    first, second = release_night(home, seed=1), release_night(home, seed=2)
-    write_json(home / "encoders" / second.encoder / "weights.json", [3, 24, True])
+@everywhere
+def test_an_altered_encoder_is_refused_and_rollback_helps(settings):
+    first, second = release_night(settings, seed=1), release_night(settings, seed=2)
+    write_json(settings.home / "encoders" / second.encoder / "weights.json", [3, 24, True])
     with pytest.raises(Mismatch, match="collection holds vectors of"):
-        Searcher.open(home, HashingEncoder)
-    rollback(home)
-    with Searcher.open(home, HashingEncoder) as searcher:
-        assert searcher.search("lamp").release == first.release
+        Searcher.open(settings, HashingEncoder)
+    rollback(settings)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp")[0].release == first.release
 
 
-def test_an_encoder_of_another_dimension_is_refused(home):
-    release = release_night(home)
+def test_an_encoder_of_another_dimension_is_refused(settings):
+    release = release_night(settings)
 
     class Wider(HashingEncoder):
         def __init__(self, folder):
@@ -97,39 +100,41 @@ def test_an_encoder_of_another_dimension_is_refused(home):
             self.dimension = 32
 
     with pytest.raises(Mismatch, match="dimension 32"):
-        Searcher.open(home, Wider)
-    assert recorded(home, release.release).dimension == 24
+        Searcher.open(settings, Wider)
+    assert recorded(settings.home, release.release).dimension == 24
 
 
-def test_a_collection_of_another_release_is_refused(home):
-    first, second = release_night(home, seed=1), release_night(home, seed=1, tag="new")
-    pointer = json.loads((home / "serving.json").read_text())
-    write_json(home / "serving.json", {**pointer, "collection": first.collection})
+def test_a_collection_of_another_release_is_refused(settings):
+    first, second = release_night(settings, seed=1), release_night(settings, seed=1, tag="new")
+    pointer = json.loads((settings.home / "serving.json").read_text())
+    write_json(settings.home / "serving.json", {**pointer, "collection": first.collection})
     with pytest.raises(Mismatch, match=f"release {second.release}: its collection says {first.release}"):
-        Searcher.open(home, HashingEncoder)
+        Searcher.open(settings, HashingEncoder)
 
 
-def test_a_text_longer_than_milvus_holds_comes_back_entire(home):
+@everywhere
+def test_a_text_longer_than_milvus_holds_comes_back_entire(settings):
     long = "é" * 40_000 + " lamp"
-    publish_rows(home, [*texts(100), {"passage_id": "p9999", "title": "", "text": long}])
-    with Searcher.open(home, HashingEncoder) as searcher:
-        hit = searcher.search(long, 1).hits[0]
+    publish_rows(settings, [*texts(100), {"passage_id": "p9999", "title": "", "text": long}])
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        hit = searcher.search(long, 1)[0].hits[0]
     assert (hit.passage_id, hit.text) == ("p9999", long)
 
 
-def test_ids_of_any_kind_come_back_as_they_are(home):
+@everywhere
+def test_ids_of_any_kind_come_back_as_they_are(settings):
     odd = ['a"b', "a'b", "back\\slash", "new\nline", "é漢", "{x} %s", "both\"'\\", " "]
-    publish_rows(home, [{**row, "passage_id": name} for row, name in zip(texts(8), odd, strict=True)])
-    with Searcher.open(home, HashingEncoder) as searcher:
-        assert {hit.passage_id for hit in searcher.search("lamp").hits} == set(odd)
+    publish_rows(settings, [{**row, "passage_id": name} for row, name in zip(texts(8), odd, strict=True)])
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert {hit.passage_id for hit in searcher.search("lamp")[0].hits} == set(odd)
 
 
-def test_refresh_changes_only_when_the_pointer_moved(home):
-    first = release_night(home, seed=1)
-    with Searcher.open(home, HashingEncoder) as searcher:
+def test_refresh_changes_only_when_the_pointer_moved(settings):
+    first = release_night(settings, seed=1)
+    with Searcher.open(settings, HashingEncoder) as searcher:
         assert not searcher.refresh()
-        second = release_night(home, seed=2)
-        assert searcher.search("lamp").release == first.release
+        second = release_night(settings, seed=2)
+        assert searcher.search("lamp")[0].release == first.release
         assert searcher.refresh()
-        assert searcher.search("lamp").release == second.release
-        assert len([path for path in (home / "readers").iterdir() if path.is_dir()]) == 1
+        assert searcher.search("lamp")[0].release == second.release
+        assert len([path for path in (settings.home / "readers").iterdir() if path.is_dir()]) == 1

@@ -8,7 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-from release_world import HashingEncoder, release_night
+from release_fixtures import everywhere
+from release_world import HashingEncoder, as_text, release_night
 
 from tasks.core.release.history import serving
 from tasks.core.release.rollback import rollback
@@ -18,52 +19,52 @@ QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper"]
 
 READS = """
 import json, sys
-from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from release_world import HashingEncoder
+from release_world import HashingEncoder, settings_from
 from tasks.core.search.searcher import Searcher
 queries = json.loads(sys.argv[3])
-with Searcher.open(Path(sys.argv[1]), HashingEncoder) as searcher:
+with Searcher.open(settings_from(sys.argv[1]), HashingEncoder) as searcher:
     print("ready", flush=True)
     seen = {}
     for line in sys.stdin:
         searcher.refresh()
-        for answer in searcher.search_many(queries, 10):
+        for answer in searcher.search(queries, 10):
             hits = [[hit.passage_id, hit.score] for hit in answer.hits]
             assert seen.setdefault(answer.release + answer.query, hits) == hits
         print(answer.release, flush=True)
 """
 
 
-def answers(home):
-    with Searcher.open(home, HashingEncoder) as searcher:
-        return searcher.search_many(QUERIES, 10)
+def answers(settings):
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        return searcher.search(QUERIES, 10)
 
 
-def test_twenty_swaps_between_two_encoders_mix_no_answer(home):
+@everywhere
+def test_twenty_swaps_between_two_encoders_mix_no_answer(settings):
     right = {}
     for seed in (1, 2):
-        release = release_night(home, seed=seed).release
-        right[release] = answers(home)
+        release = release_night(settings, seed=seed).release
+        right[release] = answers(settings)
     wrong, counted, done = [], dict.fromkeys(right, 0), threading.Event()
 
     def keep_searching(searcher):
         try:
             while not done.is_set():
-                got = searcher.search_many(QUERIES, 10)
+                got = searcher.search(QUERIES, 10)
                 counted[got[0].release] += 1
                 if got != right[got[0].release]:
                     wrong.append(got)
         except Exception as error:
             wrong.append(error)
 
-    with Searcher.open(home, HashingEncoder) as searcher:
+    with Searcher.open(settings, HashingEncoder) as searcher:
         threads = [threading.Thread(target=keep_searching, args=(searcher,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for _ in range(20):
-            current, _ = serving(home)
-            rollback(home, next(name for name in right if name != current.release))
+            current, _ = serving(settings)
+            rollback(settings, next(name for name in right if name != current.release))
             assert searcher.refresh()
         done.set()
         for thread in threads:
@@ -72,9 +73,17 @@ def test_twenty_swaps_between_two_encoders_mix_no_answer(home):
     assert min(counted.values()) > 0
 
 
-def test_two_processes_search_while_a_third_publishes(home):
-    first = release_night(home, seed=1).release
-    command = [sys.executable, "-c", READS, str(home), str(Path(__file__).parents[1] / "release"), json.dumps(QUERIES)]
+@everywhere
+def test_two_processes_search_while_a_third_publishes(settings):
+    first = release_night(settings, seed=1).release
+    command = [
+        sys.executable,
+        "-c",
+        READS,
+        as_text(settings),
+        str(Path(__file__).parents[1] / "release"),
+        json.dumps(QUERIES),
+    ]
     readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 2
@@ -84,13 +93,13 @@ def test_two_processes_search_while_a_third_publishes(home):
 
         def publish():
             building.set()
-            names.append(release_night(home, seed=2).release)
+            names.append(release_night(settings, seed=2).release)
 
         publisher = threading.Thread(target=publish)
         publisher.start()
         building.wait()
         while publisher.is_alive():
-            assert set(ask(readers)) <= {first, *names, serving(home)[0].release}
+            assert set(ask(readers)) <= {first, *names, serving(settings)[0].release}
         publisher.join()
         assert ask(readers) == [names[0], names[0]]
     finally:

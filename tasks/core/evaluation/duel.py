@@ -99,17 +99,17 @@ def export(home: Path, found: Duel, folder: Path) -> None:
 
 
 def _named(settings: Settings, name: str) -> Release | Evaluation:
-    current, _ = serving(settings.home)
+    current, _ = serving(settings)
     if name == "serving" and current is not None:
         return current
-    releases = [one for one in list_releases(settings.home) if one.release == name]
+    releases = [one for one in list_releases(settings) if one.release == name]
     if releases:
         return releases[0]
     shelf = settings.home / Evaluation.shelf
     found = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
     evaluation = finished(found[0], Evaluation) if len(found) == 1 else None
     if evaluation is None:
-        known = ", ".join(one.release for one in list_releases(settings.home)) or "none yet"
+        known = ", ".join(one.release for one in list_releases(settings)) or "none yet"
         what = f"the beginning of {len(found)} evaluations" if found else "no release and no evaluation"
         raise NightshiftError(
             f"{name!r}: {what} in {settings.home}. Releases: {known}; the digests of evaluations stand at the end of "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.release.indexes import search_params
 from tasks.core.release.publisher import Found, Identity
 from tasks.core.release.rows import LIMIT, matrix
+from tasks.core.release.settings import MilvusSettings
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -21,18 +24,41 @@ log = logging.getLogger("nightshift.release")
 
 METRIC = "IP"  # the inner product: what training and evaluation score by, and the cosine where vectors are units
 REQUEST_BYTES = 16 << 20  # texts in one insert; a Milvus server refuses messages of 64 MiB
-TIMEOUT = 600.0  # seconds; some calls would otherwise wait for ever
+TIMEOUT = 600.0  # seconds; some calls would otherwise wait for ever. A server that is back before goes on
+CONNECT_SECONDS = 10.0
 
 
-def connect(uri: str) -> MilvusClient:
-    """A client of the Milvus at `uri`. Raises NightshiftError when there is none."""
-    from pymilvus import MilvusClient, MilvusException
+def connect(uri: str, token: str = "") -> MilvusClient:
+    """A client of the Milvus at `uri`. Raises Unreachable when nobody answers, NightshiftError when it is refused."""
+    from pymilvus import MilvusClient
 
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints a traceback of what it also raises
+    with readable(f"Milvus at {uri}"):
+        # A connection of its own: shared ones stay open when their last client is closed.
+        return MilvusClient(uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what pymilvus raises into NightshiftError, and into Unreachable where trying again may help."""
+    import grpc
+    from pymilvus import MilvusException
+
     try:
-        return MilvusClient(uri, timeout=TIMEOUT)
-    except (MilvusException, OSError, ValueError) as error:
-        raise NightshiftError(f"Milvus at {uri} does not answer: {error}") from error
+        yield
+    except (grpc.RpcError, MilvusException) as error:
+        if _nobody_answered(error):
+            raise Unreachable(f"{what}: no answer. Is it running, and is [milvus] uri right? ({error})") from error
+        raise NightshiftError(f"{what}: {error}") from error
+
+
+def _nobody_answered(error: Any) -> bool:
+    import grpc
+
+    code = error.code() if callable(error.code) else error.code  # of gRPC, of pymilvus
+    # 2 is pymilvus's own "fail connecting"; where it gave up trying again, it puts gRPC's code or none in its place.
+    gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, 2)
+    return code in gone or "Retry timeout" in str(error)
 
 
 def create(client: MilvusClient, identity: Identity) -> None:
@@ -64,7 +90,7 @@ def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBa
     log.info("%s: flushed", name)
     index = client.prepare_index_params()
     # Nested, because pymilvus sends the outer level flat, and milvus-lite looks only below "params".
-    params = {"params": _index_params(identity.index, identity.rows)}
+    params = {"params": json.loads(identity.index_params)}
     index.add_index("vector", index_type=identity.index, metric_type=identity.metric, params=params)
     client.create_index(name, index, timeout=TIMEOUT, sync=False)
     client.load_collection(name, timeout=TIMEOUT)  # waits for the index
@@ -89,62 +115,59 @@ def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     return records
 
 
-def _index_params(index: str, rows: int) -> dict[str, int]:
-    if index == "HNSW":
-        return {"M": 16, "efConstruction": 200}
-    return {"nlist": _lists(rows)} if index == "IVF_FLAT" else {}
-
-
-def _search_params(index: str, rows: int, k: int) -> dict[str, int]:
-    if index == "HNSW":
-        return {"ef": max(128, 2 * k)}
-    return {"nprobe": min(_lists(rows), max(16, _lists(rows) // 4))} if index == "IVF_FLAT" else {}
-
-
-def _lists(rows: int) -> int:
-    """Inverted lists: about √rows, and at least 39 rows to train each, as faiss asks for."""
-    return max(1, min(math.isqrt(rows), rows // 39))
-
-
 class CollectionReader:
     """A `Reader` over a pymilvus client, which it owns; `on_close` gives back what lies behind the client."""
 
-    def __init__(self, client: MilvusClient, collection: str, on_close: Callable[[], None]) -> None:
-        self._client, self._on_close = client, on_close
-        self.identity = Identity.read(collection, client.describe_collection(collection).get("properties", {}))
-        client.load_collection(collection, timeout=TIMEOUT)
+    def __init__(
+        self,
+        client: MilvusClient,
+        collection: str,
+        settings: MilvusSettings,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._client, self._settings, self._on_close = client, settings, on_close
+        with readable(f"collection {collection}"):
+            found = client.describe_collection(collection, timeout=TIMEOUT)
+            self.identity = Identity.read(collection, found.get("properties", {}))
+            client.load_collection(collection, timeout=TIMEOUT)
+        self._built: dict[str, int] = json.loads(self.identity.index_params)
         # One thread touches it first: several at once meet a collection that is half loaded.
         self.search(np.ones((1, self.identity.dimension), np.float32), 1)
 
     def count(self) -> int:
         """Rows, counted with strong consistency."""
-        answer = self._client.query(
-            self.identity.collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=TIMEOUT
-        )
-        return int(answer[0]["count(*)"])
+        return int(self._query("", ["count(*)"])[0]["count(*)"])
 
     def keys(self, first: int, last: int) -> list[tuple[int, str, str]]:
         """(row, passage_id, text_hash) of snapshot rows [first, last), by row; ids never enter an expression."""
-        found = self._client.query(
-            self.identity.collection,
-            filter=f"row >= {int(first)} and row < {int(last)}",
-            output_fields=["row", "passage_id", "text_hash"],
-            consistency_level="Strong",
-            timeout=TIMEOUT,
-        )
+        found = self._query(f"row >= {int(first)} and row < {int(last)}", ["row", "passage_id", "text_hash"])
         return sorted((one["row"], one["passage_id"], one["text_hash"]) for one in found)
+
+    def _query(self, rule: str, fields: list[str]) -> list[dict[str, Any]]:
+        name = self.identity.collection
+        with readable(f"collection {name}"):
+            answer: list[dict[str, Any]] = self._client.query(
+                name, filter=rule, output_fields=fields, consistency_level="Strong", timeout=TIMEOUT
+            )
+        return answer
 
     def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = ()) -> list[list[Found]]:
         """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first."""
-        name, index, rows = self.identity.collection, self.identity.index, self.identity.rows
-        answers = self._client.search(
-            name,
-            data=np.asarray(vectors, np.float32),
-            limit=k,
-            output_fields=["row", *fields],
-            search_params={"metric_type": self.identity.metric, "params": _search_params(index, rows, k)},
-            timeout=TIMEOUT,
-        )
+        name, index = self.identity.collection, self.identity.index
+        given = self._settings.search_params if self._settings.index == index else {}
+        with readable(f"collection {name}"):
+            answers = self._client.search(
+                name,
+                data=np.asarray(vectors, np.float32),
+                limit=k,
+                output_fields=["row", *fields],
+                search_params={
+                    "metric_type": self.identity.metric,
+                    "params": search_params(index, k, self._built, given),
+                },
+                consistency_level="Eventually",  # what is searched is never written again: there is nothing to wait for
+                timeout=self._settings.query_seconds,
+            )
         return [
             [Found(hit["entity"]["row"], hit["passage_id"], hit["distance"], hit["entity"]) for hit in hits]
             for hits in answers
@@ -153,4 +176,5 @@ class CollectionReader:
     def close(self) -> None:
         """Close the client and what lies behind it."""
         self._client.close()
-        self._on_close()
+        if self._on_close is not None:
+            self._on_close()

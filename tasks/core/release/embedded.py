@@ -21,10 +21,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import sync_files, sync_folder, write_json
-from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill
+from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill, readable
 from tasks.core.release.publisher import Identity, Pointer
+from tasks.core.release.settings import MilvusSettings
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -37,8 +38,9 @@ IMMUTABLE = {".parquet", ".idx"}  # milvus-lite writes these once; a clone may s
 class EmbeddedMilvus:
     """The `Publisher` for one machine: `home/milvus/<collection>.db`, `home/serving.json`, `home/readers/`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, settings: MilvusSettings | None = None) -> None:
         self._folder, self._readers, self._pointer = home / "milvus", home / "readers", home / "serving.json"
+        self._settings = settings or MilvusSettings()
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
         """Make a generation's directory; see `Publisher.build`."""
@@ -46,7 +48,7 @@ class EmbeddedMilvus:
         if path.exists():
             raise NightshiftError(f"{path}: exists already; a collection's name is never used twice")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _server(path) as client:
+        with _server(path) as client, readable(str(path)):
             create(client, identity)
             fill(client, identity, batches)
         sync_files(path)
@@ -58,7 +60,7 @@ class EmbeddedMilvus:
         source = self._path(collection)
         if not source.is_dir():
             raise NightshiftError(f"{source}: not there; this release's collection was pruned or removed")
-        self._sweep()
+        self.tidy()
         folder = self._readers / uuid.uuid4().hex
         lock = FileLock(folder.with_suffix(".lock"))
         self._readers.mkdir(parents=True, exist_ok=True)
@@ -73,13 +75,18 @@ class EmbeddedMilvus:
         clone = folder / source.name
         try:
             _clone(source, clone)
-            return CollectionReader(connect(str(clone)), collection, give_back)
-        except NightshiftError:
+            return CollectionReader(connect(str(clone)), collection, self._settings, give_back)
+        except Mismatch:
             give_back()
             raise
         except Exception as error:  # a damaged directory fails in any of milvus-lite's ways
             give_back()
             raise NightshiftError(f"{source}: does not load ({type(error).__name__}: {error})") from error
+
+    def identity(self, collection: str) -> Identity:
+        """Who a generation is, as its clone says."""
+        with closing(self.open(collection)) as reader:
+            return reader.identity
 
     def flip(self, pointer: Pointer) -> None:
         """Replace the pointer file."""
@@ -105,28 +112,31 @@ class EmbeddedMilvus:
         doomed = self._folder / f".{collection}.dropped"
         with suppress(FileNotFoundError):
             self._path(collection).rename(doomed)
-        for folder in self._folder.glob(".*.dropped"):
-            shutil.rmtree(folder, ignore_errors=True)
+        self.tidy()
 
     def collections(self) -> set[str]:
         """Every generation on disk, whole or half built."""
         return {path.stem for path in self._folder.glob("*.db")}
 
-    def _path(self, collection: str) -> Path:
-        return self._folder / f"{collection}.db"
-
-    def _sweep(self) -> None:
-        """Remove what readers of dead processes left."""
+    def tidy(self) -> None:
+        """Remove what readers of dead processes and unfinished drops left."""
+        for folder in self._folder.glob(".*.dropped"):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in self._readers.glob("*.lock"):
             with suppress(Timeout, FileNotFoundError), FileLock(file, timeout=0):
                 shutil.rmtree(file.with_suffix(""), ignore_errors=True)
                 file.unlink(missing_ok=True)
 
+    def _path(self, collection: str) -> Path:
+        return self._folder / f"{collection}.db"
+
 
 def probe(home: Path) -> None:
     """Build, reopen and search a collection of two rows below `home`. Raises NightshiftError when that fails here."""
-    names = {name: name for name in ("release", "fingerprint", "encoder", "embeddings", "snapshot")}
-    identity = Identity(collection="probe", dimension=2, metric=METRIC, index="FLAT", rows=2, **names)
+    names = {name: name for name in ("release", "fingerprint", "encoder", "embeddings", "snapshot", "digest")}
+    identity = Identity(
+        collection="probe", dimension=2, metric=METRIC, index="FLAT", index_params="{}", rows=2, **names
+    )
     strings = {name: ["a", "b"] for name in ("passage_id", "title", "text", "text_hash")}
     vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32(), 2))
     batch = pa.RecordBatch.from_pydict({"row": [0, 1], **strings, "whole": [True, True], "vector": vectors})

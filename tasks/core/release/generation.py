@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import digest_of
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.release.collection import METRIC
+from tasks.core.release.indexes import build_params
 from tasks.core.release.ledger import Generation, Ledger
 from tasks.core.release.publisher import Identity, Loader, Publisher
 from tasks.core.release.rows import paired
+from tasks.core.release.settings import MilvusSettings
 from tasks.core.release.verify import Candidate, verify
-from tasks.core.settings import MilvusSettings
 
 log = logging.getLogger("nightshift.release")
 
@@ -42,18 +44,25 @@ class Parts:
     @property
     def digest(self) -> str:
         """The same parts give the same release, however often a night is run."""
+        asked = sorted(self.settings.index_params.items())
         parts = (self.encoder.fingerprint, self.embeddings.digest, self.snapshot.digest, self.settings.index, METRIC)
-        return digest_of({"kind": "Release", "parts": parts})
+        return digest_of({"kind": "Release", "parts": (*parts, *asked)})
 
     def identity(self, generation: Generation) -> Identity:
         """Who the collection of `generation` is."""
         return Identity(
             release=generation.release,
+            digest=self.digest,
             collection=generation.collection,
             fingerprint=self.encoder.fingerprint,
             dimension=self.encoder.dimension,
             metric=METRIC,
             index=self.settings.index,
+            index_params=json.dumps(
+                build_params(
+                    self.settings.index, self.snapshot.rows, self.encoder.dimension, self.settings.index_params
+                )
+            ),
             rows=self.snapshot.rows,
             encoder=self.encoder.digest,
             embeddings=self.embeddings.digest,

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import Mismatch, NightshiftError, Unreachable
 from tasks.core.files import finished
 from tasks.core.receipts import Release
-from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.ledger import Ledger, open_ledger
+from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Pointer, Publisher
+from tasks.core.release.recovery import recover
+from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
 
 
-def serving(home: Path, publisher: Publisher | None = None) -> tuple[Release | None, int]:
+def serving(settings: Settings, publisher: Publisher | None = None) -> tuple[Release | None, int]:
     """The release that the pointer names, and the epoch: how often the pointer has moved. (None, 0) before the first.
 
-    Raises NightshiftError when the pointer names a release that does not load and no earlier one can stand in.
+    What a crash left half done is mended first. None too when no release is left that loads: a night makes a new one.
+
+    Raises Unreachable: Milvus does not answer; NightshiftError: the pointer names what no night of this home made.
     """
-    with open_ledger(home) as ledger, ledger.exclusive():
-        return reconciled(ledger, publisher or EmbeddedMilvus(home))
+    with open_ledger(settings) as ledger, ledger.exclusive():
+        return reconciled(ledger, publisher or milvus_of(settings))
 
 
-def list_releases(home: Path) -> list[Release]:
+def list_releases(settings: Settings) -> list[Release]:
     """Every release that ever served, newest first; `pruned` where only its figures are left."""
-    serving(home)
-    with open_ledger(home) as ledger:
+    serving(settings)
+    with open_ledger(settings) as ledger:
         return ledger.releases()
 
 
@@ -37,7 +40,9 @@ def reconciled(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, in
     A crash between the pointer's move and the ledger's commit leaves them apart: the pointer wins if its release
     loads; if not, it goes back to the last release of the ledger.
     """
-    pointer, moves = publisher.serving(), ledger.moves()
+    pointer = publisher.serving()
+    recover(ledger, publisher, pointer)
+    moves = ledger.moves()
     last = moves[-1] if moves else None
     if pointer is None and last is None:
         return None, 0
@@ -50,10 +55,13 @@ def reconciled(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, in
             log.warning("pointer and ledger disagreed after a crash: release %s serves", release.release)
             point_to(ledger, publisher, release, epoch, why or "mended")
             return release, epoch
-    raise NightshiftError(
-        f"neither the release that the pointer names ({pointer and pointer.release}) nor the last one in the ledger "
-        f"({last and last.release}) loads. Run `nightshift run` to publish a new one."
+    log.error(
+        "neither the release that the pointer names (%s) nor the last one in the ledger (%s) loads: none serves; "
+        "`nightshift rollback --to` takes an older one, `nightshift run` makes a new one",
+        pointer and pointer.release,
+        last and last.release,
     )
+    return None, last.epoch if last else 0
 
 
 def point_to(ledger: Ledger, publisher: Publisher, release: Release, epoch: int, why: str) -> None:
@@ -90,6 +98,8 @@ def check_loads(release: Release, publisher: Publisher) -> None:
 def _loads(release: Release, publisher: Publisher) -> bool:
     try:
         check_loads(release, publisher)
+    except Unreachable:
+        raise  # it says nothing about the release
     except NightshiftError as error:
         log.warning("release %s does not load: %s", release.release, error)
         return False

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import NightshiftError, StaleNight
 from tasks.core.receipts import Release
+from tasks.core.settings import Settings
 
+FILE = "ledger.sqlite"
 BUSY_SECONDS = 60  # how long to wait for another process's transaction; ours take milliseconds to seconds
 TABLES = """
 CREATE TABLE IF NOT EXISTS generations (
@@ -30,7 +32,7 @@ CREATE TABLE IF NOT EXISTS moves (
 
 
 class Move(NamedTuple):
-    """One move of the pointer. `why` is publish, rollback or mended."""
+    """One move of the pointer. `why` is publish, rollback, mended or rebuilt."""
 
     epoch: int
     release: str
@@ -46,6 +48,7 @@ class Generation(NamedTuple):
     verified: bool
     dropped: bool
     released: bool
+    family: str = "nightshift"  # what the names of this home's collections begin with
 
     @property
     def release(self) -> str:
@@ -55,27 +58,34 @@ class Generation(NamedTuple):
     @property
     def collection(self) -> str:
         """The name of its collection: letters, digits and underscores, as Milvus wants."""
-        return f"nightshift_{self.release.replace('-', '_')}"
+        return f"{self.family}_{self.release.replace('-', '_')}"
+
+    @classmethod
+    def of(cls, collection: str) -> Generation:
+        """The generation that a collection's name tells of; of its digest only the first 8 digits are known."""
+        family, number, digest = collection.rsplit("_", 2)
+        return cls(int(number[1:]), digest, verified=False, dropped=False, released=False, family=family)
 
 
 @contextmanager
-def open_ledger(home: Path) -> Iterator[Ledger]:
-    """The ledger of `home`, made on first use."""
+def open_ledger(settings: Settings) -> Iterator[Ledger]:
+    """The ledger of the home that `settings` name, made on first use."""
+    home = settings.home
     home.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(home / "ledger.sqlite", timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(home / FILE, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         for statement in TABLES.split(";"):
             connection.execute(statement)
-        yield Ledger(home, connection)
+        yield Ledger(home, connection, settings.milvus.alias)
 
 
 class Ledger:
     """An open ledger. Every change belongs into a `with ledger.exclusive():`."""
 
-    def __init__(self, home: Path, connection: sqlite3.Connection) -> None:
-        self.home = home
-        self._connection = connection
+    def __init__(self, home: Path, connection: sqlite3.Connection, family: str) -> None:
+        self.home, self._family = home, family
+        self._connection, self._file = connection, (home / FILE).stat().st_ino
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -84,21 +94,34 @@ class Ledger:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             raise NightshiftError(
-                f"{self.home / 'ledger.sqlite'}: {error} for {BUSY_SECONDS} s. "
+                f"{self.home / FILE}: {error} for {BUSY_SECONDS} s. "
                 "Another publish or rollback holds it; try again when that has ended."
             ) from error
         try:
+            self._check_in_place()
             yield
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
+    def _check_in_place(self) -> None:
+        """A ledger that was removed meanwhile keeps nobody out: others have made a new one."""
+        file = self.home / FILE
+        if not file.exists() or file.stat().st_ino != self._file:
+            raise StaleNight(f"{file}: was removed or replaced while this was under way; run the night again")
+
     def allocate(self, digest: str) -> Generation:
         """A new generation; its number is larger than any before it and never given again."""
         number = self._connection.execute("INSERT INTO generations (digest) VALUES (?)", (digest,)).lastrowid
         assert number is not None
-        return Generation(number, digest, verified=False, dropped=False, released=False)
+        return Generation(number, digest, verified=False, dropped=False, released=False, family=self._family)
+
+    def adopt(self, generation: Generation) -> None:
+        """Enter a generation that is there, though this ledger never gave its number; it counts as unfinished."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO generations (number, digest) VALUES (?, ?)", (generation.number, generation.digest)
+        )
 
     def mark_verified(self, number: int) -> None:
         """Note that the collection of a generation is whole."""
@@ -114,13 +137,14 @@ class Ledger:
             "SELECT number, digest, verified IS NOT NULL, dropped IS NOT NULL, release IS NOT NULL"
             " FROM generations LEFT JOIN releases ON generation = number ORDER BY number DESC"
         )
-        return [Generation(n, digest, bool(v), bool(d), bool(r)) for n, digest, v, d, r in rows]
+        return [Generation(n, digest, bool(v), bool(d), bool(r), self._family) for n, digest, v, d, r in rows]
 
     def record(self, release: Release) -> None:
         """Enter a release; once is enough."""
         text = release.model_dump_json(exclude={"path", "reused"})
         self._connection.execute(
-            "INSERT OR IGNORE INTO generations (number, digest, verified) VALUES (?, ?, ?)",
+            "INSERT INTO generations (number, digest, verified) VALUES (?, ?, ?)"
+            " ON CONFLICT (number) DO UPDATE SET digest = excluded.digest, verified = excluded.verified",
             (release.generation, release.digest, release.created),
         )
         self._connection.execute(
@@ -162,6 +186,11 @@ def held(home: Path, generation: Generation) -> Iterator[bool]:
             yield True
     except Timeout:
         yield False
+
+
+def lock_names(home: Path) -> set[str]:
+    """The names of all collections that were ever built here, as their locks tell: locks stay."""
+    return {path.stem for path in (home / "locks").glob("*_r*_*.lock")}
 
 
 def _now() -> str:

@@ -1,47 +1,61 @@
-"""Prune: remove collections that nothing needs any more. Their figures stay in the ledger."""
+"""Prune: remove collections that nothing needs any more, also those that crashed nights left. Their figures stay."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
-from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.history import reconciled
 from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.rollback import rollback_target
+from tasks.core.settings import MilvusSettings, Settings
 
 log = logging.getLogger("nightshift.release")
 
 
-def prune(home: Path, keep: int, publisher: Publisher | None = None) -> list[str]:
+def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
     """Remove generations that nothing needs; returns the collections removed.
 
-    Kept are the serving release, the one that a rollback would return to, the newest `keep` releases, and what another
-    process is building. Generations that never served go, whatever their age.
+    Kept are the serving release, the one that a rollback would return to, the newest `[milvus] keep` releases, pinned
+    ones, those that served within the last `grace_minutes`, and what another process is building. Generations that
+    never served go, whatever their age.
     """
-    publisher = publisher or EmbeddedMilvus(home)
+    publisher = publisher or milvus_of(settings)
     removed = []
-    with open_ledger(home) as ledger:
+    with open_ledger(settings) as ledger:
+        with ledger.exclusive():
+            reconciled(ledger, publisher)  # enters what a lost ledger forgot
         present = publisher.collections()
         for generation in ledger.generations():
             if generation.collection not in present:
                 continue
-            with held(home, generation) as free:
-                if free and _condemned(ledger, publisher, generation, keep):
+            with held(settings.home, generation) as free:
+                if free and _condemned(ledger, publisher, generation, settings.milvus):
                     publisher.drop(generation.collection)
                     removed.append(generation.collection)
                     log.info("%s: removed", generation.collection)
+    publisher.tidy()
     return removed
 
 
-def _condemned(ledger: Ledger, publisher: Publisher, generation: Generation, keep: int) -> bool:
+def _condemned(ledger: Ledger, publisher: Publisher, generation: Generation, settings: MilvusSettings) -> bool:
     """Decide and record it in one transaction, so that no pointer can move to a collection that is going."""
     with ledger.exclusive():
         current, _ = reconciled(ledger, publisher)
         live = [one.release for one in ledger.releases() if not one.pruned]
-        kept = {*live[:keep], current and current.release, rollback_target(ledger, current)}
+        kept = {*live[: settings.keep], current and current.release, rollback_target(ledger, current)}
+        kept |= pinned(ledger.home) | _served_since(ledger, settings.grace_minutes)
         if generation.release in kept:
             return False
         ledger.mark_dropped(generation.number)
         return True
+
+
+def _served_since(ledger: Ledger, minutes: float) -> set[str]:
+    """Releases that served until less than so many minutes ago: a query may be on its way to them."""
+    since = datetime.now(UTC) - timedelta(minutes=minutes)
+    return {old.release for old, new in pairwise(ledger.moves()) if datetime.fromisoformat(new.at) > since}

@@ -1,4 +1,4 @@
-"""The front door to releases: publish here; `serving`, `list_releases`, `rollback` and `prune` from beside."""
+"""The front door to releases: publish here; `serving`, `list_releases`, `rollback`, `pin` and `prune` from beside."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
-from tasks.core.errors import StaleNight
+from tasks.core.errors import Mismatch, StaleNight
 from tasks.core.files import MANIFEST, finished, write_json
 from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.generation import Parts, build, candidates, usable
 from tasks.core.release.history import list_releases, point_to, reconciled, serving
 from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.rollback import rollback, withdrawn
-from tasks.core.settings import MilvusSettings
+from tasks.core.settings import Settings
 
-__all__ = ["list_releases", "prune", "publish", "rollback", "serving", "withdrawn"]
+__all__ = ["list_releases", "pin", "prune", "publish", "rollback", "serving", "unpin", "withdrawn"]
 
 log = logging.getLogger("nightshift.release")
 
 
 def publish(
-    home: Path,
-    settings: MilvusSettings,
+    settings: Settings,
     *,
     encoder: Encoder,
     embeddings: Embeddings,
@@ -50,17 +49,19 @@ def publish(
     began; `metrics`, `bm25`, `base` and `previous` are the figures to record.
 
     Raises:
-        Mismatch: parts that do not belong together, or a collection that fails a check; the pointer is untouched.
+        Mismatch: parts that do not belong together, a collection that fails a check, or that lacks more passages of
+            the serving release's number than `max_shrink`; the pointer is untouched.
+        Unreachable: the Milvus server did not answer for too long; running it again builds a new generation.
         StaleNight: another release went live since; the generation stays as a candidate until it is pruned.
     """
     start = time.perf_counter()
-    publisher = publisher or EmbeddedMilvus(home)
-    parts = Parts(encoder, embeddings, snapshot, settings, loader)
+    publisher = publisher or milvus_of(settings)
+    parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader)
 
     def record(generation: Generation, recall: float, peak_mb: int) -> Release:
         return Release(
             digest=parts.digest,
-            path=home / Release.shelf / generation.release,
+            path=settings.home / Release.shelf / generation.release,
             parents=(encoder.digest, embeddings.digest, snapshot.digest),
             seconds=time.perf_counter() - start,
             peak_mb=peak_mb,
@@ -73,25 +74,36 @@ def publish(
             base=dict(base),
             previous=None if previous is None else dict(previous),
             recall=recall,
-            **parts.identity(generation).model_dump(exclude={"index"}),
+            **parts.identity(generation).model_dump(exclude={"digest", "index", "index_params"}),
         )
 
-    with open_ledger(home) as ledger:
+    with open_ledger(settings) as ledger:
+        with ledger.exclusive():
+            current, _ = reconciled(ledger, publisher)
+        _check_not_shrunk(snapshot, current, settings.milvus.max_shrink)
         for generation in candidates(ledger, parts):
-            with held(home, generation) as free:
+            with held(settings.home, generation) as free:
                 with Peak() as peak:
                     recall = usable(generation, parts, publisher) if free else None
                 if recall is not None:
                     return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
         with ledger.exclusive():
             generation = ledger.allocate(parts.digest)
-        with held(home, generation):
+        with held(settings.home, generation):
             with Peak() as peak:
                 recall = build(generation, parts, publisher)
             with ledger.exclusive():
                 ledger.mark_verified(generation.number)
             log.info("generation %d: verified", generation.number)
             return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
+
+
+def _check_not_shrunk(snapshot: Snapshot, current: Release | None, most: float) -> None:
+    if current is not None and snapshot.rows < (1 - most) * current.rows:
+        raise Mismatch(
+            f"snapshot {snapshot.digest}: {snapshot.rows} passages, the serving release {current.release} has "
+            f"{current.rows}. Is part of the source missing? If not, raise [milvus] max_shrink = {most}."
+        )
 
 
 def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:

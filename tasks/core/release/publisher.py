@@ -1,6 +1,6 @@
 """What a release is made of in Milvus, and what any Milvus must offer to hold releases.
 
-`EmbeddedMilvus` is the default; a Milvus server fits behind the same `Publisher`.
+One `Publisher`, two pointers: `EmbeddedMilvus` replaces a file, `ServerMilvus` alters an alias.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ class Identity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: str
+    digest: str  # of the release's manifest: the same parts give the same one
     collection: str
     fingerprint: str
     dimension: int
     metric: str
     index: str
+    index_params: str  # JSON
     rows: int
     encoder: str
     embeddings: str
@@ -53,15 +55,18 @@ class Identity(BaseModel):
 
 
 class Pointer(BaseModel):
-    """The one mutable thing: which release serves. `epoch` counts the moves of the pointer."""
+    """The one mutable thing: which release serves.
+
+    `epoch` counts the moves of the pointer. An alias holds only a name: of it `epoch` is 0 and `why` empty.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: str
-    epoch: int
+    epoch: int = 0
     collection: str
     fingerprint: str
-    why: str  # it moved: publish, rollback or mended
+    why: str = ""  # it moved: publish, rollback, mended or rebuilt
 
 
 class Found(NamedTuple):
@@ -74,7 +79,10 @@ class Found(NamedTuple):
 
 
 class Reader(Protocol):
-    """One collection, loaded, by its concrete name; safe for several threads until it is closed."""
+    """One collection, loaded, by its concrete name; safe for several threads until it is closed.
+
+    Its methods raise NightshiftError when Milvus refuses, Unreachable when it does not answer in time.
+    """
 
     identity: Identity
 
@@ -106,17 +114,26 @@ class Publisher(Protocol):
         Raises NightshiftError when it is not there or does not load, Mismatch when it is not a release's.
         """
 
+    def identity(self, collection: str) -> Identity:
+        """Who a collection is; raises as `open` does."""
+
     def flip(self, pointer: Pointer) -> None:
         """Move the pointer, in one step."""
 
     def serving(self) -> Pointer | None:
-        """The pointer; None before the first release."""
+        """The pointer; None before the first release.
+
+        Raises NightshiftError when it names what is no release, Unreachable when no server answers.
+        """
 
     def drop(self, collection: str) -> None:
-        """Remove a collection. Raises NightshiftError when the pointer names it."""
+        """Remove a collection. Raises NightshiftError when a pointer names it."""
 
     def collections(self) -> set[str]:
-        """The names of all collections, whole or half built."""
+        """The names of all collections that are generations of this home, whole or half built."""
+
+    def tidy(self) -> None:
+        """Remove what killed processes left beside the collections."""
 
 
 class VectorEncoder(Protocol):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tasks.core.errors import NightshiftError
 from tasks.core.receipts import Release
-from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.history import check_loads, point_to, reconciled
 from tasks.core.release.ledger import Ledger, held, open_ledger
+from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Publisher
+from tasks.core.settings import Settings
 
 
-def rollback(home: Path, to: str | None = None, publisher: Publisher | None = None) -> Release:
+def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:
     """Serve release `to` again, or the one that served before the serving one came.
 
     The collection must open, load and count right before the pointer moves. A night under way becomes stale.
@@ -20,13 +19,13 @@ def rollback(home: Path, to: str | None = None, publisher: Publisher | None = No
     Raises NightshiftError: no older release, an unknown or pruned one, one that another process is pointing to or
     removing; Mismatch: its collection is not what was recorded.
     """
-    publisher = publisher or EmbeddedMilvus(home)
-    with open_ledger(home) as ledger:
+    publisher = publisher or milvus_of(settings)
+    with open_ledger(settings) as ledger:
         with ledger.exclusive():
             current, epoch = reconciled(ledger, publisher)
             target = _target(ledger, current, to)
         generation = next(one for one in ledger.generations() if one.number == target.generation)
-        with held(home, generation) as free:
+        with held(settings.home, generation) as free:
             if not free:
                 raise NightshiftError(f"release {target.release}: another process is at work on it; try again")
             check_loads(target, publisher)
@@ -48,12 +47,12 @@ def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
     return next((name for name in reversed(stack) if name not in gone), None)
 
 
-def withdrawn(home: Path, digest: str) -> str | None:
+def withdrawn(settings: Settings, digest: str) -> str | None:
     """The release with this digest that a person rolled back from and has not pointed to since, if any.
 
     What was taken back by hand must not come back by itself on the next night.
     """
-    with open_ledger(home) as ledger:
+    with open_ledger(settings) as ledger:
         names = {one.release for one in ledger.releases() if one.digest == digest}
         return next((name for name in _undone(ledger)[1] if name in names), None)
 
@@ -73,17 +72,17 @@ def _undone(ledger: Ledger) -> tuple[list[str], list[str]]:
 
 
 def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
-    if current is None:
-        raise NightshiftError("there is no release yet; `nightshift run` makes the first")
     known = {one.release: one for one in ledger.releases()}
+    if not known:
+        raise NightshiftError("there is no release yet; `nightshift run` makes the first")
     name = to or rollback_target(ledger, current)
     if name is None:
-        raise NightshiftError(f"no older release to go back to; {current.release} is the oldest that is kept")
+        raise NightshiftError("no older release to go back to: the serving one is the oldest that is kept")
     if name not in known:
         raise NightshiftError(f"release {name}: unknown. There are: {', '.join(known)}")
     if known[name].pruned:
         kept = ", ".join(one.release for one in known.values() if not one.pruned)
         raise NightshiftError(f"release {name}: its collection was pruned. Kept are: {kept}")
-    if name == current.release:
+    if current is not None and name == current.release:
         raise NightshiftError(f"release {name} serves already")
     return known[name]

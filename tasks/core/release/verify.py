@@ -15,7 +15,7 @@ from tasks.core.embedding.exact import exact_search
 from tasks.core.errors import Mismatch
 from tasks.core.receipts import Embeddings, Snapshot
 from tasks.core.release.publisher import Identity, Reader, VectorEncoder
-from tasks.core.settings import MilvusSettings
+from tasks.core.release.settings import MilvusSettings
 
 log = logging.getLogger("nightshift.release")
 

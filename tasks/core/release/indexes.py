@@ -1,0 +1,61 @@
+"""The indexes that a collection may have, and the numbers each is built and searched with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+EVERYWHERE = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")  # milvus-lite takes any other name too, and fails at the next load
+BUILD: dict[str, tuple[str, ...]] = {
+    "FLAT": (),
+    "IVF_FLAT": ("nlist",),
+    "IVF_SQ8": ("nlist",),
+    "HNSW": ("M", "efConstruction"),
+    "SCANN": ("nlist",),
+    "IVF_PQ": ("nlist", "m", "nbits"),
+    "DISKANN": (),
+}
+SEARCH: dict[str, tuple[str, ...]] = {
+    "FLAT": (),
+    "IVF_FLAT": ("nprobe",),
+    "IVF_SQ8": ("nprobe",),
+    "HNSW": ("ef",),
+    "SCANN": ("nprobe", "reorder_k"),
+    "IVF_PQ": ("nprobe",),
+    "DISKANN": ("search_list",),
+}
+
+
+def build_params(index: str, rows: int, dimension: int, given: Mapping[str, int]) -> dict[str, int]:
+    """The numbers to build `index` with: those that were given, and for the others what suits the collection."""
+    fitting = {
+        "nlist": _lists(rows),
+        "M": 16,
+        "efConstruction": 200,
+        "m": _parts(dimension),
+        "nbits": 8,
+    }
+    return {name: given.get(name, fitting[name]) for name in BUILD[index]}
+
+
+def search_params(index: str, k: int, built: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+    """The numbers to search `index` with for the best `k`, never too few for `k` nor more than was built."""
+    lists = built.get("nlist", 1)
+    fitting = {"nprobe": max(16, lists // 4), "ef": 128, "reorder_k": 4 * k, "search_list": 100}
+    bounds = {"nprobe": (1, lists), "ef": (2 * k, None), "reorder_k": (k, None), "search_list": (k, None)}
+    chosen = {}
+    for name in SEARCH[index]:
+        least, most = bounds[name]
+        value = max(given.get(name, fitting[name]), least or 1)
+        chosen[name] = value if most is None else min(value, most)
+    return chosen
+
+
+def _lists(rows: int) -> int:
+    """Inverted lists: about √rows, and at least 39 rows to train each, as faiss asks for."""
+    return max(1, min(math.isqrt(rows), rows // 39))
+
+
+def _parts(dimension: int) -> int:
+    """Parts that product quantisation divides a vector into: of two numbers each, or the nearest that divides it."""
+    return next(parts for parts in range(max(1, dimension // 2), 0, -1) if dimension % parts == 0)

@@ -1,0 +1,65 @@
+"""Where releases lie, by which index they are searched, and how long they are kept."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from tasks.core.release.indexes import BUILD, EVERYWHERE, SEARCH
+from tasks.core.section import Section
+
+Index = Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "SCANN", "IVF_PQ", "DISKANN"]
+
+
+class MilvusSettings(Section):
+    """Where releases lie, the index that serves, and what is kept."""
+
+    uri: str = Field("", description="a Milvus server, such as http://127.0.0.1:19530; empty: milvus-lite below home")
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="what the server asks for, user:password or a key; give it as NIGHTSHIFT_MILVUS__TOKEN",
+    )
+    alias: str = Field(
+        "nightshift",
+        pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$",
+        description="on a server: the pointer, and what the names of its collections begin with; one for each home",
+    )
+    index: Index = Field("FLAT", description="index type of the collection; SCANN, IVF_PQ and DISKANN need a server")
+    index_params: dict[str, int] = Field({}, description="what the index is built with, such as { M = 32 }")
+    search_params: dict[str, int] = Field({}, description="what it is searched with, such as { ef = 256 }")
+    batch_rows: int = Field(1000, ge=1, description="rows in one insert")
+    min_recall: float = Field(0.95, ge=0, le=1, description="recall@10 against exact search that it must reach")
+    samples: int = Field(64, ge=1, description="passages that must find themselves before the pointer moves")
+    max_shrink: float = Field(0.5, ge=0, le=1, description="share of the serving release's passages a new one may lack")
+    keep: int = Field(3, ge=2, description="releases kept loadable, the serving one included")
+    grace_minutes: float = Field(
+        60, ge=0, description="a release that served is kept so long after it, whatever keep says"
+    )
+    notice_seconds: float = Field(5, ge=0, description="how often a searcher looks at the pointer; 0: when asked to")
+    query_seconds: float = Field(30, gt=0, description="a search that takes longer is an error")
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret_in_the_address(cls, uri: str) -> str:
+        parts = urlsplit(uri)
+        if uri and (parts.scheme not in ("http", "https", "tcp", "unix") or not (parts.netloc or parts.path)):
+            raise ValueError("an address such as http://127.0.0.1:19530; leave it out for milvus-lite below home")
+        if parts.password:
+            raise ValueError("it holds a password, and addresses are logged; give NIGHTSHIFT_MILVUS__TOKEN instead")
+        return uri
+
+    @model_validator(mode="after")
+    def _the_index_can_be_built_and_searched(self) -> MilvusSettings:
+        if not self.uri and self.index not in EVERYWHERE:
+            raise ValueError(f"index {self.index} needs a Milvus server: uri; milvus-lite has {', '.join(EVERYWHERE)}")
+        for name, given, known in (
+            ("index_params", self.index_params, BUILD[self.index]),
+            ("search_params", self.search_params, SEARCH[self.index]),
+        ):
+            if unknown := sorted(set(given) - set(known)):
+                raise ValueError(
+                    f"{name}: {', '.join(unknown)} is not for {self.index}; it has {', '.join(known) or 'none'}"
+                )
+        return self

@@ -1,0 +1,121 @@
+"""A release opened for searching: its collection and its encoder, which are never parted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.receipts import Release
+from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
+
+HITS_A_REQUEST = 8192  # bounds the answer of one request: texts come with it
+
+
+class Hit(BaseModel):
+    """A passage of an answer; `score` is the inner product of query and passage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int  # from 1
+    score: float
+    passage_id: str
+    title: str
+    text: str
+
+
+class Answer(BaseModel):
+    """What one release says to one query, best passage first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    release: str
+    query: str
+    hits: tuple[Hit, ...]
+
+
+class Pinned:
+    """A collection and its encoder, closed when retired and no longer in use; its owner's lock guards the count."""
+
+    def __init__(self, pointer: Pointer, reader: Reader, encoder: VectorEncoder, folder: Path, snapshot: Path) -> None:
+        self.pointer, self.encoder, self.folder = pointer, encoder, folder  # the folder the encoder was read from
+        self._reader, self._snapshot = reader, snapshot
+        self._users, self._retired = 0, False
+
+    def search(self, queries: Sequence[str], k: int) -> list[Answer]:
+        """One answer per query."""
+        vectors = self.encoder.encode_queries(list(queries))
+        step = max(1, HITS_A_REQUEST // k)
+        found = [
+            hits
+            for first in range(0, len(queries), step)
+            for hits in self._reader.search(vectors[first : first + step], k, ["title", "text", "whole"])
+        ]
+        return [
+            Answer(
+                release=self.pointer.release,
+                query=query,
+                hits=tuple(self._hit(rank, one) for rank, one in enumerate(hits, 1)),
+            )
+            for query, hits in zip(queries, found, strict=True)
+        ]
+
+    def _hit(self, rank: int, found: Found) -> Hit:
+        texts = found.fields if found.fields["whole"] else _entire(self._snapshot, found.row)
+        title, text = texts["title"] or "", texts["text"]
+        return Hit(rank=rank, score=found.score, passage_id=found.passage_id, title=title, text=text)
+
+    def enter(self) -> None:
+        """A search begins."""
+        if self._retired:
+            raise NightshiftError("this searcher is closed; open another")
+        self._users += 1
+
+    def retire(self) -> None:
+        """No search may begin any more; the last one under way closes the collection."""
+        if not self._retired:
+            self._retired = True
+            self._close_if_idle()
+
+    def leave(self) -> None:
+        """A search has ended."""
+        self._users -= 1
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and self._users == 0:
+            self._reader.close()
+
+
+def check_pair(reader: Reader, encoder: VectorEncoder, release: Release) -> None:
+    """Raise Mismatch unless encoder and collection are those of the release, and the collection is whole."""
+    identity = reader.identity
+    if (encoder.fingerprint, encoder.dimension) != (identity.fingerprint, identity.dimension):
+        raise Mismatch(
+            f"release {release.release}: its collection holds vectors of {identity.fingerprint} (dimension "
+            f"{identity.dimension}), encoder {release.encoder} is {encoder.fingerprint} (dimension "
+            f"{encoder.dimension}). The encoder's files were altered; `nightshift rollback` serves the release before."
+        )
+    if identity.release != release.release or reader.count() != identity.rows:
+        raise Mismatch(
+            f"release {release.release}: its collection says {identity.release} and {reader.count()} of "
+            f"{identity.rows} rows; `nightshift rollback` serves the release before"
+        )
+
+
+def _entire(snapshot: Path, row: int) -> dict[str, Any]:
+    """Title and text of a passage too long for Milvus, from the one row group of the snapshot that holds its row."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(snapshot / "passages.parquet") as file:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                table: pa.Table = file.read_row_group(group, columns=["title", "text"]).slice(row, 1)
+                return dict(table.to_pylist()[0])
+            row -= rows
+    raise Mismatch(f"{snapshot}: holds fewer rows than the release made of it")

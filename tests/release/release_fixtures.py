@@ -1,0 +1,37 @@
+"""Fixtures of the tests of releases and of searching: a small home, on every kind of Milvus."""
+
+from __future__ import annotations
+
+import atexit
+import tempfile
+import uuid
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+from milvus_servers import lite_server, real_server
+from release_world import small
+
+everywhere = pytest.mark.parametrize(
+    "settings", ["embedded", "lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True
+)
+SERVERS = {"lite": lite_server, "server": real_server}
+
+
+@pytest.fixture
+def settings(request, tmp_path):
+    """A new home: on the embedded Milvus, or where `everywhere` says."""
+    where = getattr(request, "param", "embedded")
+    if where == "embedded":
+        return small(tmp_path / "var")
+    return small(tmp_path / "var", uri=server(where), alias=f"t{uuid.uuid4().hex[:12]}")
+
+
+@cache
+def server(kind):
+    """The address of a server that all tests of this process share; it ends with the process."""
+    running = ExitStack()
+    folder = running.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    atexit.register(running.close)
+    return running.enter_context(SERVERS[kind](Path(folder) / "data"))
