@@ -23,7 +23,7 @@ from tasks.core.data.snapshot import passages
 from tasks.core.data.text import full_text
 from tasks.core.embedding.exact import ids_of
 from tasks.core.errors import Mismatch
-from tasks.core.files import digest_of, produce
+from tasks.core.files import digest_of, finished, produce
 from tasks.core.mining.jvm import anserini_version, java_failed, run_java
 from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer
 from tasks.core.receipts import Index, Run, Snapshot
@@ -69,6 +69,11 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
         return {"rows": rows, "parents": (snapshot.digest,)}
 
     return produce(home, Index, _index_key(snapshot.digest, mining), build)
+
+
+def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
+    """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
+    return finished(home / Index.shelf / digest_of({"kind": "Index", **_index_key(snapshot, mining)}), Index)
 
 
 def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
@@ -147,7 +152,7 @@ def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mini
     wanted: where the scores at the cut and at the end are equal, more may be, and those queries are asked again for
     more.
     """
-    lines = [_one_line(text) for text in texts.to_pylist()]
+    lines = [one_line(text) for text in texts.to_pylist()]
     open_, wide = [row for row, line in enumerate(lines) if line], depth + SPARE
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))]
     while open_:
@@ -201,8 +206,8 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
     return query, document, score
 
 
-def _one_line(text: str) -> str:
-    """The text on one line without control characters (Anserini's reader splits at them), cut after 1,000 words."""
+def one_line(text: str) -> str:
+    """A query as Lucene takes it: one line without control characters (Anserini splits there), cut after 1,000 words."""
     line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
     if len(line) > QUERY_TERMS:
         for number, term in enumerate(_TERM.finditer(line)):
