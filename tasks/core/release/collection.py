@@ -26,6 +26,7 @@ METRIC = "IP"  # the inner product: what training and evaluation score by, and t
 REQUEST_BYTES = 16 << 20  # texts in one insert; a Milvus server refuses messages of 64 MiB
 TIMEOUT = 600.0  # seconds; some calls would otherwise wait for ever. A server that is back before goes on
 CONNECT_SECONDS = 10.0
+ROWS_A_REQUEST = 8192  # a server answers with at most 16,384 rows
 
 
 def connect(uri: str, token: str = "") -> MilvusClient:
@@ -151,14 +152,31 @@ class CollectionReader:
             )
         return answer
 
-    def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = ()) -> list[list[Found]]:
-        """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first."""
+    def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """The passages of snapshot rows that keep `rule`, by row; see `Reader.fetch`."""
+        name, found = self.identity.collection, dict[int, Found]()
+        for first in range(0, len(rows), ROWS_A_REQUEST):
+            wanted = f"row in [{', '.join(str(int(row)) for row in rows[first : first + ROWS_A_REQUEST])}]"
+            with readable(f"collection {name}"):
+                answer = self._client.query(
+                    name,
+                    filter=f"{wanted} and {rule}" if rule else wanted,
+                    output_fields=["row", "passage_id", *fields],
+                    consistency_level="Eventually",  # as in `search`
+                    timeout=self._settings.query_seconds,
+                )
+            found.update({one["row"]: Found(one["row"], one["passage_id"], 0.0, one) for one in answer})
+        return found
+
+    def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = (), rule: str = "") -> list[list[Found]]:
+        """The `k` best by inner product for each of `vectors`, best first; see `Reader.search`."""
         name, index = self.identity.collection, self.identity.index
         given = self._settings.search_params if self._settings.index == index else {}
         with readable(f"collection {name}"):
             answers = self._client.search(
                 name,
                 data=np.asarray(vectors, np.float32),
+                filter=rule,
                 limit=k,
                 output_fields=["row", *fields],
                 search_params={

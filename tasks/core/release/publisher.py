@@ -92,8 +92,14 @@ class Reader(Protocol):
     def keys(self, first: int, last: int) -> list[tuple[int, str, str]]:
         """(row, passage_id, text_hash) of snapshot rows [first, last), by row."""
 
-    def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = ()) -> list[list[Found]]:
-        """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first."""
+    def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = (), rule: str = "") -> list[list[Found]]:
+        """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first.
+
+        Of the passages that keep `rule`, an expression that `Filters` made.
+        """
+
+    def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """The passages of snapshot rows that keep `rule`, by row; their `score` is 0."""
 
     def close(self) -> None:
         """Give back what the reader holds."""
