@@ -111,7 +111,7 @@ def iterate(
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
     """All passages under one encoder, shard by shard."""
     world_size = settings.embedding.shards
-    if (known := sealed(settings.home, encoder, snapshot, world_size)) is not None:
+    if (known := sealed(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)) is not None:
         return known
     for rank in range(world_size):
         embed_shard(settings, encoder, snapshot, rank, world_size)

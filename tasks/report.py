@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import cast
+from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.verdict import Drift
+from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
-from tasks.core.receipts import Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.report.history import record
 from tasks.core.report.mined import told
 from tasks.core.report.page import write_report
@@ -93,6 +101,23 @@ def negatives_sample(negatives: Negatives) -> None:
         for kept in sample["negatives"][:2]
     ]
     create_table_artifact(rows, key="mined-negatives", description=" ".join(told(negatives)))
+
+
+def embedding_progress(encoder: Encoder) -> Watch:
+    """Follow an embedding in a progress artifact: the share of all passages, speed, time left."""
+    shown: list[UUID] = []
+
+    def watch(pace: Pace) -> None:
+        percent, words = 100 * pace.share, f"Encoder {encoder.fingerprint}, {pace}"
+        try:
+            if shown:
+                update_progress_artifact(shown[0], percent, words)
+            else:
+                shown.append(cast(UUID, create_progress_artifact(percent, key="embedding", description=words)))
+        except Exception:  # hours of encoding do not hang on a server that shows them
+            get_run_logger().warning("progress of the embedding could not be shown", exc_info=True)
+
+    return watch
 
 
 def evaluation_table(verdict: Verdict, figures: Mapping[str, Evaluation]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.core.embedding.stored import matrix, shard_files
 from tasks.core.errors import Mismatch
 from tasks.core.receipts import Embeddings
 
@@ -94,7 +94,7 @@ def vectors_of(embeddings: Embeddings, rows: np.ndarray) -> np.ndarray:
 
 def passage_ids(embeddings: Embeddings, rows: np.ndarray) -> pa.ChunkedArray:
     """The ids of snapshot rows int64 (n,), in the order asked for."""
-    return ids_of(_shards(embeddings), rows)
+    return ids_of(shard_files(embeddings), rows)
 
 
 def ids_of(files: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
@@ -102,7 +102,7 @@ def ids_of(files: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
     unique, back = np.unique(rows, return_inverse=True)
     parts, first = [], 0
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=["passage_id"]):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(BLOCK_ROWS, columns=["passage_id"]):
             low, high = np.searchsorted(unique, (first, first + batch.num_rows))
             parts.append(batch["passage_id"].take(pa.array(unique[low:high] - first)))
             first += batch.num_rows
@@ -118,9 +118,9 @@ def vector_blocks(embeddings: Embeddings) -> Iterator[tuple[int, np.ndarray]]:
     """
     held: list[np.ndarray] = []
     first = waiting = 0
-    for file in _shards(embeddings):
-        for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=["vector"]):
-            part = _matrix(batch["vector"], embeddings.dimension)
+    for file in shard_files(embeddings):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(BLOCK_ROWS, columns=["vector"]):
+            part = matrix(batch["vector"], embeddings.dimension).astype(np.float32, copy=False)
             while waiting + len(part) >= BLOCK_ROWS:
                 cut = BLOCK_ROWS - waiting
                 yield first, np.concatenate([*held, part[:cut]])
@@ -143,19 +143,6 @@ def _blocks_with(embeddings: Embeddings, rows: np.ndarray) -> Iterator[tuple[int
         low, high = np.searchsorted(ordered, (first, first + len(block)))
         if low < high:
             yield first, block, order[low:high]
-
-
-def _shards(embeddings: Embeddings) -> list[Path]:
-    files = sorted(embeddings.path.glob("shard-*-of-*.parquet"))
-    if len(files) != embeddings.shards:
-        raise Mismatch(f"{embeddings.path}: {len(files)} shards, the receipt says {embeddings.shards}; embed again")
-    return files
-
-
-def _matrix(column: pa.Array, dimension: int) -> np.ndarray:
-    if column.type.list_size != dimension or pc.any(pc.is_null(column)).as_py():
-        raise Mismatch(f"embeddings: vectors of {column.type} where {dimension} numbers each were promised")
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, dimension)
 
 
 def _check(query_vectors: np.ndarray, embeddings: Embeddings) -> None:

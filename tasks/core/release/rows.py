@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.snapshot import passages
+from tasks.core.embedding.stored import shard_files
 from tasks.core.errors import BadInput, Mismatch
 from tasks.core.receipts import Embeddings, Snapshot
 
@@ -44,17 +45,21 @@ def paired(snapshot: Snapshot, embeddings: Embeddings, size: int) -> Iterator[pa
 
 
 def _vectors(embeddings: Embeddings, size: int) -> Iterator[pa.RecordBatch]:
-    shards = sorted(embeddings.path.glob("shard-*-of-*.parquet"))
-    if len(shards) != embeddings.shards:
-        raise Mismatch(f"{embeddings.path}: {len(shards)} shards, the receipt says {embeddings.shards}; embed again")
-    for shard in shards:
+    for shard in shard_files(embeddings):
         try:
-            file = pq.ParquetFile(shard)
+            file = pq.ParquetFile(shard, pre_buffer=False)
         except pa.ArrowInvalid as error:
             raise Mismatch(
                 f"{shard}: not a whole Parquet file ({error}); remove its artifact and embed again"
             ) from error
-        yield from file.iter_batches(size, columns=["passage_id", "text_hash", "vector"])
+        for batch in file.iter_batches(size, columns=["passage_id", "text_hash", "vector"]):
+            yield batch.set_column(2, "vector", _float32(batch["vector"]))
+
+
+def _float32(vectors: pa.Array) -> pa.Array:
+    """Vectors as the collection takes them, whatever numbers they are stored in."""
+    kind = vectors.type
+    return vectors.cast(pa.list_(pa.float32(), kind.list_size)) if pa.types.is_fixed_size_list(kind) else vectors
 
 
 def _rebatched(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

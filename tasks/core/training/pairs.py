@@ -65,7 +65,7 @@ def load_pairs(
 
     Raises BadInput when the training split holds no positive, or the loss needs teacher scores and there are none.
     """
-    asked, texts = dict[str, int](), PassageTexts(encoder.passage.tokenize)
+    asked, texts = dict[str, int](), PassageTexts(encoder.passage)
     mined = pq.read_table(negatives.path / NEGATIVES)
     train, judged, query_row, passage_row = _judged(snapshot, asked, texts, mined["passage_id"])
     if not train:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,12 @@ import pyarrow.compute as pc
 
 from tasks.core.data.snapshot import passages
 from tasks.core.data.text import full_text
+from tasks.core.embedding.textindex import hash_bytes
+from tasks.core.embedding.tokenizer import tokenizer_key
+from tasks.core.embedding.tokens import KnownTokens, known_tokens
 from tasks.core.receipts import Snapshot
 from tasks.core.training.clusters import ShingleCollector, clusters
-
-Tokenize = Callable[[Sequence[str]], Sequence[Sequence[int]]]
+from tasks.core.training.tower import Tower
 
 
 class TokenTable:
@@ -38,10 +40,13 @@ class TokenTable:
 
 
 class PassageTexts:
-    """Passages of snapshots, tokenised and shingled once for each distinct text, whatever ids it goes by."""
+    """Passages of snapshots, shingled once for each distinct text, whatever ids it goes by.
 
-    def __init__(self, tokenize: Tokenize) -> None:
-        self._tokenize = tokenize
+    Their token ids come from the token cache that an embedding of the snapshot left; what that lacks is tokenised.
+    """
+
+    def __init__(self, tower: Tower) -> None:
+        self._tower, self._tokenizer = tower, tokenizer_key(tower)
         self._rows: dict[str, int] = {}  # text hash → row
         self._tokens: list[TokenTable] = []
         self._shingles = ShingleCollector()
@@ -49,6 +54,7 @@ class PassageTexts:
     def add(self, snapshot: Snapshot, ids: pa.Array) -> dict[str, int]:
         """Read the passages of these ids in one pass; return the row of each by its id."""
         found: dict[str, int] = {}
+        cache = known_tokens(snapshot.path.parents[1], self._tokenizer, snapshot)
         for batch in passages(snapshot):
             some = batch.filter(pc.is_in(batch["passage_id"], value_set=ids))
             hashes = some["text_hash"].to_pylist()
@@ -56,12 +62,26 @@ class PassageTexts:
             new = some.take(pa.array(sorted(first.values()), pa.int64()))
             pairs = zip(new["title"].to_pylist(), new["text"].to_pylist(), strict=True)
             texts = [full_text(title, text) for title, text in pairs]
-            self._tokens.append(TokenTable([self._tokenize(texts)]))
+            self._tokens.append(TokenTable([self._token_ids(cache, new["text_hash"], texts)]))
             self._shingles.add(pa.array(texts, pa.string()))
             for name in new["text_hash"].to_pylist():
                 self._rows[name] = len(self._rows)
             found.update(zip(some["passage_id"].to_pylist(), (self._rows[name] for name in hashes), strict=True))
         return found
+
+    def _token_ids(self, cache: KnownTokens | None, hashes: pa.Array, texts: Sequence[str]) -> list[Sequence[int]]:
+        if cache is None:
+            return list(self._tower.tokenize(texts))
+        rows = cache.find(hash_bytes(hashes))
+        ids: list[Sequence[int]] = [()] * len(texts)
+        for place, one in zip(np.flatnonzero(rows >= 0), cache.take(rows[rows >= 0]), strict=True):
+            ids[place] = one.tolist()
+        missing = np.flatnonzero(rows < 0)
+        for place, made in zip(
+            missing, self._tower.tokenize([texts[place] for place in missing.tolist()]), strict=True
+        ):
+            ids[place] = made
+        return ids
 
     def tokens(self) -> TokenTable:
         """The token ids of all rows."""
