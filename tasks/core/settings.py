@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tasks.core.errors import NightshiftError
 from tasks.core.release.settings import MilvusSettings
+from tasks.core.search.settings import ServiceSettings
 from tasks.core.section import Section
 from tasks.core.training.settings import TrainingSettings
 
@@ -229,6 +230,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     milvus: MilvusSettings = MilvusSettings()
     drift: DriftSettings = DriftSettings()
+    service: ServiceSettings = ServiceSettings()
 
     @classmethod
     def settings_customise_sources(

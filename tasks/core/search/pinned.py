@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.receipts import Release
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
+from tasks.core.search.filters import Filters
+from tasks.core.search.fusion import DEPTH, Ranker, fused
 
 HITS_A_REQUEST = 8192  # bounds the answer of one request: texts come with it
+FIELDS = ("title", "text", "whole")
+SPARE = 8  # times as many hits, where some may have to go
 
 
 class Hit(BaseModel):
@@ -41,20 +46,26 @@ class Answer(BaseModel):
 class Pinned:
     """A collection and its encoder, closed when retired and no longer in use; its owner's lock guards the count."""
 
-    def __init__(self, pointer: Pointer, reader: Reader, encoder: VectorEncoder, folder: Path, snapshot: Path) -> None:
+    def __init__(
+        self,
+        pointer: Pointer,
+        reader: Reader,
+        encoder: VectorEncoder,
+        folder: Path,
+        snapshot: Path,
+        lexical: Ranker,
+    ) -> None:
         self.pointer, self.encoder, self.folder = pointer, encoder, folder  # the folder the encoder was read from
-        self._reader, self._snapshot = reader, snapshot
+        self._reader, self._snapshot, self._lexical = reader, snapshot, lexical
         self._users, self._retired = 0, False
 
-    def search(self, queries: Sequence[str], k: int) -> list[Answer]:
+    def search(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
         """One answer per query."""
         vectors = self.encoder.encode_queries(list(queries))
-        step = max(1, HITS_A_REQUEST // k)
-        found = [
-            hits
-            for first in range(0, len(queries), step)
-            for hits in self._reader.search(vectors[first : first + step], k, ["title", "text", "whole"])
-        ]
+        found = self._nearest(vectors, max(k, DEPTH) if fuse else k, where)
+        if fuse:
+            ranked = self._lexical.search(queries, max(k, DEPTH))
+            found = fused(found, ranked, lambda rows: self._fetch(rows, where), k)
         return [
             Answer(
                 release=self.pointer.release,
@@ -63,6 +74,19 @@ class Pinned:
             )
             for query, hits in zip(queries, found, strict=True)
         ]
+
+    def _nearest(self, vectors: np.ndarray, k: int, where: Filters) -> list[list[Found]]:
+        width, rule = k if where.exact else min(SPARE * k, HITS_A_REQUEST), where.expression()
+        step = max(1, HITS_A_REQUEST // width)
+        return [
+            [hit for hit in hits if where.keeps(_fields(hit))][:k]
+            for first in range(0, len(vectors), step)
+            for hits in self._reader.search(vectors[first : first + step], width, FIELDS, rule)
+        ]
+
+    def _fetch(self, rows: Sequence[int], where: Filters) -> dict[int, Found]:
+        found = self._reader.fetch(rows, FIELDS, where.expression())
+        return {row: hit for row, hit in found.items() if where.keeps(_fields(hit))}
 
     def _hit(self, rank: int, found: Found) -> Hit:
         texts = found.fields if found.fields["whole"] else _entire(self._snapshot, found.row)
@@ -89,6 +113,11 @@ class Pinned:
     def _close_if_idle(self) -> None:
         if self._retired and self._users == 0:
             self._reader.close()
+            self._lexical.close()
+
+
+def _fields(found: Found) -> dict[str, Any]:
+    return {**found.fields, "passage_id": found.passage_id}
 
 
 def check_pair(reader: Reader, encoder: VectorEncoder, release: Release) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tasks.core.errors import NightshiftError
 from tasks.core.files import finished
 from tasks.core.receipts import Encoder, Release, Snapshot
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Pointer, Publisher, VectorEncoder, default_loader
+from tasks.core.search.filters import Filters
+from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import Answer, Hit, Pinned, check_pair
 from tasks.core.settings import Settings
 
@@ -33,7 +36,7 @@ class Searcher:
     """
 
     def __init__(self, settings: Settings, loader: Loader, publisher: Publisher) -> None:
-        self._home, self._loader, self._publisher = settings.home, loader, publisher
+        self._home, self._loader, self._publisher, self._settings = settings.home, loader, publisher, settings
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._pinned = self._pin(None)
@@ -59,25 +62,36 @@ class Searcher:
         """The release that answers now."""
         return self._pinned.pointer.release
 
-    def search(self, queries: str | Sequence[str], k: int = 10) -> list[Answer]:
+    def search(
+        self,
+        queries: str | Sequence[str],
+        k: int = 10,
+        *,
+        where: Filters | Mapping[str, Any] | None = None,
+        fuse: bool = False,
+    ) -> list[Answer]:
         """The `k` best passages for each query, all from one release: one encoding, one request for up to 8192 hits.
 
-        Raises NightshiftError for an empty query, k outside 1 to 1000, or when Milvus refuses; Unreachable when it
-        does not answer in time.
+        `where` holds rules on passage fields (see `Filters`), `fuse` joins the ranking with BM25's over the same
+        snapshot (see `reciprocal_rank`); scores are then those of the fusion.
+
+        Raises NightshiftError for an empty query, k outside 1 to 1000, bad filters, or when Milvus or Java refuses;
+        Unreachable when Milvus does not answer in time.
         """
         asked = [queries] if isinstance(queries, str) else list(queries)
         _check_request(asked, k)
+        filters = Filters.read(where)
         if not asked:
             return []
         try:
             with self._in_use() as pinned:
-                return pinned.search(asked, k)
+                return pinned.search(asked, k, filters, fuse)
         except NightshiftError:
             # Perhaps this release was pruned on a server before we noticed that another one serves.
             if self._closed.is_set() or not self.refresh():
                 raise
         with self._in_use() as pinned:
-            return pinned.search(asked, k)
+            return pinned.search(asked, k, filters, fuse)
 
     def refresh(self) -> bool:
         """Change to the serving release when the pointer moved; true when it had. Searches under way finish first.
@@ -159,7 +173,8 @@ class Searcher:
         except BaseException:
             reader.close()
             raise
-        return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / release.snapshot)
+        lexical = Lexical(self._settings, release.snapshot)
+        return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / release.snapshot, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:
         """The encoder in `folder`, after a first query: that one is slow, and nobody should wait for it."""

@@ -1,0 +1,101 @@
+"""BM25 over a release's snapshot for queries one by one: a Java process that stays, behind a pipe.
+
+Mining starts Java anew for every batch, which is cheap for thousands of queries and dear for one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import NightshiftError
+from tasks.core.mining.bm25 import find_index, one_line
+from tasks.core.mining.jvm import anserini_jar, find_java
+from tasks.core.settings import Settings
+
+HEAP_MB = 256
+CHILD = Path(__file__).with_name("lucene.py")
+
+
+class Lexical:
+    """BM25 over one snapshot, started by the first search; safe for several threads, which take turns."""
+
+    def __init__(self, settings: Settings, snapshot: str) -> None:
+        self._settings, self._snapshot = settings, snapshot
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    def search(self, queries: Sequence[str], depth: int) -> list[list[int]]:
+        """The snapshot rows of the `depth` best passages for each query, best first; of equal scores the lower row.
+
+        Raises NightshiftError when the snapshot has no index, or Java does not answer in `[milvus] query_seconds`.
+        """
+        with self._lock:
+            asked = {"queries": [one_line(query) for query in queries], "depth": depth}
+            found = self._ask(asked)
+        return [[row for row, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))] for hits in found]
+
+    def close(self) -> None:
+        """End the Java process; a search that is under way finishes first."""
+        with self._lock:
+            self._stop()
+
+    def _ask(self, asked: dict[str, Any]) -> Any:
+        child = self._child or self._start()
+        late = threading.Timer(self._settings.milvus.query_seconds, child.kill)
+        late.start()
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            print(json.dumps(asked), file=child.stdin, flush=True)
+            return json.loads(child.stdout.readline())
+        except (OSError, ValueError) as error:
+            self._stop()
+            raise NightshiftError(
+                f"BM25 over snapshot {self._snapshot}: Java ended or took longer than "
+                f"{self._settings.milvus.query_seconds:g} s ([milvus] query_seconds); the next query starts it again, "
+                "`nightshift doctor` tells whether Java works. Dense search does without it."
+            ) from error
+        finally:
+            late.cancel()
+
+    def _start(self) -> subprocess.Popen[str]:
+        mining = self._settings.mining
+        index = find_index(self._settings.home, self._snapshot, mining)
+        if index is None:
+            raise NightshiftError(
+                f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so nothing to fuse with. "
+                "A night makes one; search without fusion, or set [mining] stemmer as it was."
+            )
+        given = (anserini_jar(), index.path / "lucene", mining.stemmer, mining.k1, mining.b, HEAP_MB)
+        self._child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", str(CHILD), *map(str, given)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "JAVA_HOME": str(find_java().parent.parent)},
+        )
+        if self._child.stdout is None or json.loads(self._child.stdout.readline() or "0") != "ready":
+            self._stop()
+            raise NightshiftError("BM25: Java did not start; `nightshift doctor` tells why")
+        return self._child
+
+    def _stop(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for pipe in (child.stdin, child.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        child.kill()
+        child.wait()

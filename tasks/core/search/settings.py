@@ -1,0 +1,21 @@
+"""How the search service behaves; where it listens is said on the command line."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from tasks.core.section import Section
+
+
+class ServiceSettings(Section):
+    """`nightshift search --serve`."""
+
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="what a request must bring as `Authorization: Bearer …`; give it as NIGHTSHIFT_SERVICE__TOKEN; "
+        "empty: nothing is asked for, and only this machine can reach the service",
+    )
+    concurrency: int = Field(4, ge=1, description="searches under way at once; four times as many wait, others get 503")
+    seconds: float = Field(30, gt=0, description="a request that waits and searches longer gets 504")
+    shadow_release: str = Field("", description="a release that is asked the same beside the serving one; empty: none")
+    shadow_share: float = Field(0.1, ge=0, le=1, description="share of the requests that it is asked too")
