@@ -1,6 +1,6 @@
 """A small world for releases: passages, an encoder that hashes words, and its vectors, as the pipeline lays them out.
 
-Run as a program it publishes a night, and kills itself when a given line is logged: a real SIGKILL at a real step.
+Run as a program it publishes a night, and kills or stops itself when a given line is logged: a real signal at a step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from tasks.core.data.text import full_text, text_hash
 from tasks.core.files import file_digest, finished, produce, write_json
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publish import publish, serving
 from tasks.core.settings import Settings
 
@@ -124,7 +126,7 @@ def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
 
 
 def release_night(
-    settings, *, seed=1, tag="", epoch=None, embeddings=None, loader=HashingEncoder, **encoder
+    settings, *, seed=1, tag="", epoch=None, embeddings=None, loader=HashingEncoder, publisher=None, **encoder
 ) -> Release:
     """Publish the passages that `tag` names under the encoder that `seed` names."""
     home = settings.home
@@ -142,6 +144,7 @@ def release_night(
         reason=f"seed {seed}",
         expected_epoch=serving(settings)[1] if epoch is None else epoch,
         loader=loader,
+        publisher=publisher,
     )
 
 
@@ -156,18 +159,49 @@ def recorded(home, name) -> Release:
     return release
 
 
-class KillAt(logging.Handler):
-    def __init__(self, line: str) -> None:
+class At(logging.Handler):
+    """Calls `act` when a line is logged, once."""
+
+    def __init__(self, line: str, act) -> None:
         super().__init__()
-        self.line = line
+        self.line, self.act = line, act
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.line in record.getMessage():
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act is not None and self.line in record.getMessage():
+            act, self.act = self.act, None
+            act()
+
+
+@contextmanager
+def at(line, act):
+    """Call `act` when the publishing in here logs a line that holds `line`."""
+    logger, handler = logging.getLogger("nightshift.release"), At(line, act)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def main(settings, seed, line, name) -> None:
+    """Publish the night of `seed`, and send this process the signal `name` when `line` is logged or the pointer moves.
+
+    The line "flip" stands for the moment between the last check and the move of the pointer.
+    """
+    settings, publisher = settings_from(settings), None
+
+    def strike():
+        os.kill(os.getpid(), signal.Signals[name])
+
+    if line == "flip":
+        publisher = milvus_of(settings)
+        move, publisher.flip = publisher.flip, lambda pointer: (strike(), move(pointer))
+    with at(line, strike):
+        release_night(settings, seed=int(seed), publisher=publisher)
 
 
 if __name__ == "__main__":
-    logger = logging.getLogger("nightshift.release")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(KillAt(sys.argv[3]))
-    release_night(settings_from(sys.argv[1]), seed=int(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,11 @@ def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     return records
 
 
+def key_of(hit: Mapping[str, Any]) -> str:
+    """The passage id of a hit; a server of before 2.4 does not say what the key's field is called."""
+    return str(hit["id"] if "id" in hit else hit["passage_id"])
+
+
 class CollectionReader:
     """A `Reader` over a pymilvus client, which it owns; `on_close` gives back what lies behind the client."""
 
@@ -187,7 +192,7 @@ class CollectionReader:
                 timeout=self._settings.query_seconds,
             )
         return [
-            [Found(hit["entity"]["row"], hit["passage_id"], hit["distance"], hit["entity"]) for hit in hits]
+            [Found(hit["entity"]["row"], key_of(hit), hit["distance"], hit["entity"]) for hit in hits]
             for hits in answers
         ]
 

@@ -105,7 +105,23 @@ class Reader(Protocol):
         """Give back what the reader holds."""
 
 
-class Publisher(Protocol):
+class Opener(Protocol):
+    """What searching needs of a publisher."""
+
+    def open(self, collection: str) -> Reader:
+        """Open and load a finished collection without ever writing to it.
+
+        Raises NightshiftError when it is not there or does not load, Mismatch when it is not a release's.
+        """
+
+    def serving(self) -> Pointer | None:
+        """The pointer; None before the first release.
+
+        Raises NightshiftError when it names what is no release, Unreachable when no server answers.
+        """
+
+
+class Publisher(Opener, Protocol):
     """Holds generations of the collection, and the pointer to the one that serves."""
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
@@ -114,23 +130,11 @@ class Publisher(Protocol):
         Raises NightshiftError when a collection of that name exists: names are never used twice.
         """
 
-    def open(self, collection: str) -> Reader:
-        """Open and load a finished collection without ever writing to it.
-
-        Raises NightshiftError when it is not there or does not load, Mismatch when it is not a release's.
-        """
-
     def identity(self, collection: str) -> Identity:
         """Who a collection is; raises as `open` does."""
 
     def flip(self, pointer: Pointer) -> None:
         """Move the pointer, in one step."""
-
-    def serving(self) -> Pointer | None:
-        """The pointer; None before the first release.
-
-        Raises NightshiftError when it names what is no release, Unreachable when no server answers.
-        """
 
     def drop(self, collection: str) -> None:
         """Remove a collection. Raises NightshiftError when a pointer names it."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tasks.core.errors import NightshiftError
-from tasks.core.release.collection import METRIC, TIMEOUT, CollectionReader, connect, create, fill, readable
+from tasks.core.release.collection import METRIC, TIMEOUT, CollectionReader, connect, create, fill, key_of, readable
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.settings import MilvusSettings
 
@@ -137,7 +137,7 @@ class ServerMilvus:
             except MilvusException as error:
                 log.warning("alias %s: the canary search failed: %s", self._alias, error)
                 return False
-        through, direct = ([(hit["passage_id"], hit["distance"]) for hit in hits] for hits in answers)
+        through, direct = ([(key_of(hit), hit["distance"]) for hit in hits] for hits in answers)
         return through == direct
 
     def _connect(self) -> MilvusClient:

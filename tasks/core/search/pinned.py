@@ -16,6 +16,7 @@ from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
 from tasks.core.search.fusion import DEPTH, Ranker, fused
 
+CLOSED = "this searcher is closed; open another"
 HITS_A_REQUEST = 8192  # bounds the answer of one request: texts come with it
 FIELDS = ("title", "text", "whole")
 SPARE = 8  # times as many hits, where some may have to go
@@ -96,7 +97,7 @@ class Pinned:
     def enter(self) -> None:
         """A search begins."""
         if self._retired:
-            raise NightshiftError("this searcher is closed; open another")
+            raise NightshiftError(CLOSED)
         self._users += 1
 
     def retire(self) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import NightshiftError, Unreachable
 from tasks.core.files import finished
 from tasks.core.receipts import Encoder, Release, Snapshot
 from tasks.core.release.milvus import milvus_of
-from tasks.core.release.publisher import Loader, Pointer, Publisher, VectorEncoder, default_loader
+from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
 from tasks.core.search.filters import Filters
 from tasks.core.search.lexical import Lexical
-from tasks.core.search.pinned import Answer, Hit, Pinned, check_pair
+from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
 from tasks.core.settings import Settings
 
 __all__ = ["Answer", "Hit", "Searcher"]
@@ -35,7 +35,7 @@ class Searcher:
     and warm; searches under way finish on the old one.
     """
 
-    def __init__(self, settings: Settings, loader: Loader, publisher: Publisher) -> None:
+    def __init__(self, settings: Settings, loader: Loader, publisher: Opener) -> None:
         self._home, self._loader, self._publisher, self._settings = settings.home, loader, publisher, settings
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
@@ -47,7 +47,7 @@ class Searcher:
             watch.start()
 
     @classmethod
-    def open(cls, settings: Settings, loader: Loader = default_loader, publisher: Publisher | None = None) -> Searcher:
+    def open(cls, settings: Settings, loader: Loader = default_loader, publisher: Opener | None = None) -> Searcher:
         """Open the serving release that `settings` lead to.
 
         Raises:
@@ -83,13 +83,18 @@ class Searcher:
         filters = Filters.read(where)
         if not asked:
             return []
-        try:
-            with self._in_use() as pinned:
+        with self._in_use() as pinned:
+            try:
                 return pinned.search(asked, k, filters, fuse)
-        except NightshiftError:
-            # Perhaps this release was pruned on a server before we noticed that another one serves.
-            if self._closed.is_set() or not self.refresh():
+            except Unreachable:
                 raise
+            except NightshiftError as error:
+                failed, reason = pinned, error
+        # A server that was started again has it to load; or it was pruned before we noticed that another one serves.
+        log.warning("release %s: %s; opened again", failed.pointer.release, reason)
+        with self._refreshing:
+            if self._pinned is failed:
+                self._change(failed)
         with self._in_use() as pinned:
             return pinned.search(asked, k, filters, fuse)
 
@@ -99,19 +104,21 @@ class Searcher:
         Raises as `open` does, and goes on with the release it has.
         """
         with self._refreshing:
-            old = self._pinned
-            pointer = self._publisher.serving()
+            old, pointer = self._pinned, self._publisher.serving()
             if pointer is not None and pointer.collection == old.pointer.collection:
                 return False
-            new = self._pin(old)
-            with self._lock:
-                if self._closed.is_set():
-                    new.retire()
-                    return False
-                self._pinned = new
-                old.retire()
-            log.info("release %s answers now", new.pointer.release)
+            self._change(old)
             return True
+
+    def _change(self, old: Pinned) -> None:
+        new = self._pin(old)
+        with self._lock:
+            if self._closed.is_set():
+                new.retire()
+                raise NightshiftError(CLOSED)
+            self._pinned = new
+            old.retire()
+        log.info("release %s answers now", new.pointer.release)
 
     def close(self) -> None:
         """Give back the collection, once searches under way have ended."""

@@ -1,0 +1,169 @@
+"""`kill -9` at random moments of a night, and the night again: something that verifies always serves, nothing is left.
+
+NIGHTSHIFT_TEST_KILLS says how many, for each kind of Milvus.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from contextlib import closing
+
+import numpy as np
+import pytest
+from chaos_night import ROWS, SHARDS, Nursery, Plan, night
+from release_fixtures import everywhere
+from release_world import as_text, small, snapshot_of, texts
+
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.files import load
+from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.release.generation import Parts, check
+from tasks.core.release.ledger import open_ledger
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.publish import serving
+from tasks.core.search.searcher import Searcher
+from tasks.core.settings import Settings
+from tasks.core.training.encoder import load_encoder
+from tasks.core.training.trainer import base_encoder
+
+KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "50"))
+QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper"]
+KEEP = {"keep": 2, "batch_rows": 10}
+STAGES = {  # what the last line of a killed night tells
+    "shard": "embed",
+    "building": "load",
+    "inserted": "load",
+    "flushed": "index",
+    "indexed": "index",
+    "closed": "verify",
+    "verified": "swap",
+    "is live": "record",
+    "recorded": "prune",
+    "removed": "prune",
+    "ended": "over",
+}
+
+
+@pytest.fixture
+def nursery():
+    with Nursery() as one:
+        yield one
+
+
+@pytest.fixture
+def seed_home(settings, tiny_model, tmp_path):
+    """A home with an encoder, the vectors of two nights and, where it can be copied, their two releases."""
+    home = tmp_path / "seed"
+    first = snapshot_of(home, texts(ROWS, "first"))
+    encoder = base_encoder(home, first, Settings(home=home, encoder={"model": str(tiny_model), "passage_tokens": 32}))
+    for tag in ("first", "second", "night"):
+        snapshot = snapshot_of(home, texts(ROWS, tag))
+        if tag != "night":
+            gather_shards(home, encoder, snapshot, SHARDS)
+    if not settings.milvus.uri:
+        two_nights(small(home, **KEEP), encoder)
+    return home, encoder
+
+
+@pytest.mark.slow
+@everywhere
+def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
+    settings, nursery, seed_home, tmp_path, capsys
+):
+    seed, encoder = seed_home
+    undisturbed = begin(settings, seed, tmp_path / "undisturbed", encoder)
+    plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))
+    start = time.perf_counter()
+    nursery.start(plan)
+    assert nursery.ended() == 0
+    seconds = time.perf_counter() - start
+    wanted = content(undisturbed)
+
+    moments, stages, rng = [], Counter(), random.Random(8)
+    for number in range(KILLS):
+        now = begin(settings, seed, tmp_path / f"home{number}", encoder)
+        before = serving(now)[0]
+        log = tmp_path / f"{number}.log"
+        plan = Plan(as_text(now), encoder.digest, "night", str(log))
+        moments.append(rng.uniform(0, seconds))
+        child = nursery.start(plan)
+        time.sleep(moments[-1])
+        os.kill(child, signal.SIGKILL)
+        if nursery.ended() == 0:
+            continue  # it was over before; nothing was killed
+        stages[stage(log)] += 1
+        with Searcher.open(now, load_encoder) as searcher:  # before anything is mended
+            names = {answer.release for answer in searcher.search(QUERIES)}
+        current = verified(now)
+        assert names == {current.release}
+        assert before.release == current.release or current.reason == "night"
+        nursery.start(plan)
+        assert nursery.ended() == 0, log.read_text()
+        assert verified(now).reason == "night"
+        assert content(now) == wanted
+        nothing_left(now)
+        shutil.rmtree(now.home)
+    with capsys.disabled():
+        print(f"\n{sum(stages.values())} kills in nights of {seconds:.2f} s, by the step under way: {dict(stages)}")
+    assert sum(stages.values()) >= KILLS * 3 // 4
+
+
+def begin(settings, seed, home, encoder):
+    """A home of its own with two releases, and an alias of its own on a server."""
+    shutil.copytree(seed, home)
+    if not settings.milvus.uri:
+        return small(home, **KEEP)
+    made = small(home, uri=settings.milvus.uri, alias=f"{settings.milvus.alias}_{home.name}", **KEEP)
+    two_nights(made, encoder)
+    return made
+
+
+def two_nights(settings, encoder):
+    for tag in ("first", "second"):
+        night(settings, encoder, tag)
+
+
+def verified(settings):
+    """The serving release, after every check that a new one has to pass."""
+    release, _ = serving(settings)
+    assert release is not None
+    named = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
+    parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
+    with open_ledger(settings) as ledger:
+        generation = next(one for one in ledger.generations() if one.number == release.generation)
+    assert check(generation, parts, milvus_of(settings)) == 1
+    return release
+
+
+def content(settings):
+    """All that the serving collection holds, and the digest of its release."""
+    release, _ = serving(settings)
+    with closing(milvus_of(settings).open(release.collection)) as reader:
+        (hits,) = reader.search(np.ones((1, release.dimension), np.float32), 2 * ROWS, ["title", "text", "vector"])
+    assert len(hits) == ROWS
+    rows = [(hit.row, hit.passage_id, hit.fields["title"], hit.fields["text"], *hit.fields["vector"]) for hit in hits]
+    return release.digest, sorted(rows)
+
+
+def nothing_left(settings):
+    """Only the two newest releases are there, and nothing half made of any kind."""
+    with open_ledger(settings) as ledger:
+        kept = {one.collection for one in ledger.releases() if not one.pruned}
+    assert milvus_of(settings).collections() == kept
+    assert len(kept) == 2
+    home = settings.home
+    if not settings.milvus.uri:
+        assert {path.name for path in (home / "milvus").iterdir()} == {f"{name}.db" for name in kept}
+        assert list((home / "readers").iterdir()) == []
+    assert list(home.glob("*/.*.partial")) == []
+
+
+def stage(log):
+    """The step under way when the night of this log was killed."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return next((STAGES[word] for line in reversed(lines) for word in STAGES if word in line), "start")

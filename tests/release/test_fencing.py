@@ -1,0 +1,88 @@
+"""One publisher at a time: who was paused, or worked on another ledger, moves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from release_fixtures import everywhere
+from release_world import as_text, at, release_night, served
+
+from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.release import ledger
+from tasks.core.release.history import serving
+
+WORLD = Path(__file__).with_name("release_world.py")
+
+
+@contextmanager
+def paused(settings, seed, line):
+    """A publisher in another process, stopped (SIGSTOP) at a line of its work; it goes on when told to."""
+    command = [sys.executable, str(WORLD), as_text(settings), str(seed), line, "SIGSTOP"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def go_on(process):
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+@everywhere
+def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(settings):
+    release_night(settings, seed=1)
+    with paused(settings, 2, "verified") as late:
+        newer = release_night(settings, seed=3)
+        code, said = go_on(late)
+    assert code == 1
+    assert "StaleNight" in said
+    assert (served(settings), serving(settings)[1]) == (newer.release, 2)
+
+
+@everywhere
+def test_a_publisher_paused_between_check_and_move_keeps_all_others_out(settings, monkeypatch):
+    release_night(settings, seed=1)
+    _, began_at = serving(settings)
+    with paused(settings, 2, "flip") as first:
+        monkeypatch.setattr(ledger, "BUSY_SECONDS", 0.5)
+        with pytest.raises(NightshiftError, match="holds it"):
+            release_night(settings, seed=3, epoch=began_at)
+        assert go_on(first)[0] == 0
+    current, epoch = serving(settings)
+    assert (current.reason, epoch) == ("seed 2", 2)
+    with pytest.raises(StaleNight):
+        release_night(settings, seed=3, epoch=began_at)
+    assert served(settings) == current.release
+
+
+@everywhere
+def test_a_publisher_killed_between_check_and_move_blocks_nobody(settings):
+    before = release_night(settings, seed=1)
+    with paused(settings, 2, "flip"):
+        pass
+    assert served(settings) == before.release
+    assert release_night(settings, seed=3).release == served(settings)
+
+
+def test_a_night_whose_ledger_was_removed_meanwhile_moves_nothing(settings):
+    before = release_night(settings, seed=1)
+
+    def lose():
+        for file in settings.home.glob("ledger.sqlite*"):
+            file.unlink()
+
+    with at("keys equal", lose), pytest.raises(StaleNight, match="removed or replaced"):
+        release_night(settings, seed=2)
+    assert served(settings) == before.release

@@ -1,0 +1,92 @@
+"""A ledger that was lost is made again from collections, manifests and the pointer."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from release_fixtures import everywhere, server
+from release_world import HashingEncoder, release_night, served, small, with_milvus
+
+from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.release.history import list_releases, serving
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.publish import pin, prune, unpin
+from tasks.core.release.rollback import rollback, withdrawn
+from tasks.core.search.searcher import Searcher
+
+
+def lose_ledger(settings):
+    for file in settings.home.glob("ledger.sqlite*"):
+        file.unlink()
+
+
+@everywhere
+def test_a_lost_ledger_is_made_again_with_its_history(settings):
+    first, second, third = (release_night(settings, seed=seed) for seed in (1, 2, 3))
+    rollback(settings)
+    known = list_releases(settings)
+    lose_ledger(settings)
+    assert served(settings) == second.release
+    assert list_releases(settings) == known
+    assert withdrawn(settings, third.digest) == third.release  # what a person took back does not come back by itself
+    assert release_night(settings, seed=4).generation == 4
+    assert rollback(settings).release == second.release
+    assert rollback(settings).release == first.release
+
+
+@everywhere
+def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(settings):
+    first = release_night(settings, seed=1)
+    with pytest.raises(StaleNight):
+        release_night(settings, seed=2, epoch=7)
+    (orphan,) = milvus_of(settings).collections() - {first.collection}
+    lose_ledger(settings)
+    assert prune(settings) == [orphan]
+    assert milvus_of(settings).collections() == {first.collection}
+    lose_ledger(settings)
+    assert release_night(settings, seed=2).generation == 3
+
+
+@everywhere
+def test_a_release_is_made_again_from_the_properties_of_its_collection(settings):
+    release_night(settings, seed=1)
+    second = release_night(settings, seed=2)
+    lose_ledger(settings)
+    shutil.rmtree(settings.home / "releases")
+    again, _ = serving(settings)
+    for name in ("release", "digest", "collection", "generation", "fingerprint", "rows", "encoder", "snapshot"):
+        assert getattr(again, name) == getattr(second, name)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp")[0].release == second.release
+
+
+@everywhere
+def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
+    releases = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
+    few = with_milvus(settings, keep=2)
+    assert pin(few, releases[0].release).release == releases[0].release
+    lose_ledger(settings)
+    assert prune(few) == [releases[1].collection]
+    unpin(few, releases[0].release)
+    assert prune(few) == [releases[0].collection]
+    with pytest.raises(NightshiftError, match="unknown, or pruned"):
+        pin(few, releases[0].release)
+    with pytest.raises(NightshiftError, match="not pinned"):
+        unpin(few, releases[0].release)
+
+
+def test_a_release_stays_for_its_time_of_grace(settings):
+    releases = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
+    assert prune(with_milvus(settings, keep=2, grace_minutes=60)) == []
+    assert len(prune(with_milvus(settings, keep=2))) == len(releases) - 2
+
+
+def test_an_alias_of_another_home_is_left_alone(settings, tmp_path):
+    alias = {"uri": server("lite"), "alias": f"shared_{tmp_path.name[-20:]}"}
+    ours = release_night(small(tmp_path / "one", **alias), seed=1)
+    theirs = small(tmp_path / "two", **alias)
+    for act in (serving, prune, lambda settings: release_night(settings, seed=2)):
+        with pytest.raises(NightshiftError, match="made in another home"):
+            act(theirs)
+    assert milvus_of(theirs).serving().release == ours.release
