@@ -1,0 +1,69 @@
+"""Releases by name, beside the one that the pointer names: to compare with, to shadow, to export."""
+
+from __future__ import annotations
+
+from tasks.core.errors import NightshiftError
+from tasks.core.receipts import Release
+from tasks.core.release.ledger import open_ledger
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, default_loader
+from tasks.core.search.searcher import Searcher
+from tasks.core.settings import Settings
+
+SERVING = "serving"  # the name of whichever release the pointer names
+
+
+class NoSuchRelease(NightshiftError):
+    """No release has this name, or its collection is gone."""
+
+
+def loadable(settings: Settings) -> list[Release]:
+    """The releases whose collections are kept, newest first. Only reads."""
+    with open_ledger(settings) as ledger:
+        return [one for one in ledger.releases() if not one.pruned]
+
+
+def find_release(settings: Settings, name: str, opener: Opener | None = None) -> Release:
+    """The kept release called `name`, by its whole name, its beginning, or "serving".
+
+    Raises NoSuchRelease naming those there are.
+    """
+    known = loadable(settings)
+    if name == SERVING:
+        pointer = (opener or milvus_of(settings)).serving()
+        name = pointer.release if pointer is not None else ""
+    found = [one for one in known if one.release == name] or [
+        one for one in known if name and one.release.startswith(name)
+    ]
+    if len(found) != 1:
+        what = "the beginning of several" if found else "unknown, or pruned"
+        names = ", ".join(one.release for one in known) or "none yet; `nightshift run` makes the first"
+        raise NoSuchRelease(f"release {name or SERVING!r}: {what}. Kept are: {names}")
+    return found[0]
+
+
+def open_release(
+    settings: Settings, name: str, loader: Loader = default_loader, opener: Opener | None = None
+) -> Searcher:
+    """A searcher that stays with one release, wherever the pointer goes.
+
+    Raises NoSuchRelease as `find_release` does, and what `Searcher.open` raises.
+    """
+    milvus = opener or milvus_of(settings)
+    still = settings.milvus.model_copy(update={"notice_seconds": 0.0})
+    release = find_release(settings, name, milvus)
+    return Searcher(settings.model_copy(update={"milvus": still}), loader, _Still(milvus, release))
+
+
+class _Still:
+    """A pointer that names one release for ever."""
+
+    def __init__(self, milvus: Opener, release: Release) -> None:
+        self._milvus = milvus
+        self._pointer = Pointer(release=release.release, collection=release.collection, fingerprint=release.fingerprint)
+
+    def serving(self) -> Pointer:
+        return self._pointer
+
+    def open(self, collection: str) -> Reader:
+        return self._milvus.open(collection)

@@ -1,0 +1,158 @@
+"""The challenger beside the serving release: the same queries to both, and how far the answers lie apart."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.data.snapshot import judged, load_snapshot
+from tasks.core.errors import NightshiftError
+from tasks.core.release.publisher import Loader, Opener, default_loader
+from tasks.core.search.agreement import overlap, rank_biased, shift
+from tasks.core.search.named import SERVING, find_release, open_release
+from tasks.core.search.pinned import Answer
+from tasks.core.settings import Settings
+
+log = logging.getLogger("nightshift.search")
+
+BATCH = 256  # queries asked at once
+
+
+class Seen(BaseModel):
+    """One query and what both releases answered: ids of passages, best first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: str  # UTC, ISO 8601
+    query: str
+    k: int
+    serving: str
+    shadow: str
+    overlap: float
+    rbo: float
+    shift: float
+    served: tuple[str, ...]
+    shadowed: tuple[str, ...]
+
+
+class Shadow(BaseModel):
+    """How far a release's answers lie from the serving one's, as means over queries."""
+
+    model_config = ConfigDict(frozen=True)
+
+    serving: tuple[str, ...]  # more than one, where the pointer moved while live queries were seen
+    shadow: str
+    queries: int
+    k: int
+    overlap: float  # share of the k best passages in common
+    rbo: float  # rank-biased overlap, p = 0.9
+    shift: float  # ranks by which a passage moved
+    same_first: float  # share of queries with the same best passage
+    moved: tuple[Seen, ...]  # the queries whose answers lie furthest apart
+
+
+def shadow(
+    settings: Settings,
+    name: str,
+    queries: Sequence[str],
+    *,
+    k: int = 10,
+    show: int = 5,
+    loader: Loader = default_loader,
+    opener: Opener | None = None,
+) -> Shadow:
+    """Ask release `name` and the serving one the same queries. Neither the pointer nor what serves is touched.
+
+    Raises NightshiftError when there is no query, and as `open_release` does.
+    """
+    if not queries:
+        raise NightshiftError("no query to ask; give a file with one query a line, or a larger share")
+    with ExitStack() as stack:
+        ours = stack.enter_context(open_release(settings, SERVING, loader, opener))
+        theirs = stack.enter_context(open_release(settings, name, loader, opener))
+        log.info("asking %s and %s %d queries", ours.release, theirs.release, len(queries))
+        found = []
+        for first in range(0, len(queries), BATCH):
+            asked = queries[first : first + BATCH]
+            pairs = zip(ours.search(asked, k), theirs.search(asked, k), strict=True)
+            found += [seen(one, other, k) for one, other in pairs]
+    return summary(found, show)
+
+
+def seen(served: Answer, shadowed: Answer, k: int) -> Seen:
+    """Both answers to one query, measured."""
+    left, right = (tuple(hit.passage_id for hit in one.hits) for one in (served, shadowed))
+    return Seen(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        query=served.query,
+        k=k,
+        serving=served.release,
+        shadow=shadowed.release,
+        overlap=overlap(left, right),
+        rbo=rank_biased(left, right),
+        shift=shift(left, right),
+        served=left,
+        shadowed=right,
+    )
+
+
+def summary(found: Sequence[Seen], show: int) -> Shadow:
+    """Means over what was seen, and the `show` queries that moved most; `found` is not empty."""
+    count = len(found)
+    return Shadow(
+        serving=tuple(dict.fromkeys(one.serving for one in found)),
+        shadow=found[0].shadow,
+        queries=count,
+        k=max(one.k for one in found),
+        overlap=sum(one.overlap for one in found) / count,
+        rbo=sum(one.rbo for one in found) / count,
+        shift=sum(one.shift for one in found) / count,
+        same_first=sum(one.served[:1] == one.shadowed[:1] for one in found) / count,
+        moved=tuple(sorted(found, key=lambda one: (one.rbo, -one.shift, one.query))[:show]),
+    )
+
+
+def held_out(settings: Settings, opener: Opener | None = None) -> list[str]:
+    """The held-out queries of the serving release's snapshot. Raises BadInput when the split has none."""
+    snapshot = load_snapshot(settings.home, find_release(settings, SERVING, opener).snapshot)
+    texts: list[str] = judged(snapshot, settings.evaluation.split)["text"].to_pylist()
+    return texts
+
+
+def read_queries(file: Path) -> list[str]:
+    """One query a line: plain text, or where a line begins with a brace, JSON with "query" or "text".
+
+    Raises NightshiftError naming the line that is neither, or the file that is not there.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return list(_queries(file, lines))
+    except (OSError, UnicodeDecodeError) as error:
+        raise NightshiftError(f"{file}: cannot be read as text ({error}); give a file with one query a line") from error
+
+
+def sampled(queries: Sequence[str], share: float, seed: int) -> list[str]:
+    """A share of the queries, at least one where there are some, in their order; the same for the same seed."""
+    wanted = min(len(queries), max(1, round(share * len(queries))))
+    chosen = sorted(random.Random(seed).sample(range(len(queries)), wanted))  # noqa: S311
+    return [queries[at] for at in chosen]
+
+
+def _queries(file: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("{"):
+            try:
+                record = json.loads(text)
+                text = next(str(record[name]) for name in ("query", "text") if name in record)
+            except (ValueError, StopIteration) as error:
+                raise NightshiftError(f'{file}:{number}: not JSON with "query" or "text"') from error
+        if text.strip():
+            yield text.strip()
