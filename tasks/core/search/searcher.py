@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.errors import NightshiftError
 from tasks.core.files import finished
 from tasks.core.receipts import Encoder, Release, Snapshot
 from tasks.core.release.milvus import milvus_of
@@ -86,11 +86,10 @@ class Searcher:
         with self._in_use() as pinned:
             try:
                 return pinned.search(asked, k, filters, fuse)
-            except Unreachable:
-                raise
             except NightshiftError as error:
                 failed, reason = pinned, error
-        # A server that was started again has it to load; or it was pruned before we noticed that another one serves.
+        # A server that was started again wants a new connection, and perhaps has it to load; or it was pruned before
+        # we noticed that another one serves.
         log.warning("release %s: %s; opened again", failed.pointer.release, reason)
         with self._refreshing:
             if self._pinned is failed:

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+from release_fixtures import everywhere
+from release_world import release_night, served, with_milvus
+
+from tasks.core.errors import NightshiftError
+from tasks.core.release.indexes import BUILD, EVERYWHERE, build_params, search_params
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.settings import MilvusSettings
+from tasks.core.settings import load_settings
+
+SERVER = "http://127.0.0.1:19530"
+
+
+def test_what_milvus_lite_cannot_load_is_refused_before_it_is_built():
+    for index in set(BUILD) - set(EVERYWHERE):
+        with pytest.raises(ValidationError, match="needs a Milvus server"):
+            MilvusSettings(index=index)
+        assert MilvusSettings(index=index, uri=SERVER).index == index
+
+
+def test_parameters_of_another_index_are_refused():
+    with pytest.raises(ValidationError, match="nlist is not for HNSW; it has M, efConstruction"):
+        MilvusSettings(index="HNSW", index_params={"nlist": 8})
+    with pytest.raises(ValidationError, match="ef is not for FLAT; it has none"):
+        MilvusSettings(search_params={"ef": 8})
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated():
+    with pytest.raises(ValidationError, match="NIGHTSHIFT_MILVUS__TOKEN") as error:
+        MilvusSettings(uri="http://root:Sesame42@127.0.0.1:19530")
+    assert "Sesame42" not in str(error.value.errors(include_input=False))
+
+
+def test_the_token_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("NIGHTSHIFT_MILVUS__TOKEN", "root:Sesame42")
+    milvus = load_settings().milvus
+    assert milvus.token.get_secret_value() == "root:Sesame42"
+    assert "Sesame42" not in repr(milvus)
+
+
+def test_numbers_that_are_given_are_taken_and_the_others_fit_the_collection():
+    assert build_params("IVF_FLAT", 10_000, 384, {}) == {"nlist": 100}
+    assert build_params("IVF_FLAT", 390, 384, {}) == {"nlist": 10}
+    assert build_params("HNSW", 10_000, 384, {"M": 32}) == {"M": 32, "efConstruction": 200}
+    assert build_params("IVF_PQ", 10_000, 100, {}) == {"nlist": 100, "m": 50, "nbits": 8}
+    assert build_params("IVF_PQ", 10_000, 7, {})["m"] == 1
+    assert search_params("IVF_FLAT", 10, {"nlist": 100}, {}) == {"nprobe": 25}
+    assert search_params("IVF_FLAT", 10, {"nlist": 8}, {"nprobe": 64}) == {"nprobe": 8}
+    assert search_params("HNSW", 100, {}, {"ef": 64}) == {"ef": 200}
+    assert search_params("DISKANN", 500, {}, {}) == {"search_list": 500}
+
+
+def test_other_numbers_make_another_release_of_the_same_parts(settings):
+    coarse = release_night(with_milvus(settings, index="HNSW", index_params={"M": 8}), seed=1)
+    fine = release_night(with_milvus(settings, index="HNSW", index_params={"M": 32}), seed=1)
+    assert coarse.digest != fine.digest
+    assert milvus_of(settings).identity(fine.collection).index_params == '{"M": 32, "efConstruction": 200}'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", sorted(set(BUILD) - set(EVERYWHERE)))
+@pytest.mark.parametrize("settings", ["server"], indirect=True)
+def test_every_index_of_a_server_serves(settings, index):
+    served_by = with_milvus(settings, index=index, min_recall=0.5)
+    release = release_night(served_by)
+    assert (served(served_by), release.recall >= 0.5) == (release.release, True)
+
+
+@everywhere
+def test_a_release_that_lost_most_passages_is_refused_before_it_is_built(settings, monkeypatch):
+    before = release_night(settings, seed=1)
+    strict = with_milvus(settings, max_shrink=0)
+    monkeypatch.setattr("release_world.PASSAGES", 199)
+    monkeypatch.setattr("release_world.texts.__defaults__", (199, ""))
+    with pytest.raises(NightshiftError, match=r"199 passages, the serving release .* has 200"):
+        release_night(strict, seed=2)
+    assert served(settings) == before.release
+    assert release_night(settings, seed=2).rows == 199
