@@ -21,3 +21,7 @@ class StaleNight(NightshiftError):
 
 class Unreachable(NightshiftError, ConnectionError):
     """A server did not answer; trying again in a minute may help."""
+
+
+class Impossible(NightshiftError):
+    """What is asked for is well said, but what there is cannot do it; asking again will not help."""
