@@ -8,6 +8,7 @@ import typer
 
 from flows.cli_releases import releases
 from flows.cli_reports import reports
+from flows.cli_search import asking
 from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(asking)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
 
@@ -81,27 +83,6 @@ def _say_plan(settings: Settings) -> None:
     }
     typer.echo(f"read {ingested.rows} rows: {ingested.accepted} accepted, {ingested.quarantined} in quarantine")
     typer.echo(f"a night would {todo[drift.verdict]} ({drift.cause})")
-
-
-@app.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
-@readable_errors
-def search(
-    text: Annotated[str, typer.Argument(help="The query.")],
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages.")] = 10,
-    as_json: AsJson = False,
-    settings: SettingsFile = None,
-) -> None:
-    """Embed the query, search the serving release, print its passages with scores."""
-    from tasks.core.search.searcher import Searcher
-
-    with Searcher.open(load(settings)) as searcher:
-        answer = searcher.search(text, k)[0]
-    if as_json:
-        print_json(answer.model_dump(mode="json"))
-        return
-    from flows.terminal import print_answer
-
-    print_answer(answer)
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")

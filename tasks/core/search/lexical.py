@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import Impossible
 from tasks.core.mining.bm25 import find_index, one_line
 from tasks.core.mining.jvm import anserini_jar, find_java
 from tasks.core.settings import Settings
@@ -35,7 +35,7 @@ class Lexical:
     def search(self, queries: Sequence[str], depth: int) -> list[list[int]]:
         """The snapshot rows of the `depth` best passages for each query, best first; of equal scores the lower row.
 
-        Raises NightshiftError when the snapshot has no index, or Java does not answer in `[milvus] query_seconds`.
+        Raises Impossible when the snapshot has no index, or Java does not answer in `[milvus] query_seconds`.
         """
         with self._lock:
             asked = {"queries": [one_line(query) for query in queries], "depth": depth}
@@ -58,7 +58,7 @@ class Lexical:
             return json.loads(child.stdout.readline())
         except (OSError, ValueError) as error:
             self._stop()
-            raise NightshiftError(
+            raise Impossible(
                 f"BM25 over snapshot {self._snapshot}: Java ended or took longer than "
                 f"{self._settings.milvus.query_seconds:g} s ([milvus] query_seconds); the next query starts it again, "
                 "`nightshift doctor` tells whether Java works. Dense search does without it."
@@ -70,7 +70,7 @@ class Lexical:
         mining = self._settings.mining
         index = find_index(self._settings.home, self._snapshot, mining)
         if index is None:
-            raise NightshiftError(
+            raise Impossible(
                 f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so nothing to fuse with. "
                 "A night makes one; search without fusion, or set [mining] stemmer as it was."
             )
@@ -86,7 +86,7 @@ class Lexical:
         )
         if self._child.stdout is None or json.loads(self._child.stdout.readline() or "0") != "ready":
             self._stop()
-            raise NightshiftError("BM25: Java did not start; `nightshift doctor` tells why")
+            raise Impossible("BM25: Java did not start; `nightshift doctor` tells why")
         return self._child
 
     def _stop(self) -> None:

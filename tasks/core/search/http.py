@@ -1,0 +1,150 @@
+"""The search service over HTTP: routes, errors as JSON, a page to try queries on, an end without a dropped query."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tasks.core.errors import Impossible, NightshiftError, Unreachable
+from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases
+from tasks.core.search.guard import Guard, as_json
+from tasks.core.search.lanes import Full, TooSlow
+from tasks.core.search.named import NoSuchRelease
+from tasks.core.search.service import Service, check_address
+from tasks.core.settings import Settings
+
+log = logging.getLogger("nightshift.search")
+
+PAGE = {
+    "/": ("search.html", "text/html"),
+    "/search.css": ("search.css", "text/css"),
+    "/search.js": ("search.js", "text/javascript"),
+}
+CONNECTIONS = 256  # open at once, idle ones too
+STATUS = (
+    (Full, 503, 1),
+    (TooSlow, 504, 0),
+    (NoSuchRelease, 404, 0),
+    (Impossible, 409, 0),
+    (Unreachable, 503, 10),
+    (NightshiftError, 503, 10),
+)
+DONE: dict[int | str, dict[str, Any]] = {
+    code: {"model": Refusal} for code in (401, 403, 404, 408, 409, 413, 422, 503, 504)
+}
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Answer at `host`:`port` until SIGINT or SIGTERM; requests under way are answered first.
+
+    Raises NightshiftError for an address that others can reach and no token, or when the port is taken, and as
+    `Searcher.open` does.
+    """
+    check_address(host, settings.service)
+    config = uvicorn.Config(
+        make_app(Service.open(settings)),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,  # addresses of the page hold queries
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(settings.service.seconds) + 1,
+    )
+    try:
+        listening = config.bind_socket()
+    except SystemExit as error:
+        raise NightshiftError(f"{host}:{port}: cannot listen there; is it taken? Give another --port.") from error
+    log.info("http://%s:%d answers; Ctrl-C ends it", host, listening.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application over an open service, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    # No page of its documentation: those load their scripts from elsewhere.
+    app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, settings=service.settings.service)
+    _add_pages(app)
+    _add_errors(app)
+
+    @app.post("/search", response_model=Answered, responses=DONE)
+    async def search(ask: Ask) -> Response:
+        """The best passages for one query, or for several, from one release."""
+        answered = await service.answer(ask)
+        return Response(answered.model_dump_json(), media_type="application/json")
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Whether the service answers, and from which release."""
+        return Health(release=service.release)
+
+    @app.get("/release", responses={401: {"model": Refusal}})
+    def release() -> Releases:
+        """The release that answers now, and those that can be asked by name."""
+        return service.releases()
+
+    return app
+
+
+def _add_pages(app: FastAPI) -> None:
+    for path, (name, kind) in PAGE.items():
+        text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        app.add_api_route(path, _page(text, kind), include_in_schema=False)
+
+
+def _page(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def page() -> Response:
+        return Response(text, media_type=kind)
+
+    return page
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        # Never what was sent: it may be long, and need not be text.
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return _refusal(422, "; ".join(said), "mend what is named; /openapi.json says what may be asked")
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        return _refusal(error.status_code, str(error.detail), "/openapi.json says what may be asked")
+
+    @app.exception_handler(NightshiftError)
+    async def failed(_: Request, error: NightshiftError) -> Response:
+        status, wait = next((status, wait) for kind, status, wait in STATUS if isinstance(error, kind))
+        if status == 503 and not isinstance(error, Full):
+            log.warning("a search failed: %s", error)
+        return _refusal(status, str(error), _NEXT.get(status, "try again"), wait)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return _refusal(500, f"{type(error).__name__} in the service", "its log says more; please report it")
+
+
+_NEXT = {
+    404: "GET /release lists the releases",
+    409: "ask without it, or mend what is named",
+    503: "try again later; GET /healthz says when the service answers",
+    504: "ask for fewer queries or a smaller k, or try again",
+}
+
+
+def _refusal(status: int, error: str, next_step: str, wait: int = 0) -> Response:
+    headers = {"retry-after": str(wait)} if wait else {}
+    return Response(as_json(error, next_step), status, headers, "application/json")
