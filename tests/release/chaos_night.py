@@ -12,6 +12,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -86,11 +87,12 @@ def live(plan) -> None:
     class Unbuffered(logging.Handler):
         def emit(self, record):
             with suppress(OSError):
-                os.write(log, f"{record.getMessage()}\n".encode())
+                os.write(log, f"{time.monotonic()} {record.getMessage()}\n".encode())
 
     logger = logging.getLogger("nightshift")
     logger.setLevel(logging.INFO)
     logger.addHandler(Unbuffered())
+    logger.info("begun")
     settings = settings_from(plan.settings)
     try:
         night(settings, load(settings.home, Encoder, plan.encoder), plan.tag)
@@ -99,6 +101,12 @@ def live(plan) -> None:
         os._exit(1)
     logger.info("ended")
     os._exit(0)
+
+
+def lines_of(log) -> list[tuple[float, str]]:
+    """What a night has said so far, each with its time in seconds."""
+    lines = Path(log).read_text().splitlines() if Path(log).exists() else []
+    return [(float(line.partition(" ")[0]), line.partition(" ")[2]) for line in lines]
 
 
 def main() -> None:

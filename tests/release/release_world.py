@@ -87,7 +87,10 @@ def snapshot_of(home, rows) -> Snapshot:
         pq.write_table(pa.Table.from_pylist(hashed), folder / "passages.parquet", row_group_size=64)
         asked = [{"query_id": f"q{i}", "text": " ".join(row["text"].split()[:8])} for i, row in enumerate(rows[:20])]
         pq.write_table(pa.Table.from_pylist(asked), folder / "queries.parquet")
-        return {"rows": len(rows), "queries": len(asked), "qrels": 0, "splits": {}}
+        judged = [{"query_id": f"q{i}", "passage_id": rows[i]["passage_id"]} for i in range(len(asked))]
+        judged = [{**one, "relevance": 1, "split": "train"} for one in judged]
+        pq.write_table(pa.Table.from_pylist(judged), folder / "qrels.parquet")
+        return {"rows": len(rows), "queries": len(asked), "qrels": len(judged), "splits": {"train": len(judged)}}
 
     return produce(home, Snapshot, {"rows": rows}, build)
 

@@ -96,8 +96,9 @@ def test_a_key_that_stands_there_twice_is_noticed(settings):
     def doubled(rows):
         return with_column(rows, "passage_id", pa.array(["p0005" if i == 6 else f"p{i:04d}" for i in range(200)]))
 
+    # One Milvus counts it twice, another once: what is there is looked at too.
     with candidate(settings, doubled) as broken, pytest.raises(Mismatch):
-        check_count_equal(broken)
+        verify(broken)
 
 
 @everywhere
