@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,13 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_snapshot import snapshot_of
 
 from tasks.core.data.ingest import ingest
 from tasks.core.data.snapshot import passages
 from tasks.core.data.text import full_text
-from tasks.core.embedding.shards import embed_shard, gather_shards, shard_name
+from tasks.core.embedding import progress, shards
+from tasks.core.embedding.exact import vectors_of as exact_vectors
+from tasks.core.embedding.progress import Pace
+from tasks.core.embedding.shards import embed_shard, gather_shards, sealed
+from tasks.core.embedding.stored import shard_files, shard_name
 from tasks.core.errors import Mismatch
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.release.rows import paired
 from tasks.core.settings import Settings
 from tasks.core.training.encoder import load_encoder
 from tasks.core.training.trainer import base_encoder
@@ -107,6 +114,123 @@ def test_two_runs_give_the_same_bytes(made: Made, tmp_path: Path) -> None:
     shutil.rmtree(one.path)
     two = gather_shards(home, encoder, snapshot, 2)
     assert [(two.path / shard_name(rank, 2)).read_bytes() for rank in range(2)] == first
+
+
+def test_a_killed_shard_goes_on_behind_its_last_window(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, encoder, snapshot = made
+    monkeypatch.setattr(shards, "WINDOW", 8)
+    other = shutil.copytree(home, tmp_path / "other")
+    straight = gather_shards(other, encoder, snapshot, 2)
+    model = load_encoder(encoder.path)
+    encode, windows = model.passage.encode, 0
+
+    def interrupted(ids: list[list[int]], token_budget: int) -> np.ndarray:
+        nonlocal windows
+        windows += 1
+        if windows == 4:
+            raise KeyboardInterrupt
+        return encode(ids, token_budget)
+
+    monkeypatch.setattr(model.passage, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gather_shards(home, encoder, snapshot, 2)
+    embeddings = gather_shards(home, encoder, snapshot, 2)
+    assert windows == 80 // 8 + 1
+    assert embeddings.tokens == straight.tokens
+    for one, two in zip(shard_files(embeddings), shard_files(straight), strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+STORIES = [f"one story {n}" for n in range(30)]
+
+
+def test_a_text_is_encoded_once_wherever_it_stands(settings: Settings) -> None:
+    """A fifth of the passages repeat others, in their own shard and across shards, made in any order."""
+    home = settings.home
+    texts = [*STORIES[:20], "one story 3", "one story 19", *STORIES[20:], "one story 25", *STORIES[:5]]
+    snapshot = snapshot_of(home, texts)
+    encoder = base_encoder(home, snapshot, settings)
+    for rank in (3, 1, 0, 2):
+        assert embed_shard(home, encoder, snapshot, rank, 4) in (9, 10)
+    embeddings = gather_shards(home, encoder, snapshot, 4)
+    assert (embeddings.embedded, embeddings.avoided, embeddings.repeated) == (30, 8, 8)
+    assert embeddings.tokens == sum(map(len, load_encoder(encoder.path).passage.tokenize(STORIES)))
+    vectors = vectors_of(table_of(embeddings))
+    for row, text in enumerate(texts):
+        np.testing.assert_array_equal(vectors[row], vectors[texts.index(text)])
+    in_order = shutil.copytree(home, home.parent / "in order", ignore=shutil.ignore_patterns("embeddings"))
+    again = gather_shards(in_order, encoder, snapshot, 4)
+    assert [file.read_bytes() for file in shard_files(again)] == [file.read_bytes() for file in shard_files(embeddings)]
+
+
+def test_a_text_that_comes_back_is_taken_from_the_night_that_knew_it(settings: Settings) -> None:
+    """Passages of three nights: what was deleted is gone, what returns is not encoded again."""
+    home = settings.home
+    nights = [STORIES[:20], STORIES[5:25], ["another one", *STORIES[:10], *STORIES[:3]]]
+    snapshots = [snapshot_of(home, texts) for texts in nights]
+    encoder = base_encoder(home, snapshots[0], settings)
+    made = [gather_shards(home, encoder, snapshot, 3) for snapshot in snapshots]
+    assert [(one.embedded, one.avoided, one.repeated) for one in made] == [(20, 0, 0), (5, 15, 0), (1, 13, 0)]
+    assert table_of(made[1])["passage_id"].to_pylist() == [f"p{row:06d}" for row in range(20)]
+    whole = load_encoder(encoder.path).encode_passages(nights[2])
+    np.testing.assert_allclose(vectors_of(table_of(made[2])), whole, atol=1e-6)
+
+
+def test_half_the_numbers_are_read_as_the_whole_ones(settings: Settings) -> None:
+    home, snapshot = settings.home, snapshot_of(settings.home, STORIES)
+    encoder = base_encoder(home, snapshot, settings)
+    half = gather_shards(home, encoder, snapshot, 2, vectors="float16")
+    whole = gather_shards(home, encoder, snapshot, 2)
+    assert (half.embedded, whole.embedded) == (30, 30)  # the exact numbers are never made out of coarser ones
+    assert sealed(home, encoder, snapshot, 2) == whole.model_copy(update={"reused": True})
+    rows = np.array([29, 3, 3, 16])
+    near, exact = exact_vectors(half, rows), exact_vectors(whole, rows)
+    assert near.dtype == exact.dtype == np.float32
+    np.testing.assert_array_equal(near, exact.astype(np.float16).astype(np.float32))
+    (batch,) = paired(snapshot, half, 100)
+    assert batch["vector"].type == pa.list_(pa.float32(), 32)
+    later = snapshot_of(home, [*STORIES, "another one"])
+    assert gather_shards(home, encoder, later, 3, vectors="float16").embedded == 1  # but coarser out of exact ones
+
+
+def test_the_file_says_what_it_holds(made: Made) -> None:
+    home, encoder, snapshot = made
+    embeddings = gather_shards(home, encoder, snapshot, 2)
+    for rank, file in enumerate(shard_files(embeddings)):
+        said = {name.decode(): value.decode() for name, value in pq.read_metadata(file).metadata.items()}
+        facts = json.loads((embeddings.path / f"{file.name}.json").read_text())
+        assert said["fingerprint"] == encoder.passage_fingerprint
+        assert (said["rank"], said["rows"], said["embedded"], said["avoided"]) == (str(rank), "40", "40", "0")
+        assert said["content"] == facts["content"]
+        assert embeddings.digests[rank] == facts["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_sealed_shard_that_was_altered_is_not_read(made: Made) -> None:
+    home, encoder, snapshot = made
+    embeddings = gather_shards(home, encoder, snapshot, 2)
+    file = embeddings.path / shard_name(1, 2)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    for read in (lambda: exact_vectors(embeddings, np.array([0])), lambda: list(paired(snapshot, embeddings, 100))):
+        with pytest.raises(Mismatch, match="not the bytes"):
+            read()
+
+
+def test_progress_is_told_seldom_and_at_the_end(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, encoder, snapshot = made
+    monkeypatch.setattr(shards, "WINDOW", 8)
+    seen: list[Pace] = []
+    embed_shard(home, encoder, snapshot, 1, 2, watch=seen.append)
+    (last,) = seen
+    assert (last.done, last.of, last.share, last.left) == (40, 40, 1.0, 0.0)
+    assert last.tokens > last.passages > 0
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    embed_shard(home, encoder, snapshot, 0, 2, watch=seen.append)
+    assert [pace.done for pace in seen[1:]] == [8, 16, 24, 32, 40]
+    assert [pace.share for pace in seen[1:]] == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def test_more_shards_than_passages_are_fine(made: Made) -> None:

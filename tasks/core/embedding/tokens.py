@@ -28,7 +28,7 @@ from tasks.core.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.training.tower import Tower
 
 BLOCK_ROWS = 32_768
-TEXTS_AT_ONCE = 4096  # enough for the tokenizer's own threads to share
+TEXTS_AT_ONCE = 1024  # enough for the tokenizer's threads to share; it takes some 60 kB a text
 END = np.dtype("<i8")
 COUNTS = ("texts", "tokenised", "copied", "tokens")
 

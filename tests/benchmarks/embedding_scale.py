@@ -1,0 +1,211 @@
+"""Peak memory and seconds of the embedding pipeline at several sizes of corpus, and what a later night avoids.
+
+    python tests/benchmarks/embedding_scale.py FOLDER [--sizes 20000 75000 300000] [--tokens 16] [--layers 1]
+                                               [--words 24] [--shards 4] [--night N] [--json]
+
+FOLDER is a collection in BEIR layout (plain or gzip). Its passages are repeated until there are enough, each copy with
+a number before it, so that no two texts are equal. They are cut after --words words (0: not at all, and most of the
+time goes into tokenising what is then cut off) and at --tokens tokens. The encoder is all-MiniLM-L6-v2 in
+fp32 with only its first --layers layers: vectors are as wide and the tokenizer is the same, so that memory of all but
+the weights is that of the whole model, and 300,000 passages take minutes on two cores. Every run is a process of its
+own and does everything: index of texts, token cache, vectors, shards, checksums. `at start` is the resident memory of
+that process with the encoder loaded.
+
+With --night N, four runs over N passages instead: the first night; a retrained encoder (its token ids are there); the
+first encoder after a fifth of the passages changed; a corpus a fifth of whose passages are copies of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import PASSAGES
+from tasks.core.data.text import text_hash
+from tasks.core.files import load, produce
+from tasks.core.memory import Peak
+from tasks.core.receipts import Encoder, Snapshot
+
+ROOT = Path(__file__).parents[2]
+GROUP_ROWS = 20_480  # rows of a row group, as ingest writes them
+FIFTH = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One embedding: of what, and where."""
+
+    home: Path
+    encoder: str
+    snapshot: str
+    shards: int
+
+
+def main() -> None:
+    """Prepare each run, run it in a process of its own, print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[20_000, 75_000, 300_000])
+    arguments.add_argument("--tokens", type=int, default=16, help="token limit of a passage")
+    arguments.add_argument("--words", type=int, default=24, help="words of a passage that are kept; 0: all")
+    arguments.add_argument("--layers", type=int, default=1, help="layers of the model that are kept")
+    arguments.add_argument("--shards", type=int, default=4)
+    arguments.add_argument("--night", type=int, help="passages of the runs that show what is avoided")
+    arguments.add_argument("--json", action="store_true")
+    arguments.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    if chosen.one:  # in the run's own process, FOLDER is the file that says what to embed
+        given = json.loads(chosen.folder.read_text())
+        print(json.dumps(_embed(Run(**{**given, "home": Path(given["home"])}))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = _nights(chosen, Path(scratch)) if chosen.night else _sizes(chosen, Path(scratch))
+        found = {name: _in_a_process(run) for name, run in runs}
+    print(json.dumps(found, indent=2) if chosen.json else _table(found))
+
+
+def _sizes(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Run]]:
+    for size in chosen.sizes:
+        home = scratch / str(size)
+        snapshot = _snapshot(home, _texts(chosen), size)
+        yield f"{size:,}", Run(home, _encoder(home, snapshot, chosen, 0), snapshot.digest, chosen.shards)
+        shutil.rmtree(home)
+
+
+def _nights(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Run]]:
+    home, size = scratch / "home", chosen.night
+    first = _snapshot(home, _texts(chosen), size)
+    encoder = _encoder(home, first, chosen, 0)
+    yield "first night", Run(home, encoder, first.digest, chosen.shards)
+    yield "retrained encoder", Run(home, _encoder(home, first, chosen, 1), first.digest, chosen.shards)
+    changed = (f"{text} changed" if row % FIFTH == 0 else text for row, text in enumerate(_texts(chosen)))
+    yield "a fifth changed", Run(home, encoder, _snapshot(home, changed, size).digest, chosen.shards)
+    other = scratch / "other"
+    copies = _snapshot(other, _with_copies(chosen), size)
+    yield "a fifth copies", Run(other, _encoder(other, copies, chosen, 0), copies.digest, chosen.shards)
+
+
+def _texts(chosen: argparse.Namespace) -> Iterator[str]:
+    """Every passage of the collection, then all again with another number before them, without end."""
+    files = (chosen.folder / name for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+    file = next(file for file in files if file.exists())
+    for copy in count():
+        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
+            for line in lines:
+                row = json.loads(line)
+                words = f"{row.get('title', '')} {row['text']}".split(" ")
+                text = " ".join(words[: chosen.words or None]).strip()
+                yield f"{copy} {text}" if copy else text
+
+
+def _with_copies(chosen: argparse.Namespace) -> Iterator[str]:
+    earlier: list[str] = []
+    for text in _texts(chosen):
+        if len(earlier) == FIFTH - 1:
+            yield earlier[0]
+            earlier = []
+        earlier.append(text)
+        yield text
+
+
+def _snapshot(home: Path, texts: Iterator[str], size: int) -> Snapshot:
+    """A snapshot of the first `size` texts."""
+
+    def build(folder: Path) -> dict[str, object]:
+        names = ["passage_id", "title", "text", "text_hash"]
+        schema = pa.schema({name: pa.string() for name in names})
+        with pq.ParquetWriter(folder / PASSAGES, schema) as writer:
+            for first in range(0, size, GROUP_ROWS):
+                some = list(islice(texts, min(GROUP_ROWS, size - first)))
+                ids = [f"p{first + row:08d}" for row in range(len(some))]
+                hashes = [text_hash("", text) for text in some]
+                writer.write_table(pa.table([ids, [""] * len(some), some, hashes], schema=schema))
+        return {"rows": size, "queries": 0, "qrels": 0, "splits": {}}
+
+    return produce(home, Snapshot, {"benchmark": size, "at": time.time_ns()}, build)
+
+
+def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrained: int) -> str:
+    """The digest of the cut model as an encoder; other weights for another number."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from tasks.core.settings import Settings
+    from tasks.core.training.base import find_base
+    from tasks.core.training.trainer import base_encoder
+
+    base = find_base(Settings().encoder.model)
+    model = AutoModel.from_pretrained(base, add_pooling_layer=False)
+    model.encoder.layer = model.encoder.layer[: chosen.layers]
+    model.config.num_hidden_layers = chosen.layers
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.mul_(1 + retrained / 8)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        encoder = {"model": folder, "passage_tokens": chosen.tokens}
+        settings = Settings.model_validate({"home": home, "encoder": encoder, "embedding": {"precision": "fp32"}})
+        return base_encoder(home, snapshot, settings).digest
+
+
+def _in_a_process(run: Run) -> dict[str, float]:
+    file = run.home / "run.json"
+    file.write_text(json.dumps(asdict(run), default=str))
+    environment = {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "true", **os.environ}
+    command = [sys.executable, __file__, str(file), "--one"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _embed(run: Run) -> dict[str, float]:
+    from tasks.core.embedding.shards import embed_shard, gather_shards
+    from tasks.core.training.encoder import load_encoder
+
+    encoder, snapshot = load(run.home, Encoder, run.encoder), load(run.home, Snapshot, run.snapshot)
+    model = load_encoder(encoder.path)
+    model.encode_passages(["what is loaded when it is first used"])
+    with Peak() as start:
+        began, used = time.perf_counter(), time.process_time()
+    with Peak() as peak:
+        for rank in range(run.shards):
+            embed_shard(run.home, encoder, snapshot, rank, run.shards)
+        made = gather_shards(run.home, encoder, snapshot, run.shards)
+    counts = made.model_dump(include={"rows", "embedded", "avoided", "repeated", "tokens"})
+    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    return {**counts, "seconds": seconds, "cpu": cpu, "start_mb": start.mb, "peak_mb": peak.mb}
+
+
+def _table(found: dict[str, dict[str, float]]) -> str:
+    lines = [
+        "| run | passages | encoded | known | repeated | seconds | CPU s | ms a passage | MiB at start | peak MiB |",
+        "|---|" + "---:|" * 9,
+    ]
+    for name, one in found.items():
+        known = one["avoided"] - one["repeated"]
+        lines.append(
+            f"| {name} | {one['rows']:,} | {one['embedded']:,} | {known:,} | {one['repeated']:,} "
+            f"| {one['seconds']:.1f} | {one['cpu']:.1f} | {1000 * one['seconds'] / one['rows']:.2f} "
+            f"| {one['start_mb']} | {one['peak_mb']} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

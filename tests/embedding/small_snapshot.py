@@ -1,0 +1,27 @@
+"""A snapshot of given texts, without queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import PASSAGES
+from tasks.core.data.text import text_hash
+from tasks.core.files import produce
+from tasks.core.receipts import Snapshot
+
+
+def snapshot_of(home: Path, texts: Sequence[str], group: int = 4) -> Snapshot:
+    """Passages p000000, p000001, … of these texts, in row groups of `group`."""
+
+    def build(folder: Path) -> dict[str, object]:
+        hashes = [text_hash("", text) for text in texts]
+        ids = [f"p{row:06d}" for row in range(len(texts))]
+        columns = {"passage_id": ids, "title": [""] * len(texts), "text": list(texts), "text_hash": hashes}
+        pq.write_table(pa.table(columns), folder / PASSAGES, row_group_size=group)
+        return {"rows": len(texts), "queries": 0, "qrels": 0, "splits": {}}
+
+    return produce(home, Snapshot, {"texts": list(texts)}, build)
