@@ -45,7 +45,7 @@ class Answer(BaseModel):
 
 
 class Pinned:
-    """A collection and its encoder, closed when retired and no longer in use; its owner's lock guards the count."""
+    """A collection and its encoder, until retired and no longer in use; its owner's lock guards the count."""
 
     def __init__(
         self,
@@ -100,21 +100,20 @@ class Pinned:
             raise NightshiftError(CLOSED)
         self._users += 1
 
-    def retire(self) -> None:
-        """No search may begin any more; the last one under way closes the collection."""
-        if not self._retired:
-            self._retired = True
-            self._close_if_idle()
+    def retire(self) -> bool:
+        """No search may begin any more; true when none is under way, and the collection is to be closed."""
+        self._retired, before = True, self._retired
+        return not before and self._users == 0
 
-    def leave(self) -> None:
-        """A search has ended."""
+    def leave(self) -> bool:
+        """A search has ended; true when it was the last one on a retired release, which is to be closed."""
         self._users -= 1
-        self._close_if_idle()
+        return self._retired and self._users == 0
 
-    def _close_if_idle(self) -> None:
-        if self._retired and self._users == 0:
-            self._reader.close()
-            self._lexical.close()
+    def close(self) -> None:
+        """Give back what it holds: once, when `retire` or `leave` said so, and not under the owner's lock."""
+        self._reader.close()
+        self._lexical.close()
 
 
 def _fields(found: Found) -> dict[str, Any]:

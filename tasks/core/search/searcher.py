@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import Impossible, NightshiftError
 from tasks.core.files import finished
 from tasks.core.receipts import Encoder, Release, Snapshot
 from tasks.core.release.milvus import milvus_of
@@ -86,6 +86,8 @@ class Searcher:
         with self._in_use() as pinned:
             try:
                 return pinned.search(asked, k, filters, fuse)
+            except Impossible:
+                raise
             except NightshiftError as error:
                 failed, reason = pinned, error
         # A server that was started again wants a new connection, and perhaps has it to load; or it was pruned before
@@ -112,18 +114,24 @@ class Searcher:
     def _change(self, old: Pinned) -> None:
         new = self._pin(old)
         with self._lock:
-            if self._closed.is_set():
-                new.retire()
-                raise NightshiftError(CLOSED)
-            self._pinned = new
-            old.retire()
+            closed = self._closed.is_set()
+            if not closed:
+                self._pinned = new
+            idle = old.retire()
+        if closed:
+            new.close()
+            raise NightshiftError(CLOSED)
+        if idle:
+            old.close()
         log.info("release %s answers now", new.pointer.release)
 
     def close(self) -> None:
         """Give back the collection, once searches under way have ended."""
         self._closed.set()
         with self._lock:
-            self._pinned.retire()
+            idle = self._pinned.retire()
+        if idle:
+            self._pinned.close()
 
     def __enter__(self) -> Searcher:
         return self
@@ -153,7 +161,11 @@ class Searcher:
             yield pinned
         finally:
             with self._lock:
-                pinned.leave()
+                over = pinned.leave()
+            if over and self._closed.is_set():
+                pinned.close()
+            elif over:  # closing takes longer than many a search, and this query should not wait for it
+                threading.Thread(target=pinned.close, name="nightshift-close").start()
 
     def _pin(self, old: Pinned | None) -> Pinned:
         """Open what the pointer names; once more when the pointer moves and the old collection goes meanwhile."""
