@@ -61,7 +61,7 @@ function place(hit, others) {
   const there = others.get(hit.passage_id);
   if (there === undefined) return element("span", "bad", "only here");
   const by = hit.rank - there;
-  if (by === 0) return element("span", "", "same rank beside");
+  if (by === 0) return element("span", "", "same rank");
   return element("span", by < 0 ? "good" : "", "rank " + there + " beside");
 }
 
@@ -71,7 +71,7 @@ function shownHit(hit, others) {
   head.append(element("span", "rank", hit.rank), element("span", "title", hit.title || hit.passage_id),
     element("span", "score", hit.score.toFixed(4)));
   const foot = element("div", "foot");
-  foot.append(element("code", "", hit.passage_id));
+  if (hit.title && hit.title !== hit.passage_id) foot.append(element("code", "", hit.passage_id));
   const where = place(hit, others);
   if (where) foot.append(where);
   const text = element("p", "text", hit.text);

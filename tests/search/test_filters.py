@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from release_fixtures import everywhere
+from release_world import HashingEncoder, embeddings_of, encoder_of, snapshot_of, texts
+
+from tasks.core.errors import NightshiftError
+from tasks.core.release.publish import publish
+from tasks.core.search.filters import Filters, _after
+from tasks.core.search.searcher import Searcher
+
+ODD = [
+    'a"b', "a'b", "trail\r", "back\\slash", "new\nline", "tab\there", "é漢", "{x} %s", "both\"'\\", " ", "100%", "1000",
+    "a_b", "axb",
+    '"] or row >= 0 or passage_id in ["', "' or true", "\\", "\\n", "\x01", "\u2028", "\U0010ffff", "\ud7ff",
+]  # fmt: skip
+
+
+@pytest.fixture
+def odd_searcher(settings):
+    """A passage for each odd text, as its id, its title and the end of its text."""
+    rows = [
+        {**row, "passage_id": odd, "title": odd, "text": f"{row['text']} {odd}"}
+        for row, odd in zip(texts(len(ODD)), ODD, strict=True)
+    ]
+    encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, rows)
+    figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None, "recipe": "", "reason": ""}
+    publish(
+        settings,
+        encoder=encoder,
+        embeddings=embeddings_of(settings.home, encoder, snapshot),
+        snapshot=snapshot,
+        **figures,
+        expected_epoch=0,
+        loader=HashingEncoder,
+    )
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        yield searcher
+
+
+def found(searcher, where):
+    return {hit.passage_id for hit in searcher.search("lamp", 100, where=where)[0].hits}
+
+
+@everywhere
+def test_a_filter_lets_through_exactly_what_its_words_say(odd_searcher):
+    for odd in ODD:
+        assert found(odd_searcher, {"passage_id": {"in": [odd]}}) == {odd}
+        assert found(odd_searcher, {"passage_id": {"not_in": [odd]}}) == set(ODD) - {odd}
+        assert found(odd_searcher, {"title": {"prefix": odd}}) == {one for one in ODD if one.startswith(odd)}
+    assert found(odd_searcher, {"passage_id": {"in": ODD[:3]}, "title": {"prefix": "a"}}) == set(ODD[:2])
+    assert found(odd_searcher, {"passage_id": {"in": ["nobody"]}}) == set()
+
+
+def test_contains_means_its_letters_and_no_pattern(odd_searcher):
+    for odd in ODD:
+        assert found(odd_searcher, {"title": {"contains": odd}}) == {one for one in ODD if odd in one}
+    assert found(odd_searcher, {"title": {"contains": "0%"}}) == {"100%"}
+    assert found(odd_searcher, {"text": {"contains": " a_b"}}) == {"a_b"}
+
+
+@examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30))
+def test_no_text_is_more_than_one_literal_to_the_parser(value):
+    from milvus_lite.search.filter.tokens import TokenKind, tokenize
+
+    for rule in ("in", "not_in"):
+        tokens = tokenize(Filters.read({"title": {rule: [value]}}).expression())
+        assert [one.value for one in tokens if one.kind is TokenKind.STRING] == [value]
+        assert len(tokens) == (6 if rule == "in" else 7)
+    tokens = tokenize(Filters.read({"title": {"contains": value}}).expression())
+    assert [one.kind for one in tokens] == [TokenKind.IDENT, TokenKind.LIKE, TokenKind.STRING, TokenKind.EOF]
+
+
+@examples(max_examples=300, deadline=None)
+@given(prefix=st.text(min_size=1, max_size=5), rest=st.text(max_size=5), other=st.text(max_size=6))
+def test_a_prefix_is_a_range(prefix, rest, other):
+    def inside(text):
+        end = _after(prefix)
+        return prefix <= text and (end is None or text < end)
+
+    assert inside(prefix + rest)
+    assert inside(other) == other.startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"colour": {"in": ["red"]}}, "colour"),
+        ({"title": {"like": "a%"}}, "title.like"),
+        ({"title": {}}, "at least one of"),
+        ({"title": {"in": []}}, "title.in"),
+        ({"title": {"prefix": ""}}, "title.prefix"),
+        ({"title": {"contains": "a\0b"}}, "NUL"),
+        ({"title": {"in": ["\ud800"]}}, "unicode"),
+        ({"title": {"in": ["x"] * 1001}}, "1000"),
+        ({"title": "row >= 0"}, "title"),
+        ("row >= 0", "filters"),
+    ],
+)
+def test_anything_else_is_refused_with_its_name(given, named):
+    with pytest.raises(NightshiftError, match=named):
+        Filters.read(given)
