@@ -10,11 +10,13 @@ from typing import Any
 from tasks.core.files import digest_of, file_digest, files_under
 from tasks.core.training.tower import Tower
 
+VERSION = 1  # of how a cache lays ids out; a change makes new ones
+
 
 def tokenizer_key(tower: Tower) -> str:
     """Name the tokenizer of a tower with its token limit and prompt: every retrained encoder has the same."""
     facts = _of_rust(tower.tokenizer) if tower.tokenizer.is_fast else _of_files(tower.tokenizer)
-    return digest_of({"tokenizer": facts, "prompt": tower.prompt, "limit": tower.max_tokens})
+    return digest_of({"tokenizer": facts, "prompt": tower.prompt, "limit": tower.max_tokens, "version": VERSION})
 
 
 def number_kind(tower: Tower) -> str:

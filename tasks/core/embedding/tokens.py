@@ -10,6 +10,7 @@ cache has of its texts.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -26,6 +27,8 @@ from tasks.core.embedding.tokenizer import number_kind, tokenizer_key
 from tasks.core.files import MANIFEST, digest_of, exclusive, finished, produce, write_json
 from tasks.core.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.training.tower import Tower
+
+log = logging.getLogger("nightshift.embedding")
 
 BLOCK_ROWS = 32_768
 TEXTS_AT_ONCE = 1024  # enough for the tokenizer's threads to share; it takes some 60 kB a text
@@ -117,8 +120,10 @@ class TokenCache:
             facts = [self._made(folder, block) for block in blocks]
             for lock in folder.glob(".*.lock"):
                 lock.unlink()
+            counts = {name: sum(int(one[name]) for one in facts) for name in COUNTS}
+            log.info("%d texts tokenised, %d copied from another night", counts["tokenised"], counts["copied"])
             return {
-                **{name: sum(int(one[name]) for one in facts) for name in COUNTS},
+                **counts,
                 "rows": self._snapshot.rows,
                 "tokenizer": self.tokenizer,
                 "snapshot": self._snapshot.digest,

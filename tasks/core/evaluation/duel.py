@@ -137,7 +137,8 @@ def _evaluation(settings: Settings, one: Release | Evaluation, snapshot: Snapsho
         return one
     log.info("measuring %s on %s queries of snapshot %s", one.release, split, snapshot.digest)
     encoder = load(settings.home, Encoder, one.encoder)
-    vectors = gather_shards(settings.home, encoder, snapshot, settings.embedding.shards)
+    rules = settings.embedding
+    vectors = gather_shards(settings.home, encoder, snapshot, rules.shards, vectors=rules.vectors)
     depth = settings.evaluation.depth
     return evaluate_encoder(settings.home, one.release, encoder, vectors, snapshot, split, depth)[0]
 

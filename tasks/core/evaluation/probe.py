@@ -69,7 +69,7 @@ def probe(
 
 
 def _measured(settings: Settings, encoder: Encoder, pool: Snapshot) -> pa.Table:
-    vectors = gather_shards(settings.home, encoder, pool, 1)
+    vectors = gather_shards(settings.home, encoder, pool, 1, vectors=settings.embedding.vectors)
     rules = settings.evaluation
     found, _ = evaluate_encoder(settings.home, "probe", encoder, vectors, pool, rules.split, rules.depth)
     return read_per_query(found)

@@ -56,5 +56,6 @@ def _avoided(one: Receipt) -> str:
     if one.reused:
         return f"all: done before, {one.seconds:.1f} s"
     if isinstance(one, Embeddings) and one.avoided:
-        return f"{one.avoided:,} of {one.rows:,} vectors known"
+        equal = f", {one.repeated:,} by an equal text" if one.repeated else ""
+        return f"{one.avoided:,} of {one.rows:,} vectors known{equal}"
     return ""
