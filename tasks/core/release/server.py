@@ -35,6 +35,11 @@ class ServerMilvus:
     def __init__(self, settings: MilvusSettings) -> None:
         self._settings, self._alias = settings, settings.alias
 
+    def version(self) -> str:
+        """What the server calls itself. Raises Unreachable when nobody answers, NightshiftError when it refuses."""
+        with self._client() as client:
+            return str(client.get_server_version(timeout=TIMEOUT))
+
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
         """Make a generation's collection, and release its memory again; see `Publisher.build`."""
         name = identity.collection
