@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import closing, suppress
 from itertools import pairwise
 
@@ -84,8 +84,11 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     nursery.start(plan)
     assert nursery.ended() == 0
     wanted = content(undisturbed)
-    times = [at for at, _ in lines_of(plan.log)]
-    gaps = [after - before for before, after in pairwise(times)]
+    said = lines_of(plan.log)
+    gaps = [after - before for (before, _), (after, _) in pairwise(said)]
+    steps = defaultdict(list)
+    for number, (_, line) in enumerate(said[:-1]):
+        steps[step_of(line)].append(number)
 
     stages, rng = Counter(), random.Random(SEED)
     for number in range(KILLS):
@@ -93,16 +96,16 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
         before = serving(now)[0]
         log = tmp_path / f"{number}.log"
         plan = Plan(as_text(now), encoder.digest, "night", str(log))
-        step = rng.randrange(len(gaps))  # a random moment of a random step: most steps are short beside embedding
+        line = rng.choice(steps[rng.choice(list(steps))])  # a random moment of a random step: most of them are short
         child = nursery.start(plan)
-        while len(lines_of(log)) <= step:
+        while len(lines_of(log)) <= line:
             time.sleep(0.0005)
-        time.sleep(rng.uniform(0, gaps[step]))
+        time.sleep(rng.uniform(0, gaps[line]))
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         if nursery.ended() == 0:
             continue  # it was over before; nothing was killed
-        stages[stage(log)] += 1
+        stages[step_of(lines_of(log)[-1][1])] += 1
         with Searcher.open(now, load_encoder) as searcher:  # before anything is mended
             names = {answer.release for answer in searcher.search(QUERIES)}
         current = verified(now)
@@ -115,7 +118,7 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
         nothing_left(now)
         shutil.rmtree(now.home)
     with capsys.disabled():
-        print(f"\n{sum(stages.values())} kills in nights of {times[-1] - times[0]:.2f} s, by step: {dict(stages)}")
+        print(f"\n{sum(stages.values())} kills in nights of {said[-1][0] - said[0][0]:.2f} s, by step: {dict(stages)}")
     assert sum(stages.values()) >= KILLS * 3 // 4
 
 
@@ -169,6 +172,6 @@ def nothing_left(settings):
     assert list(home.glob("*/.*.partial")) == []
 
 
-def stage(log):
-    """The step under way when the night of this log was killed."""
-    return next(STAGES[word] for _, line in reversed(lines_of(log)) for word in STAGES if word in line)
+def step_of(line):
+    """The step that is under way when a night has said `line`."""
+    return next((STAGES[word] for word in STAGES if word in line), "verify")
