@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from release_fixtures import everywhere
 from release_world import HashingEncoder, embeddings_of, encoder_of, snapshot_of, texts
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import Impossible, NightshiftError
 from tasks.core.release.publish import publish
 from tasks.core.search.filters import Filters, _after
 from tasks.core.search.searcher import Searcher
@@ -53,6 +55,13 @@ def test_a_filter_lets_through_exactly_what_its_words_say(odd_searcher):
         assert found(odd_searcher, {"title": {"prefix": odd}}) == {one for one in ODD if one.startswith(odd)}
     assert found(odd_searcher, {"passage_id": {"in": ODD[:3]}, "title": {"prefix": "a"}}) == set(ODD[:2])
     assert found(odd_searcher, {"passage_id": {"in": ["nobody"]}}) == set()
+
+
+@pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+def test_a_server_too_old_for_contains_says_so_and_answers_on(odd_searcher):
+    with suppress(Impossible):
+        assert found(odd_searcher, {"title": {"contains": "_b"}}) == {"a_b"}
+    assert found(odd_searcher, None) == set(ODD)
 
 
 def test_contains_means_its_letters_and_no_pattern(odd_searcher):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.errors import Impossible, NightshiftError, Unreachable
 from tasks.core.release.indexes import search_params
 from tasks.core.release.publisher import Found, Identity
 from tasks.core.release.rows import LIMIT, matrix
@@ -50,6 +50,8 @@ def readable(what: str) -> Iterator[None]:
     except (grpc.RpcError, MilvusException) as error:
         if _nobody_answered(error):
             raise Unreachable(f"{what}: no answer. Is it running, and is [milvus] uri right? ({error})") from error
+        if "cannot parse expression" in str(error):  # as older servers say to a pattern with a beginning of any kind
+            raise Impossible(f"{what}: this Milvus has no such filter; a newer one may ({error})") from error
         raise NightshiftError(f"{what}: {error}") from error
 
 

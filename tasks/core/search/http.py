@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tasks.core.errors import Impossible, NightshiftError, Unreachable
+from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases
 from tasks.core.search.guard import Guard, as_json
 from tasks.core.search.lanes import Full, TooSlow
@@ -43,7 +44,7 @@ DONE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
+def serve(settings: Settings, host: str, port: int, loader: Loader = default_loader) -> None:
     """Answer at `host`:`port` until SIGINT or SIGTERM; requests under way are answered first.
 
     Raises NightshiftError for an address that others can reach and no token, or when the port is taken, and as
@@ -51,7 +52,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     """
     check_address(host, settings.service)
     config = uvicorn.Config(
-        make_app(Service.open(settings)),
+        make_app(Service.open(settings, loader)),
         host=host,
         port=port,
         log_level="warning",

@@ -1,0 +1,107 @@
+"""The service as a process of its own: asked anything, and ended in the middle of a search."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed
+from hypothesis import settings as examples
+from milvus_servers import free_port, wait_for
+from release_world import HashingEncoder, as_text, release_night, small, snapshot_of, texts
+from schemathesis import GenerationMode
+
+from tasks.core.mining.bm25 import build_index
+from tasks.core.search.http import make_app
+from tasks.core.search.service import Service
+
+HERE = {"host": "127.0.0.1"}
+
+SERVES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from release_world import HashingEncoder, settings_from
+from tasks.core.mining.bm25 import build_index
+from tasks.core.search.http import serve
+
+class Held(HashingEncoder):
+    def encode_queries(self, texts):
+        if "hold" in texts:
+            print("held", flush=True)
+            sys.stdin.readline()
+        return self.encode_passages(texts)
+
+serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), Held)
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    made = small(tmp_path_factory.mktemp("process") / "var")
+    release_night(made)
+    build_index(made.home, snapshot_of(made.home, texts()), made.mining)
+    return made
+
+
+def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+    port, world = free_port(), Path(__file__).parents[1] / "release"
+    command = [sys.executable, "-c", SERVES, str(world), as_text(settings), str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: urllib.request.urlopen(f"{address}/healthz", timeout=5), process, 60)
+        answers = []
+
+        def ask():
+            body = json.dumps({"query": "hold"}).encode()
+            request = urllib.request.Request(f"{address}/search", body, {"content-type": "application/json"})
+            answers.append(json.load(urllib.request.urlopen(request, timeout=60)))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGTERM)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        thread.join(timeout=60)
+        process.wait(timeout=60)
+    assert len(answers[0]["answers"][0]["hits"]) == 10
+    assert not list((settings.home / "readers").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        ("POST", "/search", GenerationMode.POSITIVE),
+        ("POST", "/search", GenerationMode.NEGATIVE),
+        ("GET", "/healthz", GenerationMode.POSITIVE),
+        ("GET", "/release", GenerationMode.POSITIVE),
+    ],
+)
+def test_nothing_that_can_be_asked_makes_the_service_fail(settings, method, path, mode):
+    service = Service.open(settings, HashingEncoder)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service), headers=HERE)
+    statuses = set()
+
+    @seed(1)
+    @examples(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def ask(case):
+        response = case.call(headers=HERE)
+        statuses.add(response.status_code)
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            assert sorted(response.json()) == ["error", "next"]
+
+    try:
+        ask()
+    finally:
+        service.close()
+    if path == "/search":
+        assert 200 in statuses if mode is GenerationMode.POSITIVE else statuses & {400, 422}

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import stat
+from contextlib import closing
+from fractions import Fraction
+
+import pytest
+from release_world import HashingEncoder, release_night, served, small
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.core.errors import NightshiftError
+from tasks.core.search.agreement import overlap, rank_biased, shift
+from tasks.core.search.filters import Filters
+from tasks.core.search.live import LiveShadow, live_summary
+from tasks.core.search.named import NoSuchRelease, find_release, loadable, open_release
+from tasks.core.search.searcher import Searcher
+from tasks.core.search.shadow import read_queries, sampled, shadow
+
+QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper", "meadow n77"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A home with two releases of different encoders; the second serves."""
+    settings = small(tmp_path_factory.mktemp("shadow") / "var")
+    return settings, [release_night(settings, seed=seed).release for seed in (1, 2)]
+
+
+def test_overlap_is_the_share_in_common():
+    assert overlap("abcd", "cdxy") == Fraction(2, 4)
+    assert overlap("ab", "abcd") == Fraction(2, 4)
+    assert overlap("", "") == 1
+
+
+def test_rank_biased_overlap_weighs_the_first_ranks_most():
+    assert rank_biased("abcde", "abcde") == pytest.approx(1, abs=1e-12)
+    assert rank_biased("abc", "xyz") == 0
+    # By hand, p = 1/2: agreement at depths 1, 2 is 0, 1; so 1 * (1/2)^2 + (1/2)/(1/2) * (0/2 + 1/4) = 1/2.
+    assert rank_biased("ab", "ba", p=0.5) == pytest.approx(float(Fraction(1, 2)))
+    assert rank_biased("abcd", "abdc") > rank_biased("abcd", "bacd")
+    assert rank_biased("", "") == 1
+    assert rank_biased("a", "") == 0
+
+
+def test_a_shift_counts_ranks_and_a_lost_passage_stands_behind_the_last():
+    assert shift("abc", "abc") == 0
+    assert shift("abc", "bac") == pytest.approx(float(Fraction(2, 3)))
+    assert shift("ab", "ax") == pytest.approx(float(Fraction(0 + 1 + 1, 3)))
+
+
+def test_a_release_beside_itself_agrees_wholly(world):
+    settings, (_, second) = world
+    found = shadow(settings, second, QUERIES, loader=HashingEncoder)
+    assert (found.serving, found.shadow, found.queries) == ((second,), second, 4)
+    assert (found.overlap, found.shift, found.same_first) == (1, 0, 1)
+    assert found.rbo == pytest.approx(1)
+
+
+def test_the_report_is_the_mean_of_its_queries_and_names_those_that_moved_most(world):
+    settings, (first, second) = world
+    found = shadow(settings, first, QUERIES, k=5, show=4, loader=HashingEncoder)
+    with open_release(settings, first, HashingEncoder) as theirs, Searcher.open(settings, HashingEncoder) as ours:
+        sets = [
+            [{hit.passage_id for hit in one.search(query, 5)[0].hits} for one in (ours, theirs)] for query in QUERIES
+        ]
+    assert found.overlap == pytest.approx(sum(len(a & b) / 5 for a, b in sets) / 4)
+    assert [one.rbo for one in found.moved] == sorted(one.rbo for one in found.moved)
+    assert {one.query for one in found.moved} == set(QUERIES)
+    assert served(settings) == second
+
+
+def test_a_named_release_answers_wherever_the_pointer_is(world):
+    settings, (first, second) = world
+    with open_release(settings, first[:7], HashingEncoder) as searcher:
+        assert not searcher.refresh()
+        assert searcher.search("lamp")[0].release == first
+    assert find_release(settings, "serving").release == second
+    assert [one.release for one in loadable(settings)] == [second, first]
+    for name in ("r", "r9999", ""):
+        with pytest.raises(NoSuchRelease, match=f"Kept are: {second}, {first}"):
+            find_release(settings, name)
+
+
+def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
+    settings, (first, second) = world
+    with Searcher.open(settings, HashingEncoder) as ours:
+        live = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 1.0)
+        for query in QUERIES:
+            live.offer(ours.search(query, 5), 5, Filters(), False)
+        live.close()
+        unasked = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 0.0)
+        unasked.offer(ours.search("lamp", 5), 5, Filters(), False)
+        unasked.close()
+    (file,) = (settings.home / "shadow").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [json.loads(line)["query"] for line in file.read_text().splitlines()] == QUERIES
+    asked = shadow(settings, first, QUERIES, k=5, show=0, loader=HashingEncoder)
+    assert live_summary(settings.home, first, show=0) == asked
+    with pytest.raises(NightshiftError, match="shadow_release"):
+        live_summary(settings.home, second)
+
+
+def test_more_live_queries_than_the_challenger_answers_are_left_out_and_not_waited_for(world, monkeypatch):
+    settings, (first, _) = world
+    monkeypatch.setattr("tasks.core.search.live.WAITING", 2)
+    challenger = open_release(settings, first, HashingEncoder)
+    with Searcher.open(settings, HashingEncoder) as ours, closing(LiveShadow(settings.home, challenger, 1.0)) as live:
+        answers = ours.search(QUERIES, 5)
+        for _ in range(200):
+            live.offer(answers, 5, Filters(), False)
+        assert live.dropped > 0
+
+
+def test_queries_are_read_as_text_or_json_and_sampled_by_seed(tmp_path):
+    file = tmp_path / "asked.txt"
+    file.write_text('plain words\n\n{"query": "one"}\n  {"query_id": "q", "text": "two"}  \n')
+    assert read_queries(file) == ["plain words", "one", "two"]
+    file.write_text("fine\n{broken\n")
+    with pytest.raises(NightshiftError, match=r"asked\.txt:2"):
+        read_queries(file)
+    with pytest.raises(NightshiftError, match="gone"):
+        read_queries(tmp_path / "gone")
+    many = [str(n) for n in range(100)]
+    assert sampled(many, 0.1, seed=3) == sampled(many, 0.1, seed=3) != sampled(many, 0.1, seed=4)
+    assert len(sampled(many, 0.1, seed=3)) == 10
+    assert sampled(many, 1, seed=0) == many
+    assert sampled([], 0.5, seed=0) == []
+
+
+def test_the_command_says_what_is_wrong(world):
+    settings, (first, _) = world
+    runner, home = CliRunner(), {"NIGHTSHIFT_HOME": str(settings.home)}
+    missing = runner.invoke(app, ["shadow", "r9", "--queries", str(settings.home)], env=home)
+    assert missing.exit_code == 1
+    assert "one query a line" in missing.output
+    asked = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
+    assert json.loads(asked.stdout)["shadow"] == first
+    shown = runner.invoke(app, ["shadow", first, "--live"], env=home)
+    assert "overlap@5" in shown.stdout
