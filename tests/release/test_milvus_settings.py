@@ -8,6 +8,7 @@ from release_world import release_night, served, with_milvus
 from tasks.core.errors import NightshiftError
 from tasks.core.release.indexes import BUILD, EVERYWHERE, build_params, search_params
 from tasks.core.release.milvus import milvus_of
+from tasks.core.release.prune import prune
 from tasks.core.release.settings import MilvusSettings
 from tasks.core.settings import load_settings
 
@@ -58,6 +59,15 @@ def test_other_numbers_make_another_release_of_the_same_parts(settings):
     fine = release_night(with_milvus(settings, index="HNSW", index_params={"M": 32}), seed=1)
     assert coarse.digest != fine.digest
     assert milvus_of(settings).identity(fine.collection).index_params == '{"M": 32, "efConstruction": 200}'
+
+
+@pytest.mark.parametrize("settings", ["lite"], indirect=True)
+def test_an_index_that_the_server_lacks_never_goes_live(settings):
+    before = release_night(settings, seed=1)
+    with pytest.raises(NightshiftError):
+        release_night(with_milvus(settings, index="SCANN"), seed=2)
+    assert served(settings) == before.release
+    assert len(prune(settings)) == 1
 
 
 @pytest.mark.slow
