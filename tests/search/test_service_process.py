@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,8 +23,10 @@ from schemathesis import GenerationMode
 
 from tasks.core.mining.bm25 import build_index
 from tasks.core.search.http import make_app
+from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
 
+BROWSER = shutil.which("chromium")
 HERE = {"host": "127.0.0.1"}
 
 SERVES = """
@@ -50,12 +55,22 @@ def settings(tmp_path_factory):
     return made
 
 
-def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+@contextmanager
+def running(settings):
+    """The service in a process of its own, and its address."""
     port, world = free_port(), Path(__file__).parents[1] / "release"
     command = [sys.executable, "-c", SERVES, str(world), as_text(settings), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: urllib.request.urlopen(f"{address}/healthz", timeout=5), process, 60)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(lambda: urllib.request.urlopen(f"{address}/healthz", timeout=5), process, 60)
+            yield process, address
+        finally:
+            process.terminate()
+
+
+def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+    with running(settings) as (process, address):
         answers = []
 
         def ask():
@@ -73,6 +88,24 @@ def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
         process.wait(timeout=60)
     assert len(answers[0]["answers"][0]["hits"]) == 10
     assert not list((settings.home / "readers").glob("*"))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
+def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", *quiet]
+    with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
+        query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
+        shown = subprocess.run(
+            [*browser, "--virtual-time-budget=10000", "--dump-dom", f"{address}/{query}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        hits = searcher.search("lamp <b> n3", 5, where={"title": {"prefix": "entry 1"}})[0].hits
+    assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits] * 2
+    assert "5 of 5 passages in common, the same one first" in shown
 
 
 @pytest.mark.parametrize(

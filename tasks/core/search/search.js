@@ -51,7 +51,7 @@ async function listReleases(wanted) {
   document.getElementById("serving").textContent = "release " + serving + " serves" +
     (shown ? " · " + shown.passages.toLocaleString("en") + " passages" : "") +
     (quality === undefined ? "" : " · nDCG@10 " + quality.toFixed(3));
-  const all = known.releases.map((one) => [one.release, one.release + " · " + one.created.slice(0, 10)]);
+  const all = known.releases.map((one) => [one.release, one.release]);
   fields.a.replaceChildren(option("", "serving", wanted.a), ...all.map(([name, text]) => option(name, text, wanted.a)));
   fields.b.replaceChildren(option("", "nothing", wanted.b), ...all.map(([name, text]) => option(name, text, wanted.b)));
 }
