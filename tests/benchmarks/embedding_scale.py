@@ -5,11 +5,11 @@
 
 FOLDER is a collection in BEIR layout (plain or gzip). Its passages are repeated until there are enough, each copy with
 a number before it, so that no two texts are equal. They are cut after --words words (0: not at all, and most of the
-time goes into tokenising what is then cut off) and at --tokens tokens. The encoder is all-MiniLM-L6-v2 in
-fp32 with only its first --layers layers: vectors are as wide and the tokenizer is the same, so that memory of all but
-the weights is that of the whole model, and 300,000 passages take minutes on two cores. Every run is a process of its
-own and does everything: index of texts, token cache, vectors, shards, checksums. `at start` is the resident memory of
-that process with the encoder loaded.
+time goes into tokenising what is then cut off) and at --tokens tokens. The encoder is all-MiniLM-L6-v2 in fp32 with
+only its first --layers layers (0: a vector is the mean of word embeddings): vectors are as wide and the tokenizer is
+the same, so that memory of all but the weights is that of the whole model, and 300,000 passages take minutes. Every
+run is a process of its own and does everything: index of texts, token cache, vectors, shards, checksums. `at start` is
+the resident memory of that process with the encoder loaded.
 
 With --night N, four runs over N passages instead: the first night; a retrained encoder (its token ids are there); the
 first encoder after a fifth of the passages changed; a corpus a fifth of whose passages are copies of others.
@@ -74,7 +74,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         runs = _nights(chosen, Path(scratch)) if chosen.night else _sizes(chosen, Path(scratch))
-        found = {name: _in_a_process(run) for name, run in runs}
+        found = {}
+        for name, run in runs:
+            found[name] = _in_a_process(run)
+            print(name, found[name], file=sys.stderr)
     print(json.dumps(found, indent=2) if chosen.json else _table(found))
 
 
