@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 
 import pytest
 from fastapi.testclient import TestClient
 from release_world import HashingEncoder, release_night, small
+from typer.testing import CliRunner
 
+from flows.cli import app
 from tasks.core.errors import NightshiftError
 from tasks.core.release.rollback import rollback
 from tasks.core.search.guard import BODY_BYTES
-from tasks.core.search.http import make_app
+from tasks.core.search.http import make_app, serve
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service, check_address
 from tasks.core.search.settings import ServiceSettings
@@ -140,6 +143,33 @@ def test_an_address_that_others_reach_needs_a_token():
         with pytest.raises(NightshiftError, match="NIGHTSHIFT_SERVICE__TOKEN"):
             check_address(host, ServiceSettings())
         check_address(host, ServiceSettings(token="hidden-word"))
+
+
+def test_a_port_that_is_taken_is_said_so_and_nothing_stays_open(tmp_path):
+    settings = small(tmp_path / "var")
+    release_night(settings)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(NightshiftError, match="--port"):
+            serve(settings, "127.0.0.1", taken.getsockname()[1], HashingEncoder)
+    assert not list((settings.home / "readers").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--serve", "--host", "0.0.0.0"], "NIGHTSHIFT_SERVICE__TOKEN"),
+        ([], "give a query, or --serve"),
+        (["lamp", "--serve"], "give a query, or --serve"),
+        (["lamp"], "nightshift run"),
+        (["lamp", "--release", "r7"], "none yet"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, arguments, named):
+    shown = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
+    assert shown.exit_code == 1
+    assert named in shown.output
 
 
 class Held(HashingEncoder):

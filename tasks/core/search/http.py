@@ -39,7 +39,7 @@ STATUS = (
     (Unreachable, 503, 10),
     (NightshiftError, 503, 10),
 )
-DONE: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Refusal} for code in (401, 403, 404, 408, 409, 413, 422, 503, 504)
 }
 
@@ -51,8 +51,9 @@ def serve(settings: Settings, host: str, port: int, loader: Loader = default_loa
     `Searcher.open` does.
     """
     check_address(host, settings.service)
+    service = Service.open(settings, loader)
     config = uvicorn.Config(
-        make_app(Service.open(settings, loader)),
+        make_app(service),
         host=host,
         port=port,
         log_level="warning",
@@ -64,6 +65,7 @@ def serve(settings: Settings, host: str, port: int, loader: Loader = default_loa
     try:
         listening = config.bind_socket()
     except SystemExit as error:
+        service.close()
         raise NightshiftError(f"{host}:{port}: cannot listen there; is it taken? Give another --port.") from error
     log.info("http://%s:%d answers; Ctrl-C ends it", host, listening.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listening])
@@ -83,7 +85,7 @@ def make_app(service: Service) -> FastAPI:
     _add_pages(app)
     _add_errors(app)
 
-    @app.post("/search", response_model=Answered, responses=DONE)
+    @app.post("/search", response_model=Answered, responses=REFUSALS)
     async def search(ask: Ask) -> Response:
         """The best passages for one query, or for several, from one release."""
         answered = await service.answer(ask)

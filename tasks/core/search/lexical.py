@@ -82,6 +82,7 @@ class Lexical:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for us: what is under way wants its answer
             env={**os.environ, "JAVA_HOME": str(find_java().parent.parent)},
         )
         if self._child.stdout is None or json.loads(self._child.stdout.readline() or "0") != "ready":

@@ -61,7 +61,7 @@ class LiveShadow:
             try:
                 self._compare(*one)
                 said = ""
-            except (NightshiftError, OSError) as error:
+            except Exception as error:  # whatever it is, the service answers on
                 if str(error) != said:
                     log.warning("shadow %s: %s", self._challenger.release, error)
                 said = str(error)

@@ -17,5 +17,7 @@ class ServiceSettings(Section):
     )
     concurrency: int = Field(4, ge=1, description="searches under way at once; four times as many wait, others get 503")
     seconds: float = Field(30, gt=0, description="a request that waits and searches longer gets 504")
-    shadow_release: str = Field("", description="a release that is asked the same beside the serving one; empty: none")
-    shadow_share: float = Field(0.1, ge=0, le=1, description="share of the requests that it is asked too")
+    shadow_release: str = Field(
+        "", description="a release that is asked too, beside the serving one; what was asked goes to home/shadow"
+    )
+    shadow_share: float = Field(0.1, ge=0, le=1, description="share of the requests that go to shadow_release too")
