@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from release_world import (
     with_milvus,
 )
 
+from tasks.core.data.snapshot import passages
 from tasks.core.errors import BadInput, Mismatch, NightshiftError
 from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.generation import Parts
@@ -80,6 +82,12 @@ def column(matrix):
 def test_a_whole_collection_passes_every_check(settings):
     with candidate(settings) as whole:
         assert verify(whole) == 1  # a FLAT index misses nothing
+
+
+def test_a_batch_of_passages_without_a_sample_is_passed_over(settings, monkeypatch):
+    monkeypatch.setattr("tasks.core.release.verify.passages", partial(passages, batch_rows=16))
+    with candidate(settings) as whole:
+        assert verify(replace(whole, settings=with_milvus(settings, samples=1).milvus)) == 1
 
 
 @everywhere

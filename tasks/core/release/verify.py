@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from tasks.core.data.snapshot import passages, queries
 from tasks.core.data.text import full_text
@@ -139,7 +140,8 @@ def _sampled_passages(candidate: Candidate) -> list[tuple[int, str, str]]:
     sample, first = [], 0
     for batch in passages(candidate.snapshot, columns=["title", "text", "text_hash"]):
         here = [row for row in drawn if first <= row < first + batch.num_rows]
-        for row, one in zip(here, batch.take([row - first for row in here]).to_pylist(), strict=True):
+        places = pa.array([row - first for row in here], pa.int64())  # typed, for there may be none
+        for row, one in zip(here, batch.take(places).to_pylist(), strict=True):
             sample.append((row, one["text_hash"], full_text(one["title"], one["text"])))
         first += batch.num_rows
     return sample
