@@ -81,7 +81,7 @@ def recipe_of(settings: Settings) -> str:
             "encoder": settings.encoder.model_dump(),
             "mining": settings.mining.model_dump(exclude={"threads", "heap_mb"}),
             "training": settings.training.recipe(),
-            "embedding": settings.embedding.model_dump(include={"precision", "min_cosine"}),
+            "embedding": settings.embedding.numeric(),
         }
     )
 

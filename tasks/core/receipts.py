@@ -169,7 +169,8 @@ class Encoder(Receipt):
     base: str  # name or folder of the model that it all started from
     steps: int  # optimizer steps of this training; 0 for a base model
     precision: str  # the numeric path that encodes
-    fidelity: float  # lowest cosine between that path and fp32 on a sample of the passages
+    fidelity: float  # cosine of that path to fp32 on a sample: the lowest, for int8 what 95 % of the texts keep
+    ndcg_change: float | None = None  # nDCG@10 on dev queries less that of fp32; None: fp32, or no dev queries
     loss: tuple[float, ...] = ()  # one a step
     kept: int = 0  # the step whose weights these are: the best on dev queries where they were looked at
     dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 on a pool of the snapshot's dev queries)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.errors import NightshiftError
 from tasks.core.release.settings import MilvusSettings
 from tasks.core.search.settings import ServiceSettings
@@ -162,20 +163,6 @@ class MiningSettings(Section):
         if (self.last_rank or self.depth) <= self.skip_top:
             raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from")
         return self
-
-
-class EmbeddingSettings(Section):
-    """Passages into vectors, in shards."""
-
-    shards: int = Field(4, ge=1, description="files the passages are divided into; each can be made by itself")
-    vectors: Literal["float32", "float16"] = Field(
-        "float32", description="numbers of the vectors on disk; float16 takes half the space"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="numeric path, part of the fingerprint; auto: bf16 where hardware has it and it is faithful",
-    )
-    min_cosine: float = Field(0.999, gt=0, le=1, description="cosine to fp32 that a faster path must keep")
 
 
 class EvaluationSettings(Section):

@@ -220,7 +220,7 @@ def _sentence_transformers(trial: Trial, name: str, prepare: Callable[[Any, Any]
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.training_args import BatchSamplers
 
-    from tasks.core.embedding.precision import has_bf16
+    from tasks.core.embedding.machine import has_bf16
     from tasks.core.training.base import find_base
 
     ours = trial.settings.training

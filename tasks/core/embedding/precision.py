@@ -1,65 +1,207 @@
-"""Which numeric path this machine has, and whether it is faithful enough to be used."""
+"""The numeric path of an encoder: the fastest that this machine has and that is faithful to fp32.
+
+A path is measured with this night's weights on texts of this snapshot: dev queries and a pool of passages with their
+answers in it, where the snapshot has dev queries, else passages alone. It must keep a cosine to fp32, and nDCG@10 on
+that pool must not change by more than the settings say.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
+import pyarrow as pa
 
-from tasks.core.data.snapshot import passages
+from tasks.core.data.snapshot import passages, queries
 from tasks.core.data.text import full_text
+from tasks.core.embedding.backends import graph
+from tasks.core.embedding.machine import lack, paths_here
+from tasks.core.embedding.settings import EmbeddingSettings, Precision
+from tasks.core.errors import NightshiftError
 from tasks.core.files import write_json
 from tasks.core.receipts import Snapshot
-from tasks.core.settings import EmbeddingSettings
-from tasks.core.training.encoder import SPEC, DualEncoder, Precision, read_spec
+from tasks.core.training.encoder import SPEC, DualEncoder, places, read_spec
+from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.tower import TokenIds
+from tasks.core.training.yardstick import Yardstick, yardstick
 
 log = logging.getLogger("nightshift.encoder")
 
-SAMPLE = 64  # passages: enough to meet the texts that lose most
+DEV = TrainingSettings(dev_queries=500, dev_passages=500)  # what nDCG@10 is measured on
+SAMPLE = 64  # passages, where there are no dev queries: enough to meet the texts that lose most
+CALIBRATION = 64  # texts; 100 gave int8 vectors no nearer to fp32
+INT8: Precision = "openvino-int8"
+TAIL = 0.05
 
 
-def has_bf16() -> bool:
-    """True where bfloat16 matrix products run in hardware, so that they are faster than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+class Choice(NamedTuple):
+    """A numeric path and how faithful it is; fp32 is faithful to itself."""
+
+    precision: Precision
+    fidelity: float = 1.0  # lowest cosine to fp32; for int8 the cosine that 95 % of the texts keep
+    ndcg_change: float | None = None  # nDCG@10 less that of fp32; None: not measured
 
 
-def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettings) -> tuple[Precision, float]:
-    """Write the numeric path that the encoder in `folder` shall use into its spec; return it and its fidelity.
+def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettings, kept: Path | None = None) -> Choice:
+    """Write the numeric path that the encoder in `folder` shall use into its spec, and its graphs where it has any.
 
-    Fidelity is the lowest cosine to fp32 over a sample of the snapshot's passages, on both sides of separate encoders.
-    With "auto", bf16 is taken where the hardware has it and its fidelity is at least `min_cosine`; a path that was
-    asked for by name is kept.
+    With "auto" and "fastest" the paths of this machine are tried from the fastest on, and the first faithful one is
+    taken. A path that was asked for by name is kept, faithful or not.
+
+    Args:
+        folder: the encoder, not sealed yet.
+        snapshot: whose texts calibrate and measure.
+        settings: the path asked for and the bounds.
+        kept: an encoder whose passage side is this one's too: its graph is taken over and not made anew.
+
+    Raises:
+        NightshiftError: a path was asked for by name and this machine does not have it.
     """
-    if settings.precision == "fp32" or (settings.precision == "auto" and not has_bf16()):
-        return _write(folder, "fp32"), 1.0
-    texts = _sample(snapshot)
-    exact = _encode(folder, "fp32", texts)
-    fast = _encode(folder, "bf16", texts)
-    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1)
-    fidelity = float(((exact * fast).sum(axis=1) / norms).min())
-    if settings.precision == "auto" and not fidelity >= settings.min_cosine:
-        log.warning("bf16 is not faithful here (cosine %.5f < %s): staying with fp32", fidelity, settings.min_cosine)
-        return _write(folder, "fp32"), 1.0
-    return _write(folder, "bf16"), fidelity
+    for path in paths_tried(settings):
+        if what := lack(path):
+            raise NightshiftError(f'[embedding] precision = "{path}": {what}')
+    candidates = [path for path in paths_tried(settings) if path != "fp32"]
+    exact = _Exact.of(folder, snapshot) if candidates else None
+    for path in candidates:
+        assert exact is not None
+        try:
+            choice = _measured(folder, path, snapshot, exact, kept)
+        except NightshiftError as error:
+            if settings.precision == path:
+                raise
+            log.warning("numeric path %s cannot be taken: %s", path, error)
+            continue
+        if _is_taken(choice, settings):
+            return _write(folder, choice)
+    _prepare(folder, "fp32", snapshot, None)
+    return _write(folder, Choice("fp32"))
 
 
-def _sample(snapshot: Snapshot) -> list[str]:
+def keep_precision(folder: Path, snapshot: Snapshot, start: Path, path: Precision) -> None:
+    """Give the encoder in `folder` the numeric path of the encoder in `start`, which has the same passage side."""
+    _prepare(folder, path, snapshot, start)
+    _write(folder, Choice(path))
+
+
+def paths_tried(settings: EmbeddingSettings) -> list[Precision]:
+    """The paths that `choose_precision` tries on this machine, in that order."""
+    if settings.precision == "auto":
+        return [path for path in paths_here() if path != INT8]
+    return paths_here() if settings.precision == "fastest" else [settings.precision]
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """Texts, and their fp32 vectors."""
+
+    yard: Yardstick | None
+    query_tokens: TokenIds
+    passage_tokens: TokenIds
+    asked: np.ndarray
+    pool: np.ndarray
+
+    @classmethod
+    def of(cls, folder: Path, snapshot: Snapshot) -> _Exact:
+        encoder = _encoder(folder, "fp32")
+        yard = yardstick(snapshot, "dev", encoder, DEV)
+        if yard is not None:
+            asked, pool = yard.query_tokens, yard.passage_tokens
+        else:
+            texts = _passages(snapshot, SAMPLE)
+            asked, pool = encoder.query.tokenize(texts), encoder.passage.tokenize(texts)
+        return cls(yard, asked, pool, *_encode(encoder, asked, pool))
+
+    def measure(self, encoder: DualEncoder) -> Choice:
+        """How far from these the vectors of another path are."""
+        asked, pool = _encode(encoder, self.query_tokens, self.passage_tokens)
+        exact, fast = np.concatenate([self.asked, self.pool]), np.concatenate([asked, pool])
+        cosines = (exact * fast).sum(axis=1) / (np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1))
+        path = encoder.spec.precision
+        # Rounding to 8 bits clips the few largest activations: the one worst text says little of the others.
+        fidelity = float(np.quantile(cosines, TAIL) if path == INT8 else cosines.min())
+        change = (
+            None if self.yard is None else self.yard.ndcg_of(asked, pool) - self.yard.ndcg_of(self.asked, self.pool)
+        )
+        return Choice(path, fidelity, change)
+
+
+def _measured(folder: Path, path: Precision, snapshot: Snapshot, exact: _Exact, kept: Path | None) -> Choice:
+    _prepare(folder, path, snapshot, kept)
+    return exact.measure(_encoder(folder, path))
+
+
+def _is_taken(choice: Choice, settings: EmbeddingSettings) -> bool:
+    """Whether the path is faithful, or asked for by name; says why."""
+    int8 = choice.precision == INT8
+    cosine = settings.int8_min_cosine if int8 else settings.min_cosine
+    change = settings.int8_max_ndcg_change if int8 else settings.max_ndcg_change
+    faithful = choice.fidelity >= cosine and abs(choice.ndcg_change or 0.0) <= change
+    measured = "not measured" if choice.ndcg_change is None else f"{choice.ndcg_change:+.4f}"
+    figures = f"cosine to fp32 {choice.fidelity:.5f} (bound {cosine}), nDCG@10 {measured} (bound {change})"
+    if faithful:
+        log.info("numeric path %s: %s", choice.precision, figures)
+    elif settings.precision == choice.precision:
+        log.warning("numeric path %s, asked for by name, is not faithful here: %s", choice.precision, figures)
+    else:
+        log.warning("numeric path %s is refused, it is not faithful here: %s", choice.precision, figures)
+    return faithful or settings.precision == choice.precision
+
+
+def _prepare(folder: Path, path: Precision, snapshot: Snapshot, kept: Path | None) -> None:
+    """Leave in the encoder's folder the graphs that `path` needs, and no others."""
+    spec = read_spec(folder)
+    for place in places(spec).values():
+        shutil.rmtree(folder / place / graph.FOLDER, ignore_errors=True)
+    if path != INT8:
+        return
+    encoder = DualEncoder(folder, spec)
+    for name, tower in encoder.towers.items():
+        same = None if kept is None or name != "passage" else kept / places(spec)[name] / graph.FOLDER
+        if same is not None and same.is_dir():
+            shutil.copytree(same, encoder.places[name] / graph.FOLDER)
+            continue
+        log.info("calibrating int8 with %d texts of this snapshot", CALIBRATION)
+        texts = {"model": _mixed, "query": _queries, "passage": _passages}[name](snapshot, CALIBRATION)
+        graph.write(graph.quantize(graph.convert(tower), tower.tokenize(texts)), encoder.places[name])
+
+
+def _mixed(snapshot: Snapshot, wanted: int) -> list[str]:
+    asked = _queries(snapshot, wanted // 4)
+    return asked + _passages(snapshot, wanted - len(asked))
+
+
+def _queries(snapshot: Snapshot, wanted: int) -> list[str]:
+    """Training queries, evenly spread; passages where there are none."""
+    table = queries(snapshot, "train")
+    if table.num_rows == 0:
+        return _passages(snapshot, wanted)
+    texts: list[str] = table.take(pa.array(_spread(table.num_rows, wanted)))["text"].to_pylist()
+    return texts
+
+
+def _passages(snapshot: Snapshot, wanted: int) -> list[str]:
     batch = next(iter(passages(snapshot)))
-    picked = np.unique(np.linspace(0, batch.num_rows - 1, SAMPLE).astype(int))
-    return [full_text(row["title"], row["text"]) for row in batch.take(picked).to_pylist()]
+    picked = batch.take(pa.array(_spread(batch.num_rows, wanted))).to_pylist()
+    return [full_text(row["title"], row["text"]) for row in picked]
 
 
-def _encode(folder: Path, precision: Precision, texts: list[str]) -> np.ndarray:
-    encoder = DualEncoder(folder, read_spec(folder).model_copy(update={"precision": precision})).for_inference()
-    vectors = encoder.encode_passages(texts)
-    return vectors if encoder.spec.shared else np.concatenate([vectors, encoder.encode_queries(texts)])
+def _spread(rows: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, rows - 1, wanted).astype(int))
 
 
-def _write(folder: Path, precision: Precision) -> Precision:
-    write_json(folder / SPEC, read_spec(folder).model_copy(update={"precision": precision}).model_dump())
-    return precision
+def _encoder(folder: Path, path: Precision) -> DualEncoder:
+    return DualEncoder(folder, read_spec(folder).model_copy(update={"precision": path})).for_inference()
+
+
+def _encode(encoder: DualEncoder, asked: TokenIds, pool: TokenIds) -> tuple[np.ndarray, np.ndarray]:
+    budget = encoder.token_budget
+    return encoder.query.encode(asked, budget), encoder.passage.encode(pool, budget)
+
+
+def _write(folder: Path, choice: Choice) -> Choice:
+    write_json(folder / SPEC, read_spec(folder).model_copy(update={"precision": choice.precision}).model_dump())
+    return choice

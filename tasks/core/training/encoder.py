@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,18 +13,32 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.embedding.backends import graph
+from tasks.core.embedding.backends.openvino import OpenVino
+from tasks.core.embedding.machine import require
+from tasks.core.embedding.settings import Precision
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.layout import write_router, write_tower
-from tasks.core.training.parts import PROJECTION, new_projection, read_tokenizer, read_transformer
+from tasks.core.training.parts import PROJECTION, longest_input, new_projection, read_tokenizer, read_transformer
 from tasks.core.training.tower import Side, Tower
 
 SPEC = "encoder.json"
 SHARED = {"model": ""}  # name of a tower -> the folder of its weights
 SEPARATE = {"query": "query", "passage": "passage"}
-DECISIVE = ("config.json", "*.safetensors", PROJECTION, "tokenizer*.json", "vocab*", "merges.txt", "*.model")
-Precision = Literal["fp32", "bf16"]
+DECISIVE = (
+    "config.json",
+    "*.safetensors",
+    PROJECTION,
+    "tokenizer*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    graph.XML,
+    graph.BIN,
+)
+SHORT = 512  # tokens
 
 
 class EncoderSpec(BaseModel):
@@ -40,7 +55,7 @@ class EncoderSpec(BaseModel):
     passage_prompt: str
     query_tokens: int
     passage_tokens: int
-    precision: Precision  # the numeric path: weights and activations of the transformer
+    precision: Precision  # the numeric path: which program computes vectors, and in which numbers
 
     @classmethod
     def of(cls, settings: EncoderSettings, precision: Precision) -> EncoderSpec:
@@ -62,7 +77,7 @@ class DualEncoder:
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
-        self.spec = spec
+        self.spec, self.folder = spec, folder
         if spec.shared:
             self.passage = Tower.open(folder, spec.side("passage"))
             self.query = self.passage.twin(read_tokenizer(folder), spec.side("query"))
@@ -82,14 +97,41 @@ class DualEncoder:
         """The distinct towers by name."""
         return {"model": self.passage} if self.spec.shared else {"query": self.query, "passage": self.passage}
 
+    @property
+    def places(self) -> dict[str, Path]:
+        """The model folders of the towers, by the same names."""
+        return {name: self.folder / place for name, place in places(self.spec).items()}
+
     def for_inference(self) -> DualEncoder:
-        """Move to the fastest device here and to the numeric path of the spec; returns itself."""
-        if torch.cuda.is_available():
+        """Move to the numeric path of the spec, and with torch to the fastest device here; returns itself.
+
+        Raises Mismatch when this machine lacks what the path needs.
+        """
+        require(self.spec.precision)
+        if self.spec.precision.startswith("openvino"):
+            self._to_openvino()
+        else:
+            self._to_torch("cuda" if torch.cuda.is_available() else "cpu")
+        return self
+
+    def _to_openvino(self) -> None:
+        path, threads = self.spec.precision, torch.get_num_threads()
+        for name, tower in self.towers.items():
+            made = graph.read(self.places[name]) if path == "openvino-int8" else graph.convert(tower)
+            longest = longest_input(tower.transformer) or sys.maxsize
+            tower.backend = OpenVino(made, path, tower.tokenizer.pad_token_id or 0, longest, threads)
+        self.query.backend = self.query.backend or self.passage.backend
+
+    def _to_torch(self, device: str) -> None:
+        bf16 = self.spec.precision == "bf16"
+        if device == "cuda":
             self.token_budget = 65536
         for tower in (self.query, self.passage):
-            tower.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-            tower.get_submodule("transformer").to(torch.bfloat16 if self.spec.precision == "bf16" else torch.float32)
-        return self
+            tower.to(device).eval()
+            tower.get_submodule("transformer").to(torch.bfloat16 if bf16 else torch.float32)
+            if device == "cpu" and bf16 and tower.max_tokens <= SHORT:
+                # Torch's fused attention is slow there; without it encoding is an eighth faster.
+                tower.transformer.set_attn_implementation("eager")
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Query vectors, float32 (n, dimension)."""
@@ -104,9 +146,10 @@ class DualEncoder:
 def load_encoder(folder: Path) -> DualEncoder:
     """The encoder in `folder`, ready to encode; the last two stay in memory.
 
-    Raises Mismatch when the files are not those that its manifest names.
+    Raises Mismatch when the files are not those that its manifest names, or this machine lacks what its numeric path
+    needs.
     """
-    encoder = DualEncoder(folder, read_spec(folder)).for_inference()
+    encoder = DualEncoder(folder, read_spec(folder))
     manifest = folder / MANIFEST
     if manifest.exists():
         named = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
@@ -115,7 +158,7 @@ def load_encoder(folder: Path) -> DualEncoder:
                 f"encoder {folder}: its files have fingerprint {encoder.fingerprint}, its manifest says {named}. "
                 "The folder was altered: remove it and run the night again."
             )
-    return encoder
+    return encoder.for_inference()
 
 
 def read_spec(folder: Path) -> EncoderSpec:
@@ -123,15 +166,19 @@ def read_spec(folder: Path) -> EncoderSpec:
     return EncoderSpec(**json.loads((folder / SPEC).read_text(encoding="utf-8")))
 
 
+def places(spec: EncoderSpec) -> dict[str, str]:
+    """The model folders of an encoder, by the names of its towers, below its own folder."""
+    return SHARED if spec.shared else SEPARATE
+
+
 def fingerprint(folder: Path) -> str:
     """Name the vector space of the encoder in `folder`.
 
     The digest of weights, tokenizers, architectures, pooling, projection, dimensions, prompts, token limits,
-    normalisation, numeric path.
+    normalisation, numeric path and, where that is calibrated, its graphs.
     """
     spec = read_spec(folder)
-    places = SHARED if spec.shared else SEPARATE
-    files = {name: decisive_files(folder / place) for name, place in places.items()}
+    files = {name: decisive_files(folder / place) for name, place in places(spec).items()}
     return digest_of({"spec": spec.model_dump(), "files": files})
 
 

@@ -20,7 +20,7 @@ def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
         return states[:, -1] if how == "last" else states.mean(dim=1)
     lengths = mask.sum(dim=1)
     if how == "last":
-        return states[torch.arange(len(states), device=states.device), lengths - 1]
+        return states[torch.arange(states.shape[0], device=states.device), lengths - 1]
     return (states * mask[:, :, None]).sum(dim=1) / lengths[:, None].to(states)
 
 

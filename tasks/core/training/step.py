@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from tasks.core.embedding.precision import has_bf16
+from tasks.core.embedding.machine import has_bf16
 from tasks.core.errors import NightshiftError
 from tasks.core.settings import Settings
 from tasks.core.training.batches import Batch

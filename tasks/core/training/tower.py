@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ from tasks.core.errors import NightshiftError
 from tasks.core.training.parts import longest_input, read_projection, read_tokenizer, read_transformer
 from tasks.core.training.pooling import pool, prefix
 
-TokenIds = list[list[int]]
+TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
+
+
+class Backend(Protocol):
+    """What encodes in a tower's place."""
+
+    def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
+        """As `Tower.encode`, for at least one text."""
 
 
 class Side(NamedTuple):
@@ -39,6 +46,7 @@ class Tower(nn.Module):
         super().__init__()
         self.tokenizer, self.transformer, self.projection, self.side = tokenizer, transformer, projection, side
         self.prompt, self.normalize = side.prompt, side.normalize
+        self.backend: Backend | None = None  # None: torch encodes
         self.max_tokens = min(side.max_tokens, longest_input(transformer) or side.max_tokens)
         if side.serve_dimension > self.width:
             raise NightshiftError(
@@ -88,12 +96,12 @@ class Tower(nn.Module):
             elif isinstance(getattr(module, "attention_dropout", None), float):
                 setattr(module, "attention_dropout", share)  # noqa: B010  (a plain float among a module's tensors)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompt + text, cut at `max_tokens`; one list a text, no padding."""
         if not texts:
             return []
         prompted = [self.prompt + text for text in texts]
-        ids: TokenIds = self.tokenizer(
+        ids: list[list[int]] = self.tokenizer(
             prompted, truncation=True, max_length=self.max_tokens, return_attention_mask=False
         )["input_ids"]
         return ids
@@ -113,8 +121,10 @@ class Tower(nn.Module):
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
         """What is served, float32 (n, dimension) in main memory: `forward` without gradients, cut to `dimension`."""
-        if not ids:
+        if len(ids) == 0:
             return np.zeros((0, self.dimension), np.float32)
+        if self.backend is not None:
+            return self.backend.encode(ids, token_budget)
         self.eval()
         with torch.inference_mode():
             return prefix(self.forward(ids, token_budget), self.dimension, self.normalize).cpu().numpy()
@@ -122,8 +132,10 @@ class Tower(nn.Module):
     def _vectors(self, ids: TokenIds, rows: Sequence[int]) -> Tensor:
         lengths = torch.tensor([len(ids[row]) for row in rows])
         width = int(lengths.max())
-        pad = self.tokenizer.pad_token_id or 0
-        tokens = torch.tensor([ids[row] + [pad] * (width - len(ids[row])) for row in rows]).to(self.device)
+        padded = np.full((len(rows), width), self.tokenizer.pad_token_id or 0)
+        for line, row in zip(padded, rows, strict=True):
+            line[: len(ids[row])] = ids[row]
+        tokens = torch.from_numpy(padded).to(self.device)
         # A batch without padding needs no mask, and attention without a mask is faster.
         mask = None if int(lengths.min()) == width else torch.arange(width)[None, :] < lengths[:, None]
         mask = None if mask is None else mask.to(self.device)

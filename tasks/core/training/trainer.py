@@ -14,12 +14,19 @@ from typing import Any
 
 import torch
 
-from tasks.core.embedding.precision import choose_precision, has_bf16
+from tasks.core.embedding.precision import Choice, choose_precision, keep_precision, paths_tried
 from tasks.core.files import produce
 from tasks.core.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training.base import find_bases
-from tasks.core.training.encoder import EncoderSpec, decisive_files, fingerprint, passage_fingerprint, start_from
+from tasks.core.training.encoder import (
+    EncoderSpec,
+    decisive_files,
+    fingerprint,
+    passage_fingerprint,
+    read_spec,
+    start_from,
+)
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job
 from tasks.core.training.settings import TrainingSettings
@@ -120,17 +127,25 @@ def processes_of(settings: TrainingSettings) -> int:
 
 
 def _numeric(settings: Settings) -> dict[str, Any]:
-    return settings.embedding.model_dump(include={"precision", "min_cosine"}) | {"bf16": has_bf16()}
+    return settings.embedding.numeric() | {"paths": paths_tried(settings.embedding)}
 
 
 def _facts(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder | None = None) -> dict[str, Any]:
-    if start is not None and settings.encoder.train == "query" and settings.embedding.precision == "auto":
-        precision, fidelity = start.precision, start.fidelity  # or frozen passages would need new vectors
-    else:
-        precision, fidelity = choose_precision(folder, snapshot, settings.embedding)
+    choice = _numeric_path(folder, snapshot, settings, start)
     return {
         "fingerprint": fingerprint(folder),
         "passage_fingerprint": passage_fingerprint(folder),
-        "precision": precision,
-        "fidelity": fidelity,
+        "precision": choice.precision,
+        "fidelity": choice.fidelity,
+        "ndcg_change": choice.ndcg_change,
     }
+
+
+def _numeric_path(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder | None) -> Choice:
+    if start is None or settings.encoder.train != "query":
+        return choose_precision(folder, snapshot, settings.embedding)
+    if settings.embedding.precision not in ("auto", "fastest"):
+        return choose_precision(folder, snapshot, settings.embedding, kept=start.path)
+    path = read_spec(start.path).precision  # or frozen passages would need new vectors
+    keep_precision(folder, snapshot, start.path, path)
+    return Choice(path, start.fidelity, start.ndcg_change)

@@ -42,6 +42,10 @@ class Yardstick:
         """Mean nDCG@10 of the encoder, in [0, 1]; the processes share the encoding. Leaves the towers in eval mode."""
         asked = _encode(encoder.query, self.query_tokens, ranks, autocast)
         pool = _encode(encoder.passage, self.passage_tokens, ranks, autocast)
+        return self.ndcg_of(asked, pool)
+
+    def ndcg_of(self, asked: np.ndarray, pool: np.ndarray) -> float:
+        """Mean nDCG@10 of these vectors of the queries, float32 (queries, d), and the passages, (passages, d)."""
         best = np.argsort(-(asked @ pool.T), axis=1, kind="stable")[:, :DEPTH]
         run = pa.table(
             {

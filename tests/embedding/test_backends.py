@@ -1,0 +1,153 @@
+"""Every numeric path gives the vectors of torch in float32, within its bound, whatever the encoder is made like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.core.embedding import machine
+from tasks.core.embedding.backends import graph
+from tasks.core.embedding.backends.batches import GRAIN, micro_batches
+from tasks.core.embedding.machine import lack
+from tasks.core.embedding.settings import Precision
+from tasks.core.errors import Mismatch
+from tasks.core.settings import EncoderSettings
+from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
+
+TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, "", "a castle"]
+PATHS: list[Precision] = ["bf16", "openvino-fp32", "openvino-bf16", "openvino-int8"]
+# Of a model of 32 dimensions, which rounds worse than one of 384.
+LOWEST_COSINE = {"bf16": 0.999, "openvino-fp32": 0.999999, "openvino-bf16": 0.999, "openvino-int8": 0.97}
+
+
+def started(base: Path, folder: Path, **settings: object) -> Path:
+    folder.mkdir()
+    start_from(base, EncoderSpec.of(EncoderSettings(**settings), "fp32"), folder)  # type: ignore[arg-type]
+    return folder
+
+
+def on_path(folder: Path, path: Precision) -> DualEncoder:
+    encoder = DualEncoder(folder, read_spec(folder).model_copy(update={"precision": path}))
+    if path == "openvino-int8":
+        for name, tower in encoder.towers.items():
+            graph.write(graph.quantize(graph.convert(tower), tower.tokenize(TEXTS[:4])), encoder.places[name])
+    return encoder.for_inference()
+
+
+def need(path: Precision) -> None:
+    if what := lack(path):
+        pytest.skip(what)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "made_like",
+    [
+        {"pooling": "mean"},
+        {"pooling": "cls", "shared": False, "dimension": 16},
+        {"pooling": "last", "serve_dimension": 8, "dimension": 24},
+        {"normalize": False, "query_prompt": "find ", "query_tokens": 9},
+    ],
+    ids=["mean", "cls, projected, separate", "last, projected, cut", "long vectors, prompt"],
+)
+def test_both_sides_are_near_to_torch_in_float32(
+    path: Precision, made_like: dict[str, object], tiny_model: Path, tmp_path: Path
+) -> None:
+    need(path)
+    folder = started(tiny_model, tmp_path / "encoder", **made_like)
+    exact, fast = load_encoder(folder), on_path(folder, path)
+    for theirs, ours in (
+        (exact.encode_passages(TEXTS), fast.encode_passages(TEXTS)),
+        (exact.encode_queries(TEXTS), fast.encode_queries(TEXTS)),
+    ):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == np.float32
+        lengths = np.linalg.norm(theirs, axis=1), np.linalg.norm(ours, axis=1)
+        assert ((theirs * ours).sum(axis=1) / (lengths[0] * lengths[1])).min() > LOWEST_COSINE[path]
+        np.testing.assert_allclose(lengths[1], lengths[0], rtol=0.02)
+
+
+@pytest.mark.parametrize("path", ["fp32", *PATHS])
+def test_lists_and_arrays_of_token_ids_in_any_order_give_the_same_vectors(
+    path: Precision, tiny_model: Path, tmp_path: Path
+) -> None:
+    need(path)
+    encoder = on_path(started(tiny_model, tmp_path / "encoder"), path)
+    ids = encoder.passage.tokenize(TEXTS * 20)
+    vectors = encoder.passage.encode(ids, 256)
+    arrays = [np.array(one, np.int32) for one in reversed(ids)]
+    np.testing.assert_allclose(encoder.passage.encode(arrays, 256)[::-1], vectors, atol=2e-6)
+    assert encoder.passage.encode([], 256).shape == (0, 32)
+
+
+@pytest.mark.parametrize("path", ["openvino-fp32", "openvino-int8"])
+def test_a_vector_is_the_same_on_one_core_and_on_two(path: Precision, tiny_model: Path, tmp_path: Path) -> None:
+    need(path)
+    import torch
+
+    folder = started(tiny_model, tmp_path / "encoder")
+    before, vectors = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            vectors.append(on_path(folder, path).encode_passages(TEXTS * 10))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_the_same_texts_calibrate_the_same_graph(tiny_model: Path, tmp_path: Path) -> None:
+    need("openvino-int8")
+    bytes_of = []
+    for name in ("one", "two"):
+        folder = started(tiny_model, tmp_path / name)
+        on_path(folder, "openvino-int8")
+        bytes_of.append([(folder / file).read_bytes() for file in (graph.XML, graph.BIN)])
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_an_encoder_of_a_path_that_this_machine_lacks_says_what_to_install(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    start_from(tiny_model, EncoderSpec.of(EncoderSettings(), "openvino-fp32"), folder)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)  # as where the extra is not installed
+    with pytest.raises(Mismatch, match=r'openvino-fp32.*pip install "nightshift\[openvino\]"'):
+        load_encoder(folder)
+
+
+def test_batches_hold_every_row_once_in_few_shapes_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 61, 1000)
+    batches = list(micro_batches(lengths, 60, 512))
+    assert sorted(np.concatenate([rows for rows, _ in batches]).tolist()) == list(range(1000))
+    for rows, width in batches:
+        assert width - GRAIN < lengths[rows].min() <= lengths[rows].max() <= width <= 60
+        assert len(rows) * width <= 512
+        assert len(rows).bit_count() == 1
+    shapes = {(len(rows), width) for rows, width in batches}
+    assert len(shapes) <= 8 * 7  # widths 8, 16, … 60; powers of two up to 64
+
+
+def test_a_text_beyond_the_budget_is_a_batch_of_its_own() -> None:
+    assert [(rows.tolist(), width) for rows, width in micro_batches(np.array([9, 30, 0]), 100, 16)] == [
+        ([1], 32),
+        ([0], 16),
+        ([2], 8),
+    ]
+
+
+def test_nothing_is_reported_to_anyone() -> None:
+    need("openvino-fp32")
+    code = (
+        "import sys, logging; kind = logging.getLoggerClass();"
+        "from tasks.core.embedding.backends import graph; graph._import_nncf();"
+        "import openvino.tools.ovc.convert_impl as ovc; from nncf.telemetry.wrapper import telemetry;"
+        "assert sys.modules['openvino_telemetry'] is None and 'stub' in ovc.tm.__name__, ovc.tm;"
+        "assert type(telemetry).__name__ == 'MagicMock' and logging.getLoggerClass() is kind"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,139 @@
+"""A faster numeric path serves only where it is faithful to fp32 on this snapshot."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.core.data.ingest import ingest
+from tasks.core.embedding import machine
+from tasks.core.embedding.backends import graph
+from tasks.core.embedding.machine import lack, paths_here
+from tasks.core.embedding.precision import Choice, choose_precision
+from tasks.core.embedding.settings import EmbeddingSettings
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.receipts import Snapshot
+from tasks.core.settings import EncoderSettings, Settings
+from tasks.core.training.encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
+from tasks.core.training.trainer import base_encoder
+
+int8 = pytest.mark.skipif(bool(lack("openvino-int8")), reason=lack("openvino-int8"))
+
+
+@pytest.fixture
+def snapshot(collection: Callable[..., Path], tmp_path: Path) -> Snapshot:
+    source = collection()
+    train, dev = source / "qrels" / "train.tsv", source / "qrels" / "dev.tsv"
+    most, few = train.read_text(), dev.read_text()
+    train.write_text(few)
+    dev.write_text(most)  # 36 dev queries
+    data = {"format": "beir", "path": source}
+    return ingest(Settings(home=tmp_path / "home", data=data))[1]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    """An encoder of large random weights: rounding them moves its vectors."""
+    from transformers import BertConfig, BertModel
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    torch.manual_seed(0)
+    BertModel(BertConfig.from_pretrained(tiny_model, initializer_range=0.5)).save_pretrained(base)
+    (tmp_path / "encoder").mkdir()
+    start_from(base, EncoderSpec.of(EncoderSettings(), "fp32"), tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def chosen(folder: Path, snapshot: Snapshot, **dials: object) -> Choice:
+    choice = choose_precision(folder, snapshot, EmbeddingSettings(**dials))  # type: ignore[arg-type]
+    assert read_spec(folder).precision == choice.precision
+    return choice
+
+
+def test_auto_takes_the_fastest_float_path_that_is_faithful(folder: Path, snapshot: Snapshot) -> None:
+    choice = chosen(folder, snapshot, min_cosine=0.5, max_ndcg_change=1.0)
+    assert choice.precision == next(path for path in paths_here() if path != "openvino-int8")
+    assert choice.precision == "fp32" or 0.5 < choice.fidelity < 1.001
+    assert choice.precision == "fp32" or choice.ndcg_change is not None
+
+
+def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_is_tried(
+    folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "nightshift.encoder"):
+        choice = chosen(folder, snapshot, min_cosine=0.999999, max_ndcg_change=1.0)
+    assert choice.precision in ("openvino-fp32", "fp32")
+    refused = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(refused) == paths_here()[int("openvino-int8" in paths_here()) :].index(choice.precision)
+    assert all("cosine to fp32 0." in line and "(bound 0.999999)" in line for line in refused)
+
+
+@int8
+def test_int8_that_changes_the_ranking_is_refused_and_leaves_no_graph(
+    folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    lenient = {"min_cosine": 0.1, "max_ndcg_change": 1.0, "int8_min_cosine": 0.1}
+    taken = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=1.0, **lenient)
+    assert taken.precision == "openvino-int8"
+    assert (folder / graph.XML).is_file()
+    assert taken.ndcg_change  # rounding moved some passage past another
+    refused = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=abs(taken.ndcg_change) / 2, **lenient)
+    assert refused.precision == paths_here()[1]
+    assert f"openvino-int8 is refused, it is not faithful here: cosine to fp32 {taken.fidelity:.5f}" in caplog.text
+    assert f"nDCG@10 {taken.ndcg_change:+.4f} (bound" in caplog.text
+    assert not (folder / graph.FOLDER).exists()
+
+
+def test_a_path_asked_for_by_name_is_kept_and_said_to_be_unfaithful(
+    folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert chosen(folder, snapshot, precision="bf16", min_cosine=1.0).precision == "bf16"
+    assert "bf16, asked for by name, is not faithful here" in caplog.text
+
+
+def test_a_path_asked_for_by_name_that_is_not_here_is_an_error(
+    folder: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)  # as where the extra is not installed
+    with pytest.raises(NightshiftError, match=r'precision = "openvino-fp32": openvino is not installed.*pip install'):
+        chosen(folder, snapshot, precision="openvino-fp32")
+    assert not [path for path in paths_here() if path.startswith("openvino")]
+
+
+@int8
+def test_an_int8_encoder_is_sealed_with_its_graph_and_figures_and_an_altered_graph_is_noticed(
+    tiny_model: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    settings = Settings(
+        encoder={"model": str(tiny_model)},  # type: ignore[arg-type]
+        embedding={"precision": "openvino-int8"},  # type: ignore[arg-type]
+    )
+    encoder = base_encoder(tmp_path / "home", snapshot, settings)
+    assert encoder.precision == "openvino-int8"
+    assert 0.9 < encoder.fidelity < 1
+    assert encoder.ndcg_change is not None
+    assert load_encoder(encoder.path).encode_queries(["a river"]).shape == (1, 32)
+    load_encoder.cache_clear()
+    file = encoder.path / graph.BIN
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(Mismatch, match="altered"):
+        load_encoder(encoder.path)
+
+
+@int8
+def test_a_frozen_passage_side_keeps_its_int8_graph(tiny_model: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    settings = EmbeddingSettings(precision="openvino-int8")
+    start, later = tmp_path / "start", tmp_path / "later"
+    for folder, kept in ((start, None), (later, start)):
+        folder.mkdir()
+        start_from(tiny_model, EncoderSpec.of(EncoderSettings(shared=False), "fp32"), folder)
+        if kept is not None:  # as if made by another release, whose calibration gave other numbers
+            (start / "passage" / graph.XML).open("a").write("\n")
+        choose_precision(folder, snapshot, settings, kept)
+    assert passage_fingerprint(later) == passage_fingerprint(start)
