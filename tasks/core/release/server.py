@@ -135,6 +135,7 @@ class ServerMilvus:
                 "data": [[1.0] * _identity(client, collection).dimension],
                 "limit": 10,
                 "search_params": {"metric_type": METRIC},
+                "consistency_level": "Eventually",
                 "timeout": TIMEOUT,
             }
             try:
