@@ -96,7 +96,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
     keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
-    assert {"data-contract", "mined-negatives", "evaluation", "release-card", "night-report"} <= keys
+    assert {"data-contract", "mined-negatives", "embedding", "evaluation", "release-card", "night-report"} <= keys
 
 
 @pytest.mark.parametrize(

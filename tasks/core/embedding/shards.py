@@ -142,7 +142,7 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
 
     def read() -> Iterator[tuple[int, list[Any]]]:
         for number in todo:
-            yield number, [one.tolist() for one in tokens.take(windows[number])]
+            yield number, tokens.take(windows[number])
 
     with Behind() as writer:
         for number, ids in ahead(read()):
