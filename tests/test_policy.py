@@ -1,0 +1,33 @@
+"""What Prefect tries again: what may be gone in a minute, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prefect import task
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from tasks.core.errors import Mismatch, StaleNight, Unreachable
+from tasks.policy import transport_fault
+
+
+@task
+def publish() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Unreachable("Milvus does not answer"), True),
+        (TimeoutError(), True),
+        (Mismatch("not the encoder's vectors"), False),
+        (StaleNight("another release went live"), False),
+        (ValueError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_did_not_answer_is_tried_again(error: Exception, again: bool) -> None:
+    run: Any = TaskRun.model_construct()
+    assert transport_fault(publish, run, Failed(data=error)) is again
