@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,7 +14,7 @@ from flows.cli import app
 from tasks.core.errors import NightshiftError
 from tasks.core.release.rollback import rollback
 from tasks.core.search.guard import BODY_BYTES
-from tasks.core.search.http import make_app, serve
+from tasks.core.search.http import _bound, make_app, serve
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service, check_address
 from tasks.core.search.settings import ServiceSettings
@@ -145,15 +146,28 @@ def test_an_address_that_others_reach_needs_a_token():
         check_address(host, ServiceSettings(token="hidden-word"))
 
 
-def test_a_port_that_is_taken_is_said_so_and_nothing_stays_open(tmp_path):
-    settings = small(tmp_path / "var")
-    release_night(settings)
+def test_a_port_that_is_taken_is_said_so_and_nothing_is_opened(world):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(NightshiftError, match="--port"):
-            serve(settings, "127.0.0.1", taken.getsockname()[1], HashingEncoder)
-    assert not list((settings.home / "readers").iterdir())
+            serve(world[0], "127.0.0.1", taken.getsockname()[1], HashingEncoder)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host):
+    async def nodelay():
+        with _bound(host, 0) as listening:
+            served = asyncio.get_running_loop().create_future()
+            server = await asyncio.start_server(lambda _, writer: served.set_result(writer), sock=listening)
+            _, ours = await asyncio.open_connection(*listening.getsockname()[:2])
+            theirs = (await served).get_extra_info("socket")
+            told = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            ours.close()
+            server.close()
+            return told
+
+    assert asyncio.run(nodelay())
 
 
 @pytest.mark.parametrize(
