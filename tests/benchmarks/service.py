@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from tasks.core.errors import NightshiftError
@@ -90,10 +90,12 @@ def service(port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
     with subprocess.Popen(command, env=dict(os.environ)) as process:
         try:
             while process.poll() is None:
-                with suppress(OSError):
+                try:
                     ask({"query": "warm"})
                     break
-                time.sleep(0.2)
+                except OSError:
+                    connection.close()
+                    time.sleep(0.2)
             yield ask
         finally:
             connection.close()
