@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.settings import Settings
@@ -45,7 +45,8 @@ def search(
 ) -> None:
     """Embed the query, search the serving release, print its passages with scores; or --serve."""
     if serve == (text is not None):
-        fail("give a query, or --serve to answer queries over HTTP")
+        raise typer.BadParameter("give a query, or --serve to answer queries over HTTP")
+    rules = _rules(where)
     loaded = load(settings)
     if text is None:
         from tasks.core.search.http import serve as answer_over_http
@@ -56,7 +57,7 @@ def search(
     from tasks.core.search.searcher import Searcher
 
     with Searcher.open(loaded) if release == SERVING else open_release(loaded, release) as searcher:
-        answer = searcher.search(text, k, where=_rules(where), fuse=fuse)[0]
+        answer = searcher.search(text, k, where=rules, fuse=fuse)[0]
     if as_json:
         print_json(answer.model_dump(mode="json"))
         return
@@ -69,9 +70,11 @@ def _rules(where: str | None) -> dict[str, Any]:
     try:
         found = json.loads(where or "{}")
     except ValueError as error:
-        fail(f"--where {where}: not JSON ({error})")
+        raise typer.BadParameter(f"--where {where}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        fail(f'--where {where}: not a table of rules. An example: {{"title": {{"prefix": "pandas."}}}}')
+        raise typer.BadParameter(
+            f'--where {where}: not a table of rules. An example: {{"title": {{"prefix": "pandas."}}}}'
+        )
     return found
 
 

@@ -171,18 +171,20 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "code", "named"),
     [
-        (["--serve", "--host", "0.0.0.0"], "NIGHTSHIFT_SERVICE__TOKEN"),
-        ([], "give a query, or --serve"),
-        (["lamp", "--serve"], "give a query, or --serve"),
-        (["lamp"], "nightshift run"),
-        (["lamp", "--release", "r7"], "none yet"),
+        (["--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
+        ([], 2, "give a query, or --serve"),
+        (["lamp", "--serve"], 2, "give a query, or --serve"),
+        (["lamp", "--where", "[1"], 2, "not JSON"),
+        (["lamp", "--where", "[1]"], 2, "not a table of rules"),
+        (["lamp"], 1, "nightshift run"),
+        (["lamp", "--release", "r7"], 1, "none yet"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path, arguments, named):
+def test_the_command_says_what_is_wrong(tmp_path, arguments, code, named):
     shown = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
-    assert shown.exit_code == 1
+    assert shown.exit_code == code
     assert named in shown.output
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from contextlib import closing
 from fractions import Fraction
@@ -83,13 +84,20 @@ def test_a_named_release_answers_wherever_the_pointer_is(world):
             find_release(settings, name)
 
 
-def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
-    settings, (first, second) = world
+def ask_live(settings, release):
+    """Ask `QUERIES` of a release beside the serving one, and leave nothing else on record."""
+    shutil.rmtree(settings.home / "shadow", ignore_errors=True)
     with Searcher.open(settings, HashingEncoder) as ours:
-        live = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 1.0)
+        live = LiveShadow(settings.home, open_release(settings, release, HashingEncoder), 1.0)
         for query in QUERIES:
             live.offer(ours.search(query, 5), 5, Filters(), False)
         live.close()
+
+
+def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
+    settings, (first, second) = world
+    ask_live(settings, first)
+    with Searcher.open(settings, HashingEncoder) as ours:
         unasked = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 0.0)
         unasked.offer(ours.search("lamp", 5), 5, Filters(), False)
         unasked.close()
@@ -135,6 +143,7 @@ def test_the_command_says_what_is_wrong(world):
     missing = runner.invoke(app, ["shadow", "r9", "--queries", str(settings.home)], env=home)
     assert missing.exit_code == 1
     assert "one query a line" in missing.output
+    ask_live(settings, first)
     asked = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
     assert json.loads(asked.stdout)["shadow"] == first
     shown = runner.invoke(app, ["shadow", first, "--live"], env=home)

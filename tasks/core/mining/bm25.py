@@ -207,7 +207,7 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
 
 
 def one_line(text: str) -> str:
-    """A query as Lucene takes it: one line without control characters (Anserini splits there), cut after 1,000 words."""
+    """A query as Lucene takes it: one line, no control characters (Anserini splits there), cut after 1,000 words."""
     line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
     if len(line) > QUERY_TERMS:
         for number, term in enumerate(_TERM.finditer(line)):
