@@ -66,6 +66,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def artifact_digest(kind: type[Receipt], key: Mapping[str, object]) -> str:
+    """The name of the artifact of this kind that `key` names."""
+    return digest_of({"kind": kind.__name__, **key})
+
+
+def unfinished(home: Path, kind: type[Receipt], digest: str) -> Path:
+    """Where the artifact of this name lies until it is finished."""
+    return home / kind.shelf / f".{digest}.partial"
+
+
 def produce(
     home: Path,
     kind: type[R],
@@ -81,7 +91,7 @@ def produce(
     Two processes that want the same artifact wait for each other. The receipt is written into
     the folder as its manifest, last, before the folder gets its final name.
     """
-    digest = digest_of({"kind": kind.__name__, **key})
+    digest = artifact_digest(kind, key)
     shelf = home / kind.shelf
     target = shelf / digest
     if (receipt := finished(target, kind)) is not None:
@@ -90,7 +100,7 @@ def produce(
     with FileLock(shelf / f".{digest}.lock"):
         if (receipt := finished(target, kind)) is not None:
             return receipt
-        aside = shelf / f".{digest}.partial"
+        aside = unfinished(home, kind, digest)
         if not resumable:
             shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(exist_ok=True)
@@ -123,6 +133,22 @@ def finished(target: Path, kind: type[R]) -> R | None:
             f"{target / MANIFEST}: written by another version of Nightshift ({fields}). "
             "Go on with that version here, or begin a new home: NIGHTSHIFT_HOME."
         ) from error
+
+
+def look_up(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
+    """The receipt of the artifact that `key` names; None when it is not finished."""
+    return finished(home / kind.shelf / artifact_digest(kind, key), kind)
+
+
+def newest_first(home: Path, kind: type[R]) -> list[R]:
+    """The receipts of all finished artifacts of a kind."""
+    found: list[tuple[int, R]] = []
+    for manifest in (home / kind.shelf).glob(f"[!.]*/{MANIFEST}"):
+        receipt = finished(manifest.parent, kind)
+        if receipt is not None:
+            found.append((manifest.stat().st_mtime_ns, receipt))
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    return [receipt for _, receipt in found]
 
 
 def load(home: Path, kind: type[R], digest: str) -> R:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.embedding.textindex import index_of
-from tasks.core.files import MANIFEST, finished
+from tasks.core.files import finished, newest_first
 from tasks.core.receipts import Embeddings, TextIndex
 
 
@@ -20,13 +20,9 @@ class Source:
 
 def sources(home: Path, fingerprint: str, vectors: str) -> list[Source]:
     """Finished embeddings under this passage fingerprint, newest first, in numbers no coarser than `vectors`."""
-    found: list[tuple[int, Embeddings]] = []
-    for manifest in (home / Embeddings.shelf).glob(f"[!.]*/{MANIFEST}"):
-        one = finished(manifest.parent, Embeddings)
-        if one is not None and one.fingerprint == fingerprint and one.vectors in ("float32", vectors):
-            found.append((manifest.stat().st_mtime_ns, one))
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    indexed = ((one, index_of(home, one.snapshot)) for _, one in found)
+    every = newest_first(home, Embeddings)
+    found = [one for one in every if one.fingerprint == fingerprint and one.vectors in ("float32", vectors)]
+    indexed = ((one, index_of(home, one.snapshot)) for one in found)
     return [Source(one, index) for one, index in indexed if index is not None]
 
 

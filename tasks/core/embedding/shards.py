@@ -22,7 +22,7 @@ from tasks.core.embedding.textindex import build_index
 from tasks.core.embedding.tokens import TokenCache
 from tasks.core.embedding.work import Work
 from tasks.core.errors import Mismatch
-from tasks.core.files import exclusive, file_digest, finished, produce, write_json
+from tasks.core.files import exclusive, file_digest, look_up, produce, write_json
 from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Snapshot, TextIndex
 from tasks.core.training.encoder import load_encoder
@@ -71,8 +71,7 @@ def sealed(
     home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, vectors: str = "float32"
 ) -> Embeddings | None:
     """The embeddings of this snapshot under this encoder, when an earlier step has sealed them."""
-    digest = Work(home, encoder, snapshot, 0, world_size, vectors).digest
-    return finished(home / Embeddings.shelf / digest, Embeddings)
+    return look_up(home, Embeddings, Work(home, encoder, snapshot, 0, world_size, vectors).key)
 
 
 def gather_shards(

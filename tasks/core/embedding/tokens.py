@@ -24,7 +24,7 @@ from tasks.core.data.text import full_text
 from tasks.core.embedding.slices import passages_between
 from tasks.core.embedding.textindex import find, first_between, hashes_between, index_of
 from tasks.core.embedding.tokenizer import number_kind, tokenizer_key
-from tasks.core.files import MANIFEST, digest_of, exclusive, finished, produce, write_json
+from tasks.core.files import MANIFEST, artifact_digest, exclusive, newest_first, produce, unfinished, write_json
 from tasks.core.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.training.tower import Tower
 
@@ -85,12 +85,8 @@ class KnownTokens:
 
 def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens | None:
     """What is finished under this tokenizer: of this snapshot, or else the newest of another; None: nothing."""
-    found: list[tuple[bool, int, Tokens]] = []
-    for manifest in (home / Tokens.shelf).glob(f"[!.]*/{MANIFEST}"):
-        tokens = finished(manifest.parent, Tokens)
-        if tokens is not None and tokens.tokenizer == tokenizer:
-            found.append((tokens.snapshot == snapshot.digest, manifest.stat().st_mtime_ns, tokens))
-    for *_, tokens in sorted(found, key=lambda one: one[:2], reverse=True):
+    found = [one for one in newest_first(home, Tokens) if one.tokenizer == tokenizer]
+    for tokens in sorted(found, key=lambda one: one.snapshot != snapshot.digest):
         if (index := index_of(home, tokens.snapshot)) is not None:
             return KnownTokens(tokens, index)
     return None
@@ -134,10 +130,10 @@ class TokenCache:
         return produce(self._home, Tokens, _key(self.tokenizer, self._snapshot), build, resumable=True)
 
     def _reader(self, rows: np.ndarray) -> TokenReader:
-        shelf, digest = self._home / Tokens.shelf, _digest(self.tokenizer, self._snapshot)
-        folder = shelf / digest
+        digest = artifact_digest(Tokens, _key(self.tokenizer, self._snapshot))
+        folder = self._home / Tokens.shelf / digest
         if not (folder / MANIFEST).exists():
-            folder = shelf / f".{digest}.partial"
+            folder = unfinished(self._home, Tokens, digest)
             folder.mkdir(parents=True, exist_ok=True)
             for block in np.unique(rows // BLOCK_ROWS).tolist():
                 self._made(folder, block)
@@ -202,7 +198,3 @@ class TokenCache:
 
 def _key(tokenizer: str, snapshot: Snapshot) -> dict[str, object]:
     return {"tokenizer": tokenizer, "snapshot": snapshot.digest}
-
-
-def _digest(tokenizer: str, snapshot: Snapshot) -> str:
-    return digest_of({"kind": Tokens.__name__, **_key(tokenizer, snapshot)})

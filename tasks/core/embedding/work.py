@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.embedding.stored import rows_before, shard_name
-from tasks.core.files import digest_of
+from tasks.core.files import artifact_digest, unfinished
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
 
 
@@ -40,12 +40,12 @@ class Work:
     @property
     def digest(self) -> str:
         """The name of the whole embedding."""
-        return digest_of({"kind": Embeddings.__name__, **self.key})
+        return artifact_digest(Embeddings, self.key)
 
     @property
     def folder(self) -> Path:
         """Where shards lie until they are sealed."""
-        return self.home / Embeddings.shelf / f".{self.digest}.partial"
+        return unfinished(self.home, Embeddings, self.digest)
 
     @property
     def file(self) -> Path:

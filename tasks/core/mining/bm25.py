@@ -23,7 +23,7 @@ from tasks.core.data.snapshot import passages
 from tasks.core.data.text import full_text
 from tasks.core.embedding.exact import ids_of
 from tasks.core.errors import Mismatch
-from tasks.core.files import digest_of, finished, produce
+from tasks.core.files import artifact_digest, look_up, produce
 from tasks.core.mining.jvm import anserini_version, java_failed, run_java
 from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer
 from tasks.core.receipts import Index, Run, Snapshot
@@ -73,7 +73,7 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
 
 def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
     """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
-    return finished(home / Index.shelf / digest_of({"kind": "Index", **_index_key(snapshot, mining)}), Index)
+    return look_up(home, Index, _index_key(snapshot, mining))
 
 
 def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
@@ -84,7 +84,7 @@ def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining:
 
     Raises Mismatch for an index of another stemmer, NightshiftError when Java fails or reports any exception.
     """
-    if index.digest != digest_of({"kind": "Index", **_index_key(index.parents[0], mining)}):
+    if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
         raise Mismatch(f"index {index.digest} was not made with stemmer {mining.stemmer!r}; build the index again")
     key = {
         "retriever": "bm25",
