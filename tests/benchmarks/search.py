@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.data.text import full_text, text_hash
+from tasks.core.embedding.stored import matrix
 from tasks.core.files import produce, write_json
 from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
@@ -35,7 +36,7 @@ from tasks.core.release.indexes import search_params
 from tasks.core.release.ledger import Generation
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publish import publish, serving
-from tasks.core.release.rows import matrix, paired
+from tasks.core.release.rows import paired
 from tasks.core.search.searcher import Searcher
 from tasks.core.settings import Settings
 
@@ -171,7 +172,7 @@ def insert(chosen: argparse.Namespace) -> dict[str, float]:
     parts, settings = parts_of(chosen), settings_of(chosen)
     identity = parts.identity(Generation(1, "bareba5e", False, False, False, f"bare_{settings.milvus.alias}"))
     batches = [
-        (batch.drop_columns(["vector"]), matrix(pa.chunked_array([batch["vector"]])))
+        (batch.drop_columns(["vector"]), matrix(batch["vector"], batch["vector"].type.list_size))
         for batch in paired(parts.snapshot, parts.embeddings, settings.milvus.batch_rows)
     ]
     client = connect(chosen.uri or str(chosen.home / "bare.db"))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from tasks.core.embedding.stored import matrix
 from tasks.core.errors import Impossible, NightshiftError, Unreachable
 from tasks.core.release.indexes import search_params
 from tasks.core.release.publisher import Found, Identity
-from tasks.core.release.rows import LIMIT, matrix
+from tasks.core.release.rows import LIMIT
 from tasks.core.release.settings import MilvusSettings
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _small_enough(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    vectors = matrix(pa.chunked_array([batch["vector"]]))
+    vectors = matrix(batch["vector"], batch["vector"].type.list_size)
     records: list[dict[str, Any]] = batch.drop_columns(["vector"]).to_pylist()
     for record, vector in zip(records, vectors, strict=True):
         record["vector"] = vector

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.data.snapshot import judged, load_snapshot
+from tasks.core.embedding.stored import matrix
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.files import file_digest, files_under, load, sync_files, sync_folder, write_json
 from tasks.core.mining.runs import append_run, run_writer
 from tasks.core.receipts import Embeddings, Release, Run, Snapshot
 from tasks.core.release.publisher import Loader, Opener, default_loader
-from tasks.core.release.rows import matrix, paired
+from tasks.core.release.rows import paired
 from tasks.core.search.named import find_release, open_release
 from tasks.core.settings import Settings
 
@@ -135,7 +136,7 @@ def _faiss(source: Source, folder: Path) -> None:
     with file.open("wb") as index, pq.ParquetWriter(folder / "ids.parquet", ids, compression="zstd") as writer:
         index.write(_header(dimension, rows))
         for batch in _pairs(source):
-            vectors = matrix(pa.chunked_array([batch["vector"]]))
+            vectors = matrix(batch["vector"], dimension)
             index.write(np.ascontiguousarray(vectors, "<f4").data)
             writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=ids))
     read = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # mapped: its vectors are not read into memory

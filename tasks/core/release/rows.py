@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.snapshot import passages
-from tasks.core.embedding.stored import shard_files
+from tasks.core.embedding.stored import matrix, shard_files
 from tasks.core.errors import BadInput, Mismatch
 from tasks.core.receipts import Embeddings, Snapshot
 
@@ -90,19 +90,12 @@ def _check_same(texts: pa.Table, vectors: pa.Table, first: int, embeddings: Embe
 def _check_vectors(column: pa.ChunkedArray, embeddings: Embeddings, first: int) -> None:
     if getattr(column.type, "list_size", None) != embeddings.dimension or column.null_count:
         raise Mismatch(f"embeddings {embeddings.digest}: {column.type}, not {embeddings.dimension} numbers a vector")
-    finite = np.isfinite(matrix(column)).all(axis=1)
+    finite = np.isfinite(matrix(column.combine_chunks(), embeddings.dimension)).all(axis=1)
     if not finite.all():
         raise Mismatch(
             f"embeddings {embeddings.digest}, row {first + int(np.argmin(finite))}: the vector is not finite; "
             "the encoder is broken: train again, or take fp32 as its numeric path"
         )
-
-
-def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as float32 (rows, dimension)."""
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, array.type.list_size)
 
 
 def _row_batch(texts: pa.Table, vectors: pa.ChunkedArray, first: int) -> pa.RecordBatch:
