@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.errors import NightshiftError
-from tasks.core.release.settings import MilvusSettings
+from tasks.core.release.settings import MilvusSettings, ReleaseSettings
 from tasks.core.search.settings import ServiceSettings
 from tasks.core.section import Section
 from tasks.core.training.settings import TrainingSettings
@@ -216,6 +216,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
     milvus: MilvusSettings = MilvusSettings()
+    release: ReleaseSettings = ReleaseSettings()
     drift: DriftSettings = DriftSettings()
     service: ServiceSettings = ServiceSettings()
 

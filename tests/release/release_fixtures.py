@@ -11,21 +11,30 @@ from pathlib import Path
 
 import pytest
 from milvus_servers import lite_server, real_server
+from postgres_servers import postgres_server
 from release_world import small
 
 everywhere = pytest.mark.parametrize(
     "settings", ["embedded", "lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True
 )
-SERVERS = {"lite": lite_server, "server": real_server}
+ledgers = pytest.mark.parametrize(
+    "settings",
+    ["embedded", "lite", pytest.param("server", marks=pytest.mark.slow), "postgres"],
+    indirect=True,
+)
+SERVERS = {"lite": lite_server, "server": real_server, "postgres": postgres_server}
 
 
 @pytest.fixture
 def settings(request, tmp_path):
-    """A new home: on the embedded Milvus, or where `everywhere` says."""
-    where = getattr(request, "param", "embedded")
+    """A new home: on the embedded Milvus, or where `everywhere` or `ledgers` say."""
+    where, alias = getattr(request, "param", "embedded"), f"t{uuid.uuid4().hex[:12]}"
     if where == "embedded":
         return small(tmp_path / "var")
-    return small(tmp_path / "var", uri=server(where), alias=f"t{uuid.uuid4().hex[:12]}")
+    if where == "postgres":  # as several hosts have it: the pointer is an alias, the ledger lies elsewhere
+        ledger, password = server("postgres")
+        return small(tmp_path / "var", {"ledger": ledger, "password": password}, uri=server("lite"), alias=alias)
+    return small(tmp_path / "var", uri=server(where), alias=alias)
 
 
 @cache

@@ -29,21 +29,37 @@ PASSAGES, DIMENSION, SHARDS = 200, 24, 3
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
 
 
-def small(home, **milvus) -> Settings:
+def small(home, release=None, **milvus) -> Settings:
     """Settings of a small home: nothing is kept for the sake of time, and no thread watches the pointer."""
     return Settings(
-        home=home, milvus={"batch_rows": 64, "samples": 16, "grace_minutes": 0, "notice_seconds": 0, **milvus}
+        home=home,
+        milvus={"batch_rows": 64, "samples": 16, "grace_minutes": 0, "notice_seconds": 0, **milvus},
+        release=release or {},
     )
 
 
 def with_milvus(settings, **changed) -> Settings:
     """The same settings but for some of `[milvus]`."""
-    return small(settings.home, **{**settings.milvus.model_dump(exclude_unset=True), **changed})
+    return small(settings.home, settings.release, **{**settings.milvus.model_dump(exclude_unset=True), **changed})
 
 
 def as_text(settings) -> str:
     """For another process: see `settings_from`."""
-    return json.dumps({"home": str(settings.home), **settings.milvus.model_dump(mode="json", exclude={"token"})})
+    release = {"ledger": settings.release.ledger, "password": settings.release.password.get_secret_value()}
+    milvus = settings.milvus.model_dump(mode="json", exclude={"token"})
+    return json.dumps({"home": str(settings.home), "release": release, **milvus})
+
+
+def lose_ledger(settings) -> None:
+    """Remove the ledger of a home, wherever it lies."""
+    if settings.release.ledger:
+        import psycopg
+
+        password = settings.release.password.get_secret_value()
+        with psycopg.connect(settings.release.ledger, password=password) as connection:
+            connection.execute(f'DROP SCHEMA "ledger_{settings.milvus.alias}" CASCADE')
+    for file in settings.home.glob("ledger.sqlite*"):
+        file.unlink()
 
 
 def settings_from(text) -> Settings:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from release_fixtures import everywhere
-from release_world import as_text, at, release_night, served
+from release_fixtures import ledgers
+from release_world import as_text, at, lose_ledger, release_night, served
 
 from tasks.core.errors import NightshiftError, StaleNight
-from tasks.core.release import ledger
+from tasks.core.release import database
 from tasks.core.release.history import serving
 
 WORLD = Path(__file__).with_name("release_world.py")
@@ -40,7 +40,7 @@ def go_on(process):
     return process.returncode, said
 
 
-@everywhere
+@ledgers
 def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(settings):
     release_night(settings, seed=1)
     with paused(settings, 2, "verified") as late:
@@ -51,12 +51,12 @@ def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(s
     assert (served(settings), serving(settings)[1]) == (newer.release, 2)
 
 
-@everywhere
+@ledgers
 def test_a_publisher_paused_between_check_and_move_keeps_all_others_out(settings, monkeypatch):
     release_night(settings, seed=1)
     _, began_at = serving(settings)
     with paused(settings, 2, "flip") as first:
-        monkeypatch.setattr(ledger, "BUSY_SECONDS", 0.5)
+        monkeypatch.setattr(database, "BUSY_SECONDS", 0.5)
         with pytest.raises(NightshiftError, match="holds it"):
             release_night(settings, seed=3, epoch=began_at)
         assert go_on(first)[0] == 0
@@ -67,7 +67,7 @@ def test_a_publisher_paused_between_check_and_move_keeps_all_others_out(settings
     assert served(settings) == current.release
 
 
-@everywhere
+@ledgers
 def test_a_publisher_killed_between_check_and_move_blocks_nobody(settings):
     before = release_night(settings, seed=1)
     with paused(settings, 2, "flip"):
@@ -76,13 +76,22 @@ def test_a_publisher_killed_between_check_and_move_blocks_nobody(settings):
     assert release_night(settings, seed=3).release == served(settings)
 
 
+@ledgers
 def test_a_night_whose_ledger_was_removed_meanwhile_moves_nothing(settings):
     before = release_night(settings, seed=1)
+    with at("keys equal", lambda: lose_ledger(settings)), pytest.raises(StaleNight, match="removed or replaced"):
+        release_night(settings, seed=2)
+    assert served(settings) == before.release
 
-    def lose():
-        for file in settings.home.glob("ledger.sqlite*"):
-            file.unlink()
 
-    with at("keys equal", lose), pytest.raises(StaleNight, match="removed or replaced"):
+@ledgers
+def test_a_night_whose_ledger_was_replaced_meanwhile_moves_nothing(settings):
+    before = release_night(settings, seed=1)
+
+    def replace():
+        lose_ledger(settings)
+        serving(settings)
+
+    with at("keys equal", replace), pytest.raises(StaleNight, match="removed or replaced"):
         release_night(settings, seed=2)
     assert served(settings) == before.release

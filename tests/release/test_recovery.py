@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from release_fixtures import everywhere, server
-from release_world import HashingEncoder, release_night, served, small, with_milvus
+from release_fixtures import ledgers, server
+from release_world import HashingEncoder, lose_ledger, release_night, served, small, with_milvus
 
 from tasks.core.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
@@ -16,12 +16,7 @@ from tasks.core.release.rollback import rollback, withdrawn
 from tasks.core.search.searcher import Searcher
 
 
-def lose_ledger(settings):
-    for file in settings.home.glob("ledger.sqlite*"):
-        file.unlink()
-
-
-@everywhere
+@ledgers
 def test_a_lost_ledger_is_made_again_with_its_history(settings):
     first, second, third = (release_night(settings, seed=seed) for seed in (1, 2, 3))
     rollback(settings)
@@ -35,7 +30,7 @@ def test_a_lost_ledger_is_made_again_with_its_history(settings):
     assert rollback(settings).release == first.release
 
 
-@everywhere
+@ledgers
 def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(settings):
     first = release_night(settings, seed=1)
     with pytest.raises(StaleNight):
@@ -48,7 +43,7 @@ def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(
     assert release_night(settings, seed=2).generation == 3
 
 
-@everywhere
+@ledgers
 def test_a_release_is_made_again_from_the_properties_of_its_collection(settings):
     release_night(settings, seed=1)
     second = release_night(settings, seed=2)
@@ -61,7 +56,7 @@ def test_a_release_is_made_again_from_the_properties_of_its_collection(settings)
         assert searcher.search("lamp")[0].release == second.release
 
 
-@everywhere
+@ledgers
 def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
     releases = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
     few = with_milvus(settings, keep=2)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from release_fixtures import everywhere
+from release_fixtures import everywhere, ledgers
 from release_world import HashingEncoder, release_night, served, with_milvus
 
 from tasks.core.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
-from tasks.core.release.ledger import held, open_ledger
+from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.prune import prune
 from tasks.core.release.rollback import rollback
@@ -99,15 +99,15 @@ def test_prune_never_takes_what_serves_nor_its_way_back(settings):
         milvus_of(settings).drop(names[0].collection)
 
 
-@everywhere
+@ledgers
 def test_prune_removes_candidates_but_not_one_that_is_being_built(settings):
     release_night(settings, seed=1)
     with pytest.raises(StaleNight):
         release_night(settings, seed=2, epoch=0)
     with open_ledger(settings) as ledger:
         candidate = ledger.generations()[0]
-    with held(settings.home, candidate):
-        assert prune(with_milvus(settings, keep=2)) == []
+        with ledger.held(candidate):
+            assert prune(with_milvus(settings, keep=2)) == []
     assert prune(with_milvus(settings, keep=2)) == [candidate.collection]
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from tasks.core.release.history import reconciled
-from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
+from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
@@ -33,7 +33,7 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
         for generation in ledger.generations():
             if generation.collection not in present:
                 continue
-            with held(settings.home, generation) as free:
+            with ledger.held(generation) as free:
                 if free and _condemned(ledger, publisher, generation, settings.milvus):
                     publisher.drop(generation.collection)
                     removed.append(generation.collection)

@@ -13,7 +13,7 @@ from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.release.generation import Parts, build, candidates, usable
 from tasks.core.release.history import list_releases, point_to, reconciled, serving
-from tasks.core.release.ledger import Generation, Ledger, held, open_ledger
+from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
@@ -82,14 +82,14 @@ def publish(
             current, _ = reconciled(ledger, publisher)
         _check_not_shrunk(snapshot, current, settings.milvus.max_shrink)
         for generation in candidates(ledger, parts):
-            with held(settings.home, generation) as free:
+            with ledger.held(generation) as free:
                 with Peak() as peak:
                     recall = usable(generation, parts, publisher) if free else None
                 if recall is not None:
                     return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
         with ledger.exclusive():
             generation = ledger.allocate(parts.digest)
-        with held(settings.home, generation):
+        with ledger.held(generation):
             with Peak() as peak:
                 recall = build(generation, parts, publisher)
             with ledger.exclusive():
@@ -110,7 +110,9 @@ def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_ep
     """Check the fence and move the pointer, as one transaction; an earlier record of this release is kept."""
     with ledger.exclusive():
         current, epoch = reconciled(ledger, publisher)
-        if current is not None and current.digest == release.digest:
+        # Another night may have published the same parts meanwhile; then its collection stays.
+        same = current is not None and current.digest == release.digest
+        if current is not None and same and (current.collection == release.collection or epoch != expected_epoch):
             log.info("release %s serves already", current.release)
             return current
         if epoch != expected_epoch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.core.errors import NightshiftError
 from tasks.core.receipts import Release
 from tasks.core.release.history import check_loads, point_to, reconciled
-from tasks.core.release.ledger import Ledger, held, open_ledger
+from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Publisher
 from tasks.core.settings import Settings
@@ -25,7 +25,7 @@ def rollback(settings: Settings, to: str | None = None, publisher: Publisher | N
             current, epoch = reconciled(ledger, publisher)
             target = _target(ledger, current, to)
         generation = next(one for one in ledger.generations() if one.number == target.generation)
-        with held(settings.home, generation) as free:
+        with ledger.held(generation) as free:
             if not free:
                 raise NightshiftError(f"release {target.release}: another process is at work on it; try again")
             check_loads(target, publisher)

@@ -1,9 +1,9 @@
-"""Where releases lie, by which index they are searched, and how long they are kept."""
+"""Where releases and their ledger lie, by which index they are searched, and how long they are kept."""
 
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -11,6 +11,29 @@ from tasks.core.release.indexes import BUILD, EVERYWHERE, SEARCH
 from tasks.core.section import Section
 
 Index = Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "SCANN", "IVF_PQ", "DISKANN"]
+
+
+class ReleaseSettings(Section):
+    """Where it is written down which release serves, and which served before."""
+
+    ledger: str = Field(
+        "",
+        description="a PostgreSQL database, such as postgresql://nightshift@db/nightshift, where several hosts share "
+        "a home (needs the postgres extra); empty: an SQLite file below home, for one host",
+    )
+    password: SecretStr = Field(
+        SecretStr(""), description="what PostgreSQL asks for; give it as NIGHTSHIFT_RELEASE__PASSWORD"
+    )
+
+    @field_validator("ledger")
+    @classmethod
+    def _no_secret_in_the_address(cls, ledger: str) -> str:
+        parts = urlsplit(ledger)
+        if ledger and parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError("an address such as postgresql://nightshift@db/nightshift; leave it out for SQLite")
+        if parts.password or "password" in parse_qs(parts.query):
+            raise ValueError("it holds a password, and addresses are logged; give NIGHTSHIFT_RELEASE__PASSWORD instead")
+        return ledger
 
 
 class MilvusSettings(Section):

@@ -1,0 +1,116 @@
+"""A ledger in PostgreSQL belongs to one home, and a session that is lost moves nothing."""
+
+from __future__ import annotations
+
+import builtins
+
+import psycopg
+import pytest
+from pydantic import ValidationError
+from release_fixtures import server
+from release_world import at, release_night, served, small
+
+from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.release.database import BOUND
+from tasks.core.release.history import list_releases
+from tasks.core.release.ledger import open_ledger
+from tasks.core.release.settings import ReleaseSettings
+
+in_postgres = pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+
+
+def beside(settings, home, **changed):
+    """The same settings for another home."""
+    release = settings.release.model_copy(update=changed)
+    return small(home, release, **settings.milvus.model_dump(exclude_unset=True))
+
+
+@in_postgres
+def test_a_ledger_of_another_home_is_left_alone(settings, tmp_path):
+    release_night(settings)
+    with pytest.raises(NightshiftError, match="belongs to another home"):
+        list_releases(beside(settings, tmp_path / "other"))
+
+
+@in_postgres
+def test_a_home_seen_under_another_path_has_the_same_ledger(settings, tmp_path):
+    release = release_night(settings)
+    (tmp_path / "mounted").symlink_to(settings.home)
+    (found,) = list_releases(beside(settings, tmp_path / "mounted"))
+    assert found.release == release.release
+
+
+@in_postgres
+def test_a_home_with_a_ledger_in_postgresql_gets_none_in_sqlite_beside_it(settings):
+    release_night(settings)
+    with pytest.raises(NightshiftError, match=r"\[release\] ledger"):
+        list_releases(beside(settings, settings.home, ledger=""))
+
+
+@in_postgres
+def test_a_home_that_moves_to_postgresql_keeps_its_releases(settings):
+    inside = beside(settings, settings.home, ledger="")
+    releases = [release_night(inside, seed=seed).release for seed in (1, 2)]
+    assert [one.release for one in list_releases(settings)] == releases[::-1]
+    assert served(settings) == releases[-1]
+    assert release_night(settings, seed=3).generation == 3
+    (settings.home / BOUND).unlink()
+    assert [one.generation for one in list_releases(inside)] == [3, 2, 1]  # and back
+
+
+@in_postgres
+def test_a_night_that_loses_its_session_moves_nothing(settings):
+    before = release_night(settings, seed=1)
+
+    def end_sessions():
+        password = settings.release.password.get_secret_value()
+        with psycopg.connect(settings.release.ledger, password=password) as one:
+            one.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'nightshift'")
+
+    with at("keys equal", end_sessions), pytest.raises(Unreachable, match="no answer"):
+        release_night(settings, seed=2)
+    assert served(settings) == before.release
+    assert release_night(settings, seed=2).release == served(settings)
+
+
+@in_postgres
+def test_names_that_postgresql_would_cut_are_refused(settings):
+    long = small(settings.home, settings.release, alias="a" * 57)
+    with pytest.raises(NightshiftError, match="at most 56 characters"), open_ledger(long):
+        pass
+
+
+def test_a_ledger_that_nobody_serves_is_unreachable(tmp_path):
+    away = small(tmp_path, {"ledger": "postgresql://nightshift@127.0.0.1:1/nightshift"})
+    with pytest.raises(Unreachable, match="no answer"), open_ledger(away):
+        pass
+
+
+def test_without_psycopg_the_extra_is_named(tmp_path, monkeypatch):
+    found = builtins.__import__
+
+    def without(name, *rest):
+        if name == "psycopg":
+            raise ImportError(name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    away = small(tmp_path, {"ledger": "postgresql://db/nightshift"})
+    with pytest.raises(NightshiftError, match="postgres extra"), open_ledger(away):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address", ["mysql://db/one", "postgresql://me:secret@db/one", "postgresql://db/one?password=secret"]
+)
+def test_an_address_that_holds_a_password_or_is_none_of_postgresql_is_refused(address):
+    with pytest.raises(ValidationError, match=r"leave it out|holds a password"):
+        ReleaseSettings(ledger=address)
+
+
+def test_the_servers_password_is_in_no_message(settings):
+    ledger, password = server("postgres")
+    wrong = small(settings.home, {"ledger": ledger, "password": password + "x"}, alias="wrong")
+    with pytest.raises(Unreachable) as error, open_ledger(wrong):
+        pass
+    assert password not in f"{error.value} {wrong!r}"
