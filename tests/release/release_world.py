@@ -145,11 +145,20 @@ def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
 
 
 def release_night(
-    settings, *, seed=1, tag="", epoch=None, embeddings=None, loader=HashingEncoder, publisher=None, **encoder
+    settings,
+    *,
+    seed=1,
+    tag="",
+    epoch=None,
+    snapshot=None,
+    embeddings=None,
+    loader=HashingEncoder,
+    publisher=None,
+    **encoder,
 ) -> Release:
-    """Publish the passages that `tag` names under the encoder that `seed` names."""
+    """Publish the passages that `tag` names, or `snapshot`, under the encoder that `seed` names."""
     home = settings.home
-    made, snapshot = encoder_of(home, seed, **encoder), snapshot_of(home, texts(tag=tag))
+    made, snapshot = encoder_of(home, seed, **encoder), snapshot or snapshot_of(home, texts(tag=tag))
     return publish(
         settings,
         encoder=made,

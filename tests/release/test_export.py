@@ -78,6 +78,17 @@ def test_parquet_holds_every_passage_with_its_vector_and_names_its_release(world
     assert identity(folder)["release"] == first
 
 
+def test_parquet_holds_texts_entire_that_milvus_has_to_cut(tmp_path):
+    settings = small(tmp_path / "var")
+    entire = "lamp river " * 7000
+    snapshot = snapshot_of(settings.home, [{**texts()[0], "text": entire}, *texts()[1:]])
+    release = release_night(settings, snapshot=snapshot)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher._pinned._reader.fetch([0], ["whole"])[0].fields["whole"] is False
+    folder = export(settings, release.release, "parquet", tmp_path / "out", loader=HashingEncoder)
+    assert pq.read_table(folder / "vectors.parquet")["text"][0].as_py() == entire
+
+
 def test_a_run_holds_what_the_release_answers_to_the_held_out_queries(world, tmp_path):
     settings, (first, _) = world
     folder = export(settings, first, "trec", tmp_path / "out", loader=HashingEncoder)

@@ -113,11 +113,12 @@ def _put(aside: Path, to: Path) -> None:
 
 
 def _pairs(source: Source) -> Iterator[pa.RecordBatch]:
-    return paired(source.snapshot, load(source.settings.home, Embeddings, source.release.embeddings), BATCH)
+    embeddings = load(source.settings.home, Embeddings, source.release.embeddings)
+    return (batch.drop_columns(["whole"]) for batch in paired(source.snapshot, embeddings, BATCH, limit=None))
 
 
 def _parquet(source: Source, folder: Path) -> None:
-    """Passages with vectors; texts beyond 65,535 bytes are cut and `whole` is false, as in the collection."""
+    """Passages with vectors; texts are the snapshot's, entire where Milvus holds only the first 65,535 bytes."""
     metadata = {f"nightshift.{name}": str(value) for name, value in _identity(source.release).items()}
     writer: pq.ParquetWriter | None = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,11 +19,13 @@ LIMIT = 65_535  # bytes in a Milvus VARCHAR, the largest there is
 COLUMNS = ["passage_id", "title", "text", "text_hash"]
 
 
-def paired(snapshot: Snapshot, embeddings: Embeddings, size: int) -> Iterator[pa.RecordBatch]:
+def paired(
+    snapshot: Snapshot, embeddings: Embeddings, size: int, limit: int | None = LIMIT
+) -> Iterator[pa.RecordBatch]:
     """The snapshot's passages with their vectors, `size` rows at a time, in snapshot order.
 
     Columns: row int64, passage_id, title, text, text_hash strings, whole bool, vector fixed_size_list<float32>.
-    A title or text beyond `LIMIT` bytes is cut and `whole` is false: the snapshot keeps it entire.
+    A title or text beyond `limit` bytes is cut and `whole` is false: the snapshot keeps it entire. None cuts nothing.
 
     Raises:
         Mismatch: a shard's ids or hashes are not the snapshot's, rows are missing, a vector is not finite.
@@ -38,7 +41,7 @@ def paired(snapshot: Snapshot, embeddings: Embeddings, size: int) -> Iterator[pa
             raise Mismatch(f"embeddings {embeddings.digest}: {rows} vectors for {snapshot.rows} passages; embed again")
         _check_same(texts, vectors, first, embeddings)
         _check_vectors(vectors["vector"], embeddings, first)
-        yield _row_batch(texts, vectors["vector"], first)
+        yield _row_batch(texts, vectors["vector"], first, limit)
         first += texts.num_rows
     if next(right, None) is not None:
         raise Mismatch(f"embeddings {embeddings.digest}: more vectors than the {first} passages; embed again")
@@ -98,15 +101,16 @@ def _check_vectors(column: pa.ChunkedArray, embeddings: Embeddings, first: int) 
         )
 
 
-def _row_batch(texts: pa.Table, vectors: pa.ChunkedArray, first: int) -> pa.RecordBatch:
+def _row_batch(texts: pa.Table, vectors: pa.ChunkedArray, first: int, limit: int | None) -> pa.RecordBatch:
     title, text = texts["title"].fill_null(""), texts["text"]
-    short = pc.and_(*(pc.less_equal(pc.binary_length(one.cast(pa.binary())), LIMIT) for one in (title, text)))
+    most = sys.maxsize if limit is None else limit
+    short = pc.and_(*(pc.less_equal(pc.binary_length(one.cast(pa.binary())), most) for one in (title, text)))
     too_long = pc.greater(pc.binary_length(texts["passage_id"].cast(pa.binary())), LIMIT)
     if pc.any(too_long).as_py():
         at = first + pc.index(too_long, True).as_py()
         raise BadInput(f"row {at} of the snapshot: its passage id is longer than {LIMIT} bytes; give it a shorter one")
     if not pc.all(short).as_py():
-        title, text = _clipped(title), _clipped(text)
+        title, text = _clipped(title, most), _clipped(text, most)
     columns = {
         "row": pa.array(np.arange(first, first + len(text))),
         "passage_id": texts["passage_id"],
@@ -119,6 +123,6 @@ def _row_batch(texts: pa.Table, vectors: pa.ChunkedArray, first: int) -> pa.Reco
     return pa.table(columns).combine_chunks().to_batches()[0]
 
 
-def _clipped(texts: pa.ChunkedArray) -> pa.Array:
-    """Every text cut to `LIMIT` bytes, never inside a character."""
-    return pa.array([one.encode()[:LIMIT].decode(errors="ignore") for one in texts.to_pylist()], pa.string())
+def _clipped(texts: pa.ChunkedArray, most: int) -> pa.Array:
+    """Every text cut to `most` bytes, never inside a character."""
+    return pa.array([one.encode()[:most].decode(errors="ignore") for one in texts.to_pylist()], pa.string())
