@@ -3,15 +3,19 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from pymilvus.client.types import LoadState
 from release_fixtures import everywhere, ledgers
 from release_world import HashingEncoder, release_night, served, with_milvus
 
 from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.release.collection import connect
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus import milvus_of
+from tasks.core.release.pins import pin
 from tasks.core.release.prune import prune
 from tasks.core.release.rollback import rollback
+from tasks.core.search.named import open_release
 from tasks.core.search.searcher import Searcher
 
 QUERIES = ["lamp river n3", "violin harbour", "entry 40"]
@@ -130,3 +134,28 @@ def test_readers_go_on_while_their_collection_is_pruned(settings):
         assert searcher.search(QUERIES) == before
         assert searcher.refresh()
         assert searcher.release == served(settings)
+
+
+@pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+def test_a_release_that_is_kept_but_not_searched_gives_back_its_memory(settings):
+    first, second, third, fourth = (release_night(settings, seed=seed) for seed in (1, 2, 3, 4))
+    pin(settings, first.release)
+    prune(with_milvus(settings, keep=4, grace_minutes=60))
+    assert loaded(settings, first, second, third, fourth) == [True] * 4
+    with open_release(settings, second.release, HashingEncoder) as beside:
+        before = beside.search(QUERIES)
+        prune(with_milvus(settings, keep=4))
+        assert loaded(settings, first, second, third, fourth) == [True, False, False, True]
+        assert beside.search(QUERIES) == before  # loaded again when it is asked
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert rollback(settings).release == third.release
+        prune(with_milvus(settings, keep=4))
+        assert loaded(settings, first, second, third, fourth) == [True, False, True, False]
+        assert searcher.search(QUERIES)[0].release == third.release  # no query is lost by it
+
+
+def loaded(settings, *releases):
+    client = connect(settings.milvus.uri)
+    states = [client.get_load_state(one.collection)["state"] for one in releases]
+    client.close()
+    return [state == LoadState.Loaded for state in states]

@@ -4,14 +4,16 @@ import json
 import shutil
 import stat
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
 import pytest
-from release_world import HashingEncoder, release_night, served, small
+from release_world import HashingEncoder, release_night, served, small, with_milvus
 from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.core.errors import NightshiftError
+from tasks.core.release.prune import prune
 from tasks.core.search.agreement import overlap, rank_biased, shift
 from tasks.core.search.filters import Filters
 from tasks.core.search.live import LiveShadow, live_summary
@@ -108,6 +110,18 @@ def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
     assert live_summary(settings.home, first, show=0) == asked
     with pytest.raises(NightshiftError, match="shadow_release"):
         live_summary(settings.home, second)
+
+
+def test_what_was_seen_of_a_release_goes_when_the_release_does_or_after_thirty_days(settings):
+    first, second, third = (release_night(settings, seed=seed).release for seed in (1, 2, 3))
+    folder, today = settings.home / "shadow", datetime.now(UTC).date()
+    folder.mkdir()
+    days = [today, today - timedelta(days=30), today - timedelta(days=31)]
+    for name in (first, second, third):
+        for day in days:
+            (folder / f"{name}-{day}.jsonl").write_text("{}\n")
+    prune(with_milvus(settings, keep=2))
+    assert {file.stem for file in folder.iterdir()} == {f"{name}-{day}" for name in (second, third) for day in days[:2]}
 
 
 def test_more_live_queries_than_the_challenger_answers_are_left_out_and_not_waited_for(world, monkeypatch):

@@ -103,6 +103,9 @@ class EmbeddedMilvus:
                 f"{self._pointer}: not a pointer to a release. Remove it: the ledger knows which release served last."
             ) from error
 
+    def unload(self, collection: str) -> None:
+        """Only readers have it in memory, each its own clone."""
+
     def drop(self, collection: str) -> None:
         """Remove a generation's directory; readers that hold a clone go on."""
         pointer = self.serving()

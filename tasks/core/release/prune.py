@@ -1,4 +1,7 @@
-"""Prune: remove collections that nothing needs any more, also those that crashed nights left. Their figures stay."""
+"""Prune: remove collections that nothing needs any more, also those that crashed nights left. Their figures stay.
+
+What is kept for a rollback, but not searched, gives back its memory on a server.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.rollback import rollback_target
+from tasks.core.search.live import forget
 from tasks.core.settings import MilvusSettings, Settings
 
 log = logging.getLogger("nightshift.release")
@@ -22,7 +26,7 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
 
     Kept are the serving release, the one that a rollback would return to, the newest `[milvus] keep` releases, pinned
     ones, those that served within the last `grace_minutes`, and what another process is building. Generations that
-    never served go, whatever their age.
+    never served go, whatever their age. What shadow searches noted goes with its release.
     """
     publisher = publisher or milvus_of(settings)
     removed = []
@@ -38,6 +42,9 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
                     publisher.drop(generation.collection)
                     removed.append(generation.collection)
                     log.info("%s: removed", generation.collection)
+                elif free and _idle(ledger, publisher, generation, settings.milvus):
+                    publisher.unload(generation.collection)
+        forget(settings.home, {one.release for one in ledger.releases() if not one.pruned})
     publisher.tidy()
     return removed
 
@@ -53,6 +60,14 @@ def _condemned(ledger: Ledger, publisher: Publisher, generation: Generation, set
             return False
         ledger.mark_dropped(generation.number)
         return True
+
+
+def _idle(ledger: Ledger, publisher: Publisher, generation: Generation, settings: MilvusSettings) -> bool:
+    """Whether nobody is likely to search it: a rollback to it, or a searcher that does, loads it again."""
+    with ledger.exclusive():
+        current, _ = reconciled(ledger, publisher)
+        used = {current and current.release} | pinned(ledger.home) | _served_since(ledger, settings.grace_minutes)
+        return generation.release not in used
 
 
 def _served_since(ledger: Ledger, minutes: float) -> set[str]:

@@ -136,6 +136,9 @@ class Publisher(Opener, Protocol):
     def flip(self, pointer: Pointer) -> None:
         """Move the pointer, in one step."""
 
+    def unload(self, collection: str) -> None:
+        """Give back the memory that a finished collection takes; `open` loads it again."""
+
     def drop(self, collection: str) -> None:
         """Remove a collection. Raises NightshiftError when a pointer names it."""
 

@@ -86,6 +86,16 @@ class ServerMilvus:
             identity = _identity(client, name)
         return Pointer(release=identity.release, collection=name, fingerprint=identity.fingerprint)
 
+    def unload(self, collection: str) -> None:
+        """Release a collection that is loaded; see `Publisher.unload`."""
+        from pymilvus.client.types import LoadState
+
+        with self._client() as client:
+            state = client.get_load_state(collection, timeout=TIMEOUT)["state"]
+            if state in (LoadState.Loaded, LoadState.Loading):
+                client.release_collection(collection, timeout=TIMEOUT)
+                log.info("%s: its memory given back", collection)
+
     def drop(self, collection: str) -> None:
         """Drop a collection that no alias names, ours or another's."""
         with self._client() as client:

@@ -7,7 +7,8 @@ import os
 import queue
 import random
 import threading
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from tasks.core.errors import NightshiftError
@@ -20,6 +21,7 @@ log = logging.getLogger("nightshift.search")
 
 WAITING = 64  # requests that wait for the challenger; more are left out, never delayed
 FOLDER = "shadow"
+DAYS = 30  # for which is kept what people asked
 
 
 class LiveShadow:
@@ -91,3 +93,12 @@ def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
             f"release {release}: no live query was asked of it; serve with [service] shadow_release = {release!r}"
         )
     return summary([Seen.model_validate_json(line) for line in lines], show)
+
+
+def forget(home: Path, kept: Collection[str]) -> None:
+    """Remove what was seen of releases other than `kept`, and what is older than `DAYS`."""
+    oldest = datetime.now(UTC).date() - timedelta(days=DAYS)
+    for file in (home / FOLDER).glob("r*-*-????-??-??.jsonl"):
+        release, day = file.stem[:-11], date.fromisoformat(file.stem[-10:])
+        if release not in kept or day < oldest:
+            file.unlink(missing_ok=True)
