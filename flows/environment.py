@@ -13,6 +13,7 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # the core's log lines belong to the run that caused them
     "TOKENIZERS_PARALLELISM": "true",
     # Threads that wait for each other sleep instead of spinning: with spinning, one other busy process on the machine

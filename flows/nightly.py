@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
 from tasks import evaluation, ingest, mining, release, report, training
+from tasks.compute import over_shards
 from tasks.core.drift.verdict import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
@@ -113,8 +114,7 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
     world_size = settings.embedding.shards
     if (known := sealed(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)) is not None:
         return known
-    for rank in range(world_size):
-        embed_shard(settings, encoder, snapshot, rank, world_size)
+    over_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
 
 

@@ -33,3 +33,7 @@ OVER_THE_WIRE: dict[str, Any] = {
     "retry_delay_seconds": [5, 30, 120],
     "retry_condition_fn": transport_fault,
 }
+
+# For shards on Ray. It tries again only what its own faults ended: a worker or a host that was lost. What a shard
+# itself raises is raised. `max_calls`: a worker that had a GPU would else end after each shard, its encoder with it.
+ON_RAY: dict[str, Any] = {"max_retries": 3, "max_calls": 0}

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from tasks.core.compute.settings import ComputeSettings
 from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.errors import NightshiftError
 from tasks.core.release.settings import MilvusSettings, ReleaseSettings
@@ -219,6 +220,13 @@ class Settings(BaseSettings):
     release: ReleaseSettings = ReleaseSettings()
     drift: DriftSettings = DriftSettings()
     service: ServiceSettings = ServiceSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="after")
+    def _hosts_share_a_home(self) -> Settings:
+        if self.compute.engine == "ray" and not self.home.is_absolute():
+            raise ValueError('[compute] engine = "ray" needs home (NIGHTSHIFT_HOME) as an absolute path on every host')
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,130 @@
+"""Where the shards of a step are worked on: here, one after the other, or on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.callables import get_call_parameters
+
+from tasks.core.compute.settings import ComputeSettings
+from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.settings import Settings
+from tasks.policy import ON_RAY
+
+log = logging.getLogger("nightshift.compute")
+R = TypeVar("R")
+
+# What a worker must have in its environment before it imports anything, as flows/environment.py has set it here.
+PASSED_ON = (
+    "DO_NOT_TRACK",
+    "PREFECT_SERVER_ANALYTICS_ENABLED",
+    "PREFECT_LOGGING_EXTRA_LOGGERS",
+    "GX_ANALYTICS_ENABLED",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "TOKENIZERS_PARALLELISM",
+    "OMP_WAIT_POLICY",
+)
+
+OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # what Ray calls a resource, and asking for it
+
+
+def over_shards(step: Task[..., R], settings: Settings, *arguments: object, shards: int) -> list[R]:
+    """`step(settings, *arguments, rank, shards)` for every rank below `shards`, on `[compute] engine`; their results.
+
+    Each rank is a task run of its own on either engine. On Ray as many run at once as the cluster has room for, and a
+    rank whose worker or host is lost goes to another one. The error of the first rank that failed is raised when all
+    the others have ended, so that what they finished is there for the next try.
+
+    Raises NightshiftError when Ray, or a Prefect server for its workers, is missing; Unreachable when no cluster
+    answers, or a rank has lost too many workers.
+    """
+    calls = [(settings, *arguments, rank, shards) for rank in range(shards)]
+    if settings.compute.engine == "local":
+        return [step(*call) for call in calls]
+    parameters = [get_call_parameters(step.fn, call, {}) for call in calls]
+    with _cluster(settings.compute) as runner:
+        return _results([runner.submit(step, one) for one in parameters])
+
+
+@contextmanager
+def _cluster(compute: ComputeSettings) -> Iterator[Any]:
+    """A connection to the cluster that submits what `compute` asks for.
+
+    For some shards only, not the whole night: workers that stayed would keep the memory of GPUs that training needs.
+    """
+    try:
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise NightshiftError('[compute] engine = "ray" needs Ray: pip install "nightshift[ray]"') from error
+    if not PREFECT_API_URL.value():
+        raise NightshiftError(
+            '[compute] engine = "ray": its workers need a Prefect server that they can reach. Start one '
+            "(nightshift up, prefect server start) and name it in PREFECT_API_URL"
+        )
+    with ExitStack() as held:
+        try:
+            runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
+        except (ConnectionError, RuntimeError) as error:
+            raise Unreachable(f'[compute] address = "{compute.address}": no Ray answers there: {error}') from error
+        asked = _request(compute)
+        _tell_room(asked)
+        held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
+        yield runner
+
+
+def _results(futures: Sequence[Any]) -> list[Any]:
+    from ray.exceptions import RayError, RayTaskError
+
+    results: list[Any] = []
+    failures: list[Exception] = []
+    for rank, future in enumerate(futures):
+        try:
+            results.append(future.result())
+        except RayTaskError as error:
+            failures.append(error)  # what the worker itself raised, such as Nightshift that is not installed there
+        except RayError as error:
+            failures.append(Unreachable(f"Ray lost the workers of shard {rank}, run again: {error}"))
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return results
+
+
+def _connection(compute: ComputeSettings) -> dict[str, Any]:
+    """How `ray.init` is called."""
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    alone = {} if compute.address else {"include_dashboard": False}
+    return {
+        **alone,
+        "logging_level": logging.WARNING,
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": _listen},
+    }
+
+
+def _listen() -> None:
+    """What each worker does first: let the core's log lines through, which Prefect sends to the run they belong to."""
+    logging.getLogger("nightshift").setLevel(logging.INFO)
+
+
+def _request(compute: ComputeSettings) -> dict[str, float]:
+    """What a shard asks for, by Ray's names of resources."""
+    asked = {"CPU": compute.cpus, "GPU": compute.gpus, "memory": compute.memory_gb * 2**30}
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+def _tell_room(request: dict[str, float]) -> None:
+    """Say how many shards run at once. A cluster without room for one may grow: a night waits for that, and says so."""
+    import ray
+
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(int(min(host.get(name, 0) // amount for name, amount in request.items())) for host in hosts)
+    say = log.info if room else log.warning
+    say("Ray: %d hosts, room for %d shards at once%s", len(hosts), room, "" if room else ": waiting until it grows")
