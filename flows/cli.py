@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(asking)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
+app.add_typer(prefect)
 
 
 def main() -> None:
@@ -48,6 +50,9 @@ def run(
     if dry_run:
         _say_plan(loaded)
         return
+    from flows.local_prefect import join
+
+    join(loaded.home)
     from flows.nightly import nightly
     from flows.terminal import only_warnings_of_prefect
     from tasks.core.errors import NightshiftError

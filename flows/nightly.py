@@ -9,45 +9,49 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
+from flows.runs import one_publisher, run_name
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.verdict import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
-from tasks.core.files import exclusive
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
 from tasks.core.settings import Settings, load_settings
 from tasks.embedding import embed_shard, gather_shards
 
 
-@flow(name="nightly", flow_run_name="night: {reason}")
-def nightly(settings_file: Path | None = None, reason: str = "scheduled") -> State[Night]:
+@flow(name="nightly", flow_run_name=run_name)
+def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
     """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
 
     Args:
-        settings_file: TOML settings; the defaults and `NIGHTSHIFT_…` variables when there is none.
-        reason: why this night runs, kept with its release.
+        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
+        reason: Why this night runs; kept with its release.
 
     Returns:
         Completed as Promoted, Rejected, Skipped or Suspect, with the night's outcome as data.
     """
-    settings = load_settings(settings_file)
-    with exclusive(settings.home / "night.lock"):
+    return whole_night(load_settings(settings_file), reason)
+
+
+def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
+    """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
+    with one_publisher(settings):
         night = Night.begin(reason)
         try:
-            return one_night(settings, night)
+            return one_night(settings, night, retrain)
         except Exception as error:
             report.failed(settings, night, error)
             raise
 
 
-def one_night(settings: Settings, night: Night) -> State[Night]:
+def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
     serving, epoch = release.reconcile(settings)
     ingested, snapshot = ingest.validate(settings)
     recipe = recipe_of(settings)
-    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
+    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
     night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")

@@ -1,12 +1,13 @@
-"""Tasks around the data: read, validate, snapshot, compare with what serves."""
+"""Tasks around the data: read, validate, snapshot, compare with what serves, announce what moved."""
 
 from __future__ import annotations
 
 from prefect import task
+from prefect.events import emit_event
 
 from tasks import report
 from tasks.core.data.ingest import ingest
-from tasks.core.drift.verdict import Drift, assess
+from tasks.core.drift.verdict import Drift, Work, assess
 from tasks.core.receipts import Ingested, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
@@ -21,8 +22,40 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
 
 
 @task(name="compare", task_run_name="compare with serving", **STEP)
-def compare_with_serving(settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str) -> Drift:
-    """Decide the least work that is enough."""
+def compare_with_serving(
+    settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, retrain_because: str = ""
+) -> Drift:
+    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain."""
     drift = assess(settings.home, serving, snapshot, recipe, settings.drift)
     report.drift_table(drift)
     return drift
+
+
+@task(name="announce", task_run_name="announce: {drift.verdict}", **STEP)
+def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
+    """Emit the verdict as an event, `nightshift.drift.<name>`; the name, which is the run's state too."""
+    name = _told(drift)
+    emit_event(
+        event=f"nightshift.drift.{name.lower()}",
+        resource={
+            "prefect.resource.id": f"nightshift.retriever.{settings.milvus.alias}",
+            "prefect.resource.name": f"retriever {settings.milvus.alias}",
+        },
+        payload={
+            "verdict": str(drift.verdict),
+            "reason": f"drift: {drift.cause}",
+            "held": drift.held,
+            "window": drift.window,
+            "release": serving.release if serving else None,
+            "signals": [one.model_dump() for one in drift.signals],
+        },
+    )
+    return name
+
+
+def _told(drift: Drift) -> str:
+    if drift.trigger:
+        return "Retrain"
+    if drift.verdict is Work.RETRAIN or drift.held:
+        return "Drifting"  # the night will retrain, or something holds it
+    return {Work.SKIP: "Quiet", Work.REFRESH: "Changed", Work.SUSPECT: "Suspect"}[drift.verdict]

@@ -9,10 +9,11 @@ from tasks.core.drift.statistics import build_reference
 from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
+from tasks.core.release import reindex as again
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.settings import Settings
-from tasks.policy import OVER_THE_WIRE
+from tasks.policy import OVER_THE_WIRE, STEP
 
 
 @task(name="reconcile", task_run_name="reconcile", **OVER_THE_WIRE)
@@ -67,3 +68,19 @@ def publish(
 def prune(settings: Settings) -> list[str]:
     """Remove collections that retention no longer keeps, and those that crashed nights left."""
     return releases.prune(settings)
+
+
+@task(name="rollback", task_run_name="rollback", **STEP)
+def rollback(settings: Settings, to: str | None) -> Release:
+    """Point to an older release. Never tried again by itself: a second time it would go back one more."""
+    release = releases.rollback(settings, to)
+    report.release_card(release)
+    return release
+
+
+@task(name="reindex", task_run_name="reindex", **OVER_THE_WIRE)
+def reindex(settings: Settings, reason: str) -> Release:
+    """Build the serving release's collection anew, and swap."""
+    release = again.reindex(settings, reason)
+    report.release_card(release)
+    return release

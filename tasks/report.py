@@ -30,7 +30,7 @@ from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.settings import Settings
 from tasks.policy import STEP
 
-SHOWN = 240  # characters of a text in an artifact
+SHOWN = 100  # characters of a text in an artifact: its tables do not wrap
 
 
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
@@ -89,13 +89,13 @@ def negatives_sample(negatives: Negatives) -> None:
     samples = json.loads((negatives.path / "sample.json").read_text(encoding="utf-8"))
     rows = [
         {
-            "query": sample["query"],
-            "positive": _short(sample["positives"][0]["text"]),
+            "query": _short(sample["query"]),
             "negative": _short(kept["text"]),
+            "positive": _short(sample["positives"][0]["text"]),
             "source": kept["source"],
             "rank": kept["rank"],
             "score": round(kept["dense_score"], 3),
-            "of_positive": _rounded(kept["trail"]["above_margin"]),
+            "of positive": _rounded(kept["trail"]["above_margin"]),
         }
         for sample in samples
         for kept in sample["negatives"][:2]
@@ -150,7 +150,7 @@ def release_card(release: Release) -> None:
 
 
 def _summary(night: Night) -> str:
-    lines = [f"# {night.outcome}", last_line(night), ""]
+    lines = [f"# {night.outcome}", last_line(night).removeprefix(f"{night.outcome}: "), ""]
     if night.verdict:
         lines += [f"- {'✓' if one.held else '✗'} {one.words}" for one in night.verdict.findings] + [""]
     if night.figures:

@@ -60,3 +60,11 @@ def test_only_settings_that_shape_an_encoder_change_the_recipe(monkeypatch: pyte
     assert recipe_of(Settings()) == before
     monkeypatch.setenv("NIGHTSHIFT_TRAINING__SEED", "7")
     assert recipe_of(Settings()) != before
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(write(tmp_path, "[training]\nbatch_size = 16\n")))
+    assert load_settings().training.batch_size == 16
+    monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(tmp_path / "gone.toml"))
+    with pytest.raises(NightshiftError, match=r"gone\.toml: not found"):
+        load_settings()

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.core.compute.settings import ComputeSettings
+from tasks.core.drift.settings import DriftSettings
 from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.errors import NightshiftError
 from tasks.core.release.settings import MilvusSettings, ReleaseSettings
@@ -193,16 +194,6 @@ class GateSettings(Section):
     seed: int = Field(0, description="seed of the resamples")
 
 
-class DriftSettings(Section):
-    """When the data has moved far enough to do something about it."""
-
-    retrain_pairs: float = Field(0.02, ge=0, description="share of new training pairs that is worth a retrain")
-    retrain_passages: float = Field(0.2, ge=0, description="share of new and changed passages that is worth a retrain")
-    low_score_effect: float = Field(0.05, ge=0, description="least rise of the low-score share that counts")
-    unseen_terms: float = Field(0.05, ge=0, description="rise of the unseen-term share that marks input as suspect")
-    min_queries: int = Field(500, ge=1, description="new queries needed before their scores are judged")
-
-
 class Settings(BaseSettings):
     """All settings of a night."""
 
@@ -242,12 +233,16 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: Path | None = None) -> Settings:
-    """Read the settings: defaults, then `file` (TOML), then the environment.
+    """Read the settings: defaults, then `file` (TOML; else the one that NIGHTSHIFT_SETTINGS names), the environment.
 
     Raises NightshiftError naming the file and every key that is unknown or out of range.
     """
+    if file is None and (named := os.environ.get("NIGHTSHIFT_SETTINGS")):
+        file = Path(named)
     if file is not None and not file.is_file():
-        raise NightshiftError(f"settings file {file}: not found. Give --settings a TOML file, or leave it out.")
+        raise NightshiftError(
+            f"settings file {file}: not found. Give --settings or NIGHTSHIFT_SETTINGS a TOML file, or neither."
+        )
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=file)

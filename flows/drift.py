@@ -1,0 +1,49 @@
+"""Between nights: is this traffic still what the serving encoder knows? And the retrain that follows when it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
+
+from prefect import flow  # isort: skip
+from prefect.states import Completed, State
+
+from flows.nightly import whole_night
+from flows.runs import run_name
+from tasks import ingest, release
+from tasks.core.drift.verdict import Drift
+from tasks.core.night import Night, recipe_of
+from tasks.core.settings import load_settings
+
+
+@flow(name="watch-drift", flow_run_name=run_name)
+def watch_drift(settings_file: Path | None = None) -> State[Drift]:
+    """Read the source and the query log, compare them with what serves, and announce the verdict as an event.
+
+    Args:
+        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
+
+    Returns:
+        Completed as Quiet, Changed, Drifting, Retrain or Suspect, with the verdict as data.
+    """
+    settings = load_settings(settings_file)
+    serving, _ = release.reconcile(settings)
+    _, snapshot = ingest.validate(settings)
+    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe_of(settings))
+    name = ingest.announce(settings, serving, drift)
+    return Completed(name=name, message=drift.cause, data=drift)
+
+
+@flow(name="retrain-on-drift", flow_run_name=run_name)
+def retrain_on_drift(settings_file: Path | None = None, reason: str = "drift: by hand") -> State[Night]:
+    """A night that retrains at least, whatever little else has changed.
+
+    Args:
+        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
+        reason: What moved; kept with the release. The automation fills it in from the drift event.
+
+    Returns:
+        As a night.
+    """
+    return whole_night(load_settings(settings_file), reason, retrain=True)

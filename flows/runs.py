@@ -1,0 +1,46 @@
+"""What runs are called, and the one lock that everything takes which makes releases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+
+from prefect import get_run_logger, runtime
+from prefect.concurrency.sync import concurrency
+
+from tasks.core.files import exclusive
+from tasks.core.settings import Settings
+
+PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py makes
+WORDS = 4  # of a reason, in a run's name
+
+
+def run_name() -> str:
+    """What a run is called: flow, reason and day, such as `nightly-schedule-2026-11-22`."""
+    reason = runtime.flow_run.parameters.get("reason") or ""
+    flow = str(runtime.flow_run.flow_name).removesuffix("-on-drift")
+    return "-".join(filter(None, (flow, _slug(reason), datetime.now(UTC).date().isoformat())))
+
+
+def _slug(reason: str) -> str:
+    """The words of a reason up to its first colon, as they stand in an address."""
+    return "-".join(re.findall(r"[a-z0-9]+", reason.split(":")[0].lower())[:WORDS])
+
+
+@contextmanager
+def one_publisher(settings: Settings) -> Iterator[None]:
+    """Wait until no other run makes a release, on this home and on every worker of the Prefect server.
+
+    A courtesy, so that two nights do not do the same work twice: what forbids an older night to overwrite a newer
+    release is the ledger's fence. So a night goes on when the server cannot renew its place. A rollback does not wait.
+
+    Raises ConcurrencySlotAcquisitionError in a deployment when the limit is not there: run `python -m infra.bootstrap`.
+    """
+    with ExitStack() as held:
+        if runtime.deployment.id is not None:
+            get_run_logger().info("waiting for %s: one run at a time makes a release", PUBLISHING)
+            held.enter_context(concurrency(PUBLISHING, strict=True, raise_on_lease_renewal_failure=False))
+        held.enter_context(exclusive(settings.home / "night.lock"))
+        yield

@@ -1,0 +1,76 @@
+"""Make what the deployments need on a Prefect server: work pool, limits, deployments, alarms. Safe to run again.
+
+`python -m infra.bootstrap` speaks to the server of PREFECT_API_URL. NIGHTSHIFT_ALERT_URL names a webhook that is told
+of failures, crashes, rejections and nights that do not come.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
+
+import typer  # isort: skip
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+
+from flows.runs import PUBLISHING
+from infra.alarms import alarms, alert_block, usual_night
+
+POOL = "nightshift"
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
+
+
+def main(
+    deployments: Annotated[Path, typer.Option(help="The deployments; a copy of infra/prefect.yaml.")] = DEPLOYMENTS,
+) -> None:
+    """Make work pool, limits, deployments and alarms on the Prefect server of PREFECT_API_URL."""
+    with get_client(sync_client=True) as client:
+        make_pool(client)
+        client.upsert_global_concurrency_limit_by_name(PUBLISHING, 1)
+        typer.echo(f"limit {PUBLISHING}: one run at a time makes a release")
+        deploy(deployments)
+        make_alarms(client, os.environ.get("NIGHTSHIFT_ALERT_URL", ""))
+
+
+def make_pool(client: SyncPrefectClient) -> None:
+    """The work pool whose runs are processes of the worker's machine; one that is there stays as it is."""
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description="Nights and what is around them"))
+        typer.echo(f"work pool {POOL}: made")
+    except ObjectAlreadyExists:
+        typer.echo(f"work pool {POOL}: there already")
+
+
+def deploy(file: Path) -> None:
+    """Deploy everything in `file`. Exits with Prefect's own message when it is refused."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (our own command)
+    if done.returncode != 0:
+        typer.secho(f"error: {file} could not be deployed:\n{done.stdout}{done.stderr}", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"deployments of {file.name}: made or brought up to date")
+
+
+def make_alarms(client: SyncPrefectClient, url: str) -> None:
+    """The alarms, each by its name: made, or brought up to date; none without an address to tell."""
+    if not url:
+        typer.echo("no alarms: set NIGHTSHIFT_ALERT_URL to a webhook, and run this again, to be told of failures")
+        return
+    block, usual = alert_block(url), usual_night(client)
+    for alarm in alarms(block, usual):
+        known = client.read_automations_by_name(alarm.name)
+        if known:
+            client.update_automation(known[0].id, alarm)
+        else:
+            client.create_automation(alarm)
+        typer.echo(f"alarm {alarm.name}: {'brought up to date' if known else 'made'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

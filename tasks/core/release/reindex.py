@@ -1,0 +1,36 @@
+"""Reindex: the serving release in a new collection, under other index settings or because the old one is damaged."""
+
+from __future__ import annotations
+
+from tasks.core.errors import NightshiftError
+from tasks.core.files import load
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.release.history import serving
+from tasks.core.release.publish import publish
+from tasks.core.release.publisher import Loader, default_loader
+from tasks.core.settings import Settings
+
+
+def reindex(settings: Settings, reason: str, loader: Loader = default_loader) -> Release:
+    """Publish the serving release's encoder and vectors under the `[milvus]` settings of today; embeds nothing.
+
+    A collection that still has that index and passes every check is kept. Raises NightshiftError before the first
+    release, and as `publish` does.
+    """
+    current, epoch = serving(settings)
+    if current is None:
+        raise NightshiftError("there is no release to reindex yet; `nightshift run` makes the first")
+    return publish(
+        settings,
+        encoder=load(settings.home, Encoder, current.encoder),
+        embeddings=load(settings.home, Embeddings, current.embeddings),
+        snapshot=load(settings.home, Snapshot, current.snapshot),
+        metrics=current.metrics,
+        bm25=current.bm25,
+        base=current.base,
+        previous=current.previous,
+        recipe=current.recipe,
+        reason=reason,
+        expected_epoch=epoch,
+        loader=loader,
+    )

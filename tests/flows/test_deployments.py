@@ -1,0 +1,73 @@
+"""The deployments as they stand in the file, and as a real server takes them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.importtools import import_object
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "infra" / "prefect.yaml"
+Environment = dict[str, str]
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+@pytest.fixture(scope="module")
+def deployments() -> dict[str, Any]:
+    return {one["name"]: one for one in yaml.safe_load(FILE.read_text())["deployments"]}
+
+
+def test_every_parameter_of_every_deployment_has_help_in_its_form(deployments: dict[str, Any]) -> None:
+    assert set(deployments) == {"nightly", "watch-drift", "retrain-on-drift", "rollback", "prune", "reindex"}
+    for one in deployments.values():
+        for name, field in parameter_schema(import_object(one["entrypoint"])).properties.items():
+            assert field.get("description"), f"{one['name']}: {name}"
+
+
+def test_schedules_have_a_slug_and_a_time_zone(deployments: dict[str, Any]) -> None:
+    for one in deployments.values():
+        assert all({"slug", "cron", "timezone"} <= set(schedule) for schedule in one.get("schedules", []))
+
+
+def test_runs_wait_for_each_other_and_none_is_thrown_away(deployments: dict[str, Any]) -> None:
+    waiting = {name for name, one in deployments.items() if one.get("concurrency_limit")}
+    assert waiting == set(deployments) - {"rollback"}  # a person who rolls back does not wait for a night
+    assert all(deployments[name]["concurrency_limit"]["collision_strategy"] == "ENQUEUE" for name in waiting)
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    text = "\n".join(line for line in FILE.read_text().splitlines() if not line.lstrip().startswith("#")).lower()
+    assert not [word for word in ("token", "password", "secret", "api_key") if word in text]
+
+
+def test_bootstrap_again_leaves_one_of_each(environment: Environment, prefect_server: str) -> None:
+    told = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
+    for _ in range(2):
+        command = [sys.executable, "-m", "infra.bootstrap"]
+        done = subprocess.run(command, env=told, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        automations = [one["name"] for one in _ask(prefect_server, "automations/filter")]
+        assert sorted(automations) == sorted(set(automations))
+        assert len(automations) == 6
+        found = _ask(prefect_server, "deployments/filter")
+        assert len(found) == 6
+        assert {one["work_pool_name"] for one in found} == {"nightshift"}
+        schedules = {one["name"]: [plan["slug"] for plan in one["schedules"]] for one in found if one["schedules"]}
+        assert schedules == {"nightly": ["nightly"], "watch-drift": ["hourly"]}
+        limits = {one["name"]: one["limit"] for one in _ask(prefect_server, "v2/concurrency_limits/filter")}
+        assert limits["nightshift-publishing"] == 1
+
+
+def _ask(server: str, path: str) -> Any:
+    request = urllib.request.Request(f"{server}/{path}", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
