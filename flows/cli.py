@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_init import init
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(init)
 app.add_typer(asking)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")

@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from tasks.core.data import demo
 from tasks.core.data.readers import beir, columnar, dpr, msmarco, tevatron
+from tasks.core.data.readers.lines import lines
 from tasks.core.data.readers.nested import NestedFiles
 from tasks.core.data.readers.places import Place, find
+from tasks.core.errors import BadInput
 from tasks.core.settings import DataSettings
 
 _VERSION = 2  # raise it when the same files would give other rows
@@ -40,21 +42,51 @@ def find_source(data: DataSettings) -> Source:
     place = find(data.path)
     located = _LOCATE[data.format](place)
     digests = {file.name: place.digest(file) for file in located.files()}
-    identity = {data.format: digests, "reader": _VERSION}
-    if isinstance(located, NestedFiles):
-        return Source(place.shown, identity, located.open)
-    return Source(place.shown, identity, lambda _: located.read)
+    return Source(place.shown, {data.format: digests, "reader": _VERSION}, _opener(located))
+
+
+def recognise(path: Path | str) -> tuple[str, Callable[[Path], Read]]:
+    """The format of the source at `path`, told by its files' names and first record, and how it is read.
+
+    Raises BadInput when nothing is there, or nothing that any reader knows.
+    """
+    place = find(path)
+    marks = {file.bare for file in place.files()} & set(_MARKS)
+    for name, locate in _LOCATE.items():
+        try:
+            located = locate(place)
+        except BadInput:
+            if any(_MARKS[mark] == name for mark in marks):
+                raise  # it is of this format, and says what it lacks
+            continue
+        return ("dpr" if name == "tevatron" and _asks_as_dpr(place) else name), _opener(located)
+    raise BadInput(
+        f"{place.shown}: no source that Nightshift knows. It reads a BEIR folder (corpus.jsonl, queries.jsonl, "
+        "qrels/train.tsv), MS MARCO's .tsv, Parquet or datasets folders (corpus, queries, qrels), DPR's .json and "
+        ".jsonl of Tevatron or sentence-transformers; infra/settings has an example of each."
+    )
+
+
+def _asks_as_dpr(place: Place) -> bool:
+    file = next(file for file in place.files() if file.bare.endswith(".jsonl"))
+    return b'"positive_ctxs"' in next(lines(place, file)).content
+
+
+def _opener(located: _Located) -> Callable[[Path], Read]:
+    return located.open if isinstance(located, NestedFiles) else lambda _: located.read
 
 
 def _demo(scratch: Path, data: DataSettings) -> Read:
     return beir.locate(find(demo.write(scratch / "demo", data.max_passages, data.seed))).read
 
 
+_MARKS = {"corpus.jsonl": "beir", "collection.tsv": "msmarco"}
 _Located = beir.BeirFolder | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedFiles
 _LOCATE: Mapping[str, Callable[[Place], _Located]] = {
+    # In the order in which `recognise` tries them: from the most particular names of files to the least.
     "beir": beir.locate,
     "msmarco": msmarco.locate,
-    "dpr": dpr.locate,
-    "tevatron": tevatron.locate,
     "parquet": columnar.locate,
+    "tevatron": tevatron.locate,
+    "dpr": dpr.locate,
 }

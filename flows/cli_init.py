@@ -1,0 +1,37 @@
+"""The command that begins with data of one's own: init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import fail, readable_errors
+
+init = typer.Typer()
+
+
+@init.command(
+    name="init", epilog="Example: nightshift init collections/medquad, then: nightshift run --settings night.toml"
+)
+@readable_errors
+def write_settings(
+    source: Annotated[str, typer.Argument(metavar="PATH", help="Your data: a folder or a file, or s3://…")],
+    to: Annotated[Path, typer.Option(help="The settings file to write; one that is there stays.")] = Path("night.toml"),
+    home: Annotated[str, typer.Option(help="Where the nights of this data keep everything.")] = "var",
+) -> None:
+    """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
+    from tasks.core.data.look import look_at, settings_text
+
+    if to.exists():
+        fail(f"{to} is there already. Remove it, or name another: --to other.toml")
+    found = look_at(source)
+    to.write_text(settings_text(found, home), encoding="utf-8")
+    typer.echo(
+        f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
+        f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"
+    )
+    if "train" not in found.qrels:
+        typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
+    typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")

@@ -1,0 +1,53 @@
+"""What `nightshift init` writes for data that it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from source_forms import FORMS, beir, put
+
+from tasks.core.data.look import LONGEST, look_at, settings_text
+from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.settings import load_settings
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_recognised_and_its_settings_load(form: str, tmp_path: Path) -> None:
+    kind, write = FORMS[form]
+    write(tmp_path / "source")
+    found = look_at(str(tmp_path / "source"))
+    assert (found.format, found.passages, found.queries) == (kind, 30, 30)
+    assert found.qrels == {"train": 20, "dev": 5, "test": 5}
+    file = tmp_path / "night.toml"
+    file.write_text(settings_text(found, str(tmp_path / "home")))
+    settings = load_settings(file)
+    assert (settings.data.format, settings.data.path) == (kind, tmp_path / "source")
+    assert settings.encoder.passage_tokens == found.passage_limit.tokens == 32
+    assert found.passage_limit.whole == 1.0
+
+
+def test_long_passages_get_a_limit_that_a_night_can_afford(tmp_path: Path) -> None:
+    beir(tmp_path)
+    put(tmp_path, "corpus.jsonl", '{"_id": "p0", "text": "' + "owl " * 2000 + '"}\n')
+    assert look_at(str(tmp_path)).passage_limit == (LONGEST, 0.0)
+
+
+def test_a_source_that_lacks_a_file_is_told_which(tmp_path: Path) -> None:
+    beir(tmp_path)
+    (tmp_path / "queries.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"queries\.jsonl: not found"):
+        look_at(str(tmp_path))
+
+
+def test_a_folder_of_something_else_is_no_source(tmp_path: Path) -> None:
+    put(tmp_path, "photo.jpg", b"\xff\xd8")
+    with pytest.raises(BadInput, match="no source that Nightshift knows"):
+        look_at(str(tmp_path))
+
+
+def test_an_empty_table_is_named(tmp_path: Path) -> None:
+    beir(tmp_path)
+    put(tmp_path, "queries.jsonl", "")
+    with pytest.raises(NightshiftError, match="no row of its queries"):
+        look_at(str(tmp_path))
