@@ -44,7 +44,7 @@ def run(
     settings: SettingsFile = None,
     reason: Annotated[str, typer.Option(help="Why this night runs; kept with its release.")] = "by hand",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Validate and say what a night would do; do no more.")
+        bool, typer.Option("--dry-run", help="Validate, and say what a night would do and cost; do no more.")
     ] = False,
 ) -> None:
     """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
@@ -72,24 +72,17 @@ def run(
 
 
 def _say_plan(settings: Settings) -> None:
+    from flows.terminal_plan import print_plan
     from tasks.core.data.ingest import ingest
-    from tasks.core.drift.verdict import Work, assess
+    from tasks.core.drift.verdict import assess
+    from tasks.core.forecast import forecast
     from tasks.core.night import recipe_of
     from tasks.core.release.publish import serving
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
     drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
-    moved = drift.passages.new + drift.passages.changed
-    todo = {
-        Work.SKIP: "do nothing",
-        Work.SUSPECT: "touch nothing and ask for a look at the input",
-        Work.REFRESH: f"embed {moved} changed passages with the serving encoder, and swap",
-        Work.RETRAIN: f"mine and train on {snapshot.splits.get('train', 0)} queries, embed up to {snapshot.rows} "
-        "passages, and swap if the gate agrees",
-    }
-    typer.echo(f"read {ingested.rows} rows: {ingested.accepted} accepted, {ingested.quarantined} in quarantine")
-    typer.echo(f"a night would {todo[drift.verdict]} ({drift.cause})")
+    print_plan(ingested, drift, forecast(settings, snapshot, drift))
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")

@@ -1,0 +1,48 @@
+"""What a dry run prints: what came in, what a night would do, and what that would cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tasks.core.drift.verdict import Work
+
+if TYPE_CHECKING:
+    from tasks.core.drift.verdict import Drift
+    from tasks.core.forecast import Forecast
+    from tasks.core.receipts import Ingested
+
+TODO = {
+    Work.SKIP: "do nothing",
+    Work.SUSPECT: "touch nothing, and ask for a look at the input",
+    Work.REFRESH: "embed what changed with the serving encoder, and swap",
+    Work.RETRAIN: "mine, train and embed, and swap if the gate agrees",
+}
+
+
+def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
+    """The rows read, the verdict, a line for each step, and the sum."""
+    console = Console(highlight=False)
+    console.print(
+        f"read {ingested.rows:,} rows: {ingested.accepted:,} accepted, {ingested.quarantined:,} in quarantine"
+    )
+    console.print(Text(f"a night would {TODO[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
+    if not plan.steps:
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "of", "takes about", "known from"):
+        table.add_column(name)
+    for one in plan.steps:
+        table.add_row(one.step, one.amount, _length(one.seconds), one.known)
+    table.add_row("in all", "", _length(plan.seconds), "", style="bold")
+    console.print(table)
+    console.print(f"and leaves about {plan.bytes / 2**20:,.0f} MiB on the disk. Times may be off by a factor of two.")
+
+
+def _length(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,136 @@
+"""What a night would cost, before it does anything: as earlier nights went, or measured on a few passages."""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import islice
+from typing import NamedTuple
+
+from tasks.core.data.snapshot import passages, qrels, queries
+from tasks.core.data.text import full_text
+from tasks.core.drift.verdict import Drift, Work
+from tasks.core.files import newest_first
+from tasks.core.receipts import Embeddings, Encoder, Negatives, Snapshot
+from tasks.core.settings import Settings
+
+SAMPLE = 128  # passages that are encoded to see how fast this machine is
+BACKWARD = 3  # a backward pass on a CPU takes so many times as long as the forward one
+QUERIES_A_SECOND = 400  # BM25 and its filters, on two cores
+ROWS_A_SECOND = 2000  # into an embedded collection, its checks included
+START = 15  # seconds of a night that does little: Java, models, contracts
+
+
+class Cost(NamedTuple):
+    """One step: how much of what, how long it takes, and how that is known."""
+
+    step: str
+    amount: str
+    seconds: float
+    known: str
+
+
+class Forecast(NamedTuple):
+    """The steps of a night, and what it adds to the disk."""
+
+    steps: list[Cost]
+    bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole night."""
+        return START + sum(one.seconds for one in self.steps)
+
+
+def forecast(settings: Settings, snapshot: Snapshot, drift: Drift) -> Forecast:
+    """What the night that `drift` calls for would do and cost; to be right within a factor of two.
+
+    Makes the base encoder's artifact if it is not there, as the night would.
+    """
+    if drift.verdict in (Work.SKIP, Work.SUSPECT):
+        return Forecast([], 0)
+    speed = _speed(settings, snapshot)
+    moved = drift.passages.new + drift.passages.changed
+    if drift.verdict is Work.REFRESH:
+        steps = [_embedding(speed, moved, "changed passages, serving encoder"), _publishing(snapshot.rows)]
+        return Forecast(steps, snapshot.rows * speed.dimension * 8)
+    compared = moved if newest_first(settings.home, Embeddings) else snapshot.rows
+    rounds = settings.mining.rounds
+    steps = [
+        _mining(settings, snapshot),
+        _embedding(speed, compared, "what it is compared with"),
+        _training(settings, snapshot, speed, rounds),
+        _embedding(speed, rounds * snapshot.rows, "challenger"),
+        _publishing(snapshot.rows),
+    ]
+    # Vectors lie in shards and in the collection; each round leaves an encoder.
+    return Forecast(steps, (2 + rounds) * snapshot.rows * speed.dimension * 4 + (1 + rounds) * speed.weights)
+
+
+class _Speed(NamedTuple):
+    dimension: int
+    weights: int  # bytes of an encoder
+    passage_tokens: float  # in the mean
+    encode: float  # tokens a second on the path that serves
+    forward: float  # on the path that trains
+    known: str
+
+
+def _speed(settings: Settings, snapshot: Snapshot) -> _Speed:
+    from tasks.core.training.encoder import DualEncoder, load_encoder, read_spec
+    from tasks.core.training.trainer import base_encoder
+
+    folder = base_encoder(settings.home, snapshot, settings).path
+    served, plain = load_encoder(folder), DualEncoder(folder, read_spec(folder))
+    rows = (row for batch in passages(snapshot, columns=["title", "text"]) for row in batch.to_pylist())
+    ids = served.passage.tokenize([full_text(row["title"], row["text"]) for row in islice(rows, SAMPLE)])
+    tokens = sum(map(len, ids))
+    rates = []
+    for encoder in (served, plain):
+        encoder.passage.encode(ids[:8], encoder.token_budget)  # the first call compiles and allocates
+        begin = time.perf_counter()
+        encoder.passage.encode(ids, encoder.token_budget)
+        rates.append(tokens / (time.perf_counter() - begin))
+    known = f"measured on {len(ids)} passages"
+    earlier = next((one for one in newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
+    if earlier is not None and earlier.seconds:
+        rates[0], known = earlier.tokens / earlier.seconds, "as in an earlier night"
+    weights = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return _Speed(served.dimension, weights, tokens / len(ids), rates[0], rates[1], known)
+
+
+def _embedding(speed: _Speed, rows: int, what: str) -> Cost:
+    return Cost(f"embed ({what})", f"{rows:,} passages", rows * speed.passage_tokens / speed.encode, speed.known)
+
+
+def _mining(settings: Settings, snapshot: Snapshot) -> Cost:
+    asked, rounds = snapshot.splits.get("train", 0), settings.mining.rounds
+    amount = f"{asked:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
+    earlier = next(iter(newest_first(settings.home, Negatives)), None)
+    if earlier is not None and earlier.seconds:
+        return Cost("mine", amount, rounds * asked * earlier.seconds / earlier.queries, "as in an earlier night")
+    return Cost("mine", amount, rounds * asked / QUERIES_A_SECOND, "a rule of thumb")
+
+
+def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int) -> Cost:
+    dials, pairs = settings.training, len(qrels(snapshot, "train"))
+    steps = max(1, round(dials.epochs * pairs / dials.batch_size))
+    steps = rounds * (min(steps, dials.max_steps) if dials.max_steps else steps)
+    amount = f"{steps:,} steps of {dials.batch_size} queries"
+    earlier = next((one for one in newest_first(settings.home, Encoder) if one.steps), None)
+    if earlier is not None and earlier.seconds:
+        seconds = steps * dials.batch_size * earlier.seconds / earlier.rows
+        return Cost("train", amount, seconds, "as in an earlier night")
+    query = min(settings.encoder.query_tokens, 1.5 * _words(snapshot))
+    tokens = query + (1 + dials.hard_negatives) * speed.passage_tokens
+    seconds = steps * dials.batch_size * tokens * (1 + BACKWARD) / speed.forward
+    return Cost("train", amount, seconds, speed.known)
+
+
+def _words(snapshot: Snapshot) -> float:
+    texts = queries(snapshot)["text"].slice(0, SAMPLE).to_pylist()
+    return math.fsum(len(text.split()) for text in texts) / len(texts)
+
+
+def _publishing(rows: int) -> Cost:
+    return Cost("publish", f"{rows:,} rows", rows / ROWS_A_SECOND, "a rule of thumb")
