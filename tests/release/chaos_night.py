@@ -1,8 +1,8 @@
 """A night after training, in a process that may be killed: embed, publish, prune. It knows no orchestrator.
 
 Run as a program it loads everything heavy once, and forks a child for each line of standard input; so a night takes a
-second, and what is killed is the night and not the imports. A line is the JSON of a `Plan`; the answers are the
-child's process id, and later how it ended.
+second, and what is killed is the night and not the imports. A line is the JSON of a `Plan`; the answer is how the child
+ended. The signal comes from a thread of the child, which meets a moment better than another process would.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,8 @@ class Plan(NamedTuple):
     encoder: str  # digest of the Encoder artifact
     tag: str  # which passages
     log: str  # the file that the night's lines go to
+    line: int | None = None  # after this one, counted from 0, it is killed
+    delay: float = 0  # so many seconds after it
 
 
 def night(settings, encoder, tag) -> Release:
@@ -71,23 +75,28 @@ class Nursery:
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
-    def start(self, plan) -> int:
-        """Begin a night; its process id."""
+    def live(self, plan) -> int:
+        """Live a night: 0, or 1 after an error, or minus the signal that killed it."""
         print(json.dumps(plan), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def ended(self) -> int:
-        """Wait for the night: 0, or 1 after an error, or minus the signal that killed it."""
         return int(self.process.stdout.readline())
 
 
 def live(plan) -> None:
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
+    def strike():
+        time.sleep(plan.delay)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     class Unbuffered(logging.Handler):
+        said = 0
+
         def emit(self, record):
             with suppress(OSError):
                 os.write(log, f"{time.monotonic()} {record.getMessage()}\n".encode())
+            if self.said == plan.line:
+                threading.Thread(target=strike).start()
+            self.said += 1
 
     logger = logging.getLogger("nightshift")
     logger.setLevel(logging.INFO)
@@ -115,7 +124,6 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             live(Plan(*json.loads(line)))
-        print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

@@ -9,9 +9,8 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections import Counter, defaultdict
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
@@ -82,8 +81,7 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     seed, encoder = seed_home
     undisturbed = begin(settings, seed, tmp_path / "undisturbed", encoder)
     plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))
-    nursery.start(plan)
-    assert nursery.ended() == 0
+    assert nursery.live(plan) == 0
     wanted = content(undisturbed)
     said = lines_of(plan.log)
     gaps = [after - before for (before, _), (after, _) in pairwise(said)]
@@ -100,23 +98,18 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
         log = tmp_path / f"{number}.log"
         plan = Plan(as_text(now), encoder.digest, "night", str(log))
         line, delay = next(moments)
-        child = nursery.start(plan)
-        while len(lines_of(log)) <= line:
-            time.sleep(0.0005)
-        time.sleep(delay)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        if nursery.ended() == 0:
+        code = nursery.live(plan._replace(line=line, delay=delay))
+        if code == 0:
             clear(now)
             continue  # it was over before; nothing was killed, and another moment is drawn
+        assert code == -signal.SIGKILL, log.read_text()
         stages[step_of(lines_of(log)[-1][1])] += 1
         with Searcher.open(now, load_encoder) as searcher:  # before anything is mended
             names = {answer.release for answer in searcher.search(QUERIES)}
         current = verified(now)
         assert names == {current.release}
         assert before.release == current.release or current.reason == "night"
-        nursery.start(plan)
-        assert nursery.ended() == 0, log.read_text()
+        assert nursery.live(plan) == 0, log.read_text()
         assert verified(now).reason == "night"
         assert content(now) == wanted
         nothing_left(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def create(client: MilvusClient, identity: Identity) -> None:
 def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
     """Insert all batches from this one thread (several writers lose rows), flush once, index, load."""
     name, done = identity.collection, 0
-    for batch in batches:
+    for batch in _read_ahead(iter(batches)):
         for part in _small_enough(batch):
             client.insert(name, _records(part), timeout=TIMEOUT)
         done += batch.num_rows
@@ -99,6 +100,15 @@ def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBa
     client.create_index(name, index, timeout=TIMEOUT, sync=False)
     client.load_collection(name, timeout=TIMEOUT)  # waits for the index
     log.info("%s: indexed (%s)", name, identity.index)
+
+
+def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each read and checked while the one before it is on its way to Milvus."""
+    with ThreadPoolExecutor(1, "nightshift-read") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _small_enough(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
