@@ -205,7 +205,11 @@ class Evaluation(Receipt):
 
 
 class Reference(Receipt):
-    """How ordinary held-out queries look to one encoder over one snapshot: what drift is measured against."""
+    """How ordinary held-out queries look to one encoder over one snapshot: what drift is measured against.
+
+    `held-out.parquet` has text, score of the best passage and vector of `rows` of them; `terms.npy` the hashes of all
+    terms of passages and training queries, `queries.npy` those of all queries.
+    """
 
     shelf: ClassVar[str] = "references"
 
@@ -214,6 +218,8 @@ class Reference(Receipt):
     embeddings: str
     low_score: float  # 5th percentile of the best passage's score; `rows` queries were asked
     unseen_terms: float  # share of the queries' terms that stand in no passage and no training query
+    judged: int  # of the queries, those with a positive among the passages
+    recall: float  # @10, of those
 
 
 class Release(Receipt):

@@ -15,7 +15,8 @@ class DriftSettings(Section):
     retrain_pairs: float = Field(0.02, ge=0, description="share of new training pairs that is worth a retrain")
     retrain_passages: float = Field(0.2, ge=0, description="share of new and changed passages that is worth a retrain")
     queries: Path | None = Field(
-        None, description='a log of queries that is only appended to, JSON lines {"query": …}; watched beside the source'
+        None,
+        description='a log of queries that is only appended to, JSON lines {"query": …}; watched beside the source',
     )
     min_queries: int = Field(500, ge=1, description="new queries needed before their scores are judged: a window")
     max_queries: int = Field(5000, ge=1, description="queries of a window that are looked at; of more, a sample")
@@ -24,7 +25,9 @@ class DriftSettings(Section):
     wobble: float = Field(
         0.01, ge=0, description="standard deviation of the low-score share between nights, until nights have shown it"
     )
-    baseline_windows: int = Field(20, ge=1, description="first normal windows of a release that calibrate its threshold")
+    baseline_windows: int = Field(
+        20, ge=1, description="first normal windows of a release that calibrate its threshold"
+    )
     recall_effect: float = Field(0.05, ge=0, description="least fall of Recall@10 on new labelled queries that counts")
     unseen_terms: float = Field(0.05, ge=0, description="rise of the unseen-term share that marks input as suspect")
     confirm_windows: int = Field(2, ge=1, description="windows that must have moved before it is drift…")

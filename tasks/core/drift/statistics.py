@@ -1,74 +1,188 @@
-"""Is this traffic unfamiliar to the serving encoder and corpus? The two statistics that answer it."""
+"""Is this traffic unfamiliar to the serving encoder and corpus? The reference, and new queries held against it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passages, queries
+from tasks.core.data.snapshot import passages, qrels, queries
 from tasks.core.data.text import full_text
-from tasks.core.embedding.exact import exact_search
+from tasks.core.drift.findings import LOW, Measurement
+from tasks.core.drift.sample import Sample
+from tasks.core.drift.words import hashed, unseen_share, vocabulary
+from tasks.core.embedding.exact import exact_search, passage_ids
+from tasks.core.embedding.stored import matrix, shard_files
 from tasks.core.files import produce
 from tasks.core.receipts import Embeddings, Encoder, Reference, Snapshot
 from tasks.core.training.encoder import load_encoder
 
-LOW = 0.05  # the reference's own share of queries that score low
-WORD = re.compile(r"\w+")
+DEPTH = 10  # of recall
+MOST = 5000  # held-out queries that a reference is made of; of more, a sample
+FORM = 2  # of the files below: counted up when they change
+HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
 
 
 def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Reference:
     """Measure the held-out queries of a snapshot (every split but train), to compare later nights with.
 
-    It holds for this encoder and this snapshot alone, so it is made anew with every release.
+    It holds for this encoder and this snapshot alone, so it is made anew with every release. The hashes of all terms
+    of its passages and training queries, and of all its queries, lie beside it: later nights do not read the corpus.
     """
-    key = {"fingerprint": encoder.fingerprint, "embeddings": embeddings.digest, "snapshot": snapshot.digest}
+    key = {
+        "form": FORM,
+        "fingerprint": encoder.fingerprint,
+        "embeddings": embeddings.digest,
+        "snapshot": snapshot.digest,
+    }
 
-    def build(_: Path) -> Mapping[str, Any]:
-        held_out = [text for split in sorted(set(snapshot.splits) - {"train"}) for text in _texts(snapshot, split)]
+    def build(folder: Path) -> Mapping[str, Any]:
+        held_out = Sample(MOST, seed=0)
+        for split in sorted(set(snapshot.splits) - {"train"}):
+            held_out.add(queries(snapshot, split)["text"].to_pylist())
+        terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, "train")["text"].to_pylist()))
+        vectors, scores, found = asked(encoder, embeddings, held_out.texts)
+        recalls = recall_of(held_out.texts, found, snapshot, embeddings)
+        np.save(folder / TERMS, terms)
+        np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
+        _write(folder / HELD_OUT, held_out.texts, vectors, scores)
         return {
             "rows": len(held_out),
             "fingerprint": encoder.fingerprint,
             "snapshot": snapshot.digest,
             "embeddings": embeddings.digest,
-            "low_score": float(np.quantile(best_scores(encoder, embeddings, held_out), LOW)),
-            "unseen_terms": unseen_share(held_out, snapshot, _texts(snapshot, "train")),
+            "low_score": float(np.quantile(scores, LOW)) if len(scores) else 0.0,
+            "unseen_terms": unseen_share(held_out.texts, terms),
+            "judged": len(recalls),
+            "recall": float(recalls.mean()) if len(recalls) else 0.0,
             "parents": (encoder.digest, embeddings.digest, snapshot.digest),
         }
 
     return produce(home, Reference, key, build)
 
 
-def best_scores(encoder: Encoder, embeddings: Embeddings, texts: list[str]) -> np.ndarray:
-    """The score of each query's best passage, float32 (queries,), by exact search."""
-    if not texts:
-        return np.zeros(0, np.float32)
-    vectors = load_encoder(encoder.path).encode_queries(texts)
-    return exact_search(vectors, embeddings, 1)[1][:, 0]
+class Known:
+    """An opened reference: what it holds is read when it is first asked for."""
+
+    def __init__(self, receipt: Reference) -> None:
+        self.receipt = receipt
+
+    @cached_property
+    def terms(self) -> np.ndarray:
+        """Hashes uint64 of all terms of passages and training queries, sorted."""
+        return self._array(TERMS)
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        """Hashes uint64 of all queries of the serving snapshot, sorted."""
+        return self._array(QUERIES)
+
+    @cached_property
+    def held_out(self) -> tuple[list[str], np.ndarray]:
+        """The held-out queries, and their vectors float32 (queries, dimension)."""
+        table = pq.read_table(self.receipt.path / HELD_OUT).combine_chunks()
+        column = table["vector"].combine_chunks()
+        width = len(column.flatten()) // max(1, table.num_rows)
+        return table["text"].to_pylist(), matrix(column, width).astype(np.float32, copy=False)
+
+    def _array(self, name: str) -> np.ndarray:
+        loaded: np.ndarray = np.load(self.receipt.path / name, allow_pickle=False)
+        return loaded
 
 
-def unseen_share(asked: list[str], snapshot: Snapshot, known_queries: Iterable[str]) -> float:
-    """Share of the terms of `asked` that stand in no passage of the snapshot and in no known query.
+def asked(
+    encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+    """Ask all passages by exact search.
 
-    Typos and broken input raise it; a new topic whose passages are there does not.
+    Returns the queries' vectors float32 (queries, dimension), the score of each one's best passage float32 (queries,),
+    and the ids of its ten best passages.
     """
-    terms = [word for text in asked for word in _words(text)]
-    unseen = set(terms)
-    for text in known_queries:
-        unseen.difference_update(_words(text))
+    if not texts:
+        return np.zeros((0, embeddings.dimension), np.float32), np.zeros(0, np.float32), []
+    vectors = load_encoder(encoder.path).encode_queries(texts)
+    rows, scores = exact_search(vectors, embeddings, DEPTH)
+    ids = passage_ids(embeddings, rows.ravel()).to_pylist()
+    width = rows.shape[1]
+    return vectors, scores[:, 0], [ids[start : start + width] for start in range(0, len(ids), width)]
+
+
+def recall_of(
+    texts: Sequence[str], found: Sequence[Sequence[str]], snapshot: Snapshot, embeddings: Embeddings
+) -> np.ndarray:
+    """Recall@10 float64 (judged,) of those of `texts` that `snapshot` has positives for among the embedded passages.
+
+    A positive that the serving corpus lacks says nothing about its encoder: it is left out.
+    """
+    wanted = set(texts)
+    table = queries(snapshot)
+    text_of = {
+        one: text
+        for one, text in zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        if text in wanted
+    }
+    positives: dict[str, set[str]] = {}
+    for batch in qrels(snapshot).select(["query_id", "passage_id"]).to_batches():
+        for query, passage in zip(batch["query_id"].to_pylist(), batch["passage_id"].to_pylist(), strict=True):
+            if query in text_of:
+                positives.setdefault(text_of[query], set()).add(passage)
+    served = _served(embeddings, set(chain.from_iterable(positives.values())))
+    recalls = []
+    for text, best in zip(texts, found, strict=True):
+        if answers := positives.get(text, set()) & served:
+            recalls.append(len(answers & set(best)) / min(DEPTH, len(answers)))
+    return np.array(recalls)
+
+
+def measure(known: Known, scores: np.ndarray, recalls: np.ndarray, unseen: float) -> Measurement:
+    """New queries beside the reference.
+
+    scores: of each one's best passage, float32 (queries,). recalls: of those that are judged, (judged,). unseen: their
+    unseen-term share.
+    """
+    reference = known.receipt
+    return Measurement(
+        queries=len(scores),
+        low=float((scores < reference.low_score).mean()),
+        unseen=unseen,
+        held_out=reference.rows,
+        usual_unseen=reference.unseen_terms,
+        judged=len(recalls),
+        recall=float(recalls.mean()) if len(recalls) else 0.0,
+        usual_judged=reference.judged,
+        usual_recall=reference.recall,
+    )
+
+
+def _served(embeddings: Embeddings, wanted: set[str]) -> set[str]:
+    """Those of `wanted` that were embedded."""
+    served: set[str] = set()
+    among = pa.array(sorted(wanted), pa.string())
+    for file in shard_files(embeddings):
+        for batch in pq.ParquetFile(file).iter_batches(columns=["passage_id"]):
+            ids = batch["passage_id"]
+            served.update(ids.filter(pc.is_in(ids, value_set=among)).to_pylist())
+    return served
+
+
+def passage_texts(snapshot: Snapshot) -> Iterator[str]:
+    """The text of each passage, title and body joined, as a stream."""
     for batch in passages(snapshot, columns=["title", "text"]):
         for row in batch.to_pylist():
-            unseen.difference_update(_words(full_text(row["title"], row["text"])))
-    return sum(term in unseen for term in terms) / max(1, len(terms))
+            yield full_text(row["title"], row["text"])
 
 
-def _texts(snapshot: Snapshot, split: str) -> list[str]:
-    texts: list[str] = queries(snapshot, split)["text"].to_pylist()
-    return texts
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+def _write(file: Path, texts: list[str], vectors: np.ndarray, scores: np.ndarray) -> None:
+    columns = {
+        "text": pa.array(texts, pa.string()),
+        "score": pa.array(scores, pa.float32()),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
+    }
+    pq.write_table(pa.table(columns), file, compression="zstd")

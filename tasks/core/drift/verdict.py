@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from tasks.core.data.snapshot import compare, load_snapshot, qrels, queries
-from tasks.core.drift.statistics import LOW, best_scores, build_reference, unseen_share
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.data.snapshot import compare, load_snapshot, qrels
+from tasks.core.drift.decide import low_threshold, recall_threshold, suspect
+from tasks.core.drift.findings import Changes, Drift, Measurement, Signal, Work
+from tasks.core.drift.fresh import Examination, Served, examine, new_queries
+from tasks.core.drift.sample import Sample
+from tasks.core.receipts import Release, Snapshot
 from tasks.core.settings import DriftSettings
 
 
-class Work(StrEnum):
-    """The least work that is enough."""
-
-    SKIP = "skip"  # nothing changed
-    REFRESH = "refresh"  # embed the changed passages with the serving encoder
-    RETRAIN = "retrain"  # mine and train
-    SUSPECT = "suspect"  # the input looks broken: touch nothing, ask a person
-
-
-class Signal(BaseModel):
-    """One measured reason to act; it fired when its value passed its threshold."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    value: float
-    threshold: float
-    fired: bool
-
-
-class Changes(BaseModel):
-    """Passages that are new, changed and gone since the serving snapshot."""
-
-    model_config = ConfigDict(frozen=True)
-
-    new: int = 0
-    changed: int = 0
-    gone: int = 0
-
-
-class Drift(BaseModel):
-    """The verdict, with its cause in words and every signal behind it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    verdict: Work
-    cause: str
-    signals: tuple[Signal, ...] = ()
-    passages: Changes = Changes()
-
-
 def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Drift:
-    """Compare a snapshot with the serving release and say what has to be done.
+    """Compare a snapshot with the serving release and say what has to be done. Remembers nothing.
+
+    One look at the queries retrains nothing: that takes several windows, which `watch` counts.
 
     Args:
         home: where the serving release's artifacts lie.
@@ -67,44 +28,135 @@ def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str,
         settings: the thresholds.
     """
     if serving is None:
-        return Drift(verdict=Work.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
-    if serving.snapshot == snapshot.digest and serving.recipe == recipe:
-        return Drift(verdict=Work.SKIP, cause="passages, queries, qrels and settings are those of the serving release")
-    old = load_snapshot(home, serving.snapshot)
-    counts = compare(old, snapshot)
-    changes = Changes(new=counts.new, changed=counts.changed, gone=counts.gone)
+        return first(snapshot)
+    served = Served(home, serving, load_snapshot(home, serving.snapshot))
+    data = compared(served, snapshot, recipe, settings)
+    sample = Sample(settings.max_queries, seed=0)
+    sample.add(new_queries(served, snapshot))
+    if len(sample) < settings.min_queries:
+        return concluded(data, {"snapshot": len(sample)})
+    found = examine(served, snapshot, sample.texts, settings)
+    signals = query_signals(found, low_threshold((), len(sample), found.measured.held_out, settings), settings)
+    words = "; ".join(told(one) for one in signals if one.fired)
+    return concluded(
+        data,
+        {"snapshot": len(sample)},
+        broken=words if suspect(found.measured, settings) else "",
+        drifting=words,
+        **explained(found, signals),
+    )
+
+
+def first(snapshot: Snapshot) -> Drift:
+    """The verdict when nothing serves."""
+    return Drift(verdict=Work.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A snapshot beside the serving one, leaving its queries' texts aside."""
+
+    changes: Changes
+    signals: tuple[Signal, ...]
+    recipe_changed: bool
+    same: bool  # it is the serving one, and so are the settings
+
+
+def compared(served: Served, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Data:
+    """Passages, training pairs and settings beside those of the serving release."""
+    recipe_changed = served.release.recipe != recipe
+    if served.release.snapshot == snapshot.digest:
+        return Data(Changes(), (), recipe_changed, same=not recipe_changed)
+    counts = compare(served.snapshot, snapshot)
+    moved = (counts.new + counts.changed) / served.snapshot.rows
+    signals = (
+        _signal("new_and_changed_passages", moved, settings.retrain_passages),
+        _signal("new_training_pairs", _new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
+    )
+    return Data(Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False)
+
+
+def query_signals(found: Examination, threshold: float, settings: DriftSettings) -> tuple[Signal, ...]:
+    """The signals of examined queries; the last two explain and never fire."""
+    one, why = found.measured, found.explanation
     signals = [
-        _signal("new_and_changed_passages", (counts.new + counts.changed) / old.rows, settings.retrain_passages),
-        _signal("new_training_pairs", _new_pairs(old, snapshot), settings.retrain_pairs),
-        *_query_signals(home, serving, old, snapshot, settings),
+        _signal("low_score_share", one.low, threshold),
+        _signal("unseen_terms", one.unseen, one.usual_unseen + settings.unseen_terms),
     ]
-    verdict, cause = _decide(signals, changes, recipe_changed=serving.recipe != recipe)
-    return Drift(verdict=verdict, cause=cause, signals=tuple(signals), passages=changes)
+    if one.judged and one.usual_judged:
+        signals.append(_recall_signal(one, settings))
+    return (
+        *signals,
+        Signal(name="classifier_auc", value=why.classifier_auc, threshold=None, fired=False),
+        Signal(name="term_divergence", value=why.term_divergence, threshold=None, fired=False),
+    )
 
 
-def _decide(signals: list[Signal], changes: Changes, *, recipe_changed: bool) -> tuple[Work, str]:
-    fired = {signal.name: signal for signal in signals if signal.fired}
-    words = "; ".join(f"{name.replace('_', ' ')} {one.value:.3f} > {one.threshold:.3f}" for name, one in fired.items())
-    if "unseen_terms" in fired:
+def explained(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
+    """The fields of a verdict that say what moved."""
+    why = found.explanation
+    return {"signals": signals, "terms": why.terms, "slices": why.slices}
+
+
+def concluded(
+    data: Data,
+    fresh: dict[str, int],
+    *,
+    broken: str = "",
+    drifting: str = "",
+    trigger: bool = False,
+    signals: tuple[Signal, ...] = (),
+    **more: Any,
+) -> Drift:
+    """The verdict on data and queries.
+
+    broken: why the input is suspect. drifting: what moved in the queries. trigger: that is reason enough to retrain.
+    """
+    verdict, cause = _verdict(data, broken, drifting, trigger)
+    return Drift(
+        verdict=verdict,
+        cause=cause,
+        passages=data.changes,
+        fresh=fresh,
+        trigger=trigger and verdict is Work.RETRAIN,
+        signals=data.signals + signals,
+        **more,
+    )
+
+
+def told(signal: Signal) -> str:
+    """A signal that fired, in words."""
+    sign = "<" if signal.name == "recall@10" else ">"
+    return f"{signal.name.replace('_', ' ')} {signal.value:.3f} {sign} {signal.threshold:.3f}"
+
+
+def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Work, str]:
+    if broken:
         return (
             Work.SUSPECT,
-            f"{words}: new queries hold many words seen nowhere before; look at the feed before training",
+            f"{broken}: new queries hold many words seen nowhere before; look at the feed before training",
         )
-    if recipe_changed:
-        return Work.RETRAIN, "the settings that shape an encoder changed" + (f"; {words}" if words else "")
-    if fired:
-        return Work.RETRAIN, words
-    moved = changes.new + changes.changed + changes.gone
-    if moved:
-        return (
-            Work.REFRESH,
-            f"{moved} passages changed ({changes.new} new, {changes.changed} changed, {changes.gone} gone)",
-        )
-    return Work.SKIP, "no passage changed, and too few new queries and pairs to act on"
+    causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
+    causes += [told(one) for one in data.signals if one.fired]
+    aside = [drifting] if drifting else []
+    if causes or trigger:
+        return Work.RETRAIN, "; ".join(causes + aside)
+    one = data.changes
+    if moved := one.new + one.changed + one.gone:
+        words = f"{moved} passages changed ({one.new} new, {one.changed} changed, {one.gone} gone)"
+        return Work.REFRESH, "; ".join([words, *aside])
+    if data.same:
+        return Work.SKIP, "; ".join(["passages, queries, qrels and settings are those of the serving release", *aside])
+    return Work.SKIP, "; ".join(aside or ["no passage changed, and too few new queries and pairs to act on"])
 
 
 def _signal(name: str, value: float, threshold: float) -> Signal:
     return Signal(name=name, value=value, threshold=threshold, fired=value > threshold)
+
+
+def _recall_signal(one: Measurement, settings: DriftSettings) -> Signal:
+    least = recall_threshold(one, settings)
+    return Signal(name="recall@10", value=one.recall, threshold=least, fired=one.recall < least)
 
 
 def _new_pairs(old: Snapshot, new: Snapshot) -> float:
@@ -113,20 +165,3 @@ def _new_pairs(old: Snapshot, new: Snapshot) -> float:
         for table in (qrels(old, "train"), qrels(new, "train"))
     )
     return len(now - before) / max(1, len(before))
-
-
-def _query_signals(home: Path, serving: Release, old: Snapshot, new: Snapshot, settings: DriftSettings) -> list[Signal]:
-    """Low-score share and unseen terms of the queries that the serving snapshot does not have."""
-    before = set(queries(old)["text"].to_pylist())
-    fresh = [text for text in queries(new)["text"].to_pylist() if text not in before]
-    if len(fresh) < settings.min_queries:
-        return []
-    encoder, embeddings = load(home, Encoder, serving.encoder), load(home, Embeddings, serving.embeddings)
-    reference = build_reference(home, encoder, embeddings, old)
-    low = float((best_scores(encoder, embeddings, fresh) < reference.low_score).mean())
-    # Three standard deviations of a share of LOW at this sample size: ordinary wobble stays below it.
-    wobble = 3 * math.sqrt(LOW * (1 - LOW) / len(fresh))
-    return [
-        _signal("low_score_share", low, LOW + max(wobble, settings.low_score_effect)),
-        _signal("unseen_terms", unseen_share(fresh, new, before), reference.unseen_terms + settings.unseen_terms),
-    ]

@@ -1,0 +1,165 @@
+"""When new queries have drifted: one window at a time, from what earlier windows left in the state. No input, no clock.
+
+A window fires when its low-score share passes a threshold: the level of normal windows, plus three standard deviations,
+of what windows differ by beyond chance and of chance at this size, and never less than the least effect. The first
+normal windows of a release set level and deviation; until there are enough, the reference and `[drift] wobble` stand in
+for them. A window that fired or is suspect is no normal one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
+from tasks.core.drift.settings import DriftSettings
+
+VERSION = 1
+DEVIATIONS = 3
+REMEMBERED = 60  # windows that the state keeps
+
+
+class Normal(Frozen):
+    """A normal window, as far as it calibrates."""
+
+    queries: int
+    low: float
+
+
+class Trigger(Frozen):
+    """A retrain for drift that was asked for."""
+
+    at: datetime
+    window: int  # the last one then
+
+
+class LogPlace(Frozen):
+    """How far a log of queries was judged."""
+
+    path: str
+    offset: int = 0  # bytes
+    head: str = ""  # digest of its first line: another one is another file
+
+
+class State(Frozen):
+    """All that is remembered between checks."""
+
+    version: int = VERSION
+    reference: str = ""  # digest of the reference that baseline and last windows hold for
+    consumed: str = ""  # snapshot whose queries the last windows have seen
+    log: LogPlace | None = None
+    number: int = 0  # of the last window
+    baseline: tuple[Normal, ...] = ()
+    windows: tuple[Window, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+
+
+class Decision(Frozen):
+    """What follows from the state, now."""
+
+    trigger: bool = False
+    held: str = ""
+    cause: str = ""  # what moved, in words; empty: nothing did
+
+
+def under(state: State, reference: str) -> State:
+    """The state under this reference: baseline and confirmation begin anew with another one."""
+    if state.reference == reference:
+        return state
+    return state.model_copy(update={"reference": reference, "consumed": "", "baseline": ()})
+
+
+def decide(state: State, found: Measurement | None, now: datetime, settings: DriftSettings) -> tuple[State, Decision]:
+    """Judge a window, None when there is none, and say whether a retrain should start now.
+
+    Returns the state to keep, in which a trigger is on record already, and the decision.
+    """
+    if found is not None:
+        state = _with_window(state, found, now, settings)
+    decision = _standing(state, now, settings)
+    if decision.trigger:
+        kept = [one for one in state.triggers if now - one.at < timedelta(days=max(settings.budget_days, 366))]
+        state = state.model_copy(update={"triggers": (*kept, Trigger(at=now, window=state.number))})
+    return state, decision
+
+
+def low_threshold(baseline: Sequence[Normal], queries: int, held_out: int, settings: DriftSettings) -> float:
+    """The low-score share that a window of so many queries has to pass.
+
+    The reference counts as `baseline_windows` / 2 normal windows of level LOW that differ by `wobble`; so the first
+    windows weigh little, and after all `baseline_windows` the history weighs twice as much as the reference. What
+    chance alone does at each window's own size is taken out of the deviation between windows and put back for this one.
+    """
+    weight = settings.baseline_windows / 2
+    total = weight + len(baseline)
+    level = (weight * LOW + sum(one.low for one in baseline)) / total
+    beyond = sum((one.low - level) ** 2 - level * (1 - level) / one.queries for one in baseline)
+    wobble = max(0.0, (weight * settings.wobble**2 + beyond) / total)
+    chance = level * (1 - level) / queries + (weight / total) ** 2 * LOW * (1 - LOW) / max(1, held_out)
+    return level + max(DEVIATIONS * math.sqrt(wobble + chance), settings.low_score_effect)
+
+
+def recall_threshold(found: Measurement, settings: DriftSettings) -> float:
+    """The Recall@10 below which new labelled queries are answered worse than the reference's were."""
+    spread = 0.25 / max(1, found.judged) + 0.25 / max(1, found.usual_judged)
+    return found.usual_recall - max(DEVIATIONS * math.sqrt(spread), settings.recall_effect)
+
+
+def suspect(found: Measurement, settings: DriftSettings) -> bool:
+    """Whether the queries look broken."""
+    return found.unseen > found.usual_unseen + settings.unseen_terms
+
+
+def _with_window(state: State, found: Measurement, now: datetime, settings: DriftSettings) -> State:
+    broken = suspect(found, settings)
+    threshold = low_threshold(state.baseline, found.queries, found.held_out, settings)
+    window = Window(
+        number=state.number + 1,
+        at=now,
+        reference=state.reference,
+        snapshot=state.consumed,
+        queries=found.queries,
+        low=found.low,
+        threshold=threshold,
+        fired=not broken and found.low > threshold,
+        worse=not broken and found.judged > 0 and found.recall < recall_threshold(found, settings),
+        suspect=broken,
+    )
+    normal = not (window.fired or window.worse or broken) and len(state.baseline) < settings.baseline_windows
+    return state.model_copy(
+        update={
+            "number": window.number,
+            "windows": (*state.windows, window)[-max(REMEMBERED, settings.confirm_of) :],
+            "baseline": (*state.baseline, Normal(queries=found.queries, low=found.low)) if normal else state.baseline,
+        }
+    )
+
+
+def _standing(state: State, now: datetime, settings: DriftSettings) -> Decision:
+    after = state.triggers[-1].window if state.triggers else 0  # what was acted on is not counted again
+    last = [one for one in state.windows if one.reference == state.reference and one.number > after]
+    last = last[-settings.confirm_of :]
+    unfamiliar, worse = sum(one.fired for one in last), sum(one.worse for one in last)
+    most = max(unfamiliar, worse)
+    if most == 0:
+        return Decision()
+    what = [f"low-score share rose in {unfamiliar} of the last {len(last)} windows"] * bool(unfamiliar)
+    what += [f"Recall@10 fell in {worse} of the last {len(last)} windows"] * bool(worse)
+    cause = "drift of queries: " + "; ".join(what)
+    held = _held(state, most, now, settings)
+    return Decision(trigger=not held, held=held, cause=cause)
+
+
+def _held(state: State, moved: int, now: datetime, settings: DriftSettings) -> str:
+    """What keeps a retrain from starting; empty: nothing."""
+    if moved < settings.confirm_windows:
+        count = "first" if moved == 1 else f"number {moved}"
+        return f"{count} of {settings.confirm_windows} windows"
+    until = max((one.at for one in state.triggers), default=None)
+    if until is not None and now < (until := until + timedelta(days=settings.cooldown_days)):
+        return f"cooldown until {until:%Y-%m-%d %H:%M}"
+    recent = [one for one in state.triggers if now - one.at < timedelta(days=settings.budget_days)]
+    if len(recent) >= settings.budget:
+        return f"budget of {settings.budget} in {settings.budget_days:g} days is spent"
+    return "waits for a person's approval" if settings.approval else ""

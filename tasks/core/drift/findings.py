@@ -1,0 +1,129 @@
+"""What was found of drift, as plain records: measurements, signals, what moved most."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+LOW = 0.05  # share of the reference's own queries that score low, by definition
+
+
+class Work(StrEnum):
+    """The least work that is enough."""
+
+    SKIP = "skip"  # nothing changed
+    REFRESH = "refresh"  # embed the changed passages with the serving encoder
+    RETRAIN = "retrain"  # mine and train
+    SUSPECT = "suspect"  # the input looks broken: touch nothing, ask a person
+
+
+class Frozen(BaseModel):
+    """A record that is never altered and has no field that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Signal(Frozen):
+    """One measured figure; it fired when its value passed its threshold. Without a threshold it only explains."""
+
+    name: str
+    value: float
+    threshold: float | None
+    fired: bool
+
+
+class Changes(Frozen):
+    """Passages that are new, changed and gone since the serving snapshot."""
+
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+
+
+class MovedTerm(Frozen):
+    """A term that new queries use more or less often than the reference's: its share of all terms in both."""
+
+    term: str
+    share: float
+    reference: float
+    divergence: float  # its part of the Jensen-Shannon divergence, in bits
+
+
+class MovedSlice(Frozen):
+    """A part of the queries, by length or by topic: its share of them now and in the reference."""
+
+    name: str
+    share: float
+    reference: float
+    low_score_share: float  # of its new queries, those that score low
+
+
+class Measurement(Frozen):
+    """A sample of new queries beside the reference, in the figures that a decision is made on."""
+
+    queries: int  # new queries looked at
+    low: float  # share of them that score lower than LOW of the reference's do
+    unseen: float  # share of their terms that the serving corpus and its training queries do not have
+    held_out: int  # queries of the reference
+    usual_unseen: float  # the reference's own share
+    judged: int = 0  # new queries with a positive in the serving corpus
+    recall: float = 0.0  # Recall@10 on those
+    usual_judged: int = 0
+    usual_recall: float = 0.0
+
+
+class Explanation(Frozen):
+    """What moved, for a person to read; nothing is decided on it."""
+
+    classifier_auc: float  # how well a linear classifier tells new queries from the reference's; 0.5: not at all
+    term_divergence: float  # Jensen-Shannon, in bits
+    terms: tuple[MovedTerm, ...]
+    slices: tuple[MovedSlice, ...]
+
+
+class Window(Frozen):
+    """A batch of new queries that was judged as one."""
+
+    number: int
+    at: datetime
+    reference: str  # digest of the reference that it was held against
+    snapshot: str  # digest of the snapshot as it was then
+    queries: int
+    low: float
+    threshold: float  # of the low-score share
+    fired: bool
+    worse: bool  # Recall@10 fell
+    suspect: bool
+
+
+class Drift(Frozen):
+    """The verdict, with its cause in words and every signal behind it."""
+
+    verdict: Work
+    cause: str
+    signals: tuple[Signal, ...] = ()
+    passages: Changes = Changes()
+    fresh: dict[str, int] = {}  # where new queries come from, snapshot or log -> how many of them there are
+    terms: tuple[MovedTerm, ...] = ()  # those that moved most
+    slices: tuple[MovedSlice, ...] = ()
+    trigger: bool = False  # a retrain for drift of queries should start now
+    held: str = ""  # why not, when there are signs of drift
+    window: int = 0  # number of the last window that was judged; 0: none yet
+    windows: tuple[Window, ...] = ()  # the last ones, for a look back
+
+    def at_least_a_retrain(self, because: str, *, learnt: bool) -> Drift:
+        """The verdict of a night that was asked to retrain; `learnt`: the source has nothing that it did not train on.
+
+        Input that looks broken is not trained on, whoever asks.
+        """
+        if self.verdict in (Work.RETRAIN, Work.SUSPECT):
+            return self
+        if learnt:
+            return self.model_copy(
+                update={
+                    "cause": f"{because}; the source holds no passage, query or qrel that is new since the last night"
+                }
+            )
+        return self.model_copy(update={"verdict": Work.RETRAIN, "cause": f"{because}; {self.cause}"})

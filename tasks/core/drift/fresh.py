@@ -1,0 +1,111 @@
+"""New queries: those that the serving snapshot does not have, sampled, asked, and held against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.core.data.snapshot import QUERIES
+from tasks.core.drift.explain import explain
+from tasks.core.drift.findings import Explanation, Measurement
+from tasks.core.drift.statistics import Known, asked, build_reference, measure, passage_texts, recall_of
+from tasks.core.drift.words import hashed, unseen_share, vocabulary
+from tasks.core.drift.words import known as are_known
+from tasks.core.files import load
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.settings import DriftSettings
+
+BATCH = 8192  # queries read at once
+
+
+class Served:
+    """What serves: encoder, embeddings and reference of the serving release, opened when they are needed."""
+
+    def __init__(self, home: Path, release: Release, snapshot: Snapshot) -> None:
+        self.home, self.release, self.snapshot = home, release, snapshot
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Its encoder."""
+        return load(self.home, Encoder, self.release.encoder)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Its passages' vectors."""
+        return load(self.home, Embeddings, self.release.embeddings)
+
+    @cached_property
+    def known(self) -> Known:
+        """Its reference, made now if it is not there."""
+        return Known(build_reference(self.home, self.encoder, self.embeddings, self.snapshot))
+
+
+def new_queries(served: Served, snapshot: Snapshot, seen: Snapshot | None = None) -> Iterator[str]:
+    """The queries of `snapshot` that the serving snapshot does not have, nor `seen`, as a stream."""
+    if snapshot.digest == served.release.snapshot or (seen is not None and snapshot.digest == seen.digest):
+        return
+    had = np.zeros(0, np.uint64) if seen is None else np.sort(hashed(_texts(seen)))
+    yield from unknown(served.known, _texts(snapshot), had)
+
+
+def unknown(known: Known, texts: Iterator[str], had: np.ndarray) -> Iterator[str]:
+    """Those of `texts` that neither the serving snapshot's queries nor `had`, sorted hashes uint64, have."""
+    for batch in _batches(texts):
+        hashes = hashed(batch)
+        old = are_known(hashes, known.queries) | are_known(hashes, had)
+        yield from (text for text, one in zip(batch, old, strict=True) if not one)
+
+
+def examine(served: Served, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> Examination:
+    """Ask the serving release's passages and measure."""
+    vectors, scores, found = asked(served.encoder, served.embeddings, texts)
+    recalls = recall_of(texts, found, snapshot, served.embeddings)
+    measured = measure(served.known, scores, recalls, unseen_terms(served, snapshot, texts, settings))
+    return Examination(served.known, texts, vectors, scores, measured)
+
+
+class Examination:
+    """Measured queries, and on request what explains them."""
+
+    def __init__(
+        self, known: Known, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
+    ) -> None:
+        self.known, self.texts, self.vectors, self.scores, self.measured = known, texts, vectors, scores, measured
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """What moved."""
+        return explain(self.known, self.texts, self.vectors, self.scores < self.known.receipt.low_score)
+
+
+def unseen_terms(served: Served, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> float:
+    """Share of the terms of `texts` that the serving corpus does not have, nor its training queries.
+
+    Only where that is suspect is `snapshot` read through too: a new topic comes with new passages, a typo does not.
+    """
+    known = served.known
+    share = unseen_share(texts, known.terms)
+    if share > known.receipt.unseen_terms + settings.unseen_terms and snapshot.digest != served.release.snapshot:
+        share = unseen_share(texts, np.union1d(known.terms, vocabulary(passage_texts(snapshot))))
+    return share
+
+
+def _texts(snapshot: Snapshot) -> Iterator[str]:
+    with pq.ParquetFile(snapshot.path / QUERIES) as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=["text"]):
+            yield from batch["text"].to_pylist()
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,178 @@
+"""Watches for drift from night to night, and from hour to hour: the verdict, with what earlier windows add to it.
+
+All that is remembered is one file, `drift/state.json` below the home. It is replaced in one step and under a lock, so
+that nightly and hourly checks share it, and a check that is killed has either happened or not. A trigger is on record
+before anything starts because of it: a check that is killed in between starts nothing, and after the cooldown drift
+that is still there asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tasks.core.data.snapshot import load_snapshot
+from tasks.core.drift.decide import VERSION, Decision, LogPlace, State, decide, low_threshold, suspect, under
+from tasks.core.drift.findings import Drift, Measurement, Signal
+from tasks.core.drift.fresh import Examination, Served, examine, new_queries, unknown, unseen_terms
+from tasks.core.drift.querylog import Reading, log
+from tasks.core.drift.sample import Sample
+from tasks.core.drift.verdict import compared, concluded, explained, first, query_signals, told
+from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.files import exclusive, write_json
+from tasks.core.receipts import Release, Snapshot
+from tasks.core.settings import Settings
+
+SHOWN = 30  # windows in a verdict
+NONE = np.zeros(0, np.uint64)
+
+
+def watch(settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, now: datetime) -> Drift:
+    """Compare the source and the query log with the serving release, and remember what was seen.
+
+    A window is judged when `[drift] min_queries` new queries have come and `window_hours` have gone by since the last
+    one; until then they go on accumulating. `now` is an aware time.
+
+    Raises Mismatch when the state is damaged, BadInput when the query log is not there.
+    """
+    if serving is None:
+        return first(snapshot)
+    file = state_file(settings.home)
+    with exclusive(file.with_suffix(".lock")):
+        check = Check(settings, serving, snapshot, read_state(file), now)
+        drift = check.verdict(recipe)
+        if check.state != check.before:
+            write_json(file, check.state.model_dump(mode="json"))
+    return drift
+
+
+def state_file(home: Path) -> Path:
+    """Where the state lies."""
+    return home / "drift" / "state.json"
+
+
+def read_state(file: Path) -> State:
+    """The state in `file`; an empty one when there is none.
+
+    Raises Mismatch when it cannot be read as one.
+    """
+    try:
+        state = State.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return State()
+    except (ValidationError, ValueError) as error:
+        raise _unusable(file, "not a state of drift") from error
+    if state.version != VERSION:
+        raise _unusable(file, f"of version {state.version}, not {VERSION}")
+    return state
+
+
+def _unusable(file: Path, why: str) -> Mismatch:
+    return Mismatch(
+        f"{file}: {why}. Restore it from a backup, or move it away: baseline, confirmation, cooldown and budget "
+        "begin anew then."
+    )
+
+
+class Check:
+    """One look at the queries."""
+
+    def __init__(self, settings: Settings, serving: Release, snapshot: Snapshot, state: State, now: datetime) -> None:
+        self.settings, self.dials, self.snapshot, self.now = settings, settings.drift, snapshot, now
+        self.served = Served(settings.home, serving, load_snapshot(settings.home, serving.snapshot))
+        self.before = state
+        self.state = under(state, self.served.known.receipt.digest)
+        self.fresh: dict[str, int] = {}
+
+    def verdict(self, recipe: str) -> Drift:
+        """Judge a window if one is due and full, and put everything together."""
+        data = compared(self.served, self.snapshot, recipe, self.dials)
+        baseline = self.state.baseline
+        found = self._window()
+        measured = None if found is None else found.measured
+        self.state, decision = decide(self.state, measured, self.now, self.dials)
+        broken = self._broken(measured)
+        more: dict[str, Any] = {}
+        if found is not None:
+            threshold = low_threshold(baseline, found.measured.queries, found.measured.held_out, self.dials)
+            more = explained(found, query_signals(found, threshold, self.dials))
+        return concluded(
+            data,
+            self.fresh,
+            broken=broken,
+            drifting=_words(decision, more.get("signals", ())),
+            trigger=decision.trigger,
+            held=decision.held,
+            window=self.state.number,
+            windows=self.state.windows[-SHOWN:],
+            **more,
+        )
+
+    def _window(self) -> Examination | None:
+        """The new queries, once they are enough and it is time."""
+        last = self.state.windows[-1].at if self.state.windows else None
+        if last is not None and self.now - last < timedelta(hours=self.dials.window_hours):
+            return None
+        sample = Sample(self.dials.max_queries, seed=self.state.number)
+        sample.add(self._counted("snapshot", new_queries(self.served, self.snapshot, self._seen())))
+        place = self.state.log
+        if self.dials.queries is not None:
+            reading = Reading(self._place(self.dials.queries))
+            sample.add(self._counted("log", unknown(self.served.known, reading.texts(), NONE)))
+            place = reading.place
+        if len(sample) < self.dials.min_queries:
+            return None
+        self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": place})
+        return examine(self.served, self.snapshot, sample.texts, self.dials)
+
+    def _seen(self) -> Snapshot | None:
+        """The snapshot whose queries the last windows have seen, if there is one."""
+        if not self.state.consumed:
+            return None
+        try:
+            return load_snapshot(self.settings.home, self.state.consumed)
+        except NightshiftError:
+            log.warning("snapshot %s was removed: the queries of this one count as seen", self.state.consumed)
+            return self.snapshot
+
+    def _place(self, path: Path) -> LogPlace:
+        """How far this log was judged; its start when it is another one than before."""
+        place = self.state.log
+        return place if place is not None and place.path == str(path) else LogPlace(path=str(path))
+
+    def _counted(self, name: str, texts: Iterator[str]) -> Iterator[str]:
+        self.fresh[name] = 0
+        for text in texts:
+            self.fresh[name] += 1
+            yield text
+
+    def _broken(self, found: Measurement | None) -> str:
+        """Why the queries are suspect: those of this window, or all of this snapshot that the serving one lacks."""
+        if found is not None and suspect(found, self.dials):
+            return _unseen(found.unseen, found.usual_unseen + self.dials.unseen_terms)
+        last = self.state.windows[-1] if self.state.windows else None
+        if last is not None and last.suspect and last.snapshot == self.snapshot.digest:
+            return f"window {last.number} was suspect"
+        sample = Sample(self.dials.max_queries, seed=0)
+        sample.add(new_queries(self.served, self.snapshot))
+        if len(sample) < self.dials.min_queries:
+            return ""
+        share = unseen_terms(self.served, self.snapshot, sample.texts, self.dials)
+        most = self.served.known.receipt.unseen_terms + self.dials.unseen_terms
+        return _unseen(share, most) if share > most else ""
+
+
+def _unseen(share: float, most: float) -> str:
+    return f"unseen terms {share:.3f} > {most:.3f}"
+
+
+def _words(decision: Decision, signals: tuple[Signal, ...]) -> str:
+    """What moved in the queries, what it was that did so last, and what holds a retrain back."""
+    fired = [told(one) for one in signals if one.fired and one.name != "unseen_terms"]
+    held = [f"no retrain for it: {decision.held}"] if decision.held else []
+    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *held])
