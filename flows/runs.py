@@ -14,7 +14,8 @@ from tasks.core.files import exclusive
 from tasks.core.settings import Settings
 
 PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py makes
-WORDS = 4  # of a reason, in a run's name
+WORDS = 3  # of a reason, in a run's name
+SMALL = {"a", "of", "on", "the", "to"}
 
 
 def run_name() -> str:
@@ -26,7 +27,8 @@ def run_name() -> str:
 
 def _slug(reason: str) -> str:
     """The words of a reason up to its first colon, as they stand in an address."""
-    return "-".join(re.findall(r"[a-z0-9]+", reason.split(":")[0].lower())[:WORDS])
+    words = re.findall(r"[a-z0-9]+", reason.split(":")[0].lower())
+    return "-".join([word for word in words if word not in SMALL][:WORDS])
 
 
 @contextmanager

@@ -106,7 +106,8 @@ def print_drift(drift: Drift) -> None:
     console.print(f"passages: {moved.new} new, {moved.changed} changed, {moved.gone} gone", style="dim")
     for signal in drift.signals:
         mark = "fired" if signal.fired else "quiet"
-        console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  (threshold {signal.threshold:.4f})")
+        against = "explains only" if signal.threshold is None else f"threshold {signal.threshold:.4f}"
+        console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  ({against})")
 
 
 def print_refusals(found: Mapping[str, Any]) -> None:

@@ -112,7 +112,8 @@ def settings_text(look: Look, home: str) -> str:
 
 
 def _texts(read: Read, table: str) -> tuple[int, list[str]]:
-    count, sample = 0, []
+    count = 0
+    sample: list[str] = []
     for batch in read(table):
         whole = [row for row in batch.select(_columns(table)).to_pylist() if row["text"] is not None]
         sample += [full_text(row.get("title"), row["text"]) for row in whole[: SAMPLE - len(sample)]]
