@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
 from tasks.core.data.ingest import ingest
-from tasks.core.drift.verdict import Drift, Work, assess
+from tasks.core.drift.findings import Drift, Work
+from tasks.core.drift.watch import watch
 from tasks.core.receipts import Ingested, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
@@ -26,8 +29,12 @@ def compare_with_serving(
     settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, retrain_because: str = ""
 ) -> Drift:
     """Decide the least work that is enough; with `retrain_because` that is no less than a retrain."""
-    drift = assess(settings.home, serving, snapshot, recipe, settings.drift)
+    drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
+    if retrain_because:
+        learnt = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)
+        drift = drift.at_least_a_retrain(retrain_because, learnt=learnt)
     report.drift_table(drift)
+    report.drift_history(drift)
     return drift
 
 
@@ -43,7 +50,7 @@ def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
         },
         payload={
             "verdict": str(drift.verdict),
-            "reason": f"drift: {drift.cause}",
+            "reason": drift.cause,
             "held": drift.held,
             "window": drift.window,
             "release": serving.release if serving else None,

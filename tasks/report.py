@@ -77,11 +77,45 @@ def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
 
 
 def drift_table(drift: Drift) -> None:
-    """What changed since the serving snapshot and what follows from it."""
-    rows = [one.model_dump() for one in drift.signals] + [
-        {"name": f"passages_{name}", "value": count} for name, count in drift.passages.model_dump().items()
+    """What changed since the serving snapshot, what follows from it, and the terms and parts that moved most."""
+    rows = [
+        {
+            "what": one.name.replace("_", " "),
+            "value": round(one.value, 4),
+            "threshold": "explains only" if one.threshold is None else round(one.threshold, 4),
+            "fired": "yes" if one.fired else "",
+        }
+        for one in drift.signals
+    ]
+    rows += [{"what": f"passages {name}", "value": count} for name, count in drift.passages.model_dump().items()]
+    rows += [{"what": f"new queries, {source}", "value": count} for source, count in drift.fresh.items()]
+    rows += [
+        {"what": f"term “{one.term}”", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
+        for one in drift.terms
+    ]
+    rows += [
+        {"what": f"part: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
+        for one in drift.slices
     ]
     create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
+
+
+def drift_history(drift: Drift) -> None:
+    """The windows of new queries that were judged, newest first: the drift over time."""
+    rows = [
+        {
+            "window": one.number,
+            "when": f"{one.at:%Y-%m-%d %H:%M}",
+            "queries": one.queries,
+            "low-score share": round(one.low, 4),
+            "threshold": round(one.threshold, 4),
+            "found": "suspect" if one.suspect else ", ".join(["unfamiliar"] * one.fired + ["worse"] * one.worse),
+        }
+        for one in reversed(drift.windows)
+    ]
+    if rows:
+        about = f"{len(rows)} windows; {drift.held or 'nothing is held back'}"
+        create_table_artifact(rows, key="drift-history", description=about)
 
 
 def negatives_sample(negatives: Negatives) -> None:

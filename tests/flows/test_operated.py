@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import THINGS, TRAITS  # type: ignore[import-not-found]
 
 from tasks.core.search.searcher import Searcher
 from tasks.core.settings import Settings
@@ -86,10 +85,12 @@ class Feed:
     def __init__(self, folder: Path) -> None:
         self.folder, self.random, self.asked = folder, random.Random(0), 0
         self.known: set[str] = set()
+        passages = map(json.loads, (folder / "corpus.jsonl").read_text().splitlines())
+        self.answer = {one["title"]: one["_id"] for one in passages if one["title"]}
 
     def ordinary(self) -> str:
-        pick = self.random.choice
-        return f"find the story of the {pick(TRAITS)} {pick(THINGS)} and one {pick(TRAITS)} {pick(THINGS)}"
+        one, other = self.random.choices(list(self.answer), k=2)
+        return f"find the story of the {one} and one {other}"
 
     def unfamiliar(self) -> str:
         """Words that are all known, in questions about nothing that stands in a passage."""
@@ -102,10 +103,10 @@ class Feed:
             if text in self.known:
                 continue
             self.known.add(text)
-            found = re.search(r"the (\w+) (\w+) and one", text)
-            passage = TRAITS.index(found[1]) * len(THINGS) + THINGS.index(found[2]) if found else self.asked % 60
+            found = re.search(r"story of the (\w+ \w+) and one", text)
+            passage = self.answer[found[1]] if found else f"p{self.asked % 60}"
             queries.append(json.dumps({"_id": f"f{self.asked}", "text": text}) + "\n")
-            qrels.append(f"f{self.asked}\tp{passage}\t1\n")
+            qrels.append(f"f{self.asked}\t{passage}\t1\n")
             self.asked += 1
         with (self.folder / "queries.jsonl").open("a") as file:
             file.writelines(queries)
