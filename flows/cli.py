@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from tasks.core.settings import Settings
 
 app = typer.Typer(
-    help="Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve.",
     epilog='Start with: nightshift run, then: nightshift search "read a csv file into a table"',
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,6 +29,15 @@ app.add_typer(asking)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
 app.add_typer(prefect)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
+    if debug:
+        os.environ["NIGHTSHIFT_DEBUG"] = "1"
 
 
 def main() -> None:

@@ -24,18 +24,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 
 def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Show an expected error as its message, and exit 1; NIGHTSHIFT_DEBUG=1 shows the traceback too."""
+    """Show an error as its message, and exit 1; with --debug (or NIGHTSHIFT_DEBUG=1) the traceback instead."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+
         from tasks.core.errors import NightshiftError
 
         try:
             return command(*args, **kwargs)
-        except NightshiftError as error:
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
             if os.environ.get("NIGHTSHIFT_DEBUG"):
                 raise
-            fail(str(error))
+            if isinstance(error, NightshiftError):
+                fail(str(error))
+            fail(f"{type(error).__name__}: {error}\nThis should not happen. To see where: nightshift --debug …")
 
     return wrapped
 
@@ -49,10 +54,14 @@ def fail(message: str) -> NoReturn:
 def load(file: Path | None) -> Settings:
     """The settings, with the core's log lines on standard error from here on."""
     from flows.terminal import show_progress
+    from tasks.core.errors import NightshiftError
     from tasks.core.settings import load_settings
 
     show_progress()
-    return load_settings(file)
+    settings = load_settings(file)
+    if settings.home.exists() and not settings.home.is_dir():
+        raise NightshiftError(f"home {settings.home}: a file, where a folder is needed. Set home or NIGHTSHIFT_HOME.")
+    return settings
 
 
 def print_json(value: object) -> None:
