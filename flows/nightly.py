@@ -18,6 +18,7 @@ from tasks.core.evaluation.gate import Verdict
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
 from tasks.core.settings import Settings, load_settings
+from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 
 
@@ -38,6 +39,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
     with one_publisher(settings):
+        attach(settings.home, settings.store.url, settings.store.tries)
         night = Night.begin(reason)
         try:
             return one_night(settings, night, retrain)

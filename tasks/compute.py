@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import get_call_parameters
 
@@ -48,8 +50,9 @@ def over_shards(step: Task[..., R], settings: Settings, *arguments: object, shar
     if settings.compute.engine == "local":
         return [step(*call) for call in calls]
     parameters = [get_call_parameters(step.fn, call, {}) for call in calls]
+    heard = step.with_options(on_completion=[_said], on_failure=[_said])
     with _cluster(settings.compute) as runner:
-        return _results([runner.submit(step, one) for one in parameters])
+        return _results([runner.submit(heard, one) for one in parameters])
 
 
 @contextmanager
@@ -87,6 +90,7 @@ def _results(futures: Sequence[Any]) -> list[Any]:
     for rank, future in enumerate(futures):
         try:
             results.append(future.result())
+            log.info("shard %d of %d: back from Ray", rank + 1, len(futures))
         except RayTaskError as error:
             failures.append(error)  # what the worker itself raised, such as Nightshift that is not installed there
         except RayError as error:
@@ -99,12 +103,12 @@ def _results(futures: Sequence[Any]) -> list[Any]:
 
 
 def _connection(compute: ComputeSettings) -> dict[str, Any]:
-    """How `ray.init` is called."""
+    """How `ray.init` is called. Ray would print what workers say to our standard output; Prefect has it anyway."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    alone = {} if compute.address else {"include_dashboard": False}
     return {
-        **alone,
+        **({} if compute.address else {"include_dashboard": False}),
         "logging_level": logging.WARNING,
+        "log_to_driver": False,
         "runtime_env": {"env_vars": environment, "worker_process_setup_hook": _listen},
     }
 
@@ -112,6 +116,11 @@ def _connection(compute: ComputeSettings) -> dict[str, Any]:
 def _listen() -> None:
     """What each worker does first: let the core's log lines through, which Prefect sends to the run they belong to."""
     logging.getLogger("nightshift").setLevel(logging.INFO)
+
+
+def _said(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
+    """Send what a shard said before its worker may go; Prefect would send it some seconds later."""
+    APILogHandler().flush()
 
 
 def _request(compute: ComputeSettings) -> dict[str, float]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from pydantic import ValidationError
 
+from tasks.core import store
 from tasks.core.errors import Mismatch
 from tasks.core.memory import Peak
 from tasks.core.receipts import Receipt
@@ -89,16 +90,18 @@ def produce(
     `build(folder)` fills an empty folder and returns the receipt's own fields. With `resumable`
     the folder of a crashed try is handed over as it was left, so that `build` can go on in it.
     Two processes that want the same artifact wait for each other. The receipt is written into
-    the folder as its manifest, last, before the folder gets its final name.
+    the folder as its manifest, last, before the folder gets its final name. Where the home has a
+    store (tasks/core/store.py), it is fetched from there if it can be, and kept there when it is made.
     """
     digest = artifact_digest(kind, key)
     shelf = home / kind.shelf
     target = shelf / digest
     if (receipt := finished(target, kind)) is not None:
+        store.keep(target)
         return receipt
     shelf.mkdir(parents=True, exist_ok=True)
     with FileLock(shelf / f".{digest}.lock"):
-        if (receipt := finished(target, kind)) is not None:
+        if (receipt := held(home, kind, digest)) is not None:
             return receipt
         aside = unfinished(home, kind, digest)
         if not resumable:
@@ -112,6 +115,7 @@ def produce(
         _seal(aside, receipt)
         aside.rename(target)
         sync_folder(shelf)
+        store.keep(target)
     return receipt
 
 
@@ -135,9 +139,16 @@ def finished(target: Path, kind: type[R]) -> R | None:
         ) from error
 
 
+def held(home: Path, kind: type[R], digest: str) -> R | None:
+    """The receipt of a finished artifact of this home or of its store, which is then fetched; None: neither has it."""
+    target = home / kind.shelf / digest
+    receipt = finished(target, kind)
+    return finished(target, kind) if receipt is None and store.fetch(target) else receipt
+
+
 def look_up(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
     """The receipt of the artifact that `key` names; None when it is not finished."""
-    return finished(home / kind.shelf / artifact_digest(kind, key), kind)
+    return held(home, kind, artifact_digest(kind, key))
 
 
 def newest_first(home: Path, kind: type[R]) -> list[R]:
@@ -157,7 +168,7 @@ def load(home: Path, kind: type[R], digest: str) -> R:
     Raises:
         Mismatch: it is not there, though something names it.
     """
-    receipt = finished(home / kind.shelf / digest, kind)
+    receipt = held(home, kind, digest)
     if receipt is None:
         raise Mismatch(
             f"{home / kind.shelf / digest}: named by another artifact, but not there. Was it removed by hand?"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from tasks.core.compute.settings import ComputeSettings
+from tasks.core.compute.settings import ComputeSettings, StoreSettings
 from tasks.core.drift.settings import DriftSettings
 from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.errors import NightshiftError
@@ -212,6 +212,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     service: ServiceSettings = ServiceSettings()
     compute: ComputeSettings = ComputeSettings()
+    store: StoreSettings = StoreSettings()
 
     @model_validator(mode="after")
     def _hosts_share_a_home(self) -> Settings:

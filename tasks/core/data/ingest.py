@@ -21,7 +21,7 @@ from tasks.core.data.quarantine import write_quarantine, write_validation
 from tasks.core.data.readers.source import Source, find_source
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.errors import BadInput
-from tasks.core.files import digest_of, file_digest, files_under, finished, produce
+from tasks.core.files import digest_of, file_digest, files_under, finished, held, produce
 from tasks.core.receipts import Ingested, Snapshot
 from tasks.core.settings import Settings
 
@@ -63,7 +63,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
 
     key = {**key, "beside": beside}
     ingested = produce(settings.home, Ingested, key, build)
-    if finished(settings.home / Snapshot.shelf / ingested.snapshot, Snapshot) is None:
+    if held(settings.home, Snapshot, ingested.snapshot) is None:
         _log.info("snapshot %s was pruned: reading the source again", ingested.snapshot)
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.data.database import database, quoted
 from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.files import finished
+from tasks.core.files import held
 from tasks.core.receipts import Snapshot
 
 PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet"
@@ -31,7 +31,7 @@ class Changes:
 
 def load_snapshot(home: Path, digest: str) -> Snapshot:
     """The receipt of a finished snapshot. Raises NightshiftError when it is not there."""
-    found = finished(home / Snapshot.shelf / digest, Snapshot)
+    found = held(home, Snapshot, digest)
     if found is None:
         raise NightshiftError(f"snapshot {digest}: not found in {home / Snapshot.shelf}. Ingest its source again.")
     return found

@@ -1,0 +1,192 @@
+"""Finished artifacts in an object store, beside the home: kept after they are made, fetched before they would be.
+
+    <store>/<shelf>/<digest>/<try>/…     the files of one upload
+    <store>/<shelf>/<digest>.json        written last: which upload is whole, and size and SHA-256 of each of its files
+
+Every upload has a folder of its own, so that two hosts which made the same artifact never mix their files; the list is
+one object, replaced as a whole, and whichever of them came last is right. An artifact without a list is not there.
+Nothing is removed from a store: what nights leave behind is for its own rules of expiry.
+
+Which store a home has is written in the home (`<home>/store.json`), so whoever works on it finds it without settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.core.errors import Unreachable
+
+log = logging.getLogger("nightshift.store")
+
+ADDRESS = "store.json"
+CHUNK = 1 << 22
+T = TypeVar("T")
+
+
+def attach(home: Path, url: str, tries: int) -> None:
+    """Let `home` have the store at `url` from now on; none when it is empty."""
+    file = home / ADDRESS
+    wanted = json.dumps({"url": url, "tries": tries})
+    if not url:
+        file.unlink(missing_ok=True)
+    elif not file.exists() or file.read_text(encoding="utf-8") != wanted:
+        home.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f".{ADDRESS}.{uuid.uuid4().hex}")
+        aside.write_text(wanted, encoding="utf-8")
+        aside.replace(file)
+
+
+def keep(folder: Path) -> None:
+    """Bring the finished artifact in `<home>/<shelf>/<digest>` to the home's store, unless that is done or has none.
+
+    Raises Unreachable when the store does not take it; the artifact stays finished, and the next night tries again.
+    """
+    store = _store_of(folder)
+    done = _mark(folder)
+    if store is None or (done.exists() and done.read_text(encoding="utf-8") == store.url):
+        return
+    where = f"{folder.parent.name}/{folder.name}"
+    if store.read(f"{where}.json") is None:
+        attempt = f"{where}/{uuid.uuid4().hex}"
+        files = {}
+        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+            name = path.relative_to(folder).as_posix()
+            size, digest = store.put(path, f"{attempt}/{name}")
+            files[name] = {"size": size, "sha256": digest}
+        store.write(f"{where}.json", json.dumps({"files_in": attempt, "files": files}, indent=1).encode())
+        log.info("%s kept in the store: %d files", where, len(files))
+    done.write_text(store.url, encoding="utf-8")
+
+
+def fetch(folder: Path) -> bool:
+    """Bring the artifact `<home>/<shelf>/<digest>` from the home's store, whole or not at all; True when it is there.
+
+    A file that is missing in the store, or is not the one that its list names, is told of, and makes False.
+    """
+    store = _store_of(folder)
+    where = f"{folder.parent.name}/{folder.name}"
+    found = store.read(f"{where}.json") if store is not None else None
+    if store is None or found is None:
+        return False
+    listed = json.loads(found)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.fetched.{uuid.uuid4().hex}")
+    try:
+        for name, facts in listed["files"].items():
+            if store.get(f"{listed['files_in']}/{name}", aside / name) != (facts["size"], facts["sha256"]):
+                log.warning("%s/%s in the store is not the file that was kept there: not used", where, name)
+                store.remove(f"{where}.json")
+                return False
+        if not folder.exists():
+            aside.rename(folder)
+        _mark(folder).write_text(store.url, encoding="utf-8")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    log.info("%s fetched from the store", where)
+    return True
+
+
+def _mark(folder: Path) -> Path:
+    """The file that says in which store the artifact is, so that a second night does not ask."""
+    return folder.with_name(f".{folder.name}.stored")
+
+
+class _Store:
+    """A folder of an object store. Every transfer is tried several times."""
+
+    def __init__(self, url: str, tries: int) -> None:
+        from pyarrow import fs
+
+        self._files, self._root = fs.FileSystem.from_uri(url)
+        self.url, self._tries = url, tries
+
+    def read(self, name: str) -> bytes | None:
+        """A small object; None when it is not there."""
+
+        def once() -> bytes | None:
+            try:
+                with self._files.open_input_stream(f"{self._root}/{name}") as stream:
+                    content: bytes = stream.read()
+                    return content
+            except FileNotFoundError:
+                return None
+
+        return self._patiently(once, name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a small object, as a whole."""
+
+        def once() -> None:
+            with self._files.open_output_stream(f"{self._root}/{name}") as stream:
+                stream.write(content)
+
+        self._patiently(once, name)
+
+    def put(self, path: Path, name: str) -> tuple[int, str]:
+        """Upload a file; its size and SHA-256."""
+
+        def once() -> tuple[int, str]:
+            with path.open("rb") as source, self._files.open_output_stream(f"{self._root}/{name}") as stream:
+                return _copied(source, stream)
+
+        return self._patiently(once, name)
+
+    def get(self, name: str, path: Path) -> tuple[int, str]:
+        """Download a file; its size and SHA-256, (-1, "") when it is not there."""
+
+        def once() -> tuple[int, str]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._files.open_input_stream(f"{self._root}/{name}") as source, path.open("wb") as file:
+                    return _copied(source, file)
+            except FileNotFoundError:
+                return -1, ""
+
+        return self._patiently(once, name)
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        self._patiently(lambda: self._files.delete_file(f"{self._root}/{name}"), name)
+
+    def _patiently(self, once: Callable[[], T], name: str) -> T:
+        shown = f"{self.url.split('?')[0]}/{name}"
+        for attempt in range(1, self._tries + 1):
+            try:
+                return once()
+            except OSError as error:
+                if attempt == self._tries:
+                    raise Unreachable(f"{shown}: {error}") from error
+                log.warning("%s: %s; trying again", shown, str(error).splitlines()[0])
+                time.sleep(2 ** (attempt - 1))
+        raise AssertionError
+
+
+def _copied(source: Any, target: Any) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while piece := source.read(CHUNK):
+        digest.update(piece)
+        target.write(piece)
+        size += len(piece)
+    return size, digest.hexdigest()
+
+
+def _store_of(folder: Path) -> _Store | None:
+    try:
+        said = (folder.parent.parent / ADDRESS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return _opened(said)
+
+
+@lru_cache(maxsize=4)
+def _opened(said: str) -> _Store:
+    return _Store(**json.loads(said))

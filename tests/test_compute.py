@@ -1,0 +1,49 @@
+"""Where shards go; what needs a real Ray cluster is in tests/flows/test_night_on_ray.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.compute import OPTIONS, _request, over_shards
+from tasks.core.compute.settings import ComputeSettings
+from tasks.core.errors import NightshiftError
+from tasks.core.settings import Settings, load_settings
+from tasks.embedding import embed_shard
+
+
+def test_here_shards_are_worked_on_one_after_the_other() -> None:
+    seen = []
+
+    def step(settings: Settings, word: str, rank: int, shards: int) -> str:
+        seen.append(rank)
+        return f"{word} {rank} of {shards}"
+
+    here: Any = step
+    assert over_shards(here, Settings(), "part", shards=3) == ["part 0 of 3", "part 1 of 3", "part 2 of 3"]
+    assert seen == [0, 1, 2]
+
+
+def test_ray_needs_a_prefect_server_that_its_workers_can_reach(tmp_path: Path) -> None:
+    pytest.importorskip("prefect_ray")
+    settings = Settings(home=tmp_path, compute=ComputeSettings(engine="ray"))
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(NightshiftError, match="PREFECT_API_URL"):
+        over_shards(embed_shard, settings, None, None, shards=1)
+
+
+def test_ray_needs_a_home_that_is_the_same_on_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_COMPUTE__ENGINE", "ray")
+    with pytest.raises(NightshiftError, match="absolute path"):
+        load_settings()
+    monkeypatch.setenv("NIGHTSHIFT_HOME", "/mnt/nightshift")
+    assert load_settings().compute.engine == "ray"
+
+
+def test_a_shard_asks_for_what_the_settings_say_and_for_nothing_else() -> None:
+    assert _request(ComputeSettings()) == {"CPU": 1}
+    asked = _request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
+    assert asked == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
+    assert {OPTIONS[name] for name in asked} == {"num_cpus", "num_gpus", "memory"}

@@ -1,0 +1,169 @@
+"""Two homes and one store, which is a real S3 server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from tasks.core import store
+from tasks.core.compute.settings import StoreSettings
+from tasks.core.errors import Mismatch, Unreachable
+from tasks.core.files import file_digest, load, produce
+from tasks.core.receipts import Index
+
+moto = pytest.importorskip("moto.server")
+
+KEY = {"what": "an index"}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The options of an address in a bucket of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        running.start()
+        place = f"http://127.0.0.1:{running.get_host_and_port()[1]}"
+        fs.S3FileSystem(endpoint_override=place, region="us-east-1", allow_bucket_creation=True).create_dir("kept")
+        yield f"endpoint_override={place}&region=us-east-1"
+        running.stop()
+
+
+@pytest.fixture
+def url(server: str, tmp_path: Path) -> str:
+    return f"s3://kept/{tmp_path.name}?{server}"
+
+
+def home(tmp_path: Path, name: str, url: str) -> Path:
+    made = tmp_path / name
+    store.attach(made, url, tries=2)
+    return made
+
+
+def build(folder: Path) -> Mapping[str, Any]:
+    (folder / "lucene").mkdir()
+    (folder / "lucene" / "terms").write_bytes(b"terms" * 100_000)
+    (folder / "nothing").write_bytes(b"")
+    return {"rows": 3}
+
+
+def refuse(folder: Path) -> Mapping[str, Any]:
+    raise AssertionError("built again")
+
+
+def objects(url: str) -> tuple[fs.FileSystem, list[str]]:
+    files, root = fs.FileSystem.from_uri(url)
+    found = files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    return files, sorted(one.path for one in found if one.type == fs.FileType.File)
+
+
+def test_what_one_home_made_another_fetches_and_does_not_make(url: str, tmp_path: Path) -> None:
+    first = produce(home(tmp_path, "first", url), Index, KEY, build)
+    second = produce(home(tmp_path, "second", url), Index, KEY, refuse)
+    assert second.reused
+    assert second.digest == first.digest
+    for name in ("lucene/terms", "nothing", "manifest.json"):
+        assert file_digest(second.path / name) == file_digest(first.path / name)
+    assert load(home(tmp_path, "third", url), Index, first.digest).rows == 3
+    assert sorted(path.name for path in second.path.parent.iterdir() if path.is_dir()) == [first.digest]
+
+
+def test_a_home_without_a_store_makes_everything_itself(url: str, tmp_path: Path) -> None:
+    produce(home(tmp_path, "first", url), Index, KEY, build)
+    with pytest.raises(AssertionError, match="built again"):
+        produce(home(tmp_path, "alone", ""), Index, KEY, refuse)
+
+
+def test_what_was_finished_before_the_home_had_a_store_is_kept_in_it_by_the_next_night(
+    url: str, tmp_path: Path
+) -> None:
+    produce(tmp_path / "first", Index, KEY, build)
+    produce(home(tmp_path, "first", url), Index, KEY, refuse)
+    _, names = objects(url)
+    assert len(names) == 4
+    assert produce(home(tmp_path, "second", url), Index, KEY, refuse).reused
+
+
+def test_an_upload_that_is_killed_leaves_nothing_that_looks_finished(url: str, tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from tasks.core import store
+from tasks.core.files import produce
+from tasks.core.receipts import Index
+sent = []
+def copied(source, target, copied=store._copied):
+    if sent:
+        target.write(source.read(1000))
+        os.kill(os.getpid(), signal.SIGKILL)
+    sent.append(copied(source, target))
+    return sent[0]
+store._copied = copied
+def build(folder):
+    (folder / "a").write_bytes(b"a" * 10)
+    (folder / "b").write_bytes(b"b" * 20_000_000)
+    return {{"rows": 2}}
+home = Path({str(tmp_path / "first")!r})
+store.attach(home, {url!r}, 2)
+produce(home, Index, {{"what": "an index"}}, build)
+"""
+    environment = {**os.environ, **CREDENTIALS}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[1])
+    assert done.returncode == -9
+    _, names = objects(url)
+    assert [name.rpartition("/")[2] for name in names] == ["a"]
+    assert produce(home(tmp_path, "second", url), Index, KEY, build).reused is False
+    again = produce(tmp_path / "first", Index, KEY, refuse)  # it was finished, and is in the store now
+    assert again.rows == 2
+
+
+@pytest.mark.parametrize("harm", ["cut short", "other bytes", "gone"])
+def test_a_damaged_object_is_noticed_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
+    first = produce(home(tmp_path, "first", url), Index, KEY, build)
+    files, names = objects(url)
+    (name,) = (one for one in names if one.endswith("terms"))
+    if harm == "gone":
+        files.delete_file(name)
+    else:
+        with files.open_output_stream(name) as stream:
+            stream.write(b"terms" * 99_999 if harm == "cut short" else b"tErms" * 100_000)
+    with pytest.raises(Mismatch, match="not there"):
+        load(home(tmp_path, "second", url), Index, first.digest)
+    assert not produce(home(tmp_path, "third", url), Index, KEY, build).reused
+    assert load(home(tmp_path, "second", url), Index, first.digest).rows == 3  # it was kept again, whole
+
+
+def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        produce(tmp_path / name, Index, KEY, build)
+    for name in ("first", "second"):
+        produce(home(tmp_path, name, url), Index, KEY, refuse)
+    files, names = objects(url)
+    (listed,) = (one for one in names if one.endswith(".json") and "manifest" not in one)
+    with files.open_input_stream(listed) as stream:
+        whole = json.loads(stream.read())
+    assert {one.rpartition("/")[0] for one in names if one.endswith("nothing")} == {
+        f"{listed.partition('/indexes/')[0]}/{whole['files_in']}"
+    }
+
+
+def test_a_store_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    place = home(tmp_path, "first", "s3://kept/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
+    with pytest.raises(Unreachable, match=r"s3://kept/there/indexes"):
+        produce(place, Index, KEY, build)
+
+
+def test_an_address_with_a_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="without credentials"):
+        StoreSettings(url="s3://me:secret@bucket/folder")
