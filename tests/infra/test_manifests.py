@@ -145,3 +145,9 @@ def test_the_image_is_built_in_two_stages_and_runs_as_nobody_special() -> None:
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
     (python,) = (line for line in lines if line.startswith("ARG PYTHON="))
     assert re.search(r"=3\.\d+\.\d+-slim", python)
+
+
+def test_the_settings_of_a_cluster_are_usable() -> None:
+    settings = load_settings(INFRA / "settings" / "cluster.toml")
+    assert settings.compute.engine == "ray"
+    assert settings.store.url.startswith("s3://")
