@@ -207,8 +207,9 @@ class Evaluation(Receipt):
 class Reference(Receipt):
     """How ordinary held-out queries look to one encoder over one snapshot: what drift is measured against.
 
-    `held-out.parquet` has text, score of the best passage and vector of `rows` of them; `terms.npy` the hashes of all
-    terms of passages and training queries, `queries.npy` those of all queries.
+    `held-out.parquet` has text and vector of `rows` of them, `topics.npy` the centres of their topics and
+    `topic-shares.npy` how often each one's queries score low; `terms.npy` has the hashes of all terms of passages and
+    training queries, `queries.npy` those of all queries.
     """
 
     shelf: ClassVar[str] = "references"

@@ -15,12 +15,12 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from tasks.core.drift.findings import Explanation, MovedSlice, MovedTerm
+from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
 from tasks.core.drift.statistics import Known
+from tasks.core.drift.topics import nearest
 from tasks.core.drift.words import words_of
 
 SHOWN = 10  # terms and slices
-TOPICS = 12
 LENGTHS = {"1 or 2 words": 2, "3 to 5 words": 5, "6 to 10 words": 10, "11 words and more": 1 << 30}
 SAMPLED = 2000  # queries of each side that the classifier looks at
 PENALTY = 1.0
@@ -38,7 +38,7 @@ def explain(known: Known, texts: Sequence[str], vectors: np.ndarray, low: np.nda
         classifier_auc=classifier_auc(vectors, their_vectors),
         term_divergence=sum(one.divergence for one in terms),
         terms=tuple(terms[:SHOWN]),
-        slices=tuple(_moved_slices(texts, before, vectors, their_vectors, low)[:SHOWN]),
+        slices=tuple(_moved_slices(known, texts, vectors, low)[:SHOWN]),
     )
 
 
@@ -88,11 +88,10 @@ def _logistic(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _moved_slices(
-    now: Sequence[str], before: Sequence[str], vectors: np.ndarray, their_vectors: np.ndarray, low: np.ndarray
-) -> list[MovedSlice]:
-    """Slices by how many more of the new queries score low in them than of the reference's share would."""
-    slices = [*_by_length(now, before), *_by_topic(before, vectors, their_vectors)]
+def _moved_slices(known: Known, now: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> list[MovedSlice]:
+    """Slices whose share, or whose part of the low scores, differs most from the reference, the largest first."""
+    before, their_vectors = known.held_out
+    slices = [*_by_length(now, before), *_by_topic(before, known.topics, vectors, their_vectors)]
     found = [
         MovedSlice(
             name=name, share=float(ours.mean()), reference=float(theirs.mean()), low_score_share=float(low[ours].mean())
@@ -100,8 +99,7 @@ def _moved_slices(
         for name, ours, theirs in slices
         if ours.any()
     ]
-    usual = float(low.mean())
-    return sorted(found, key=lambda one: -abs(one.share - one.reference) - one.share * abs(one.low_score_share - usual))
+    return sorted(found, key=lambda one: -abs(one.share - one.reference) - one.share * abs(one.low_score_share - LOW))
 
 
 Masks = tuple[str, np.ndarray, np.ndarray]  # name, of the new queries, of the reference's
@@ -115,26 +113,16 @@ def _by_length(now: Sequence[str], before: Sequence[str]) -> list[Masks]:
     return [(name, ours == band, theirs == band) for band, name in enumerate(LENGTHS)]
 
 
-def _by_topic(before: Sequence[str], vectors: np.ndarray, their_vectors: np.ndarray) -> list[Masks]:
+def _by_topic(
+    before: Sequence[str], centres: np.ndarray, vectors: np.ndarray, their_vectors: np.ndarray
+) -> list[Masks]:
     """Topics are clusters of the reference's queries, each named by the words that set it apart from the others."""
-    centres = _clusters(their_vectors)
-    ours, theirs = (np.argmax(side @ centres.T, axis=1) for side in (vectors, their_vectors))
+    ours, theirs = (nearest(side, centres) for side in (vectors, their_vectors))
     everywhere = Counter(chain.from_iterable(set(words_of(text)) for text in before))
     return [
         (f"like: {_telling(before, theirs == topic, everywhere)}", ours == topic, theirs == topic)
         for topic in range(len(centres))
     ]
-
-
-def _clusters(vectors: np.ndarray) -> np.ndarray:
-    """Unit centres float32 (≤ TOPICS, dimension) of spherical k-means, the same for the same vectors."""
-    draw = np.random.default_rng(0)
-    centres = vectors[draw.permutation(len(vectors))[:TOPICS]]
-    for _ in range(10):
-        nearest = np.argmax(vectors @ centres.T, axis=1)
-        sums = np.stack([vectors[nearest == topic].sum(axis=0) for topic in np.unique(nearest)])
-        centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return centres
 
 
 def _telling(texts: Sequence[str], chosen: np.ndarray, everywhere: Counter[str]) -> str:

@@ -64,7 +64,8 @@ class Measurement(Frozen):
     """A sample of new queries beside the reference, in the figures that a decision is made on."""
 
     queries: int  # new queries looked at
-    low: float  # share of them that score lower than LOW of the reference's do
+    low: float  # share of them that score low, adjusted to the reference's mix of topics
+    raw_low: float  # the share itself: LOW of the reference's queries score as low
     unseen: float  # share of their terms that the serving corpus and its training queries do not have
     held_out: int  # queries of the reference
     usual_unseen: float  # the reference's own share

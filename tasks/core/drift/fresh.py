@@ -64,7 +64,8 @@ def examine(served: Served, snapshot: Snapshot, texts: list[str], settings: Drif
     """Ask the serving release's passages and measure."""
     vectors, scores, found = asked(served.encoder, served.embeddings, texts)
     recalls = recall_of(texts, found, snapshot, served.embeddings)
-    measured = measure(served.known, scores, recalls, unseen_terms(served, snapshot, texts, settings))
+    unseen = unseen_terms(served, snapshot, texts, settings)
+    measured = measure(served.known.receipt, scores, served.known.usual_low(vectors), recalls, unseen)
     return Examination(served.known, texts, vectors, scores, measured)
 
 

@@ -21,9 +21,9 @@ class DriftSettings(Section):
     min_queries: int = Field(500, ge=1, description="new queries needed before their scores are judged: a window")
     max_queries: int = Field(5000, ge=1, description="queries of a window that are looked at; of more, a sample")
     window_hours: float = Field(20.0, ge=0, description="hours from one window to the next, however many queries come")
-    low_score_effect: float = Field(0.05, ge=0, description="least rise of the low-score share that counts")
+    low_score_effect: float = Field(0.02, ge=0, description="least rise of the low-score share that counts")
     wobble: float = Field(
-        0.01, ge=0, description="standard deviation of the low-score share between nights, until nights have shown it"
+        0.004, ge=0, description="standard deviation of the low-score share between nights, until nights have shown it"
     )
     baseline_windows: int = Field(
         20, ge=1, description="first normal windows of a release that calibrate its threshold"

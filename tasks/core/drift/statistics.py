@@ -17,6 +17,7 @@ from tasks.core.data.snapshot import passages, qrels, queries
 from tasks.core.data.text import full_text
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
+from tasks.core.drift.topics import nearest, shares_of, topics_of
 from tasks.core.drift.words import hashed, unseen_share, vocabulary
 from tasks.core.embedding.exact import exact_search, passage_ids
 from tasks.core.embedding.stored import matrix, shard_files
@@ -26,8 +27,9 @@ from tasks.core.training.encoder import load_encoder
 
 DEPTH = 10  # of recall
 MOST = 5000  # held-out queries that a reference is made of; of more, a sample
-FORM = 2  # of the files below: counted up when they change
+FORM = 3  # of the files below: counted up when they change
 HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
+TOPICS, SHARES = "topics.npy", "topic-shares.npy"
 
 
 def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Reference:
@@ -52,13 +54,14 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         recalls = recall_of(held_out.texts, found, snapshot, embeddings)
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
-        _write(folder / HELD_OUT, held_out.texts, vectors, scores)
+        low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
+        _write(folder, held_out.texts, vectors, scores < low_score)
         return {
             "rows": len(held_out),
             "fingerprint": encoder.fingerprint,
             "snapshot": snapshot.digest,
             "embeddings": embeddings.digest,
-            "low_score": float(np.quantile(scores, LOW)) if len(scores) else 0.0,
+            "low_score": low_score,
             "unseen_terms": unseen_share(held_out.texts, terms),
             "judged": len(recalls),
             "recall": float(recalls.mean()) if len(recalls) else 0.0,
@@ -83,6 +86,16 @@ class Known:
     def queries(self) -> np.ndarray:
         """Hashes uint64 of all queries of the serving snapshot, sorted."""
         return self._array(QUERIES)
+
+    @cached_property
+    def topics(self) -> np.ndarray:
+        """Centres float32 (topics, dimension) of the held-out queries' topics."""
+        return self._array(TOPICS)
+
+    def usual_low(self, vectors: np.ndarray) -> np.ndarray:
+        """How often a query of the same topic scores low: float64 (queries,)."""
+        usual: np.ndarray = self._array(SHARES)[nearest(vectors, self.topics)]
+        return usual
 
     @cached_property
     def held_out(self) -> tuple[list[str], np.ndarray]:
@@ -141,16 +154,19 @@ def recall_of(
     return np.array(recalls)
 
 
-def measure(known: Known, scores: np.ndarray, recalls: np.ndarray, unseen: float) -> Measurement:
+def measure(
+    reference: Reference, scores: np.ndarray, usual_low: np.ndarray, recalls: np.ndarray, unseen: float
+) -> Measurement:
     """New queries beside the reference.
 
-    scores: of each one's best passage, float32 (queries,). recalls: of those that are judged, (judged,). unseen: their
-    unseen-term share.
+    scores: of each one's best passage, float32 (queries,). usual_low: how often one of its topic scores low (queries,).
+    recalls: of those that are judged, (judged,). unseen: their unseen-term share.
     """
-    reference = known.receipt
+    raw = float((scores < reference.low_score).mean())
     return Measurement(
         queries=len(scores),
-        low=float((scores < reference.low_score).mean()),
+        low=raw - float(usual_low.mean()) + LOW,
+        raw_low=raw,
         unseen=unseen,
         held_out=reference.rows,
         usual_unseen=reference.unseen_terms,
@@ -179,10 +195,14 @@ def passage_texts(snapshot: Snapshot) -> Iterator[str]:
             yield full_text(row["title"], row["text"])
 
 
-def _write(file: Path, texts: list[str], vectors: np.ndarray, scores: np.ndarray) -> None:
+def _write(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
+    numbers = pa.array(vectors.ravel(), pa.float32())
     columns = {
         "text": pa.array(texts, pa.string()),
-        "score": pa.array(scores, pa.float32()),
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
+        "vector": pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),
     }
-    pq.write_table(pa.table(columns), file, compression="zstd")
+    pq.write_table(pa.table(columns), folder / HELD_OUT, compression="zstd")
+    centres = topics_of(vectors) if len(texts) else np.zeros((1, vectors.shape[1]), np.float32)
+    shares = shares_of(nearest(vectors, centres), low, len(centres)) if len(texts) else np.full(1, LOW)
+    np.save(folder / TOPICS, centres)
+    np.save(folder / SHARES, shares)

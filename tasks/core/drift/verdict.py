@@ -41,7 +41,7 @@ def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str,
     return concluded(
         data,
         {"snapshot": len(sample)},
-        broken=words if suspect(found.measured, settings) else "",
+        broken=unknown_words(found.measured) if suspect(found.measured, (), settings) else "",
         drifting=words,
         **explained(found, signals),
     )
@@ -124,6 +124,14 @@ def concluded(
     )
 
 
+def unknown_words(found: Measurement) -> str:
+    """What is wrong with suspect queries, in words."""
+    return (
+        f"{found.unseen:.1%} of the terms of new queries were seen nowhere before, {found.usual_unseen:.1%} are usual, "
+        f"and low scores ({found.low:.1%} of the queries) are no more than that explains: input looks broken"
+    )
+
+
 def told(signal: Signal) -> str:
     """A signal that fired, in words."""
     sign = "<" if signal.name == "recall@10" else ">"
@@ -134,7 +142,7 @@ def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Wor
     if broken:
         return (
             Work.SUSPECT,
-            f"{broken}: new queries hold many words seen nowhere before; look at the feed before training",
+            f"{broken}; look at the feed before training",
         )
     causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
     causes += [told(one) for one in data.signals if one.fired]

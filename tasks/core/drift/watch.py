@@ -8,8 +8,8 @@ that is still there asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,23 @@ import numpy as np
 from pydantic import ValidationError
 
 from tasks.core.data.snapshot import load_snapshot
-from tasks.core.drift.decide import VERSION, Decision, LogPlace, State, decide, low_threshold, suspect, under
+from tasks.core.drift.decide import (
+    VERSION,
+    Decision,
+    LogPlace,
+    Normal,
+    State,
+    decide,
+    due,
+    low_threshold,
+    suspect,
+    under,
+)
 from tasks.core.drift.findings import Drift, Measurement, Signal
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries, unknown, unseen_terms
 from tasks.core.drift.querylog import Reading, log
 from tasks.core.drift.sample import Sample
-from tasks.core.drift.verdict import compared, concluded, explained, first, query_signals, told
+from tasks.core.drift.verdict import compared, concluded, explained, first, query_signals, told, unknown_words
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import exclusive, write_json
 from tasks.core.receipts import Release, Snapshot
@@ -96,7 +107,7 @@ class Check:
         found = self._window()
         measured = None if found is None else found.measured
         self.state, decision = decide(self.state, measured, self.now, self.dials)
-        broken = self._broken(measured)
+        broken = self._broken(measured, baseline)
         more: dict[str, Any] = {}
         if found is not None:
             threshold = low_threshold(baseline, found.measured.queries, found.measured.held_out, self.dials)
@@ -115,9 +126,8 @@ class Check:
 
     def _window(self) -> Examination | None:
         """The new queries, once they are enough and it is time."""
-        last = self.state.windows[-1].at if self.state.windows else None
-        if last is not None and self.now - last < timedelta(hours=self.dials.window_hours):
-            return None
+        if not due(self.state, self.dials.max_queries, self.now, self.dials):
+            return None  # too early, however many have come
         sample = Sample(self.dials.max_queries, seed=self.state.number)
         sample.add(self._counted("snapshot", new_queries(self.served, self.snapshot, self._seen())))
         place = self.state.log
@@ -125,7 +135,7 @@ class Check:
             reading = Reading(self._place(self.dials.queries))
             sample.add(self._counted("log", unknown(self.served.known, reading.texts(), NONE)))
             place = reading.place
-        if len(sample) < self.dials.min_queries:
+        if not due(self.state, len(sample), self.now, self.dials):
             return None
         self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": place})
         return examine(self.served, self.snapshot, sample.texts, self.dials)
@@ -151,10 +161,13 @@ class Check:
             self.fresh[name] += 1
             yield text
 
-    def _broken(self, found: Measurement | None) -> str:
-        """Why the queries are suspect: those of this window, or all of this snapshot that the serving one lacks."""
-        if found is not None and suspect(found, self.dials):
-            return _unseen(found.unseen, found.usual_unseen + self.dials.unseen_terms)
+    def _broken(self, found: Measurement | None, baseline: Sequence[Normal]) -> str:
+        """Why the queries are suspect: those of this window, or all of this snapshot that the serving one lacks.
+
+        Of the latter only the terms are looked at, unless there is something wrong with those.
+        """
+        if found is not None and suspect(found, baseline, self.dials):
+            return unknown_words(found)
         last = self.state.windows[-1] if self.state.windows else None
         if last is not None and last.suspect and last.snapshot == self.snapshot.digest:
             return f"window {last.number} was suspect"
@@ -163,12 +176,10 @@ class Check:
         if len(sample) < self.dials.min_queries:
             return ""
         share = unseen_terms(self.served, self.snapshot, sample.texts, self.dials)
-        most = self.served.known.receipt.unseen_terms + self.dials.unseen_terms
-        return _unseen(share, most) if share > most else ""
-
-
-def _unseen(share: float, most: float) -> str:
-    return f"unseen terms {share:.3f} > {most:.3f}"
+        if share <= self.served.known.receipt.unseen_terms + self.dials.unseen_terms:
+            return ""
+        whole = examine(self.served, self.snapshot, sample.texts, self.dials).measured
+        return unknown_words(whole) if suspect(whole, baseline, self.dials) else ""
 
 
 def _words(decision: Decision, signals: tuple[Signal, ...]) -> str:
