@@ -1,0 +1,133 @@
+"""What the study of drift is made on: texts of real collections, their vectors, and each query's best passages.
+
+Vectors are those of the product's own encoder, on its fastest path here, and are kept in a folder: the draws of the
+study cost no encoding. What is held back from the corpus, and which queries are damaged, is decided by a seed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.core.data.text import full_text
+from tasks.core.files import digest_of
+from tasks.core.settings import EncoderSettings
+from tasks.core.training.base import find_base
+from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+FOCUS = re.compile(
+    r"^(what is \(are\)|what are the symptoms of|what causes|how to diagnose|do you have information about)"
+)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Texts by id, in file order, and the positives of each query."""
+
+    passages: dict[str, str]
+    queries: dict[str, str]
+    positives: dict[str, set[str]]
+
+
+def read(folder: Path) -> Collection:
+    """A folder in BEIR layout, plain or gzip, with all its splits."""
+    positives: dict[str, set[str]] = {}
+    for file in sorted((folder / "qrels").glob("*.tsv")):
+        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
+            query, passage, score = line.split("\t")
+            if float(score) > 0:
+                positives.setdefault(query, set()).add(passage)
+    corpus = {row["_id"]: full_text(row.get("title") or "", row["text"]) for row in _rows(folder / "corpus.jsonl")}
+    asked = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl") if row["_id"] in positives}
+    return Collection(corpus, asked, positives)
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        file = file.with_name(file.name + ".gz")
+    opener: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+class Vectors:
+    """Encodes texts with one encoder, and never the same list twice."""
+
+    def __init__(self, folder: Path, precision: str, model: str) -> None:
+        self.folder, self.precision, self.model = folder, precision, model
+        self.encoder: DualEncoder | None = None
+
+    def of(self, side: str, texts: Sequence[str]) -> np.ndarray:
+        """Vectors float32 (n, dimension), of queries or of passages."""
+        file = self.folder / f"{side}-{digest_of([self.precision, self.model, *texts])}.npy"
+        if not file.exists():
+            encoder = self._opened()
+            made = encoder.encode_queries(texts) if side == "query" else encoder.encode_passages(texts)
+            np.save(file.with_suffix(".partial.npy"), made)
+            file.with_suffix(".partial.npy").rename(file)
+        loaded: np.ndarray = np.load(file)
+        return loaded
+
+    def _opened(self) -> DualEncoder:
+        if self.encoder is None:
+            base = self.folder / f"encoder-{self.precision}"
+            base.mkdir(parents=True, exist_ok=True)
+            spec = EncoderSpec.of(EncoderSettings(), self.precision)  # type: ignore[arg-type]
+            self.encoder = start_from(find_base(self.model), spec, base).for_inference()
+        return self.encoder
+
+
+def best(queries: np.ndarray, passages: np.ndarray, depth: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores (queries, depth) of the passages of largest inner product, best first."""
+    rows, scores = [], []
+    for start in range(0, len(queries), 1024):
+        block = queries[start : start + 1024] @ passages.T
+        top = np.argpartition(-block, depth, axis=1)[:, :depth]
+        value = np.take_along_axis(block, top, 1)
+        order = np.argsort(-value, axis=1)
+        rows.append(np.take_along_axis(top, order, 1))
+        scores.append(np.take_along_axis(value, order, 1))
+    return np.concatenate(rows), np.concatenate(scores)
+
+
+def noisy(text: str, rate: float, draw: random.Random) -> str:
+    """`text` with each letter, at this rate, dropped, doubled, replaced or swapped with the next."""
+    made, letters = [], list(text)
+    while letters:
+        letter = letters.pop(0)
+        if letter.isalpha() and draw.random() < rate:
+            kind = draw.randrange(4)
+            if kind == 1:
+                made += [letter, letter]
+            elif kind == 2:
+                made.append(draw.choice(LETTERS))
+            elif kind == 3 and letters:
+                made += [letters.pop(0), letter]
+        else:
+            made.append(letter)
+    return "".join(made)
+
+
+def topics(queries: dict[str, str], positives: dict[str, set[str]]) -> dict[str, str]:
+    """The topic of each MedQuAD query: the document that answers it, documents of one name being one topic."""
+    name_of: dict[str, str] = {}
+    document = {query: "_".join(min(ids).split("_")[:2]) for query, ids in positives.items()}
+    for query, text in queries.items():
+        if FOCUS.match(text.lower()):
+            name_of.setdefault(document[query], FOCUS.sub("", text.lower()).strip(" ?"))
+    return {query: name_of.get(document[query], document[query]) for query in queries}
+
+
+def month_of(identifier: str) -> str:
+    """Year and month of an arXiv id, as 2503."""
+    return identifier.removeprefix("t-")[:4]
