@@ -1,0 +1,94 @@
+"""The query log, and the sample of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tasks.core.drift.decide import LogPlace
+from tasks.core.drift.querylog import Reading
+from tasks.core.drift.sample import Sample
+from tasks.core.errors import BadInput
+
+
+def write(path: Path, *texts: str, mode: str = "a") -> None:
+    with path.open(mode) as file:
+        file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
+
+
+def read(path: Path, place: LogPlace | None = None) -> tuple[list[str], Reading]:
+    reading = Reading(place or LogPlace(path=str(path)))
+    return list(reading.texts()), reading
+
+
+def test_each_line_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write(path, "a", "b")
+    first, reading = read(path)
+    write(path, "c")
+    second, reading = read(path, reading.place)
+    assert (first, second) == (["a", "b"], ["c"])
+    assert read(path, reading.place)[0] == []
+
+
+def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write(path, "a")
+    with path.open("a") as file:
+        file.write('{"query": "b')
+    first, reading = read(path)
+    with path.open("a") as file:
+        file.write('c"}\n')
+    assert (first, read(path, reading.place)[0]) == (["a"], ["bc"])
+
+
+@pytest.mark.parametrize("texts", [("x",), ("x", "y", "a longer line than there was")])
+def test_a_rotated_log_is_read_from_its_start(tmp_path: Path, texts: tuple[str, ...]) -> None:
+    path = tmp_path / "log"
+    write(path, "a", "b")
+    _, reading = read(path)
+    write(path, *texts, mode="w")
+    assert read(path, reading.place)[0] == list(texts)
+
+
+def test_bad_lines_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log"
+    write(path, "a")
+    path.write_bytes(path.read_bytes() + b'nonsense\n{"query": 7}\n[1]\n\xff\xfe\n\n')
+    write(path, "b")
+    texts, reading = read(path)
+    assert texts == ["a", "b"]
+    assert reading.skipped == 4
+    assert "first begins at byte 15" in caplog.text
+    assert read(path, reading.place)[0] == []
+
+
+def test_a_log_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nowhere"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_sample_depends_on_texts_and_seed_alone() -> None:
+    texts = [f"query {number}" for number in range(1000)]
+    shuffled = random.Random(1).sample(texts * 3, 3000)
+    samples = []
+    for given, seed in ((texts, 0), (shuffled, 0), (texts, 1)):
+        sample = Sample(100, seed)
+        sample.add(given)
+        samples.append(sample.texts)
+    assert samples[0] == samples[1]
+    assert samples[0] != samples[2]
+    assert len(set(samples[0])) == 100
+
+
+def test_a_sample_is_even() -> None:
+    counts = [0] * 20
+    for seed in range(500):
+        sample = Sample(5, seed)
+        sample.add(str(number) for number in range(20))
+        for text in sample.texts:
+            counts[int(text)] += 1
+    assert all(85 < count < 170 for count in counts), counts  # 125 expected, standard deviation under 10

@@ -1,0 +1,181 @@
+"""Watching over days: windows from source and log, one state file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks.core.data.ingest import ingest
+from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.watch import read_state, state_file, watch
+from tasks.core.errors import Mismatch
+from tasks.core.files import load
+from tasks.core.night import recipe_of
+from tasks.core.receipts import Encoder, Release, Snapshot
+from tasks.core.settings import Settings
+
+THINGS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
+NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def snapshot(settings: Settings, serving: Release) -> Snapshot:
+    return load(settings.home, Snapshot, serving.snapshot)
+
+
+@pytest.fixture
+def logged(settings: Settings, tmp_path: Path) -> Settings:
+    log = tmp_path / "queries.jsonl"
+    log.touch()
+    return settings.model_copy(update={"drift": settings.drift.model_copy(update={"queries": log})})
+
+
+def ask(settings: Settings, *texts: str) -> None:
+    assert settings.drift.queries is not None
+    with settings.drift.queries.open("a") as file:
+        file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
+
+
+def usual(night: int) -> list[str]:
+    return [f"where was the {thing} near the {other} seen {'a ' * night}" for thing in THINGS for other in THINGS[:3]]
+
+
+def unfamiliar(night: int) -> list[str]:
+    """Known words, so that they are no damage, in no order that a query ever had: scores fall."""
+    return [f"{'of ' * (6 + night)}{one} {other}" for one in THINGS for other in THINGS[:3]]
+
+
+def look(settings: Settings, serving: Release, snapshot: Snapshot, night: float) -> Drift:
+    return watch(settings, serving, snapshot, recipe_of(settings), NIGHT + timedelta(days=night))
+
+
+def test_nothing_serves_so_everything_is_to_be_made(settings: Settings, snapshot: Snapshot) -> None:
+    assert watch(settings, None, snapshot, "r", NIGHT).verdict is Work.RETRAIN
+
+
+def test_queries_accumulate_until_they_are_a_window(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    ask(logged, *usual(0)[:12])
+    first = look(logged, serving, snapshot, 0)
+    assert (first.window, first.fresh, first.verdict) == (0, {"snapshot": 0, "log": 12}, Work.SKIP)
+    ask(logged, *usual(0)[12:])
+    second = look(logged, serving, snapshot, 0.1)
+    assert (second.window, second.fresh["log"]) == (1, 30)
+    assert {one.name: one.threshold for one in second.signals}["classifier_auc"] is None
+    assert second.terms
+    assert second.slices
+    ask(logged, *usual(1))
+    assert look(logged, serving, snapshot, 0.5).window == 1  # a window is a night
+    assert look(logged, serving, snapshot, 1).window == 2
+
+
+def test_queries_of_the_source_are_judged_once(settings: Settings, serving: Release) -> None:
+    assert settings.data.path is not None
+    source = Path(settings.data.path)
+    with (source / "queries.jsonl").open("a") as queries, (source / "qrels/test.tsv").open("a") as qrels:
+        for number, text in enumerate(usual(0)):
+            queries.write(json.dumps({"_id": f"n{number}", "text": text}) + "\n")
+            qrels.write(f"n{number}\tp{number}\t1\n")
+    grown = ingest(settings)[1]
+    first = look(settings, serving, grown, 0)
+    assert (first.window, first.fresh) == (1, {"snapshot": 30})
+    assert "recall@10" in {one.name for one in first.signals}
+    assert look(settings, serving, grown, 1).window == 1
+
+
+def test_confirmed_drift_triggers_once_and_is_held_by_the_cooldown(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    said = []
+    for night in range(4):
+        ask(logged, *unfamiliar(night))
+        said.append(look(logged, serving, snapshot, night))
+    assert [one.trigger for one in said] == [False, True, False, False]
+    assert [one.verdict for one in said] == [Work.SKIP, Work.RETRAIN, Work.SKIP, Work.SKIP]
+    assert said[0].held == "first of 2 windows"
+    assert "low score share" in said[1].cause
+    assert said[3].held.startswith("cooldown until 2026-11-09")
+    assert len(said[3].windows) == 4
+
+
+def test_damaged_queries_are_suspect_and_never_retrain(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    for night in range(3):
+        ask(logged, *(f"whree wsa hte brkoen riverr {number} {night} sene" for number in range(30)))
+        found = look(logged, serving, snapshot, night)
+        assert (found.verdict, found.trigger) == (Work.SUSPECT, False)
+        assert "look at the feed" in found.cause
+
+
+def test_a_promotion_begins_a_new_baseline(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    ask(logged, *usual(0))
+    look(logged, serving, snapshot, 0)
+    file = state_file(logged.home)
+    before = read_state(file)
+    other = serving.model_copy(update={"embeddings": _other_embeddings(logged, serving, snapshot)})
+    ask(logged, *usual(1))
+    look(logged, other, snapshot, 1)
+    after = read_state(file)
+    assert before.reference != after.reference
+    assert (len(after.baseline), after.number) == (1, 2)
+
+
+def _other_embeddings(settings: Settings, serving: Release, snapshot: Snapshot) -> str:
+    from tasks.core.embedding.shards import embed_shard, gather_shards
+
+    encoder = load(settings.home, Encoder, serving.encoder)
+    for rank in range(2):
+        embed_shard(settings.home, encoder, snapshot, rank, 2)
+    return gather_shards(settings.home, encoder, snapshot, 2).digest
+
+
+@pytest.mark.parametrize("text", ["", '{"version": 1, "numb', '{"version": 1, "other": 2}', '{"version": 99}'])
+def test_a_damaged_state_says_where_it_is_and_what_to_do(
+    settings: Settings, serving: Release, snapshot: Snapshot, text: str
+) -> None:
+    file = state_file(settings.home)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(Mismatch, match=r"state\.json.*move it away"):
+        look(settings, serving, snapshot, 0)
+
+
+def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
+    """A process writes states as `watch` does and is killed again and again: the file is always a whole state."""
+    file = state_file(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from tasks.core.drift.decide import State, Trigger;"
+        "from tasks.core.files import exclusive, write_json; from datetime import datetime, UTC\n"
+        "file = Path(sys.argv[1]); n = 0\n"
+        "while True:\n"
+        "    n += 1\n"
+        "    with exclusive(file.with_suffix('.lock'), timeout=5):\n"
+        "        many = tuple(Trigger(at=datetime.now(UTC), window=n) for _ in range(n % 300))\n"
+        "        write_json(file, State(number=n, triggers=many).model_dump(mode='json'))\n"
+        "    print(n, flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for wait in (0.0, 0.003, 0.011):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert child.stdout is not None
+        for _ in range(5):
+            child.stdout.readline()
+        time.sleep(wait)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert read_state(file).number >= 5
+
+
+def test_a_check_reads_no_passage_again(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    look(logged, serving, snapshot, 0)
+    (snapshot.path / "passages.parquet").rename(snapshot.path / "away")
+    ask(logged, *usual(0))
+    assert look(logged, serving, snapshot, 1).window == 1
