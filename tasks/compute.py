@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
 from prefect import Task
@@ -71,7 +72,7 @@ def _cluster(compute: ComputeSettings) -> Iterator[Any]:
             '[compute] engine = "ray": its workers need a Prefect server that they can reach. Start one '
             "(nightshift up, prefect server start) and name it in PREFECT_API_URL"
         )
-    with ExitStack() as held:
+    with ExitStack() as held, redirect_stdout(sys.stderr):  # where Ray tells of hosts and workers that it lost
         try:
             runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
         except (ConnectionError, RuntimeError) as error:
@@ -103,13 +104,13 @@ def _results(futures: Sequence[Any]) -> list[Any]:
 
 
 def _connection(compute: ComputeSettings) -> dict[str, Any]:
-    """How `ray.init` is called. Ray would print what workers say to our standard output; Prefect has it anyway."""
+    """How `ray.init` is called. What workers say goes to Prefect alone: here the lines of all would run together."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {
         **({} if compute.address else {"include_dashboard": False}),
         "logging_level": logging.WARNING,
         "log_to_driver": False,
-        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": _listen},
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": f"{__name__}.{_listen.__name__}"},
     }
 
 
