@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from chaos_night import ROWS, SHARDS, Nursery, Plan, lines_of, night
-from release_fixtures import everywhere
-from release_world import as_text, small, snapshot_of, texts
+from release_fixtures import ledgers
+from release_world import as_text, lose_ledger, small, snapshot_of, texts
 
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.files import load
@@ -74,7 +74,7 @@ def seed_home(settings, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
-@everywhere
+@ledgers
 def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     settings, nursery, seed_home, tmp_path, capsys
 ):
@@ -138,6 +138,7 @@ def clear(settings):
         for name in milvus_of(settings).collections():
             client.drop_collection(name)
         client.close()
+    lose_ledger(settings)
     shutil.rmtree(settings.home)
 
 
@@ -146,7 +147,8 @@ def begin(settings, seed, home, encoder):
     shutil.copytree(seed, home)
     if not settings.milvus.uri:
         return small(home, **KEEP)
-    made = small(home, uri=settings.milvus.uri, alias=f"{settings.milvus.alias}_{home.name}", **KEEP)
+    alias = f"{settings.milvus.alias}_{home.name}"
+    made = small(home, settings.release, uri=settings.milvus.uri, alias=alias, **KEEP)
     two_nights(made, encoder)
     return made
 
