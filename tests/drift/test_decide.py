@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
-from tasks.core.drift.decide import Decision, Normal, State, decide, due, low_threshold, suspect, under
+from tasks.core.drift.decide import Baseline, Decision, Normal, State, decide, due, low_threshold, suspect, under
 from tasks.core.drift.findings import Measurement
 from tasks.core.settings import DriftSettings
 
@@ -82,7 +82,7 @@ def test_damaged_queries_never_retrain_however_many_windows_they_last() -> None:
         state, said = nights(*[found(low, unseen=unseen)] * 20)
         assert not any(one.trigger or one.held for one in said)
         assert all(window.suspect for window in state.windows)
-        assert state.baseline == ()
+        assert state.baseline == Baseline()
 
 
 def test_new_words_that_come_with_many_more_low_scores_are_drift_and_not_damage() -> None:
@@ -91,35 +91,50 @@ def test_new_words_that_come_with_many_more_low_scores_are_drift_and_not_damage(
 
 
 def test_a_few_unseen_words_without_low_scores_are_neither() -> None:
-    assert not suspect(found(unseen=0.04), (), RULES)
+    assert not suspect(found(unseen=0.04), Baseline(), RULES)
     assert nights(*[found(unseen=0.04)] * 5)[1] == [Decision()] * 5
 
 
 def test_windows_that_fired_or_are_suspect_do_not_calibrate() -> None:
     state, _ = nights(found(0.04), found(0.2), found(0.05, unseen=0.2), found(0.06))
-    assert [one.low for one in state.baseline] == [0.04, 0.06]
+    assert [one.low for one in state.baseline.windows] == [0.04, 0.06]
 
 
 def test_the_baseline_is_the_first_normal_windows_so_that_slow_drift_is_not_taken_for_normal() -> None:
     state, said = nights(*[found(0.05)] * 25, *[found(0.05 + 0.001 * night) for night in range(60)])
-    assert len(state.baseline) == 20
+    assert len(state.baseline.windows) == 20
     assert any(one.trigger for one in said)
 
 
 def test_another_reference_begins_anew_but_keeps_cooldown_and_budget() -> None:
     state, _ = nights(*[found(0.04)] * 5, *[found(0.2)] * 2)
     state = under(state, "other")
-    assert state.baseline == ()
+    assert state.baseline.windows == ()
     assert len(state.triggers) == 1
-    _, said = nights(*[found(0.2)] * 3, state=state, first=8)
-    assert [one.held for one in said] == ["first of 2 windows", *["cooldown until 2026-11-14 02:00"] * 2]
+    _, said = nights(found(), *[found(0.2)] * 3, state=state, first=8)
+    assert [one.held for one in said] == ["", "first of 2 windows", *["cooldown until 2026-11-14 02:00"] * 2]
+
+
+def test_what_a_retrain_for_drift_could_not_mend_asks_for_no_other_one() -> None:
+    state, said = nights(*[found(0.2)] * 2)
+    assert said[-1].trigger
+    state, said = nights(*[found(0.2)] * 30, state=under(state, "other"), first=3)
+    assert not any(one.trigger or one.held for one in said)
+    assert nights(*[found(0.3)] * 2, state=state, first=40)[1][-1].trigger
+
+
+def test_a_promotion_for_another_reason_does_not_take_what_comes_for_normal() -> None:
+    state, _ = nights(*[found(0.04)] * 5)
+    assert nights(*[found(0.2)] * 2, state=under(state, "other"), first=6)[1][-1].trigger
 
 
 def test_the_threshold_is_three_deviations_above_the_level_of_normal_windows() -> None:
     rules = RULES.model_copy(update={"wobble": 0.0, "low_score_effect": 0.0})
     chance = 0.05 * 0.95
-    assert math.isclose(low_threshold((), 1000, 2000, rules), 0.05 + 3 * math.sqrt(chance / 1000 + chance / 2000))
-    baseline = [Normal(queries=10**9, low=low) for low in (0.04, 0.06) * 10]
+    assert math.isclose(
+        low_threshold(Baseline(), 1000, 2000, rules), 0.05 + 3 * math.sqrt(chance / 1000 + chance / 2000)
+    )
+    baseline = Baseline(windows=tuple(Normal(queries=10**9, low=low) for low in (0.04, 0.06) * 10))
     level, wobble = 0.05, 20 * 0.01**2 / 30
     of_level = (2 / 22) ** 2 * chance / 2000 + 20 * wobble / 22**2
     expected = level + 3 * math.sqrt(wobble + chance / 1000 + of_level)
@@ -128,7 +143,7 @@ def test_the_threshold_is_three_deviations_above_the_level_of_normal_windows() -
 
 def test_the_least_effect_is_asked_for_however_many_queries_there_are() -> None:
     rules = RULES.model_copy(update={"wobble": 0.0, "low_score_effect": 0.03})
-    assert math.isclose(low_threshold((), 10**9, 10**9, rules), 0.08)
+    assert math.isclose(low_threshold(Baseline(), 10**9, 10**9, rules), 0.08)
 
 
 def test_recall_that_fell_is_confirmed_by_itself() -> None:

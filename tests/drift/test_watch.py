@@ -123,7 +123,7 @@ def test_a_promotion_begins_a_new_baseline(logged: Settings, serving: Release, s
     look(logged, other, snapshot, 1)
     after = read_state(file)
     assert before.reference != after.reference
-    assert (len(after.baseline), after.number) == (1, 2)
+    assert (len(after.baseline.windows), after.number) == (1, 2)
 
 
 def _other_embeddings(settings: Settings, serving: Release, snapshot: Snapshot) -> str:

@@ -14,7 +14,6 @@ that rise by less than EXPLAINED times are suspect, and no reason to retrain.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
@@ -32,6 +31,14 @@ class Normal(Frozen):
 
     queries: int
     low: float
+
+
+class Baseline(Frozen):
+    """What is normal: where to start from, and the first normal windows."""
+
+    start: float | None = LOW  # low-score share; None: what the first window will show
+    queries: int = 0  # that `start` comes from; 0: those of the reference
+    windows: tuple[Normal, ...] = ()
 
 
 class Trigger(Frozen):
@@ -57,7 +64,7 @@ class State(Frozen):
     consumed: str = ""  # snapshot whose queries the last windows have seen
     log: LogPlace | None = None
     number: int = 0  # of the last window
-    baseline: tuple[Normal, ...] = ()
+    baseline: Baseline = Baseline()
     windows: tuple[Window, ...] = ()
     triggers: tuple[Trigger, ...] = ()
 
@@ -71,10 +78,21 @@ class Decision(Frozen):
 
 
 def under(state: State, reference: str) -> State:
-    """The state under this reference: baseline and confirmation begin anew with another one."""
+    """The state under this reference: baseline and confirmation begin anew with another one.
+
+    After a retrain for drift the first window only shows what is normal now. What the retrain could not mend, such as
+    a topic that no passage is about, would else ask for one retrain after the other.
+    """
     if state.reference == reference:
         return state
-    return state.model_copy(update={"reference": reference, "consumed": "", "baseline": ()})
+    acted = any(one.window > 0 and _under(state, one) for one in state.triggers)
+    baseline = Baseline(start=None if acted else LOW)
+    return state.model_copy(update={"reference": reference, "consumed": "", "baseline": baseline})
+
+
+def _under(state: State, trigger: Trigger) -> bool:
+    """Whether a trigger came under the state's reference."""
+    return any(one.number == trigger.window and one.reference == state.reference for one in state.windows)
 
 
 def decide(state: State, found: Measurement | None, now: datetime, settings: DriftSettings) -> tuple[State, Decision]:
@@ -97,26 +115,34 @@ def due(state: State, queries: int, now: datetime, settings: DriftSettings) -> b
     return queries >= settings.min_queries and (last is None or now - last >= timedelta(hours=settings.window_hours))
 
 
-def level_of(baseline: Sequence[Normal]) -> float:
+def level_of(baseline: Baseline) -> float:
     """The low-score share of normal windows; the reference, whose own is LOW, counts as PRIOR_LEVEL of them."""
-    return (PRIOR_LEVEL * LOW + sum(one.low for one in baseline)) / (PRIOR_LEVEL + len(baseline))
+    start = LOW if baseline.start is None else baseline.start
+    known = baseline.windows
+    return (PRIOR_LEVEL * start + sum(one.low for one in known)) / (PRIOR_LEVEL + len(known))
 
 
-def low_threshold(baseline: Sequence[Normal], queries: int, held_out: int, settings: DriftSettings) -> float:
-    """The low-score share that a window of so many queries has to pass.
+def low_threshold(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
+    """The low-score share that a window of so many queries has to pass."""
+    deviation = _deviation(baseline, queries, held_out, settings)
+    return level_of(baseline) + max(DEVIATIONS * deviation, settings.low_score_effect)
+
+
+def _deviation(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
+    """Standard deviation of a normal window's low-score share around the level.
 
     What chance alone does at each window's own size is taken out of the deviation between windows and put back for
     this one; `wobble` counts as PRIOR_WOBBLE windows that deviate so. The level is as uncertain as the reference and
     the windows that it comes from.
     """
-    level, total = level_of(baseline), PRIOR_LEVEL + len(baseline)
+    level, known = level_of(baseline), baseline.windows
+    total = PRIOR_LEVEL + len(known)
     variance = max(level, LOW) * (1 - max(level, LOW))
-    beyond = sum((one.low - level) ** 2 - variance / one.queries for one in baseline)
-    wobble = max(0.0, (PRIOR_WOBBLE * settings.wobble**2 + beyond) / (PRIOR_WOBBLE + len(baseline)))
-    of_level = (PRIOR_LEVEL / total) ** 2 * variance / max(1, held_out)
-    of_level += sum(wobble + variance / one.queries for one in baseline) / total**2
-    deviation = math.sqrt(wobble + variance / queries + of_level)
-    return level + max(DEVIATIONS * deviation, settings.low_score_effect)
+    beyond = sum((one.low - level) ** 2 - variance / one.queries for one in known)
+    wobble = max(0.0, (PRIOR_WOBBLE * settings.wobble**2 + beyond) / (PRIOR_WOBBLE + len(known)))
+    of_level = (PRIOR_LEVEL / total) ** 2 * variance / max(1, baseline.queries or held_out)
+    of_level += sum(wobble + variance / one.queries for one in known) / total**2
+    return math.sqrt(wobble + variance / queries + of_level)
 
 
 def recall_threshold(found: Measurement, settings: DriftSettings) -> float:
@@ -125,16 +151,18 @@ def recall_threshold(found: Measurement, settings: DriftSettings) -> float:
     return found.usual_recall - max(DEVIATIONS * math.sqrt(spread), settings.recall_effect)
 
 
-def suspect(found: Measurement, baseline: Sequence[Normal], settings: DriftSettings) -> bool:
+def suspect(found: Measurement, baseline: Baseline, settings: DriftSettings) -> bool:
     """Whether the queries look broken: words that nothing knows, and no more low scores than those explain."""
-    unseen = found.unseen - found.usual_unseen
-    explained = found.low - level_of(baseline) < EXPLAINED * unseen
+    unseen = max(0.0, found.unseen - found.usual_unseen)
+    # Without the deviation, one in a hundred tenths of queries with a few wrong letters passed for new content.
+    explained = EXPLAINED * unseen + _deviation(baseline, found.queries, found.held_out, settings)
     low = found.low > low_threshold(baseline, found.queries, found.held_out, settings)
-    return explained and (low or unseen > settings.unseen_terms)
+    return found.low - level_of(baseline) < explained and (low or unseen > settings.unseen_terms)
 
 
 def _with_window(state: State, found: Measurement, now: datetime, settings: DriftSettings) -> State:
     broken = suspect(found, state.baseline, settings)
+    learns = state.baseline.start is None
     threshold = low_threshold(state.baseline, found.queries, found.held_out, settings)
     window = Window(
         number=state.number + 1,
@@ -144,18 +172,29 @@ def _with_window(state: State, found: Measurement, now: datetime, settings: Drif
         queries=found.queries,
         low=found.low,
         threshold=threshold,
-        fired=not broken and found.low > threshold,
+        fired=not broken and not learns and found.low > threshold,
         worse=not broken and found.judged > 0 and found.recall < recall_threshold(found, settings),
         suspect=broken,
     )
-    normal = not (window.fired or window.worse or broken) and len(state.baseline) < settings.baseline_windows
     return state.model_copy(
         update={
             "number": window.number,
             "windows": (*state.windows, window)[-max(REMEMBERED, settings.confirm_of) :],
-            "baseline": (*state.baseline, Normal(queries=found.queries, low=found.low)) if normal else state.baseline,
+            "baseline": _with_normal(state.baseline, window, settings),
         }
     )
+
+
+def _with_normal(baseline: Baseline, window: Window, settings: DriftSettings) -> Baseline:
+    """The baseline after a window, which belongs to it when it is a normal one and there is room."""
+    if window.fired or window.worse or window.suspect:
+        return baseline
+    if baseline.start is None:
+        return Baseline(start=max(LOW, window.low), queries=window.queries)
+    if len(baseline.windows) >= settings.baseline_windows:
+        return baseline
+    one = Normal(queries=window.queries, low=window.low)
+    return baseline.model_copy(update={"windows": (*baseline.windows, one)})
 
 
 def _standing(state: State, now: datetime, settings: DriftSettings) -> Decision:

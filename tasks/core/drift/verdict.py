@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.data.snapshot import compare, load_snapshot, qrels
-from tasks.core.drift.decide import low_threshold, recall_threshold, suspect
+from tasks.core.drift.decide import Baseline, low_threshold, recall_threshold, suspect
 from tasks.core.drift.findings import Changes, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries
 from tasks.core.drift.sample import Sample
@@ -36,12 +36,12 @@ def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str,
     if len(sample) < settings.min_queries:
         return concluded(data, {"snapshot": len(sample)})
     found = examine(served, snapshot, sample.texts, settings)
-    signals = query_signals(found, low_threshold((), len(sample), found.measured.held_out, settings), settings)
+    signals = query_signals(found, low_threshold(Baseline(), len(sample), found.measured.held_out, settings), settings)
     words = "; ".join(told(one) for one in signals if one.fired)
     return concluded(
         data,
         {"snapshot": len(sample)},
-        broken=unknown_words(found.measured) if suspect(found.measured, (), settings) else "",
+        broken=unknown_words(found.measured) if suspect(found.measured, Baseline(), settings) else "",
         drifting=words,
         **explained(found, signals),
     )

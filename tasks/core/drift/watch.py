@@ -8,7 +8,7 @@ that is still there asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.drift.decide import (
     VERSION,
+    Baseline,
     Decision,
     LogPlace,
-    Normal,
     State,
     decide,
     due,
@@ -161,7 +161,7 @@ class Check:
             self.fresh[name] += 1
             yield text
 
-    def _broken(self, found: Measurement | None, baseline: Sequence[Normal]) -> str:
+    def _broken(self, found: Measurement | None, baseline: Baseline) -> str:
         """Why the queries are suspect: those of this window, or all of this snapshot that the serving one lacks.
 
         Of the latter only the terms are looked at, unless there is something wrong with those.
