@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,15 @@ def ask(settings: Settings, *texts: str) -> None:
         file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
 
 
+def grow(settings: Settings, night: int) -> None:
+    assert settings.data.path is not None
+    source = Path(settings.data.path)
+    with (source / "queries.jsonl").open("a") as queries, (source / "qrels/test.tsv").open("a") as qrels:
+        for number, text in enumerate(usual(night)):
+            queries.write(json.dumps({"_id": f"n{night}-{number}", "text": text}) + "\n")
+            qrels.write(f"n{night}-{number}\tp{number}\t1\n")
+
+
 def usual(night: int) -> list[str]:
     return [f"where was the {thing} near the {other} seen {'a ' * night}" for thing in THINGS for other in THINGS[:3]]
 
@@ -77,17 +87,27 @@ def test_queries_accumulate_until_they_are_a_window(logged: Settings, serving: R
 
 
 def test_queries_of_the_source_are_judged_once(settings: Settings, serving: Release) -> None:
-    assert settings.data.path is not None
-    source = Path(settings.data.path)
-    with (source / "queries.jsonl").open("a") as queries, (source / "qrels/test.tsv").open("a") as qrels:
-        for number, text in enumerate(usual(0)):
-            queries.write(json.dumps({"_id": f"n{number}", "text": text}) + "\n")
-            qrels.write(f"n{number}\tp{number}\t1\n")
+    grow(settings, 0)
     grown = ingest(settings)[1]
     first = look(settings, serving, grown, 0)
     assert (first.window, first.fresh) == (1, {"snapshot": 30})
     assert "recall@10" in {one.name for one in first.signals}
     assert look(settings, serving, grown, 1).window == 1
+
+
+def test_queries_go_on_being_seen_when_the_snapshot_that_had_the_last_ones_is_gone(
+    settings: Settings, serving: Release
+) -> None:
+    grow(settings, 0)
+    first = ingest(settings)[1]
+    look(settings, serving, first, 0)
+    grow(settings, 1)
+    second = ingest(settings)[1]
+    shutil.rmtree(first.path)
+    assert look(settings, serving, second, 1).window == 1
+    grow(settings, 2)
+    third = look(settings, serving, ingest(settings)[1], 2)
+    assert (third.window, third.fresh) == (2, {"snapshot": 30})
 
 
 def test_confirmed_drift_triggers_once_and_is_held_by_the_cooldown(

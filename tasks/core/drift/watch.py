@@ -148,6 +148,7 @@ class Check:
             return load_snapshot(self.settings.home, self.state.consumed)
         except NightshiftError:
             log.warning("snapshot %s was removed: the queries of this one count as seen", self.state.consumed)
+            self.state = self.state.model_copy(update={"consumed": self.snapshot.digest})
             return self.snapshot
 
     def _place(self, path: Path) -> LogPlace:
