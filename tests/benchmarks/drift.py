@@ -13,6 +13,8 @@ all of itself), and its size by a fifth. Every decision is that of `tasks.core.d
 `tasks.core.drift.statistics.measure` gives, with the default settings: 500 queries make a window, so nights of 200 are
 judged every third night.
 
+    deviation       standard deviation of the low-score share between windows, and that of the share before it is
+                    adjusted to the topics asked about
     retrain in 3    draws in which a retrain starts within three nights of the shift, after 25 normal nights; the shift
                     stays. "cold": after none, as on the first nights of a release
     window          draws in which the first window of the shift passes its threshold
@@ -27,7 +29,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from drift_worlds import Pool, World, worlds
 
 from tasks.core.drift.decide import State, decide, due
+from tasks.core.drift.findings import Measurement
 from tasks.core.drift.statistics import measure
 from tasks.core.settings import DriftSettings
 
@@ -98,6 +101,7 @@ class Nights:
     state: State
     night: int = 0
     waiting: tuple[Pool, ...] = ()
+    measured: list[Measurement] = field(default_factory=list)
 
     def next(self, source: Source) -> tuple[bool, bool, bool]:
         """One night: whether a retrain starts, whether a window passed its threshold, whether it was suspect."""
@@ -114,6 +118,7 @@ class Nights:
             unseen = every.unseen.sum() / every.terms.sum()
             found = measure(self.study.world.reference, every.scores, every.usual_low, every.judged, unseen)
             self.waiting = ()
+            self.measured.append(found)
         self.state, decision = decide(self.state, found, now, rules)
         new = self.state.number > before
         last = self.state.windows[-1] if new else None
@@ -137,23 +142,24 @@ def _begin(study: Study, *key: int) -> Nights:
 
 
 def quiet(study: Study, sizes: list[int]) -> str:
-    """Years in which nothing but the mix moves: retrains for nothing, and windows that pass or are suspect."""
+    """Years in which only the mix moves: retrains a year for nothing, and windows that pass or are suspect."""
     lines = [
-        "| quiet years | queries a night | false retrains a year | windows that pass | suspect windows |",
-        "|---|---:|---:|---:|---:|",
+        "| quiet years | a night | false retrains | windows that pass | suspect windows | deviation | unadjusted |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for label, concentration in (("usual wobble", USUAL), ("wild wobble", WILD)):
         for size in sizes:
             seen = np.zeros(3)
-            windows = 0
+            windows: list[Measurement] = []
             for draw in range(study.draws):
                 nights = _begin(study, concentration, size, draw)
                 for _ in range(365):
                     seen += nights.next(Source(size, concentration))
-                windows += nights.state.number
+                windows += nights.measured
             lines.append(
-                f"| {label} | {size:,} | {seen[0] / study.draws:.2f} | {seen[1] / windows:.2%} |"
-                f" {seen[2] / windows:.2%} |"
+                f"| {label} | {size:,} | {seen[0] / study.draws:.2f} | {seen[1] / len(windows):.2%} |"
+                f" {seen[2] / len(windows):.2%} | {np.std([one.low for one in windows]):.4f} |"
+                f" {np.std([one.raw_low for one in windows]):.4f} |"
             )
     return "\n".join(lines)
 
