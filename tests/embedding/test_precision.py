@@ -15,7 +15,7 @@ from tasks.core.embedding import machine
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
 from tasks.core.embedding.precision import Choice, choose_precision
-from tasks.core.embedding.settings import EmbeddingSettings
+from tasks.core.embedding.settings import INT8, EmbeddingSettings
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.receipts import Snapshot
 from tasks.core.settings import EncoderSettings, Settings
@@ -58,7 +58,7 @@ def chosen(folder: Path, snapshot: Snapshot, **dials: object) -> Choice:
 
 def test_auto_takes_the_fastest_float_path_that_is_faithful(folder: Path, snapshot: Snapshot) -> None:
     choice = chosen(folder, snapshot, min_cosine=0.5, max_ndcg_change=1.0)
-    assert choice.precision == next(path for path in paths_here() if path != "openvino-int8")
+    assert choice.precision == next(path for path in paths_here() if path not in INT8)
     assert choice.precision == "fp32" or 0.5 < choice.fidelity < 1.001
     assert choice.precision == "fp32" or choice.ndcg_change is not None
 
@@ -70,7 +70,7 @@ def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_
         choice = chosen(folder, snapshot, min_cosine=0.999999, max_ndcg_change=1.0)
     assert choice.precision in ("openvino-fp32", "fp32")
     refused = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
-    assert len(refused) == paths_here()[int("openvino-int8" in paths_here()) :].index(choice.precision)
+    assert len(refused) == [path for path in paths_here() if path not in INT8].index(choice.precision)
     assert all("cosine to fp32 0." in line and "(bound 0.999999)" in line for line in refused)
 
 
@@ -80,12 +80,12 @@ def test_int8_that_changes_the_ranking_is_refused_and_leaves_no_graph(
 ) -> None:
     lenient = {"min_cosine": 0.1, "max_ndcg_change": 1.0, "int8_min_cosine": 0.1}
     taken = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=1.0, **lenient)
-    assert taken.precision == "openvino-int8"
+    assert taken.precision == paths_here()[0]
     assert (folder / graph.XML).is_file()
     assert taken.ndcg_change  # rounding moved some passage past another
     refused = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=abs(taken.ndcg_change) / 2, **lenient)
-    assert refused.precision == paths_here()[1]
-    assert f"openvino-int8 is refused, it is not faithful here: cosine to fp32 {taken.fidelity:.5f}" in caplog.text
+    assert refused.precision == next(path for path in paths_here() if path not in INT8)
+    assert f"{taken.precision} is refused, it is not faithful here: cosine to fp32 {taken.fidelity:.5f}" in caplog.text
     assert f"nDCG@10 {taken.ndcg_change:+.4f} (bound" in caplog.text
     assert not (folder / graph.FOLDER).exists()
 

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 import torch
 
-from tasks.core.embedding.settings import Precision
+from tasks.core.embedding.settings import INT8, Precision
 from tasks.core.errors import Mismatch
 
-FASTEST_FIRST: tuple[Precision, ...] = ("openvino-int8", "openvino-bf16", "bf16", "openvino-fp32", "fp32")
+FASTEST_FIRST: tuple[Precision, ...] = (*INT8, "openvino-bf16", "bf16", "openvino-fp32", "fp32")
 INSTALL = 'pip install "nightshift[openvino]"'
 
 
@@ -36,9 +36,9 @@ def lack(path: Precision) -> str:
     """
     if path.startswith("openvino") and find_spec("openvino") is None:
         return f"openvino is not installed here ({INSTALL})"
-    if path == "openvino-bf16" and not _cpu_has("avx512_bf16", "amx_bf16"):
+    if path.startswith("openvino") and path.endswith("bf16") and not _cpu_has("avx512_bf16", "amx_bf16"):
         return "this processor has no bf16 instructions (AVX512-BF16 or AMX)"
-    if path == "openvino-int8" and not _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+    if path in INT8 and not _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         return "this processor has no 8-bit dot products (VNNI or AMX)"
     return ""
 
@@ -57,7 +57,7 @@ def _pays(path: Precision) -> bool:
         return True
     if path == "bf16":
         return has_bf16()
-    if path == "openvino-int8" and find_spec("nncf") is None:
+    if path in INT8 and find_spec("nncf") is None:
         return False
     return not torch.cuda.is_available() and not lack(path)
 

@@ -20,7 +20,7 @@ from tasks.core.data.snapshot import passages, queries
 from tasks.core.data.text import full_text
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
-from tasks.core.embedding.settings import EmbeddingSettings, Precision
+from tasks.core.embedding.settings import INT8, EmbeddingSettings, Precision
 from tasks.core.errors import NightshiftError
 from tasks.core.files import write_json
 from tasks.core.receipts import Snapshot
@@ -34,7 +34,6 @@ log = logging.getLogger("nightshift.encoder")
 DEV = TrainingSettings(dev_queries=500, dev_passages=500)  # what nDCG@10 is measured on
 SAMPLE = 64  # passages, where there are no dev queries: enough to meet the texts that lose most
 CALIBRATION = 64  # texts; 100 gave int8 vectors no nearer to fp32
-INT8: Precision = "openvino-int8"
 TAIL = 0.05
 
 
@@ -66,10 +65,14 @@ def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettin
             raise NightshiftError(f'[embedding] precision = "{path}": {what}')
     candidates = [path for path in paths_tried(settings) if path != "fp32"]
     exact = _Exact.of(folder, snapshot) if candidates else None
+    calibrated = False
     for path in candidates:
         assert exact is not None
         try:
-            choice = _measured(folder, path, snapshot, exact, kept)
+            if not (calibrated and path in INT8):  # the two int8 paths have the same graph
+                _prepare(folder, path, snapshot, kept)
+                calibrated = path in INT8
+            choice = exact.measure(_encoder(folder, path))
         except NightshiftError as error:
             if settings.precision == path:
                 raise
@@ -90,7 +93,7 @@ def keep_precision(folder: Path, snapshot: Snapshot, start: Path, path: Precisio
 def paths_tried(settings: EmbeddingSettings) -> list[Precision]:
     """The paths that `choose_precision` tries on this machine, in that order."""
     if settings.precision == "auto":
-        return [path for path in paths_here() if path != INT8]
+        return [path for path in paths_here() if path not in INT8]
     return paths_here() if settings.precision == "fastest" else [settings.precision]
 
 
@@ -122,21 +125,16 @@ class _Exact:
         cosines = (exact * fast).sum(axis=1) / (np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1))
         path = encoder.spec.precision
         # Rounding to 8 bits clips the few largest activations: the one worst text says little of the others.
-        fidelity = float(np.quantile(cosines, TAIL) if path == INT8 else cosines.min())
+        fidelity = float(np.quantile(cosines, TAIL) if path in INT8 else cosines.min())
         change = (
             None if self.yard is None else self.yard.ndcg_of(asked, pool) - self.yard.ndcg_of(self.asked, self.pool)
         )
         return Choice(path, fidelity, change)
 
 
-def _measured(folder: Path, path: Precision, snapshot: Snapshot, exact: _Exact, kept: Path | None) -> Choice:
-    _prepare(folder, path, snapshot, kept)
-    return exact.measure(_encoder(folder, path))
-
-
 def _is_taken(choice: Choice, settings: EmbeddingSettings) -> bool:
     """Whether the path is faithful, or asked for by name; says why."""
-    int8 = choice.precision == INT8
+    int8 = choice.precision in INT8
     cosine = settings.int8_min_cosine if int8 else settings.min_cosine
     change = settings.int8_max_ndcg_change if int8 else settings.max_ndcg_change
     faithful = choice.fidelity >= cosine and abs(choice.ndcg_change or 0.0) <= change
@@ -156,7 +154,7 @@ def _prepare(folder: Path, path: Precision, snapshot: Snapshot, kept: Path | Non
     spec = read_spec(folder)
     for place in places(spec).values():
         shutil.rmtree(folder / place / graph.FOLDER, ignore_errors=True)
-    if path != INT8:
+    if path not in INT8:
         return
     encoder = DualEncoder(folder, spec)
     for name, tower in encoder.towers.items():

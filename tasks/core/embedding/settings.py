@@ -9,7 +9,9 @@ from pydantic import Field
 from tasks.core.section import Section
 
 # Which program computes vectors, and in which numbers: torch where nothing else is said.
-Precision = Literal["fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8"]
+Precision = Literal["fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]
+# Matrix products in int8; what is around them in float32, or in bf16.
+INT8: tuple[Precision, ...] = ("openvino-int8-bf16", "openvino-int8")
 
 
 class EmbeddingSettings(Section):
@@ -22,16 +24,16 @@ class EmbeddingSettings(Section):
     precision: Literal["auto", "fastest"] | Precision = Field(
         "auto",
         description="numeric path, part of the fingerprint; auto: the fastest in fp32 or bf16 that the machine has and "
-        "that is faithful; fastest: openvino-int8 is tried before them; or a path by name",
+        "that is faithful; fastest: int8 is tried before them; or a path by name",
     )
     min_cosine: float = Field(0.999, gt=0, le=1, description="lowest cosine to fp32 that a path in fp32 or bf16 keeps")
     max_ndcg_change: float = Field(
         0.002, ge=0, description="change of nDCG@10 on dev queries that a path in fp32 or bf16 may bring"
     )
     int8_min_cosine: float = Field(
-        0.98, gt=0, le=1, description="cosine to fp32 that 95 % of the texts keep under openvino-int8"
+        0.98, gt=0, le=1, description="cosine to fp32 that 95 % of the texts keep under an int8 path"
     )
-    int8_max_ndcg_change: float = Field(0.005, ge=0, description="as max_ndcg_change, for openvino-int8")
+    int8_max_ndcg_change: float = Field(0.005, ge=0, description="as max_ndcg_change, for an int8 path")
 
     def numeric(self) -> dict[str, Any]:
         """The dials that decide which numeric path an encoder gets."""

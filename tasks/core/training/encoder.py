@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.backends.openvino import OpenVino
 from tasks.core.embedding.machine import require
-from tasks.core.embedding.settings import Precision
+from tasks.core.embedding.settings import INT8, Precision
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
 from tasks.core.settings import EncoderSettings
@@ -117,7 +117,7 @@ class DualEncoder:
     def _to_openvino(self) -> None:
         path, threads = self.spec.precision, torch.get_num_threads()
         for name, tower in self.towers.items():
-            made = graph.read(self.places[name]) if path == "openvino-int8" else graph.convert(tower)
+            made = graph.read(self.places[name]) if path in INT8 else graph.convert(tower)
             longest = longest_input(tower.transformer) or sys.maxsize
             tower.backend = OpenVino(made, path, tower.tokenizer.pad_token_id or 0, longest, threads)
         self.query.backend = self.query.backend or self.passage.backend

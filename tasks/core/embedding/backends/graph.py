@@ -51,9 +51,8 @@ def convert(tower: Tower) -> Any:
         with _silence(), torch.no_grad():
             return openvino.convert_model(_Served(tower.eval()), example_input=example, input=inputs)
     except Exception as error:  # of many kinds, by what in the model has no counterpart
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         kind = type(tower.transformer).__name__
-        raise NightshiftError(f"openvino cannot take over this {kind} ({reason[:200]})") from error
+        raise NightshiftError(f"openvino cannot take over this {kind} ({_reason(error)})") from error
 
 
 def quantize(graph: Any, ids: Sequence[Sequence[int]]) -> Any:
@@ -92,7 +91,7 @@ def read(place: Path) -> Any:
     Raises Mismatch when there is none.
     """
     if not (place / XML).is_file() or not (place / BIN).is_file():
-        raise Mismatch(f"encoder {place}: its numeric path is openvino-int8, and {XML} is not there. Make it anew.")
+        raise Mismatch(f"encoder {place}: its numeric path is int8, and {XML} is not there. Make it anew.")
     return import_openvino().Core().read_model(place / XML)
 
 
@@ -113,13 +112,20 @@ class _Served(nn.Module):
         return prefix(vectors, tower.dimension, side.normalize)
 
 
+def _reason(error: Exception) -> str:
+    """The line of its message that says what failed: the one below "Exception:", where it hands on another's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    found = lines[lines.index("Exception:") + 1 :] if "Exception:" in lines else lines[-1:]
+    return (found or lines)[0][:200]
+
+
 def _import_nncf() -> Any:
     import_openvino()
     kind = logging.getLoggerClass()
     try:
         import nncf
     except ModuleNotFoundError as error:
-        raise NightshiftError(f"openvino-int8 needs nncf, which calibrates it: {INSTALL}") from error
+        raise NightshiftError(f"int8 needs nncf, which calibrates it: {INSTALL}") from error
     logging.setLoggerClass(kind)  # its import puts a class of its own in place for everyone
     nncf.disable_logging()
     return nncf
@@ -127,9 +133,13 @@ def _import_nncf() -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Any:
-    """Without progress bars and the tracer's remarks about constants."""
+    """Without progress bars and the tracer's remarks; a failed conversion does not raise the root logger's level."""
     import warnings
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    level = logging.getLogger().level
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().setLevel(level)

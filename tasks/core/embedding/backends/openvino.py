@@ -29,7 +29,7 @@ class OpenVino:
             {
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": threads,
-                "INFERENCE_PRECISION_HINT": "bf16" if path == "openvino-bf16" else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if path.endswith("bf16") else "f32",
                 # Pinned cores are always the first ones: two processes would share one and leave others idle.
                 "ENABLE_CPU_PINNING": False,
             },
