@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tasks.core.errors import NightshiftError
 from tasks.core.training.parts import longest_input, read_projection, read_tokenizer, read_transformer
 from tasks.core.training.pooling import pool, prefix
+from tasks.core.training.tokenizing import token_ids
 
 TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
 
@@ -98,13 +99,7 @@ class Tower(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompt + text, cut at `max_tokens`; one list a text, no padding."""
-        if not texts:
-            return []
-        prompted = [self.prompt + text for text in texts]
-        ids: list[list[int]] = self.tokenizer(
-            prompted, truncation=True, max_length=self.max_tokens, return_attention_mask=False
-        )["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, [self.prompt + text for text in texts], self.max_tokens)
 
     def forward(self, ids: TokenIds, token_budget: int) -> Tensor:
         """Vectors float32 (n, width) in the order of `ids`.
