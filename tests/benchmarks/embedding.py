@@ -9,15 +9,23 @@ FOLDER is a collection in BEIR layout; its first --slice passages are encoded. -
 a folder. What is measured is real tokens, specials included and padding not, per second of processor time, tokenising
 included; the first pass over a shape, which compiles it, is in it too.
 
-    fp32, bf16, openvino-fp32, openvino-bf16, openvino-int8   our numeric paths; int8 is calibrated on 64 other texts
+    fp32, bf16, openvino-fp32, openvino-bf16, openvino-int8, openvino-int8-bf16
+                        our numeric paths; int8 is calibrated on 64 other texts
     again               our best one on a later night: 20 % of the texts are copies, token ids come from the cache
-    st, st-bf16         sentence-transformers `encode` as it comes, and in bf16
-    st-openvino, st-openvino-int8   its OpenVINO backend; needs --peer-python, a virtual environment of its own with
-                        sentence-transformers[openvino] and datasets, as that holds an older transformers
+    st, st-bf16, st-fp16
+                        sentence-transformers `encode` as it comes, and in half numbers
+    st-openvino, st-openvino-bf16, st-openvino-int8
+                        its OpenVINO backend told to compute in fp32; as it comes, which is bf16 on a processor that
+                        has it; and int8 by `export_static_quantized_openvino_model`, with bf16 beside it. They need
+                        --peer-python, a virtual environment of its own with sentence-transformers[openvino] and
+                        datasets, as that holds an older transformers
 
-`cosine` is the lowest to `fp32` over the slice. `peak` is the share of the fastest matrix product that torch
-or numpy reaches per CPU-second: in float32 for float32 paths, in bfloat16 for the others (neither has one in int8).
-fastembed is not among the contestants: it fetches its models, ONNX files of its own, from a hub, and runs no others.
+`cosine` is the lowest to `fp32` over the slice. `peak` is the share of the fastest matrix product that is measured
+here in the same numbers (`embedding_peak.py`). fastembed is not among the contestants: it fetches its models, ONNX
+files of its own, from a hub, and runs no others.
+
+With a GPU, torch's contestants run on it; rates are then per second of time, and `peak` is the GPU's in bf16.
+CUDA_VISIBLE_DEVICES= hides it.
 
 With --quality it is nDCG@10 on the test queries over --slice passages with all answers among them, for each path.
 """
@@ -29,24 +37,29 @@ import gzip
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import torch
+from embedding_peak import cpu_peak, cuda_peak
 
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
+from tasks.core.embedding.settings import INT8, Precision
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.base import OFFLINE_MODEL, find_base
 from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
 
-PATHS = ("fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8")
-PEERS = ("st", "st-bf16", "st-openvino", "st-openvino-int8")
+PATHS = get_args(Precision)
+PEERS = ("st", "st-bf16", "st-openvino", "st-openvino-bf16", "st-openvino-int8")
+GPU_PEERS = ("st", "st-bf16", "st-fp16")
 COPIES = 0.2
+ON_GPU = torch.cuda.is_available()
 
 
 def main() -> None:
@@ -57,7 +70,8 @@ def main() -> None:
     arguments.add_argument("--model", default="minilm")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--tokens", type=int, default=256)
-    arguments.add_argument("--systems", nargs="+", default=[*PATHS, "again", *PEERS], choices=[*PATHS, "again", *PEERS])
+    usual = [*PATHS, "again", *(GPU_PEERS if ON_GPU else PEERS)]
+    arguments.add_argument("--systems", nargs="+", default=usual, choices=[*PATHS, "again", *PEERS, "st-fp16"])
     arguments.add_argument("--peer-python", type=Path)
     arguments.add_argument("--quality", action="store_true")
     chosen = arguments.parse_args()
@@ -84,12 +98,10 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> None:
     print(
         f"{chosen.folder.name}, {len(texts)} passages of {lengths['texts'].mean():.0f} tokens, {chosen.model}, ", end=""
     )
-    print(
-        f"{chosen.threads} threads, peak {peak('float32'):.0f} GFLOPS in float32, {peak('bfloat16'):.0f} in bfloat16\n"
-    )
-    print(
-        "| contestant | tokens per CPU-second | × st | tokens/s | cosine | peak | MiB |\n|---|--:|--:|--:|--:|--:|--:|"
-    )
+    peaks = "float32", "bfloat16", "int8"
+    print(f"{chosen.threads} threads, peak in GFLOPS:", ", ".join(f"{peak(kind):,.0f} in {kind}" for kind in peaks))
+    print(f"\n| contestant | tokens per {'' if ON_GPU else 'CPU-'}second | × st | passages/s | cosine | peak | MiB |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     rows: dict[str, dict[str, float]] = {}
     for system in sorted(chosen.systems, key=lambda one: (one != "fp32", one != "st")):  # what others are held against
         path = paths_here()[0] if system == "again" else system
@@ -104,7 +116,7 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> None:
         except subprocess.CalledProcessError:  # its own words are above the table
             print(f"| {system} | failed |")
             continue
-        rows[system]["rate"] = lengths[which].sum() / rows[system]["cpu"]
+        rows[system]["rate"] = lengths[which].sum() / rows[system]["wall" if ON_GPU else "cpu"]
         _print_row(system, rows, lengths[which], tower.transformer.config, scratch)
 
 
@@ -120,9 +132,9 @@ def _print_row(system: str, rows: dict[str, dict[str, float]], lengths: np.ndarr
         exact, fast = np.load(scratch / "fp32.npy"), np.load(scratch / f"{system}.npy")
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1)
         cosine = f"{((exact * fast).sum(axis=1) / norms).min():.5f}"
-    kind = "float32" if system in ("fp32", "openvino-fp32", "st", "st-openvino") else "bfloat16"
+    kind = "int8" if "int8" in system else "bfloat16" if system.endswith(("bf16", "fp16")) else "float32"
     share = f"{row['rate'] * operations(config, lengths) / 1e9 / peak(kind):.0%}" if system != "again" else "–"
-    walls = f"{lengths.sum() / row['wall']:,.0f}"
+    walls = f"{len(lengths) / row['wall']:,.0f}"
     print(
         f"| {system} | {row['rate']:,.0f} | {ratio} | {walls} | {cosine} | {share} | {row['peak']:,.0f} |",
         flush=True,
@@ -136,21 +148,9 @@ def operations(config: Any, lengths: np.ndarray) -> float:
     return float(config.num_hidden_layers * (2 * (4 * hidden * hidden + 2 * hidden * inner) + attention))
 
 
-def peak(kind: str, found: dict[str, float] = {}) -> float:  # noqa: B006  (measured once)
-    """GFLOPS per CPU-second of a matrix product: torch's, in float32 numpy's where that is faster."""
-    import torch
-
-    if kind not in found:
-        torch.set_num_threads(1)
-        pair = [torch.randn(1536, 1536, dtype=getattr(torch, kind)) for _ in range(2)]
-        programs: list[list[Any]] = [pair, [one.numpy() for one in pair]] if kind == "float32" else [pair]
-        rates = []
-        for left, right in programs * 5:
-            began = time.process_time()
-            left @ right
-            rates.append(2 * 1536**3 / (time.process_time() - began) / 1e9)
-        found[kind] = max(rates)
-    return found[kind]
+def peak(kind: str) -> float:
+    """GFLOPS that this machine reaches: one core of it, or its GPU in bfloat16."""
+    return cuda_peak() if ON_GPU else cpu_peak(kind)
 
 
 def run(system: str, encoder: Path, texts: Path, scratch: Path, chosen: argparse.Namespace) -> dict[str, float]:
@@ -158,7 +158,7 @@ def run(system: str, encoder: Path, texts: Path, scratch: Path, chosen: argparse
     python = chosen.peer_python if "st-openvino" in system else sys.executable
     script = Path(__file__).with_name("embedding_peers.py")
     command = [str(python), str(script), system, str(encoder), str(texts), str(scratch / f"{system}.npy")]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HOME": str(scratch)}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -188,7 +188,6 @@ def base_of(model: str, scratch: Path) -> Path:
         return find_base(OFFLINE_MODEL)
     if model != "base":
         return find_base(model)
-    import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -203,7 +202,10 @@ def made(base: Path, path: str, chosen: argparse.Namespace, scratch: Path, other
     folder.mkdir()
     settings = EncoderSettings(passage_tokens=chosen.tokens, query_tokens=chosen.tokens)
     encoder = start_from(base, EncoderSpec.of(settings, path), folder)  # type: ignore[arg-type]
-    if path == "openvino-int8":
+    known = [scratch / f"encoder-{other}" / graph.FOLDER for other in INT8 if other != path]
+    if path in INT8 and known[0].exists():
+        shutil.copytree(known[0], folder / graph.FOLDER)
+    elif path in INT8:
         graph.write(graph.quantize(graph.convert(encoder.passage), encoder.passage.tokenize(others[:64])), folder)
     return folder
 

@@ -2,16 +2,17 @@
 
     python embedding_peers.py SYSTEM FOLDER TEXTS VECTORS
 
-SYSTEM is a numeric path of ours, which needs this project; or `st`, `st-bf16`, `st-openvino`, `st-openvino-int8`,
-which need sentence-transformers alone, the last two with its openvino extra. FOLDER is an encoder of ours, which
-sentence-transformers loads as it is. TEXTS is a JSON list; VECTORS is written, a .npy file. A system is warmed up with
-32 texts, then encodes all.
+SYSTEM is a numeric path of ours or `again`, which need this project; or one that begins with `st`, which needs
+sentence-transformers alone, and where `openvino` is in it also its openvino extra and `datasets`. FOLDER is an encoder
+of ours, which sentence-transformers loads as it is. TEXTS is a JSON list; VECTORS is written, a .npy file. A system is
+warmed up with 32 texts, then encodes all.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ import numpy as np
 
 Encode = Callable[[list[str]], np.ndarray]
 WINDOW = 4096  # texts, as in a night
+CALIBRATION = 64  # texts
 
 
 def main() -> None:
@@ -71,38 +73,45 @@ def again(folder: Path, texts: list[str]) -> Encode:
 
 
 def theirs(system: str, folder: Path, texts: list[str]) -> Encode:
-    """sentence-transformers: as it comes; in bf16; through OpenVINO in fp32; the same, quantised on these texts."""
-    from sentence_transformers import SentenceTransformer
-
-    if system == "st":
-        model = SentenceTransformer(str(folder), device="cpu")
-    elif system == "st-bf16":
-        model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": "bfloat16"})
-    else:
-        model = _through_openvino(folder, texts if system.endswith("int8") else None)
-    return lambda some: model.encode(some, convert_to_tensor=True).float().cpu().numpy()
-
-
-def _through_openvino(folder: Path, calibration: list[str] | None):  # type: ignore[no-untyped-def]
+    """sentence-transformers: as it comes; in half numbers; through OpenVINO in fp32, as that comes, and in int8."""
     import torch
     from sentence_transformers import SentenceTransformer
 
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    model = SentenceTransformer(str(folder), backend="openvino", model_kwargs={"ov_config": options})
-    if calibration is None:
-        return model
-    from datasets import Dataset
-    from optimum.intel import OVConfig, OVQuantizationConfig, OVQuantizer
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if system.startswith("st-openvino"):
+        model = _through_openvino(system, folder, texts)
+    else:
+        kind = {"st": "float32", "st-bf16": "bfloat16", "st-fp16": "float16"}[system]
+        model = SentenceTransformer(str(folder), device=device, model_kwargs={"dtype": kind})
+    return lambda some: model.encode(some, convert_to_tensor=True).float().cpu().numpy()
 
-    inner = model[0].auto_model
-    quantizer = OVQuantizer(inner)
-    rows = [model.tokenizer(text, truncation=True, max_length=model.max_seq_length) for text in calibration[-64:]]
-    names = [one for one in ("input_ids", "attention_mask", "token_type_ids") if one in rows[0]]
-    data = Dataset.from_list([{name: row[name] for name in names} for row in rows])
+
+def _through_openvino(system: str, folder: Path, texts: list[str]):  # type: ignore[no-untyped-def]
+    """Where OpenVINO is not told otherwise it computes in bf16 on a processor that has it, beside int8 as well."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    if system == "st-openvino":
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    model = SentenceTransformer(str(folder), backend="openvino", device="cpu", model_kwargs={"ov_config": options})
+    if system != "st-openvino-int8":
+        return model
+    # The route of its documentation, with texts of this corpus in place of a data set from a hub.
+    from optimum.intel import OVQuantizationConfig
+    from sentence_transformers import export_static_quantized_openvino_model
+
     with tempfile.TemporaryDirectory() as scratch:
-        config = OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(rows)))
-        quantizer.quantize(ov_config=config, calibration_dataset=data, save_directory=scratch)
-        model[0].auto_model = type(inner).from_pretrained(scratch, ov_config=options)
+        place, data = Path(scratch) / "model", Path(scratch) / "data"
+        shutil.copytree(folder, place)
+        data.mkdir()
+        (data / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[-CALIBRATION:]))
+        export_static_quantized_openvino_model(
+            model, OVQuantizationConfig(num_samples=CALIBRATION), str(place), str(data), "default", "train", "text"
+        )
+        options = {"ov_config": options, "file_name": "openvino/openvino_model_qint8_quantized.xml"}
+        model = SentenceTransformer(str(place), backend="openvino", device="cpu", model_kwargs=options)
+        model.encode(texts[:1])  # compiles, so that the files may go
     return model
 
 
