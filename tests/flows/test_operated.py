@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,8 +42,16 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         basic = base64.b64encode(self.login.encode()).decode()
         headers = {"Content-Type": "application/json", "Authorization": f"Basic {basic}"}
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/api/{path}", data, headers)) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers)
+        for patience in range(10, -1, -1):  # its database may be busy; Prefect's own client asks again too
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not patience:
+                    raise
+                time.sleep(1)
+        raise AssertionError
 
     def start(self, flow: str, **parameters: object) -> str:
         deployment = self.ask(f"deployments/name/{flow}/{flow}")["id"]
@@ -67,10 +76,6 @@ class Server:
             "flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"}
         )
         return found
-
-    def events(self, name: str) -> int:
-        count: int = self.ask("events/filter", {"filter": {"event": {"name": [name]}}})["total"]
-        return count
 
     def until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -205,14 +210,13 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
 
     for _ in range(2):  # the new encoder knows these; others that it does not know come within the cooldown
         feed.add(feed.things_only, WINDOW, "test")
-        up.outcome("watch-drift")
-    up.until(lambda: up.events("nightshift.drift.*") == 24, "the events of all checks")
-    assert len(up.runs("retrain-on-drift")) == 1
+        assert up.outcome("watch-drift") == "Drifting"  # the cooldown holds it
 
     (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").write_text("{ not json\n" * 50)
     assert up.outcome("nightly") == "Failed"
     up.until(lambda: bool(told[1]), "word of the failure")
     assert "Failed" in told[1][0]["subject"]
+    assert len(up.runs("retrain-on-drift")) == 1
 
 
 def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
