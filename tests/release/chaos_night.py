@@ -94,8 +94,10 @@ def live(plan) -> None:
         def emit(self, record):
             with suppress(OSError):
                 os.write(log, f"{time.monotonic()} {record.getMessage()}\n".encode())
-            if self.said == plan.line:
+            if self.said == plan.line and plan.delay:
                 threading.Thread(target=strike).start()
+            elif self.said == plan.line:
+                strike()
             self.said += 1
 
     logger = logging.getLogger("nightshift")
