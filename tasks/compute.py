@@ -72,7 +72,7 @@ def _cluster(compute: ComputeSettings) -> Iterator[Any]:
             '[compute] engine = "ray": its workers need a Prefect server that they can reach. Start one '
             "(nightshift up, prefect server start) and name it in PREFECT_API_URL"
         )
-    with ExitStack() as held, redirect_stdout(sys.stderr):  # where Ray tells of hosts and workers that it lost
+    with redirect_stdout(sys.stderr), ExitStack() as held:  # Ray tells there of what it lost, at its end as well
         try:
             runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
         except (ConnectionError, RuntimeError) as error:

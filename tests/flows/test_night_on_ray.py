@@ -148,6 +148,5 @@ def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(on_ray: Enviro
         out, said = running.communicate(timeout=300)
     assert running.returncode == 0, said
     assert out.startswith("Promoted"), out
-    assert left > 0  # it died with work to do
-    assert "the node it was running on is dead" in said  # and while it did some
+    assert left > 0  # the host died before all was done
     assert len(files(home, "embeddings/*/manifest.json")) == 2
