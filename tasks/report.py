@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import cast
@@ -30,7 +31,7 @@ from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.settings import Settings
 from tasks.policy import STEP
 
-SHOWN = 100  # characters of a text in an artifact: its tables do not wrap
+SHOWN = 60  # characters of a text in an artifact: its tables do not wrap
 
 
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
@@ -206,4 +207,6 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
+    """On one line, and as it stands: the UI takes what is in a cell for Markdown."""
+    line = " ".join(text.split())
+    return re.sub(r"([_*`\\<>])", r"\\\1", line if len(line) <= SHOWN else line[:SHOWN] + " …")

@@ -39,6 +39,7 @@ DECISIVE = (
     graph.BIN,
 )
 SHORT = 512  # tokens
+NUMERICS = 2  # of how the numeric paths compute: raise it when the same files would give other vectors
 
 
 class EncoderSpec(BaseModel):
@@ -179,7 +180,7 @@ def fingerprint(folder: Path) -> str:
     """
     spec = read_spec(folder)
     files = {name: decisive_files(folder / place) for name, place in places(spec).items()}
-    return digest_of({"spec": spec.model_dump(), "files": files})
+    return digest_of({"spec": spec.model_dump(), "files": files, "numerics": NUMERICS})
 
 
 def passage_fingerprint(folder: Path) -> str:
@@ -190,7 +191,7 @@ def passage_fingerprint(folder: Path) -> str:
     spec = read_spec(folder)
     place = folder if spec.shared else folder / SEPARATE["passage"]
     side = {**spec.side("passage")._asdict(), "precision": spec.precision}
-    return digest_of({"passage": side, "files": decisive_files(place)})
+    return digest_of({"passage": side, "files": decisive_files(place), "numerics": NUMERICS})
 
 
 def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | None = None) -> DualEncoder:
