@@ -165,7 +165,7 @@ def measure(
     raw = float((scores < reference.low_score).mean())
     return Measurement(
         queries=len(scores),
-        low=raw - float(usual_low.mean()) + LOW,
+        low=min(1.0, raw - float(usual_low.mean()) + LOW),
         raw_low=raw,
         unseen=unseen,
         held_out=reference.rows,
