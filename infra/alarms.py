@@ -22,7 +22,7 @@ OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.nigh
 A_NIGHT = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.release"}
 NEVER_RUN = timedelta(hours=3)  # how long a night is taken to last before one has run
 LEAST = timedelta(minutes=10)  # an alarm for a night that usually lasts seconds would be noise
-SEEN = 20  # newest nights that the usual length is taken from
+SEEN = 60  # newest nights that the usual length is taken from
 
 SUBJECT = "Nightshift: {{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
@@ -43,11 +43,12 @@ def alert_block(url: str) -> UUID:
 
 
 def usual_night(client: SyncPrefectClient) -> timedelta:
-    """How long the newest nights took, in the middle."""
+    """How long the newest nights took that did the whole work, in the middle: those with nothing to do say nothing."""
     runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["nightly"])), sort=FlowRunSort.START_TIME_DESC, limit=SEEN
     )
-    lengths = [run.total_run_time.total_seconds() for run in runs if run.state and run.state.is_completed()]
+    whole = [run for run in runs if run.state and run.state.name in ("Promoted", "Rejected")]
+    lengths = [run.total_run_time.total_seconds() for run in whole]
     return max(LEAST, timedelta(seconds=median(lengths))) if lengths else NEVER_RUN
 
 
