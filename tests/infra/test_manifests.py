@@ -40,7 +40,8 @@ PODS = dict(pods())
 
 
 def images() -> Iterator[str]:
-    yield from (service["image"] for service in SERVICES.values())
+    named = (service["image"] for service in SERVICES.values())
+    yield from (image for image in named if not image.startswith("${"))  # those are for the user to name
     yield from (container["image"] for pod in PODS.values() for container in pod["containers"])
     yield from (one["spec"]["components"]["image"] for one in OBJECTS if one["kind"] == "Milvus")
 
