@@ -10,7 +10,7 @@ from typing import Any
 from tasks.core.files import digest_of, file_digest, files_under
 from tasks.core.training.tower import Tower
 
-VERSION = 1  # of how a cache lays ids out; a change makes new ones
+VERSION = 2  # of how a cache lays ids out; a change makes new ones
 
 
 def tokenizer_key(tower: Tower) -> str:

@@ -1,6 +1,6 @@
 """Token ids of a snapshot's passages, made once for a tokenizer, a token limit and a prompt.
 
-They lie in blocks of 32,768 snapshot rows: `00003.ids`, all ids of a block one after the other; `00003.ends`, int64,
+They lie in blocks of 16,384 snapshot rows: `00003.ids`, all ids of a block one after the other; `00003.ends`, int64,
 where each row's end, none for a row whose text stands in an earlier one; `00003.json`, written last, says that the
 block is whole. Shards, trainings and later nights read them; whoever needs a block first makes it, so reading and
 tokenising run beside the encoder, and several shards divide the work. A block takes what an earlier night's newest
@@ -30,7 +30,7 @@ from tasks.core.training.tower import Tower
 
 log = logging.getLogger("nightshift.embedding")
 
-BLOCK_ROWS = 32_768
+BLOCK_ROWS = 16_384
 TEXTS_AT_ONCE = 1024  # enough for the tokenizer's threads to share; it takes some 60 kB a text
 END = np.dtype("<i8")
 COUNTS = ("texts", "tokenised", "copied", "tokens")
