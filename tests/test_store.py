@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pyarrow import fs
+from s3_server import CREDENTIALS, s3_server
 
 from tasks.core import store
 from tasks.core.compute.settings import StoreSettings
@@ -19,24 +20,14 @@ from tasks.core.errors import Mismatch, Unreachable
 from tasks.core.files import file_digest, load, produce
 from tasks.core.receipts import Index
 
-moto = pytest.importorskip("moto.server")
-
 KEY = {"what": "an index"}
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The options of an address in a bucket of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        running.start()
-        place = f"http://127.0.0.1:{running.get_host_and_port()[1]}"
-        fs.S3FileSystem(endpoint_override=place, region="us-east-1", allow_bucket_creation=True).create_dir("kept")
-        yield f"endpoint_override={place}&region=us-east-1"
-        running.stop()
+    with s3_server("kept") as options:
+        yield options
 
 
 @pytest.fixture

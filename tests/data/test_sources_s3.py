@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import fs
+from s3_server import s3_server
 from source_forms import FORMS, QUERIES, beir, rows, values
 
 from tasks.core.data.ingest import ingest
@@ -12,34 +13,23 @@ from tasks.core.data.readers.source import find_source
 from tasks.core.errors import BadInput
 from tasks.core.settings import DataSettings, Settings
 
-moto = pytest.importorskip("moto.server")
-
 
 class Bucket:
     """A bucket, and the address of a folder in it."""
 
-    def __init__(self, port: int) -> None:
-        self.options = f"?endpoint_override=http://127.0.0.1:{port}&region=us-east-1"
-        self.filesystem = fs.S3FileSystem(
-            endpoint_override=f"http://127.0.0.1:{port}", region="us-east-1", allow_bucket_creation=True
-        )
-        self.filesystem.create_dir("feed")
+    def __init__(self, options: str) -> None:
+        self.options = options
+        self.filesystem, _ = fs.FileSystem.from_uri(f"s3://feed?{options}")
 
     def upload(self, folder: Path, name: str) -> str:
         fs.copy_files(str(folder), f"feed/{name}", destination_filesystem=self.filesystem)
-        return f"s3://feed/{name}{self.options}"
+        return f"s3://feed/{name}?{self.options}"
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        yield Bucket(server.get_host_and_port()[1])
-        server.stop()
+    with s3_server("feed") as options:
+        yield Bucket(options)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,24 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
+from s3_server import CREDENTIALS, s3_server
 
-moto = pytest.importorskip("moto.server")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
-
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    place = f"http://127.0.0.1:{running.get_host_and_port()[1]}"
-    fs.S3FileSystem(endpoint_override=place, region="us-east-1", allow_bucket_creation=True).create_dir("nights")
-    yield f"s3://nights/demo?endpoint_override={place}&region=us-east-1"
-    running.stop()
+def url() -> Iterator[str]:
+    with s3_server("nights") as options:
+        yield f"s3://nights/demo?{options}"
 
 
 def manifests(home: Path) -> dict[str, bytes]:
