@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from statistics import median
+from typing import Any
 from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, NotificationBlock, SlackWebhook
@@ -20,6 +21,8 @@ FAULTS = {f"prefect.flow-run.{name}" for name in ("Failed", "Crashed", "TimedOut
 CANCELLED = {"prefect.flow-run.Cancelled", "prefect.flow-run.Cancelling"}
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.nightshift"}
 A_NIGHT = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.release"}
+A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+EACH_RUN = {"prefect.resource.id"}
 NEVER_RUN = timedelta(hours=3)  # how long a night is taken to last before one has run
 LEAST = timedelta(minutes=10)  # an alarm for a night that usually lasts seconds would be noise
 SEEN = 60  # newest nights that the usual length is taken from
@@ -55,74 +58,64 @@ def usual_night(client: SyncPrefectClient) -> timedelta:
 def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
     """Failed or crashed, rejected or suspect, overdue, not started, and no night at all."""
     send = SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)
-    run = {"prefect.resource.id": "prefect.flow-run.*"}
-    each = {"prefect.resource.id"}
+    ended = ENDS | FAULTS | CANCELLED | {"prefect.flow-run.Completed"}
+    nothing = SendNotification(
+        block_document_id=block,
+        subject="Nightshift: no night for two days",
+        body="No night was promoted, rejected or skipped. Is the worker alive, is the schedule on?",
+    )
     return [
-        AutomationCore(
-            name="Nightshift: failed or crashed",
-            description="A run of Nightshift ended with a fault. What served still serves.",
-            trigger=EventTrigger(match=run, match_related=OURS, expect=FAULTS, posture=Posture.Reactive, threshold=1),
-            actions=[send],
+        _alarm(
+            "failed or crashed",
+            "A run of Nightshift ended with a fault. What served still serves.",
+            send,
+            Posture.Reactive,
+            match_related=OURS,
+            expect=FAULTS,
         ),
-        AutomationCore(
-            name="Nightshift: rejected or suspect",
-            description="The gate kept the challenger out, or the input looks broken. What served still serves.",
-            trigger=EventTrigger(
-                match=run,
-                match_related=OURS,
-                expect={"prefect.flow-run.Rejected", "prefect.flow-run.Suspect"},
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
-            actions=[send],
+        _alarm(
+            "rejected or suspect",
+            "The gate kept the challenger out, or the input looks broken. What served still serves.",
+            send,
+            Posture.Reactive,
+            match_related=OURS,
+            expect={"prefect.flow-run.Rejected", "prefect.flow-run.Suspect"},
         ),
-        AutomationCore(
-            name="Nightshift: overdue",
-            description=f"A night runs for twice as long as usual ({usual}), and has not ended.",
-            trigger=EventTrigger(
-                match=run,
-                match_related=A_NIGHT,
-                after={"prefect.flow-run.Running"},
-                expect=ENDS | FAULTS | CANCELLED | {"prefect.flow-run.Completed"},
-                for_each=each,
-                posture=Posture.Proactive,
-                threshold=1,
-                within=2 * usual,
-            ),
-            actions=[send],
+        _alarm(
+            "overdue",
+            f"A night runs for twice as long as usual ({usual}), and has not ended.",
+            send,
+            Posture.Proactive,
+            match_related=A_NIGHT,
+            after={"prefect.flow-run.Running"},
+            expect=ended,
+            for_each=EACH_RUN,
+            within=2 * usual,
         ),
-        AutomationCore(
-            name="Nightshift: not started",
-            description="A run was handed to a worker and did not begin within ten minutes. Is the worker alive?",
-            trigger=EventTrigger(
-                match=run,
-                match_related=OURS,
-                after={"prefect.flow-run.Pending", "prefect.flow-run.Late"},
-                expect={"prefect.flow-run.Running"} | FAULTS | CANCELLED,
-                for_each=each,
-                posture=Posture.Proactive,
-                threshold=1,
-                within=LEAST,
-            ),
-            actions=[send],
+        _alarm(
+            "not started",
+            "A run was handed to a worker and did not begin within ten minutes. Is the worker alive?",
+            send,
+            Posture.Proactive,
+            match_related=OURS,
+            after={"prefect.flow-run.Pending", "prefect.flow-run.Late"},
+            expect={"prefect.flow-run.Running"} | FAULTS | CANCELLED,
+            for_each=EACH_RUN,
+            within=LEAST,
         ),
-        AutomationCore(
-            name="Nightshift: no night for two days",
-            description="No night has ended well for two days, for whatever reason.",
-            trigger=EventTrigger(
-                match=run,
-                match_related=A_NIGHT,
-                expect=ENDS,
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(days=2),
-            ),
-            actions=[
-                SendNotification(
-                    block_document_id=block,
-                    subject="Nightshift: no night for two days",
-                    body="No night was promoted, rejected or skipped. Is the worker alive, is the schedule on?",
-                )
-            ],
+        _alarm(
+            "no night for two days",
+            "No night has ended well for two days, for whatever reason.",
+            nothing,
+            Posture.Proactive,
+            match_related=A_NIGHT,
+            expect=ENDS,
+            within=timedelta(days=2),
         ),
     ]
+
+
+def _alarm(name: str, about: str, action: SendNotification, posture: Posture, **trigger: Any) -> AutomationCore:
+    """One event about a run, or the lack of one, is enough."""
+    watch = EventTrigger(match=A_RUN, posture=posture, threshold=1, **trigger)
+    return AutomationCore(name=f"Nightshift: {name}", description=about, trigger=watch, actions=[action])
