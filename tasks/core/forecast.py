@@ -7,8 +7,7 @@ import time
 from itertools import islice
 from typing import NamedTuple
 
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.data.text import full_text
+from tasks.core.data.snapshot import passage_texts, qrels, queries
 from tasks.core.drift.verdict import Drift, Work
 from tasks.core.files import newest_first
 from tasks.core.receipts import Embeddings, Encoder, Negatives, Snapshot
@@ -82,8 +81,7 @@ def _speed(settings: Settings, snapshot: Snapshot) -> _Speed:
 
     folder = base_encoder(settings.home, snapshot, settings).path
     served, plain = load_encoder(folder), DualEncoder(folder, read_spec(folder))
-    rows = (row for batch in passages(snapshot, columns=["title", "text"]) for row in batch.to_pylist())
-    ids = served.passage.tokenize([full_text(row["title"], row["text"]) for row in islice(rows, SAMPLE)])
+    ids = served.passage.tokenize(list(islice(passage_texts(snapshot), SAMPLE)))
     tokens = sum(map(len, ids))
     rates = []
     for encoder in (served, plain):
@@ -113,9 +111,10 @@ def _mining(settings: Settings, snapshot: Snapshot) -> Cost:
 
 
 def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int) -> Cost:
-    dials, pairs = settings.training, len(qrels(snapshot, "train"))
-    steps = max(1, round(dials.epochs * pairs / dials.batch_size))
-    steps = rounds * (min(steps, dials.max_steps) if dials.max_steps else steps)
+    from tasks.core.training.batches import steps_for
+
+    dials = settings.training
+    steps = rounds * steps_for(len(qrels(snapshot, "train")), dials.batch_size, dials)
     amount = f"{steps:,} steps of {dials.batch_size} queries"
     earlier = next((one for one in newest_first(settings.home, Encoder) if one.steps), None)
     if earlier is not None and earlier.seconds:

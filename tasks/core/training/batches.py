@@ -38,8 +38,12 @@ class Batch:
 
 def steps_in(data: TrainingPairs, settings: TrainingSettings) -> int:
     """Optimizer steps of a training run over the night's own pairs; at least one."""
-    own = settings.batch_size - _replayed_in(data, settings)
-    steps = max(1, round(settings.epochs * data.fresh / own))
+    return steps_for(data.fresh, settings.batch_size - _replayed_in(data, settings), settings)
+
+
+def steps_for(pairs: int, a_step: int, settings: TrainingSettings) -> int:
+    """Optimizer steps over so many pairs, so many of them in a step; at least one."""
+    steps = max(1, round(settings.epochs * pairs / a_step))
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
