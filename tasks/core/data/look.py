@@ -57,10 +57,10 @@ def look_at(path: str) -> Look:
         passages, texts = _texts(read, "passages")
         queries, asked = _texts(read, "queries")
         qrels = _qrels(read)
-    for table, count in (("passages", passages), ("queries", queries), ("qrels", sum(qrels.values()))):
+    counted = {"passages": passages, "queries": queries, "qrels": sum(qrels.values())}
+    for table, count in counted.items():
         if not count:
             raise NightshiftError(f"{path}: no row of its {table} can be read. Look at its first lines.")
-    counted = {"passages": passages, "queries": queries, "qrels": sum(qrels.values())}
     return Look(
         format=name,
         path=path if "://" in path else str(Path(path).absolute()),

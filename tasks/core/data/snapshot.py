@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.database import database, quoted
+from tasks.core.data.text import full_text
 from tasks.core.errors import BadInput, NightshiftError
 from tasks.core.files import held
 from tasks.core.receipts import Snapshot
@@ -43,6 +44,13 @@ def passages(
     """Stream the passages, ordered by id: passage_id, title, text, text_hash (all strings), or only `columns`."""
     with pq.ParquetFile(snapshot.path / PASSAGES) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=None if columns is None else list(columns))
+
+
+def passage_texts(snapshot: Snapshot) -> Iterator[str]:
+    """The text of each passage, title and body joined, as a stream."""
+    for batch in passages(snapshot, columns=["title", "text"]):
+        for row in batch.to_pylist():
+            yield full_text(row["title"], row["text"])
 
 
 def queries(snapshot: Snapshot, split: str | None = None) -> pa.Table:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import QUERIES
+from tasks.core.data.snapshot import QUERIES, passage_texts
 from tasks.core.drift.explain import explain
 from tasks.core.drift.findings import Explanation, Measurement
-from tasks.core.drift.statistics import Known, asked, build_reference, measure, passage_texts, recall_of
+from tasks.core.drift.statistics import Known, asked, build_reference, measure, recall_of
 from tasks.core.drift.words import hashed, unseen_share, vocabulary
 from tasks.core.drift.words import known as are_known
 from tasks.core.files import load

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.data.text import full_text
+from tasks.core.data.snapshot import passage_texts, qrels, queries
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.topics import nearest, shares_of, topics_of
@@ -186,13 +185,6 @@ def _served(embeddings: Embeddings, wanted: set[str]) -> set[str]:
             ids = batch["passage_id"]
             served.update(ids.filter(pc.is_in(ids, value_set=among)).to_pylist())
     return served
-
-
-def passage_texts(snapshot: Snapshot) -> Iterator[str]:
-    """The text of each passage, title and body joined, as a stream."""
-    for batch in passages(snapshot, columns=["title", "text"]):
-        for row in batch.to_pylist():
-            yield full_text(row["title"], row["text"])
 
 
 def _write(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
