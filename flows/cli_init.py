@@ -1,4 +1,4 @@
-"""The command that begins with data of one's own: init."""
+"""The commands around the settings file: init, settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import fail, readable_errors
+from flows.options import SettingsFile, fail, load, readable_errors
 
 init = typer.Typer()
 
@@ -35,3 +35,12 @@ def write_settings(
     if "train" not in found.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
     typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")
+
+
+@init.command(name="settings", epilog="Example: nightshift settings --settings night.toml > all.toml")
+@readable_errors
+def show_settings(settings: SettingsFile = None) -> None:
+    """Print every dial with its meaning and the value it has, as a settings file."""
+    from tasks.core.dials import dials
+
+    typer.echo(dials(load(settings)), nl=False)

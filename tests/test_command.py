@@ -13,6 +13,7 @@ COMMANDS = [
     [],
     ["run"],
     ["init"],
+    ["settings"],
     ["up"],
     ["down"],
     ["search"],
