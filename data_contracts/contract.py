@@ -136,7 +136,7 @@ def _checked(file: Path) -> dict[str, Any]:
     from jsonschema.exceptions import best_match
 
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneKeyOnce)  # noqa: S506 - a SafeLoader
+        document: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneKeyOnce)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{file.name}: cannot be read: {error}") from error
     fault = best_match(_validator().iter_errors(document))

@@ -12,7 +12,7 @@ from prefect.states import Completed, State
 from flows.nightly import whole_night
 from flows.runs import run_name
 from tasks import ingest, release
-from tasks.core.drift.verdict import Drift
+from tasks.core.drift.findings import Drift
 from tasks.core.night import Night, recipe_of
 from tasks.core.settings import load_settings
 

@@ -12,7 +12,7 @@ from prefect.states import Completed, State
 from flows.runs import one_publisher, run_name
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
-from tasks.core.drift.verdict import Work
+from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.night import Night, recipe_of

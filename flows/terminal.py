@@ -17,7 +17,7 @@ from tasks.core.evaluation.measures import NAMES
 
 if TYPE_CHECKING:
     from flows.doctor import Check
-    from tasks.core.drift.verdict import Drift
+    from tasks.core.drift.findings import Drift
     from tasks.core.evaluation.duel import Duel
     from tasks.core.receipts import Release
     from tasks.core.search.searcher import Answer

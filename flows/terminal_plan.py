@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.core.drift.verdict import Work
+from tasks.core.drift.findings import Work
 
 if TYPE_CHECKING:
-    from tasks.core.drift.verdict import Drift
+    from tasks.core.drift.findings import Drift
     from tasks.core.forecast import Forecast
     from tasks.core.receipts import Ingested
 

@@ -18,7 +18,7 @@ from prefect.artifacts import (
 )
 
 from tasks.core.data.docs import PAGE
-from tasks.core.drift.verdict import Drift
+from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES

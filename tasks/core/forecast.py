@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from tasks.core.data.snapshot import passage_texts, qrels, queries
-from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.findings import Drift, Work
 from tasks.core.files import newest_first
 from tasks.core.receipts import Embeddings, Encoder, Negatives, Snapshot
 from tasks.core.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.drift.verdict import Drift
+from tasks.core.drift.findings import Drift
 from tasks.core.evaluation.gate import Probe, Verdict
 from tasks.core.files import digest_of
 from tasks.core.receipts import (

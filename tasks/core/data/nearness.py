@@ -72,7 +72,8 @@ def jaccard(left: pa.Array, right: pa.Array) -> np.ndarray:
     both = np.sort(np.concatenate([np.repeat(pair, sizes) | one, np.repeat(pair, others) | two]))
     shared = both[1:][both[1:] == both[:-1]] >> np.uint64(32)
     common = np.bincount(shared.astype(np.int64), minlength=len(left))
-    return common / np.maximum(1, sizes + others - common)
+    share: np.ndarray = common / np.maximum(1, sizes + others - common)
+    return share
 
 
 def _candidates(table: str, of: str, end: str) -> str:

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from tasks.core.data.snapshot import QUERIES, passage_texts
 from tasks.core.drift.explain import explain
 from tasks.core.drift.findings import Explanation, Measurement
+from tasks.core.drift.settings import DriftSettings
 from tasks.core.drift.statistics import Known, asked, build_reference, measure, recall_of
 from tasks.core.drift.words import hashed, unseen_share, vocabulary
 from tasks.core.drift.words import known as are_known
 from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.settings import DriftSettings
 
 BATCH = 8192  # queries read at once
 

@@ -11,8 +11,8 @@ from tasks.core.drift.decide import Baseline, low_threshold, recall_threshold, s
 from tasks.core.drift.findings import Changes, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries
 from tasks.core.drift.sample import Sample
+from tasks.core.drift.settings import DriftSettings
 from tasks.core.receipts import Release, Snapshot
-from tasks.core.settings import DriftSettings
 
 
 def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Drift:

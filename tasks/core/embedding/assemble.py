@@ -28,7 +28,8 @@ def others_needed(work: Work, plan: Plan) -> list[int]:
     rows = plan.row[plan.source == REPEAT]
     rows = rows[rows < work.start]
     edges = [rows_before(work.snapshot.rows, rank + 1, work.world_size) for rank in range(work.rank)]
-    return np.unique(np.searchsorted(np.array(edges, np.int64), rows, side="right")).tolist()
+    needed: list[int] = np.unique(np.searchsorted(np.array(edges, np.int64), rows, side="right")).tolist()
+    return needed
 
 
 def assemble(work: Work, plan: Plan, parts: list[Path], counts: dict[str, int]) -> str:
@@ -71,7 +72,8 @@ class _Gathered:
             np.memmap(self._path, self._kind, "r+", shape=self._shape)[rows] = vectors
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(np.memmap(self._path, self._kind, "r", shape=self._shape))[rows]
+        vectors: np.ndarray = np.asarray(np.memmap(self._path, self._kind, "r", shape=self._shape))[rows]
+        return vectors
 
     def between(self, start: int, end: int) -> np.ndarray:
         width = self._shape[1]

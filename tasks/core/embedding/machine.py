@@ -16,7 +16,7 @@ INSTALL = 'pip install "nightshift[openvino]"'
 def has_bf16() -> bool:
     """True where bfloat16 matrix products run in hardware, so that they are faster than float32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _cpu_has("avx512_bf16", "amx_bf16")
 
 

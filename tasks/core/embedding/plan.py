@@ -37,7 +37,8 @@ class Plan:
     @property
     def encode(self) -> np.ndarray:
         """The snapshot rows int64 (n,) whose texts go through the encoder, ascending."""
-        return self.row[self.source == ENCODE]
+        rows: np.ndarray = self.row[self.source == ENCODE]
+        return rows
 
     def counts(self) -> dict[str, int]:
         """Passages embedded, avoided, and of those repeated."""

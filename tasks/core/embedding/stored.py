@@ -77,4 +77,5 @@ def matrix(column: pa.Array, dimension: int) -> np.ndarray:
         column = column.chunk(0)
     if column.type.list_size != dimension or pc.any(pc.is_null(column)).as_py():
         raise Mismatch(f"embeddings: vectors of {column.type} where {dimension} numbers each were promised")
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
+    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    return numbers.reshape(-1, dimension)

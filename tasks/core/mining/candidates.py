@@ -156,5 +156,6 @@ def known_positives(snapshot: Snapshot, wording: pa.Table) -> tuple[np.ndarray, 
 def index_in(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Where each value stands in `among`, int64; -1 when it is not there."""
     among = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
-    found = pc.index_in(values, value_set=among)
-    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    found = pc.fill_null(pc.index_in(values, value_set=among), -1)
+    at: np.ndarray = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return at

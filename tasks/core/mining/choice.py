@@ -32,7 +32,8 @@ def choose(candidates: Candidates, verdict: np.ndarray, texts: Texts, shares: np
         offered = np.sort(offered)
         offered = offered[_order(candidates, offered, shares)]
     verdict[left[~first]] = REASONS.index(Reason.REPEATED)
-    return offered[_place(candidates.query[offered]) < per_query]
+    placed: np.ndarray = offered[_place(candidates.query[offered]) < per_query]
+    return placed
 
 
 def choose_asking(

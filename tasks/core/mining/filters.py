@@ -85,14 +85,16 @@ def text_of_positive(candidates: Candidates, facts: Facts, mining: MiningSetting
 
 def text_of_query(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """It says just what the query says."""
-    return facts.texts.classes[candidates.passage] == facts.query_class[candidates.query]
+    same: np.ndarray = facts.texts.classes[candidates.passage] == facts.query_class[candidates.query]
+    return same
 
 
 def rank_window(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
     """It stands among the first `skip_top` of its run or after `last_rank`; a random draw has no rank to speak of."""
     last = mining.last_rank or np.iinfo(np.int32).max
-    outside = (candidates.rank <= mining.skip_top) | (candidates.rank > last)
-    return outside & ~np.isnan(candidates.score)
+    outside: np.ndarray = (candidates.rank <= mining.skip_top) | (candidates.rank > last)
+    outside &= ~np.isnan(candidates.score)
+    return outside
 
 
 def near_duplicate(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
@@ -112,7 +114,8 @@ def above_margin(candidates: Candidates, facts: Facts, mining: MiningSettings) -
     """
     positive = _positive_scores(facts, mining)
     threshold = np.where(np.isfinite(positive), positive - (1 - mining.margin) * np.abs(positive), -np.inf)
-    return candidates.dense > threshold[candidates.query]
+    above: np.ndarray = candidates.dense > threshold[candidates.query]
+    return above
 
 
 Rule = Callable[[Candidates, Facts, MiningSettings], np.ndarray]

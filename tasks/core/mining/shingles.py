@@ -115,11 +115,13 @@ def _word_hashes(words: pa.Array) -> np.ndarray:
     table = np.fromiter(
         (zlib.crc32(w.encode()) for w in coded.dictionary.to_pylist()), np.uint64, len(coded.dictionary)
     )
-    return table[coded.indices.to_numpy(zero_copy_only=False)]
+    hashes: np.ndarray = table[coded.indices.to_numpy(zero_copy_only=False)]
+    return hashes
 
 
 def mix(value: np.ndarray) -> np.ndarray:
     """Spread every input bit over all output bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value ^= value >> np.uint64(31)
+    return value

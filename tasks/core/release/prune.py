@@ -15,8 +15,9 @@ from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.rollback import rollback_target
+from tasks.core.release.settings import MilvusSettings
 from tasks.core.search.live import forget
-from tasks.core.settings import MilvusSettings, Settings
+from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
 

@@ -44,7 +44,8 @@ def clusters(sets: ShingleSets, threshold: float) -> np.ndarray:
     left, right = likely_pairs(sets, threshold)
     near = near_duplicates(sets, left, right, threshold)
     links = coo_array((np.ones(near.sum(), bool), (left[near], right[near])), shape=(count, count))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    numbers: np.ndarray = connected_components(links, directed=False)[1].astype(np.int64)
+    return numbers
 
 
 def likely_pairs(sets: ShingleSets, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,8 @@ class TokenTable:
 
     def __getitem__(self, row: int) -> list[int]:
         start = self.ends[row - 1] if row else 0
-        return self.flat[start : self.ends[row]].tolist()
+        ids: list[int] = self.flat[start : self.ends[row]].tolist()
+        return ids
 
     def take(self, rows: Iterable[int]) -> list[list[int]]:
         """The token ids of these rows, in their order."""
