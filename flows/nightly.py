@@ -16,7 +16,7 @@ from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.night import Night, recipe_of
-from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot
+from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings, load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
@@ -104,15 +104,40 @@ def iterate(
     settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, night: Night
 ) -> tuple[Encoder, Night]:
     """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
-    found = mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
+    found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
     for round_ in range(settings.mining.rounds):
         vectors = embed(settings, encoder, snapshot)
-        negatives = mining.mine_negatives(settings, snapshot, found, encoder, vectors, round_, night.serving)
+        negatives = mine(settings, snapshot, found, encoder, vectors, round_, night.serving)
         encoder = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
         night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
     return encoder, night
+
+
+def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
+    """BM25's best passages for the training queries, in one piece or slice by slice."""
+    if slices := mining.bm25_slices(settings, snapshot, index):
+        over_shards(mining.search_bm25_slice, mining.on_processors(settings), snapshot, index, shards=slices)
+    return mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
+
+
+def mine(
+    settings: Settings,
+    snapshot: Snapshot,
+    bm25: Run,
+    encoder: Encoder,
+    vectors: Embeddings,
+    round_: int,
+    serving: Release | None,
+) -> Negatives:
+    """The round's negatives; what the encoder searches for them, in one piece or slice by slice."""
+    if slices := mining.dense_slices(settings, snapshot, encoder, vectors, round_):
+        mining.encode_queries(settings, snapshot, encoder, vectors)
+        over_shards(
+            mining.search_dense_slice, mining.on_processors(settings), snapshot, encoder, vectors, shards=slices
+        )
+    return mining.mine_negatives(settings, snapshot, bm25, encoder, vectors, round_, serving)
 
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-import numpy as np
 from prefect import task
 
 from tasks import report
 from tasks.core.data.plausible import check_qrels_fit
 from tasks.core.data.snapshot import judged, qrels
-from tasks.core.mining.bm25 import build_index, search_bm25
+from tasks.core.mining.bm25 import bm25_search, build_index
 from tasks.core.mining.churn import churn
-from tasks.core.mining.dense import dense_run
+from tasks.core.mining.encoded import keep_vectors, own_run, training_search
 from tasks.core.mining.mine import mine, schedule
-from tasks.core.mining.runs import Later
+from tasks.core.mining.searching import join_slices, search_slice, search_whole, searched
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
 from tasks.policy import STEP
 
 
@@ -29,10 +25,69 @@ def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
-    """BM25's best passages for the queries of a split; a split whose qrels look shuffled stops the night."""
-    run = search_bm25(settings.home, index, judged(snapshot, split), depth, settings.mining)
+    """BM25's best passages for the queries of a split; a split whose qrels look shuffled stops the night.
+
+    Those of the training queries are joined of their slices, where `[mining] shards` cuts them.
+    """
+    search, slices = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining), 1
+    if split == "train":
+        slices = settings.mining.shards
+    run = search_whole(search) if slices == 1 else join_slices(search, slices)
     check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift)
     return run
+
+
+def bm25_slices(settings: Settings, snapshot: Snapshot, index: Index) -> int:
+    """The slices of the training queries that BM25 has yet to search; 0: the run is there, or made in one piece."""
+    mining, asked = settings.mining, judged(snapshot, "train")
+    if mining.shards == 1 or searched(bm25_search(settings.home, index, asked, mining.depth, mining)):
+        return 0
+    return mining.shards
+
+
+@task(name="search-bm25-slice", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
+def search_bm25_slice(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
+    """Search one slice of the training queries with BM25; its queries."""
+    mining, asked = settings.mining, judged(snapshot, "train")
+    return search_slice(bm25_search(settings.home, index, asked, mining.depth, mining), rank, world_size)
+
+
+def dense_slices(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, round_: int) -> int:
+    """The slices of the training queries that the encoder has yet to search in this round, as `bm25_slices`."""
+    mining = settings.mining
+    if mining.shards == 1 or "dense" not in schedule(round_, mining):
+        return 0
+    search, _ = training_search(settings.home, snapshot, encoder, embeddings, mining.depth)
+    return 0 if searched(search) else mining.shards
+
+
+@task(name="encode-queries", task_run_name="encode training queries, {encoder.fingerprint}", **STEP)
+def encode_queries(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings) -> int:
+    """Vectors of the training queries, for the slices of their search; how many."""
+    return keep_vectors(*training_search(settings.home, snapshot, encoder, embeddings, settings.mining.depth))
+
+
+@task(name="search-dense-slice", task_run_name="search rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
+def search_dense_slice(
+    settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, rank: int, world_size: int
+) -> int:
+    """Search one slice of the training queries exactly in the embeddings; its queries."""
+    depth = settings.mining.depth
+    search, _ = training_search(settings.home, snapshot, encoder, embeddings, depth, mapped=True)
+    return search_slice(search, rank, world_size)
+
+
+def on_processors(settings: Settings) -> Settings:
+    """The settings as slices get them: on Ray without a GPU, and with as many threads of Lucene as cores asked for."""
+    compute, mining = settings.compute, settings.mining
+    if compute.engine == "local":
+        return settings
+    threads = mining.threads or max(1, int(compute.cpus))
+    changed = {
+        "compute": compute.model_copy(update={"gpus": 0}),
+        "mining": mining.model_copy(update={"threads": threads}),
+    }
+    return settings.model_copy(update=changed)
 
 
 @task(name="mine", task_run_name="mine negatives, round {round_}", **STEP)
@@ -49,16 +104,11 @@ def mine_negatives(
 
     The training queries are encoded once at most, and not at all when everything is there.
     """
-    home, mining, asked = settings.home, settings.mining, judged(snapshot, "train")
-
-    @cache
-    def encoded() -> np.ndarray:
-        return load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
-
-    vectors = Later(encoder.fingerprint, encoded)
+    home, mining = settings.home, settings.mining
+    search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
     sources = [("bm25", bm25)]
     if "dense" in schedule(round_, mining):
-        sources.append(("dense", dense_run(home, "train", asked, vectors, embeddings, mining.depth)))
+        sources.append(("dense", own_run(search, vectors, mining.shards)))
     negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)
     negatives = negatives.model_copy(update={"churn": churn(home, negatives, serving)})
     report.negatives_sample(negatives)

@@ -79,7 +79,7 @@ def recipe_of(settings: Settings) -> str:
     return digest_of(
         {
             "encoder": settings.encoder.model_dump(),
-            "mining": settings.mining.model_dump(exclude={"threads", "heap_mb"}),
+            "mining": settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"}),
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),
         }

@@ -156,6 +156,9 @@ class MiningSettings(Section):
     cross_encoder: CrossEncoderSettings = Field(
         CrossEncoderSettings(), description="a second opinion on every negative: a table of its own"
     )
+    shards: int = Field(
+        1, ge=1, description="slices of the training queries that are searched by themselves, each a task; 1: one piece"
+    )
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
     seed: int = Field(0, description="seed of random negatives and of all samples")

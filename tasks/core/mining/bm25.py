@@ -25,7 +25,8 @@ from tasks.core.embedding.exact import ids_of
 from tasks.core.errors import Mismatch
 from tasks.core.files import artifact_digest, look_up, produce
 from tasks.core.mining.jvm import anserini_version, java_failed, run_java
-from tasks.core.mining.runs import HITS_AT_ONCE, append_run, queries_digest, run_writer
+from tasks.core.mining.runs import HITS_AT_ONCE, queries_digest
+from tasks.core.mining.searching import Hits, Search, search_whole
 from tasks.core.receipts import Index, Run, Snapshot
 from tasks.core.settings import MiningSettings, cores
 
@@ -77,12 +78,18 @@ def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | Non
 
 
 def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
-    """Search every query (query_id, text) for its `depth` best passages.
+    """Search every query (query_id, text) for its `depth` best passages, in one piece; see `bm25_search`."""
+    return search_whole(bm25_search(home, index, queries, depth, mining))
+
+
+def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Search:
+    """The search of every query (query_id, text) for its `depth` best passages.
 
     Equal scores are ordered by the snapshot's row, so the run has the same bytes on any number of threads. A query
     with no word that the index knows has no hit. A query of more than 1,000 words is cut there.
 
-    Raises Mismatch for an index of another stemmer, NightshiftError when Java fails or reports any exception.
+    Raises Mismatch for an index of another stemmer; when it is made, NightshiftError where Java fails or reports any
+    exception.
     """
     if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
         raise Mismatch(f"index {index.digest} was not made with stemmer {mining.stemmer!r}; build the index again")
@@ -96,18 +103,11 @@ def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining:
         "version": VERSION,
     }
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        rows = 0
-        step = max(1, HITS_AT_ONCE // depth)
-        log.info("BM25: searching %d queries, %d passages each", queries.num_rows, depth)
-        with run_writer(folder) as writer:
-            for start in range(0, queries.num_rows, step):
-                found, documents, scores = _search(folder, index, queries["text"][start : start + step], depth, mining)
-                ids = ids_of([index.path / IDS], documents)
-                rows += append_run(writer, queries, found + start, ids, scores)
-        return {"rows": rows, "queries": queries.num_rows, "depth": depth, "parents": (index.digest,)}
+    def answer(folder: Path, start: int, end: int) -> Hits:
+        found, documents, scores = _search(folder, index, queries["text"][start:end], depth, mining)
+        return found + start, ids_of([index.path / IDS], documents), scores
 
-    return produce(home, Run, key, build)
+    return Search("BM25", home, key, queries, depth, max(1, HITS_AT_ONCE // depth), (index.digest,), answer)
 
 
 def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object]:
@@ -142,10 +142,10 @@ def _check_counts(log_file: Path, rows: int) -> None:
         raise java_failed(_INDEXER, f"{counts} of {rows} passages reached the index", log_file)
 
 
-Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
 
 
-def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> Hits:
+def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> Found:
     """The best `depth` for each query (rows from 0 in `texts`); best first within a query.
 
     Lucene is a third faster when it may order equal scores as it likes. So it does, and gives a few more than are
@@ -171,7 +171,7 @@ def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mini
     return query[order], document[order], score[order]
 
 
-def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int, mining: MiningSettings) -> Hits:
+def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int, mining: MiningSettings) -> Found:
     """What SearchCollection writes for some queries (row → text), in its order."""
     topics, hits = folder / "topics.tsv", folder / "hits.txt"
     topics.write_text("".join(f"{row}\t{line}\n" for row, line in lines.items()), encoding="utf-8", newline="\n")

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.core.embedding.exact import exact_search, passage_ids, score_pairs, vector_blocks
 from tasks.core.errors import Mismatch
-from tasks.core.files import produce
-from tasks.core.mining.runs import (
-    HITS_AT_ONCE,
-    QueryVectors,
-    append_run,
-    queries_digest,
-    run_writer,
-    vectors_digest,
-    vectors_of,
-)
+from tasks.core.mining.runs import HITS_AT_ONCE, QueryVectors, queries_digest, vectors_digest, vectors_of
+from tasks.core.mining.searching import Hits, Search, search_whole
 from tasks.core.receipts import Embeddings, Run
-
-log = logging.getLogger("nightshift.mining")
 
 VERSION = 3  # of what this file writes; a change makes new artifacts
 SPARE = 8  # passages looked at beyond `depth`, so that the order at the cut is certain
@@ -38,13 +26,25 @@ def dense_run(
     embeddings: Embeddings,
     depth: int,
 ) -> Run:
-    """Search every query (query_id, text) exactly for its `depth` best passages.
+    """Search every query (query_id, text) exactly for its `depth` best passages, in one piece; see `dense_search`."""
+    return search_whole(dense_search(home, name, queries, query_vectors, embeddings, depth))
+
+
+def dense_search(
+    home: Path,
+    name: str,
+    queries: pa.Table,
+    query_vectors: QueryVectors,
+    embeddings: Embeddings,
+    depth: int,
+) -> Search:
+    """The exact search of every query (query_id, text) for its `depth` best passages.
 
     `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i, or `Later` ones,
     not made when the run is there; several query encoders may share the embeddings, so the vectors themselves name
     the run. Equal scores are ordered by snapshot row. The run has the same bytes on any number of threads.
 
-    Raises Mismatch when the vectors are not one a query, or not of the embeddings' dimension.
+    Raises, when it is made, Mismatch where the vectors are not one a query, or not of the embeddings' dimension.
     """
     key = {
         "retriever": name,
@@ -55,22 +55,20 @@ def dense_run(
         "version": VERSION,
     }
 
-    def build(folder: Path) -> Mapping[str, Any]:
+    @cache
+    def longest() -> float:
+        return max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0)
+
+    def answer(folder: Path, start: int, end: int) -> Hits:
         vectors = vectors_of(query_vectors)
         if len(vectors) != queries.num_rows:
             raise Mismatch(f"dense run {name!r}: {len(vectors)} vectors for {queries.num_rows} queries")
-        log.info("%s: searching %d queries in %d vectors", name, queries.num_rows, embeddings.rows)
-        longest = max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0)
-        written, step = 0, max(1, HITS_AT_ONCE // (depth + SPARE))
-        with run_writer(folder) as writer:
-            for start in range(0, queries.num_rows, step):
-                rows, scores = certain_search(vectors[start : start + step], embeddings, depth, longest)
-                hits = np.repeat(np.arange(start, start + len(rows)), rows.shape[1])
-                ids = passage_ids(embeddings, rows.ravel())
-                written += append_run(writer, queries, hits, ids, scores.ravel())
-        return {"rows": written, "queries": queries.num_rows, "depth": depth, "parents": (embeddings.digest,)}
+        rows, scores = certain_search(vectors[start:end], embeddings, depth, longest())
+        hits = np.repeat(np.arange(start, end), rows.shape[1])
+        return hits, passage_ids(embeddings, rows.ravel()), scores.ravel()
 
-    return produce(home, Run, key, build)
+    title, at_once = f"{name}, {embeddings.rows} vectors", max(1, HITS_AT_ONCE // (depth + SPARE))
+    return Search(title, home, key, queries, depth, at_once, (embeddings.digest,), answer)
 
 
 def certain_search(
