@@ -52,7 +52,10 @@ def fail(message: str) -> NoReturn:
 
 
 def load(file: Path | None) -> Settings:
-    """The settings, with the core's log lines on standard error from here on."""
+    """The settings, with the core's log lines on standard error from here on.
+
+    Raises NightshiftError when home is a file, and what `load_settings` raises.
+    """
     from flows.terminal import show_progress
     from tasks.core.errors import NightshiftError
     from tasks.core.settings import load_settings

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,35 @@ def test_the_core_has_never_heard_of_prefect(path: Path) -> None:
 @pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=module_of)
 def test_no_file_is_too_long_to_read_in_one_go(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_what_a_function_raises_is_in_its_docstring(path: Path) -> None:
+    """Our own errors, in public functions; a class or a file may say it for all of its functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unsaid = [f"{where}: {name}" for where, said, raised in public_functions(tree, "") for name in raised - said]
+    assert not unsaid, f"{path}: add `Raises …` to the docstring"
+
+
+def public_functions(node: ast.AST, above: str) -> Iterator[tuple[str, set[str], set[str]]]:
+    """Of each public function below `node`: its name, the words of its docstrings, and the errors of ours it raises."""
+    for child in ast.iter_child_nodes(node):
+        documented = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if not documented or child.name.startswith("_"):
+            continue
+        module = ast.get_docstring(node) if isinstance(node, ast.Module) else ""
+        text = f"{above} {module} {ast.get_docstring(child)}"
+        if isinstance(child, ast.ClassDef):
+            yield from public_functions(child, text)
+        else:
+            yield child.name, set(re.findall(r"\w+", text)), errors_raised_in(child)
+
+
+def errors_raised_in(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    raised = [one.exc for one in ast.walk(function) if isinstance(one, ast.Raise) and one.exc is not None]
+    called = [one.func if isinstance(one, ast.Call) else one for one in raised]
+    names = {one.id for one in called if isinstance(one, ast.Name)}
+    return {name for name in names if name[0].isupper() and not hasattr(builtins, name)}
 
 
 def test_packages_are_empty_so_that_importing_the_core_loads_no_orchestrator() -> None:

@@ -91,8 +91,9 @@ def _candidates(table: str, of: str, end: str) -> str:
 
 
 def _at_hand(connection: duckdb.DuckDBPyConnection, table: str, of: str, scratch: Path) -> Path:
-    """Create the table `candidate_texts` (row, at, size): where the beginning of each candidate's text lies in the file
-    that is returned.
+    """Create the table `candidate_texts` (row, at, size): where the beginning of each candidate's text lies.
+
+    The file with the texts is returned.
     """
     wanted = f"FROM {table}_passed JOIN (SELECT row FROM candidates UNION SELECT other FROM candidates) USING (row)"
     if of in LONG[table]:

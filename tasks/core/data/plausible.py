@@ -42,8 +42,9 @@ class Fit:
         return self.queries >= _ENOUGH and self.answered >= _ANSWERED
 
     def suspicious(self, min_lift: float) -> bool:
-        """Whether the lift is below `min_lift`; in a corpus so small that all lifts are low, nearer to none than to
-        the highest.
+        """Whether the lift is below `min_lift`.
+
+        In a corpus so small that all lifts are low: whether it is nearer to none than to the highest.
         """
         return self.telling and self.lift < min(min_lift, self.highest**0.5)
 

@@ -50,8 +50,9 @@ def stage_source(
 
 
 def stage(connection: duckdb.DuckDBPyConnection, contract: Contract, rows: str, scratch: Path) -> None:
-    """Read the relation `rows` once, and create the views `<table>_staged` and, of rows without fault,
-    `<table>_measured`, both over one file.
+    """Read the relation `rows` once, and create two views over one file.
+
+    They are `<table>_staged` and, of rows without fault, `<table>_measured`.
 
     Measured are the rules of single rows, and hashes to find equal keys and texts by.
     """

@@ -71,6 +71,8 @@ def score_pairs(
     """Inner products float32 (n,) of the pairs (query_rows[i], passage_rows[i]), in one pass over the shards.
 
     query_vectors: float32 (queries, dimension); query_rows, passage_rows: integers (n,), snapshot rows for passages.
+
+    Raises Mismatch when a passage has no finite vector.
     """
     _check(query_vectors, embeddings)
     scores = np.full(len(passage_rows), np.nan, np.float32)
@@ -98,7 +100,10 @@ def passage_ids(embeddings: Embeddings, rows: np.ndarray) -> pa.ChunkedArray:
 
 
 def ids_of(files: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
-    """Strings (n,): column `passage_id` of Parquet files read one after the other, at row numbers int64 (n,)."""
+    """Strings (n,): column `passage_id` of Parquet files read one after the other, at row numbers int64 (n,).
+
+    Raises Mismatch when the files have fewer rows.
+    """
     unique, back = np.unique(rows, return_inverse=True)
     parts, first = [], 0
     for file in files:

@@ -1,5 +1,7 @@
-"""The rules that keep false negatives out. A candidate that any rule refuses is never a negative: a query left with
-too few gets fewer, and nothing is put in their place.
+"""The rules that keep false negatives out.
+
+A candidate that any rule refuses is never a negative: a query left with too few gets fewer, and nothing is put in
+their place.
 """
 
 from __future__ import annotations

@@ -101,7 +101,10 @@ def _release(home: Path) -> int:
 
 @lru_cache
 def anserini_jar() -> Path:
-    """The jar with Anserini and Lucene that the pyserini wheel carries; pyserini itself is not imported."""
+    """The jar with Anserini and Lucene that the pyserini wheel carries; pyserini itself is not imported.
+
+    Raises NightshiftError when pyserini is not installed.
+    """
     spec = find_spec("pyserini")
     folders = list(spec.submodule_search_locations or []) if spec else []
     jars = [jar for folder in folders for jar in Path(folder).glob("resources/jars/anserini-*-fatjar.jar")]
@@ -116,7 +119,10 @@ def anserini_version() -> str:
 
 
 def java_version() -> str:
-    """What the chosen Java says it is, such as 'openjdk 25.0.2 (/…/bin/java)'; starts it, so it proves that it runs."""
+    """What the chosen Java says it is, such as 'openjdk 25.0.2 (/…/bin/java)'; starts it, so it proves that it runs.
+
+    Raises NightshiftError when it does not start.
+    """
     java = find_java()
     try:
         done = subprocess.run(  # noqa: S603

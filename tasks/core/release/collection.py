@@ -43,7 +43,10 @@ def connect(uri: str, token: str = "") -> MilvusClient:
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn what pymilvus raises into NightshiftError, and into Unreachable where trying again may help."""
+    """Turn what pymilvus raises into NightshiftError: Unreachable where trying again may help.
+
+    Raises Impossible, which it is as well, for a filter that this Milvus does not know.
+    """
     import grpc
     from pymilvus import MilvusException
 

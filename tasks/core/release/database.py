@@ -49,7 +49,10 @@ class Database(Protocol):
 
 
 class Sqlite:
-    """A `Database` in a file below home. Locks on files keep out processes of this host."""
+    """A `Database` in a file below home. Locks on files keep out processes of this host.
+
+    Raises NightshiftError for a home whose ledger lies elsewhere, and while another process holds its write lock.
+    """
 
     def __init__(self, home: Path) -> None:
         if (home / BOUND).exists():

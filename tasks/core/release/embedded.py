@@ -43,7 +43,7 @@ class EmbeddedMilvus:
         self._settings = settings or MilvusSettings()
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-        """Make a generation's directory; see `Publisher.build`."""
+        """Make a generation's directory; see `Publisher.build`. Raises NightshiftError when there is one."""
         path = self._path(identity.collection)
         if path.exists():
             raise NightshiftError(f"{path}: exists already; a collection's name is never used twice")
@@ -56,7 +56,10 @@ class EmbeddedMilvus:
         log.info("%s: closed", identity.collection)
 
     def open(self, collection: str) -> CollectionReader:
-        """Open a private clone of a generation's directory; see `Publisher.open`."""
+        """Open a private clone of a generation's directory; see `Publisher.open`.
+
+        Raises NightshiftError when it is gone.
+        """
         source = self._path(collection)
         if not source.is_dir():
             raise NightshiftError(f"{source}: not there; this release's collection was pruned or removed")
@@ -107,7 +110,7 @@ class EmbeddedMilvus:
         """Only readers have it in memory, each its own clone."""
 
     def drop(self, collection: str) -> None:
-        """Remove a generation's directory; readers that hold a clone go on."""
+        """Remove a generation's directory; readers that hold a clone go on. Raises NightshiftError if it serves."""
         pointer = self.serving()
         if pointer is not None and pointer.collection == collection:
             raise NightshiftError(f"{collection} is serving; it cannot be removed")

@@ -41,7 +41,10 @@ class ServerMilvus:
             return str(client.get_server_version(timeout=TIMEOUT))
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-        """Make a generation's collection, and release its memory again; see `Publisher.build`."""
+        """Make a generation's collection, and release its memory again; see `Publisher.build`.
+
+        Raises NightshiftError when there is one of that name.
+        """
         name = identity.collection
         with self._client() as client:
             if client.has_collection(name, timeout=TIMEOUT):
@@ -97,7 +100,7 @@ class ServerMilvus:
                 log.info("%s: its memory given back", collection)
 
     def drop(self, collection: str) -> None:
-        """Drop a collection that no alias names, ours or another's."""
+        """Drop a collection. Raises NightshiftError when an alias names it, ours or another's."""
         with self._client() as client:
             # Never by an alias: Milvus would drop what it points to.
             if collection not in client.list_collections(timeout=TIMEOUT):

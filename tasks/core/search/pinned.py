@@ -95,7 +95,7 @@ class Pinned:
         return Hit(rank=rank, score=found.score, passage_id=found.passage_id, title=title, text=text)
 
     def enter(self) -> None:
-        """A search begins."""
+        """A search begins. Raises NightshiftError once the release is retired."""
         if self._retired:
             raise NightshiftError(CLOSED)
         self._users += 1

@@ -107,7 +107,7 @@ def _usable(kind: pa.DataType, *, number: bool) -> bool:
 
 
 def _text(column: pa.Array, name: str, faults: dict[int, Fault]) -> pa.Array:
-    """The column as text; what is not UTF-8 is written as \\xNN, and its row has a fault."""
+    r"""The column as text; what is not UTF-8 is written as \xNN, and its row has a fault."""
     if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
     content = _content(column)
