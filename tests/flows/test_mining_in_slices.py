@@ -1,0 +1,41 @@
+"""A night whose training queries are searched slice by slice has the runs that one piece gives."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.core.data.snapshot import judged
+from tasks.core.files import newest_first
+from tasks.core.mining.bm25 import search_bm25
+from tasks.core.mining.encoded import training_search
+from tasks.core.mining.searching import search_whole
+from tasks.core.receipts import Embeddings, Encoder, Index, Run, Snapshot
+from tasks.core.settings import MiningSettings
+
+pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
+
+
+def test_slices_change_no_run_of_a_night(
+    nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    home, again = tmp_path / "home", tmp_path / "again"
+    changed = {"MINING__SHARDS": "3", "MINING__ROUNDS": "2", "TRAINING__EPOCHS": "1", "GATE__MARGIN": "1"}
+    done = nightshift("run", **{f"NIGHTSHIFT_{name}": value for name, value in changed.items()})
+    assert done.returncode == 0, done.stderr
+    assert "BM25: slice 2 of 3: searching" in done.stderr
+    assert "vectors: slice 3 of 3: searching" in done.stderr
+    (snapshot,), (index,) = newest_first(home, Snapshot), newest_first(home, Index)
+    mining = MiningSettings(heap_mb=256)
+    _, own, _ = newest_first(home, Encoder)  # of three, the one that the first round trained
+    vectors = next(one for one in newest_first(home, Embeddings) if one.fingerprint == own.passage_fingerprint)
+    runs = {run.digest: run for run in newest_first(home, Run)}
+    for whole in (
+        search_bm25(again, index, judged(snapshot, "train"), mining.depth, mining),
+        search_whole(training_search(again, snapshot, own, vectors, mining.depth)[0]),
+    ):
+        assert (runs[whole.digest].path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
+    assert not list(home.glob("runs/.*.partial"))
