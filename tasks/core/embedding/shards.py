@@ -155,7 +155,9 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
 def _finite(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
     if not np.isfinite(vectors).all():
         raise Mismatch(
-            f"encoder {encoder.fingerprint} made a vector that is not finite in {vectors.dtype}; it cannot be searched"
+            f"encoder {encoder.fingerprint} made a vector that is not finite in {vectors.dtype}. "
+            'Set [embedding] vectors = "float32" and precision = "fp32"; if that does not help, lower [training] '
+            "learning_rate."
         )
     return vectors
 

@@ -147,4 +147,4 @@ def _entire(snapshot: Path, row: int) -> dict[str, Any]:
                 table: pa.Table = file.read_row_group(group, columns=["title", "text"]).slice(row, 1)
                 return dict(table.to_pylist()[0])
             row -= rows
-    raise Mismatch(f"{snapshot}: holds fewer rows than the release made of it")
+    raise Mismatch(f"{snapshot}: holds fewer rows than the release made of it; restore it from a backup")

@@ -182,7 +182,10 @@ class Searcher:
     def _open(self, pointer: Pointer, old: Pinned | None) -> Pinned:
         release = finished(self._home / Release.shelf / pointer.release, Release)
         if release is None:
-            raise NightshiftError(f"release {pointer.release}: the pointer names it, but its manifest is gone")
+            raise NightshiftError(
+                f"release {pointer.release}: the pointer names it, but its manifest is gone. Restore "
+                f"{self._home / Release.shelf} from a backup, or serve another: nightshift rollback"
+            )
         reader = self._publisher.open(pointer.collection)
         try:
             folder = self._home / Encoder.shelf / release.encoder

@@ -65,7 +65,10 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     """
     settings = job.settings.training
     if settings.batch_size < ranks.size:
-        raise NightshiftError(f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes")
+        raise NightshiftError(
+            f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes: raise it, or "
+            "set fewer processes"
+        )
     encoder = DualEncoder(job.start.path, spec_to_train(read_spec(job.start.path), job.settings.encoder))
     make_trainable(encoder, job.settings.encoder)
     data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older)

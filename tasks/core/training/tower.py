@@ -51,7 +51,8 @@ class Tower(nn.Module):
         self.max_tokens = min(side.max_tokens, longest_input(transformer) or side.max_tokens)
         if side.serve_dimension > self.width:
             raise NightshiftError(
-                f"[encoder] serve_dimension = {side.serve_dimension}: a vector of this encoder has {self.width} numbers"
+                f"[encoder] serve_dimension = {side.serve_dimension}: its vectors have {self.width} numbers; "
+                "give fewer, or 0 for all"
             )
 
     @classmethod

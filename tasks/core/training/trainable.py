@@ -45,7 +45,8 @@ def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
     width = encoder.passage.width
     if any(one > width for one in settings.dimensions):
         raise NightshiftError(
-            f"[encoder] dimensions = {list(settings.dimensions)}: a vector of this encoder has {width} numbers"
+            f"[encoder] dimensions = {list(settings.dimensions)}: a vector of this encoder has {width} numbers. "
+            "Give fewer."
         )
     if settings.train == "query":
         encoder.passage.requires_grad_(False)
