@@ -64,6 +64,8 @@ def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettin
         if what := lack(path):
             raise NightshiftError(f'[embedding] precision = "{path}": {what}')
     candidates = [path for path in paths_tried(settings) if path != "fp32"]
+    if candidates:
+        log.info("trying the numeric paths %s against fp32", ", ".join(candidates))
     exact = _Exact.of(folder, snapshot) if candidates else None
     calibrated = False
     for path in candidates:
