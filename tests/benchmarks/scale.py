@@ -1,12 +1,16 @@
-"""What Ray costs and gives: the night's `embed` on one and two workers, beside the same without Ray.
+"""What Ray costs and gives: the night's embedding and searches on one and two workers, beside the same without Ray.
 
-    python tests/benchmarks/scale.py [--passages 6000] [--shards 8] [--grain 10 100 1000] [--json]
+    python tests/benchmarks/scale.py [--parts embedding searches grain] [--passages 6000] [--shards 8]
+        [--asked 20000] [--slices 4] [--grain 10 100 1000] [--json]
 
-Texts are drawn words (30 a passage, 64 tokens at most); the encoder is all-MiniLM-L6-v2 in fp32. Every run is the
-flow's own function in a process of its own, over a home of its own, with a Prefect server that runs all the time. Runs
-on one core have one: the flow, Ray's processes and its worker share it (Prefect's server stays outside). `start` is the
-time from the call until the first shard is begun: connecting, and a worker that imports what it needs. `work` is what
-the shards themselves took, added up.
+Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
+BM25 and exact, 100 passages a query, for --asked queries in as many passages, in --slices of the queries; and in one
+piece, which is what a night does without `[mining] shards`. The queries are encoded before, that is not counted.
+
+Every run is the flow's own functions in a process of its own, over a home of its own, with a Prefect server that runs
+all the time. Runs on one core have one: the flow, Ray's processes and its worker share it (Prefect's server stays
+outside). `start` is the time from a call until its first shard is begun: connecting, and a worker that imports what it
+needs; searches call twice. `work` is what the shards themselves took, added up.
 
 The grain: --passages again, by the same encoder without its layers, in more and more shards on two workers, so that
 what a shard costs by itself shows.
@@ -22,9 +26,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,81 +40,108 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
 
 from prefect_servers import serving_prefect  # noqa: E402
 
-from tasks.core.data.snapshot import PASSAGES  # noqa: E402
+from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES  # noqa: E402
 from tasks.core.data.text import text_hash  # noqa: E402
-from tasks.core.files import load, produce  # noqa: E402
-from tasks.core.receipts import Embeddings, Encoder, Snapshot  # noqa: E402
+from tasks.core.files import newest_first, produce  # noqa: E402
+from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot  # noqa: E402
 
-Found = dict[str, dict[str, float]]
+Facts = dict[str, float]
 QUIET = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PREFECT_LOGGING_LEVEL": "ERROR"}
+ENGINES = ("local", "ray")
+PARTS = ("embedding", "searches", "grain")
 
 
 def main() -> None:
-    """Prepare two homes, run every cell over a copy of one, print the tables."""
+    """Prepare homes, run every cell over a copy of one, print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--passages", type=int, default=6000)
     arguments.add_argument("--shards", type=int, default=8)
+    arguments.add_argument("--asked", type=int, default=20_000)
+    arguments.add_argument("--slices", type=int, default=4)
     arguments.add_argument("--grain", type=int, nargs="*", default=[10, 100, 1000], help="numbers of shards")
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     if chosen.one:
-        print(json.dumps(_embed(chosen.one, chosen.shards)))
+        print(json.dumps(WORK[chosen.parts[0]](chosen.one, chosen.shards)))
         return
     os.environ |= QUIET
-    found: Found = {}
+    found: dict[str, Facts] = {}
     with tempfile.TemporaryDirectory() as folder, serving_prefect(Path(folder) / "prefect") as api:
         os.environ["PREFECT_API_URL"] = api
-        whole, bare = (_prepared(Path(folder) / f"layers-{layers}", chosen.passages, layers) for layers in (6, 0))
-        cells = [
-            (f"{engine}, {cores} core{'s' * (cores > 1)}", engine, cores) for cores in (1, 2) for engine in ENGINES
-        ]
-        for name, engine, cores in cells:
-            found[name] = _run(whole, engine, cores, chosen.shards)
-            print(name, found[name], file=sys.stderr)
-        for shards in chosen.grain:
+        homes = {part: _prepared(Path(folder) / part, part, chosen) for part in chosen.parts}
+        for name, part, engine, cores, shards in _cells(chosen):
+            found[name] = _run(homes[part], part, engine, cores, shards)
+            print(name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
+    print(json.dumps(found, indent=2) if chosen.json else "\n".join(_tables(found, chosen)))
+
+
+Cell = tuple[str, str, str, int, int]
+
+
+def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
+    """Name, part, engine, cores and shards of every run."""
+    for part, shards in (("embedding", chosen.shards), ("searches", chosen.slices)):
+        for cores in (1, 2) if part in chosen.parts else ():
+            if part == "searches":
+                yield f"{part}, local in one piece, {cores}", part, "local", cores, 1
             for engine in ENGINES:
-                found[f"{engine}, {shards} shards"] = one = _run(bare, engine, 2, shards)
-                print(engine, shards, one, file=sys.stderr)
-    print(json.dumps(found, indent=2) if chosen.json else _tables(found, chosen.grain))
+                yield f"{part}, {engine}, {cores}", part, engine, cores, shards
+    for shards in chosen.grain if "grain" in chosen.parts else ():
+        for engine in ENGINES:
+            yield f"grain, {engine}, {shards}", "grain", engine, 2, shards
 
 
-ENGINES = ("local", "ray")
-
-
-def _prepared(home: Path, passages: int, layers: int) -> Path:
-    """A home with a snapshot of drawn texts, and the encoder with so many of its layers."""
+def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
+    """A home with a snapshot of drawn texts and an encoder; for searches with an index and vectors too."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    from tasks.core.embedding.shards import gather_shards
+    from tasks.core.mining.bm25 import build_index
     from tasks.core.settings import Settings
     from tasks.core.training.base import find_base
     from tasks.core.training.trainer import base_encoder
 
-    snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _drawn(folder, passages))
-    base = find_base(Settings().encoder.model)
+    passages, asked = (chosen.asked, chosen.asked) if part == "searches" else (chosen.passages, 0)
+    snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _drawn(folder, passages, asked))
+    base, layers = find_base(Settings().encoder.model), 6 if part == "embedding" else 0
     model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
     model.encoder.layer = model.encoder.layer[:layers]
     model.config.num_hidden_layers = layers
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-        encoder = {"model": folder, "passage_tokens": 64}
-        base_encoder(home, snapshot, Settings(home=home, encoder=encoder, embedding={"precision": "fp32"}))
+        settings = Settings(home=home, encoder={"model": folder, "passage_tokens": 64}, embedding={"precision": "fp32"})
+        encoder = base_encoder(home, snapshot, settings)
+    if part == "searches":
+        build_index(home, snapshot, settings.mining)
+        gather_shards(home, encoder, snapshot, 4)
     return home
 
 
-def _drawn(folder: Path, passages: int) -> dict[str, object]:
+def _drawn(folder: Path, passages: int, asked: int) -> dict[str, object]:
+    """Words as often as in a language (Zipf); a query has some of its passage's."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdeilmnorst", k=draw.randint(3, 8))) for _ in range(5000)]
-    texts = [" ".join(draw.choices(words, k=30)) for _ in range(passages)]
-    ids, hashes = [f"p{row}" for row in range(passages)], [text_hash("", text) for text in texts]
+    often = [1 / rank for rank in range(1, len(words) + 1)]
+    drawn = [draw.choices(words, often, k=30) for _ in range(passages)]
+    texts = [" ".join(one) for one in drawn]
+    ids, hashes = [f"p{row:07d}" for row in range(passages)], [text_hash("", text) for text in texts]
     table = pa.table({"passage_id": ids, "title": [""] * passages, "text": texts, "text_hash": hashes})
     pq.write_table(table, folder / PASSAGES, row_group_size=20_480)
-    return {"rows": passages, "queries": 0, "qrels": 0, "splits": {}}
+    queries = [f"q{row:07d}" for row in range(asked)]
+    questions = [" ".join(draw.sample(drawn[row % passages], 8)) for row in range(asked)]
+    pq.write_table(pa.table({"query_id": pa.array(queries, pa.string()), "text": questions}), folder / QUERIES)
+    positives = pa.array([ids[row % passages] for row in range(asked)], pa.string())
+    ones = pa.array([1] * asked, pa.int32())
+    judged = {"query_id": queries, "passage_id": positives, "relevance": ones, "split": ["train"] * asked}
+    pq.write_table(pa.table(judged), folder / QRELS)
+    return {"rows": passages, "queries": asked, "qrels": asked, "splits": {"train": asked}}
 
 
-def _run(prepared: Path, engine: str, cores: int, shards: int) -> dict[str, float]:
+def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Facts:
     """One cell, in processes of its own, on so many cores."""
     home = prepared.with_name(f"run-{time.time_ns()}")
     shutil.copytree(prepared, home)
@@ -117,16 +149,16 @@ def _run(prepared: Path, engine: str, cores: int, shards: int) -> dict[str, floa
     os.sched_setaffinity(0, sorted(every)[:cores])  # inherited by all that is started now
     threads = {"OMP_NUM_THREADS": str(cores if engine == "local" else 1)}
     try:
-        with _cluster(cores) if engine == "ray" else _nothing() as more:
-            command = [sys.executable, __file__, "--one", str(home), "--shards", str(shards)]
-            environment = {**os.environ, **threads, **more, "PYTHONPATH": str(ROOT)}
+        with _cluster(cores) if engine == "ray" else nullcontext({}) as more:
+            command = [sys.executable, __file__, "--one", str(home), "--parts", part, "--shards", str(shards)]
+            environment = {**os.environ, **threads, **more, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     finally:
         os.sched_setaffinity(0, every)
         shutil.rmtree(home)
     if done.returncode:
         raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: Facts = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -145,59 +177,119 @@ def _cluster(workers: int) -> Iterator[Mapping[str, str]]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-@contextmanager
-def _nothing() -> Iterator[Mapping[str, str]]:
-    yield {}
-
-
-def _embed(home: Path, shards: int) -> dict[str, float]:
+def _embed(home: Path, shards: int) -> Facts:
     """The flow's own function; what its shards say of themselves."""
-    os.environ["NIGHTSHIFT_HOME"], os.environ["NIGHTSHIFT_EMBEDDING__SHARDS"] = str(home), str(shards)
+    os.environ["NIGHTSHIFT_EMBEDDING__SHARDS"] = str(shards)
     from prefect import flow
 
     from flows.nightly import embed
     from tasks.core.settings import load_settings
 
-    (encoder,), (snapshot,) = (
-        [load(home, kind, path.parent.name) for path in home.glob(f"{kind.shelf}/[!.]*/manifest.json")]
-        for kind in (Encoder, Snapshot)
-    )
-    settings = load_settings()
+    (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
 
     @flow
-    def embedding() -> tuple[float, Embeddings]:
-        began = time.time()
-        return began, embed(settings, encoder, snapshot)  # type: ignore[arg-type]
+    def embedding() -> Facts:
+        with _watched(home, "embeddings/.*.partial/.0*.lock") as begun:
+            began = time.time()
+            made = embed(settings, encoder, snapshot)
+            return {"seconds": time.time() - began, "start": begun[0] - began, "work": made.seconds}
 
-    began, made = embedding()
-    seconds = time.time() - began
-    facts = list(made.path.glob("shard-*.json"))
-    took = {path: json.loads(path.read_text())["seconds"] for path in facts}
-    first = min(path.stat().st_mtime - took[path] for path in facts)
-    return {"seconds": seconds, "start": first - began, "work": sum(took.values()), "shards": shards}
+    return embedding()
 
 
-def _tables(found: Found, grain: list[int]) -> str:
-    lines = ["| run | seconds | start | work |", "|---|---:|---:|---:|"]
-    whole = {name: one for name, one in found.items() if "core" in name}
-    lines += [
-        f"| {name} | {one['seconds']:.1f} | {one['start']:.1f} | {one['work']:.1f} |" for name, one in whole.items()
-    ]
-    for cores in ("1 core", "2 cores"):
-        more = found[f"ray, {cores}"]["seconds"] / found[f"local, {cores}"]["seconds"] - 1
-        started = found[f"ray, {cores}"]["start"] - found[f"local, {cores}"]["start"]
-        rest = more - started / found[f"local, {cores}"]["seconds"]
-        lines.append(f"Ray against local on {cores}: {more:+.1%}; without its start {rest:+.1%}")
-    ones, twos = found["ray, 1 core"], found["ray, 2 cores"]
-    lines.append(f"Ray, from 1 worker to 2: {ones['seconds'] / twos['seconds']:.2f} times as fast; without the start ")
-    lines[-1] += f"{(ones['seconds'] - ones['start']) / (twos['seconds'] - twos['start']):.2f} times"
-    lines += ["", "| shards | local, ms a shard | ray, ms a shard |", "|---:|---:|---:|"]
-    for shards in grain:
-        each = [
-            1000 * (one["seconds"] - one["start"]) / shards for one in (found[f"{e}, {shards} shards"] for e in ENGINES)
-        ]
-        lines.append(f"| {shards:,} | {each[0]:.0f} | {each[1]:.0f} |")
-    return "\n".join(lines)
+def _search(home: Path, slices: int) -> Facts:
+    """The searches of a round of mining, by the flow's own functions."""
+    os.environ["NIGHTSHIFT_MINING__SHARDS"] = str(slices)
+    from prefect import flow
+
+    from flows.nightly import search
+    from tasks import mining
+    from tasks.compute import over_shards
+    from tasks.core.mining.encoded import own_run, training_search
+    from tasks.core.settings import load_settings
+
+    (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
+    (index,), (vectors,) = newest_first(home, Index), newest_first(home, Embeddings)
+
+    @flow
+    def searching() -> Facts:
+        own, asked = training_search(home, snapshot, encoder, vectors, settings.mining.depth)
+        asked.make()
+        if slices > 1:
+            mining.encode_queries(settings, snapshot, encoder, vectors)
+        with _watched(home, "runs/.*.partial/.0*.lock") as begun:
+            times = [time.time()]
+            found = [search(settings, snapshot, index)]
+            times.append(time.time())
+            if slices > 1:
+                step, given = mining.search_dense_slice, mining.on_processors(settings)
+                over_shards(step, given, snapshot, encoder, vectors, shards=slices)
+            found.append(own_run(own, asked, slices))
+            times.append(time.time())
+        start = sum(first - called for first, called in zip(begun, times, strict=False))
+        return {
+            "seconds": times[2] - times[0],
+            "start": start,
+            "work": sum(run.seconds for run in found),
+            "bm25": times[1] - times[0],
+            "exact": times[2] - times[1],
+        }
+
+    return searching()
+
+
+WORK = {"embedding": _embed, "grain": _embed, "searches": _search}
+
+
+@contextmanager
+def _watched(home: Path, pattern: str) -> Iterator[list[float]]:
+    """When a file of this pattern is first seen in each folder, while the `with` lasts."""
+    seen: dict[Path, float] = {}
+    times: list[float] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for folder in {file.parent for file in home.glob(pattern)} - seen.keys():
+                seen[folder] = time.time()
+                times.append(seen[folder])
+
+    watching = threading.Thread(target=look, daemon=True)
+    watching.start()
+    try:
+        yield times
+    finally:
+        ended.set()
+        watching.join()
+
+
+def _tables(found: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
+    yield from ("| run | seconds | start | work |", "|---|---:|---:|---:|")
+    for name, one in found.items():
+        yield f"| {name} | {one['seconds']:.1f} | {one['start']:.1f} | {one['work']:.1f} |"
+    for part in ("embedding", "searches"):
+        if part in chosen.parts:
+            yield from _compared(found, part)
+    if "grain" in chosen.parts:
+        yield from ("", "| shards | local, ms a shard | Ray, ms a shard |", "|---:|---:|---:|")
+    for shards in chosen.grain if "grain" in chosen.parts else ():
+        ones = [found[f"grain, {engine}, {shards}"] for engine in ENGINES]
+        each = [1000 * (one["seconds"] - one["start"]) / shards for one in ones]
+        yield f"| {shards:,} | {each[0]:.0f} | {each[1]:.0f} |"
+
+
+def _compared(found: dict[str, Facts], part: str) -> Iterator[str]:
+    def rest(one: Facts) -> float:
+        return one["seconds"] - one["start"]
+
+    for cores in (1, 2):
+        local, ray = found[f"{part}, local, {cores}"], found[f"{part}, ray, {cores}"]
+        whole, started = ray["seconds"] / local["seconds"] - 1, rest(ray) / rest(local) - 1
+        yield f"{part}, {cores} cores: Ray against local {whole:+.1%}; without the starts {started:+.1%}"
+    for engine in ENGINES:
+        ones, twos = found[f"{part}, {engine}, 1"], found[f"{part}, {engine}, 2"]
+        gain = ones["seconds"] / twos["seconds"]
+        yield f"{part}, {engine}: on 2 cores {gain:.2f} times as fast; without the start {rest(ones) / rest(twos):.2f}"
 
 
 if __name__ == "__main__":

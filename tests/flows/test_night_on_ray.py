@@ -68,6 +68,7 @@ def on_ray(environment: Environment, cluster: Any) -> Environment:
         "OMP_NUM_THREADS": "1",
         "NIGHTSHIFT_EMBEDDING__PRECISION": "fp32",
         "NIGHTSHIFT_EMBEDDING__SHARDS": str(SHARDS),
+        "NIGHTSHIFT_MINING__SHARDS": "3",
         "NIGHTSHIFT_COMPUTE__ENGINE": "ray",
         "NIGHTSHIFT_COMPUTE__ADDRESS": cluster.address,
         "NIGHTSHIFT_COMPUTE__GPUS": "1",
