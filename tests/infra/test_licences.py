@@ -1,0 +1,32 @@
+"""The table of licences is that of the packages that are named and installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from infra.licences import direct, licence
+
+PAGE = Path(__file__).parents[2] / "infra" / "docs" / "security.md"
+TABLE = {
+    package: (where, said)
+    for line in PAGE.read_text(encoding="utf-8").split("## Licences")[1].splitlines()
+    if line.startswith("| ")
+    for package, where, said in [line.strip("| ").split(" | ")]
+    if package != "package"
+}
+
+
+def test_every_direct_dependency_has_its_row_and_no_other_has() -> None:
+    assert {package: where for package, (where, _) in TABLE.items()} == direct()
+
+
+@pytest.mark.parametrize("package", TABLE)
+def test_the_licence_is_what_the_package_declares(package: str) -> None:
+    try:
+        declared = licence(package)
+    except PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    assert TABLE[package][1] == declared
