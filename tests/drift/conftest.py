@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
+from things_and_traits import write_collection
 
 from tasks.core.data.ingest import ingest
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.night import recipe_of
-from tasks.core.receipts import Release
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training.trainer import base_encoder
 
+First = tuple[Path, Snapshot, Encoder, Embeddings]
+
+
+@pytest.fixture(scope="session")
+def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """What the first night made of the source, made once: the folder of both, and the receipts."""
+    folder = tmp_path_factory.mktemp("first")
+    write_collection(folder / "source", more=40)
+    settings = settings_in(folder, tiny_model)
+    snapshot = ingest(settings)[1]
+    encoder = base_encoder(settings.home, snapshot, settings)
+    return folder, snapshot, encoder, gather_shards(settings.home, encoder, snapshot, 1)
+
 
 @pytest.fixture
-def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Settings:
+def settings(first: First, tiny_model: Path, tmp_path: Path) -> Settings:
+    """Settings over a copy of the source and of what the first night made."""
+    shutil.copytree(first[0], tmp_path, dirs_exist_ok=True)
+    return settings_in(tmp_path, tiny_model)
+
+
+def settings_in(folder: Path, model: Path) -> Settings:
     return Settings(
-        home=tmp_path / "home",
-        data={"format": "beir", "path": collection(more=40)},  # type: ignore[arg-type]
-        encoder={"model": str(tiny_model)},  # type: ignore[arg-type]
+        home=folder / "home",
+        data={"format": "beir", "path": folder / "source"},  # type: ignore[arg-type]
+        encoder={"model": str(model)},  # type: ignore[arg-type]
         embedding={"precision": "fp32"},  # type: ignore[arg-type]
         drift={"min_queries": 20},  # type: ignore[arg-type]
     )
 
 
 @pytest.fixture
-def serving(settings: Settings) -> Release:
+def serving(settings: Settings, first: First) -> Release:
     """A release record of the source as it is at first; assess reads no collection."""
-    snapshot = ingest(settings)[1]
-    encoder = base_encoder(settings.home, snapshot, settings)
-    embeddings = gather_shards(settings.home, encoder, snapshot, 1)
+    _, snapshot, encoder, embeddings = first
     figures = {"ndcg@10": 0.5}
     return Release(
         digest="d",
