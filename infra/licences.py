@@ -40,10 +40,10 @@ def licence(package: str) -> str:
     """
     about = metadata(package)
     classified = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
-    said = (
-        about.get("License-Expression") or "; ".join(classified) or (about.get("License") or "unknown").split("\n")[0]
-    )
-    return NAMES.get(said, said)
+    said = about.get_all("License-Expression") or ["; ".join(classified)]
+    if not said[0]:  # an older package: its own words, or the beginning of the whole text
+        said = about.get_all("License") or ["unknown"]
+    return NAMES.get(said[0], said[0].split("\n")[0])
 
 
 def rows() -> Iterator[str]:
