@@ -43,7 +43,8 @@ def licence(package: str) -> str:
     said = about.get_all("License-Expression") or ["; ".join(classified)]
     if not said[0]:  # an older package: its own words, or the beginning of the whole text
         said = about.get_all("License") or ["unknown"]
-    return NAMES.get(said[0], said[0].split("\n")[0])
+    first: str = said[0].split("\n")[0]
+    return NAMES.get(first, first)
 
 
 def rows() -> Iterator[str]:

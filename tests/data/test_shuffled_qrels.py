@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_collection import Collection, passage, query
+from small_collection import build, passage, query
 
 from tasks.core.data.ingest import ingest
 from tasks.core.data.plausible import check_qrels_fit, qrels_fit
@@ -19,9 +19,10 @@ from tasks.core.receipts import Run
 from tasks.core.settings import MiningSettings
 
 
-@pytest.fixture
-def judged(collection: Collection) -> tuple[Run, pa.Table]:
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pa.Table]:
     """BM25's run over the training queries of 70 passages, and their qrels."""
+    collection = build(tmp_path_factory.mktemp("judged"))
     collection.add("corpus.jsonl", *(passage(n) for n in range(30, 70)))
     collection.add("queries.jsonl", *(query(n) for n in range(30, 70)))
     collection.add("qrels/train.tsv", *(f"q{n}\tp{n}\t1" for n in range(30, 70)))
