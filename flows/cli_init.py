@@ -19,7 +19,9 @@ init = typer.Typer()
 def write_settings(
     source: Annotated[str, typer.Argument(metavar="PATH", help="Your data: a folder or a file, or s3://…")],
     to: Annotated[Path, typer.Option(help="The settings file to write; one that is there stays.")] = Path("night.toml"),
-    home: Annotated[str, typer.Option(help="Where the nights of this data keep everything.")] = "var",
+    home: Annotated[
+        str, typer.Option(help="Where the nights of this data keep everything.", show_default="var/<name of PATH>")
+    ] = "",
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
     from tasks.core.data.look import look_at, settings_text
@@ -27,7 +29,7 @@ def write_settings(
     if to.exists():
         fail(f"{to} is there already. Remove it, or name another: --to other.toml")
     found = look_at(source)
-    to.write_text(settings_text(found, home), encoding="utf-8")
+    to.write_text(settings_text(found, home or f"var/{found.name}"), encoding="utf-8")
     typer.echo(
         f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
         f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"

@@ -16,8 +16,8 @@ from tasks.core.settings import load_settings
 def test_every_form_is_recognised_and_its_settings_load(form: str, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path / "source")
-    found = look_at(str(tmp_path / "source"))
-    assert (found.format, found.passages, found.queries) == (kind, 30, 30)
+    found = look_at(f"{tmp_path}/source/../source")
+    assert (found.name, found.format, found.passages, found.queries) == ("source", kind, 30, 30)
     assert found.qrels == {"train": 20, "dev": 5, "test": 5}
     file = tmp_path / "night.toml"
     file.write_text(settings_text(found, str(tmp_path / "home")))

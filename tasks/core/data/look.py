@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class Look:
     passage_limit: Limit
     query_limit: Limit
 
+    @property
+    def name(self) -> str:
+        """What the source may be called: the last part of its path."""
+        return PurePosixPath(urlsplit(self.path).path).stem or "mine"
+
 
 def look_at(path: str) -> Look:
     """Read a source once, up to MOST_ROWS rows a table, and count tokens with the default base model's tokenizer.
@@ -63,7 +69,7 @@ def look_at(path: str) -> Look:
             raise NightshiftError(f"{path}: no row of its {table} can be read. Look at its first lines.")
     return Look(
         format=name,
-        path=path if "://" in path else str(Path(path).absolute()),
+        path=path if "://" in path else str(Path(path).resolve()),
         passages=passages,
         queries=queries,
         qrels=qrels,
@@ -83,7 +89,7 @@ def settings_text(look: Look, home: str) -> str:
     lines = [
         f"# A night over {look.path}:",
         f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {judged}.",
-        "# Every other setting has a default; the README says where they are described.",
+        "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
         f'home = "{home}"'.ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
         "",
