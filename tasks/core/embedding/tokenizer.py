@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,13 +16,23 @@ VERSION = 2  # of how a cache lays ids out; a change makes new ones
 
 def tokenizer_key(tower: Tower) -> str:
     """Name the tokenizer of a tower with its token limit and prompt: every retrained encoder has the same."""
-    facts = _of_rust(tower.tokenizer) if tower.tokenizer.is_fast else _of_files(tower.tokenizer)
-    return digest_of({"tokenizer": facts, "prompt": tower.prompt, "limit": tower.max_tokens, "version": VERSION})
+    return _key(tower.tokenizer, tower.prompt, tower.max_tokens)
+
+
+@lru_cache(maxsize=4)  # a tenth of a second for a large vocabulary, which each shard would pay
+def _key(tokenizer: Any, prompt: str, limit: int) -> str:
+    facts = _of_rust(tokenizer) if tokenizer.is_fast else _of_files(tokenizer)
+    return digest_of({"tokenizer": facts, "prompt": prompt, "limit": limit, "version": VERSION})
 
 
 def number_kind(tower: Tower) -> str:
     """The least type of numbers that holds every token id."""
-    return "uint16" if max(tower.tokenizer.get_vocab().values(), default=0) < 2**16 else "int32"
+    return _kind(tower.tokenizer)
+
+
+@lru_cache(maxsize=4)
+def _kind(tokenizer: Any) -> str:
+    return "uint16" if max(tokenizer.get_vocab().values(), default=0) < 2**16 else "int32"
 
 
 def _of_rust(tokenizer: Any) -> object:
