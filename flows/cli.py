@@ -65,13 +65,15 @@ def run(
 
     join(loaded.home)
     from flows.nightly import nightly
+    from flows.temporary_prefect import a_server
     from flows.terminal import only_warnings_of_prefect
     from tasks.core.errors import NightshiftError
     from tasks.core.night import Night, last_line
 
     only_warnings_of_prefect()
-    state = nightly(settings, reason, return_state=True)
-    outcome = state.result(raise_on_failure=False)
+    with a_server():
+        state = nightly(settings, reason, return_state=True)
+        outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, Night):
         typer.echo(last_line(outcome))
     elif isinstance(outcome, NightshiftError):

@@ -48,7 +48,7 @@ def start(home: Path, settings_file: Path | None, deployments: Path | None, port
         environment = {**os.environ, **_environment(home, url, settings_file)}
         server = known.server if known else _start_server(folder, environment, port)
         write_json(folder / "up.json", Running(url=url, server=server, worker=0).model_dump())
-        _wait_until_healthy(folder, environment, server)
+        wait_until_healthy(folder / "server.log", environment, server)
         _bootstrap(environment, deployments)
         worker = known.worker if known and _lives(known.worker) else _start_worker(folder, environment)
         now = Running(url=url, server=server, worker=worker)
@@ -107,6 +107,26 @@ def stop(home: Path, known: Running) -> None:
     (home / "prefect" / "up.json").unlink(missing_ok=True)
 
 
+def wait_until_healthy(log: Path, environment: Mapping[str, str], server: int) -> None:
+    """Wait for the server with this process id, whose PREFECT_API_URL `environment` has.
+
+    Raises NightshiftError, with the end of its log, when it ends or takes too long.
+    """
+    login = environment.get("PREFECT_API_AUTH_STRING", "")
+    request = urllib.request.Request(  # noqa: S310 (our own server)
+        f"{environment['PREFECT_API_URL']}/health", headers={"Authorization": _basic(login)} if login else {}
+    )
+    deadline = time.monotonic() + HEALTHY_WITHIN
+    while time.monotonic() < deadline and _lives(server):
+        try:
+            with urllib.request.urlopen(request, timeout=2):  # noqa: S310
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise NightshiftError(f"the Prefect server did not become healthy; the end of {log}:\n{tail}")
+
+
 def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, str]:
     more = {"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}
     return {
@@ -144,22 +164,6 @@ def _spawn(log: Path, environment: Mapping[str, str], *arguments: str) -> int:
         return subprocess.Popen(  # noqa: S603 (our own command)
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         ).pid
-
-
-def _wait_until_healthy(folder: Path, environment: Mapping[str, str], server: int) -> None:
-    request = urllib.request.Request(  # noqa: S310 (our own server)
-        f"{environment['PREFECT_API_URL']}/health",
-        headers={"Authorization": _basic(environment["PREFECT_API_AUTH_STRING"])},
-    )
-    deadline = time.monotonic() + HEALTHY_WITHIN
-    while time.monotonic() < deadline and _lives(server):
-        try:
-            with urllib.request.urlopen(request, timeout=2):  # noqa: S310
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
-    tail = "\n".join((folder / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-    raise NightshiftError(f"the Prefect server did not become healthy; the end of {folder / 'server.log'}:\n{tail}")
 
 
 def _bootstrap(environment: Mapping[str, str], deployments: Path | None) -> None:

@@ -9,27 +9,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.core.errors import NightshiftError
+from tasks.core.processes import ending_with_us
 
 OLDEST_JAVA = 21  # what Anserini's classes are compiled for
 TAIL = 2000  # characters of a failed child's log that a person gets to see
-
-# Asks Linux to kill the child when its parent dies, and becomes Java. Done in the child's own interpreter, because
-# code between fork and exec (`preexec_fn`) may deadlock in a process with threads.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_file: Path, work: Path) -> None:
@@ -41,12 +30,12 @@ def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_fil
         NightshiftError: no fitting Java, a non-zero exit, or an exception that a thread of the child reported
             (Anserini drops the query or document and exits with zero). The message holds the end of the log.
     """
-    command = [
-        *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
+    java = [
         *(str(find_java()), f"-Xmx{heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData"),
         *(f"-Djava.io.tmpdir={work}", "-cp", str(anserini_jar()), main_class, *arguments),
     ]
     with log_file.open("wb") as log:
+        command = ending_with_us(java)
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
         try:
             status = child.wait()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -15,6 +13,7 @@ import torch
 
 from tasks.core.errors import NightshiftError
 from tasks.core.files import write_text
+from tasks.core.processes import die_with
 from tasks.core.settings import cores
 from tasks.core.training.loop import Job, Outcome, run
 from tasks.core.training.ranks import Ranks, joined
@@ -101,14 +100,6 @@ def work(job_file: Path) -> None:
             raise
         if ranks.leads:
             write_text(job_file.with_name(OUTCOME), outcome.model_dump_json())
-
-
-def die_with(parent: int) -> None:
-    """Let Linux kill this process when its parent ends, also when that was killed; end now when it already has."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

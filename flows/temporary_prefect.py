@@ -1,0 +1,49 @@
+"""A Prefect server for the length of one night, for those who have none. It ends with the night, killed or not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flows.local_prefect import HOST, wait_until_healthy
+from tasks.core.processes import ending_with_us
+
+
+@contextmanager
+def a_server() -> Iterator[None]:
+    """The Prefect server that is configured; where none is, one of our own on a free port, over the usual database.
+
+    Prefect starts such a server too, and leaves it behind when the night is killed.
+
+    Raises NightshiftError when it does not start.
+    """
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    url = f"http://{HOST}:{port}/api"
+    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **own}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    with TemporaryDirectory() as folder, (Path(folder) / "server.log").open("wb") as log:
+        server = subprocess.Popen(  # noqa: S603 (our own command)
+            ending_with_us([*command, *options]), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, server.pid)
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield
+        finally:
+            server.terminate()
+            server.wait()
