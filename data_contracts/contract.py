@@ -133,16 +133,21 @@ def _validator() -> Any:
 
 
 def _checked(file: Path) -> dict[str, Any]:
-    from jsonschema.exceptions import best_match
-
     try:
-        document: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneKeyOnce)  # noqa: S506 - a SafeLoader
+        return _document(file.name, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{file.name}: cannot be read: {error}") from error
+
+
+@cache  # a night asks for each contract several times; nobody changes what is returned
+def _document(name: str, text: str) -> dict[str, Any]:
+    from jsonschema.exceptions import best_match
+
+    document: dict[str, Any] = yaml.load(text, Loader=_OneKeyOnce)  # noqa: S506 - a SafeLoader
     fault = best_match(_validator().iter_errors(document))
     if fault is not None:
         where = ".".join(map(str, fault.absolute_path)) or "the top level"
-        raise ContractError(f"{file.name}: not a valid data contract at {where}: {fault.message}")
+        raise ContractError(f"{name}: not a valid data contract at {where}: {fault.message}")
     return document
 
 

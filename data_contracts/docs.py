@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from html.parser import HTMLParser
 
@@ -62,8 +63,13 @@ def docs_of(contract: Contract, outcomes: Sequence[Outcome], when: str) -> str:
         )
     )
     words = _Words()
-    words.feed(DefaultJinjaPageView().render(document))
+    words.feed(_view().render(document))
     return "".join(words.parts)
+
+
+@cache  # it compiles its templates when they are first used
+def _view() -> DefaultJinjaPageView:
+    return DefaultJinjaPageView()
 
 
 def _result(one: Outcome) -> ExpectationValidationResult:
