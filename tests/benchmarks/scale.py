@@ -5,7 +5,8 @@
 
 Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
 BM25 and exact, 100 passages a query, for --asked queries in as many passages, in --slices of the queries; and in one
-piece, which is what a night does without `[mining] shards`. The queries are encoded before, that is not counted.
+piece, which is what a night does without `[mining] shards`, with `rest`: all else of mining, which is never divided.
+The queries are encoded before, that is not counted.
 
 Every run is the flow's own functions in a process of its own, over a home of its own, with a Prefect server that runs
 all the time. Runs on one core have one: the flow, Ray's processes and its worker share it (Prefect's server stays
@@ -206,6 +207,7 @@ def _search(home: Path, slices: int) -> Facts:
     from tasks import mining
     from tasks.compute import over_shards
     from tasks.core.mining.encoded import own_run, training_search
+    from tasks.core.mining.mine import mine
     from tasks.core.settings import load_settings
 
     (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
@@ -227,13 +229,12 @@ def _search(home: Path, slices: int) -> Facts:
             found.append(own_run(own, asked, slices))
             times.append(time.time())
         start = sum(first - called for first, called in zip(begun, times, strict=False))
-        return {
-            "seconds": times[2] - times[0],
-            "start": start,
-            "work": sum(run.seconds for run in found),
-            "bm25": times[1] - times[0],
-            "exact": times[2] - times[1],
-        }
+        facts = {"seconds": times[2] - times[0], "start": start, "work": sum(run.seconds for run in found)}
+        facts |= {"bm25": times[1] - times[0], "exact": times[2] - times[1]}
+        if slices == 1:  # what is never divided
+            sources = list(zip(("bm25", "dense"), found, strict=True))
+            facts["rest"] = mine(home, snapshot, sources, vectors, asked, 1, settings.mining).seconds
+        return facts
 
     return searching()
 
@@ -264,9 +265,10 @@ def _watched(home: Path, pattern: str) -> Iterator[list[float]]:
 
 
 def _tables(found: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
-    yield from ("| run | seconds | start | work |", "|---|---:|---:|---:|")
+    yield from ("| run | seconds | start | work | |", "|---|---:|---:|---:|---|")
     for name, one in found.items():
-        yield f"| {name} | {one['seconds']:.1f} | {one['start']:.1f} | {one['work']:.1f} |"
+        more = ", ".join(f"{key} {one[key]:.1f}" for key in ("bm25", "exact", "rest") if key in one)
+        yield f"| {name} | {one['seconds']:.1f} | {one['start']:.1f} | {one['work']:.1f} | {more} |"
     for part in ("embedding", "searches"):
         if part in chosen.parts:
             yield from _compared(found, part)
