@@ -14,7 +14,6 @@ from tasks.core.receipts import Embeddings, Encoder, Negatives, Snapshot
 from tasks.core.settings import Settings
 
 SAMPLE = 128  # passages that are encoded to see how fast this machine is
-BACKWARD = 3  # a backward pass on a CPU takes so many times as long as the forward one
 QUERIES_A_SECOND = 400  # BM25 and its filters, on two cores
 ROWS_A_SECOND = 2000  # into an embedded collection, its checks included
 START = 15  # seconds of a night that does little: Java, models, contracts
@@ -71,30 +70,32 @@ class _Speed(NamedTuple):
     weights: int  # bytes of an encoder
     passage_tokens: float  # in the mean
     encode: float  # tokens a second on the path that serves
-    forward: float  # on the path that trains
+    train: float  # through the path that trains, and back
     known: str
 
 
 def _speed(settings: Settings, snapshot: Snapshot) -> _Speed:
     from tasks.core.training.encoder import DualEncoder, load_encoder, read_spec
+    from tasks.core.training.ranks import Ranks
+    from tasks.core.training.step import Stepper
     from tasks.core.training.trainer import base_encoder
 
     folder = base_encoder(settings.home, snapshot, settings).path
-    served, plain = load_encoder(folder), DualEncoder(folder, read_spec(folder))
+    served = load_encoder(folder)
     ids = served.passage.tokenize(list(islice(passage_texts(snapshot), SAMPLE)))
     tokens = sum(map(len, ids))
-    rates = []
-    for encoder in (served, plain):
-        encoder.passage.encode(ids[:8], encoder.token_budget)  # the first call compiles and allocates
-        begin = time.perf_counter()
-        encoder.passage.encode(ids, encoder.token_budget)
-        rates.append(tokens / (time.perf_counter() - begin))
-    known = f"measured on {len(ids)} passages"
+    served.passage.encode(ids[:8], served.token_budget)  # the first call compiles and allocates
+    begin = time.perf_counter()
+    served.passage.encode(ids, served.token_budget)
+    encode, known = tokens / (time.perf_counter() - begin), f"measured on {len(ids)} passages"
+    stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
+    stepper.pace(ids[:8])
+    train = stepper.pace(ids)
     earlier = next((one for one in newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
     if earlier is not None and earlier.seconds:
-        rates[0], known = earlier.tokens / earlier.seconds, "as in an earlier night"
+        encode, known = earlier.tokens / earlier.seconds, "as in an earlier night"
     weights = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return _Speed(served.dimension, weights, tokens / len(ids), rates[0], rates[1], known)
+    return _Speed(served.dimension, weights, tokens / len(ids), encode, train, known)
 
 
 def _embedding(speed: _Speed, rows: int, what: str) -> Cost:
@@ -122,7 +123,7 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int
         return Cost("train", amount, seconds, "as in an earlier night")
     query = min(settings.encoder.query_tokens, 1.5 * _words(snapshot))
     tokens = query + (1 + dials.hard_negatives) * speed.passage_tokens
-    seconds = steps * dials.batch_size * tokens * (1 + BACKWARD) / speed.forward
+    seconds = steps * dials.batch_size * tokens / speed.train
     return Cost("train", amount, seconds, speed.known)
 
 
