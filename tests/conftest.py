@@ -12,6 +12,13 @@ from things_and_traits import WORDS, write_collection
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """After a failure say how to have this order again; `-q` leaves it out."""
+    seed = config.getoption("randomly_seed", None)
+    if exitstatus and seed is not None:
+        terminalreporter.write_line(f"in this order again: pytest --randomly-seed={seed}")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers and 32 dimensions with random weights, as a Hugging Face folder."""

@@ -44,6 +44,12 @@ def test_a_fitting_java_home_comes_first_and_an_old_one_is_passed_over(tmp_path,
         assert tmp_path not in find_java().parents
 
 
+def test_a_java_that_does_not_start_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "broken", "21.0.4")))
+    with pytest.raises(NightshiftError, match=r"broken/bin/java does not start: .* mend JAVA_HOME"):
+        java_version()
+
+
 def test_a_failure_shows_the_log_and_a_next_step(tmp_path):
     with pytest.raises(NightshiftError, match=r"(?s)exit status 1\. .*doctor.*NoSuchClass"):
         run_java("no.NoSuchClass", [], heap_mb=64, log_file=tmp_path / "log", work=tmp_path)

@@ -108,8 +108,21 @@ def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> N
     assert all(len(batch) == 1 or len(batch) * max(len(ids[row]) for row in batch) <= 10 for batch in batches)
 
 
-def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked() -> None:
+def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (find_base(OFFLINE_MODEL) / "config.json").is_file()
+    monkeypatch.setattr("tasks.core.training.base.OFFLINE_SHA256", "0" * 64)
+    with pytest.raises(NightshiftError, match=r"have sha256 53aa51172d14…, not 000000000000….*Reinstall"):
+        find_base(OFFLINE_MODEL)
+
+
+def test_a_base_model_that_is_not_there_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NightshiftError, match=r"no config\.json in it\. Give the folder that holds the model"):
+        find_base(str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NightshiftError, match=r"nobody/no-such-model: not a folder here, .* Give .* a local folder"):
+        find_base("nobody/no-such-model")
 
 
 def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
