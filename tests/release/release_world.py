@@ -12,6 +12,7 @@ import signal
 import sys
 import zlib
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,16 @@ class HashingEncoder:
         self.seed, self.dimension, self.unit = json.loads(weights.read_text())
 
     def encode_passages(self, texts):
-        vectors = np.stack([sum(self._word(word) for word in text.split()) for text in texts]).astype(np.float32)
+        words = [[word_vector(self.seed, self.dimension, word) for word in text.split()] for text in texts]
+        vectors = np.stack([sum(several) for several in words]).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if self.unit else vectors
 
     encode_queries = encode_passages
 
-    def _word(self, word):
-        return np.random.default_rng([self.seed, zlib.crc32(word.encode())]).standard_normal(self.dimension)
+
+@cache
+def word_vector(seed, dimension, word):
+    return np.random.default_rng([seed, zlib.crc32(word.encode())]).standard_normal(dimension)
 
 
 def texts(count=PASSAGES, tag=""):

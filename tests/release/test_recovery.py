@@ -12,6 +12,7 @@ from tasks.core.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publish import pin, prune, unpin
+from tasks.core.release.publisher import Pointer
 from tasks.core.release.rollback import rollback, withdrawn
 from tasks.core.search.searcher import Searcher
 
@@ -69,6 +70,18 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
         pin(few, releases[0].release)
     with pytest.raises(NightshiftError, match="not pinned"):
         unpin(few, releases[0].release)
+
+
+def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog):
+    first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
+    # A crash left the pointer on another release than the ledger, and both collections are lost.
+    milvus_of(settings).flip(
+        Pointer(release=first.release, epoch=1, collection=first.collection, fingerprint=first.fingerprint)
+    )
+    shutil.rmtree(settings.home / "milvus")
+    assert serving(settings) == (None, 2)
+    assert "none serves; `nightshift rollback --to` takes an older one, `nightshift run` makes a new one" in caplog.text
+    assert release_night(settings, seed=3).release == served(settings)
 
 
 def test_a_release_stays_for_its_time_of_grace(settings):
