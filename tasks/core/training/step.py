@@ -43,9 +43,7 @@ class Stepper:
 
         Raises NightshiftError when the loss is not finite; the weights are then as they were.
         """
-        for tower in (self.encoder.query, self.encoder.passage):
-            tower.set_dropout(self.settings.dropout)
-            tower.train()
+        self._train()
         # Dropout depends on the step and the process alone, also after a resume.
         torch.manual_seed(self.settings.seed * 1_000_003 + number * self.ranks.size + self.ranks.rank)
         for group in self.optimizer.param_groups:
@@ -61,12 +59,17 @@ class Stepper:
     def pace(self, ids: TokenIds) -> float:
         """Tokens a second that go through the passage tower and back as in a step; the weights stay."""
         begin = time.perf_counter()
-        self.encoder.passage.train()
+        self._train()
         autocast = numeric(self.settings, self.device)
         forward = Forward([(self.encoder.passage, ids)], _chunk_tokens(self.device), keep=True, autocast=autocast)
         forward.backward([torch.ones_like(vectors) for vectors in forward.vectors])
         self.optimizer.zero_grad(set_to_none=True)
         return sum(map(len, ids)) / (time.perf_counter() - begin)
+
+    def _train(self) -> None:
+        for tower in (self.encoder.query, self.encoder.passage):
+            tower.set_dropout(self.settings.dropout)
+            tower.train()
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
