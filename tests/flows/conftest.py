@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from prefect_servers import serving_prefect
+from things_and_traits import write_collection
 
 Environment = dict[str, str]
 
@@ -24,14 +26,41 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def environment(prefect_server: str, tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Environment:
     """The environment of a night on a small collection with a small encoder."""
+    return environment_in(tmp_path, collection(more=40), tiny_model, prefect_server)
+
+
+@pytest.fixture(scope="session")
+def first_night(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the collection and the home of a first night over it, which was promoted."""
+    folder = tmp_path_factory.mktemp("first-night")
+    source = write_collection(folder / "source", more=40)
+    done = command_in(environment_in(folder, source, tiny_model, prefect_server), "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Promoted: release r0001-")
+    return folder
+
+
+@pytest.fixture
+def served(environment: Environment, first_night: Path) -> None:
+    """Begin where `first_night` ended: a home is a folder that can be copied."""
+    shutil.copytree(first_night / "home", environment["NIGHTSHIFT_HOME"])
+
+
+@pytest.fixture
+def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command with some arguments; more environment by keyword."""
+    return lambda *arguments, **more: command_in({**environment, **more}, *arguments)
+
+
+def environment_in(folder: Path, source: Path, model: Path, server: str) -> Environment:
     return {
         **os.environ,
-        "PREFECT_API_URL": prefect_server,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "NIGHTSHIFT_HOME": str(tmp_path / "home"),
+        "PREFECT_API_URL": server,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "NIGHTSHIFT_HOME": str(folder / "home"),
         "NIGHTSHIFT_DATA__FORMAT": "beir",
-        "NIGHTSHIFT_DATA__PATH": str(collection(more=40)),
-        "NIGHTSHIFT_ENCODER__MODEL": str(tiny_model),
+        "NIGHTSHIFT_DATA__PATH": str(source),
+        "NIGHTSHIFT_ENCODER__MODEL": str(model),
         "NIGHTSHIFT_ENCODER__PASSAGE_TOKENS": "24",
         "NIGHTSHIFT_MINING__HEAP_MB": "256",
         "NIGHTSHIFT_TRAINING__EPOCHS": "8",
@@ -43,12 +72,6 @@ def environment(prefect_server: str, tiny_model: Path, collection: Callable[...,
     }
 
 
-@pytest.fixture
-def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command with some arguments; more environment by keyword."""
-
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments]
-        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
-
-    return run
+def command_in(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

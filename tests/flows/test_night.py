@@ -39,12 +39,9 @@ def manifests(environment: Environment) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found}
 
 
+@pytest.mark.usefixtures("served")
 def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect_server: str) -> None:
     """First night, idle night, refresh, search, rollback: what a person does in a week."""
-    first = nightshift("run", "--reason", "the first")
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("Promoted: release r0001-")
-
     known = document(nightshift("releases", "--json"))
     (release,) = known["releases"]
     assert known["serving"] == release["release"]
@@ -144,10 +141,10 @@ def test_a_rejected_challenger_is_a_successful_night_and_changes_nothing(
     assert "no release yet" in searched.stderr
 
 
+@pytest.mark.usefixtures("served")
 def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     nightshift: Command, environment: Environment
 ) -> None:
-    assert nightshift("run").returncode == 0
     served = document(nightshift("releases", "--json"))["serving"]
     source = Path(environment["NIGHTSHIFT_DATA__PATH"])
     (source / "corpus.jsonl").write_text("{ not json\n" * 50)
