@@ -12,6 +12,7 @@ from tasks.core.release.prune import prune
 from tasks.core.release.settings import MilvusSettings
 from tasks.core.settings import load_settings
 
+ON_GPUS = {index for index in BUILD if index.startswith("GPU_")}
 SERVER = "http://127.0.0.1:19530"
 
 
@@ -52,6 +53,11 @@ def test_numbers_that_are_given_are_taken_and_the_others_fit_the_collection():
     assert search_params("IVF_FLAT", 10, {"nlist": 8}, {"nprobe": 64}) == {"nprobe": 8}
     assert search_params("HNSW", 100, {}, {"ef": 64}) == {"ef": 200}
     assert search_params("DISKANN", 500, {}, {}) == {"search_list": 500}
+    assert build_params("GPU_CAGRA", 10_000, 384, {"graph_degree": 16}) == {
+        "intermediate_graph_degree": 64,
+        "graph_degree": 16,
+    }
+    assert search_params("GPU_CAGRA", 200, {}, {"search_width": 8}) == {"itopk_size": 200, "search_width": 8}
 
 
 def test_other_numbers_make_another_release_of_the_same_parts(settings):
@@ -71,7 +77,7 @@ def test_an_index_that_the_server_lacks_never_goes_live(settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", sorted(set(BUILD) - set(EVERYWHERE)))
+@pytest.mark.parametrize("index", sorted(set(BUILD) - set(EVERYWHERE) - ON_GPUS))
 @pytest.mark.parametrize("settings", ["server"], indirect=True)
 def test_every_index_of_a_server_serves(settings, index):
     served_by = with_milvus(settings, index=index, min_recall=0.5)

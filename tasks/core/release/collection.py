@@ -87,16 +87,20 @@ def create(client: MilvusClient, identity: Identity) -> None:
 
 
 def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-    """Insert all batches from this one thread (several writers lose rows), flush once, index, load."""
+    """Insert all batches from this one thread (several writers lose rows), and flush once."""
     name, done = identity.collection, 0
-    for batch in _read_ahead(iter(batches)):
+    for batch in read_ahead(iter(batches)):
         for part in _small_enough(batch):
             client.insert(name, _records(part), timeout=TIMEOUT)
         done += batch.num_rows
         log.info("%s: %d of %d passages inserted", name, done, identity.rows)
     client.flush(name, timeout=TIMEOUT)
     log.info("%s: flushed", name)
-    index = client.prepare_index_params()
+
+
+def index_and_load(client: MilvusClient, identity: Identity) -> None:
+    """Index the vectors of a collection that is filled, and load it."""
+    name, index = identity.collection, client.prepare_index_params()
     # Nested, because pymilvus sends the outer level flat, and milvus-lite looks only below "params".
     params = {"params": json.loads(identity.index_params)}
     index.add_index("vector", index_type=identity.index, metric_type=identity.metric, params=params)
@@ -105,7 +109,7 @@ def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBa
     log.info("%s: indexed (%s)", name, identity.index)
 
 
-def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same batches, each read and checked while the one before it is on its way to Milvus."""
     with ThreadPoolExecutor(1, "nightshift-read") as reader:
         coming = reader.submit(next, batches, None)
@@ -151,7 +155,7 @@ class CollectionReader:
         with readable(f"collection {collection}"):
             found = client.describe_collection(collection, timeout=TIMEOUT)
             self.identity = Identity.read(collection, found.get("properties", {}))
-            client.load_collection(collection, timeout=TIMEOUT)
+            client.load_collection(collection, replica_number=settings.replicas, timeout=TIMEOUT)
         self._built: dict[str, int] = json.loads(self.identity.index_params)
         # One thread touches it first: several at once meet a collection that is half loaded.
         self.search(np.ones((1, self.identity.dimension), np.float32), 1)

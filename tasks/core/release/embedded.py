@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import sync_files, sync_folder, write_json
-from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill, readable
+from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill, index_and_load, readable
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.settings import MilvusSettings
 
@@ -51,6 +51,7 @@ class EmbeddedMilvus:
         with _server(path) as client, readable(str(path)):
             create(client, identity)
             fill(client, identity, batches)
+            index_and_load(client, identity)
         sync_files(path)
         sync_folder(path.parent)
         log.info("%s: closed", identity.collection)

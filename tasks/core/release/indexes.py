@@ -14,6 +14,10 @@ BUILD: dict[str, tuple[str, ...]] = {
     "SCANN": ("nlist",),
     "IVF_PQ": ("nlist", "m", "nbits"),
     "DISKANN": (),
+    "GPU_CAGRA": ("intermediate_graph_degree", "graph_degree"),
+    "GPU_IVF_FLAT": ("nlist",),
+    "GPU_IVF_PQ": ("nlist", "m", "nbits"),
+    "GPU_BRUTE_FORCE": (),
 }
 SEARCH: dict[str, tuple[str, ...]] = {
     "FLAT": (),
@@ -23,6 +27,10 @@ SEARCH: dict[str, tuple[str, ...]] = {
     "SCANN": ("nprobe", "reorder_k"),
     "IVF_PQ": ("nprobe",),
     "DISKANN": ("search_list",),
+    "GPU_CAGRA": ("itopk_size", "search_width"),
+    "GPU_IVF_FLAT": ("nprobe",),
+    "GPU_IVF_PQ": ("nprobe",),
+    "GPU_BRUTE_FORCE": (),
 }
 
 
@@ -34,6 +42,8 @@ def build_params(index: str, rows: int, dimension: int, given: Mapping[str, int]
         "efConstruction": 200,
         "m": _parts(dimension),
         "nbits": 8,
+        "intermediate_graph_degree": 64,
+        "graph_degree": 32,
     }
     return {name: given.get(name, fitting[name]) for name in BUILD[index]}
 
@@ -41,8 +51,22 @@ def build_params(index: str, rows: int, dimension: int, given: Mapping[str, int]
 def search_params(index: str, k: int, built: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
     """The numbers to search `index` with for the best `k`, never too few for `k` nor more than was built."""
     lists = built.get("nlist", 1)
-    fitting = {"nprobe": max(16, lists // 4), "ef": 128, "reorder_k": 4 * k, "search_list": 100}
-    bounds = {"nprobe": (1, lists), "ef": (2 * k, None), "reorder_k": (k, None), "search_list": (k, None)}
+    fitting = {
+        "nprobe": max(16, lists // 4),
+        "ef": 128,
+        "reorder_k": 4 * k,
+        "search_list": 100,
+        "itopk_size": 128,
+        "search_width": 4,
+    }
+    bounds = {
+        "nprobe": (1, lists),
+        "ef": (2 * k, None),
+        "reorder_k": (k, None),
+        "search_list": (k, None),
+        "itopk_size": (k, None),
+        "search_width": (1, None),
+    }
     chosen = {}
     for name in SEARCH[index]:
         least, most = bounds[name]

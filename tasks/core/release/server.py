@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tasks.core.errors import NightshiftError
-from tasks.core.release.collection import METRIC, TIMEOUT, CollectionReader, connect, create, fill, key_of, readable
+from tasks.core.release.bulk import bulk_insert, remove_files
+from tasks.core.release.collection import (
+    METRIC,
+    TIMEOUT,
+    CollectionReader,
+    connect,
+    create,
+    fill,
+    index_and_load,
+    key_of,
+    readable,
+)
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.settings import MilvusSettings
 
@@ -50,7 +61,11 @@ class ServerMilvus:
             if client.has_collection(name, timeout=TIMEOUT):
                 raise NightshiftError(f"{name}: exists already; a collection's name is never used twice")
             create(client, identity)
-            fill(client, identity, batches)
+            if self._settings.bulk:
+                bulk_insert(client, identity, batches, self._settings.bulk)
+            else:
+                fill(client, identity, batches)
+            index_and_load(client, identity)
             client.release_collection(name, timeout=TIMEOUT)
         log.info("%s: closed", name)
 
@@ -100,7 +115,10 @@ class ServerMilvus:
                 log.info("%s: its memory given back", collection)
 
     def drop(self, collection: str) -> None:
-        """Drop a collection. Raises NightshiftError when an alias names it, ours or another's."""
+        """Drop a collection. Raises NightshiftError when an alias names it, ours or another's.
+
+        With it goes what a bulk import that was killed left where `[milvus] bulk` says.
+        """
         with self._client() as client:
             # Never by an alias: Milvus would drop what it points to.
             if collection not in client.list_collections(timeout=TIMEOUT):
@@ -108,6 +126,8 @@ class ServerMilvus:
             aliases = client.list_aliases(collection, timeout=TIMEOUT)["aliases"]
             if aliases or self._target(client) == collection:
                 raise NightshiftError(f"{collection} is serving as {', '.join(aliases)}; it cannot be removed")
+            if self._settings.bulk:
+                remove_files(self._settings.bulk, collection)
             client.drop_collection(collection, timeout=TIMEOUT)
 
     def collections(self) -> set[str]:

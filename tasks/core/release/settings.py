@@ -10,7 +10,19 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from tasks.core.release.indexes import BUILD, EVERYWHERE, SEARCH
 from tasks.core.section import Section
 
-Index = Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "SCANN", "IVF_PQ", "DISKANN"]
+Index = Literal[
+    "FLAT",
+    "IVF_FLAT",
+    "IVF_SQ8",
+    "HNSW",
+    "SCANN",
+    "IVF_PQ",
+    "DISKANN",
+    "GPU_CAGRA",
+    "GPU_IVF_FLAT",
+    "GPU_IVF_PQ",
+    "GPU_BRUTE_FORCE",
+]
 
 
 class ReleaseSettings(Section):
@@ -49,10 +61,21 @@ class MilvusSettings(Section):
         pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$",
         description="on a server: the pointer, and what the names of its collections begin with; one for each home",
     )
-    index: Index = Field("FLAT", description="index type of the collection; SCANN, IVF_PQ and DISKANN need a server")
+    index: Index = Field(
+        "FLAT", description="index type of the collection; SCANN, IVF_PQ and DISKANN need a server, GPU_… one with GPUs"
+    )
     index_params: dict[str, int] = Field({}, description="what the index is built with, such as { M = 32 }")
     search_params: dict[str, int] = Field({}, description="what it is searched with, such as { ef = 256 }")
     batch_rows: int = Field(1000, ge=1, description="rows in one insert")
+    bulk: str = Field(
+        "",
+        description="on a server, for many millions of passages: a folder that it reads as well, in its own bucket "
+        "(s3://bucket/folder?endpoint_override=http://minio:9000, credentials as AWS tools find them) or, where it "
+        "keeps data on its disk, on this host; rows go there as files and in by bulk import. Empty: by inserts",
+    )
+    replicas: int = Field(
+        1, ge=1, description="on a server: copies of the serving collection in the memory of as many query nodes"
+    )
     min_recall: float = Field(0.95, ge=0, le=1, description="recall@10 against exact search that it must reach")
     samples: int = Field(64, ge=1, description="passages that must find themselves before the pointer moves")
     max_shrink: float = Field(0.5, ge=0, le=1, description="share of the serving release's passages a new one may lack")
@@ -72,6 +95,19 @@ class MilvusSettings(Section):
         if parts.password:
             raise ValueError("it holds a password, and addresses are logged; give NIGHTSHIFT_MILVUS__TOKEN instead")
         return uri
+
+    @field_validator("bulk")
+    @classmethod
+    def _no_secret_in_the_folder(cls, bulk: str) -> str:
+        if urlsplit(bulk).password:
+            raise ValueError("it holds a password, and addresses are logged; credentials come from the environment")
+        return bulk
+
+    @model_validator(mode="after")
+    def _what_only_a_server_has(self) -> MilvusSettings:
+        if not self.uri and (self.bulk or self.replicas > 1):
+            raise ValueError("bulk and replicas are for a Milvus server: set uri, or leave them out")
+        return self
 
     @model_validator(mode="after")
     def _the_index_can_be_built_and_searched(self) -> MilvusSettings:

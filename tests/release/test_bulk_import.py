@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from release_world import HashingEncoder, at, release_night, served, texts, with_milvus
+from s3_server import s3_server
+
+from tasks.core.errors import NightshiftError, Unreachable
+from tasks.core.release import bulk
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.prune import prune
+from tasks.core.release.settings import MilvusSettings
+
+SERVER = "http://127.0.0.1:19530"
+on_a_real_server = pytest.mark.parametrize("settings", [pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+lite = pytest.mark.parametrize("settings", ["lite"], indirect=True)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Where the server reads; every batch of 64 passages is a file of its own."""
+    monkeypatch.setattr(bulk, "PART_BYTES", 1)
+    folder = tmp_path / "bulk"
+    folder.mkdir()
+    return folder
+
+
+@on_a_real_server
+def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, caplog):
+    caplog.set_level(logging.INFO, "nightshift.release")
+    inserted = release_night(settings, seed=1)
+    imported = release_night(
+        with_milvus(settings, bulk=str(files), index="IVF_FLAT", index_params={"nlist": 1}), seed=1
+    )
+    identities = [milvus_of(settings).identity(one.collection) for one in (inserted, imported)]
+    differ = {name for name, value in identities[0] if getattr(identities[1], name) != value}
+    assert differ == {"release", "digest", "collection", "index", "index_params"}
+    assert contents(settings, inserted.collection) == contents(settings, imported.collection)
+    assert "part-00003.parquet written, 8 passages" in caplog.text
+    assert "200 of 200 passages imported (100 %); 0 files under way" in caplog.text
+    assert served(settings) == imported.release
+    assert list(files.iterdir()) == []
+
+
+def contents(settings, collection):
+    """All that a collection holds, and what it answers."""
+    asked = HashingEncoder(next((settings.home / "encoders").glob("[!.]*"))).encode_queries(
+        [one["text"] for one in texts(20)]
+    )
+    with closing(milvus_of(settings).open(collection)) as reader:
+        rows = reader.fetch(range(200), ["title", "text", "text_hash", "whole", "vector"])
+        found = reader.search(asked, 10)
+    held = [
+        (row, one.passage_id, *(one.fields[name] for name in ("title", "text", "text_hash", "whole")))
+        for row, one in sorted(rows.items())
+    ]
+    stored = np.stack([one.fields["vector"] for _, one in sorted(rows.items())]).astype(np.float32)
+    answers = [[(hit.row, round(hit.score, 4)) for hit in hits] for hits in found]
+    return held, stored.tobytes(), answers
+
+
+@on_a_real_server
+def test_the_reason_why_a_file_is_refused_is_told_and_nothing_goes_live(settings, files):
+    before = release_night(settings, seed=1)
+    asked = with_milvus(settings, bulk=str(files))
+
+    def damage():
+        (part,) = files.glob("*/part-00002.parquet")
+        part.write_bytes(b"not a table")
+
+    with (
+        at("part-00002.parquet written", damage),
+        pytest.raises(NightshiftError, match=r"part-00002\.parquet.*parquet"),
+    ):
+        release_night(asked, seed=2)
+    assert served(settings) == before.release
+    assert list(files.iterdir()) == []
+    assert len(prune(asked)) == 1
+    assert release_night(asked, seed=2).rows == 200
+
+
+@on_a_real_server
+def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
+    asked = with_milvus(settings, bulk=str(files))
+
+    def die():
+        raise KeyboardInterrupt
+
+    with at("part-00001.parquet written", die), pytest.raises(KeyboardInterrupt):
+        release_night(asked, seed=1)
+    (left,) = milvus_of(asked).collections()
+    (files / left).mkdir()  # as a kill leaves it
+    (files / left / "part-00001.parquet").write_bytes(b"half")
+    release_night(asked, seed=1)
+    assert prune(asked) == [left]
+    assert list(files.iterdir()) == []
+
+
+@on_a_real_server
+def test_more_copies_than_the_server_has_nodes_for_never_go_live(settings):
+    with pytest.raises(NightshiftError):
+        release_night(with_milvus(settings, replicas=3))
+    assert served(settings) is None
+
+
+@lite
+def test_a_server_without_bulk_import_says_so_and_no_file_is_left(settings, files):
+    with pytest.raises(NightshiftError, match=r"(?i)unimplemented|not implemented|not found"):
+        release_night(with_milvus(settings, bulk=str(files)))
+    assert served(settings) is None
+    assert list(files.iterdir()) == []
+
+
+def test_files_go_into_a_bucket_and_are_named_as_the_server_finds_them_there(tmp_path):
+    with s3_server("milvus") as options:
+        place = bulk._Place(f"s3://milvus/files?{options}", "c1")
+        place.files.create_dir(place.folder)
+        with place.files.open_output_stream(f"{place.folder}/part") as stream:
+            stream.write(b"x")
+        assert place.for_server(f"{place.folder}/part") == "files/c1/part"
+        place.clear()
+        assert place.files.get_file_info("milvus/files/c1/part").size is None
+        place.clear()
+    local = bulk._Place(str(tmp_path), "c1")
+    assert local.for_server(f"{local.folder}/part") == str(Path(tmp_path).resolve() / "c1" / "part")
+
+
+@lite
+def test_a_bucket_that_does_not_answer_is_told_of(settings):
+    nobody = "s3://milvus/files?endpoint_override=http://127.0.0.1:9&region=us-east-1"
+    with pytest.raises(Unreachable, match=r"\[milvus\] bulk = s3://milvus/files: "):
+        release_night(with_milvus(settings, bulk=nobody))
+
+
+def test_bulk_and_replicas_are_for_a_server_and_addresses_hold_no_password():
+    for given in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
+        with pytest.raises(ValidationError, match="for a Milvus server"):
+            MilvusSettings(**given)
+    with pytest.raises(ValidationError, match="password") as error:
+        MilvusSettings(uri=SERVER, bulk="s3://me:Sesame42@bucket/folder")
+    assert "Sesame42" not in str(error.value.errors(include_input=False))
