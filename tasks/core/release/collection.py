@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ METRIC = "IP"  # the inner product: what training and evaluation score by, and t
 REQUEST_BYTES = 16 << 20  # texts in one insert; a Milvus server refuses messages of 64 MiB
 TIMEOUT = 600.0  # seconds; some calls would otherwise wait for ever. A server that is back before goes on
 CONNECT_SECONDS = 10.0
+POLL_SECONDS = 0.2
+STUCK_SECONDS = 3600.0  # without a further row indexed: a segment of half a GiB counts when it is whole
 ROWS_A_REQUEST = 8192  # a server answers with at most 16,384 rows
 
 
@@ -99,14 +102,35 @@ def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBa
 
 
 def index_and_load(client: MilvusClient, identity: Identity) -> None:
-    """Index the vectors of a collection that is filled, and load it."""
+    """Index the vectors of a collection that is filled, to the last one, and load it.
+
+    Raises NightshiftError when a server does not go on indexing.
+    """
     name, index = identity.collection, client.prepare_index_params()
     # Nested, because pymilvus sends the outer level flat, and milvus-lite looks only below "params".
     params = {"params": json.loads(identity.index_params)}
     index.add_index("vector", index_type=identity.index, metric_type=identity.metric, params=params)
     client.create_index(name, index, timeout=TIMEOUT, sync=False)
-    client.load_collection(name, timeout=TIMEOUT)  # waits for the index
+    _wait_for_index(client, identity)
+    client.load_collection(name, timeout=TIMEOUT)
     log.info("%s: indexed (%s)", name, identity.index)
+
+
+def _wait_for_index(client: MilvusClient, identity: Identity) -> None:
+    """Until its index is built a server answers from a temporary one, and would be measured by that."""
+    name, seen, moved = identity.collection, -1, time.monotonic()
+    while True:
+        found = client.describe_index(name, "vector", timeout=TIMEOUT) or {}
+        done = int(found.get("indexed_rows", identity.rows))  # milvus-lite builds it at once, and does not count
+        if found.get("state", "Finished") == "Finished" and done >= identity.rows:
+            return
+        if done != seen:
+            log.info("%s: %d of %d passages indexed", name, done, identity.rows)
+            seen, moved = done, time.monotonic()
+        if time.monotonic() - moved > STUCK_SECONDS:
+            why = found.get("index_state_fail_reason") or f"none for {STUCK_SECONDS:.0f} s"
+            raise NightshiftError(f"collection {name}: {done} of {identity.rows} passages indexed, then {why}")
+        time.sleep(POLL_SECONDS)
 
 
 def read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
