@@ -23,6 +23,8 @@ def a_server() -> Iterator[None]:
 
     Raises NightshiftError when it does not start.
     """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     if PREFECT_API_URL.value():
@@ -43,7 +45,11 @@ def a_server() -> Iterator[None]:
         try:
             wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, server.pid)
             with temporary_settings({PREFECT_API_URL: url}):
-                yield
+                try:
+                    yield
+                finally:  # what waits to be sent would find nobody at the end of this process
+                    APILogWorker.drain_all()
+                    EventsWorker.drain_all()
         finally:
             server.terminate()
             server.wait()
