@@ -1,9 +1,13 @@
-"""Whole nights over a real Ray cluster of several hosts (raylets), with a real Prefect server on a real PostgreSQL."""
+"""Whole nights past one machine: Ray hosts (raylets), Prefect and ledger on PostgreSQL, an S3 store, a Milvus server.
+
+All of them are real, and on this machine; Milvus where one can be started (tests/release/milvus_servers.py), and
+milvus-lite below home else.
+"""
 
 from __future__ import annotations
 
 import json
-import socket
+import secrets
 import subprocess
 import sys
 import time
@@ -18,8 +22,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from prefect_servers import serving_prefect
+from pyarrow import fs
+from s3_server import CREDENTIALS, s3_server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
+from milvus_servers import REAL, real_server
 from postgres_servers import postgres_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -31,13 +38,36 @@ MEMORY = 80 * 2**20  # bytes that a host shares; Ray takes no less than 75 MiB
 
 
 @pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[tuple[str, str]]:
+    """Address and password of a PostgreSQL."""
+    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def prefect_server(database: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Prefect's API; its database is PostgreSQL."""
-    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as (address, password):
-        url = address.replace("postgresql://", "postgresql+asyncpg://").replace("@", f":{quote(password, safe='')}@")
-        home = tmp_path_factory.mktemp("prefect")
-        with serving_prefect(home, PREFECT_API_DATABASE_CONNECTION_URL=url) as api:
-            yield api
+    address, password = database
+    url = address.replace("postgresql://", "postgresql+asyncpg://").replace("@", f":{quote(password, safe='')}@")
+    with serving_prefect(tmp_path_factory.mktemp("prefect"), PREFECT_API_DATABASE_CONNECTION_URL=url) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """The options of an address in the bucket `nights`."""
+    with s3_server("nights") as options:
+        yield options
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Milvus server; empty where there is none to start."""
+    if REAL is None:
+        yield ""
+        return
+    with real_server(tmp_path_factory.mktemp("milvus")) as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -48,12 +78,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     made = Cluster()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        made.client_port = free.getsockname()[1]
-    made.add_node(
-        num_cpus=0, include_dashboard=False, object_store_memory=MEMORY, ray_client_server_port=made.client_port
-    )
+    made.add_node(num_cpus=0, include_dashboard=False, object_store_memory=MEMORY)
     for _ in range(2):  # GPUs in name only: no one looks whether there is one
         made.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
     yield made
@@ -61,18 +86,37 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture
-def on_ray(environment: Environment, cluster: Any) -> Environment:
-    """The environment of a night whose shards go to the cluster."""
+def alone(environment: Environment, tmp_path: Path) -> Environment:
+    """The environment of a night on this machine by itself."""
     return {
         **environment,
         "OMP_NUM_THREADS": "1",
+        "NIGHTSHIFT_HOME": str(tmp_path / "alone"),
         "NIGHTSHIFT_EMBEDDING__PRECISION": "fp32",
         "NIGHTSHIFT_EMBEDDING__SHARDS": str(SHARDS),
-        "NIGHTSHIFT_MINING__SHARDS": "3",
+    }
+
+
+@pytest.fixture
+def apart(
+    alone: Environment, cluster: Any, database: tuple[str, str], store: str, milvus: str, tmp_path: Path
+) -> Environment:
+    """The environment of the same night with everything elsewhere."""
+    address, password = database
+    return {
+        **alone,
+        **CREDENTIALS,
+        "NIGHTSHIFT_HOME": str(tmp_path / "home"),
         "NIGHTSHIFT_COMPUTE__ENGINE": "ray",
         "NIGHTSHIFT_COMPUTE__ADDRESS": cluster.address,
         "NIGHTSHIFT_COMPUTE__GPUS": "1",
         "NIGHTSHIFT_COMPUTE__MEMORY_GB": "0.25",
+        "NIGHTSHIFT_MINING__SHARDS": "3",
+        "NIGHTSHIFT_STORE__URL": f"s3://nights/{tmp_path.name}?{store}",
+        "NIGHTSHIFT_RELEASE__LEDGER": address,
+        "NIGHTSHIFT_RELEASE__PASSWORD": password,
+        "NIGHTSHIFT_MILVUS__URI": milvus,
+        "NIGHTSHIFT_MILVUS__ALIAS": f"night_{secrets.token_hex(4)}",  # one home, one alias
     }
 
 
@@ -103,18 +147,17 @@ def asked(api: str, what: str, body: object) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_night_on_two_hosts_gives_what_a_night_on_one_gives(
-    on_ray: Environment, cluster: Any, prefect_server: str, tmp_path: Path
-) -> None:
-    alone = {**on_ray, "NIGHTSHIFT_COMPUTE__ENGINE": "local", "NIGHTSHIFT_HOME": str(tmp_path / "alone")}
-    night(on_ray)
-    seen = asked(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
-    assert len(seen) == 2 * SHARDS  # of base and challenger, each a task run of its own
-    assert {run["state_type"] for run in seen} == {"COMPLETED"}
-    said = asked(prefect_server, "logs", {"logs": {"task_run_id": {"any_": [run["id"] for run in seen]}}})
-    assert any(f"of {SHARDS}: " in line["message"] for line in said)  # what the core says on a worker
-    night(alone)
-    here, there = on_ray["NIGHTSHIFT_HOME"], alone["NIGHTSHIFT_HOME"]
+def answers(environment: Environment) -> list[str]:
+    """The passages that the release of a home finds, best first."""
+    asking = command("-m", "flows.cli", "search", "where was the ancient river seen", "--json")
+    done = subprocess.run(asking, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [hit["passage_id"] for hit in json.loads(done.stdout)["hits"]]
+
+
+def assert_same_night(apart: Environment, alone: Environment) -> None:
+    """What both nights made is the same, and what was made apart lies in the store too."""
+    here, there = apart["NIGHTSHIFT_HOME"], alone["NIGHTSHIFT_HOME"]
     for pattern, count in (("negatives/*/negatives.parquet", 1), ("embeddings/*/shard-*.parquet", 2 * SHARDS)):
         found, expected = files(here, pattern), files(there, pattern)
         assert len(found) == count
@@ -124,11 +167,32 @@ def test_a_night_on_two_hosts_gives_what_a_night_on_one_gives(
                 assert file.read_bytes() == expected[name].read_bytes()
             else:
                 assert (vectors(file) * vectors(expected[name])).sum(axis=1).min() > 0.9999
+    assert answers(apart) == answers(alone)
+    store, root = fs.FileSystem.from_uri(apart["NIGHTSHIFT_STORE__URL"])
+    kept = {one.path for one in store.get_file_info(fs.FileSelector(root, recursive=True))}
+    for kind in ("snapshots", "indexes", "negatives", "encoders", "tokens", "embeddings"):
+        made = {path.parent.name for path in files(here, f"{kind}/[!.]*/manifest.json").values()}
+        assert made
+        assert all(any(f"/{kind}/{name}" in path for path in kept) for name in made)
 
-    encoder = next(iter(files(here, "encoders/*/manifest.json").values())).parent
+
+def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
+    apart: Environment, alone: Environment, cluster: Any, prefect_server: str
+) -> None:
+    night(apart)
+    seen = asked(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
+    assert len(seen) == 2 * SHARDS  # of base and challenger, each a task run of its own
+    assert {run["state_type"] for run in seen} == {"COMPLETED"}
+    said = asked(prefect_server, "logs", {"logs": {"task_run_id": {"any_": [run["id"] for run in seen]}}})
+    assert any(f"of {SHARDS}: " in line["message"] for line in said)  # what the core says on a worker
+    night(alone)
+    assert_same_night(apart, alone)
+
+    home = apart["NIGHTSHIFT_HOME"]
+    encoder = next(iter(files(home, "encoders/*/manifest.json").values())).parent
     script = str(Path(__file__).with_name("loads_on_ray.py"))
-    loading = command(script, here, str(encoder), f"ray://127.0.0.1:{cluster.client_port}")  # from outside the cluster
-    done = subprocess.run(loading, env=on_ray, capture_output=True, text=True)
+    loading = command(script, home, str(encoder), cluster.address)
+    done = subprocess.run(loading, env=apart, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loads = json.loads(done.stdout.splitlines()[-1])
     assert len(loads) == 10
@@ -136,11 +200,13 @@ def test_a_night_on_two_hosts_gives_what_a_night_on_one_gives(
     assert {loaded for _, loaded in loads} == {1}
 
 
-def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(on_ray: Environment, cluster: Any) -> None:
-    home = on_ray["NIGHTSHIFT_HOME"]
+def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(
+    apart: Environment, alone: Environment, cluster: Any
+) -> None:
+    home = apart["NIGHTSHIFT_HOME"]
     victim = sorted(cluster.worker_nodes, key=lambda node: node.node_id)[0]
     with subprocess.Popen(
-        command("-m", "flows.cli", "run"), env=on_ray, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("-m", "flows.cli", "run"), env=apart, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         while not files(home, "embeddings/.*/shard-*.json") and running.poll() is None:
             time.sleep(0.01)
@@ -151,3 +217,5 @@ def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(on_ray: Enviro
     assert out.startswith("Promoted"), out
     assert left > 0  # the host died before all was done
     assert len(files(home, "embeddings/*/manifest.json")) == 2
+    night(alone)
+    assert_same_night(apart, alone)
