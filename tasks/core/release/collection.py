@@ -111,25 +111,26 @@ def index_and_load(client: MilvusClient, identity: Identity) -> None:
     params = {"params": json.loads(identity.index_params)}
     index.add_index("vector", index_type=identity.index, metric_type=identity.metric, params=params)
     client.create_index(name, index, timeout=TIMEOUT, sync=False)
-    _wait_for_index(client, identity)
+    _wait_for_index(client, name)
     client.load_collection(name, timeout=TIMEOUT)
     log.info("%s: indexed (%s)", name, identity.index)
 
 
-def _wait_for_index(client: MilvusClient, identity: Identity) -> None:
+def _wait_for_index(client: MilvusClient, name: str) -> None:
     """Until its index is built a server answers from a temporary one, and would be measured by that."""
-    name, seen, moved = identity.collection, -1, time.monotonic()
+    seen, moved = -1, time.monotonic()
     while True:
         found = client.describe_index(name, "vector", timeout=TIMEOUT) or {}
-        done = int(found.get("indexed_rows", identity.rows))  # milvus-lite builds it at once, and does not count
-        if found.get("state", "Finished") == "Finished" and done >= identity.rows:
+        # milvus-lite builds it at once, and does not count.
+        done, rows = int(found.get("indexed_rows", 0)), int(found.get("total_rows", 0))
+        if found.get("state", "Finished") == "Finished" and done >= rows:
             return
         if done != seen:
-            log.info("%s: %d of %d passages indexed", name, done, identity.rows)
+            log.info("%s: %d of %d passages indexed", name, done, rows)
             seen, moved = done, time.monotonic()
         if time.monotonic() - moved > STUCK_SECONDS:
             why = found.get("index_state_fail_reason") or f"none for {STUCK_SECONDS:.0f} s"
-            raise NightshiftError(f"collection {name}: {done} of {identity.rows} passages indexed, then {why}")
+            raise NightshiftError(f"collection {name}: {done} of {rows} passages indexed, then {why}")
         time.sleep(POLL_SECONDS)
 
 
