@@ -176,7 +176,8 @@ def _bootstrap(environment: Mapping[str, str], deployments: Path | None) -> None
 
 def _lives(process: int) -> bool:
     """True when a process of this number runs and is one of Prefect's: numbers are used again."""
-    shown = subprocess.run(["ps", "-o", "stat=,command=", "-p", str(process)], capture_output=True, text=True)  # noqa: S603, S607
+    command = ["ps", "-ww", "-o", "stat=,command=", "-p", str(process)]  # -ww: else cut at $COLUMNS, Prefect's name too
+    shown = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     return "prefect" in shown.stdout and not shown.stdout.lstrip().startswith("Z")
 
 

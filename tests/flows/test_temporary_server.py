@@ -42,6 +42,7 @@ def answers(url: str) -> bool:
 def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "none.toml")}
     environment.pop("PREFECT_API_URL", None)
+    environment["COLUMNS"] = "40"  # a narrow window, for programs that fit what they say into it
     with subprocess.Popen(
         [sys.executable, "-c", NIGHT],
         env=environment,
@@ -52,6 +53,7 @@ def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
     ) as night:
         assert night.stdout is not None
         url = night.stdout.readline().strip()
+        assert url, night.communicate()
         assert answers(url)
         if killed:
             night.kill()
