@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from prefect import Task
@@ -62,25 +63,37 @@ def _cluster(compute: ComputeSettings) -> Iterator[Any]:
 
     For some shards only, not the whole night: workers that stayed would keep the memory of GPUs that training needs.
     """
-    try:
-        from prefect_ray import RayTaskRunner
-        from prefect_ray.context import remote_options
-    except ImportError as error:
-        raise NightshiftError('[compute] engine = "ray" needs Ray: pip install "nightshift[ray]"') from error
+    check_ray()
+    from prefect_ray import RayTaskRunner
+    from prefect_ray.context import remote_options
+
+    with redirect_stdout(sys.stderr), ExitStack() as held:  # Ray tells there of what it lost, at its end as well
+        with reaching(compute):
+            runner = held.enter_context(RayTaskRunner(compute.address or "local", connection(compute)))
+        asked = request(compute)
+        tell_room(asked, "shards")
+        held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
+        yield runner
+
+
+def check_ray() -> None:
+    """Raise NightshiftError, with what to do, when Ray, or a Prefect server for its workers, is missing."""
+    if find_spec("prefect_ray") is None:
+        raise NightshiftError('[compute] engine = "ray" needs Ray: pip install "nightshift[ray]"')
     if not PREFECT_API_URL.value():
         raise NightshiftError(
             '[compute] engine = "ray": its workers need a Prefect server that they can reach. Start one '
             "(nightshift up, prefect server start) and name it in PREFECT_API_URL"
         )
-    with redirect_stdout(sys.stderr), ExitStack() as held:  # Ray tells there of what it lost, at its end as well
-        try:
-            runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
-        except (ConnectionError, RuntimeError) as error:
-            raise Unreachable(f'[compute] address = "{compute.address}": no Ray answers there: {error}') from error
-        asked = _request(compute)
-        _tell_room(asked)
-        held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
-        yield runner
+
+
+@contextmanager
+def reaching(compute: ComputeSettings) -> Iterator[None]:
+    """Raise Unreachable, with the address, for what Ray raises where no cluster answers."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError) as error:
+        raise Unreachable(f'[compute] address = "{compute.address}": no Ray answers there: {error}') from error
 
 
 def _results(futures: Sequence[Any]) -> list[Any]:
@@ -103,7 +116,7 @@ def _results(futures: Sequence[Any]) -> list[Any]:
     return results
 
 
-def _connection(compute: ComputeSettings) -> dict[str, Any]:
+def connection(compute: ComputeSettings) -> dict[str, Any]:
     """How `ray.init` is called. What workers say goes to Prefect alone: here the lines of all would run together."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {
@@ -124,17 +137,17 @@ def _said(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
     APILogHandler().flush()
 
 
-def _request(compute: ComputeSettings) -> dict[str, float]:
-    """What a shard asks for, by Ray's names of resources."""
+def request(compute: ComputeSettings) -> dict[str, float]:
+    """What a shard or a training process asks for, by Ray's names of resources."""
     asked = {"CPU": compute.cpus, "GPU": compute.gpus, "memory": compute.memory_gb * 2**30}
     return {name: amount for name, amount in asked.items() if amount}
 
 
-def _tell_room(request: dict[str, float]) -> None:
-    """Say how many shards run at once. A cluster without room for one may grow: a night waits for that, and says so."""
+def tell_room(asked: dict[str, float], what: str) -> None:
+    """Say how many shards (or `what` else) run at once. A cluster without room may grow: a night waits for that."""
     import ray
 
     hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(int(min(host.get(name, 0) // amount for name, amount in request.items())) for host in hosts)
+    room = sum(int(min(host.get(name, 0) // amount for name, amount in asked.items())) for host in hosts)
     say = log.info if room else log.warning
-    say("Ray: %d hosts, room for %d shards at once%s", len(hosts), room, "" if room else ": waiting until it grows")
+    say("Ray: %d hosts, room for %d %s at once%s", len(hosts), room, what, "" if room else ": waiting until it grows")

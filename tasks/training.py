@@ -9,6 +9,7 @@ from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training import trainer
 from tasks.policy import OVER_THE_WIRE, STEP
+from tasks.ray_training import train_on_ray
 
 
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
@@ -33,4 +34,7 @@ def train(
     """
     recalls = settings.encoder.start == "serving" or settings.training.replay > 0
     older = load(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
-    return trainer.train(settings.home, start, snapshot, negatives, settings, candidates=dev, older=older)
+    launch = train_on_ray if settings.training.launcher == "ray" else None
+    return trainer.train(
+        settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch
+    )

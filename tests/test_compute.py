@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.compute import OPTIONS, _request, over_shards
+from tasks.compute import OPTIONS, over_shards, request
 from tasks.core.compute.settings import ComputeSettings
 from tasks.core.errors import NightshiftError
 from tasks.core.settings import Settings, load_settings
@@ -43,7 +43,7 @@ def test_ray_needs_a_home_that_is_the_same_on_every_host(monkeypatch: pytest.Mon
 
 
 def test_a_shard_asks_for_what_the_settings_say_and_for_nothing_else() -> None:
-    assert _request(ComputeSettings()) == {"CPU": 1}
-    asked = _request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
+    assert request(ComputeSettings()) == {"CPU": 1}
+    asked = request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
     assert asked == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
     assert {OPTIONS[name] for name in asked} == {"num_cpus", "num_gpus", "memory"}

@@ -223,6 +223,14 @@ class Settings(BaseSettings):
             raise ValueError('[compute] engine = "ray" needs home (NIGHTSHIFT_HOME) as an absolute path on every host')
         return self
 
+    @model_validator(mode="after")
+    def _a_cluster_is_asked_for_processes(self) -> Settings:
+        if self.training.launcher == "ray" and (self.compute.engine != "ray" or self.training.processes == 0):
+            raise ValueError(
+                '[training] launcher = "ray" needs [compute] engine = "ray", and [training] processes: how many at most'
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

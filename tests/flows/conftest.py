@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect_servers import serving_prefect
 from things_and_traits import write_collection
 
 Environment = dict[str, str]
+MEMORY = 80 * 2**20  # bytes that a host of Ray shares; it takes no less than 75 MiB
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,31 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of our own on a free port of the loopback; its API's URL."""
     with serving_prefect(tmp_path_factory.mktemp("prefect")) as url:
         yield url
+
+
+@pytest.fixture
+def client_port() -> int:
+    """Where the head of `cluster` takes clients, as ray://127.0.0.1:PORT."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def cluster(client_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster: a head that works on no shard, and two hosts with room for one each."""
+    Cluster = pytest.importorskip("ray.cluster_utils").Cluster
+
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    made = Cluster()
+    head = {"include_dashboard": False, "ray_client_server_port": client_port}
+    made.add_node(num_cpus=0, object_store_memory=MEMORY, **head)
+    for _ in range(2):  # GPUs in name only: no one looks whether there is one
+        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
+    yield made
+    made.shutdown()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -32,6 +34,16 @@ def serving_prefect(home: Path, **environment: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def asked(api: str, what: str, body: object) -> list[dict[str, Any]]:
+    """What a server has of some kind, by one of its filters."""
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:

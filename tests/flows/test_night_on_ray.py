@@ -11,7 +11,6 @@ import secrets
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from prefect_servers import serving_prefect
+from prefect_servers import asked, serving_prefect
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
 
@@ -34,7 +33,6 @@ pytest.importorskip("prefect_ray")
 
 Environment = dict[str, str]
 SHARDS = 12
-MEMORY = 80 * 2**20  # bytes that a host shares; Ray takes no less than 75 MiB
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +66,6 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with real_server(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster: a head that works on no shard, and two hosts with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}.items():
-        monkeypatch.setenv(name, value)
-    made = Cluster()
-    made.add_node(num_cpus=0, include_dashboard=False, object_store_memory=MEMORY)
-    for _ in range(2):  # GPUs in name only: no one looks whether there is one
-        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
-    yield made
-    made.shutdown()
 
 
 @pytest.fixture
@@ -136,15 +119,6 @@ def files(home: str, pattern: str) -> dict[str, Path]:
 
 def vectors(file: Path) -> np.ndarray:
     return np.stack(pq.read_table(file)["vector"].to_numpy())
-
-
-def asked(api: str, what: str, body: object) -> list[dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{api}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = json.load(answer)
-    return found
 
 
 def answers(environment: Environment) -> list[str]:

@@ -11,7 +11,7 @@ from tasks.core.section import Section
 
 
 class ComputeSettings(Section):
-    """Where the shards of a night are worked on. What is not a shard runs where the flow runs."""
+    """Where the shards of a night are worked on. What is not a shard runs where the flow runs, or trains there too."""
 
     engine: Literal["local", "ray"] = Field(
         "local",
@@ -21,11 +21,17 @@ class ComputeSettings(Section):
     address: str = Field(
         "", description="of the Ray cluster, such as 10.0.0.5:6379 or ray://head:10001; empty: one made for the night"
     )
-    cpus: float = Field(1, gt=0, description="Ray only: processor cores a shard asks for, and its threads")
-    gpus: float = Field(
-        0, ge=0, description="Ray only: GPUs a shard asks for; a share, such as 0.5, lets two share one"
+    cpus: float = Field(
+        1, gt=0, description="Ray only: processor cores a shard or a training process asks for, and its threads"
     )
-    memory_gb: float = Field(0, ge=0, description="Ray only: memory a shard asks for, GiB; 0: no request")
+    gpus: float = Field(
+        0,
+        ge=0,
+        description="Ray only: GPUs a shard asks for; a share, such as 0.5, lets two share one, but not two trainings",
+    )
+    memory_gb: float = Field(
+        0, ge=0, description="Ray only: memory a shard or a training process asks for, GiB; 0: no request"
+    )
 
 
 class StoreSettings(Section):

@@ -1,4 +1,7 @@
-"""A training in several processes: torchrun in a child, which ends with this process whatever happens to it."""
+"""A training in several processes: torchrun in a child, which ends with this process whatever happens to it.
+
+Processes that something else starts, such as Ray Train, call `take_part` each.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,15 @@ def run_job(job: Job, processes: int) -> Outcome:
         return run(job, Ranks())
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise NightshiftError(f"[training] processes = {processes}, and there are {torch.cuda.device_count()} GPUs")
-    files = [job.folder / name for name in (JOB, OUTCOME, REFUSED)]
+    files = [job.folder / name for name in (JOB, OUTCOME)]
     for file in files:
         file.unlink(missing_ok=True)
+    forget_refusal(job)
     write_text(files[0], job.model_dump_json())
     log.info("training in %d processes", processes)
     status, said = _watch(files[0], processes)
-    if files[2].exists():
-        raise NightshiftError(files[2].read_text(encoding="utf-8"))
+    if refused := refusal(job):
+        raise NightshiftError(refused)
     if status != 0 or not files[1].exists():
         raise NightshiftError(
             f"training in {processes} processes ended with status {status}. Run again: it goes on from its last "
@@ -78,6 +82,29 @@ def _watch(job_file: Path, processes: int) -> tuple[int, str]:
         child.wait()
 
 
+def take_part(job: Job, ranks: Ranks) -> Outcome:
+    """This process's rank of the job. What it refuses stays in the job's folder, for `refusal`.
+
+    Raises NightshiftError as `run` does.
+    """
+    try:
+        return run(job, ranks)
+    except NightshiftError as error:
+        write_text(job.folder / REFUSED, str(error))
+        raise
+
+
+def refusal(job: Job) -> str:
+    """Why a process of this start would not train; empty when none refused."""
+    file = job.folder / REFUSED
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def forget_refusal(job: Job) -> None:
+    """Remove what a process of an earlier start has refused."""
+    (job.folder / REFUSED).unlink(missing_ok=True)
+
+
 def main(parent: int, processes: int, job_file: str) -> None:
     """What the child does: be torchrun."""
     die_with(parent)
@@ -93,11 +120,7 @@ def work(job_file: Path) -> None:
     with joined() as ranks:
         if ranks.leads:
             logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s: %(message)s", force=True)
-        try:
-            outcome = run(job, ranks)
-        except NightshiftError as error:
-            write_text(job_file.with_name(REFUSED), str(error))
-            raise
+        outcome = take_part(job, ranks)
         if ranks.leads:
             write_text(job_file.with_name(OUTCOME), outcome.model_dump_json())
 

@@ -69,7 +69,13 @@ class Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started; alone when it started none."""
+    """Join the processes that `torchrun` started; alone when it started none.
+
+    Ray Train joins those that it started, each on its device, before they get here, and parts them itself.
+    """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()

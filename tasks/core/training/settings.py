@@ -44,9 +44,12 @@ class TrainingSettings(Section):
         description="tokens whose activations a process holds at once; a larger batch goes through a gradient cache",
     )
     processes: int = Field(0, ge=0, description="processes that share each batch; 0: one per GPU, one on a CPU")
+    launcher: Literal["torchrun", "ray"] = Field(
+        "torchrun", description="torchrun: processes on this host; ray: on the hosts of [compute]'s cluster (Ray Train)"
+    )
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; a killed night goes on from one")
     seed: int = Field(0, description="seed of batches and dropout")
 
     def recipe(self) -> dict[str, Any]:
         """The dials that decide what is learned; the others decide how fast, and in how much memory."""
-        return self.model_dump(exclude={"memory_tokens", "processes", "checkpoint_every"})
+        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"})

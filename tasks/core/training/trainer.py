@@ -8,7 +8,7 @@ step.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tasks.core.training.encoder import (
     start_from,
 )
 from tasks.core.training.launch import run_job
-from tasks.core.training.loop import CHECKPOINTS, Job
+from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.trainable import dials_of
 
@@ -64,6 +64,7 @@ def train(
     *,
     candidates: Run | None = None,
     older: Snapshot | None = None,
+    launch: Callable[[Job], Outcome] | None = None,
 ) -> Encoder:
     """Train `start` on the snapshot's training pairs and mined negatives (AdamW, warm-up, linear decay).
 
@@ -78,6 +79,7 @@ def train(
         candidates: a run over the dev queries, whose best passages make the looks at them harder.
         older: the serving release's snapshot. Pairs of it are replayed as the settings say, and what the encoder
             forgets is measured on its held-out queries.
+        launch: does the job elsewhere; None: here, in `[training] processes`.
 
     Raises:
         BadInput: the snapshot has no training pair, or the loss needs a teacher and there is none.
@@ -108,7 +110,7 @@ def train(
             candidates=candidates,
             older=older,
         )
-        outcome = run_job(job, processes_of(settings.training))
+        outcome = run_job(job, processes_of(settings.training)) if launch is None else launch(job)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return {
             "rows": outcome.steps * settings.training.batch_size,

@@ -1,0 +1,103 @@
+"""Training on the hosts (raylets) of a real Ray cluster: what comes out is what one process here trains."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect_servers import asked
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytest.importorskip("prefect_ray")
+
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def apart(environment: Environment, cluster: Any, tmp_path: Path) -> Environment:
+    """The environment of a night that trains on both hosts of the cluster."""
+    return {
+        **environment,
+        "OMP_NUM_THREADS": "1",
+        "NIGHTSHIFT_HOME": str(tmp_path / "apart"),
+        "NIGHTSHIFT_EMBEDDING__PRECISION": "fp32",
+        "NIGHTSHIFT_TRAINING__EPOCHS": "30",
+        "NIGHTSHIFT_TRAINING__CHECKPOINT_EVERY": "5",
+        "NIGHTSHIFT_COMPUTE__ENGINE": "ray",
+        "NIGHTSHIFT_COMPUTE__ADDRESS": cluster.address,
+        "NIGHTSHIFT_TRAINING__LAUNCHER": "ray",
+        "NIGHTSHIFT_TRAINING__PROCESSES": "2",
+    }
+
+
+def start(environment: Environment) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def trained(environment: Environment) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the encoder that a night trained."""
+    found = [(path.parent, json.loads(path.read_text())) for path in encoders(environment, "*/manifest.json")]
+    (only,) = (one for one in found if one[1]["steps"] > 0)
+    return only
+
+
+def encoders(environment: Environment, pattern: str) -> list[Path]:
+    return list(Path(environment["NIGHTSHIFT_HOME"], "encoders").glob(pattern))
+
+
+def said(api: str, task: str) -> list[str]:
+    """What the last task run of this name has in its log."""
+    runs = asked(api, "task_runs", {"task_runs": {"name": {"like_": task}}, "sort": "EXPECTED_START_TIME_DESC"})
+    lines = asked(api, "logs", {"logs": {"task_run_id": {"any_": [runs[0]["id"]]}}, "sort": "TIMESTAMP_ASC"})
+    return [line["message"] for line in lines]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["whole", "host-lost"])
+def test_a_training_across_hosts_trains_what_one_process_does(
+    lost: bool, apart: Environment, cluster: Any, client_port: int, prefect_server: str, tmp_path: Path
+) -> None:
+    if lost:  # by the other kind of address as well
+        apart["NIGHTSHIFT_COMPUTE__ADDRESS"] = f"ray://127.0.0.1:{client_port}"
+    with start(apart) as night:
+        if lost:
+            while not encoders(apart, ".*/checkpoints/*") and night.poll() is None:
+                time.sleep(0.01)
+            cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+        out, errors = night.communicate(timeout=300)
+    assert night.returncode == 0, errors
+    assert out.startswith("Promoted"), out
+    log = said(prefect_server, "train, round")
+    assert "training on Ray, in 2 processes" in log
+    assert ("training on Ray, in 1 process" in log) == lost
+    assert any(line.startswith("training goes on after step") for line in log) == lost
+
+    alone = {name: value for name, value in apart.items() if "COMPUTE" not in name and "LAUNCHER" not in name}
+    alone |= {"NIGHTSHIFT_HOME": str(tmp_path / "alone"), "NIGHTSHIFT_TRAINING__PROCESSES": "1"}
+    with start(alone) as night:
+        _, errors = night.communicate(timeout=300)
+    assert night.returncode == 0, errors
+    (here, one), (there, two) = trained(alone), trained(apart)
+    assert one["digest"] == two["digest"]  # where it was trained is no part of the recipe
+    assert sorted(path.name for path in there.iterdir()) == sorted(path.name for path in here.iterdir())
+    assert one["steps"] == two["steps"] > 30
+    np.testing.assert_allclose(two["loss"][:3], one["loss"][:3], rtol=1e-4)
+    # Two halves are added in another order than a whole, and each step carries that rounding on.
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-2, atol=1e-2)
+
+
+def test_what_a_process_refuses_is_told_and_not_tried_again(
+    apart: Environment, nightshift: Callable[..., subprocess.CompletedProcess[str]], prefect_server: str
+) -> None:
+    night = nightshift("run", **apart, NIGHTSHIFT_TRAINING__LOSS="kl")
+    assert night.returncode == 1
+    assert night.stderr.count('loss = "kl" learns from a teacher') >= 1
+    assert "Ray says" not in night.stderr
+    assert said(prefect_server, "train, round").count("training on Ray, in 2 processes") == 1
