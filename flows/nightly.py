@@ -151,5 +151,6 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
 
 def _end(settings: Settings, night: Night, name: str) -> State[Night]:
     night = report.write(settings, night.having(outcome=name))
+    release.remove_unused(settings)
     get_run_logger().info("%s: %s", name, night.why)
     return Completed(name=name, message=night.why, data=night)

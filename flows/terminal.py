@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.core.search.searcher import Answer
 
 SHOWN = 360  # characters of a passage on the terminal; --json has all of it
+ROOMY = 120  # columns of a window that has room for the reason of a release in its line
 
 
 class Lines(logging.Handler):
@@ -76,12 +77,15 @@ def print_answer(answer: Answer) -> None:
 
 
 def print_releases(current: Release | None, known: Sequence[Release]) -> None:
-    """One line a release; the serving one is marked."""
+    """One line a release; the serving one is marked. Why it serves is told below, where a line has no room for it."""
+    console = Console()
+    roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     widths = {"": 1, "release": 14, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8}
     for name, width in widths.items():
         table.add_column(name, no_wrap=True, min_width=width)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    if roomy:
+        table.add_column("why", overflow="ellipsis", no_wrap=True)
     for one in known:
         serves = current is not None and one.release == current.release
         figures = [one.metrics, one.bm25, one.base, one.previous]
@@ -91,11 +95,12 @@ def print_releases(current: Release | None, known: Sequence[Release]) -> None:
             one.created[:16].replace("T", " "),
             f"{one.rows:,}",
             *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
-            one.reason,
+            *([one.reason] if roomy else []),
             style="bold green" if serves else "",
         )
-    console = Console()
     console.print(table if known else "no release yet: nightshift run makes the first")
+    if current is not None and not roomy:
+        console.print(Text(f"{current.release} serves: {current.reason}", style="dim"))
 
 
 def print_drift(drift: Drift) -> None:

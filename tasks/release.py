@@ -10,6 +10,7 @@ from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
+from tasks.core.release import retention
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.settings import Settings
@@ -68,6 +69,12 @@ def publish(
 def prune(settings: Settings) -> list[str]:
     """Remove collections that retention no longer keeps, and those that crashed nights left."""
     return releases.prune(settings)
+
+
+@task(name="remove-unused", task_run_name="remove unused artifacts", **STEP)
+def remove_unused(settings: Settings) -> int:
+    """Remove artifacts that no release is made of and no night has used for `keep_days`; how many."""
+    return len(retention.remove_unused(settings))
 
 
 @task(name="rollback", task_run_name="rollback", **STEP)

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,11 +92,12 @@ def produce(
     Two processes that want the same artifact wait for each other. The receipt is written into
     the folder as its manifest, last, before the folder gets its final name. Where the home has a
     store (tasks/core/store.py), it is fetched from there if it can be, and kept there when it is made.
+    The time of an artifact's folder says when it was used last.
     """
     digest = artifact_digest(kind, key)
     shelf = home / kind.shelf
     target = shelf / digest
-    if (receipt := finished(target, kind)) is not None:
+    if (receipt := _used(target, kind)) is not None:
         store.keep(target)
         return receipt
     shelf.mkdir(parents=True, exist_ok=True)
@@ -142,8 +143,15 @@ def finished(target: Path, kind: type[R]) -> R | None:
 def held(home: Path, kind: type[R], digest: str) -> R | None:
     """The receipt of a finished artifact of this home or of its store, which is then fetched; None: neither has it."""
     target = home / kind.shelf / digest
-    receipt = finished(target, kind)
+    receipt = _used(target, kind)
     return finished(target, kind) if receipt is None and store.fetch(target) else receipt
+
+
+def _used(target: Path, kind: type[R]) -> R | None:
+    """As `finished`, noting the use, for `release/retention.py`, where the home can be written."""
+    with suppress(OSError):
+        os.utime(target)
+    return finished(target, kind)
 
 
 def look_up(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
@@ -171,7 +179,8 @@ def load(home: Path, kind: type[R], digest: str) -> R:
     receipt = held(home, kind, digest)
     if receipt is None:
         raise Mismatch(
-            f"{home / kind.shelf / digest}: named by another artifact, but not there. Was it removed by hand?"
+            f"{home / kind.shelf / digest}: named by another artifact, but not there. Was it removed by hand, or after "
+            "keep_days?"
         )
     return receipt
 

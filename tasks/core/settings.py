@@ -203,6 +203,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: Path = Field(Path("var"), description="where all artifacts and the embedded Milvus live (NIGHTSHIFT_HOME)")
+    keep_days: float = Field(
+        30, ge=0, description="artifacts of no release that is kept go when no night used them for so long; 0: never"
+    )
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
     mining: MiningSettings = MiningSettings()

@@ -115,7 +115,7 @@ def insert(chosen: argparse.Namespace) -> dict[str, float]:
     import pymilvus  # noqa: F401
 
     parts, settings = parts_of(chosen), settings_of(chosen)
-    identity = parts.identity(Generation(1, "bareba5e", False, False, False, f"bare_{settings.milvus.alias}"))
+    identity = parts.identity(Generation(1, "bareba5e", False, False, f"bare_{settings.milvus.alias}"))
     batches = [
         (batch.drop_columns(["vector"]), matrix(batch["vector"], batch["vector"].type.list_size))
         for batch in paired(parts.snapshot, parts.embeddings, settings.milvus.batch_rows)

@@ -43,7 +43,7 @@ from tasks.core.release.verify import (
     verify,
 )
 
-GENERATION = Generation(1, "cafebabe", verified=False, dropped=False, released=False)
+GENERATION = Generation(1, "cafebabe", verified=False, dropped=False)
 
 
 @contextmanager

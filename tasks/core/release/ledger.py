@@ -30,7 +30,6 @@ class Generation(NamedTuple):
     digest: str
     verified: bool
     dropped: bool
-    released: bool
     family: str = "nightshift"  # what the names of this home's collections begin with
 
     @property
@@ -47,7 +46,7 @@ class Generation(NamedTuple):
     def of(cls, collection: str) -> Generation:
         """The generation that a collection's name tells of; of its digest only the first 8 digits are known."""
         family, number, digest = collection.rsplit("_", 2)
-        return cls(int(number[1:]), digest, verified=False, dropped=False, released=False, family=family)
+        return cls(int(number[1:]), digest, verified=False, dropped=False, family=family)
 
 
 @contextmanager
@@ -90,7 +89,7 @@ class Ledger:
             " RETURNING number",
             (digest,),
         )
-        return Generation(number, digest, verified=False, dropped=False, released=False, family=self._family)
+        return Generation(number, digest, verified=False, dropped=False, family=self._family)
 
     def adopt(self, generation: Generation) -> None:
         """Enter a generation that is there, though this ledger never gave its number; it counts as unfinished."""
@@ -110,10 +109,11 @@ class Ledger:
     def generations(self) -> list[Generation]:
         """All generations, newest first."""
         rows = self._database.execute(
-            "SELECT number, digest, verified IS NOT NULL, dropped IS NOT NULL, release IS NOT NULL"
-            " FROM generations LEFT JOIN releases ON generation = number ORDER BY number DESC"
+            "SELECT number, digest, verified IS NOT NULL, dropped IS NOT NULL FROM generations ORDER BY number DESC"
         )
-        return [Generation(n, digest, bool(v), bool(d), bool(r), self._family) for n, digest, v, d, r in rows]
+        return [
+            Generation(n, digest, bool(verified), bool(dropped), self._family) for n, digest, verified, dropped in rows
+        ]
 
     def record(self, release: Release) -> None:
         """Enter a release; once is enough."""

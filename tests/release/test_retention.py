@@ -1,0 +1,108 @@
+"""Old artifacts go; what a release is made of, what was refused, and what is still used stays."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from release_world import HashingEncoder, release_night, small, with_milvus
+
+from tasks.core.embedding.textindex import build_index, index_of
+from tasks.core.files import load, look_up, produce
+from tasks.core.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
+from tasks.core.release.history import list_releases
+from tasks.core.release.prune import prune
+from tasks.core.release.reindex import reindex
+from tasks.core.release.retention import DAY, FORGOTTEN, remove_unused
+from tasks.core.search.searcher import Searcher
+
+LATER = time.time() + 31 * DAY
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return with_milvus(small(tmp_path / "home"), keep=2)
+
+
+def folders(home):
+    return {path for kind in FORGOTTEN for path in (home / kind.shelf).glob("*") if path.is_dir()}
+
+
+def a_run(home, name):
+    def build(folder):
+        pq.write_table(pa.table({"query_id": [name]}), folder / "run.parquet")
+        return {"rows": 1, "queries": 1, "depth": 10}
+
+    return produce(home, Run, {"name": name}, build)
+
+
+def test_what_releases_are_made_of_stays_and_still_serves(settings):
+    for seed in (1, 2, 3):
+        release_night(settings, seed=seed)
+    prune(settings)
+    kept = [one for one in list_releases(settings) if not one.pruned]
+    assert len(kept) == 2
+    remove_unused(settings, LATER)
+    for one in kept:
+        for kind, digest in ((Encoder, one.encoder), (Embeddings, one.embeddings), (Snapshot, one.snapshot)):
+            load(settings.home, kind, digest)
+    (pruned,) = (one for one in list_releases(settings) if one.pruned)
+    assert not (settings.home / Encoder.shelf / pruned.encoder).exists()
+    assert not (settings.home / Embeddings.shelf / pruned.embeddings).exists()
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search(["lamp river n3"], 5)
+    reindex(settings, "test", loader=HashingEncoder)
+
+
+def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_none(settings):
+    first = release_night(settings, seed=1)
+    snapshot = load(settings.home, Snapshot, first.snapshot)
+    build_index(settings.home, snapshot)
+    run = a_run(settings.home, "q1")
+    assert remove_unused(settings, LATER) == [run.path]
+    assert index_of(settings.home, first.snapshot) is not None
+
+
+def test_what_is_used_begins_its_days_again(settings):
+    run, other = a_run(settings.home, "q1"), a_run(settings.home, "q2")
+    for one in (run, other):
+        os.utime(one.path, (time.time() - 40 * DAY,) * 2)
+    assert look_up(settings.home, Run, {"name": "q1"}) == run.model_copy(update={"reused": True})
+    assert remove_unused(settings) == [other.path]
+    assert remove_unused(settings) == []
+
+
+def test_what_a_crash_left_goes_too(settings):
+    run = a_run(settings.home, "q1")
+    shelf = run.path.parent
+    (shelf / ".abc.partial").mkdir()
+    (shelf / ".def.gone").mkdir()
+    (shelf / ".def.gone" / "run.parquet").write_bytes(b"half")
+    os.utime(shelf / ".abc.partial", (time.time() - 40 * DAY,) * 2)
+    assert {path.name for path in remove_unused(settings)} == {".abc.partial", ".def.gone"}
+    assert folders(settings.home) == {run.path}
+
+
+def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_again(settings):
+    run = a_run(settings.home, "q1")
+    run.path.rename(run.path.with_name(f".{run.digest}.gone"))  # where a kill may leave it
+    again = a_run(settings.home, "q1")
+    assert not again.reused
+    assert {path.name for path in remove_unused(settings, LATER)} == {f".{run.digest}.gone", run.digest}
+    assert folders(settings.home) == set()
+
+
+def test_what_was_refused_is_never_removed(settings):
+    fields = {"source": "s", "snapshot": "none", "accepted": 0, "quarantined": 1, "rules": (), "rows": 1}
+    ingested = produce(settings.home, Ingested, {}, lambda folder: fields)
+    remove_unused(settings, LATER)
+    assert Path(ingested.path).exists()
+
+
+def test_zero_days_keep_everything(settings):
+    a_run(settings.home, "q1")
+    assert remove_unused(settings.model_copy(update={"keep_days": 0}), LATER) == []
