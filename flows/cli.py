@@ -148,7 +148,7 @@ def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
 @app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
 @readable_errors
 def doctor(settings: SettingsFile = None) -> None:
-    """Check Java, disk, model, Milvus and Prefect, and say how to mend each. Exit 1 when one fails."""
+    """Check what a night needs: Java, disk, model, Milvus, Prefect; say how to mend each. Exit 1 when one fails."""
     from flows.doctor import examine
     from flows.terminal import print_checks
 

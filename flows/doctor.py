@@ -40,6 +40,11 @@ def examine(settings: Settings) -> list[Check]:
         ),
         ("prefect", _prefect, "start it (prefect server start), or unset PREFECT_API_URL for a temporary one"),
     ]
+    if settings.compute.engine == "ray":
+        mend = 'start Ray on every host (ray start), or set [compute] engine = "local"'
+        probes.append(("ray", _ray, mend))
+    if settings.store.url:
+        probes.append(("store", _store, "see infra/docs/cluster.md, An object store: address, credentials, bucket"))
     return [_try(name, probe, settings, mend) for name, probe, mend in probes]
 
 
@@ -96,6 +101,19 @@ def _ledger(settings: Settings) -> str:
         return "SQLite below home: the nights of one host"
     with open_ledger(settings):
         return f"{settings.release.ledger} answers: the nights of several hosts"
+
+
+def _ray(settings: Settings) -> str:
+    from tasks.compute import look_at
+
+    return look_at(settings.compute)
+
+
+def _store(settings: Settings) -> str:
+    from tasks.core.object_store import ObjectStore
+
+    ObjectStore(settings.store.url, tries=1).probe()
+    return f"{settings.store.url.split('?')[0]} takes and gives objects"
 
 
 def _prefect(settings: Settings) -> str:

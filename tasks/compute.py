@@ -143,11 +143,35 @@ def request(compute: ComputeSettings) -> dict[str, float]:
     return {name: amount for name, amount in asked.items() if amount}
 
 
+def look_at(compute: ComputeSettings) -> str:
+    """Connect to the cluster as a night would, and say what is there.
+
+    Raises NightshiftError when Ray, or a Prefect server for its workers, is missing; Unreachable when none answers.
+    """
+    check_ray()
+    import ray
+
+    if not compute.address:
+        return f"ray {ray.__version__}: a night starts a cluster on this host"
+    with redirect_stdout(sys.stderr), reaching(compute):
+        ray.init(compute.address, **connection(compute))
+    try:
+        hosts, room = _room(request(compute))
+    finally:
+        ray.shutdown()
+    return f"ray {ray.__version__} at {compute.address}: {hosts} hosts, room for {room} shards at once"
+
+
 def tell_room(asked: dict[str, float], what: str) -> None:
     """Say how many shards (or `what` else) run at once. A cluster without room may grow: a night waits for that."""
+    hosts, room = _room(asked)
+    say = log.info if room else log.warning
+    say("Ray: %d hosts, room for %d %s at once%s", hosts, room, what, "" if room else ": waiting until it grows")
+
+
+def _room(asked: dict[str, float]) -> tuple[int, int]:
+    """Hosts of the cluster, and how many times they have together what is asked for."""
     import ray
 
     hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(int(min(host.get(name, 0) // amount for name, amount in asked.items())) for host in hosts)
-    say = log.info if room else log.warning
-    say("Ray: %d hosts, room for %d %s at once%s", len(hosts), room, what, "" if room else ": waiting until it grows")
+    return len(hosts), sum(int(min(host.get(name, 0) // amount for name, amount in asked.items())) for host in hosts)

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
 
-from tasks.core import store
+from tasks.core import object_store, store
 from tasks.core.compute.settings import StoreSettings
 from tasks.core.errors import Mismatch, Unreachable
 from tasks.core.files import file_digest, load, produce
@@ -89,17 +89,17 @@ def test_an_upload_that_is_killed_leaves_nothing_that_looks_finished(url: str, t
     program = f"""
 import os, signal
 from pathlib import Path
-from tasks.core import store
+from tasks.core import object_store, store
 from tasks.core.files import produce
 from tasks.core.receipts import Index
 sent = []
-def copied(source, target, copied=store._copied):
+def copied(source, target, copied=object_store._copied):
     if sent:
         target.write(source.read(1000))
         os.kill(os.getpid(), signal.SIGKILL)
     sent.append(copied(source, target))
     return sent[0]
-store._copied = copied
+object_store._copied = copied
 def build(folder):
     (folder / "a").write_bytes(b"a" * 10)
     (folder / "b").write_bytes(b"b" * 20_000_000)
@@ -149,7 +149,7 @@ def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> No
 
 
 def test_a_store_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(object_store.time, "sleep", lambda seconds: None)
     place = home(tmp_path, "first", "s3://kept/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
     with pytest.raises(Unreachable, match=r"s3://kept/there/indexes"):
         produce(place, Index, KEY, build)

@@ -74,6 +74,8 @@ def test_a_training_across_hosts_trains_what_one_process_does(
         out, errors = night.communicate(timeout=300)
     assert night.returncode == 0, errors
     assert out.startswith("Promoted"), out
+    look = subprocess.run([sys.executable, "-m", "flows.cli", "doctor"], env=apart, capture_output=True, text=True)
+    assert f"{2 if lost else 3} hosts, room for {1 if lost else 2} shards" in " ".join(look.stdout.split())
     log = said(prefect_server, "train, round")
     assert "training on Ray, in 2 processes" in log
     assert ("training on Ray, in 1 process" in log) == lost
