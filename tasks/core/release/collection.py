@@ -29,6 +29,8 @@ METRIC = "IP"  # the inner product: what training and evaluation score by, and t
 REQUEST_BYTES = 16 << 20  # texts in one insert; a Milvus server refuses messages of 64 MiB
 TIMEOUT = 600.0  # seconds; some calls would otherwise wait for ever. A server that is back before goes on
 CONNECT_SECONDS = 10.0
+# pymilvus would ping every 10 s, idle or not; a server with gRPC's own limits was seen to hang up (too_many_pings).
+QUIET = {"grpc.keepalive_time_ms": 60_000, "grpc.keepalive_permit_without_calls": False}
 POLL_SECONDS = 0.2
 STUCK_SECONDS = 3600.0  # without a further row indexed: a segment of half a GiB counts when it is whole
 ROWS_A_REQUEST = 8192  # a server answers with at most 16,384 rows
@@ -41,7 +43,7 @@ def connect(uri: str, token: str = "") -> MilvusClient:
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints a traceback of what it also raises
     with readable(f"Milvus at {uri}"):
         # A connection of its own: shared ones stay open when their last client is closed.
-        return MilvusClient(uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
+        return MilvusClient(uri, token=token, timeout=CONNECT_SECONDS, dedicated=True, grpc_options=QUIET)
 
 
 @contextmanager
