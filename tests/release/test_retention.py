@@ -9,7 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from release_world import HashingEncoder, release_night, small, with_milvus
+from release_world import (
+    HashingEncoder,
+    embeddings_of,
+    encoder_of,
+    release_night,
+    small,
+    snapshot_of,
+    texts,
+    with_milvus,
+)
 
 from tasks.core.embedding.textindex import build_index, index_of
 from tasks.core.files import load, look_up, produce
@@ -65,6 +74,24 @@ def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_non
     run = a_run(settings.home, "q1")
     assert remove_unused(settings, LATER) == [run.path]
     assert index_of(settings.home, first.snapshot) is not None
+
+
+def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings):
+    first = release_night(settings, seed=1)
+    served, other = load(settings.home, Snapshot, first.snapshot), snapshot_of(settings.home, texts(tag="other"))
+    base = encoder_of(settings.home, seed=9)
+
+    def vectors(snapshot):
+        made = embeddings_of(settings.home, base, snapshot)
+        fields = made.model_dump(exclude={"digest", "path", "reused"}) | {"parents": (base.digest, snapshot.digest)}
+        return produce(settings.home, Embeddings, {"with parents": snapshot.digest}, lambda folder: fields)
+
+    kept, lost = vectors(served), vectors(other)
+    remove_unused(settings, LATER)
+    assert kept.path.exists()
+    assert base.path.exists()
+    assert not lost.path.exists()
+    assert not other.path.exists()
 
 
 def test_what_is_used_begins_its_days_again(settings):

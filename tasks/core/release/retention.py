@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -33,6 +34,7 @@ log = logging.getLogger("nightshift.release")
 # All of them can be made again. What was read and refused (`ingests`) and what served (`releases`) stays for good.
 FORGOTTEN = (Snapshot, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation, Reference)
 STAY_WITH_THEIR_SNAPSHOT = (Index, TextIndex, Tokens, Shingles, Reference)
+R = TypeVar("R", bound=Receipt)
 DAY = 86_400.0  # seconds
 GONE = ".gone"
 
@@ -40,8 +42,9 @@ GONE = ".gone"
 def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
     """Remove artifacts, finished or not, that were last used more than `keep_days` ago; returns their folders.
 
-    Kept whatever their age are encoder, embeddings and snapshot of every release whose collection is there, and the
-    indexes, tokens and statistics that are made of those alone. An artifact gets another name before its files go,
+    Kept whatever their age are encoder, embeddings and snapshot of every release whose collection is there, the base
+    model's embeddings of those snapshots, which the next night would want, and the indexes, tokens and statistics that
+    are made of those alone. An artifact gets another name before its files go,
     so that it is whole or not there. Call it while no other night runs on the home.
 
     Args:
@@ -66,17 +69,21 @@ def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
 
 
 def _kept(settings: Settings) -> set[str]:
-    """Digests that must stay: what releases are made of, then what is made of that alone, step by step."""
+    """Digests that must stay: what releases are made of, what they are compared with, what is made of that alone."""
     with open_ledger(settings) as ledger:
         releases = [one for one in ledger.releases() if not one.pruned]
     kept = {digest for one in releases for digest in (one.encoder, one.embeddings, one.snapshot)}
+    bases = {one.digest for one in _finished(settings.home, Encoder) if one.steps == 0}
+    for one in _finished(settings.home, Embeddings):
+        if one.snapshot in kept and bases.intersection(one.parents):
+            kept |= {one.digest, *one.parents}
     beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in _finished(settings.home, kind)]
     while more := {one.digest for one in beside if one.parents and kept.issuperset(one.parents)} - kept:
         kept |= more
     return kept
 
 
-def _finished(home: Path, kind: type[Receipt]) -> Iterator[Receipt]:
+def _finished(home: Path, kind: type[R]) -> Iterator[R]:
     for folder in (home / kind.shelf).glob("[!.]*"):
         if (receipt := finished(folder, kind)) is not None:
             yield receipt
