@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -48,7 +48,7 @@ def start(home: Path, settings_file: Path | None, deployments: Path | None, port
         environment = {**os.environ, **_environment(home, url, settings_file)}
         server = known.server if known else _start_server(folder, environment, port)
         write_json(folder / "up.json", Running(url=url, server=server, worker=0).model_dump())
-        wait_until_healthy(folder / "server.log", environment, server)
+        wait_until_healthy(folder / "server.log", environment, lambda: _lives(server))
         _bootstrap(environment, deployments)
         worker = known.worker if known and _lives(known.worker) else _start_worker(folder, environment)
         now = Running(url=url, server=server, worker=worker)
@@ -107,8 +107,8 @@ def stop(home: Path, known: Running) -> None:
     (home / "prefect" / "up.json").unlink(missing_ok=True)
 
 
-def wait_until_healthy(log: Path, environment: Mapping[str, str], server: int) -> None:
-    """Wait for the server with this process id, whose PREFECT_API_URL `environment` has.
+def wait_until_healthy(log: Path, environment: Mapping[str, str], lives: Callable[[], bool]) -> None:
+    """Wait for the server whose PREFECT_API_URL `environment` has, as long as it `lives`.
 
     Raises NightshiftError, with the end of its log, when it ends or takes too long.
     """
@@ -117,7 +117,7 @@ def wait_until_healthy(log: Path, environment: Mapping[str, str], server: int) -
         f"{environment['PREFECT_API_URL']}/health", headers={"Authorization": _basic(login)} if login else {}
     )
     deadline = time.monotonic() + HEALTHY_WITHIN
-    while time.monotonic() < deadline and _lives(server):
+    while time.monotonic() < deadline and lives():
         try:
             with urllib.request.urlopen(request, timeout=2):  # noqa: S310
                 return

@@ -43,7 +43,7 @@ def a_server() -> Iterator[None]:
             ending_with_us([*command, *options]), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
-            wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, server.pid)
+            wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, lambda: server.poll() is None)
             with temporary_settings({PREFECT_API_URL: url}):
                 try:
                     yield

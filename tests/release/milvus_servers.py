@@ -22,6 +22,7 @@ import pytest
 from filelock import FileLock
 
 REAL = os.environ.get("NIGHTSHIFT_TEST_MILVUS") or shutil.which("milvus-server")
+ONE_AT_A_TIME = FileLock(Path(tempfile.gettempdir()) / "nightshift-test-milvus.lock")
 REAL_PORT, REAL_HEALTH = 19530, "http://127.0.0.1:9091/healthz"
 
 
@@ -56,20 +57,25 @@ def lite_server(folder):
 
 
 @contextmanager
-def real_server(folder):
-    """The address of a real Milvus server; skips where there is none to start."""
+def real_server(folder, **environment):
+    """The address of a real Milvus server, which may keep its data elsewhere; skips where there is none to start."""
     if REAL is None:
         pytest.skip(
             "no real Milvus: install milvus==2.3.5 in a venv of its own, NIGHTSHIFT_TEST_MILVUS=…/milvus-server"
         )
     if REAL.startswith("http"):
+        if environment:
+            pytest.skip("needs a Milvus server of its own, and NIGHTSHIFT_TEST_MILVUS names one that runs")
         yield REAL
         return
-    with FileLock(Path(tempfile.gettempdir()) / "nightshift-test-milvus.lock"):
+    if ONE_AT_A_TIME.is_locked:
+        pytest.skip("this process has a Milvus server already: run this file by itself")
+    with ONE_AT_A_TIME:
         process = subprocess.Popen(
             [REAL, "--data", str(folder), "--extra-config", "log.level=warn"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment},
         )
         try:
             wait_for(lambda: urllib.request.urlopen(REAL_HEALTH, timeout=1), process, 120)
