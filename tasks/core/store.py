@@ -89,6 +89,11 @@ def fetch(folder: Path) -> bool:
     return True
 
 
+def forget(folder: Path) -> None:
+    """The artifact `<home>/<shelf>/<digest>` goes from the home: what is made in its place is to be kept anew."""
+    _mark(folder).unlink(missing_ok=True)
+
+
 def _mark(folder: Path) -> Path:
     """The file that says in which store the artifact is, so that a second night does not ask."""
     return folder.with_name(f".{folder.name}.stored")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 from release_world import (
     HashingEncoder,
     embeddings_of,
@@ -19,7 +20,9 @@ from release_world import (
     texts,
     with_milvus,
 )
+from s3_server import s3_server
 
+from tasks.core import store
 from tasks.core.embedding.textindex import build_index, index_of
 from tasks.core.files import load, look_up, produce
 from tasks.core.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
@@ -128,6 +131,21 @@ def test_what_was_refused_is_never_removed(settings):
     ingested = produce(settings.home, Ingested, {}, lambda folder: fields)
     remove_unused(settings, LATER)
     assert Path(ingested.path).exists()
+
+
+def test_what_goes_here_stays_in_the_store_and_is_kept_there_again_when_that_has_lost_it(settings):
+    with s3_server("kept") as options:
+        url = f"s3://kept/nights?{options}"
+        store.attach(settings.home, url, tries=1)
+        a_run(settings.home, "q1")
+        remove_unused(settings, LATER)
+        assert a_run(settings.home, "q1").reused  # fetched
+        remove_unused(settings, LATER)
+        files, root = fs.FileSystem.from_uri(url)
+        files.delete_dir_contents(root)  # as the bucket's rules of expiry do
+        again = a_run(settings.home, "q1")
+        assert not again.reused
+        assert files.get_file_info(f"{root}/runs/{again.digest}.json").is_file
 
 
 def test_zero_days_keep_everything(settings):

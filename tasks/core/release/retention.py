@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+from tasks.core import store
 from tasks.core.files import files_under, finished
 from tasks.core.receipts import (
     Embeddings,
@@ -102,3 +103,4 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(going, ignore_errors=True)
             folder.rename(going)
         shutil.rmtree(going)
+        store.forget(folder.with_name(digest))
