@@ -86,10 +86,11 @@ def training_request(compute: ComputeSettings) -> dict[str, float]:
 def _process(config: dict[str, Any]) -> str | None:
     """What each process does: its rank of the job. The first one returns the outcome, as JSON."""
     job = Job.model_validate_json(config["job"])
-    if refusal(job):
-        return None  # begun again after a refusal, which another try would not change
-    with joined() as ranks, _speaking(ranks, config["context"]):
-        outcome = take_part(job, ranks)
+    with joined() as ranks:
+        if ranks.as_the_first(bool(refusal(job))):
+            return None  # begun again after a refusal, which another try would not change
+        with _speaking(ranks, config["context"]):
+            outcome = take_part(job, ranks)
     return outcome.model_dump_json() if ranks.leads else None
 
 

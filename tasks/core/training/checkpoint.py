@@ -36,8 +36,8 @@ class Progress:
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
     """Write `folder/step-NNNNNN`, then remove the older ones; a crash leaves the older one in place."""
-    step = progress.steps
-    aside = folder / f".step-{step:06d}"
+    target = _place(folder, progress.steps)
+    aside = target.with_name(f".{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(trained_weights(model), aside / "weights.safetensors")
@@ -46,26 +46,35 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progre
         save_file(progress.best, aside / "best.safetensors")
     (aside / "progress.json").write_text(json.dumps({"losses": progress.losses, "dev": progress.dev}))
     sync_files(aside)
-    aside.rename(folder / f"step-{step:06d}")
-    for old in sorted(folder.glob("step-*"))[:-1]:
-        shutil.rmtree(old)
+    aside.rename(target)
+    for old in folder.glob("step-*"):
+        if old != target:
+            shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the newest checkpoint back into model and optimizer; no progress when there is none."""
-    found = sorted(folder.glob("step-*"))
-    if not found:
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 when there is none."""
+    return max((int(found.name.removeprefix("step-")) for found in folder.glob("step-*")), default=0)
+
+
+def load_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Progress:
+    """Put the checkpoint of this step back into model and optimizer; no progress for step 0."""
+    if step == 0:
         return Progress()
-    newest = found[-1]
-    put_weights(model, load_file(newest / "weights.safetensors"))
-    moments = load_file(newest / "moments.safetensors")
+    kept_at = _place(folder, step)
+    put_weights(model, load_file(kept_at / "weights.safetensors"))
+    moments = load_file(kept_at / "moments.safetensors")
     for number, parameter in enumerate(_parameters(optimizer)):
         kept = {name: moments.get(f"{number}.{name}") for name in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {
             name: value.to(parameter.device) for name, value in kept.items() if value is not None
         }
-    read = json.loads((newest / "progress.json").read_text())
-    best = newest / "best.safetensors"
+    read = json.loads((kept_at / "progress.json").read_text())
+    best = kept_at / "best.safetensors"
     dev = [(int(step), float(value)) for step, value in read["dev"]]
     return Progress(read["losses"], dev, load_file(best) if best.exists() else None)
 

@@ -14,7 +14,14 @@ from tasks.core.errors import NightshiftError
 from tasks.core.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training.batches import batch_at, plan, steps_in
-from tasks.core.training.checkpoint import Progress, load_checkpoint, put_weights, save_checkpoint, trained_weights
+from tasks.core.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    newest_step,
+    put_weights,
+    save_checkpoint,
+    trained_weights,
+)
 from tasks.core.training.encoder import DualEncoder, read_spec, save_encoder
 from tasks.core.training.pairs import TrainingPairs, load_pairs
 from tasks.core.training.ranks import Ranks
@@ -104,7 +111,8 @@ def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[Yardstick | None, Yards
 def _train(job: Job, data: TrainingPairs, stepper: Stepper, look: Callable[[], float] | None) -> Progress:
     settings, folder = stepper.settings, job.folder / CHECKPOINTS
     pairs = plan(data, settings, stepper.steps)
-    progress = load_checkpoint(folder, stepper.model, stepper.optimizer)
+    begun = stepper.ranks.as_the_first(newest_step(folder))
+    progress = load_checkpoint(folder, begun, stepper.model, stepper.optimizer)
     if progress.steps:
         log.info("training goes on after step %d of %d", progress.steps, stepper.steps)
     elif look is not None:

@@ -37,6 +37,14 @@ class Ranks:
         order = np.argsort(np.array(lengths), kind="stable")
         return [torch.from_numpy(np.sort(order[rank :: self.size])) for rank in range(self.size)]
 
+    def as_the_first(self, value: int) -> int:
+        """What the first process gives, in all of them: hosts may see what lies in a shared folder at other times."""
+        if self.size == 1:
+            return value
+        said = torch.tensor([value], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.broadcast(said, src=0)
+        return int(said.item())
+
     def gather(self, own: Tensor, shares: Sequence[Tensor]) -> Tensor:
         """The vectors (n, d) of all processes in the order of the texts; gradients reach `own` alone.
 
