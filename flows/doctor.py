@@ -112,8 +112,9 @@ def _ray(settings: Settings) -> str:
 def _store(settings: Settings) -> str:
     from tasks.core.object_store import ObjectStore
 
-    ObjectStore(settings.store.url, tries=1).probe()
-    return f"{settings.store.url.split('?')[0]} takes and gives objects"
+    store = ObjectStore(settings.store.url, tries=1)
+    store.probe()
+    return f"{store.shown} takes and gives objects"
 
 
 def _prefect(settings: Settings) -> str:

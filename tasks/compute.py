@@ -68,8 +68,8 @@ def _cluster(compute: ComputeSettings) -> Iterator[Any]:
     from prefect_ray.context import remote_options
 
     with redirect_stdout(sys.stderr), ExitStack() as held:  # Ray tells there of what it lost, at its end as well
-        with reaching(compute):
-            runner = held.enter_context(RayTaskRunner(compute.address or "local", connection(compute)))
+        with _reaching(compute):
+            runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
         asked = request(compute)
         tell_room(asked, "shards")
         held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
@@ -88,7 +88,24 @@ def check_ray() -> None:
 
 
 @contextmanager
-def reaching(compute: ComputeSettings) -> Iterator[None]:
+def attached(compute: ComputeSettings) -> Iterator[None]:
+    """A connection to the cluster for calls of Ray's own, beside shards; a cluster of this host where none is named.
+
+    Raises Unreachable, with the address, where no cluster answers.
+    """
+    import ray
+
+    with redirect_stdout(sys.stderr):
+        with _reaching(compute):
+            ray.init(compute.address or "local", **_connection(compute))
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _reaching(compute: ComputeSettings) -> Iterator[None]:
     """Raise Unreachable, with the address, for what Ray raises where no cluster answers."""
     try:
         yield
@@ -116,7 +133,7 @@ def _results(futures: Sequence[Any]) -> list[Any]:
     return results
 
 
-def connection(compute: ComputeSettings) -> dict[str, Any]:
+def _connection(compute: ComputeSettings) -> dict[str, Any]:
     """How `ray.init` is called. What workers say goes to Prefect alone: here the lines of all would run together."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {
@@ -153,12 +170,8 @@ def look_at(compute: ComputeSettings) -> str:
 
     if not compute.address:
         return f"ray {ray.__version__}: a night starts a cluster on this host"
-    with redirect_stdout(sys.stderr), reaching(compute):
-        ray.init(compute.address, **connection(compute))
-    try:
+    with attached(compute):
         hosts, room = _room(request(compute))
-    finally:
-        ray.shutdown()
     return f"ray {ray.__version__} at {compute.address}: {hosts} hosts, room for {room} shards at once"
 
 

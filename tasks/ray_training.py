@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 from prefect.context import hydrated_context, serialize_context
 from prefect.logging.handlers import APILogHandler
 
-from tasks.compute import check_ray, connection, reaching, request, tell_room
+from tasks.compute import attached, check_ray, request, tell_room
 from tasks.core.compute.settings import ComputeSettings
 from tasks.core.errors import NightshiftError
 from tasks.core.training.launch import forget_refusal, refusal, take_part
@@ -36,7 +35,6 @@ def train_on_ray(job: Job) -> Outcome:
     processes are lost too often; Unreachable when no cluster answers.
     """
     check_ray()
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -58,19 +56,15 @@ def train_on_ray(job: Job) -> Outcome:
             failure_config=FailureConfig(max_failures=ON_RAY["max_retries"]),
         ),
     )
-    with redirect_stdout(sys.stderr):
-        with reaching(compute):
-            ray.init(compute.address or "local", **connection(compute))
+    with attached(compute):
+        tell_room(asked, "training processes")
         try:
-            tell_room(asked, "training processes")
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             raise NightshiftError(
                 refusal(job)
                 or f"training on Ray failed. Run again: it goes on from its last checkpoint. What Ray says: {error}"
             ) from error
-        finally:
-            ray.shutdown()
     if refused := refusal(job):
         raise NightshiftError(refused)
     shutil.rmtree(job.folder / RAY_FOLDER, ignore_errors=True)

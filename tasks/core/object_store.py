@@ -26,7 +26,7 @@ class ObjectStore:
         from pyarrow import fs
 
         self._files, self._root = fs.FileSystem.from_uri(url)
-        self.url, self._tries = url, tries
+        self.url, self.shown, self._tries = url, url.split("?")[0], tries
 
     def read(self, name: str) -> bytes | None:
         """A small object; None when it is not there."""
@@ -81,11 +81,11 @@ class ObjectStore:
         name, content = f".probe/{uuid.uuid4().hex}", uuid.uuid4().bytes
         self.write(name, content)
         if self.read(name) != content:
-            raise Unreachable(f"{self.url.split('?')[0]}: what was written is not what is read")
+            raise Unreachable(f"{self.shown}: what was written is not what is read")
         self.remove(name)
 
     def _patiently(self, once: Callable[[], T], name: str) -> T:
-        shown = f"{self.url.split('?')[0]}/{name}"
+        shown = f"{self.shown}/{name}"
         for attempt in range(1, self._tries + 1):
             try:
                 return once()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_servers import serving_prefect
+from prefect_servers import free_port, serving_prefect
 from things_and_traits import write_collection
 
 Environment = dict[str, str]
@@ -29,10 +28,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def client_port() -> int:
     """Where the head of `cluster` takes clients, as ray://127.0.0.1:PORT."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
+    return free_port()
 
 
 @pytest.fixture

@@ -16,13 +16,19 @@ from pathlib import Path
 from typing import Any
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody has now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @contextmanager
 def serving_prefect(home: Path, **environment: str) -> Iterator[str]:
     """A server over `home`, on a free port of the loopback; its API's URL."""
     home.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     mine = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **environment}
     with (home / "server.log").open("wb") as log:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -151,7 +151,7 @@ def assert_same_night(apart: Environment, alone: Environment) -> None:
 
 
 def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
-    apart: Environment, alone: Environment, cluster: Any, prefect_server: str
+    apart: Environment, alone: Environment, client_port: int, prefect_server: str
 ) -> None:
     night(apart)
     seen = asked(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
@@ -165,7 +165,7 @@ def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
     home = apart["NIGHTSHIFT_HOME"]
     encoder = next(iter(files(home, "encoders/*/manifest.json").values())).parent
     script = str(Path(__file__).with_name("loads_on_ray.py"))
-    loading = command(script, home, str(encoder), cluster.address)
+    loading = command(script, home, str(encoder), f"ray://127.0.0.1:{client_port}")  # from outside the cluster
     done = subprocess.run(loading, env=apart, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loads = json.loads(done.stdout.splitlines()[-1])

@@ -37,11 +37,6 @@ def apart(environment: Environment, cluster: Any, tmp_path: Path) -> Environment
     }
 
 
-def start(environment: Environment) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli", "run"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def trained(environment: Environment) -> tuple[Path, dict[str, Any]]:
     """Folder and manifest of the encoder that a night trained."""
     found = [(path.parent, json.loads(path.read_text())) for path in encoders(environment, "*/manifest.json")]
@@ -62,11 +57,18 @@ def said(api: str, task: str) -> list[str]:
 
 @pytest.mark.parametrize("lost", [False, True], ids=["whole", "host-lost"])
 def test_a_training_across_hosts_trains_what_one_process_does(
-    lost: bool, apart: Environment, cluster: Any, client_port: int, prefect_server: str, tmp_path: Path
+    lost: bool,
+    apart: Environment,
+    cluster: Any,
+    client_port: int,
+    nightshift: Callable[..., subprocess.CompletedProcess[str]],
+    prefect_server: str,
+    tmp_path: Path,
 ) -> None:
     if lost:  # by the other kind of address as well
         apart["NIGHTSHIFT_COMPUTE__ADDRESS"] = f"ray://127.0.0.1:{client_port}"
-    with start(apart) as night:
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    with subprocess.Popen(command, env=apart, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:
         if lost:
             while not encoders(apart, ".*/checkpoints/*") and night.poll() is None:
                 time.sleep(0.01)
@@ -83,9 +85,8 @@ def test_a_training_across_hosts_trains_what_one_process_does(
 
     alone = {name: value for name, value in apart.items() if "COMPUTE" not in name and "LAUNCHER" not in name}
     alone |= {"NIGHTSHIFT_HOME": str(tmp_path / "alone"), "NIGHTSHIFT_TRAINING__PROCESSES": "1"}
-    with start(alone) as night:
-        _, errors = night.communicate(timeout=300)
-    assert night.returncode == 0, errors
+    done = nightshift("run", **alone)
+    assert done.returncode == 0, done.stderr
     (here, one), (there, two) = trained(alone), trained(apart)
     assert one["digest"] == two["digest"]  # where it was trained is no part of the recipe
     assert sorted(path.name for path in there.iterdir()) == sorted(path.name for path in here.iterdir())

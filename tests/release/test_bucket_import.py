@@ -35,15 +35,13 @@ def test_a_server_imports_from_the_bucket_that_it_keeps_its_data_in(tmp_path, ca
             first = release_night(asked, seed=1)
             assert first.rows == 200
             assert "200 of 200 passages imported (100 %)" in caplog.text
-            bucket = fs.S3FileSystem(endpoint_override=place, region=REGION)
+            bucket = fs.S3FileSystem(endpoint_override=place, region=REGION, allow_bucket_creation=True)
             kept = {one.path for one in bucket.get_file_info(fs.FileSelector("milvus", recursive=True))}
             assert any(path.startswith("milvus/files/insert_log/") for path in kept)  # Milvus's own
             assert not any(path.startswith("milvus/nights/") for path in kept)  # and nothing of ours
 
             elsewhere = with_milvus(asked, bulk=f"s3://milvus-of-others/nights?{options}")
-            fs.S3FileSystem(endpoint_override=place, region=REGION, allow_bucket_creation=True).create_dir(
-                "milvus-of-others"
-            )
+            bucket.create_dir("milvus-of-others")
             with pytest.raises(NightshiftError, match=r"part-00000\.parquet"):
                 release_night(elsewhere, seed=2)
             assert served(asked) == first.release

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +69,6 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     elif ingested.reused:
         _log.info("source unchanged: snapshot %s is used again", ingested.snapshot)
     _log.info("contracts as a page: %s", (ingested.path / PAGE).absolute())
-    os.utime(ingested.path)  # its folder's time says when it was used last
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
 

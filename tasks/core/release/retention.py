@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock
 
 from tasks.core import store
-from tasks.core.files import files_under, finished
+from tasks.core.files import files_under, newest_first
 from tasks.core.receipts import (
     Embeddings,
     Encoder,
     Evaluation,
     Index,
     Negatives,
-    Receipt,
     Reference,
     Run,
     Shingles,
@@ -35,7 +32,6 @@ log = logging.getLogger("nightshift.release")
 # All of them can be made again. What was read and refused (`ingests`) and what served (`releases`) stays for good.
 FORGOTTEN = (Snapshot, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation, Reference)
 STAY_WITH_THEIR_SNAPSHOT = (Index, TextIndex, Tokens, Shingles, Reference)
-R = TypeVar("R", bound=Receipt)
 DAY = 86_400.0  # seconds
 GONE = ".gone"
 
@@ -74,20 +70,14 @@ def _kept(settings: Settings) -> set[str]:
     with open_ledger(settings) as ledger:
         releases = [one for one in ledger.releases() if not one.pruned]
     kept = {digest for one in releases for digest in (one.encoder, one.embeddings, one.snapshot)}
-    bases = {one.digest for one in _finished(settings.home, Encoder) if one.steps == 0}
-    for one in _finished(settings.home, Embeddings):
+    bases = {one.digest for one in newest_first(settings.home, Encoder) if one.steps == 0}
+    for one in newest_first(settings.home, Embeddings):
         if one.snapshot in kept and bases.intersection(one.parents):
             kept |= {one.digest, *one.parents}
-    beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in _finished(settings.home, kind)]
+    beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in newest_first(settings.home, kind)]
     while more := {one.digest for one in beside if one.parents and kept.issuperset(one.parents)} - kept:
         kept |= more
     return kept
-
-
-def _finished(home: Path, kind: type[R]) -> Iterator[R]:
-    for folder in (home / kind.shelf).glob("[!.]*"):
-        if (receipt := finished(folder, kind)) is not None:
-            yield receipt
 
 
 def _folders(home: Path) -> list[Path]:
