@@ -61,6 +61,7 @@ def night(tmp_path: Path) -> Night:
             digest="i", path=Path(), rows=9, source="beir", snapshot="s", accepted=7, quarantined=2, rules=rules
         ),
         snapshot=snapshot,
+        serving=None,
         drift=Drift(verdict=Work.RETRAIN, cause="new pairs"),
         trained=(encoder,),
         probe=Probe(passages=2, of=3, why="the pool would be most of the corpus"),
@@ -108,7 +109,7 @@ def test_the_report_says_the_verdict_and_fetches_nothing(night: Night, tmp_path:
     reader = Remote()
     reader.feed(page)
     assert reader.found == []
-    assert reader.links == ["../ingests/i/contracts.html"]  # beside the report, wherever the home is moved
+    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # next to the report, wherever the home is moved
     assert len(page) < 2_000_000
 
 
@@ -134,7 +135,7 @@ def test_the_same_night_gives_the_same_page(night: Night, tmp_path: Path) -> Non
 def test_a_night_that_failed_at_once_has_a_page_too(tmp_path: Path) -> None:
     failed = Night.begin("test").having(outcome="Failed", failure="corpus.jsonl:\n  line 3")
     page = page_of(failed, tmp_path)
-    assert "corpus.jsonl: line 3" in page
+    assert "corpus.jsonl:\n  line 3" in page
     assert "the pointer was not moved" in page
 
 

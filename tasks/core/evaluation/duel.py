@@ -18,6 +18,7 @@ from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.files import MANIFEST, finished, load
 from tasks.core.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.release.publish import list_releases, serving
+from tasks.core.resolved import Change, differences
 from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.evaluation")
@@ -51,6 +52,7 @@ class Duel(BaseModel):
     losses: tuple[Case, ...]
     gains: tuple[Case, ...]
     queries: tuple[QueryPair, ...]
+    settings: tuple[Change, ...] | None = None  # that differ; None: not both are releases with recorded settings
 
 
 def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
@@ -88,6 +90,7 @@ def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
         losses=tuple(losses),
         gains=tuple(gains),
         queries=tuple(pairs),
+        settings=_settings(left, right),
     )
 
 
@@ -130,6 +133,12 @@ def _ground(settings: Settings, left: Release | Evaluation, right: Release | Eva
         return measured.pop()
     newer = max((one for one in (left, right) if isinstance(one, Release)), key=lambda one: one.generation)
     return newer.snapshot, settings.evaluation.split
+
+
+def _settings(left: Release | Evaluation, right: Release | Evaluation) -> tuple[Change, ...] | None:
+    """The settings of two releases that differ; None where either was recorded without settings."""
+    known = [one.settings for one in (left, right) if isinstance(one, Release) and one.settings]
+    return differences(*known) if len(known) == 2 else None
 
 
 def _evaluation(settings: Settings, one: Release | Evaluation, snapshot: Snapshot, split: str) -> Evaluation:
