@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_contracts.measures import Measured
 
 # Measures that are 0 or 1, or counts of what must not occur: (measure, the only value allowed) -> statement.
 # `{p}` is the property, `{what}` the same without `_id`.
-_EXACT = {
+_EXACT: Mapping[tuple[str, object], str] = {
     ("visible", 1): "{p} has visible characters",
     ("breaks", 0): "{p} has no white space and no control characters",
     ("controls", 0): "{p} has no control characters other than tabs and line breaks",
@@ -53,7 +53,7 @@ def statement(measured: Measured, expectation: str, kwargs: Mapping[str, Any], t
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
     if measured.measure in _RANGE and (low is not None or high is not None):
         return _RANGE[measured.measure].format(range=_range(low, high), **names)
-    allowed = kwargs.get("value_set") or ()
+    allowed: Sequence[object] = kwargs.get("value_set") or ()
     if len(allowed) == 1 and (words := _EXACT.get((measured.measure, allowed[0]))):
         return words.format(**names)
     if expectation == "expect_column_values_to_not_be_null":

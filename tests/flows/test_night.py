@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -63,11 +64,14 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     drift = document(nightshift("drift", "--json"))
     assert drift["verdict"] == "refresh"
     assert drift["passages"] == {"new": 1, "changed": 0, "gone": 0}
-    refreshed = nightshift("run", "--reason", "new passage")
+    refreshed = nightshift("run", "--reason", "new passage", NIGHTSHIFT_MILVUS__SAMPLES="32")
     assert refreshed.stdout.startswith("Promoted: release r0002-"), refreshed.stdout + refreshed.stderr
     newest, oldest = document(nightshift("releases", "--json"))["releases"]
     assert newest["encoder"] == oldest["encoder"]
     assert newest["previous"] is not None
+
+    (change,) = document(nightshift("compare", oldest["release"], newest["release"], "--json"))["settings"]
+    assert change == {"name": "milvus.samples", "before": "64", "after": "32"}
 
     asked = "a silent glacier and a broken engine"
     found = document(nightshift("search", asked, "-k", "3", "--json"))
@@ -154,9 +158,30 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert "Traceback" not in failed.stderr
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
-    told = document(nightshift("report", "--json"))  # it leaves a page all the same
-    assert told["outcome"] == "Failed"
-    assert "corpus.jsonl" in told["why"]
+    report = document(nightshift("report", "--json"))  # it leaves a page all the same
+    assert report["outcome"] == "Failed"
+    assert "corpus.jsonl" in report["why"]
+    page = Path(report["report"])
+    text = page.read_text()
+    assert "<b>validate beir data</b> failed" in text
+    assert f"<code>{served}</code></a> still serves" in text
+    assert "corpus.jsonl:20<" in text
+    assert "{ not json" in text
+    for link in re.findall(r'href="(\.\.[^"]*)"', text):
+        assert (page.parent / link).exists(), link
+    assert page.name in (page.parent / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, environment: Environment) -> None:
+    failed = nightshift("run", NIGHTSHIFT_MINING__SEED="1", NIGHTSHIFT_GATE__GOLDEN="nowhere.jsonl")
+    assert failed.returncode == 1
+    text = Path(document(nightshift("report", "--json"))["report"]).read_text()
+    assert "<b>gate</b> failed" in text
+    assert "embed, challenger" in text
+    assert "1 setting differs" not in text
+    assert "2 settings differ" in text
+    assert "mining.seed" in text
 
 
 def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:

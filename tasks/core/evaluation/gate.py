@@ -157,13 +157,16 @@ def _floor(name: str, one: Comparison, margin: float, *, binds: bool) -> Finding
     """A rival that a challenger may not be clearly worse than, where it binds; its words follow the interval."""
     clearly = one.high < -margin
     held = not (binds and clearly)
-    words = "better than" if one.low > 0 else "not clearly different from"
-    if one.high < 0:
+    if one.low > 0:
+        words = "better than"
+    elif one.high < 0:
         words = "clearly worse than" if clearly else "slightly worse than"
+    else:
+        words = "not clearly worse than" if one.difference < 0 else "not clearly better than"
     aside = "; decides nothing tonight" if clearly and held else ""
     gain = f"a gain of {-margin - one.high:.4f} nDCG@10 or more"
     remedy = "" if held else f"{gain}, or [gate] bm25_floor = false" if name == "BM25" else gain
-    return Finding(held=held, words=f"{words} {name}: {one}{aside}", informs=held and one.high < 0, remedy=remedy)
+    return Finding(held=held, words=f"{words} {name}: {one}{aside}", informs=held and one.difference < 0, remedy=remedy)
 
 
 def _compare_slices(evidence: Evidence, settings: GateSettings) -> dict[str, Comparison]:

@@ -77,7 +77,7 @@ def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
     axes.set_yticks(range(len(comparisons)), list(comparisons)[::-1])
     axes.set_ylim(-0.6, len(comparisons) - 0.4)
     axes.set_title("Gain of the challenger", fontsize=9.5, loc="left")
-    axes.set_xlabel("← worse     gain in nDCG@10     better →")
+    axes.set_xlabel("← worse · gain in nDCG@10 · better →")
     axes.margins(x=0.08)
     return _svg(figure, "differences", "The challenger's gain in nDCG@10 over others, with intervals")
 
@@ -86,7 +86,8 @@ def loss(rounds: Sequence[Sequence[float]]) -> str:
     """Training loss by step, a line a round, smoothed over ten steps."""
     figure, axes = _figure(2.1)
     for (number, values), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
-        axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", linewidth=1.8, color=colour)
+        style: dict[str, Any] = {"marker": "o" if len(values) == 1 else None, "linewidth": 1.8, "color": colour}
+        axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", **style)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -120,11 +121,13 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
         known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
         known = [(x, value) for x, value in known if value is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), color=COLOURS[system], linewidth=1.8, label=LABELS[system])
+            style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "marker": ".", "markersize": 5}
+            axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
     for outcome, marker in OUTCOMES.items():
-        _mark(axes, [(x, night) for x, night in zip(places, nights, strict=True) if night["outcome"] == outcome], marker)
+        chosen = [(x, night) for x, night in enumerate(nights) if night["outcome"] == outcome]
+        _mark(axes, chosen, marker)
     step = -(-len(nights) // 5)  # at most five dates
-    axes.set_xticks(list(places)[::step], [_day(night["began"]) for night in nights][::step])
+    axes.set_xticks(list(places)[::step], _dates([night["began"] for night in nights])[::step])
     axes.set_xlim(-0.5, len(nights) - 0.5)
     axes.set_ylabel("nDCG@10")
     axes.set_xlabel("night")
@@ -135,14 +138,14 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
 
 def _mark(axes: Axes, nights: Sequence[tuple[int, Mapping[str, Any]]], marker: Marker) -> None:
     """Mark the nights of one outcome: at the challenger's nDCG@10, or at the bottom where none was measured."""
-    style = {"color": marker.colour, "markerfacecolor": marker.inside, "linestyle": "none", "markersize": 5.5}
+    style: dict[str, Any] = {"color": marker.colour, "markerfacecolor": marker.inside, "linestyle": "none"}
     label: str | None = marker.label
     for measured in (True, False):
         chosen = [(x, night) for x, night in nights if (night["challenger_ndcg"] is not None) is measured]
         heights = [night["challenger_ndcg"] if measured else 0.04 for _, night in chosen]
-        where = {} if measured else {"transform": axes.get_xaxis_transform()}  # a share of the height
+        where: dict[str, Any] = {} if measured else {"transform": axes.get_xaxis_transform()}  # a share of the height
         if chosen:
-            axes.plot([x for x, _ in chosen], heights, marker.shape, label=label, **style, **where)
+            axes.plot([x for x, _ in chosen], heights, marker.shape, markersize=5.5, label=label, **style, **where)
             label = None  # once in the legend
 
 
@@ -182,8 +185,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _day(began: datetime) -> str:
-    return f"{began.day} {began:%b}"
+def _dates(nights: Sequence[datetime]) -> list[str]:
+    """The day of each night, or the time where all are of one day."""
+    if len({began.date() for began in nights}) == 1:
+        return [f"{began:%H:%M}" for began in nights]
+    return [f"{began.day} {began:%b}" for began in nights]
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:

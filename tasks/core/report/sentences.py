@@ -6,7 +6,7 @@ from tasks.core.receipts import Encoder, Negatives
 
 
 def describe_negatives(negatives: Negatives) -> list[str]:
-    """A round of mining: counts, churn, and the share of known positives that passed the rules when they were hidden."""
+    """A round of mining: counts, churn, and how many known positives passed the rules when they were hidden."""
     sources = ", ".join(f"{count:,} {source}" for source, count in negatives.sources.items())
     refused = sum(negatives.refused.values())
     starved = negatives.starved / max(negatives.queries, 1)
@@ -22,17 +22,17 @@ def describe_negatives(negatives: Negatives) -> list[str]:
     if (hidden := negatives.hidden) is None:
         lines.append("The remaining false negatives cannot be estimated: no query has two positives.")
     else:
+        passed = f"{hidden.let_through:,} passed all rules: {hidden.let_through / hidden.hidden:.1%} of false negatives"
         lines.append(
-            f"Of {hidden.hidden:,} known positives that were hidden in turn, {hidden.found:,} were among the candidates "
-            f"and {hidden.let_through:,} passed all rules: {hidden.let_through / hidden.hidden:.1%} of false negatives "
-            f"(95 % interval {hidden.low:.1%} to {hidden.high:.1%})."
+            f"Of {hidden.hidden:,} known positives that were hidden in turn, {hidden.found:,} were among the "
+            f"candidates and {passed} (95 % interval {hidden.low:.1%} to {hidden.high:.1%})."
         )
     return lines
 
 
 def describe_training(encoder: Encoder) -> str:
     """A round of training: its length, and how the weights that were kept did on dev queries."""
-    text = f"{encoder.steps:,} steps on {encoder.rows:,} pairs."
+    text = f"{encoder.steps:,} {'step' if encoder.steps == 1 else 'steps'} on {encoder.rows:,} pairs."
     measured = dict(encoder.dev)
     if encoder.kept in measured:
         text += f" The weights of step {encoder.kept} were kept: nDCG@10 {measured[encoder.kept]:.4f} on dev queries"
