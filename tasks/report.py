@@ -100,7 +100,7 @@ def drift_table(drift: Drift) -> None:
         for one in drift.terms
     ]
     rows += [
-        {"what": f"part: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
+        {"what": f"segment: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
         for one in drift.slices
     ]
     create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
