@@ -199,6 +199,8 @@ def test_marks_and_words_follow_the_figures(night: Night, tmp_path: Path) -> Non
     assert "What would have changed it: a gain of 0.02." in page
     assert "0.9000 less than before training" in page
     assert "the best of all" not in page
+    behind = worse.model_copy(update={"kept": 0})
+    assert "better than every later step" in page_of(night.having(trained=(behind,)), tmp_path)
 
 
 def test_settings_are_shown_with_what_differs_from_the_release_before(night: Night, tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ def test_the_trend_shows_every_night_from_the_second_on(night: Night, tmp_path: 
     page = page_of(night, tmp_path)
     assert "The last nights" in page
     drawn = set(re.findall(r"<text[^>]*>(?:<[^>]*>)*([^<]+)", page))
-    assert drawn >= {"rejected", "failed", "skipped", "suspect"}
+    assert drawn >= {"rejected", "failed", "skipped", "needs a person"}
     assert drawn >= {"Gain of the challenger", "over BM25"}  # the chart of intervals has a title and labels
 
 

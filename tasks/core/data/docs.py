@@ -23,6 +23,7 @@ class Status(StrEnum):
 
     FAILED = "failed"  # rows were refused, or the night was stopped
     WARNING = "warning"  # rows failed it and were accepted
+    MERGED = "merged"  # rows are equal copies of earlier rows, and count as one row with them
     PASSED = "passed"
     UNCHECKED = "not checked"  # there was nothing to check, or nothing to compare with
 
@@ -35,10 +36,13 @@ class Line(NamedTuple):
     samples: Sequence[Refused]
 
 
+OF_FAILED = {"error": Status.FAILED, "warn": Status.WARNING, "merge": Status.MERGED}  # by the severity of the rule
+
+
 def status_of(rule: RuleCount) -> Status:
     """The outcome of a rule, from its counts."""
     if rule.failed:
-        return Status.FAILED if rule.severity == "error" else Status.WARNING
+        return OF_FAILED[rule.severity]
     return Status.PASSED if rule.checked else Status.UNCHECKED
 
 

@@ -39,9 +39,9 @@ OUTCOMES = {
     "Promoted": Marker("promoted", "o", COLOURS["challenger"], COLOURS["challenger"]),
     "Rejected": Marker("rejected", "o", COLOURS["challenger"], "none"),
     "Skipped": Marker("skipped", "_", GREY, GREY),
-    "Suspect": Marker("suspect", "^", "#a16207", "#a16207"),
     "Failed": Marker("failed", "x", WORSE, WORSE),
 }
+ATTENTION = Marker("needs a person", "^", "#a16207", "#a16207")  # every other outcome, such as Suspect
 WIDTH = 4.6  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
 SMOOTHED = 10  # steps
 
@@ -123,8 +123,8 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
         if known:
             style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "marker": ".", "markersize": 5}
             axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
-    for outcome, marker in OUTCOMES.items():
-        chosen = [(x, night) for x, night in enumerate(nights) if night["outcome"] == outcome]
+    for marker in (*OUTCOMES.values(), ATTENTION):
+        chosen = [(x, night) for x, night in enumerate(nights) if OUTCOMES.get(night["outcome"], ATTENTION) is marker]
         _mark(axes, chosen, marker)
     step = -(-len(nights) // 5)  # at most five dates
     axes.set_xticks(list(places)[::step], _dates([night["began"] for night in nights])[::step])

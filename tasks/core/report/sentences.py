@@ -41,7 +41,11 @@ def describe_training(encoder: Encoder) -> str:
             where = "before training" if best == 0 else f"at step {best}"
             text += f", {measured[best] - measured[encoder.kept]:.4f} less than {where}."
         else:
-            text += ", the best of all measured steps."
+            text += (
+                ", the best of all measured steps."
+                if best
+                else ", better than every later step: training did not help."
+            )
     if encoder.forgetting is not None:
         before, after = encoder.forgetting
         text += f" On the held-out queries of the older snapshot: nDCG@10 {before:.4f} before, {after:.4f} after."
