@@ -55,6 +55,8 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
     night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
+    if serving is not None and drift.verdict is Work.SKIP:
+        mining.index_served(settings, serving)
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
