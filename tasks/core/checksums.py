@@ -97,10 +97,11 @@ def read_record(path: Path) -> dict[str, Any]:
         Damaged: the file does not hold what was written.
     """
     try:
-        fields: dict[str, Any] = dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+        fields: dict[str, Any] = json.loads(path.read_bytes())
+        digest = fields.pop(DIGEST, None)
+    except (ValueError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: not a JSON object ({error})") from error
-    if (digest := fields.pop(DIGEST, None)) is not None and digest != digest_of(fields):
+    if digest is not None and digest != digest_of(fields):
         raise Damaged(f"{path}: its fields are not those that were written")
     return fields
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.checksums import check_digest
-from tasks.core.errors import Mismatch
+from tasks.core.errors import Damaged, Mismatch
 from tasks.core.receipts import Embeddings
 
 
@@ -34,7 +34,10 @@ def shard_files(embeddings: Embeddings) -> list[Path]:
     if len(files) != embeddings.shards:
         raise Mismatch(f"{embeddings.path}: {len(files)} shards, the receipt says {embeddings.shards}; embed again")
     for file, digest in zip(files, embeddings.digests, strict=False):
-        check_digest(file, digest)
+        try:
+            check_digest(file, digest)
+        except Damaged as error:
+            raise Damaged(f"{error}. Run a night: it sets the embeddings aside and embeds again.") from error
     return files
 
 
