@@ -11,6 +11,7 @@ from release_world import PASSAGES, HashingEncoder, encoder_of, release_night, s
 from typer.testing import CliRunner
 
 from flows.cli import app
+from tasks.core.checksums import MANIFEST, write_checksums
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import file_digest
 from tasks.core.release.export import export
