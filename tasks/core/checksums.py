@@ -48,16 +48,16 @@ def verify(folder: Path) -> bool:
     """
     try:
         listed = read_record(folder / CHECKSUMS)["files"]
-    except (FileNotFoundError, Damaged, KeyError):
+        files = [(folder / name, int(size), str(digest)) for name, (size, digest) in listed.items()]
+    except (FileNotFoundError, Damaged, LookupError, ValueError, TypeError, AttributeError):
         return False
-    for name, (size, _) in listed.items():
-        file = folder / name
+    for file, size, _ in files:  # cheap, and enough for most damage
         if not file.is_file():
             raise Damaged(f"{file}: missing")
         if file.stat().st_size != size:
             raise Damaged(f"{file}: {file.stat().st_size} bytes, {size} were written")
-    for name, (_, digest) in listed.items():
-        check_digest(folder / name, digest)
+    for file, _, digest in files:
+        check_digest(file, digest)
     return True
 
 

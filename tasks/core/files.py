@@ -247,7 +247,7 @@ def look_up(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
 
 
 def newest_first(home: Path, kind: type[R]) -> list[R]:
-    """The receipts of all finished artifacts of a kind."""
+    """The receipts of all finished artifacts of a kind, newest first; `read_verified` those whose files you read."""
     found: list[tuple[int, R]] = []
     for manifest in (home / kind.shelf).glob(f"[!.]*/{MANIFEST}"):
         receipt = finished(manifest.parent, kind)
