@@ -57,6 +57,8 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
+    if serving is not None and drift.verdict is Work.SKIP:
+        mining.index_served(settings, serving)
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, book, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 

@@ -6,7 +6,7 @@ from prefect import task
 
 from tasks import report
 from tasks.core.data.plausible import check_qrels_fit
-from tasks.core.data.snapshot import judged, qrels
+from tasks.core.data.snapshot import judged, load_snapshot, qrels
 from tasks.core.mining.bm25 import bm25_search, build_index
 from tasks.core.mining.churn import churn
 from tasks.core.mining.encoded import keep_vectors, own_run, training_search
@@ -21,6 +21,11 @@ from tasks.policy import STEP
 def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
     """Build the Lucene index of a snapshot."""
     return build_index(settings.home, snapshot, settings.mining)
+
+
+def index_served(settings: Settings, serving: Release) -> Index:
+    """Verify the index that searches of the serving release read; a damaged one is built again."""
+    return index_passages(settings, load_snapshot(settings.home, serving.snapshot))
 
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from tasks.core.files import load
+from tasks.core.files import held
 from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
 from tasks.core.training import trainer
@@ -30,10 +30,10 @@ def train(
     """Train the start encoder on the night's pairs and negatives.
 
     `dev` is BM25's run over the dev queries. Where the start is the serving encoder, or pairs are replayed, the
-    serving release's snapshot shows what is forgotten.
+    serving release's snapshot, unless it is lost, shows what is forgotten.
     """
     recalls = settings.encoder.start == "serving" or settings.training.replay > 0
-    older = load(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
+    older = held(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
         settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch

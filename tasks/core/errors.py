@@ -19,6 +19,10 @@ class Mismatch(NightshiftError):
     """Two things that must belong together do not: an encoder and a collection, a shard and its manifest."""
 
 
+class Damaged(Mismatch):
+    """An artifact on disk is not what was written."""
+
+
 class StaleNight(NightshiftError):
     """Another release went live after this night began; the pointer was left alone."""
 

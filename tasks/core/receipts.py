@@ -5,6 +5,7 @@ Each is also the manifest of its artifact: what `files.produce` writes last into
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ class Receipt(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shelf: ClassVar[str]  # the folder under NIGHTSHIFT_HOME where artifacts of this kind lie
+    tables: ClassVar[Mapping[str, str]] = {}  # Parquet file -> the field that counts its rows
+    arrays: ClassVar[Mapping[str, int]] = {}  # file of plain numbers -> bytes for each of `rows`
 
     digest: str
     path: Path
@@ -55,6 +58,11 @@ class Snapshot(Receipt):
     """
 
     shelf: ClassVar[str] = "snapshots"
+    tables: ClassVar[Mapping[str, str]] = {
+        "passages.parquet": "rows",
+        "queries.parquet": "queries",
+        "qrels.parquet": "qrels",
+    }
 
     queries: int
     qrels: int
@@ -70,6 +78,7 @@ class Ingested(Receipt):
     """
 
     shelf: ClassVar[str] = "ingests"
+    tables: ClassVar[Mapping[str, str]] = {"quarantine.parquet": "quarantined"}
 
     source: str
     snapshot: str  # digest of the snapshot that the accepted rows make
@@ -84,12 +93,14 @@ class Index(Receipt):
     """A BM25 index over one snapshot's passages; its folder holds the Lucene index in `lucene/`."""
 
     shelf: ClassVar[str] = "indexes"
+    tables: ClassVar[Mapping[str, str]] = {"ids.parquet": "rows"}
 
 
 class Run(Receipt):
     """Ranked passages for queries; `run.parquet` (query_id, passage_id, rank from 1, score), `rows` lines."""
 
     shelf: ClassVar[str] = "runs"
+    tables: ClassVar[Mapping[str, str]] = {"run.parquet": "rows"}
 
     queries: int
     depth: int
@@ -99,6 +110,7 @@ class TextIndex(Receipt):
     """Where every text of a snapshot stands: `rows` text hashes, in row order and sorted, as plain arrays."""
 
     shelf: ClassVar[str] = "texts"
+    arrays: ClassVar[Mapping[str, int]] = {"hashes.s16": 16, "sorted.s16": 16, "rows.i64": 8, "first.i64": 8}
 
     snapshot: str
     distinct: int  # different texts
@@ -122,6 +134,7 @@ class Shingles(Receipt):
     """What texts are compared by, for every passage of a snapshot, as plain arrays that are mapped and not read."""
 
     shelf: ClassVar[str] = "shingles"
+    arrays: ClassVar[Mapping[str, int]] = {"starts.i64": 8, "sizes.i64": 8, "classes.u64": 8}
 
 
 class Hidden(BaseModel):
@@ -148,6 +161,7 @@ class Negatives(Receipt):
     """
 
     shelf: ClassVar[str] = "negatives"
+    tables: ClassVar[Mapping[str, str]] = {"negatives.parquet": "rows"}
 
     round: int
     queries: int  # training queries looked at
@@ -199,6 +213,7 @@ class Evaluation(Receipt):
     """Measures of one retriever on one split; `per_query.parquet` and `run.parquet` beside. `rows` counts queries."""
 
     shelf: ClassVar[str] = "evaluations"
+    tables: ClassVar[Mapping[str, str]] = {"per_query.parquet": "rows"}
 
     system: str
     split: str
@@ -214,6 +229,7 @@ class Reference(Receipt):
     """
 
     shelf: ClassVar[str] = "references"
+    tables: ClassVar[Mapping[str, str]] = {"held-out.parquet": "rows"}
 
     fingerprint: str
     snapshot: str

@@ -20,7 +20,7 @@ from tasks.core.data.quarantine import write_quarantine, write_validation
 from tasks.core.data.readers.source import Source, find_source
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.errors import BadInput
-from tasks.core.files import digest_of, file_digest, files_under, finished, held, produce
+from tasks.core.files import digest_of, file_digest, files_under, held, produce, read_verified
 from tasks.core.receipts import Ingested, Snapshot
 from tasks.core.settings import Settings
 
@@ -63,7 +63,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     key = {**key, "beside": beside}
     ingested = produce(settings.home, Ingested, key, build)
     if held(settings.home, Snapshot, ingested.snapshot) is None:
-        _log.info("snapshot %s was pruned: reading the source again", ingested.snapshot)
+        _log.info("snapshot %s was removed: reading the source again", ingested.snapshot)
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
@@ -76,7 +76,7 @@ def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:
     """The ingest that was used last, of one feed or of any; None when there is none."""
     found = [path for path in (home / Ingested.shelf).glob("[!.]*") if path.is_dir()]
     for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
-        ingested = finished(path, Ingested)
+        ingested = read_verified(path, Ingested)
         if ingested is not None and feed in (None, ingested.feed):
             return ingested
     return None
@@ -96,7 +96,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
     scratch = folder / "scratch"
     scratch.mkdir()
     read = source.open(scratch)
-    last = finished(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
+    last = read_verified(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
     with database(scratch) as connection:
         tallies, rules = judge(connection, read, scratch, settings.data, last)
         write_quarantine(connection, folder, scratch)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data.snapshot import compare, load_snapshot, qrels
+from tasks.core.data.snapshot import compare, qrels
 from tasks.core.drift.decide import Baseline, low_threshold, recall_threshold, suspect
 from tasks.core.drift.findings import Changes, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.settings import DriftSettings
+from tasks.core.files import held
 from tasks.core.receipts import Release, Snapshot
 
 
@@ -29,7 +30,10 @@ def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str,
     """
     if serving is None:
         return first(snapshot)
-    served = Served(home, serving, load_snapshot(home, serving.snapshot))
+    before = held(home, Snapshot, serving.snapshot)
+    if before is None:
+        return incomparable(serving, snapshot)
+    served = Served(home, serving, before)
     data = compared(served, snapshot, recipe, settings)
     sample = Sample(settings.max_queries, seed=0)
     sample.add(new_queries(served, snapshot))
@@ -50,6 +54,12 @@ def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str,
 def first(snapshot: Snapshot) -> Drift:
     """The verdict when nothing serves."""
     return Drift(verdict=Work.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
+
+
+def incomparable(serving: Release, snapshot: Snapshot) -> Drift:
+    """The verdict when the serving release's snapshot is lost: what changed is unknown, so the whole work is done."""
+    cause = f"snapshot {serving.snapshot} of release {serving.release} is lost, so nothing can be compared with it"
+    return Drift(verdict=Work.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
 @dataclass(frozen=True)

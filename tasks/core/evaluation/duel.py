@@ -15,7 +15,7 @@ from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, run
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.files import MANIFEST, finished, load
+from tasks.core.files import MANIFEST, load, read_verified
 from tasks.core.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.resolved import Change, differences
@@ -110,7 +110,7 @@ def _named(settings: Settings, name: str) -> Release | Evaluation:
         return releases[0]
     shelf = settings.home / Evaluation.shelf
     found = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
-    evaluation = finished(found[0], Evaluation) if len(found) == 1 else None
+    evaluation = read_verified(found[0], Evaluation) if len(found) == 1 else None
     if evaluation is None:
         known = ", ".join(one.release for one in list_releases(settings)) or "none yet"
         what = f"the beginning of {len(found)} evaluations" if found else "no release and no evaluation"

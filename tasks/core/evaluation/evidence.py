@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.core.data.snapshot import load_snapshot
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import ask, read_golden
 from tasks.core.evaluation.slices import slices_of
+from tasks.core.files import held
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.settings import GateSettings
 
@@ -37,7 +37,7 @@ def gather(
         figures: evaluations by system: challenger, bm25 and, where they were measured, base and serving.
         encoder, embeddings: the challenger's, over `snapshot`.
         snapshot: what all were measured on.
-        serving: the release that serves; its snapshot says which passages are new.
+        serving: the release that serves; its snapshot, unless it is lost, says which passages are new.
         settings: where the golden queries lie, and the depth at which they count as answered.
         withdrawn: the release of these very parts that a person rolled back.
 
@@ -46,7 +46,7 @@ def gather(
     """
     tables = {name: read_per_query(figure) for name, figure in figures.items()}
     challenger = figures["challenger"]
-    before = None if serving is None else load_snapshot(home, serving.snapshot)
+    before = None if serving is None else held(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
         golden = ask(read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth)

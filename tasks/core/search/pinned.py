@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.receipts import Release
+from tasks.core.errors import Damaged, Mismatch, NightshiftError
+from tasks.core.files import read_verified
+from tasks.core.receipts import Release, Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
 from tasks.core.search.fusion import DEPTH, Ranker, fused
@@ -140,6 +141,8 @@ def _entire(snapshot: Path, row: int) -> dict[str, Any]:
     """Title and text of a passage too long for Milvus, from the one row group of the snapshot that holds its row."""
     import pyarrow.parquet as pq
 
+    if read_verified(snapshot, Snapshot) is None:
+        raise Damaged(f"{snapshot}: damaged or removed, so this text is not to be had; restore it, or run a night")
     with pq.ParquetFile(snapshot / "passages.parquet") as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

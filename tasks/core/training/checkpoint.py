@@ -7,10 +7,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tasks.core.errors import Damaged
 from tasks.core.files import sync_files
 
 Weights = dict[str, Tensor]
@@ -62,10 +64,21 @@ def newest_step(folder: Path) -> int:
 
 
 def load_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the checkpoint of this step back into model and optimizer; no progress for step 0."""
+    """Put the checkpoint of this step back into model and optimizer; no progress for step 0.
+
+    Raises Damaged when it cannot be read.
+    """
     if step == 0:
         return Progress()
-    kept_at = _place(folder, step)
+    try:
+        return _load(_place(folder, step), model, optimizer)
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise Damaged(
+            f"{_place(folder, step)}: cannot be read ({error}); remove it, and training starts again"
+        ) from error
+
+
+def _load(kept_at: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
     put_weights(model, load_file(kept_at / "weights.safetensors"))
     moments = load_file(kept_at / "moments.safetensors")
     for number, parameter in enumerate(_parameters(optimizer)):

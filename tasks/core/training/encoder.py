@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.checksums import digest_once
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.backends.openvino import OpenVino
 from tasks.core.embedding.machine import require
 from tasks.core.embedding.settings import INT8, Precision
 from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
+from tasks.core.files import MANIFEST, digest_of, write_json
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.layout import write_router, write_tower
 from tasks.core.training.parts import PROJECTION, longest_input, new_projection, read_tokenizer, read_transformer
@@ -240,4 +241,4 @@ def _from_base(base: Path, side: Side) -> Tower:
 def decisive_files(place: Path) -> dict[str, str]:
     """Digests of the files in a model folder that decide vectors."""
     files = {file for pattern in DECISIVE for file in place.glob(pattern)}
-    return {str(file.relative_to(place)): file_digest(file) for file in sorted(files)}
+    return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}
