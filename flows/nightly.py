@@ -9,6 +9,7 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
+from flows.begun import record_begin
 from flows.runs import one_publisher, run_name
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
@@ -22,7 +23,7 @@ from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 
 
-@flow(name="nightly", flow_run_name=run_name)
+@flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
     """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
 
