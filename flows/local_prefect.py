@@ -34,6 +34,7 @@ SERVER_DEFAULTS = {
     "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "10",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "15",
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
 }
 
 
@@ -208,7 +209,7 @@ def start_server(folder: Path, environment: Mapping[str, str], port: int) -> int
                 "`python -m infra.bootstrap`, or choose another: nightshift up --port 4300"
             ) from error
     arguments = ("server", "start", "--host", HOST, "--port", str(port))
-    return spawn(folder / "server.log", environment, "prefect", *arguments)
+    return spawn(folder / "server.log", environment, "flows.prefect_server", *arguments)
 
 
 def start_worker(folder: Path, environment: Mapping[str, str]) -> int:

@@ -10,12 +10,6 @@ from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.findings import Drift
@@ -30,6 +24,12 @@ from tasks.core.report.page import write_report
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.settings import Settings
 from tasks.policy import STEP
+from tasks.server_loss import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 SHOWN = 60  # characters of a text in an artifact: its tables do not wrap
 
