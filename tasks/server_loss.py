@@ -24,7 +24,14 @@ T = TypeVar("T")
 
 PROBE_SECONDS = 5
 # Where Prefect's clients report failed requests. Filters of a logger see only what is logged to that very logger.
-CLIENTS = ("prefect.events.clients", "prefect._internal.concurrency", "prefect.concurrency", "prefect._internal")
+CLIENTS = (
+    "prefect.events.clients",
+    "prefect._internal",
+    "prefect._internal.concurrency",
+    "prefect.concurrency",
+    "prefect.EventsWorker",
+    "prefect.APILogWorker",
+)
 RUNS = ("prefect.flow_runs", "prefect.task_runs")  # report failed requests of the engine, and errors of the night
 WORDS = (
     "The Prefect server does not answer. The night continues: its outcome, report, and release are stored in home. The "
