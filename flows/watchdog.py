@@ -98,11 +98,10 @@ def tell(alerts: list[Alert]) -> None:
 def _missing_alert(
     deployment: str, times: list[datetime], grace: timedelta, now: datetime, api: PrefectApi | None
 ) -> Alert:
-    when = spoken_time(times[-1], now)
-    many = f"{len(times)} scheduled runs did not begin, the last of them due" if len(times) > 1 else "it was due"
-    body = f"{many} {when}; it had {grace.total_seconds() / 60:g} minutes. "
+    due = f"due {spoken_time(max(times), now)}, and not begun {grace.total_seconds() / 60:g} minutes later"
+    body = f"{len(times)} runs did not begin, the last of them {due}. " if len(times) > 1 else f"It was {due}. "
     body += "The Prefect server does not answer. " if api is not None and not api.answers() else ""
-    return Alert(f"Nightshift: no scheduled run of {deployment}", f"{body}Next step: nightshift doctor")
+    return Alert(f"Nightshift: no scheduled run of {deployment}", f"{body}See what is wrong: nightshift doctor")
 
 
 def _reported(home: Path) -> set[str]:
@@ -122,14 +121,21 @@ def _log(message: str) -> None:
 
 
 def watch(home: Path, grace: timedelta) -> None:
-    """Check again and again, until `nightshift down` ends this process or its server was started by another one."""
+    """Check again and again, until `nightshift down` ends this process."""
     supervisor = Supervisor(home, _log)
     _log(f"watching: a scheduled run may begin {grace.total_seconds() / 60:g} minutes late")
     while started(home) is not None:
-        tell([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
-        known = running(home)
-        tell(check_once(home, grace, api_of(home, known) if known else None))
+        try:
+            _check(home, grace, supervisor)
+        except Exception as error:  # a full disk, a damaged file: it must not end the watchdog
+            _log(f"this check failed: {type(error).__name__}: {error}")
         time.sleep(min(EVERY, max(1.0, grace.total_seconds() / 2)))
+
+
+def _check(home: Path, grace: timedelta, supervisor: Supervisor) -> None:
+    tell([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
+    known = running(home)
+    tell(check_once(home, grace, api_of(home, known) if known else None))
 
 
 if __name__ == "__main__":
