@@ -8,7 +8,6 @@ it for every transaction. Remove it when a Prefect release begins its transactio
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractAsyncContextManager
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
@@ -37,10 +36,10 @@ def create_app() -> FastAPI:
 
 
 def main() -> None:
-    """Run the command `prefect` with the rest of the command line, such as `server start`."""
+    """Run the command `prefect` with this command line, such as `server start`."""
     from prefect.cli import app
 
-    app(sys.argv[1:])
+    app()
 
 
 if __name__ == "__main__":
