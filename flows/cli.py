@@ -12,7 +12,7 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
-from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.settings import Settings
@@ -65,6 +65,7 @@ def run(
 
     join(loaded.home)
     from flows.nightly import nightly
+    from flows.run_night import leave, run_night
     from flows.temporary_prefect import a_server
     from flows.terminal import only_warnings_of_prefect
     from tasks.core.errors import NightshiftError
@@ -72,14 +73,13 @@ def run(
 
     only_warnings_of_prefect()
     with a_server():
-        state = nightly(settings, reason, return_state=True)
-        outcome = state.result(raise_on_failure=False)
+        outcome = run_night(nightly, settings, reason)
     if isinstance(outcome, Night):
         typer.echo(last_line(outcome))
-    elif isinstance(outcome, NightshiftError):
-        fail(f"{outcome}\nThe night failed; the serving release is as it was.")
-    else:
-        fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
+        leave(0)
+    words = outcome if isinstance(outcome, NightshiftError) else f"{type(outcome).__name__}: {outcome}"
+    typer.secho(f"error: {words}\nThe night failed; the serving release is as it was.", fg="red", err=True)
+    leave(1)
 
 
 def _say_plan(settings: Settings) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.doctor_prefect import probes as local_server_probes
+from tasks.core.errors import NightshiftError
 from tasks.core.settings import Settings
 
 LEAST_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index and two releases of a demo-size corpus
@@ -45,12 +47,15 @@ def examine(settings: Settings) -> list[Check]:
         probes.append(("ray", _ray, mend))
     if settings.store.url:
         probes.append(("store", _store, "see infra/docs/cluster.md, An object store: address, credentials, bucket"))
+    probes += local_server_probes(settings)
     return [_try(name, probe, settings, mend) for name, probe, mend in probes]
 
 
 def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: str) -> Check:
     try:
         return Check(name, True, probe(settings), mend)
+    except NightshiftError as error:
+        return Check(name, False, str(error), mend)
     except Exception as error:  # a doctor reports every illness, also one it does not know
         return Check(name, False, f"{type(error).__name__}: {error}", mend)
 
@@ -122,7 +127,12 @@ def _prefect(settings: Settings) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
+    from flows.local_prefect import running
+
     url = PREFECT_API_URL.value()
+    known = running(settings.home)
+    if known is not None and url in (None, f"{known.url}/api"):
+        return f"prefect {prefect.__version__}, the server of nightshift up at {known.url}"
     if not url:
         return f"prefect {prefect.__version__}, no server configured: a night starts a temporary one"
     with get_client(sync_client=True) as client:

@@ -9,6 +9,8 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
+from flows.begun import record_begin
+from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
@@ -20,9 +22,10 @@ from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, 
 from tasks.core.settings import Settings, load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
+from tasks.server_loss import loss
 
 
-@flow(name="nightly", flow_run_name=run_name)
+@flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
     """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
 
@@ -38,6 +41,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
 
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
+    loss.install()
     with one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
         book = Logbook(Night.begin(reason, settings, run_url=run_url(), log=log_of(settings)))
@@ -45,6 +49,7 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
             return one_night(settings, book, retrain)
         except Exception as error:
             report.failed(settings, book.night, error)
+            keep_outcome(error)
             raise
 
 
@@ -159,4 +164,5 @@ def _end(settings: Settings, book: Logbook, name: str) -> State[Night]:
     night = report.write(settings, book.night.having(outcome=name))
     release.remove_unused(settings)
     get_run_logger().info("%s: %s", name, night.why)
+    keep_outcome(night)
     return Completed(name=name, message=night.why, data=night)

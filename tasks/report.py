@@ -10,12 +10,6 @@ from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.findings import Drift
@@ -32,6 +26,12 @@ from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
 from tasks.core.settings import Settings
 from tasks.policy import STEP, step_of
+from tasks.server_loss import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 SHOWN = 60  # characters of a text in an artifact: its tables do not wrap
 

@@ -16,6 +16,7 @@ COMMANDS = [
     ["settings"],
     ["up"],
     ["down"],
+    ["watchdog"],
     ["search"],
     ["shadow"],
     ["export"],

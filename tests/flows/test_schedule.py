@@ -1,0 +1,91 @@
+"""Nights begin by themselves, at the times of their schedule; the watchdog reports those that do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+from operated_server import Operated
+
+sys.path.append(str(Path(__file__).parents[1] / "release"))
+from postgres_servers import postgres_server
+
+Operating = Callable[..., AbstractContextManager[Operated]]
+Environment = dict[str, str]
+
+pytestmark = pytest.mark.xdist_group("schedule")
+
+EVERY = 15  # seconds
+
+
+@pytest.fixture
+def often(tmp_path: Path, environment: Environment) -> Path:
+    """A copy of the deployments whose night begins every few seconds, and which checks no drift."""
+    file = yaml.safe_load((Path(__file__).parents[2] / "infra" / "prefect.yaml").read_text())
+    for deployment in file["deployments"]:
+        deployment.pop("schedules", None)
+        if deployment["name"] == "nightly":
+            deployment["schedules"] = [{"slug": "nightly", "interval": EVERY, "parameters": {"reason": "schedule"}}]
+    (tmp_path / "often.yaml").write_text(yaml.safe_dump(file))
+    environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    return tmp_path / "often.yaml"
+
+
+def nights_that_ended(up: Operated) -> list[str]:
+    """The states of the nights that nobody started, once the server has them."""
+    return [run["state"]["name"] for run in up.runs("nightly") if run["auto_scheduled"] and run["end_time"]]
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
+    operated: Operating,
+    often: Path,
+    nightshift: Callable[..., subprocess.CompletedProcess[str]],
+    told: tuple[str, list[dict[str, str]]],
+) -> None:
+    with operated("--deployments", str(often), "--grace", "0.4") as up:
+        assert "next night: today" in up.words
+        assert "next drift check: no schedule" in up.words
+        up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+        assert set(nights_that_ended(up)) == {"Skipped"}
+        checks = nightshift("doctor").stdout
+        well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
+        assert {"prefect", "server", "worker", "schedule", "watchdog", "logs"} <= well, checks
+
+        told[1].clear()
+        os.kill(up.process("worker"), signal.SIGSTOP)  # alive for the system, and it starts nothing
+        try:
+            up.until(lambda: bool(told[1]), "an alert for the night that did not begin")
+            assert told[1][0]["subject"] == "Nightshift: no scheduled run of nightly"
+            missing = nightshift("watchdog", "--grace", "0.4")
+            assert missing.returncode == 1
+            assert "nightly" in missing.stderr
+        finally:
+            os.kill(up.process("worker"), signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_begins_by_itself_on_postgresql(
+    operated: Operating, often: Path, environment: Environment, tmp_path: Path
+) -> None:
+    with postgres_server(tmp_path / "postgres") as (address, password):
+        host = address.rpartition("@")[2]
+        environment |= {
+            "PREFECT_API_DATABASE_DRIVER": "postgresql+asyncpg",
+            "PREFECT_API_DATABASE_HOST": host.partition(":")[0],
+            "PREFECT_API_DATABASE_PORT": host.partition(":")[2].partition("/")[0],
+            "PREFECT_API_DATABASE_NAME": "postgres",
+            "PREFECT_API_DATABASE_USER": "nightshift",
+            "PREFECT_API_DATABASE_PASSWORD": password,
+        }
+        with operated("--deployments", str(often)) as up:
+            up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+            assert set(nights_that_ended(up)) == {"Skipped"}
+            assert not list(up.folder.glob("*.db"))  # it is PostgreSQL that planned it
