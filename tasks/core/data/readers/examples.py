@@ -117,13 +117,13 @@ def _entries(value: Any) -> list[Any]:
 
 def _query(value: dict[str, Any], names: Names) -> Values | Fault:
     if not any(name in value for name in names.query):
-        found = ", ".join(value)[:200]
-        return Fault("missing_field", f"has no field {' or '.join(names.query)}, only {found}")
-    found = texts(first_value(value, names.query_id), text=first_value(value, names.query))
-    if isinstance(found, Fault):
-        return found
-    text = found["text"]
-    return _id(found["id"], None if text is None else _digest(text)), text
+        fields = ", ".join(value)[:200]
+        return Fault("missing_field", f"has no field {' or '.join(names.query)}, only {fields}")
+    values = texts(first_value(value, names.query_id), text=first_value(value, names.query))
+    if isinstance(values, Fault):
+        return values
+    text = values["text"]
+    return _id(values["id"], None if text is None else _digest(text)), text
 
 
 def _passage(entry: Any, names: Names, where: str) -> Values | Fault:
@@ -133,12 +133,12 @@ def _passage(entry: Any, names: Names, where: str) -> Values | Fault:
         return Fault("wrong_type", f"{where} holds a {type(entry).__name__}, expected a passage")
     if not any(name in entry for name in names.text):
         return Fault("missing_field", f"{where} holds a passage without {' or '.join(names.text)}")
-    title, text = first_value(entry, names.title), first_value(entry, names.text)
-    found = texts(first_value(entry, names.passage_id), title=title, text=text)
-    if isinstance(found, Fault):
-        return found
-    title, text = found["title"], found["text"]
-    return _id(found["id"], None if text is None else text_hash(title, text)), title or "", text
+    given_id, given_title, given_text = (first_value(entry, one) for one in (names.passage_id, names.title, names.text))
+    values = texts(given_id, title=given_title, text=given_text)
+    if isinstance(values, Fault):
+        return values
+    title, text = values["title"], values["text"]
+    return _id(values["id"], None if text is None else text_hash(title, text)), title or "", text
 
 
 def _id(name: str | None, digest: str | None) -> str | None:

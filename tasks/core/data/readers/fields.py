@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 from tasks.core.data.rows import Fault
@@ -70,6 +71,8 @@ def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
     for name, value in fields.items():
         if isinstance(value, bool) or not (value is None or isinstance(value, str | int | float)):
             return Fault("wrong_type", f"the {name} is a {type(value).__name__}, expected text", key)
+        if isinstance(value, float) and not isfinite(value):
+            return Fault("wrong_type", f"the {name} is {value}, expected text", key)
         values[name] = value if value is None or isinstance(value, str) else number_text(value)
     if broken(values.values()):
         return Fault("invalid_utf8", _HALF_A_PAIR, key)

@@ -19,6 +19,7 @@ NAMES = {  # table -> its columns in order, each with the names that sources use
     },
 }
 OPTIONAL = ("title", "split")
+_UNUSED = ("iter", "iteration", "q0")  # the second column of TREC's qrels
 
 
 def all_names(table: str) -> tuple[str, ...]:
@@ -32,7 +33,7 @@ def read_header(table: str, line: bytes, where: str) -> dict[str, int] | None:
     Returns the place of each column of the table; None for a row: a line with fewer than two known names, and none
     with a hyphen, which no row has.
 
-    Raises BadInput for a header that lacks a column or repeats one.
+    Raises BadInput for a header that lacks a column, repeats one, or has others.
     """
     text = line.decode("utf-8", "replace")
     fields = text.split() if table == "qrels" and "\t" not in text else text.split("\t")
@@ -46,7 +47,7 @@ def read_header(table: str, line: bytes, where: str) -> dict[str, int] | None:
         if (name := next((one for one in several if one in names), None)) is not None
     }
     missing = [column for column in NAMES[table] if column not in places and column not in OPTIONAL]
-    if missing or len(set(known)) < len(known) or "" in names:
+    if missing or len(set(known)) < len(known) or set(names) - {*known, *_UNUSED}:
         expected = ", ".join(several[0] for column, several in NAMES[table].items() if column not in OPTIONAL)
         raise BadInput(f"{where}: header is {', '.join(names)}; expected {expected}. Rename the columns.")
     return places
