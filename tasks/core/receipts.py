@@ -80,6 +80,12 @@ class Ingested(Receipt):
     merged: int = 0  # equal copies of an earlier row
     reading: int = 1  # version of the rules by which readers and contracts refuse rows
 
+    @property
+    def balance(self) -> str:
+        """What became of the rows, in words."""
+        copies = f" (of these {self.merged:,} equal copies, merged)" if self.merged else ""
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} in quarantine"
+
 
 class Index(Receipt):
     """A BM25 index over one snapshot's passages; its folder holds the Lucene index in `lucene/`."""
