@@ -22,18 +22,24 @@ def write_settings(
     home: Annotated[
         str, typer.Option(help="Where the nights of this data keep everything.", show_default="var/<name of PATH>")
     ] = "",
+    query: Annotated[str, typer.Option(metavar="COLUMN", help="Of pairs in any columns: the one with the query.")] = "",
+    passage: Annotated[str, typer.Option(metavar="COLUMN", help="… and the one with the passage.")] = "",
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
+    from flows.terminal import show_progress
     from tasks.core.data.look import look_at, settings_text
 
+    show_progress()
     if to.exists():
         fail(f"{to} is there already. Remove it, or name another: --to other.toml")
-    found = look_at(source)
+    found = look_at(source, query, passage)
     to.write_text(settings_text(found, home or f"var/{found.name}"), encoding="utf-8")
     typer.echo(
         f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
         f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"
     )
+    for note in found.notes:
+        typer.echo(note)
     if "train" not in found.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
     typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")

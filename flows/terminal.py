@@ -120,10 +120,11 @@ def print_refusals(found: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     counts = Table(box=None, pad_edge=False)
     counts.add_column("table")
-    for name in ("rows in", "accepted", "quarantined"):
+    for name in ("rows in", "accepted", "of these merged", "quarantined"):
         counts.add_column(name, justify="right")
     for name, rows in found["in"].items():
-        counts.add_row(name, *(f"{one:,}" for one in (rows, found["accepted"][name], found["quarantined"][name])))
+        outcomes = (found[part][name] for part in ("accepted", "merged", "quarantined"))
+        counts.add_row(name, f"{rows:,}", *(f"{count:,}" for count in outcomes))
     console.print(counts)
     for rule in found["rules"]:
         console.print(Text(f"\n{rule['rule']}", style="bold") + Text(f"  {rule['rows']:,} rows of {rule['table']}"))

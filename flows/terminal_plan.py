@@ -26,9 +26,7 @@ TODO = {
 def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     """The rows read, the verdict, a line for each step, and the sum."""
     console = Console(highlight=False)
-    console.print(
-        f"read {ingested.rows:,} rows: {ingested.accepted:,} accepted, {ingested.quarantined:,} in quarantine"
-    )
+    console.print(ingested.balance)
     console.print(Text(f"a night would {TODO[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:
         return

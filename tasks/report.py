@@ -75,8 +75,7 @@ def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
         for one in ordered
     ]
     about = (
-        f"{ingested.rows:,} rows read = {ingested.accepted:,} accepted + {ingested.quarantined:,} in quarantine "
-        f"→ snapshot {snapshot.digest} of {snapshot.rows:,} passages, {snapshot.queries:,} queries, "
+        f"{ingested.balance} → snapshot {snapshot.digest} of {snapshot.rows:,} passages, {snapshot.queries:,} queries, "
         f"{snapshot.qrels:,} qrels. All rules as a page: {ingested.path.absolute() / PAGE}"
     )
     create_table_artifact(rows, key="data-contract", description=about)

@@ -30,7 +30,7 @@ class Receipt(BaseModel):
 
 
 class RuleCount(BaseModel):
-    """How one contract rule fared: rows it refused (`error`) or pointed at (`warn`).
+    """How one contract rule fared: rows it refused (`error`), pointed at (`warn`), or merged as equal copies (`merge`).
 
     A rule about a whole table checks one figure instead: `checked_rows` is false, and `checked` 1 or 0.
     """
@@ -70,7 +70,7 @@ class Snapshot(Receipt):
 
 
 class Ingested(Receipt):
-    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly.
+    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly; `accepted` includes `merged`.
 
     Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
     without reason and record), `validation.json`, and the rules' outcome as a page, `contracts.html`. `parents` holds
@@ -87,6 +87,14 @@ class Ingested(Receipt):
     rules: tuple[RuleCount, ...]
     feed: str = ""  # what nights are compared with each other by
     identity: str = ""  # names source, contracts and settings, whatever it was compared with
+    merged: int = 0  # equal copies of an earlier row
+    reading: int = 1  # version of the rules by which readers and contracts refuse rows
+
+    @property
+    def balance(self) -> str:
+        """What became of the rows, in words."""
+        copies = f" (of these {self.merged:,} equal copies, merged)" if self.merged else ""
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} in quarantine"
 
 
 class Index(Receipt):

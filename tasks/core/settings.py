@@ -36,14 +36,17 @@ class Refusable(Section):
 class DataSettings(Section):
     """Where the passages, queries and qrels come from, and how bad they may be."""
 
-    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet"] = Field(
+    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"] = Field(
         "demo",
         description="demo: docs of installed packages; the others: files at path, see infra/settings/<format>.toml; "
-        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too",
+        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too, "
+        "pairs reads any two columns of JSON lines, CSV, TSV or Parquet",
     )
     path: Path | str | None = Field(
         None, description="where the source lies: a folder (or file), or an address such as s3://bucket/folder"
     )
+    query_column: str = Field("", description="pairs only: the column with the query; empty: found by its name")
+    passage_column: str = Field("", description="pairs only: the column with the passage; empty: found by its name")
     max_passages: int = Field(4000, ge=10, description="demo only: cap on the number of passages")
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of train queries held back when there is no dev split")
     max_refused: Share | Refusable = Field(
@@ -67,6 +70,8 @@ class DataSettings(Section):
     def _files_need_a_path(self) -> DataSettings:
         if self.format != "demo" and self.path is None:
             raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", where its files lie')
+        if (self.query_column or self.passage_column) and self.format != "pairs":
+            raise ValueError('[data] query_column and passage_column need format = "pairs"')
         return self
 
     def limit_of(self, table: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from source_forms import FORMS, beir, put
+from source_forms import FORMS, PASSAGES, beir, jsonl, put
 
 from tasks.core.data.look import LONGEST, look_at, settings_text
 from tasks.core.errors import BadInput, NightshiftError
@@ -44,6 +44,18 @@ def test_a_folder_of_something_else_is_no_source(tmp_path: Path) -> None:
     put(tmp_path, "photo.jpg", b"\xff\xd8")
     with pytest.raises(BadInput, match="no source that Nightshift knows"):
         look_at(str(tmp_path))
+
+
+def test_queries_that_are_passages_themselves_suggest_to_leave_them_out(tmp_path: Path) -> None:
+    beir(tmp_path / "other")
+    assert "leave_out_self" not in settings_text(look_at(str(tmp_path / "other")), "home")
+    beir(tmp_path / "own")
+    queries = [{"_id": one["_id"], "text": one["text"]} for one in PASSAGES]
+    put(tmp_path / "own", "queries.jsonl", jsonl(queries))
+    written = settings_text(look_at(str(tmp_path / "own")), "home")
+    (line,) = [line for line in written.splitlines() if line.startswith("leave_out_self = true")]
+    assert "100% of the queries are passages too" in line
+    assert written.index("[evaluation]") < written.index(line)
 
 
 def test_an_empty_table_is_named(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
         list(source.open(tmp_path)("passages"))
 
 
-@pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet"])
+@pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"])
 def test_there_is_an_example_of_settings_for_each_form(name: str) -> None:
     data = load_settings(EXAMPLES / f"{name}.toml").data
     assert data.format == name

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -12,17 +13,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tasks.core.data.readers.source import Read, recognise
-from tasks.core.data.text import full_text
+from tasks.core.data.readers.source import recognize
+from tasks.core.data.table_counts import TableCount, count_qrels, count_texts
 from tasks.core.errors import NightshiftError
 from tasks.core.settings import EncoderSettings
 from tasks.core.training.base import find_base
 
-MOST_ROWS = 500_000  # of a table that are counted
-SAMPLE = 2_000  # texts whose tokens are counted: the first ones
 COVERED = 0.95  # share of the texts that a suggested limit leaves whole
 STEP = 32  # suggested limits are multiples of it
 LONGEST = 256  # suggested: beyond it a night gets long on a CPU, and most models learnt on shorter texts
+OWN = 0.5  # share of the sampled queries that are passages themselves, from which leave_out_self is suggested
 EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches quickly enough
 
 
@@ -41,10 +41,13 @@ class Look:
     path: str
     passages: int
     queries: int
-    qrels: dict[str, int]  # split -> judgements
+    qrels: dict[str, int]  # split -> positives
     more: tuple[str, ...]
     passage_limit: Limit
     query_limit: Limit
+    columns: Mapping[str, str] = field(default_factory=dict)  # of pairs: the columns of query and passage
+    own_passage: float = 0.0  # share of the queries that are passages themselves, under the same id
+    notes: tuple[str, ...] = ()  # what a person should know: rows that cannot be read, files that are left out
 
     @property
     def name(self) -> str:
@@ -52,30 +55,36 @@ class Look:
         return PurePosixPath(urlsplit(self.path).path).stem or "mine"
 
 
-def look_at(path: str) -> Look:
+def look_at(path: str, query: str = "", passage: str = "") -> Look:
     """Read a source once, up to MOST_ROWS rows a table, and count tokens with the default base model's tokenizer.
+
+    `query` and `passage` name the columns of a source of pairs.
 
     Raises BadInput when it is of no format that is known, or cannot be read; NightshiftError when a table is empty.
     """
-    name, opened = recognise(path if "://" in path else Path(path))
+    source = recognize(path if "://" in path else Path(path), query, passage)
     with TemporaryDirectory() as scratch:
-        read = opened(Path(scratch))
-        passages, texts = _texts(read, "passages")
-        queries, asked = _texts(read, "queries")
-        qrels = _qrels(read)
-    counted = {"passages": passages, "queries": queries, "qrels": sum(qrels.values())}
-    for table, count in counted.items():
-        if not count:
-            raise NightshiftError(f"{path}: no row of its {table} can be read. Look at its first lines.")
+        read = source.open(Path(scratch))
+        queries = count_texts(read, "queries")
+        passages = count_texts(read, "passages", queries)
+        qrels = count_qrels(read)
+    tables = [passages, queries, qrels]
+    for count in tables:
+        if not count.rows:
+            first = f" The first: {count.first_fault}" if count.first_fault else " The table is empty."
+            raise NightshiftError(f"{path}: no row of its {count.table} can be read.{first}")
     return Look(
-        format=name,
+        format=source.format,
         path=path if "://" in path else str(Path(path).resolve()),
-        passages=passages,
-        queries=queries,
-        qrels=qrels,
-        more=tuple(table for table, count in counted.items() if count >= MOST_ROWS),
-        passage_limit=_covering(texts),
-        query_limit=_covering(asked),
+        passages=passages.rows,
+        queries=queries.rows,
+        qrels=dict(sorted(qrels.splits.items())),
+        more=tuple(count.table for count in tables if count.full),
+        passage_limit=_covering(passages.sample),
+        query_limit=_covering(queries.sample),
+        columns=source.columns,
+        own_passage=queries.own_passage / max(1, len(queries.ids)),
+        notes=tuple(_notes(tables, source.left_out)),
     )
 
 
@@ -96,6 +105,7 @@ def settings_text(look: Look, home: str) -> str:
         "[data]",
         f'format = "{look.format}"',
         f'path = "{look.path}"',
+        *(f"{name}_column = {json.dumps(column, ensure_ascii=False)}" for name, column in look.columns.items()),
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(["dev_share = 0.1".ljust(32) + _held_back(look)] if len(set(look.qrels) - {"train"}) < 2 else []),
         "",
@@ -106,6 +116,7 @@ def settings_text(look: Look, home: str) -> str:
         "",
         "[evaluation]",
         f'split = "{_judging(look)}"'.ljust(32) + "# the held-out queries that decide about a challenger",
+        *(["leave_out_self = true".ljust(32) + _own(look)] if look.own_passage >= OWN else []),
     ]
     if look.passages > EMBEDDED_MOST:
         lines += [
@@ -117,29 +128,13 @@ def settings_text(look: Look, home: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _texts(read: Read, table: str) -> tuple[int, list[str]]:
-    count = 0
-    sample: list[str] = []
-    for batch in read(table):
-        whole = [row for row in batch.select(_columns(table)).to_pylist() if row["text"] is not None]
-        sample += [full_text(row.get("title"), row["text"]) for row in whole[: SAMPLE - len(sample)]]
-        count += len(whole)
-        if count >= MOST_ROWS:
-            break
-    return count, sample
-
-
-def _columns(table: str) -> list[str]:
-    return ["title", "text"] if table == "passages" else ["text"]
-
-
-def _qrels(read: Read) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for batch in read("qrels"):
-        found.update(split for split in batch.column("split").to_pylist() if split is not None)
-        if found.total() >= MOST_ROWS:
-            break
-    return dict(sorted(found.items()))
+def _notes(tables: list[TableCount], left_out: tuple[str, ...]) -> list[str]:
+    notes = [note for count in tables if (note := count.unreadable_rows())]
+    if zeros := sum(count.not_relevant for count in tables):
+        notes.append(f"{zeros:,} judgments say 'not relevant' (0 or less): they are not used as positives")
+    if left_out:
+        notes.append(f"not read, because they are no data: {', '.join(left_out)}")
+    return notes
 
 
 def _covering(texts: list[str]) -> Limit:
@@ -158,6 +153,10 @@ def _limit(limit: Limit, what: str, cost: str = "") -> str:
 def _held_back(look: Look) -> str:
     missing = " and ".join(split for split in ("dev", "test") if split not in look.qrels)
     return f"# of the train queries, for {missing}: the source has none"
+
+
+def _own(look: Look) -> str:
+    return f"# {look.own_passage:.0%} of the queries are passages too: a query is no answer to itself"
 
 
 def _judging(look: Look) -> str:

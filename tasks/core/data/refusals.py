@@ -17,7 +17,9 @@ SAMPLES = 3
 
 
 def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
-    """Rows in, accepted and quarantined per table, and the rules that refused some, with their first `samples` rows.
+    """Count the rows of each table (read, accepted, of these merged, quarantined) and list the rules that refused some.
+
+    Each rule comes with its first `samples` rows.
 
     The newest is the ingest that was used last, or the one of a night that its data stopped since then. A row that
     broke several rules is listed under the first. Raises NightshiftError when nothing was ever ingested, Damaged when
@@ -36,6 +38,7 @@ def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
     return {
         "in": {name: one["read"] for name, one in tables.items()},
         "accepted": {name: one["accepted"] for name, one in tables.items()},
+        "merged": {name: one.get("merged", 0) for name, one in tables.items()},  # of the accepted
         "quarantined": {name: one["quarantined"] for name, one in tables.items()},
         "rules": [
             {
