@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.drift.findings import Drift
 from tasks.core.evaluation.gate import Probe, Verdict
+from tasks.core.errors import BadUsage
 from tasks.core.files import digest_of
+from tasks.core.plain_text import check_text, visible
 from tasks.core.receipts import (
     Embeddings,
     Encoder,
@@ -52,8 +54,11 @@ class Night(BaseModel):
 
     @classmethod
     def begin(cls, reason: str) -> Night:
-        """An empty record of a night that begins now."""
-        return cls(began=datetime.now(UTC), reason=reason)
+        """Return an empty record of a night that begins now. Raises BadUsage for a reason that is no text."""
+        try:
+            return cls(began=datetime.now(UTC), reason=check_text(reason))
+        except ValueError as error:
+            raise BadUsage(f"the reason {visible(reason)!r} cannot be kept: {error}. Give UTF-8.") from error
 
     def having(self, **more: Any) -> Night:
         """This record with `more` filled in."""

@@ -87,7 +87,8 @@ class LiveShadow:
 def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
     """What the service has seen of a release so far. Raises NightshiftError when that is nothing."""
     files = sorted((home / FOLDER).glob(f"{release}-*.jsonl"))
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    # Only a line feed ends a line: a query may hold other separators.
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line.endswith("}")]
     if not lines:
         raise NightshiftError(
             f"release {release}: no live query was asked of it; serve with [service] shadow_release = {release!r}"
