@@ -17,7 +17,8 @@ from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings, load_settings
+from tasks.core.settings import Settings
+from tasks.core.settings_file import load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 

@@ -58,7 +58,7 @@ def load(file: Path | None) -> Settings:
     """
     from flows.terminal import show_progress
     from tasks.core.errors import NightshiftError
-    from tasks.core.settings import load_settings
+    from tasks.core.settings_file import load_settings
 
     show_progress()
     settings = load_settings(file)

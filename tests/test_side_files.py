@@ -35,7 +35,7 @@ def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path)
         for read in (read_golden, read_queries):
             with pytest.raises(BadInput, match=f"golden.jsonl, {named}.*Save the file as UTF-8"):
                 read(file)
-    with pytest.raises(BadInput, match="golden queries .*: is a directory. Give a file"):
+    with pytest.raises(BadInput, match=r"golden queries .*: is a directory\. Give a file"):
         read_side_file(tmp_path, "golden queries")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.drift.findings import Drift
-from tasks.core.evaluation.gate import Probe, Verdict
 from tasks.core.errors import BadUsage
+from tasks.core.evaluation.gate import Probe, Verdict
 from tasks.core.files import digest_of
 from tasks.core.plain_text import check_text, visible
 from tasks.core.receipts import (
@@ -81,10 +81,12 @@ class Night(BaseModel):
 
 def recipe_of(settings: Settings) -> str:
     """Name the settings that shape an encoder: when they change, the encoder is trained anew."""
+    mining = settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"})
+    mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(
         {
-            "encoder": settings.encoder.model_dump(),
-            "mining": settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"}),
+            "encoder": settings.encoder.model_dump() | settings.as_written("encoder"),
+            "mining": mining,
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),
         }

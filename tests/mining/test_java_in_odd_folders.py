@@ -22,7 +22,7 @@ def test_a_home_with_a_space_quotes_and_other_letters_is_indexed_and_searched_in
     tmp_path: Path, make_snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
-    home = tmp_path / "nächt \"home\" o'wl, 狐"
+    home = tmp_path / 'nächt "home" o\'wl, 狐'
     snapshot = make_snapshot(home / "snapshot", PASSAGES, {"q1": "zebra", "q2": "löwe lion"})
     index = build_index(home, snapshot, SETTINGS)
     assert index.rows == 2

@@ -15,7 +15,9 @@ import numpy as np
 from tasks.core.data.readers.source import Read, recognise
 from tasks.core.data.text import full_text
 from tasks.core.errors import NightshiftError
+from tasks.core.plain_text import visible
 from tasks.core.settings import EncoderSettings
+from tasks.core.toml import toml_value
 from tasks.core.training.base import find_base
 
 MOST_ROWS = 500_000  # of a table that are counted
@@ -23,6 +25,7 @@ SAMPLE = 2_000  # texts whose tokens are counted: the first ones
 COVERED = 0.95  # share of the texts that a suggested limit leaves whole
 STEP = 32  # suggested limits are multiples of it
 LONGEST = 256  # suggested: beyond it a night gets long on a CPU, and most models learnt on shorter texts
+ENDINGS = {".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".arrow", ".gz", ".zst"}  # of data files
 EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches quickly enough
 
 
@@ -49,7 +52,10 @@ class Look:
     @property
     def name(self) -> str:
         """What the source may be called: the last part of its path."""
-        return PurePosixPath(urlsplit(self.path).path).stem or "mine"
+        name = PurePosixPath(urlsplit(self.path).path if "://" in self.path else self.path).name
+        while (ending := PurePosixPath(name).suffix.lower()) in ENDINGS:
+            name = name[: -len(ending)]
+        return name or "mine"
 
 
 def look_at(path: str) -> Look:
@@ -57,7 +63,7 @@ def look_at(path: str) -> Look:
 
     Raises BadInput when it is of no format that is known, or cannot be read; NightshiftError when a table is empty.
     """
-    name, opened = recognise(path if "://" in path else Path(path))
+    name, opened = recognise(path if "://" in path else Path(path).expanduser())
     with TemporaryDirectory() as scratch:
         read = opened(Path(scratch))
         passages, texts = _texts(read, "passages")
@@ -69,7 +75,7 @@ def look_at(path: str) -> Look:
             raise NightshiftError(f"{path}: no row of its {table} can be read. Look at its first lines.")
     return Look(
         format=name,
-        path=path if "://" in path else str(Path(path).resolve()),
+        path=path if "://" in path else str(Path(path).expanduser().resolve()),
         passages=passages,
         queries=queries,
         qrels=qrels,
@@ -81,21 +87,22 @@ def look_at(path: str) -> Look:
 
 def settings_text(look: Look, home: str) -> str:
     """A commented settings file for the source: what was found, and what follows from it."""
-    judged = ", ".join(f"{split} {count:,}{'+' if 'qrels' in look.more else ''}" for split, count in look.qrels.items())
+    more = "+" if "qrels" in look.more else ""
+    judged = ", ".join(f"{split} {count:,}{more}" for split, count in look.qrels.items())
     rows = {
         table: f"{count:,}{'+' if table in look.more else ''}"
         for table, count in (("passages", look.passages), ("queries", look.queries))
     }
     lines = [
-        f"# A night over {look.path}:",
-        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {judged}.",
+        f"# A night over {_on_one_line(look.path)}:",
+        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {_on_one_line(judged)}.",
         "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
-        f'home = "{home}"'.ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
+        f"home = {toml_value(home)}".ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
         "",
         "[data]",
         f'format = "{look.format}"',
-        f'path = "{look.path}"',
+        f"path = {toml_value(look.path)}",
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(["dev_share = 0.1".ljust(32) + _held_back(look)] if len(set(look.qrels) - {"train"}) < 2 else []),
         "",
@@ -105,7 +112,7 @@ def settings_text(look: Look, home: str) -> str:
         f"query_tokens = {look.query_limit.tokens}".ljust(32) + _limit(look.query_limit, "queries"),
         "",
         "[evaluation]",
-        f'split = "{_judging(look)}"'.ljust(32) + "# the held-out queries that decide about a challenger",
+        f"split = {toml_value(_judging(look))}".ljust(32) + "# the held-out queries that decide about a challenger",
     ]
     if look.passages > EMBEDDED_MOST:
         lines += [
@@ -115,6 +122,10 @@ def settings_text(look: Look, home: str) -> str:
             '# uri = "http://127.0.0.1:19530"'.ljust(32) + "# a Milvus server: the embedded one is slow from here on",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    return visible(text).replace("\n", "␊")
 
 
 def _texts(read: Read, table: str) -> tuple[int, list[str]]:

@@ -137,9 +137,7 @@ def read_queries(file: Path) -> list[str]:
         try:
             queries.append(check_text(_query(line)))
         except ValueError as error:
-            raise BadInput(
-                f'{file}:{number}: {error}. Each line is a query, or JSON with "query" or "text"'
-            ) from error
+            raise BadInput(f'{file}:{number}: {error}. Each line is a query, or JSON with "query" or "text"') from error
     return [query for query in queries if query]
 
 
