@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
-from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, check_arguments, echo, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.settings import Settings
@@ -31,9 +32,20 @@ app.add_typer(releases, name="releases")
 app.add_typer(prefect)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nightshift {version('nightshift')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
     if debug:
@@ -44,6 +56,7 @@ def main() -> None:
     """Entry point of the command."""
     import flows.environment  # noqa: F401
 
+    check_arguments(sys.argv[1:])
     app()
 
 
@@ -67,7 +80,7 @@ def run(
     from flows.nightly import nightly
     from flows.temporary_prefect import a_server
     from flows.terminal import only_warnings_of_prefect
-    from tasks.core.errors import NightshiftError
+    from tasks.core.errors import BadUsage, explain
     from tasks.core.night import Night, last_line
 
     only_warnings_of_prefect()
@@ -75,11 +88,13 @@ def run(
         state = nightly(settings, reason, return_state=True)
         outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, Night):
-        typer.echo(last_line(outcome))
-    elif isinstance(outcome, NightshiftError):
-        fail(f"{outcome}\nThe night failed; the serving release is as it was.")
-    else:
-        fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
+        echo(last_line(outcome))
+        return
+    words = explain(outcome) if isinstance(outcome, Exception) else None
+    fail(
+        f"{words or state.message or repr(outcome)}\nThe night failed; the serving release is as it was.",
+        2 if isinstance(outcome, BadUsage) else 1,
+    )
 
 
 def _say_plan(settings: Settings) -> None:

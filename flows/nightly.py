@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
@@ -22,6 +23,8 @@ from tasks.core.settings_file import load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 
+log = logging.getLogger("nightshift.night")
+
 
 @flow(name="nightly", flow_run_name=run_name)
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
@@ -39,6 +42,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
 
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
+    log.info("home %s", settings.home.absolute())
     with one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
         night = Night.begin(reason)

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
+from tasks.core.errors import describe
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
@@ -47,7 +48,7 @@ def write(settings: Settings, night: Night) -> Night:
 def failed(settings: Settings, night: Night, error: Exception) -> None:
     """Leave a failed night in the history and as a page. What is wrong with that too is only logged."""
     try:
-        write(settings, night.having(outcome="Failed", failure=str(error) or type(error).__name__))
+        write(settings, night.having(outcome="Failed", failure=describe(error)))
     except Exception:
         get_run_logger().warning("no report of the failed night", exc_info=True)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 _HALF = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line feed
@@ -19,9 +16,6 @@ def check_text(text: str) -> str:
     if (half := _HALF.search(text)) is not None:
         raise ValueError(f"it holds {visible(half.group())}, which is half of a character and no UTF-8")
     return text
-
-
-PlainText = Annotated[str, AfterValidator(check_text)]
 
 
 def visible(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ def toml_value(value: Any) -> str:
         inside = ", ".join(f"{toml_value(name)} = {toml_value(one)}" for name, one in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, Path | str):
-        # A string of JSON is one of TOML, but for DEL, which TOML wants escaped.
-        return json.dumps(check_text(str(value)), ensure_ascii=False).replace("\x7f", "\\u007F")
+        # A string of JSON is one of TOML, but for DEL, which TOML wants escaped; no terminal obeys those after it.
+        text = json.dumps(check_text(str(value)), ensure_ascii=False)
+        return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match.group()):04x}", text)
     if isinstance(value, Sequence):
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, float) and not math.isfinite(value):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tasks.core.data.snapshot import passages
 from tasks.core.embedding.exact import exact_search, passage_ids
 from tasks.core.errors import BadInput
-from tasks.core.plain_text import PlainText
+from tasks.core.plain_text import check_text
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.side_files import numbered_lines, parse_object, read_side_file
 
@@ -24,8 +24,8 @@ class Golden(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    query: PlainText
-    passage_id: PlainText
+    query: Annotated[str, AfterValidator(check_text)]
+    passage_id: Annotated[str, AfterValidator(check_text)]
 
 
 class Answers(NamedTuple):

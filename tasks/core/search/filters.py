@@ -113,4 +113,8 @@ def _after(prefix: str) -> str | None:
 def _said(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+    unknown = f"no such field or rule; fields are {', '.join(FIELDS)}, rules are in, not_in, prefix, contains"
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {unknown if fault['type'] == 'extra_forbidden' else fault['msg']}"
+        for fault in error.errors(include_input=False)
+    )
