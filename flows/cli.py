@@ -99,6 +99,7 @@ def run(
 
 def _say_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
+    from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.verdict import assess
     from tasks.core.forecast import forecast
@@ -107,6 +108,7 @@ def _say_plan(settings: Settings) -> None:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    refuse_another_feed(settings, release, snapshot)
     drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
 
@@ -128,6 +130,7 @@ def rollback(
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
+    from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.verdict import assess
     from tasks.core.night import recipe_of
@@ -136,6 +139,7 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     loaded = load(settings)
     release, _ = serving(loaded)
     _, snapshot = ingest(loaded)
+    refuse_another_feed(loaded, release, snapshot)
     found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
     if as_json:
         print_json(found.model_dump(mode="json"))

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
+from tasks.core.data.feed import refuse_another_feed
 from tasks.core.data.ingest import ingest
 from tasks.core.drift.findings import Drift, Work
 from tasks.core.drift.watch import watch
@@ -28,7 +29,11 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
 def compare_with_serving(
     settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, retrain_because: str = ""
 ) -> Drift:
-    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain."""
+    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain.
+
+    Raises BadInput when the source is another collection than the one that serves.
+    """
+    refuse_another_feed(settings, serving, snapshot)
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
     if retrain_because:
         learnt = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)

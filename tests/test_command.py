@@ -115,6 +115,7 @@ def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
         failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert failed.returncode == 1
         assert "should not happen" not in failed.stderr
+        assert failed.stderr.startswith(f"error: {name}")
         assert "Give this user the right to read and write it" in failed.stderr
 
 

@@ -49,6 +49,9 @@ class DataSettings(Section):
         0.05, description="a larger share of refused rows in a table stops the night; one number, or one per table"
     )
     feed: str = Field("", description="nights of one feed are compared with each other; empty: the path names it")
+    replace_feed: bool = Field(
+        False, description="let another collection take the place of the one that the home serves; else it is refused"
+    )
     compare: bool = Field(True, description="hold the tables against the last snapshot of this feed")
     min_lift: float = Field(
         5.0,
