@@ -101,16 +101,24 @@ def _say_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
     from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
+    from tasks.core.data_warnings import data_warnings
     from tasks.core.drift.verdict import assess
     from tasks.core.forecast import forecast
+    from tasks.core.mining.bm25 import try_indexing
     from tasks.core.night import recipe_of
+    from tasks.core.preflight import check_side_files
     from tasks.core.release.publish import serving
 
+    echo(f"home {settings.home.absolute()}")
+    check_side_files(settings)
+    try_indexing(settings.home, settings.mining)
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
     refuse_another_feed(settings, release, snapshot)
     drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
+    for warning in data_warnings(settings, snapshot):
+        echo(f"warning: {warning}")
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")

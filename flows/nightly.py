@@ -55,6 +55,7 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 
 def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
+    ingest.check_side_files(settings)
     serving, epoch = release.reconcile(settings)
     ingested, snapshot = ingest.validate(settings)
     recipe = recipe_of(settings)
@@ -63,6 +64,7 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
+    ingest.warn_of_data(settings, snapshot)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)

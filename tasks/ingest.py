@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 
 from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
+from tasks.core import data_warnings, preflight
 from tasks.core.data.feed import refuse_another_feed
 from tasks.core.data.ingest import ingest
 from tasks.core.drift.findings import Drift, Work
@@ -16,6 +18,8 @@ from tasks.core.receipts import Ingested, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
+log = logging.getLogger("nightshift.ingest")
+
 
 @task(name="validate", task_run_name="validate {settings.data.format} data", **OVER_THE_WIRE)
 def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
@@ -23,6 +27,19 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
     ingested, snapshot = ingest(settings)
     report.contract_table(ingested, snapshot)
     return ingested, snapshot
+
+
+@task(name="check", task_run_name="check files and Java", **STEP)
+def check_side_files(settings: Settings) -> None:
+    """Stop a night before it begins when a file is missing that it would read hours later."""
+    preflight.check_side_files(settings)
+
+
+@task(name="warn", task_run_name="warn of what the data lack", **OVER_THE_WIRE)
+def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
+    """Log a warning for too few held-out queries, and for a token limit that cuts most passages."""
+    for warning in data_warnings.data_warnings(settings, snapshot):
+        log.warning("%s", warning)
 
 
 @task(name="compare", task_run_name="compare with serving", **STEP)

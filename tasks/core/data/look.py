@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -14,11 +14,11 @@ import numpy as np
 
 from tasks.core.data.readers.source import Read, recognise
 from tasks.core.data.text import full_text
+from tasks.core.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.errors import NightshiftError
 from tasks.core.plain_text import visible
-from tasks.core.settings import EncoderSettings
+from tasks.core.settings import DataSettings, EncoderSettings
 from tasks.core.toml import toml_value
-from tasks.core.training.base import find_base
 
 MOST_ROWS = 500_000  # of a table that are counted
 SAMPLE = 2_000  # texts whose tokens are counted: the first ones
@@ -48,6 +48,15 @@ class Look:
     more: tuple[str, ...]
     passage_limit: Limit
     query_limit: Limit
+    judged: dict[str, int] = field(default_factory=dict)  # split -> queries with a judgement
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against nights on this source, each with the next step."""
+        split = _judging(self)
+        held_out = self.judged.get(split, int(self.judged.get("train", 0) * DataSettings().dev_share))
+        few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
+        return [*few, *warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)]
 
     @property
     def name(self) -> str:
@@ -68,7 +77,7 @@ def look_at(path: str) -> Look:
         read = opened(Path(scratch))
         passages, texts = _texts(read, "passages")
         queries, asked = _texts(read, "queries")
-        qrels = _qrels(read)
+        qrels, judged = _qrels(read)
     counted = {"passages": passages, "queries": queries, "qrels": sum(qrels.values())}
     for table, count in counted.items():
         if not count:
@@ -82,6 +91,7 @@ def look_at(path: str) -> Look:
         more=tuple(table for table, count in counted.items() if count >= MOST_ROWS),
         passage_limit=_covering(texts),
         query_limit=_covering(asked),
+        judged=judged,
     )
 
 
@@ -144,20 +154,23 @@ def _columns(table: str) -> list[str]:
     return ["title", "text"] if table == "passages" else ["text"]
 
 
-def _qrels(read: Read) -> dict[str, int]:
-    found: Counter[str] = Counter()
+def _qrels(read: Read) -> tuple[dict[str, int], dict[str, int]]:
+    """The judgements of each split, and the different queries that they are of."""
+    counts: Counter[str] = Counter()
+    queries: dict[str, set[str]] = {}
     for batch in read("qrels"):
-        found.update(split for split in batch.column("split").to_pylist() if split is not None)
-        if found.total() >= MOST_ROWS:
+        splits = batch.column("split").to_pylist()
+        for split, query in zip(splits, batch.column("query_id").to_pylist(), strict=True):
+            if split is not None:
+                counts[split] += 1
+                queries.setdefault(split, set()).add(query)
+        if counts.total() >= MOST_ROWS:
             break
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items())), {split: len(ids) for split, ids in queries.items()}
 
 
 def _covering(texts: list[str]) -> Limit:
-    from tasks.core.training.parts import read_tokenizer
-
-    tokenizer = read_tokenizer(find_base(EncoderSettings().model))
-    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
+    lengths = token_counts(texts, EncoderSettings())
     tokens = min(LONGEST, math.ceil(np.quantile(lengths, COVERED) / STEP) * STEP)
     return Limit(tokens, float((lengths <= tokens).mean()))
 
