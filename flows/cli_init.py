@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def write_settings(
         echo(f"warning: {warning}")
     if "train" not in found.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
-    echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")
+    echo(f"wrote {to}; look it over, then: nightshift run --settings {shlex.quote(str(to))} --dry-run")
 
 
 def _home(given: str, to: Path) -> str:

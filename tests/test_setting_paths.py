@@ -78,6 +78,9 @@ def test_the_recipe_does_not_depend_on_the_working_directory(
         monkeypatch.chdir(folder)
         recipes.add(recipe_of(load_settings(file)))
     assert len(recipes) == 1
+    monkeypatch.setenv("NIGHTSHIFT_ENCODER__MODEL", "/models/other")  # what the file says of it then counts for nothing
+    assert recipe_of(load_settings(file)) not in recipes
+    assert load_settings(file).as_written("encoder") == {}
 
 
 def test_what_is_only_below_the_working_directory_is_used_with_a_warning(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -45,7 +45,14 @@ LocationText = Annotated[str, BeforeValidator(_expand), Names.LOCATION]
 ModelName = Annotated[str, BeforeValidator(_expand), Names.MODEL]
 
 
-def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Path) -> dict[str, str]:
+class Written(NamedTuple):
+    """A relative path of a settings file: its text there, and the absolute path that it was replaced by."""
+
+    text: str
+    absolute: str
+
+
+def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Path) -> dict[str, Written]:
     """Replace relative paths in `values`, which were read from a settings file in `folder`, by absolute ones.
 
     Nothing changes when `folder` is the working directory. A path that exists only below the working directory, where
@@ -57,9 +64,9 @@ def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Pat
         folder: The folder of the settings file.
 
     Returns:
-        For each replaced setting, such as "encoder.model", its text in the file.
+        What was replaced, by setting, such as "encoder.model".
     """
-    written: dict[str, str] = {}
+    written: dict[str, Written] = {}
     if folder.resolve() == Path.cwd():
         return written
     for table, key, dotted, names in _path_settings(values, settings, ""):
@@ -68,7 +75,7 @@ def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Pat
             continue
         here = folder.resolve() / text
         if here.exists() or (names is not Names.MODEL and not Path(text).exists()):
-            table[key], written[dotted] = str(here), text
+            table[key], written[dotted] = str(here), Written(text, str(here))
         elif Path(text).exists():
             _warn(
                 f'{dotted} = "{text}": not next to the settings file in {folder.resolve()}, but below the working '

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,7 +18,7 @@ from tasks.core.embedding.settings import EmbeddingSettings
 from tasks.core.release.settings import MilvusSettings, ReleaseSettings
 from tasks.core.search.settings import ServiceSettings
 from tasks.core.section import Section
-from tasks.core.setting_paths import LocalPath, ModelName, OptionalLocation, OptionalPath
+from tasks.core.setting_paths import LocalPath, ModelName, OptionalLocation, OptionalPath, Written
 from tasks.core.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -223,10 +223,10 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     compute: ComputeSettings = ComputeSettings()
     store: StoreSettings = StoreSettings()
-    _written: dict[str, str] = PrivateAttr(default_factory=dict)  # relative paths that were made absolute
+    _written: dict[str, Written] = PrivateAttr(default_factory=dict)
 
-    def having_written(self, written: dict[str, str]) -> Settings:
-        """Return these settings with the text that each relative path has in their file."""
+    def having_written(self, written: dict[str, Written]) -> Settings:
+        """Return these settings with what `resolve_paths` made of the relative paths in their file."""
         settings = self.model_copy()
         settings._written = written
         return settings
@@ -236,9 +236,13 @@ class Settings(BaseSettings):
 
         Names and digests that a night keeps are made of these: they do not depend on the working directory.
         """
-        return {
-            key.rpartition(".")[2]: text for key, text in self._written.items() if key.rpartition(".")[0] == section
+        table: Any = self
+        for name in filter(None, section.split(".")):
+            table = getattr(table, name)
+        below = {
+            key.rpartition(".")[2]: path for key, path in self._written.items() if key.rpartition(".")[0] == section
         }
+        return {key: path.text for key, path in below.items() if str(getattr(table, key)) == path.absolute}
 
     @model_validator(mode="after")
     def _hosts_share_a_home(self) -> Settings:

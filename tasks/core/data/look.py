@@ -108,7 +108,8 @@ def settings_text(look: Look, home: str) -> str:
         f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {_on_one_line(judged)}.",
         "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
-        f"home = {toml_value(home)}".ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
+        f"home = {toml_value(home)} ".ljust(32)
+        + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
         "",
         "[data]",
         f'format = "{look.format}"',
@@ -122,7 +123,7 @@ def settings_text(look: Look, home: str) -> str:
         f"query_tokens = {look.query_limit.tokens}".ljust(32) + _limit(look.query_limit, "queries"),
         "",
         "[evaluation]",
-        f"split = {toml_value(_judging(look))}".ljust(32) + "# the held-out queries that decide about a challenger",
+        f"split = {toml_value(_judging(look))} ".ljust(32) + "# the held-out queries that decide about a challenger",
     ]
     if look.passages > EMBEDDED_MOST:
         lines += [
