@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.settings import Settings
@@ -31,9 +32,20 @@ app.add_typer(releases, name="releases")
 app.add_typer(prefect)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nightshift {version('nightshift')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
     if debug:
@@ -44,6 +56,7 @@ def main() -> None:
     """Entry point of the command."""
     import flows.environment  # noqa: F401
 
+    check_arguments(sys.argv[1:])
     app()
 
 
@@ -68,32 +81,45 @@ def run(
     from flows.run_night import leave, run_night
     from flows.temporary_prefect import a_server
     from flows.terminal import only_warnings_of_prefect
-    from tasks.core.errors import NightshiftError
+    from tasks.core.errors import BadUsage, explain
     from tasks.core.night import Night, last_line
+    from tasks.core.plain_text import visible
 
     only_warnings_of_prefect()
     with a_server():
         outcome = run_night(nightly, settings, reason)
     if isinstance(outcome, Night):
-        typer.echo(last_line(outcome))
+        echo(last_line(outcome))
         leave(0)
-    words = outcome if isinstance(outcome, NightshiftError) else f"{type(outcome).__name__}: {outcome}"
-    typer.secho(f"error: {words}\nThe night failed; the serving release is as it was.", fg="red", err=True)
-    leave(1)
+    words = explain(outcome) if isinstance(outcome, Exception) else None
+    words = words or f"{type(outcome).__name__}: {outcome}"
+    message = visible(f"error: {words}\nThe night failed; the serving release is as it was.")
+    typer.secho(message, fg="red", err=True)
+    leave(2 if isinstance(outcome, BadUsage) else 1)
 
 
 def _say_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
+    from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
+    from tasks.core.data_warnings import data_warnings
     from tasks.core.drift.verdict import assess
     from tasks.core.forecast import forecast
+    from tasks.core.mining.bm25 import try_indexing
     from tasks.core.night import recipe_of
+    from tasks.core.preflight import check_side_files
     from tasks.core.release.publish import serving
 
+    echo(f"home {settings.home.absolute()}")
+    check_side_files(settings)
+    try_indexing(settings.home, settings.mining)
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    refuse_another_feed(settings, release, snapshot)
     drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
+    for warning in data_warnings(settings, snapshot):
+        echo(f"warning: {warning}")
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
@@ -113,6 +139,7 @@ def rollback(
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
+    from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.verdict import assess
     from tasks.core.night import recipe_of
@@ -121,6 +148,7 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     loaded = load(settings)
     release, _ = serving(loaded)
     _, snapshot = ingest(loaded)
+    refuse_another_feed(loaded, release, snapshot)
     found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
     if as_json:
         print_json(found.model_dump(mode="json"))

@@ -61,9 +61,12 @@ def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: 
 
 
 def _java(settings: Settings) -> str:
+    from tasks.core.mining.bm25 import try_indexing
     from tasks.core.mining.jvm import java_version
 
-    return java_version()
+    version = java_version()
+    try_indexing(settings.home, settings.mining)
+    return f"{version} indexes below {settings.home.absolute()}"
 
 
 def _disk(settings: Settings) -> str:

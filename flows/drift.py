@@ -15,7 +15,7 @@ from flows.runs import run_name
 from tasks import ingest, release
 from tasks.core.drift.findings import Drift
 from tasks.core.night import Night, recipe_of
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 
 @flow(name="watch-drift", flow_run_name=run_name, on_running=[record_begin])

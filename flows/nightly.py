@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
@@ -19,10 +20,13 @@ from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.night import Logbook, Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings, load_settings
+from tasks.core.settings import Settings
+from tasks.core.settings_file import load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
+
+log = logging.getLogger("nightshift.night")
 
 
 @flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
@@ -42,6 +46,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
     loss.install()
+    log.info("home %s", settings.home.absolute())
     with one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
         book = Logbook(Night.begin(reason, settings, run_url=run_url(), log=log_of(settings)))
@@ -55,6 +60,7 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 
 def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
+    ingest.check_side_files(settings)
     serving, epoch = release.reconcile(settings)
     book.note(serving=serving)
     ingested, snapshot = ingest.validate(settings)
@@ -67,6 +73,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, book, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
+    ingest.warn_of_data(settings, snapshot)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)

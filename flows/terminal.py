@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import open_console
 from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.measures import NAMES
 
@@ -31,7 +31,7 @@ class Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = open_console(stderr=True, highlight=False, soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
@@ -68,7 +68,7 @@ def only_warnings_of_prefect() -> None:
 
 def print_answer(answer: Answer) -> None:
     """Ranked passages, the score first."""
-    console = Console()
+    console = open_console()
     console.print(f"release {answer.release}", style="dim")
     for hit in answer.hits:
         head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ", style="cyan")
@@ -78,7 +78,7 @@ def print_answer(answer: Answer) -> None:
 
 def print_releases(current: Release | None, known: Sequence[Release]) -> None:
     """One line a release; the serving one is marked. Why it serves is told below, where a line has no room for it."""
-    console = Console()
+    console = open_console()
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     widths = {"": 1, "release": 14, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8}
@@ -105,7 +105,7 @@ def print_releases(current: Release | None, known: Sequence[Release]) -> None:
 
 def print_drift(drift: Drift) -> None:
     """The verdict, then every signal behind it."""
-    console = Console()
+    console = open_console()
     console.print(Text(f"{drift.verdict}: ", style="bold") + Text(drift.cause))
     moved = drift.passages
     console.print(f"passages: {moved.new} new, {moved.changed} changed, {moved.gone} gone", style="dim")
@@ -117,7 +117,7 @@ def print_drift(drift: Drift) -> None:
 
 def print_refusals(found: Mapping[str, Any]) -> None:
     """Rows per table, then every rule that refused some, with its first rows."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     counts = Table(box=None, pad_edge=False)
     counts.add_column("table")
     for name in ("rows in", "accepted", "of these merged", "quarantined"):
@@ -136,7 +136,7 @@ def print_refusals(found: Mapping[str, Any]) -> None:
 
 def print_duel(found: Duel) -> None:
     """Measures of both, the interval of the difference, then the queries that changed most."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in NAMES.values():
@@ -165,7 +165,7 @@ def print_duel(found: Duel) -> None:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """One line a check; below a failed one, how to mend it."""
-    console = Console()
+    console = open_console()
     for check in checks:
         mark = Text("ok   ", style="green") if check.well else Text("FAIL ", style="bold red")
         console.print(mark + Text(f"{check.name:<8} ") + Text(check.found, style="dim"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import open_console
 from tasks.core.drift.findings import Work
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ TODO = {
 
 def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     """The rows read, the verdict, a line for each step, and the sum."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     console.print(ingested.balance)
     console.print(Text(f"a night would {TODO[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:

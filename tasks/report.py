@@ -14,6 +14,7 @@ from prefect import get_run_logger, task
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
+from tasks.core.errors import describe
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
@@ -49,7 +50,7 @@ def write(settings: Settings, night: Night) -> Night:
 
 def failed(settings: Settings, night: Night, error: Exception) -> None:
     """Leave a failed night in the history and as a page, with all that was known. An error in that is only logged."""
-    failure = {"failure": str(error) or type(error).__name__, "failed_step": step_of(error)}
+    failure = {"failure": describe(error), "failed_step": step_of(error)}
     refused = getattr(error, "refused", None)
     try:
         write(settings, night.having(outcome="Failed", refused=refused, **failure))

@@ -9,7 +9,7 @@ from source_forms import FORMS, PASSAGES, beir, jsonl, put
 
 from tasks.core.data.look import LONGEST, look_at, settings_text
 from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -23,7 +23,8 @@ from tasks.core.data.readers.source import find_source
 from tasks.core.data.readers.splits import split_of
 from tasks.core.data.text import text_hash
 from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings, load_settings
+from tasks.core.settings import DataSettings, Settings
+from tasks.core.settings_file import load_settings
 
 EXAMPLES = Path(__file__).parents[2] / "infra" / "settings"
 

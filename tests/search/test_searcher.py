@@ -11,12 +11,13 @@ from release_world import (
     encoder_of,
     recorded,
     release_night,
+    small,
     snapshot_of,
     texts,
     vectors_of,
 )
 
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import BadUsage, Mismatch, NightshiftError
 from tasks.core.files import write_json
 from tasks.core.release.publish import publish
 from tasks.core.release.rollback import rollback
@@ -138,3 +139,20 @@ def test_refresh_changes_only_when_the_pointer_moved(settings):
         assert searcher.refresh()
         assert searcher.search("lamp")[0].release == second.release
         assert len([path for path in (settings.home / "readers").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_query_that_is_no_text_is_refused_in_words(settings_of_one_release):
+    with Searcher.open(settings_of_one_release, HashingEncoder) as searcher:
+        refused = {"\ud83d": r"\\\\ud83d.*half of a character", "a\0b": "NUL", 7: "type int", " ": "empty"}
+        for query, named in refused.items():
+            with pytest.raises(BadUsage, match=named):
+                searcher.search([query])
+        with pytest.raises(BadUsage, match=r"half of a character|valid string"):
+            searcher.search("fine", where={"title": {"prefix": "\ud83d"}})
+
+
+@pytest.fixture
+def settings_of_one_release(tmp_path):
+    settings = small(tmp_path / "var")
+    release_night(settings)
+    return settings

@@ -48,7 +48,8 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     cannot be run.
     """
     source = find_source(settings.data)
-    feed = settings.data.feed or source.name
+    written = settings.as_written("data").get("path")
+    feed = settings.data.feed or (str(Path(written)) if written else source.name)
     key = {
         "version": _VERSION,
         "source": source.identity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +14,17 @@ import numpy as np
 
 from tasks.core.data.readers.source import recognize
 from tasks.core.data.table_counts import TableCount, count_qrels, count_texts
+from tasks.core.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import find_base
+from tasks.core.plain_text import visible
+from tasks.core.settings import DataSettings, EncoderSettings
+from tasks.core.toml import toml_value
 
 COVERED = 0.95  # share of the texts that a suggested limit leaves whole
 STEP = 32  # suggested limits are multiples of it
 LONGEST = 256  # suggested: beyond it a night gets long on a CPU, and most models learnt on shorter texts
 OWN = 0.5  # share of the sampled queries that are passages themselves, from which leave_out_self is suggested
+ENDINGS = {".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".arrow", ".gz", ".zst"}  # of data files
 EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches quickly enough
 
 
@@ -48,11 +50,23 @@ class Look:
     columns: Mapping[str, str] = field(default_factory=dict)  # of pairs: the columns of query and passage
     own_passage: float = 0.0  # share of the queries that are passages themselves, under the same id
     notes: tuple[str, ...] = ()  # what a person should know: rows that cannot be read, files that are left out
+    judged: dict[str, int] = field(default_factory=dict)  # split -> queries with a positive
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against nights on this source, each with the next step."""
+        split = _judging(self)
+        held_out = self.judged.get(split, int(self.judged.get("train", 0) * DataSettings().dev_share))
+        few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
+        return [*few, *warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)]
 
     @property
     def name(self) -> str:
         """What the source may be called: the last part of its path."""
-        return PurePosixPath(urlsplit(self.path).path).stem or "mine"
+        name = PurePosixPath(urlsplit(self.path).path if "://" in self.path else self.path).name
+        while (ending := PurePosixPath(name).suffix.lower()) in ENDINGS:
+            name = name[: -len(ending)]
+        return name or "mine"
 
 
 def look_at(path: str, query: str = "", passage: str = "") -> Look:
@@ -62,7 +76,7 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
 
     Raises BadInput when it is of no format that is known, or cannot be read; NightshiftError when a table is empty.
     """
-    source = recognize(path if "://" in path else Path(path), query, passage)
+    source = recognize(path if "://" in path else Path(path).expanduser(), query, passage)
     with TemporaryDirectory() as scratch:
         read = source.open(Path(scratch))
         queries = count_texts(read, "queries")
@@ -75,7 +89,7 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
             raise NightshiftError(f"{path}: no row of its {count.table} can be read.{first}")
     return Look(
         format=source.format,
-        path=path if "://" in path else str(Path(path).resolve()),
+        path=path if "://" in path else str(Path(path).expanduser().resolve()),
         passages=passages.rows,
         queries=queries.rows,
         qrels=dict(sorted(qrels.splits.items())),
@@ -85,27 +99,30 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
         columns=source.columns,
         own_passage=queries.own_passage / max(1, len(queries.ids)),
         notes=tuple(_notes(tables, source.left_out)),
+        judged={split: len(ids) for split, ids in qrels.judged.items()},
     )
 
 
 def settings_text(look: Look, home: str) -> str:
     """A commented settings file for the source: what was found, and what follows from it."""
-    judged = ", ".join(f"{split} {count:,}{'+' if 'qrels' in look.more else ''}" for split, count in look.qrels.items())
+    more = "+" if "qrels" in look.more else ""
+    judged = ", ".join(f"{split} {count:,}{more}" for split, count in look.qrels.items())
     rows = {
         table: f"{count:,}{'+' if table in look.more else ''}"
         for table, count in (("passages", look.passages), ("queries", look.queries))
     }
     lines = [
-        f"# A night over {look.path}:",
-        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {judged}.",
+        f"# A night over {_on_one_line(look.path)}:",
+        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {_on_one_line(judged)}.",
         "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
-        f'home = "{home}"'.ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
+        f"home = {toml_value(home)} ".ljust(32)
+        + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
         "",
         "[data]",
         f'format = "{look.format}"',
-        f'path = "{look.path}"',
-        *(f"{name}_column = {json.dumps(column, ensure_ascii=False)}" for name, column in look.columns.items()),
+        f"path = {toml_value(look.path)}",
+        *(f"{name}_column = {toml_value(column)}" for name, column in look.columns.items()),
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(["dev_share = 0.1".ljust(32) + _held_back(look)] if len(set(look.qrels) - {"train"}) < 2 else []),
         "",
@@ -115,7 +132,7 @@ def settings_text(look: Look, home: str) -> str:
         f"query_tokens = {look.query_limit.tokens}".ljust(32) + _limit(look.query_limit, "queries"),
         "",
         "[evaluation]",
-        f'split = "{_judging(look)}"'.ljust(32) + "# the held-out queries that decide about a challenger",
+        f"split = {toml_value(_judging(look))} ".ljust(32) + "# the held-out queries that decide about a challenger",
         *(["leave_out_self = true".ljust(32) + _own(look)] if look.own_passage >= OWN else []),
     ]
     if look.passages > EMBEDDED_MOST:
@@ -137,11 +154,12 @@ def _notes(tables: list[TableCount], left_out: tuple[str, ...]) -> list[str]:
     return notes
 
 
-def _covering(texts: list[str]) -> Limit:
-    from tasks.core.training.parts import read_tokenizer
+def _on_one_line(text: str) -> str:
+    return visible(text).replace("\n", "␊")
 
-    tokenizer = read_tokenizer(find_base(EncoderSettings().model))
-    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
+
+def _covering(texts: list[str]) -> Limit:
+    lengths = token_counts(texts, EncoderSettings())
     tokens = min(LONGEST, math.ceil(np.quantile(lengths, COVERED) / STEP) * STEP)
     return Limit(tokens, float((lengths <= tokens).mean()))
 

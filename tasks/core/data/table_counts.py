@@ -30,6 +30,7 @@ class TableCount:
     sample: list[str] = field(default_factory=list)  # texts, of passages with their titles
     ids: dict[str, str] = field(default_factory=dict)  # id -> text, of the sample
     splits: Counter[str] = field(default_factory=Counter)  # of qrels: positives of each split
+    judged: dict[str, set[str]] = field(default_factory=dict)  # of qrels: the queries with a positive in each split
     not_relevant: int = 0  # of qrels: judgments of 0 or less
     own_passage: int = 0  # of the sampled queries: those whose id is that of a passage with the same text
 
@@ -76,7 +77,11 @@ def count_qrels(read: Read) -> TableCount:
         _note_faults(count, batch)
         readable = batch.filter(pc.is_null(batch["fault"]))
         positive = pc.fill_null(pc.greater(readable["relevance"], 0), False)
-        count.splits.update(readable.filter(positive)["split"].to_pylist())
+        positives = readable.filter(positive)
+        splits = positives["split"].to_pylist()
+        count.splits.update(splits)
+        for split, query in zip(splits, positives["query_id"].to_pylist(), strict=True):
+            count.judged.setdefault(split, set()).add(query)
         count.rows += readable.num_rows
         count.not_relevant += readable.num_rows - pc.sum(positive).as_py() if readable.num_rows else 0
         if count.full:

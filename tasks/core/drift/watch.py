@@ -166,7 +166,9 @@ class Check:
     def _place(self, path: Path) -> LogPlace:
         """How far this log was judged; its start when it is another one than before."""
         place = self.state.log
-        return place if place is not None and place.path == str(path) else LogPlace(path=str(path))
+        if place is not None and Path(place.path).absolute() == path.absolute():
+            return place
+        return LogPlace(path=str(path))
 
     def _counted(self, name: str, texts: Iterator[str]) -> Iterator[str]:
         self.fresh[name] = 0

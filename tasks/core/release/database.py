@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.errors import NightshiftError, StaleNight, describe
 
 FILE = "ledger.sqlite"
 BOUND = "ledger.id"  # the file of a home whose ledger lies in PostgreSQL: what it calls this home
@@ -51,7 +51,8 @@ class Database(Protocol):
 class Sqlite:
     """A `Database` in a file below home. Locks on files keep out processes of this host.
 
-    Raises NightshiftError for a home whose ledger lies elsewhere, and while another process holds its write lock.
+    Raises NightshiftError for a home whose ledger lies elsewhere or cannot be opened, and while another process holds
+    its write lock.
     """
 
     def __init__(self, home: Path) -> None:
@@ -61,11 +62,14 @@ class Sqlite:
                 f"To go back to SQLite on every host, remove {home / BOUND}."
             )
         self._path = home / FILE
-        self._connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        for statement in TABLES.split(";"):
-            self._connection.execute(statement)
+        try:
+            self._connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            for statement in TABLES.split(";"):
+                self._connection.execute(statement)
+        except sqlite3.OperationalError as error:  # SQLite does not name the file
+            raise NightshiftError(f"{self._path}: {describe(error)}") from error
         self._inode = self._path.stat().st_ino
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tasks.core.release.indexes import BUILD, EVERYWHERE, SEARCH
 from tasks.core.section import Section
+from tasks.core.setting_paths import LocationText
 
 Index = Literal[
     "FLAT",
@@ -67,7 +68,7 @@ class MilvusSettings(Section):
     index_params: dict[str, int] = Field({}, description="what the index is built with, such as { M = 32 }")
     search_params: dict[str, int] = Field({}, description="what it is searched with, such as { ef = 256 }")
     batch_rows: int = Field(1000, ge=1, description="rows in one insert")
-    bulk: str = Field(
+    bulk: LocationText = Field(
         "",
         description="on a server, for many millions of passages: a folder that it reads as well, in its own bucket "
         "(s3://bucket/folder?endpoint_override=http://minio:9000, credentials as AWS tools find them) or, where it "

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from tasks.core.plain_text import check_text
 from tasks.core.receipts import Release
-from tasks.core.search.filters import Filters, writable
+from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import HITS_A_REQUEST, Answer
 from tasks.core.search.searcher import MOST
 from tasks.core.section import Section
@@ -25,7 +26,7 @@ def _says_something(text: str) -> str:
 Query = Annotated[
     str,
     StringConstraints(min_length=1, max_length=LONGEST),
-    AfterValidator(writable),
+    AfterValidator(check_text),
     AfterValidator(_says_something),
 ]
 

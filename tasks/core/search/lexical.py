@@ -6,7 +6,6 @@ Mining starts Java anew for every batch, which is cheap for thousands of queries
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 
 from tasks.core.errors import Impossible
 from tasks.core.mining.bm25 import find_index, one_line
-from tasks.core.mining.jvm import anserini_jar, find_java
+from tasks.core.mining.jvm import anserini_jar, find_java, java_environment
 from tasks.core.settings import Settings
 
 HEAP_MB = 256
@@ -83,7 +82,7 @@ class Lexical:
             text=True,
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for us: what is under way wants its answer
-            env={**os.environ, "JAVA_HOME": str(find_java().parent.parent)},
+            env={**java_environment(), "JAVA_HOME": str(find_java().parent.parent)},
         )
         if self._child.stdout is None or json.loads(self._child.stdout.readline() or "0") != "ready":
             self._stop()

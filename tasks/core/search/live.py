@@ -91,7 +91,8 @@ def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
     files = sorted((home / FOLDER).glob(f"{release}-*.jsonl"))
     noted: list[Seen] = []
     damaged = 0
-    for line in (line for file in files for line in file.read_bytes().splitlines() if line.strip()):
+    # Only a line feed ends a line: a query may hold other separators.
+    for line in (line for file in files for line in file.read_bytes().split(b"\n") if line.strip()):
         try:
             noted.append(Seen.model_validate_json(line))
         except ValidationError:  # being written, or damaged

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import Impossible, NightshiftError
+from tasks.core.errors import BadUsage, Impossible, NightshiftError
 from tasks.core.files import finished
+from tasks.core.plain_text import check_text, visible
 from tasks.core.receipts import Encoder, Release, Snapshot
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
@@ -75,8 +76,8 @@ class Searcher:
         `where` holds rules on passage fields (see `Filters`), `fuse` joins the ranking with BM25's over the same
         snapshot (see `reciprocal_rank`); scores are then those of the fusion.
 
-        Raises NightshiftError for an empty query, k outside 1 to 1000, bad filters, or when Milvus or Java refuses;
-        Unreachable when Milvus does not answer in time.
+        Raises BadUsage for a query that is empty or no text, k outside 1 to 1000, or bad filters; NightshiftError when
+        Milvus or Java refuses; Unreachable when Milvus does not answer in time.
         """
         asked = [queries] if isinstance(queries, str) else list(queries)
         _check_request(asked, k)
@@ -172,7 +173,7 @@ class Searcher:
         while True:
             pointer = self._publisher.serving()
             if pointer is None:
-                raise NightshiftError(f"{self._home}: no release yet. `nightshift run` makes the first.")
+                raise NightshiftError(f"{self._home.absolute()}: no release yet. `nightshift run` makes the first.")
             try:
                 return self._open(pointer, old)
             except NightshiftError:
@@ -206,6 +207,13 @@ class Searcher:
 
 def _check_request(queries: Sequence[str], k: int) -> None:
     if not 1 <= k <= MOST:
-        raise NightshiftError(f"k is {k}; ask for 1 to {MOST} passages")
-    if any(not query.strip() for query in queries):
-        raise NightshiftError("the query is empty; ask for something")
+        raise BadUsage(f"k is {k}; ask for 1 to {MOST} passages")
+    for query in queries:
+        if not isinstance(query, str):
+            raise BadUsage(f"the query is of type {type(query).__name__}; give text")
+        if not query.strip():
+            raise BadUsage("the query is empty; ask for something")
+        try:
+            check_text(query)
+        except ValueError as error:
+            raise BadUsage(f"the query {visible(query)!r} cannot be searched: {error}. Give UTF-8.") from error
