@@ -15,6 +15,10 @@ class Mismatch(NightshiftError):
     """Two things that must belong together do not: an encoder and a collection, a shard and its manifest."""
 
 
+class Damaged(NightshiftError):
+    """Files that were written whole have other bytes now, or are gone; what was made of them cannot be trusted."""
+
+
 class StaleNight(NightshiftError):
     """Another release went live after this night began; the pointer was left alone."""
 

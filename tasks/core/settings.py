@@ -23,6 +23,7 @@ from tasks.core.section import Section
 from tasks.core.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Pooling = Literal["mean", "cls", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 class Refusable(Section):
@@ -84,8 +85,10 @@ class EncoderSettings(Section):
     query_model: str = Field("", description="another model to start the query encoder from; empty: the same one")
     start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
     shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
-    pooling: Literal["mean", "cls", "last"] = Field(
-        "mean", description="how token states become one vector: their mean, the first token's, the last token's"
+    pooling: Pooling = Field(
+        "mean",
+        description="how token states become one vector: their mean, the first token's, the last token's, the greatest "
+        "of each number, the mean weighted by position, or the sum over the square root of the length",
     )
     normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
     dimension: int = Field(0, ge=0, description="a trained linear map to so many numbers after pooling; 0: none")

@@ -16,7 +16,7 @@ from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
 from tasks.core.embedding.precision import Choice, choose_precision
 from tasks.core.embedding.settings import INT8, EmbeddingSettings
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import Damaged, NightshiftError
 from tasks.core.receipts import Snapshot
 from tasks.core.settings import EncoderSettings, Settings
 from tasks.core.training.encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
@@ -122,7 +122,7 @@ def test_an_int8_encoder_is_sealed_with_its_graph_and_figures_and_an_altered_gra
     load_encoder.cache_clear()
     file = encoder.path / graph.BIN
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(Mismatch, match="altered"):
+    with pytest.raises(Damaged, match="altered"):
         load_encoder(encoder.path)
 
 
