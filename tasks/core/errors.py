@@ -15,8 +15,8 @@ class Mismatch(NightshiftError):
     """Two things that must belong together do not: an encoder and a collection, a shard and its manifest."""
 
 
-class Damaged(NightshiftError):
-    """Files that were written whole have other bytes now, or are gone; what was made of them cannot be trusted."""
+class Damaged(Mismatch):
+    """An artifact on disk is not what was written."""
 
 
 class StaleNight(NightshiftError):
