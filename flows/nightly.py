@@ -14,7 +14,7 @@ from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
-from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.gate import Verdict, judge_training
 from tasks.core.night import Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings, load_settings
@@ -61,6 +61,7 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base = training.base_encoder(settings, snapshot)
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
     base_vectors = embed(settings, base, snapshot)
     night = night.having(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
@@ -71,6 +72,9 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     if drift.verdict is Work.RETRAIN:
         start = before if settings.encoder.start == "serving" else base
         challenger, night = iterate(settings, snapshot, index, start, night)
+        if (fallen := judge_training(night.trained[0])) is not None:
+            night = night.having(encoder=night.trained[0], verdict=Verdict(findings=(fallen,)))
+            return _end(settings, night, "Rejected")
         probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
         night = night.having(encoder=challenger, probe=probe)
         if probe.finding is not None:
@@ -85,9 +89,9 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     if serving is not None:
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    floor = drift.verdict is Work.RETRAIN
+    trained = drift.verdict is Work.RETRAIN
     verdict = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, serving, floor=floor, withdrawn=taken_back
+        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=taken_back
     )
     night = night.having(encoder=challenger, embeddings=vectors, figures=figures, verdict=verdict)
     if not verdict.promote:
@@ -103,15 +107,21 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
 def iterate(
     settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, night: Night
 ) -> tuple[Encoder, Night]:
-    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
+    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before.
+
+    A round that does not improve on its start ends them, and its start is the challenger.
+    """
     found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
     for round_ in range(settings.mining.rounds):
         vectors = embed(settings, encoder, snapshot)
         negatives = mine(settings, snapshot, found, encoder, vectors, round_, night.serving)
-        encoder = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
-        night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
+        trained = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
+        night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, trained))
+        if not trained.improved:
+            break
+        encoder = trained
     return encoder, night
 
 

@@ -56,15 +56,18 @@ def gate(
     snapshot: Snapshot,
     serving: Release | None,
     *,
-    floor: bool,
+    trained: bool,
     withdrawn: str | None,
 ) -> Verdict:
     """Promote or reject, with reasons.
 
-    `floor`: BM25 is one tonight. `withdrawn`: the release of the same parts that was rolled back by hand.
+    `trained`: the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a reason
+    to reject. `withdrawn`: the release of the same parts that was rolled back by hand.
     """
-    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and floor})
-    evidence = gather(settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn)
+    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
+    evidence = gather(
+        settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn, trained=trained
+    )
     verdict = decide(evidence, rules)
     report.evaluation_table(verdict, figures)
     return verdict

@@ -54,9 +54,7 @@ def compare(
     if chosen is not None:
         difference = difference[chosen]
     low, high = interval(difference, settings, confidence)
-    return Comparison(
-        against=against, difference=float(difference.mean()), low=low, high=high, queries=len(difference)
-    )
+    return Comparison(against=against, difference=float(difference.mean()), low=low, high=high, queries=len(difference))
 
 
 def interval(differences: np.ndarray, settings: GateSettings, confidence: float | None = None) -> tuple[float, float]:
