@@ -34,6 +34,8 @@ def write_settings(
         f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
         f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"
     )
+    for note in found.notes:
+        typer.echo(note)
     if "train" not in found.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
     typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.data.plausible import check_qrels_fit
+from tasks.core.data.plausible import check_qrels_fit, warn_of_unanswered
 from tasks.core.data.snapshot import judged, qrels
 from tasks.core.mining.bm25 import bm25_search, build_index
 from tasks.core.mining.churn import churn
@@ -33,7 +33,7 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
     if split == "train":
         slices = settings.mining.shards
     run = search_whole(search) if slices == 1 else join_slices(search, slices)
-    check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift)
+    warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
     return run
 
 

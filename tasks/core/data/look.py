@@ -45,6 +45,7 @@ class Look:
     more: tuple[str, ...]
     passage_limit: Limit
     query_limit: Limit
+    notes: tuple[str, ...] = ()  # what a person should know: texts that the base model or BM25 cannot read
 
     @property
     def name(self) -> str:
@@ -76,6 +77,7 @@ def look_at(path: str) -> Look:
         more=tuple(table for table, count in counted.items() if count >= MOST_ROWS),
         passage_limit=_covering(texts),
         query_limit=_covering(asked),
+        notes=tuple(_language_notes(asked, texts)),
     )
 
 
@@ -149,6 +151,14 @@ def _covering(texts: list[str]) -> Limit:
     lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
     tokens = min(LONGEST, math.ceil(np.quantile(lengths, COVERED) / STEP) * STEP)
     return Limit(tokens, float((lengths <= tokens).mean()))
+
+
+def _language_notes(queries: list[str], passages: list[str]) -> list[str]:
+    from tasks.core.data.language import language_notes
+    from tasks.core.training.parts import read_tokenizer
+
+    model = EncoderSettings().model
+    return language_notes(model, read_tokenizer(find_base(model)), queries, passages)
 
 
 def _limit(limit: Limit, what: str, cost: str = "") -> str:
