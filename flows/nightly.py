@@ -59,7 +59,9 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
     index = mining.index_passages(settings, snapshot)
-    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
+    held_out = mining.search_split(
+        settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
+    )
     base = training.base_encoder(settings, snapshot)
     training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
     base_vectors = embed(settings, base, snapshot)

@@ -82,6 +82,7 @@ def recipe_of(settings: Settings) -> str:
             "mining": settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"}),
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),
+            **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
         }
     )
 

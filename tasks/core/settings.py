@@ -178,10 +178,20 @@ class EvaluationSettings(Section):
 
     split: str = Field("test", description="split of the qrels the gate looks at")
     depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
+    leave_out_self: bool = Field(
+        False,
+        description="leave the passage with a query's own id out of its rankings and negatives: for collections whose "
+        "queries are passages too",
+    )
     probe_queries: int = Field(300, ge=0, description="queries of the probe before the corpus is embedded; 0: no probe")
     probe_depth: int = Field(20, ge=1, description="candidates a query, of each retriever, in the probe's pool")
     probe_random: int = Field(2000, ge=0, description="random passages in the pool")
     probe_share: Share = Field(0.5, description="no probe when its pool would be more than this share of the passages")
+
+    @property
+    def searched_depth(self) -> int:
+        """Passages to search for a query, so that `depth` are left without its own."""
+        return self.depth + self.leave_out_self
 
 
 class GateSettings(Section):

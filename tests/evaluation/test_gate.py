@@ -48,7 +48,7 @@ def test_a_training_that_leaves_every_query_as_it_was_is_rejected_and_a_refresh_
         verdict = judge(same, serving, base=table(same), trained=True)
         assert not verdict.promote
         (reason,) = verdict.reasons
-        assert reason.startswith("training changed nothing: the base model answers all 300 held-out queries in the")
+        assert reason.startswith("training changed nothing: the base model answers all 300 held-out queries the same")
         assert judge(same, serving, base=table(same)).promote  # the serving encoder over new passages
 
 
@@ -65,7 +65,8 @@ def test_where_the_base_model_is_perfect_only_an_equal_ranking_is_a_sign_that_no
 def test_a_training_that_fell_below_its_start_is_rejected_with_the_figures_of_both_steps() -> None:
     facts: dict[str, Any] = {
         "digest": "d", "path": "p", "rows": 1, "fingerprint": "f", "passage_fingerprint": "f", "dimension": 2,
-        "base": "b", "steps": 9, "precision": "fp32", "fidelity": 1.0, "dev": ((0, 0.912), (3, 0.04), (6, 0.05), (9, 0.03)),
+        "base": "b", "steps": 9, "precision": "fp32", "fidelity": 1.0,
+        "dev": ((0, 0.912), (3, 0.04), (6, 0.05), (9, 0.03)),
     }  # fmt: skip
     assert judge_training(Encoder(**facts)) is None
     finding = judge_training(Encoder(**facts, improved=False))

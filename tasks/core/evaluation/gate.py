@@ -138,7 +138,7 @@ def _learned(evidence: Evidence) -> Iterator[Finding]:
         queries = evidence.challenger.num_rows
         yield Finding(
             held=False,
-            words=f"training changed nothing: the base model answers all {queries} held-out queries in the same way",
+            words=f"training changed nothing: the base model answers all {queries} held-out queries the same",
             remedy="a higher [training] learning_rate or more training pairs; look for unknown tokens in the log",
         )
 
@@ -149,9 +149,10 @@ def judge_training(encoder: Encoder) -> Finding | None:
         return None
     (_, start), *later = encoder.dev
     step, best = max(later, key=lambda point: point[1])
+    words = f"training did not improve on step 0 (dev nDCG@10 {start:.4f}); best later step {best:.4f} at step {step}"
     return Finding(
         held=False,
-        words=f"training did not improve on step 0 (dev nDCG@10 {start:.4f}); best later step {best:.4f} at step {step}",
+        words=words,
         remedy="a lower [training] learning_rate, or training pairs that are more like the dev queries",
     )
 

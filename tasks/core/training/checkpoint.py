@@ -20,9 +20,9 @@ Weights = dict[str, Tensor]
 class Progress:
     """How far a training has come.
 
-    losses: one a finished step. dev: (finished steps, mean nDCG@10) of each evaluation on dev queries. best: the weights
-    of the best evaluation after step 0, in main memory; None before it. start: nDCG@10 of each dev query at step 0.
-    below: steps at which nDCG@10 was lower than at step 0 by more than chance.
+    losses: one a finished step. dev: (finished steps, mean nDCG@10) of each evaluation on dev queries. best: the
+    weights of the best evaluation after step 0, in main memory; None before it. start: nDCG@10 of each dev query at
+    step 0. below: steps at which nDCG@10 was lower than at step 0 by more than chance.
     """
 
     losses: list[float] = field(default_factory=list)

@@ -105,8 +105,8 @@ def _unreadable(asked: Tokenized, answers: Tokenized) -> str:
     if 1 - lost.mean() >= LEAST_READABLE:
         return ""
     return (
-        f"in {lost.sum():,} of {len(lost):,} training pairs the query or the passage consists of unknown tokens by half "
-        "or more"
+        f"in {lost.sum():,} of {len(lost):,} training pairs the query or the passage consists of unknown tokens by "
+        "half or more"
     )
 
 

@@ -25,7 +25,7 @@ from tasks.core.training.checkpoint import (
 )
 from tasks.core.training.dev import is_finished, record_start, record_step, step_to_keep
 from tasks.core.training.encoder import DualEncoder, read_spec, save_encoder
-from tasks.core.training.pairs import TrainingPairs, load_pairs
+from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, numeric
 from tasks.core.training.trainable import make_trainable, spec_to_train
@@ -84,7 +84,9 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     spec = spec_to_train(read_spec(job.start.path), job.settings.encoder)
     encoder = DualEncoder(job.start.path, spec)
     make_trainable(encoder, job.settings.encoder)
-    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older)
+    own = job.settings.evaluation.leave_out_self
+    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older, leave_out_self=own)
+    check_negatives(data, settings)
     stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
     dev, frozen = _yardsticks(job, encoder)
 
@@ -112,9 +114,13 @@ def run(job: Job, ranks: Ranks) -> Outcome:
 
 def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[Yardstick | None, Yardstick | None]:
     """Dev queries to stop by, and held-out queries of the older snapshot that show what is forgotten."""
-    settings, split = job.settings.training, job.settings.evaluation.split
-    dev = yardstick(job.snapshot, "dev", encoder, settings, job.candidates) if settings.evaluate_every else None
-    return dev, None if job.older is None else yardstick(job.older, split, encoder, settings)
+    settings, held_out = job.settings.training, job.settings.evaluation
+    dev, frozen, own = None, None, held_out.leave_out_self
+    if settings.evaluate_every:
+        dev = yardstick(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=own)
+    if job.older is not None:
+        frozen = yardstick(job.older, held_out.split, encoder, settings, leave_out_self=own)
+    return dev, frozen
 
 
 def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[], np.ndarray] | None) -> Progress:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-
 SENTENCE_TRANSFORMERS = {  # our name -> theirs in a Pooling module's config, and the key of releases before 6
     "mean": ("mean", "pooling_mode_mean_tokens"),
     "cls": ("cls", "pooling_mode_cls_token"),

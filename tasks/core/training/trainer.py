@@ -117,6 +117,7 @@ def train(
         "evaluation": settings.evaluation.split,
         "embedding": _numeric(settings),
         "version": VERSION,
+        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:

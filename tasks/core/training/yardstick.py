@@ -37,6 +37,7 @@ class Yardstick:
     query_tokens: TokenIds
     passage_tokens: TokenIds
     answers: pa.Table  # query_id, passage_id, relevance
+    leave_out_self: bool = False  # rank the passage with a query's own id last
 
     def ndcg(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> np.ndarray:
         """nDCG@10 of the encoder for each query, float64 (queries,) in [0, 1].
@@ -49,8 +50,10 @@ class Yardstick:
 
     def ndcg_of(self, asked: np.ndarray, pool: np.ndarray) -> np.ndarray:
         """nDCG@10 for each query, of vectors of the queries, float32 (queries, d), and the passages, (passages, d)."""
-        ids = np.array(self.passage_ids)
-        best = np.argsort(-(asked @ pool.T), axis=1, kind="stable")[:, :DEPTH]
+        ids, scores = np.array(self.passage_ids), asked @ pool.T
+        if self.leave_out_self:
+            scores[np.array(self.query_ids)[:, None] == ids[None, :]] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         run = pa.table(
             {
                 "query_id": np.repeat(self.query_ids, best.shape[1]),
@@ -62,7 +65,13 @@ class Yardstick:
 
 
 def yardstick(
-    snapshot: Snapshot, split: str, encoder: DualEncoder, settings: TrainingSettings, candidates: Run | None = None
+    snapshot: Snapshot,
+    split: str,
+    encoder: DualEncoder,
+    settings: TrainingSettings,
+    candidates: Run | None = None,
+    *,
+    leave_out_self: bool = False,
 ) -> Yardstick | None:
     """Draw `dev_queries` of a split, and `dev_passages` to rank them over; None when the split has no query.
 
@@ -90,6 +99,7 @@ def yardstick(
         query_tokens=encoder.query.tokenize(asked["text"].to_pylist()),
         passage_tokens=encoder.passage.tokenize(texts),
         answers=answers,
+        leave_out_self=leave_out_self,
     )
 
 
