@@ -80,9 +80,13 @@ def _disk(settings: Settings) -> str:
 
 
 def _model(settings: Settings) -> str:
-    from tasks.core.training.base import find_bases
+    from tasks.core.training.parts import read_tokenizer
+    from tasks.core.training.trainer import check_base
 
-    return " and ".join(str(folder) for folder in dict.fromkeys(find_bases(settings.encoder)))
+    folders = list(dict.fromkeys(check_base(settings)))
+    for folder in folders:
+        read_tokenizer(folder)
+    return " and ".join(map(str, folders))
 
 
 def _milvus(settings: Settings) -> str:

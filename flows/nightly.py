@@ -17,7 +17,7 @@ from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
-from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.gate import Verdict, judge_training
 from tasks.core.night import Logbook, Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
@@ -75,8 +75,11 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
     ingest.warn_of_data(settings, snapshot)
     index = mining.index_passages(settings, snapshot)
-    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
+    held_out = mining.search_split(
+        settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
+    )
     base = training.base_encoder(settings, snapshot)
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
     base_vectors = embed(settings, base, snapshot)
     book.note(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
@@ -87,6 +90,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if drift.verdict is Work.RETRAIN:
         start = before if settings.encoder.start == "serving" else base
         challenger = iterate(settings, snapshot, index, start, book)
+        first = book.night.trained[0]
+        if (fallen := judge_training(first)) is not None:
+            book.note(encoder=first, verdict=Verdict(findings=(fallen,)))
+            return _end(settings, book, "Rejected")
         probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
@@ -103,9 +110,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    floor = drift.verdict is Work.RETRAIN
+    trained = drift.verdict is Work.RETRAIN
     verdict = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, serving, floor=floor, withdrawn=taken_back
+        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=taken_back
     )
     book.note(figures=figures, verdict=verdict)
     if not verdict.promote:
@@ -120,7 +127,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
 
 def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
-    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
+    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before.
+
+    A round that does not improve on its start ends them, and its start is the challenger.
+    """
     found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
@@ -128,8 +138,11 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
         vectors = embed(settings, encoder, snapshot)
         negatives = mine(settings, snapshot, found, encoder, vectors, round_, book.night.serving)
         book.note(negatives=(*book.night.negatives, negatives))
-        encoder = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
-        book.note(trained=(*book.night.trained, encoder))
+        trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
+        book.note(trained=(*book.night.trained, trained))
+        if not trained.improved:
+            break
+        encoder = trained
     return encoder
 
 

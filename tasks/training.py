@@ -7,7 +7,7 @@ from prefect import task
 from tasks.core.files import held
 from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training import trainer
+from tasks.core.training import learnable, trainer
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
 
@@ -16,6 +16,12 @@ from tasks.ray_training import train_on_ray
 def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
     """The untrained encoder that the settings name."""
     return trainer.base_encoder(settings.home, snapshot, settings)
+
+
+@task(name="check-learnable", task_run_name="check that {base.base} can learn from the texts", **STEP)
+def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> None:
+    """Warn of unknown tokens; stop a night that would train on texts that the base model cannot tell apart."""
+    learnable.check_learnable(base, snapshot, will_train=will_train)
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)

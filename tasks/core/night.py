@@ -116,6 +116,7 @@ def recipe_of(settings: Settings) -> str:
             "mining": mining,
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),
+            **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
         }
     )
 

@@ -195,7 +195,8 @@ class Encoder(Receipt):
     fidelity: float  # cosine of that path to fp32 on a sample: the lowest, for int8 what 95 % of the texts keep
     ndcg_change: float | None = None  # nDCG@10 on dev queries less that of fp32; None: fp32, or no dev queries
     loss: tuple[float, ...] = ()  # one a step
-    kept: int = 0  # the step whose weights these are: the best on dev queries where they were looked at
+    kept: int = 0  # the step whose weights these are: the best on dev queries, where there are any
+    improved: bool = True  # false: on dev queries every later step was worse than step 0, whose weights these are
     dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 on a pool of the snapshot's dev queries)
     forgetting: tuple[float, float] | None = None  # the same on the older snapshot's held-out queries, before and after
 

@@ -22,6 +22,7 @@ from tasks.core.setting_paths import LocalPath, ModelName, OptionalLocation, Opt
 from tasks.core.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Pooling = Literal["mean", "cls", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 class Refusable(Section):
@@ -91,8 +92,10 @@ class EncoderSettings(Section):
     query_model: ModelName = Field("", description="another model to start the query encoder from; empty: the same one")
     start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
     shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
-    pooling: Literal["mean", "cls", "last"] = Field(
-        "mean", description="how token states become one vector: their mean, the first token's, the last token's"
+    pooling: Pooling = Field(
+        "mean",
+        description="how token states become one vector: their mean, the first token's, the last token's, the greatest "
+        "of each number, the mean weighted by position, or the sum over the square root of the length",
     )
     normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
     dimension: int = Field(0, ge=0, description="a trained linear map to so many numbers after pooling; 0: none")
@@ -182,10 +185,20 @@ class EvaluationSettings(Section):
 
     split: str = Field("test", description="split of the qrels the gate looks at")
     depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
+    leave_out_self: bool = Field(
+        False,
+        description="leave the passage with a query's own id out of its rankings and negatives: for collections whose "
+        "queries are passages too",
+    )
     probe_queries: int = Field(300, ge=0, description="queries of the probe before the corpus is embedded; 0: no probe")
     probe_depth: int = Field(20, ge=1, description="candidates a query, of each retriever, in the probe's pool")
     probe_random: int = Field(2000, ge=0, description="random passages in the pool")
     probe_share: Share = Field(0.5, description="no probe when its pool would be more than this share of the passages")
+
+    @property
+    def searched_depth(self) -> int:
+        """Passages to search for a query, so that `depth` are left without its own."""
+        return self.depth + self.leave_out_self
 
 
 class GateSettings(Section):

@@ -49,7 +49,7 @@ class Look:
     query_limit: Limit
     columns: Mapping[str, str] = field(default_factory=dict)  # of pairs: the columns of query and passage
     own_passage: float = 0.0  # share of the queries that are passages themselves, under the same id
-    notes: tuple[str, ...] = ()  # what a person should know: rows that cannot be read, files that are left out
+    notes: tuple[str, ...] = ()  # what a person should know: unreadable rows or texts, files that are left out
     judged: dict[str, int] = field(default_factory=dict)  # split -> queries with a positive
 
     @property
@@ -98,7 +98,7 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
         query_limit=_covering(queries.sample),
         columns=source.columns,
         own_passage=queries.own_passage / max(1, len(queries.ids)),
-        notes=tuple(_notes(tables, source.left_out)),
+        notes=(*_notes(tables, source.left_out), *_language_notes(queries.sample, passages.sample)),
         judged={split: len(ids) for split, ids in qrels.judged.items()},
     )
 
@@ -162,6 +162,15 @@ def _covering(texts: list[str]) -> Limit:
     lengths = token_counts(texts, EncoderSettings())
     tokens = min(LONGEST, math.ceil(np.quantile(lengths, COVERED) / STEP) * STEP)
     return Limit(tokens, float((lengths <= tokens).mean()))
+
+
+def _language_notes(queries: list[str], passages: list[str]) -> list[str]:
+    from tasks.core.data.language import language_notes
+    from tasks.core.training.base import find_base
+    from tasks.core.training.parts import read_tokenizer
+
+    model = EncoderSettings().model
+    return language_notes(model, read_tokenizer(find_base(model)), queries, passages)
 
 
 def _limit(limit: Limit, what: str, cost: str = "") -> str:

@@ -148,8 +148,8 @@ def _evaluation(settings: Settings, one: Release | Evaluation, snapshot: Snapsho
     encoder = load(settings.home, Encoder, one.encoder)
     rules = settings.embedding
     vectors = gather_shards(settings.home, encoder, snapshot, rules.shards, vectors=rules.vectors)
-    depth = settings.evaluation.depth
-    return evaluate_encoder(settings.home, one.release, encoder, vectors, snapshot, split, depth)[0]
+    held_out = settings.evaluation.model_copy(update={"split": split})
+    return evaluate_encoder(settings.home, one.release, encoder, vectors, snapshot, held_out)
 
 
 def _label(one: Release | Evaluation) -> str:

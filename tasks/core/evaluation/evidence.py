@@ -29,6 +29,7 @@ def gather(
     settings: GateSettings,
     *,
     withdrawn: str | None = None,
+    trained: bool = False,
 ) -> Evidence:
     """Per-query measures, slices, golden queries and overlap.
 
@@ -40,6 +41,7 @@ def gather(
         serving: the release that serves; its snapshot, unless it is lost, says which passages are new.
         settings: where the golden queries lie, and the depth at which they count as answered.
         withdrawn: the release of these very parts that a person rolled back.
+        trained: whether this night trained the challenger.
 
     Raises:
         BadInput: golden queries that cannot be read.
@@ -59,7 +61,15 @@ def gather(
         golden=golden,
         overlap=overlap(home, challenger, figures["serving"]) if "serving" in figures else None,
         withdrawn=withdrawn,
+        trained=trained,
+        same_as_base="base" in figures and _same_ranking(home, challenger, figures["base"]),
     )
+
+
+def _same_ranking(home: Path, one: Evaluation, other: Evaluation) -> bool:
+    columns = ["query_id", "passage_id", "rank"]
+    ours, theirs = (read_run(run_of(home, system)).select(columns) for system in (one, other))
+    return bool(ours.equals(theirs))
 
 
 def overlap(home: Path, one: Evaluation, other: Evaluation, top: int = TOP) -> float:

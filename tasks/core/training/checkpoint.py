@@ -22,13 +22,16 @@ Weights = dict[str, Tensor]
 class Progress:
     """How far a training has come.
 
-    losses: one a finished step. dev: (finished steps, nDCG@10), as often as it was looked at. best: the weights at the
-    best look since the training began, in main memory; None before the first.
+    losses: one a finished step. dev: (finished steps, mean nDCG@10) of each evaluation on dev queries. best: the
+    weights of the best evaluation after step 0, in main memory; None before it. start: nDCG@10 of each dev query at
+    step 0. below: steps at which nDCG@10 was lower than at step 0 by more than chance.
     """
 
     losses: list[float] = field(default_factory=list)
     dev: list[tuple[int, float]] = field(default_factory=list)
     best: Weights | None = None
+    start: list[float] = field(default_factory=list)
+    below: list[int] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -46,7 +49,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progre
     save_file(_moments(optimizer), aside / "moments.safetensors")
     if progress.best is not None:
         save_file(progress.best, aside / "best.safetensors")
-    (aside / "progress.json").write_text(json.dumps({"losses": progress.losses, "dev": progress.dev}))
+    kept = {name: getattr(progress, name) for name in ("losses", "dev", "start", "below")}
+    (aside / "progress.json").write_text(json.dumps(kept))
     sync_files(aside)
     aside.rename(target)
     for old in folder.glob("step-*"):
@@ -89,7 +93,8 @@ def _load(kept_at: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
     read = json.loads((kept_at / "progress.json").read_text())
     best = kept_at / "best.safetensors"
     dev = [(int(step), float(value)) for step, value in read["dev"]]
-    return Progress(read["losses"], dev, load_file(best) if best.exists() else None)
+    weights = load_file(best) if best.exists() else None
+    return Progress(read["losses"], dev, weights, read.get("start", []), read.get("below", []))
 
 
 def trained_weights(model: nn.Module) -> Weights:
