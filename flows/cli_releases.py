@@ -57,6 +57,19 @@ def unpin(release: Name, settings: SettingsFile = None) -> None:
     typer.echo(f"release {release} is not pinned any more")
 
 
+@releases.command(epilog="Example: nightshift releases repair")
+@readable_errors
+def repair(settings: SettingsFile = None) -> None:
+    """Verify the serving release, and rebuild what is damaged from the stored vectors. Embeds nothing."""
+    from tasks.core.errors import NightshiftError
+    from tasks.core.release.repair import repair as rebuild
+
+    release, _ = rebuild(load(settings))
+    if release is None:
+        raise NightshiftError("no release serves; `nightshift rollback` takes an older one, `nightshift run` makes one")
+    typer.echo(f"release {release.release} serves and is whole")
+
+
 def _shown(release: Release) -> dict[str, object]:
     named = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
     fields = release.model_dump(mode="json", include=set(named))

@@ -10,6 +10,7 @@ from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
+from tasks.core.release import repair as repairs
 from tasks.core.release import retention
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
@@ -21,6 +22,12 @@ from tasks.policy import OVER_THE_WIRE, STEP
 def reconcile(settings: Settings) -> tuple[Release | None, int]:
     """Mend what a crashed night left, and say what serves, with the pointer's epoch."""
     return releases.serving(settings)
+
+
+@task(name="repair", task_run_name="repair", **OVER_THE_WIRE)
+def repair(settings: Settings) -> tuple[Release | None, int]:
+    """Reconcile, and rebuild what is damaged of the serving release; returns it, and the pointer's epoch."""
+    return repairs.repair(settings)
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:

@@ -25,3 +25,7 @@ class Unreachable(NightshiftError, ConnectionError):
 
 class Impossible(NightshiftError):
     """What is asked for is well said, but what there is cannot do it; asking again will not help."""
+
+
+class Damaged(NightshiftError):
+    """Stored bytes are not the ones that were written: a file was altered, truncated, or removed."""
