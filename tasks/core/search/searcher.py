@@ -238,7 +238,7 @@ class Searcher:
         return pointer
 
     def _stand_in(self, damaged: Pointer, old: Pinned | None, error: NightshiftError) -> Pinned:
-        """The last release before the damaged one that opens; raises `error` when there is none or settings forbid it."""
+        """The last release before the damaged one that opens; raises `error` when none does or may."""
         allowed = self._settings.release.serve_previous_when_damaged
         for release in releases_before(self._settings, damaged.release) if allowed else []:
             fields = release.model_dump(include={"release", "collection", "fingerprint"})
