@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.receipts import Release
@@ -61,12 +61,11 @@ def unpin(release: Name, settings: SettingsFile = None) -> None:
 @readable_errors
 def repair(settings: SettingsFile = None) -> None:
     """Verify the serving release, and rebuild what is damaged from the stored vectors. Embeds nothing."""
-    from tasks.core.errors import NightshiftError
     from tasks.core.release.repair import repair as rebuild
 
     release, _ = rebuild(load(settings))
     if release is None:
-        raise NightshiftError("no release serves; `nightshift rollback` takes an older one, `nightshift run` makes one")
+        fail("no release serves; `nightshift rollback` takes an older one, `nightshift run` makes one")
     typer.echo(f"release {release.release} serves and is whole")
 
 

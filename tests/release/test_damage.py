@@ -10,7 +10,9 @@ from harm import HARMS, flip, truncate
 from pymilvus import MilvusClient
 from release_fixtures import everywhere
 from release_world import HashingEncoder, recorded, release_night, served, small
+from typer.testing import CliRunner
 
+from flows.cli import app
 from tasks.core.errors import Damaged, NightshiftError
 from tasks.core.files import files_under
 from tasks.core.release.milvus import milvus_of
@@ -158,3 +160,15 @@ def test_a_home_of_another_index_is_checked_too(tmp_path):
     before = answers(settings)
     assert (folder_of(settings, release) / "checksums.json").exists()
     assert answers(settings) == before
+
+
+def test_the_command_says_what_serves_and_whether_it_is_whole(settings):
+    def command():
+        return CliRunner().invoke(app, ["releases", "repair"], env={"NIGHTSHIFT_HOME": str(settings.home)})
+
+    shown = command()
+    assert (shown.exit_code, "`nightshift run` makes one" in shown.output) == (1, True)
+    release = release_night(settings)
+    (settings.home / "serving.json").write_text("{")
+    shown = command()
+    assert (shown.exit_code, shown.stdout) == (0, f"release {release.release} serves and is whole\n")
