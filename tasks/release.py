@@ -10,6 +10,7 @@ from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
+from tasks.core.release import repair as repairs
 from tasks.core.release import retention
 from tasks.core.release.comparable import comparable
 from tasks.core.release.generation import Parts
@@ -23,6 +24,12 @@ def reconcile(settings: Settings) -> tuple[Release | None, int]:
     """Repair what a crashed night left; return the release to compare with, and the pointer's epoch."""
     serving, epoch = releases.serving(settings)
     return comparable(settings, serving), epoch
+
+
+@task(name="repair", task_run_name="repair", **OVER_THE_WIRE)
+def repair(settings: Settings) -> tuple[Release | None, int]:
+    """Reconcile, and rebuild what is damaged of the serving release; returns it, and the pointer's epoch."""
+    return repairs.repair(settings)
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:

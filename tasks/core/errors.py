@@ -25,7 +25,7 @@ class Mismatch(NightshiftError):
 
 
 class Damaged(Mismatch):
-    """An artifact on disk is not what was written."""
+    """Stored bytes are not the ones that were written: a file was altered, truncated, or removed."""
 
 
 class StaleNight(NightshiftError):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from release_fixtures import everywhere
@@ -19,6 +17,7 @@ from release_world import (
 
 from tasks.core.errors import BadUsage, Mismatch, NightshiftError
 from tasks.core.files import write_json
+from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.publish import publish
 from tasks.core.release.rollback import rollback
 from tasks.core.search.searcher import Searcher
@@ -105,12 +104,18 @@ def test_an_encoder_of_another_dimension_is_refused(settings):
     assert recorded(settings.home, release.release).dimension == 24
 
 
-def test_a_collection_of_another_release_is_refused(settings):
+def test_a_pointer_to_the_collection_of_another_release_is_corrected_or_refused(settings):
     first, second = release_night(settings, seed=1), release_night(settings, seed=1, tag="new")
-    pointer = json.loads((settings.home / "serving.json").read_text())
-    write_json(settings.home / "serving.json", {**pointer, "collection": first.collection})
+    milvus = EmbeddedMilvus(settings.home, settings.milvus)
+    wrong = milvus.serving().model_copy(update={"collection": first.collection})
+    milvus.flip(wrong)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp")[0].release == second.release
+    assert milvus.serving().collection == second.collection
+
+    milvus.serving = lambda: wrong
     with pytest.raises(Mismatch, match=f"release {second.release}: its collection says {first.release}"):
-        Searcher.open(settings, HashingEncoder)
+        Searcher.open(settings, HashingEncoder, milvus)
 
 
 @everywhere

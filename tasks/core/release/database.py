@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +13,9 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from tasks.core.errors import NightshiftError, StaleNight, describe
+from tasks.core.release.damage import set_aside
+
+log = logging.getLogger("nightshift.release")
 
 FILE = "ledger.sqlite"
 BOUND = "ledger.id"  # the file of a home whose ledger lies in PostgreSQL: what it calls this home
@@ -26,6 +31,13 @@ CREATE TABLE IF NOT EXISTS moves (
     epoch BIGINT PRIMARY KEY, release TEXT NOT NULL, at TEXT NOT NULL, why TEXT NOT NULL
 )
 """
+
+
+CONTENT = (
+    "SELECT number, digest, verified, dropped FROM generations",
+    "SELECT generation, release, record FROM releases",
+    "SELECT epoch, release, at, why FROM moves",
+)
 
 
 class Database(Protocol):
@@ -51,6 +63,8 @@ class Database(Protocol):
 class Sqlite:
     """A `Database` in a file below home. Locks on files keep out processes of this host.
 
+    A damaged file is set aside, and an empty one begun: `recovery.recover` enters what collections and manifests tell.
+
     Raises NightshiftError for a home whose ledger lies elsewhere or cannot be opened, and while another process holds
     its write lock.
     """
@@ -63,13 +77,11 @@ class Sqlite:
             )
         self._path = home / FILE
         try:
-            self._connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            for statement in TABLES.split(";"):
-                self._connection.execute(statement)
-        except sqlite3.OperationalError as error:  # SQLite does not name the file
-            raise NightshiftError(f"{self._path}: {describe(error)}") from error
+            self._connection = _connected(self._path)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):  # SQLite does not name the file
+                raise NightshiftError(f"{self._path}: {describe(error)}") from error
+            self._connection = _replaced(home)
         self._inode = self._path.stat().st_ino
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -111,6 +123,54 @@ class Sqlite:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection to a file whose pages, tables and records are whole; raises sqlite3.DatabaseError otherwise."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        for statement in TABLES.split(";"):
+            connection.execute(statement)
+        _check_content(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_content(connection: sqlite3.Connection) -> None:
+    """Read everything: a ledger has one row for each release, generation and move."""
+    ((fault,),) = connection.execute("PRAGMA quick_check(1)")
+    if fault != "ok":
+        raise sqlite3.DatabaseError(fault)
+    _, releases, _ = (connection.execute(statement).fetchall() for statement in CONTENT)
+    for _, release, record in releases:
+        try:
+            json.loads(record)
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"the record of release {release} is not JSON") from error
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file's content is at fault, rather than a lock, the disk, or permissions."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _replaced(home: Path) -> sqlite3.Connection:
+    """Set a damaged ledger aside and begin an empty one, unless another process has just done so."""
+    path = home / FILE
+    with FileLock(lock_of(home, "ledger")):
+        try:
+            return _connected(path)
+        except sqlite3.DatabaseError as error:
+            log.warning("%s: %s; made again from collections and release manifests", path, error)
+            for file in sorted(home.glob(f"{FILE}*")):
+                if file.name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+                    set_aside(file)
+            return _connected(path)
 
 
 def lock_of(home: Path, name: str) -> Path:

@@ -27,7 +27,7 @@ Index = Literal[
 
 
 class ReleaseSettings(Section):
-    """Where it is written down which release serves, and which served before."""
+    """Where it is written down which release serves, and what happens when that is damaged."""
 
     ledger: str = Field(
         "",
@@ -36,6 +36,15 @@ class ReleaseSettings(Section):
     )
     password: SecretStr = Field(
         SecretStr(""), description="what PostgreSQL asks for; give it as NIGHTSHIFT_RELEASE__PASSWORD"
+    )
+    check_minutes: float = Field(
+        10,
+        ge=0,
+        description="how often a searcher verifies the files that it answers from (on a server: searches for a few "
+        "known passages); 0: only when it opens them",
+    )
+    serve_previous_when_damaged: bool = Field(
+        False, description="answer from the release that served before while the serving one is damaged"
     )
 
     @field_validator("ledger")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -78,11 +79,20 @@ class Refusal(BaseModel):
     next: str
 
 
-class Health(BaseModel):
-    """The service answers."""
+class Status(StrEnum):
+    """How well the service answers."""
 
-    status: str = "ok"
+    OK = "ok"
+    DEGRADED = "degraded"  # the release before answers, or BM25 does not
+    FAILING = "failing"  # no query is answered
+
+
+class Health(BaseModel):
+    """Whether the service answers, from which release, and what is wrong; the log says more."""
+
+    status: Status = Status.OK
     release: str
+    reason: str = ""
 
 
 class Shown(BaseModel):
