@@ -16,15 +16,15 @@ CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27,}|0x[0-9a-f]+|\d+")  # ids, add
 
 
 class LogError(NamedTuple):
-    """One kind of error line: the newest line of its kind, how many there are, and the time in the newest."""
+    """One kind of error line: the newest line of its kind, how often it occurs, and the time in the newest."""
 
     line: str
-    count: int
+    times: int
     time: str
 
     def __str__(self) -> str:
         last = f", last at {self.time}" if self.time else ""
-        return f"{self.count} × {self.line[:200]}{last}"
+        return f"{self.times} × {self.line[:200]}{last}"
 
 
 def mark_start(log: Path) -> None:

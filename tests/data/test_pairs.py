@@ -16,7 +16,8 @@ from flows.cli import app
 from tasks.core.data.look import look_at
 from tasks.core.data.readers.source import find_source
 from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, load_settings
+from tasks.core.settings import DataSettings
+from tasks.core.settings_file import load_settings
 
 PAIRS = [(f'what is "metal" {n}, in short', f"Metal {n}:\nit is described; here.") for n in range(12)]
 
