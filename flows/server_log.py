@@ -52,6 +52,6 @@ def read_errors(log: Path) -> list[LogError]:
         if match is None:
             continue
         kind = CHANGING.sub("#", line)
-        count = kinds[kind].count if kind in kinds else 0
+        count = kinds[kind].times if kind in kinds else 0
         kinds[kind] = LogError(line, count + 1, match["time"] or "")
-    return sorted(kinds.values(), key=lambda error: -error.count)
+    return sorted(kinds.values(), key=lambda error: -error.times)
