@@ -60,7 +60,7 @@ def main() -> None:
     app()
 
 
-@app.command(epilog="Example: nightshift run --settings infra/settings/beir.toml --reason 'new feed'")
+@app.command(epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
 @readable_errors
 def run(
     settings: SettingsFile = None,
@@ -173,7 +173,7 @@ def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     print_refusals(found)
 
 
-@app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
+@app.command(epilog="Example: nightshift doctor --settings night.toml")
 @readable_errors
 def doctor(settings: SettingsFile = None) -> None:
     """Check what a night needs: Java, disk, model, Milvus, Prefect; say how to mend each. Exit 1 when one fails."""
