@@ -15,6 +15,10 @@ class Mismatch(NightshiftError):
     """Two things that must belong together do not: an encoder and a collection, a shard and its manifest."""
 
 
+class Damaged(Mismatch):
+    """An artifact on disk is not what was written."""
+
+
 class StaleNight(NightshiftError):
     """Another release went live after this night began; the pointer was left alone."""
 
@@ -25,7 +29,3 @@ class Unreachable(NightshiftError, ConnectionError):
 
 class Impossible(NightshiftError):
     """What is asked for is well said, but what there is cannot do it; asking again will not help."""
-
-
-class Damaged(NightshiftError):
-    """Stored bytes are not the ones that were written: a file was altered, truncated, or removed."""
