@@ -60,8 +60,8 @@ def test_a_damaged_pointer_is_made_again_from_the_ledger(fresh, original, caplog
         assert served(settings) == right["release"], harm.__name__
         again = json.loads(pointer.read_text())
         assert {**again, "epoch": 0, "why": ""} == {**right, "epoch": 0, "why": ""}
-    assert "set aside as serving.json.damaged-" in caplog.text
-    assert [*settings.home.glob("serving.json.damaged-*")]
+    assert "Set aside as .serving.json.damaged-" in caplog.text
+    assert [*settings.home.glob(".serving.json.damaged-*")]
 
 
 def test_a_searcher_opens_whatever_happened_to_pointer_ledger_and_manifests(fresh, original):
@@ -116,7 +116,7 @@ def test_a_damaged_ledger_is_made_again(fresh, original, caplog):
         assert [one.release for one in known_releases(settings)] == [release for release, *_ in known], harm.__name__
         assert (served(settings), facts(settings)) == (name, known), harm.__name__
         assert rollback(settings).release == known[-1][0], harm.__name__
-        assert harm not in noticed or [*settings.home.glob("ledger.sqlite.damaged-*")], harm.__name__
+        assert harm not in noticed or [*settings.home.glob(".ledger.sqlite.damaged-*")], harm.__name__
     assert "made again from collections and release manifests" in caplog.text
 
 

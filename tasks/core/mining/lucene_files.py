@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.core.errors import Damaged
 from tasks.core.files import files_under
+from tasks.core.receipts import Index
 
 FOOTER = struct.Struct(">IIQ")  # magic, algorithm, checksum
 MAGIC, CRC32 = 0xC02893E8, 0
@@ -34,7 +35,19 @@ def check_lucene(folder: Path) -> None:
         raise Damaged(f"{folder}: damaged, {min(missing, default='the list of its segments')} is missing")
 
 
+def damaged_indexes(home: Path) -> list[Path]:
+    """The indexes of a home that were damaged and set aside."""
+    return sorted((home / Index.shelf).glob(".*.damaged-*"))
+
+
 def _is_whole(file: Path) -> bool:
+    try:
+        return _matches(file)
+    except OSError:  # the disk does not read it
+        return False
+
+
+def _matches(file: Path) -> bool:
     left = file.stat().st_size - 8  # the checksum covers all but itself
     if left < FOOTER.size - 8:
         return False

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,23 +66,27 @@ def check_files(folder: Path, checksums: Checksums, shown: Path) -> None:
 
     Raises Damaged naming the first file that differs.
     """
-    for name, wanted in checksums.items():
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            raise Damaged(f"{shown / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
-        if size != wanted.size:
-            raise Damaged(f"{shown / name}: damaged, {size} bytes where {wanted.size} were verified. {NEXT}")
-    for name, wanted in checksums.items():
-        if file_digest(folder / name) != wanted.sha256:
-            raise Damaged(f"{shown / name}: damaged, its bytes are not those that were verified. {NEXT}")
+    try:
+        for name, wanted in checksums.items():
+            if (size := (folder / name).stat().st_size) != wanted.size:
+                raise Damaged(f"{shown / name}: damaged, {size} bytes where {wanted.size} were verified. {NEXT}")
+        for name, wanted in checksums.items():
+            if file_digest(folder / name) != wanted.sha256:
+                raise Damaged(f"{shown / name}: damaged, its bytes are not those that were verified. {NEXT}")
+    except OSError as error:
+        raise Damaged(f"{shown / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder, so that it can be made again and still be inspected; returns its new path."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    names = (f"{path.name}.damaged-{stamp}{f'-{n}' if n else ''}" for n in count())
-    aside = next(place for name in names if not (place := path.with_name(name)).exists())
-    path.rename(aside)
-    log.warning("%s: damaged; set aside as %s", path, aside.name)
-    return aside
+def set_aside(path: Path, reason: object) -> None:
+    """Rename a damaged file or folder to `.<name>.damaged-<time>` and log the reason.
+
+    Raises Damaged with the reason, where its folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return  # another process was first
+    except OSError as error:
+        raise Damaged(f"{reason}. It cannot be set aside ({error}); repair it where it can be written") from error
+    log.warning("%s. Set aside as %s; it is made again", reason, aside.name)

@@ -166,10 +166,9 @@ def _replaced(home: Path) -> sqlite3.Connection:
         try:
             return _connected(path)
         except sqlite3.DatabaseError as error:
-            log.warning("%s: %s; made again from collections and release manifests", path, error)
-            for file in sorted(home.glob(f"{FILE}*")):
-                if file.name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
-                    set_aside(file)
+            for file in (path, *(path.with_name(f"{FILE}-{kind}") for kind in ("wal", "shm"))):
+                set_aside(file, f"{file}: the ledger is damaged ({error})")
+            log.warning("%s: made again from collections and release manifests", path)
             return _connected(path)
 
 

@@ -151,13 +151,12 @@ class EmbeddedMilvus:
             return None
         except (ValueError, TypeError, ValidationError) as error:
             raise Damaged(
-                f"{self._pointer}: not a pointer to a release. `nightshift releases` makes it again from the ledger."
+                f"{self._pointer}: not a pointer to a release; `nightshift releases` makes it again from the ledger"
             ) from error
 
-    def set_pointer_aside(self) -> None:
+    def set_pointer_aside(self, reason: object) -> None:
         """Rename the pointer file."""
-        with suppress(FileNotFoundError):
-            set_aside(self._pointer)
+        set_aside(self._pointer, reason)
 
     def unload(self, collection: str) -> None:
         """Only readers have it in memory, each its own clone."""

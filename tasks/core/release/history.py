@@ -120,6 +120,5 @@ def _pointer(publisher: Publisher) -> Pointer | None:
     try:
         return publisher.serving()
     except Damaged as error:
-        log.warning("%s", error)
-        publisher.set_pointer_aside()
+        publisher.set_pointer_aside(error)
         return None

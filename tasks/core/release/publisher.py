@@ -145,7 +145,7 @@ class Publisher(Opener, Protocol):
     def flip(self, pointer: Pointer) -> None:
         """Move the pointer, in one step."""
 
-    def set_pointer_aside(self) -> None:
+    def set_pointer_aside(self, reason: object) -> None:
         """Put a pointer that cannot be read out of the way; `flip` makes another."""
 
     def unload(self, collection: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,13 +54,14 @@ def recover(ledger: Ledger, publisher: Publisher, pointer: Pointer | None) -> No
 
 def read_manifest(folder: Path) -> Release | None:
     """The release whose manifest is in `folder`; None when there is none, or it is damaged, and set aside."""
+    reason = "it cannot be read"
     try:
-        return finished(folder, Release)
+        release = finished(folder, Release)
     except (ValueError, TypeError, NightshiftError) as error:
-        log.warning("%s: cannot be read (%s)", folder / MANIFEST, error)
-        with suppress(FileNotFoundError):
-            set_aside(folder / MANIFEST)
-        return None
+        release, reason = None, str(error)
+    if release is None:
+        set_aside(folder / MANIFEST, f"{folder / MANIFEST}: damaged, {reason}")
+    return release
 
 
 def restore_manifests(ledger: Ledger) -> None:

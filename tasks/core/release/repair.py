@@ -8,7 +8,7 @@ from contextlib import closing
 from tasks.core.errors import Damaged, NightshiftError, Unreachable
 from tasks.core.files import load
 from tasks.core.mining.bm25 import build_index, find_index
-from tasks.core.mining.lucene_files import check_lucene
+from tasks.core.mining.lucene_files import check_lucene, damaged_indexes
 from tasks.core.receipts import Release, Snapshot
 from tasks.core.release.damage import set_aside
 from tasks.core.release.history import check_loads, serving
@@ -73,14 +73,16 @@ def _rebuilt(settings: Settings, loader: Loader, damaged: Release, epoch: int) -
 def _repair_lexical(settings: Settings, release: Release) -> None:
     """Build the BM25 index of the release's snapshot again when its files are damaged."""
     index = find_index(settings.home, release.snapshot, settings.mining)
-    if index is None:
+    if index is None and not damaged_indexes(settings.home):
         return
-    try:
-        check_lucene(index.path / "lucene")
-    except Damaged as error:
-        log.warning("%s; built again from the snapshot", error)
-        set_aside(index.path)
+    if index is not None:
         try:
-            build_index(settings.home, load(settings.home, Snapshot, release.snapshot), settings.mining)
-        except NightshiftError as failed:
-            log.error("snapshot %s: BM25 index not built (%s); dense search does without", release.snapshot, failed)
+            check_lucene(index.path / "lucene")
+        except Damaged as error:
+            set_aside(index.path, error)
+        else:
+            return
+    try:
+        build_index(settings.home, load(settings.home, Snapshot, release.snapshot), settings.mining)
+    except NightshiftError as error:
+        log.error("snapshot %s: BM25 index not built (%s); dense search does without", release.snapshot, error)

@@ -95,7 +95,7 @@ class ServerMilvus:
                 self._point(client, pointer.collection)
         log.warning("alias %s: names %s, but is still searched stale", self._alias, pointer.collection)
 
-    def set_pointer_aside(self) -> None:
+    def set_pointer_aside(self, reason: object) -> None:
         """An alias can always be read."""
 
     def serving(self) -> Pointer | None:

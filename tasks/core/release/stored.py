@@ -56,8 +56,9 @@ def verify_contents(home: Path, reader: Reader, min_recall: float) -> bool:
 
 def _recall(contents: Contents, queries: np.ndarray, exact: np.ndarray) -> float:
     """Recall@10 by the scores of the stored vectors: what the index reports may be computed from damaged ones."""
-    hits = [(at, hit.row) for at, found in enumerate(contents.reader.search(queries, DEPTH)) for hit in found]
-    at, rows = np.array(hits, np.int64).reshape(-1, 2).T
+    answers = contents.reader.search(queries, DEPTH)
+    pairs = [(at, hit.row) for at, hits in enumerate(answers) for hit in hits]
+    at, rows = np.array(pairs, np.int64).reshape(-1, 2).T
     if len(rows) and not (rows.min() >= 0 and rows.max() < contents.identity.rows):
         return 0.0
     floor = exact[:, -1] - SLACK * np.maximum(1.0, np.abs(exact[:, -1]))

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.core.errors import Damaged, Impossible, NightshiftError
 from tasks.core.mining.bm25 import find_index, one_line
 from tasks.core.mining.jvm import anserini_jar, find_java, java_environment
-from tasks.core.mining.lucene_files import check_lucene
+from tasks.core.mining.lucene_files import check_lucene, damaged_indexes
 from tasks.core.settings import Settings
 
 HEAP_MB = 256
@@ -88,6 +88,8 @@ class Lexical:
         """The Lucene index, whose bytes are verified."""
         mining = self._settings.mining
         index = find_index(self._settings.home, self._snapshot, mining)
+        if index is None and damaged_indexes(self._settings.home):
+            raise Damaged(f"BM25 index of snapshot {self._snapshot}: was damaged, and set aside. {NEXT}")
         if index is None:
             raise Impossible(
                 f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so nothing to fuse with. "

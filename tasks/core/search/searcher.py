@@ -135,18 +135,16 @@ class Searcher:
     def check(self) -> None:
         """Verify what answers. Damaged, it answers no more, until the release opens whole again or another serves.
 
-        Raises as `open` does, while nothing answers.
+        Raises as `open` does while nothing answers, and NightshiftError when a Milvus server refuses.
         """
         with self._refreshing:
             pinned = self._pinned
-            try:
-                if pinned.damage is None:
+            if pinned.damage is None:
+                try:
                     pinned.check()
-            except Unreachable:
-                raise  # it tells nothing about the collection
-            except NightshiftError as error:
-                pinned.damage = error
-                log.error("release %s answers no more: %s", pinned.pointer.release, error)
+                except Damaged as error:
+                    pinned.damage = error
+                    log.error("release %s answers no more: %s", pinned.pointer.release, error)
             if pinned.damage is not None or pinned.instead_of is not None:
                 self._change(pinned)
 
