@@ -19,12 +19,12 @@ class LogError(NamedTuple):
     """One kind of error line: the newest line of its kind, how many there are, and the time in the newest."""
 
     line: str
-    count: int
+    lines: int
     time: str
 
     def __str__(self) -> str:
         last = f", last at {self.time}" if self.time else ""
-        return f"{self.count} × {self.line[:200]}{last}"
+        return f"{self.lines} × {self.line[:200]}{last}"
 
 
 def mark_start(log: Path) -> None:
@@ -52,6 +52,6 @@ def read_errors(log: Path) -> list[LogError]:
         if match is None:
             continue
         kind = CHANGING.sub("#", line)
-        count = kinds[kind].count if kind in kinds else 0
-        kinds[kind] = LogError(line, count + 1, match["time"] or "")
-    return sorted(kinds.values(), key=lambda error: -error.count)
+        lines = kinds[kind].lines if kind in kinds else 0
+        kinds[kind] = LogError(line, lines + 1, match["time"] or "")
+    return sorted(kinds.values(), key=lambda error: -error.lines)

@@ -22,7 +22,7 @@ log = logging.getLogger("nightshift.prefect")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PROBE_SECONDS = 5
+PROBE_SECONDS = 15  # a server on a busy machine may take some
 # Where Prefect's clients report failed requests. Filters of a logger see only what is logged to that very logger.
 CLIENTS = (
     "prefect.events.clients",
