@@ -29,8 +29,8 @@ CLIENTS = (
     "prefect._internal",
     "prefect._internal.concurrency",
     "prefect.concurrency",
-    "prefect.EventsWorker",
-    "prefect.APILogWorker",
+    "EventsWorker",
+    "APILogWorker",
 )
 RUNS = ("prefect.flow_runs", "prefect.task_runs")  # report failed requests of the engine, and errors of the night
 WORDS = (
