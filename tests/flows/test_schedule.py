@@ -14,6 +14,10 @@ from tempfile import TemporaryDirectory
 import pytest
 import yaml
 from operated_server import Operated
+from prefect_servers import serving_prefect
+
+from flows import local_prefect
+from tasks.core.errors import NightshiftError
 
 sys.path.append(str(Path(__file__).parents[1] / "release"))
 from postgres_servers import postgres_server
@@ -89,3 +93,16 @@ def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path
             up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
             assert set(nights_that_ended(up)) == {"Skipped"}
             assert not list(up.folder.glob("*.db"))  # it is PostgreSQL that planned it
+
+
+@pytest.mark.slow
+def test_up_fails_when_the_server_plans_no_run(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path(environment["NIGHTSHIFT_HOME"])
+    home.mkdir()
+    with serving_prefect(home / "prefect", PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED="false") as url:
+        bootstrap = [sys.executable, "-m", "infra.bootstrap"]
+        subprocess.run(bootstrap, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
+        monkeypatch.setattr(local_prefect, "SCHEDULED_WITHIN", 2)
+        known = local_prefect.Running(url=url.removesuffix("/api"), server=0, worker=0)
+        with pytest.raises(NightshiftError, match=r"planned no run of nightly, watch-drift .*\n.*no errors"):
+            local_prefect.wait_until_scheduled(home, known)
