@@ -16,15 +16,15 @@ CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27,}|0x[0-9a-f]+|\d+")  # ids, add
 
 
 class LogError(NamedTuple):
-    """One kind of error line: the newest line of its kind, how often it occurs, and the time in the newest."""
+    """One kind of error line: the newest line of its kind, how many there are, and the time in the newest."""
 
     line: str
-    times: int
+    lines: int
     time: str
 
     def __str__(self) -> str:
         last = f", last at {self.time}" if self.time else ""
-        return f"{self.times} × {self.line[:200]}{last}"
+        return f"{self.lines} × {self.line[:200]}{last}"
 
 
 def mark_start(log: Path) -> None:
@@ -52,6 +52,6 @@ def read_errors(log: Path) -> list[LogError]:
         if match is None:
             continue
         kind = CHANGING.sub("#", line)
-        count = kinds[kind].times if kind in kinds else 0
-        kinds[kind] = LogError(line, count + 1, match["time"] or "")
-    return sorted(kinds.values(), key=lambda error: -error.times)
+        lines = kinds[kind].lines if kind in kinds else 0
+        kinds[kind] = LogError(line, lines + 1, match["time"] or "")
+    return sorted(kinds.values(), key=lambda error: -error.lines)

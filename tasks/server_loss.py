@@ -22,15 +22,15 @@ log = logging.getLogger("nightshift.prefect")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PROBE_SECONDS = 5
+PROBE_SECONDS = 15  # a server on a busy machine may take some
 # Where Prefect's clients report failed requests. Filters of a logger see only what is logged to that very logger.
 CLIENTS = (
     "prefect.events.clients",
     "prefect._internal",
     "prefect._internal.concurrency",
     "prefect.concurrency",
-    "prefect.EventsWorker",
-    "prefect.APILogWorker",
+    "EventsWorker",
+    "APILogWorker",
 )
 RUNS = ("prefect.flow_runs", "prefect.task_runs")  # report failed requests of the engine, and errors of the night
 WORDS = (

@@ -32,15 +32,20 @@ class Operated:
         number: int = json.loads((self.folder / "up.json").read_text())[name]
         return number
 
-    def ask(self, path: str, body: object | None = None) -> Any:
+    def pause_worker(self) -> None:
+        """Let the worker take no run from here on; it lives, and the server plans runs."""
+        self.ask("work_pools/nightshift", {"is_paused": True}, "PATCH")
+
+    def ask(self, path: str, body: object | None = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         basic = base64.b64encode(self.login.encode()).decode()
         headers = {"Content-Type": "application/json", "Authorization": f"Basic {basic}"}
-        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers)
+        request = urllib.request.Request(f"{self.url}/api/{path}", data, headers, method=method)
         for patience in range(10, -1, -1):  # its database may be busy; Prefect's own client asks again too
             try:
                 with urllib.request.urlopen(request) as answer:
-                    return json.load(answer)
+                    content = answer.read()
+                    return json.loads(content) if content else None
             except urllib.error.HTTPError as error:
                 if error.code != 503 or not patience:
                     raise

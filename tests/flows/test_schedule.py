@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 from operated_server import Operated
+from prefect_servers import serving_prefect
+
+from flows import local_prefect
+from tasks.core.errors import NightshiftError
 
 sys.path.append(str(Path(__file__).parents[1] / "release"))
 from postgres_servers import postgres_server
@@ -22,7 +27,7 @@ Environment = dict[str, str]
 
 pytestmark = pytest.mark.xdist_group("schedule")
 
-EVERY = 15  # seconds
+EVERY = 10  # seconds
 
 
 @pytest.fixture
@@ -43,6 +48,12 @@ def nights_that_ended(up: Operated) -> list[str]:
     return [run["state"]["name"] for run in up.runs("nightly") if run["auto_scheduled"] and run["end_time"]]
 
 
+def reported(up: Operated) -> list[str]:
+    """The times of the runs that the watchdog reported as missing."""
+    file = up.folder / "missing.json"
+    return [name.partition(" ")[2] for name in json.loads(file.read_text())] if file.exists() else []
+
+
 @pytest.mark.usefixtures("served")
 def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
     operated: Operating,
@@ -50,7 +61,7 @@ def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
     told: tuple[str, list[dict[str, str]]],
 ) -> None:
-    with operated("--deployments", str(often), "--grace", "0.4") as up:
+    with operated("--deployments", str(often), "--grace", "0.2") as up:
         assert "next night: today" in up.words
         assert "next drift check: no schedule" in up.words
         up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
@@ -59,23 +70,16 @@ def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
         well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
         assert {"prefect", "server", "worker", "schedule", "watchdog", "logs"} <= well, checks
 
-        told[1].clear()
-        os.kill(up.process("worker"), signal.SIGSTOP)  # alive for the system, and it starts nothing
-        try:
-            up.until(lambda: bool(told[1]), "an alert for the night that did not begin")
-            assert told[1][0]["subject"] == "Nightshift: no scheduled run of nightly"
-            missing = nightshift("watchdog", "--grace", "0.4")
-            assert missing.returncode == 1
-            assert "nightly" in missing.stderr
-        finally:
-            os.kill(up.process("worker"), signal.SIGCONT)
+        up.pause_worker()
+        paused = datetime.now(UTC).isoformat()
+        up.until(lambda: max(reported(up), default="") > paused, "a run that is due and does not begin")
+        up.until(lambda: bool(told[1]), "an alert for it")
+        assert told[1][-1]["subject"] == "Nightshift: no scheduled run of nightly"
 
 
 @pytest.mark.usefixtures("served")
-def test_a_night_begins_by_itself_on_postgresql(
-    operated: Operating, often: Path, environment: Environment, tmp_path: Path
-) -> None:
-    with postgres_server(tmp_path / "postgres") as (address, password):
+def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path, environment: Environment) -> None:
+    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as (address, password):
         host = address.rpartition("@")[2]
         environment |= {
             "PREFECT_API_DATABASE_DRIVER": "postgresql+asyncpg",
@@ -89,3 +93,16 @@ def test_a_night_begins_by_itself_on_postgresql(
             up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
             assert set(nights_that_ended(up)) == {"Skipped"}
             assert not list(up.folder.glob("*.db"))  # it is PostgreSQL that planned it
+
+
+@pytest.mark.slow
+def test_up_fails_when_the_server_plans_no_run(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path(environment["NIGHTSHIFT_HOME"])
+    home.mkdir()
+    with serving_prefect(home / "prefect", PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED="false") as url:
+        bootstrap = [sys.executable, "-m", "infra.bootstrap"]
+        subprocess.run(bootstrap, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
+        monkeypatch.setattr(local_prefect, "SCHEDULED_WITHIN", 2)
+        known = local_prefect.Running(url=url.removesuffix("/api"), server=0, worker=0)
+        with pytest.raises(NightshiftError, match=r"planned no run of nightly, watch-drift .*\n.*no errors"):
+            local_prefect.wait_until_scheduled(home, known)

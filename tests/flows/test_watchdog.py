@@ -115,9 +115,9 @@ def test_errors_of_a_log_are_grouped_and_only_those_since_the_last_start_count(t
             file.write("Traceback (most recent call last):\n")
         file.write("03:00:04.000 | WARNING | prefect - only a warning\nERROR:    Application startup failed.\n")
     scheduler, traceback, uvicorn = read_errors(log)
-    assert (scheduler.times, scheduler.time) == (3, "03:00:02")
+    assert (scheduler.lines, scheduler.time) == (3, "03:00:02")
     assert "deployment 2" in str(scheduler)
-    assert traceback.times == 3
+    assert traceback.lines == 3
     assert uvicorn.line == "ERROR:    Application startup failed."
 
 
