@@ -50,7 +50,7 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 
 def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
-    serving, epoch = release.repair(settings)
+    serving, epoch = release.reconcile(settings, rebuild=True)
     ingested, snapshot = ingest.validate(settings)
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
