@@ -61,7 +61,7 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
     ingest.check_side_files(settings)
-    serving, epoch = release.repair(settings)
+    serving, epoch = release.reconcile(settings, rebuild=True)
     book.note(serving=serving)
     ingested, snapshot = ingest.validate(settings)
     book.note(ingested=ingested, snapshot=snapshot)

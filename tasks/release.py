@@ -10,26 +10,23 @@ from tasks.core.files import load
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
-from tasks.core.release import repair as repairs
 from tasks.core.release import retention
 from tasks.core.release.comparable import comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
+from tasks.core.release.repair import repair
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
 
 @task(name="reconcile", task_run_name="reconcile", **OVER_THE_WIRE)
-def reconcile(settings: Settings) -> tuple[Release | None, int]:
-    """Repair what a crashed night left; return the release to compare with, and the pointer's epoch."""
-    serving, epoch = releases.serving(settings)
+def reconcile(settings: Settings, *, rebuild: bool = False) -> tuple[Release | None, int]:
+    """Repair what a crashed night left; return the release to compare with, and the pointer's epoch.
+
+    With `rebuild` verify the serving release too, and rebuild its damaged parts.
+    """
+    serving, epoch = repair(settings) if rebuild else releases.serving(settings)
     return comparable(settings, serving), epoch
-
-
-@task(name="repair", task_run_name="repair", **OVER_THE_WIRE)
-def repair(settings: Settings) -> tuple[Release | None, int]:
-    """Reconcile, and rebuild what is damaged of the serving release; returns it, and the pointer's epoch."""
-    return repairs.repair(settings)
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:
