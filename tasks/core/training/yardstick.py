@@ -61,7 +61,8 @@ class Yardstick:
                 "rank": np.tile(np.arange(1, best.shape[1] + 1), len(best)),
             }
         )
-        return per_query(run, self.answers)["ndcg@10"].to_numpy()
+        values: np.ndarray = per_query(run, self.answers)["ndcg@10"].to_numpy()
+        return values
 
 
 def yardstick(
