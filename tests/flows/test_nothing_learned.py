@@ -28,10 +28,9 @@ def test_a_night_in_a_script_that_the_model_cannot_read_stops_before_training(
     for name in ("corpus", "queries"):
         ids = [json.loads(line)["_id"] for line in (source / f"{name}.jsonl").read_text().splitlines()]
         texts = [THAI[number % 4] * (1 + number // 4) for number in range(len(ids))]
-        cut = None if name == "corpus" else 9
-        write_lines(
-            source / f"{name}.jsonl", [{"_id": one, "text": text[:cut]} for one, text in zip(ids, texts, strict=True)]
-        )
+        ending = "" if name == "corpus" else "กุ้ง"
+        rows = [{"_id": one, "text": text + ending} for one, text in zip(ids, texts, strict=True)]
+        write_lines(source / f"{name}.jsonl", rows)
     stopped = nightshift("run", NIGHTSHIFT_DATA__MAX_REFUSED="1", NIGHTSHIFT_DATA__MIN_LIFT="0")
     assert stopped.returncode == 1, stopped.stdout
     assert "nothing can be learned from this data with" in stopped.stderr
