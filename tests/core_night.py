@@ -8,7 +8,7 @@ from tasks.core.data.ingest import ingest
 from tasks.core.data.snapshot import judged
 from tasks.core.drift.statistics import build_reference
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.evaluation.evaluate import evaluate_encoder
+from tasks.core.evaluation.evaluate import evaluate_encoder, run_of
 from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.mining.encoded import training_search
 from tasks.core.mining.mine import mine
@@ -45,7 +45,8 @@ def make_all(settings: Settings) -> list[Receipt]:
     negatives = mine(home, snapshot, [("bm25", run)], vectors, asked, 0, mining)
     encoder = train(home, base, snapshot, negatives, settings)
     embeddings = gather_shards(home, encoder, snapshot, SHARDS)
-    evaluation, held_out = evaluate_encoder(home, "challenger", encoder, embeddings, snapshot, "test", 100)
+    evaluation = evaluate_encoder(home, "challenger", encoder, embeddings, snapshot, settings.evaluation)
+    held_out = run_of(home, evaluation)
     reference = build_reference(home, encoder, embeddings, snapshot)
     return [
         *(ingested, snapshot, index, run, base, vectors, negatives),

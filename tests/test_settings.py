@@ -34,7 +34,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     [
         ("[training]\nbatchsize = 3", r"\[training\] batchsize = 3: no such setting. Did you mean batch_size\?"),
         ("[training]\nbatch_size = 0", r"\[training\] batch_size = 0: input should be greater than or equal to 2"),
-        ('[encoder]\npooling = "max"', r"\[encoder\] pooling = 'max': input should be 'mean', 'cls' or 'last'"),
+        ('[encoder]\npooling = "sum"', r"\[encoder\] pooling = 'sum': input should be 'mean', 'cls'"),
         ("hom = 3", r"\[hom\] = 3: no such setting. Did you mean home\?"),
         ("[data.max_refused]\nqrel = 0.2", r"\[data\] max_refused"),
         ('[data]\nformat = "beir"', r"\[data\]: \[data\] format = \"beir\" needs \[data\] path"),

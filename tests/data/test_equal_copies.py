@@ -12,6 +12,7 @@ from source_forms import FORMS, tables
 
 from tasks.core.data.ingest import ingest
 from tasks.core.data.refusals import newest_refusals
+from tasks.core.checksums import CHECKSUMS
 from tasks.core.files import MANIFEST
 from tasks.core.receipts import Ingested
 from tasks.core.settings import DataSettings, Settings
@@ -68,6 +69,7 @@ def made_before(ingested: Ingested) -> None:
     receipt = json.loads(file.read_text())
     del receipt["reading"], receipt["merged"]
     file.write_text(json.dumps(receipt))
+    (ingested.path / CHECKSUMS).unlink()
 
 
 def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_change(collection: Collection) -> None:

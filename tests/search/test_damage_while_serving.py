@@ -10,7 +10,7 @@ from harm import HARMS, flip
 from release_world import HashingEncoder, release_night, small, snapshot_of, texts
 
 from tasks.core.errors import Damaged, Impossible, NightshiftError
-from tasks.core.mining.bm25 import build_index
+from tasks.core.mining.bm25 import build_index, find_index
 from tasks.core.mining.lucene_files import check_lucene
 from tasks.core.release.repair import repair
 from tasks.core.search.http import make_app
@@ -243,6 +243,8 @@ def test_a_damaged_bm25_index_is_said_so_while_dense_search_goes_on_and_is_built
 
 def test_a_lucene_index_that_java_cannot_read_is_named(indexed, monkeypatch):
     settings, folder = indexed
+    index = find_index(settings.home, snapshot_of(settings.home, texts()).digest, settings.mining)
+    monkeypatch.setattr("tasks.core.search.lexical.find_index", lambda *_: index)  # verified before it was damaged
     monkeypatch.setattr("tasks.core.search.lexical.check_lucene", lambda _: None)
     (segments,) = folder.glob("segments_*")
     whole = segments.read_bytes()
