@@ -10,9 +10,9 @@ import pytest
 from small_collection import Collection, passage, quarantine_of, query
 from source_forms import FORMS, tables
 
+from tasks.core.checksums import CHECKSUMS
 from tasks.core.data.ingest import ingest
 from tasks.core.data.refusals import newest_refusals
-from tasks.core.checksums import CHECKSUMS
 from tasks.core.files import MANIFEST
 from tasks.core.receipts import Ingested
 from tasks.core.settings import DataSettings, Settings
