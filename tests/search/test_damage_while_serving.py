@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from harm import HARMS, flip
 from release_world import HashingEncoder, release_night, small, snapshot_of, texts
 
-from tasks.core.errors import Damaged, Impossible, NightshiftError
-from tasks.core.mining.bm25 import build_index, find_index
+from tasks.core.errors import Damaged, NightshiftError
+from tasks.core.mining.bm25 import build_index
 from tasks.core.mining.lucene_files import check_lucene
 from tasks.core.release.repair import repair
 from tasks.core.search.http import make_app
@@ -239,19 +239,3 @@ def test_a_damaged_bm25_index_is_said_so_while_dense_search_goes_on_and_is_built
         service._searcher.check()
         assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
         assert service._searcher._pinned._lexical._child.pid != pid
-
-
-def test_a_lucene_index_that_java_cannot_read_is_named(indexed, monkeypatch):
-    settings, folder = indexed
-    index = find_index(settings.home, snapshot_of(settings.home, texts()).digest, settings.mining)
-    monkeypatch.setattr("tasks.core.search.lexical.find_index", lambda *_: index)  # verified before it was damaged
-    monkeypatch.setattr("tasks.core.search.lexical.check_lucene", lambda _: None)
-    (segments,) = folder.glob("segments_*")
-    whole = segments.read_bytes()
-    segments.write_bytes(whole[:10])
-    with (
-        Searcher.open(settings, HashingEncoder) as searcher,
-        pytest.raises(Impossible, match=f"does not read {folder}"),
-    ):
-        searcher.search("lamp", fuse=True)
-    segments.write_bytes(whole)
