@@ -22,6 +22,7 @@ STRICT = {
     "NIGHTSHIFT_GATE__MARGIN": "0.01",
     "NIGHTSHIFT_DATA__MIN_LIFT": "0",  # else the night stops before it trains: BM25 finds nothing
     "NIGHTSHIFT_DATA__COMPARE": "false",
+    "NIGHTSHIFT_TRAINING__EVALUATE_EVERY": "0",  # else dev queries reject it before the probe and the gate do
 }
 
 

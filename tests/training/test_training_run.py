@@ -189,6 +189,8 @@ def test_evaluations_in_a_row_below_the_start_end_a_training_even_while_they_ris
 def test_a_few_dev_queries_that_fall_a_little_are_chance_and_a_collapse_is_not() -> None:
     start = np.array([1.0, 0.5, 0.6, 1.0, 0.4, 1.0, 0.3, 0.9, 1.0, 0.6])
     assert not dev.is_below(start - np.eye(10)[0] * 0.4, start)  # one answer fell from rank 1 to 2 or 3
+    assert not dev.is_below(start - 0.05, start)  # on ten queries even a loss in each is no proof
+    assert dev.is_below(np.tile(start - 0.05, 2), np.tile(start, 2))
     assert not dev.is_below(start, start)
     assert not dev.is_below(np.minimum(start + 0.1, 1), start)
     assert dev.is_below(start * 0.1, start)

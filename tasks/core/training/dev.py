@@ -14,6 +14,7 @@ from tasks.core.training.checkpoint import Progress, Weights
 log = logging.getLogger("nightshift.training")
 
 RULES = GateSettings()  # of the interval: a training does not depend on how the gate is set
+COLLAPSE = 0.1  # nDCG@10; on fewer queries than the gate needs, a smaller loss is taken for chance
 
 
 def record_start(progress: Progress, values: np.ndarray) -> None:
@@ -38,7 +39,8 @@ def is_below(values: np.ndarray, start: np.ndarray) -> bool:
     if len(start) != len(values):  # a checkpoint of an earlier version lacks the values of the start
         return False
     differences = values - start
-    return bool(differences.mean() < 0 and interval(differences, RULES)[1] < 0)
+    least = 0.0 if len(values) >= RULES.min_queries else COLLAPSE
+    return bool(differences.mean() < -least and interval(differences, RULES)[1] < 0)
 
 
 def best_step(progress: Progress) -> int:
