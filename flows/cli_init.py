@@ -32,15 +32,15 @@ def write_settings(
     show_progress()
     if to.exists():
         fail(f"{to} is there already. Remove it, or name another: --to other.toml")
-    found = look_at(source, query, passage)
-    to.write_text(settings_text(found, home or f"var/{found.name}"), encoding="utf-8")
+    look = look_at(source, query, passage)
+    to.write_text(settings_text(look, home or f"var/{look.name}"), encoding="utf-8")
     typer.echo(
-        f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
-        f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"
+        f"{look.format}: {look.passages:,} passages, {look.queries:,} queries, "
+        f"{sum(look.qrels.values()):,} qrels ({', '.join(look.qrels)})"
     )
-    for note in found.notes:
+    for note in look.notes:
         typer.echo(note)
-    if "train" not in found.qrels:
+    if "train" not in look.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
     typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")
 
