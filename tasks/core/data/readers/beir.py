@@ -19,7 +19,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from tasks.core.data.readers.fields import first_value, json_object, texts
+from tasks.core.data.readers.fields import first_name, json_object, texts
 from tasks.core.data.readers.judgments import Judged, read_judgments, split_of_qrels
 from tasks.core.data.readers.lines import lines
 from tasks.core.data.readers.names import NAMES, OPTIONAL, all_names
@@ -28,6 +28,7 @@ from tasks.core.data.rows import Fault, Values, batches
 from tasks.core.errors import BadInput
 
 _ROOT = "qrels.tsv"
+_TEXTS = {table: tuple(NAMES[table])[1:] for table in ("passages", "queries")}  # columns below the id
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ def _row(table: str, content: bytes) -> Values | Fault:
     value = json_object(content, all_names(table))
     if isinstance(value, Fault):
         return value
-    (_, id_names), *others = NAMES[table].items()
-    for column, names in NAMES[table].items():
-        if column not in OPTIONAL and not any(name in value for name in names):
-            key = first_value(value, id_names)
-            known = key if isinstance(key, str) else None
-            return Fault("missing_field", f"has no field {' or '.join(names)}, only {', '.join(value)[:200]}", known)
-    found = texts(first_value(value, id_names), **{column: first_value(value, names) for column, names in others})
-    if isinstance(found, Fault):
-        return found
-    return tuple((text or "") if column == "title" else text for column, text in found.items())
+    present = {column: first_name(value, names) for column, names in NAMES[table].items()}
+    given_id, *others = (None if name is None else value[name] for name in present.values())
+    missing = next((column for column, name in present.items() if name is None and column not in OPTIONAL), None)
+    if missing:
+        known = given_id if isinstance(given_id, str) else None
+        names = " or ".join(NAMES[table][missing])
+        return Fault("missing_field", f"has no field {names}, only {', '.join(value)[:200]}", known)
+    values = texts(given_id, **dict(zip(_TEXTS[table], others, strict=True)))
+    if isinstance(values, Fault):
+        return values
+    row = tuple(values.values())
+    return row if table == "queries" else (row[0], row[1] or "", row[2])

@@ -99,7 +99,9 @@ class _Labels(NamedTuple):
 
 def _labels(value: dict[str, Any], names: Names) -> _Labels | None:
     """The labels of a record. A number in a record that lists other passages as well is a teacher's score."""
-    if any(_entries(one) for name, one in value.items() if _is_list(name, names) and name not in names.positives):
+    if any(
+        _entries(entries) for name, entries in value.items() if _is_list(name, names) and name not in names.positives
+    ):
         return None
     return next((_Labels(name, value[name]) for name in LABELS if name in value), None)
 
@@ -133,7 +135,9 @@ def _passage(entry: Any, names: Names, where: str) -> Values | Fault:
         return Fault("wrong_type", f"{where} holds a {type(entry).__name__}, expected a passage")
     if not any(name in entry for name in names.text):
         return Fault("missing_field", f"{where} holds a passage without {' or '.join(names.text)}")
-    given_id, given_title, given_text = (first_value(entry, one) for one in (names.passage_id, names.title, names.text))
+    given_id, given_title, given_text = (
+        first_value(entry, several) for several in (names.passage_id, names.title, names.text)
+    )
     values = texts(given_id, title=given_title, text=given_text)
     if isinstance(values, Fault):
         return values

@@ -53,9 +53,18 @@ def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fau
     return value
 
 
+def first_name(value: dict[str, Any], names: Iterable[str]) -> str | None:
+    """The first of `names` that the record has; None when it has none."""
+    for name in names:
+        if name in value:
+            return name
+    return None
+
+
 def first_value(value: dict[str, Any], names: Iterable[str]) -> Any:
     """The value of the first of `names` that the record has; None when it has none."""
-    return next((value[name] for name in names if name in value), None)
+    name = first_name(value, names)
+    return None if name is None else value[name]
 
 
 def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
@@ -69,11 +78,14 @@ def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
         return Fault("wrong_type", f"the id is a {type(given_id).__name__}, expected text or a whole number")
     values: dict[str, str | None] = {"id": None if given_id is None else str(given_id)}
     for name, value in fields.items():
-        if isinstance(value, bool) or not (value is None or isinstance(value, str | int | float)):
+        if value is None or isinstance(value, str):
+            values[name] = value
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return Fault("wrong_type", f"the {name} is a {type(value).__name__}, expected text", key)
         if isinstance(value, float) and not isfinite(value):
             return Fault("wrong_type", f"the {name} is {value}, expected text", key)
-        values[name] = value if value is None or isinstance(value, str) else number_text(value)
+        values[name] = number_text(value)
     if broken(values.values()):
         return Fault("invalid_utf8", _HALF_A_PAIR, key)
     return values

@@ -1,4 +1,4 @@
-"""Reads qrels files of text: one judgment a line, with or without a header, in the columns of BEIR or of TREC."""
+"""Reads qrels files of text: one judgment on each line, with or without a header, in the columns of BEIR or of TREC."""
 
 from __future__ import annotations
 

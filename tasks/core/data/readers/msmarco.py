@@ -37,12 +37,12 @@ class MsMarcoFolder:
 
     def files(self) -> list[Stored]:
         """All of them, in a fixed order."""
-        return [self.collection.file, *(one.file for one in self.queries), *(file for _, file in self.qrels)]
+        return [self.collection.file, *(table.file for table in self.queries), *(file for _, file in self.qrels)]
 
     def dialect(self) -> Mapping[str, object]:
         """How files with a header or with quoted texts are read, by their names."""
         tables = [self.collection, *self.queries]
-        return {table.file.name: found for table in tables if (found := table.dialect())}
+        return {table.file.name: table.dialect() for table in tables if table.dialect()}
 
     def read(self, table: str) -> Iterator[pa.RecordBatch]:
         """Stream one table (passages, queries or qrels) in the schema `rows.SCHEMAS[table]`.
@@ -82,12 +82,12 @@ def locate(place: Place) -> MsMarcoFolder:
     for _, file in queries:
         if file not in used:
             _log.info("%s: left out, because no qrels file is of its split", place.where(file))
-    asked = [look_into(place, file, "queries") for file in used]
-    return MsMarcoFolder(place, look_into(place, collection, "passages"), asked, judged)
+    judged_queries = [look_into(place, file, "queries") for file in used]
+    return MsMarcoFolder(place, look_into(place, collection, "passages"), judged_queries, judged)
 
 
 def _by_split(place: Place, files: list[Stored], kind: str) -> list[tuple[str, Stored]]:
     """The files of a kind, each with the name that it gives to its split."""
-    found = [file for file in files if file.bare.startswith(f"{kind}.") and file.bare.endswith(".tsv")]
-    place.once(found)
-    return [(file.bare.removeprefix(kind).removesuffix(".tsv").removeprefix("."), file) for file in found]
+    tables = [file for file in files if file.bare.startswith(f"{kind}.") and file.bare.endswith(".tsv")]
+    place.once(tables)
+    return [(file.bare.removeprefix(kind).removesuffix(".tsv").removeprefix("."), file) for file in tables]

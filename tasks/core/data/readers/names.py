@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from tasks.core.errors import BadInput
 
 NAMES = {  # table -> its columns in order, each with the names that sources use; the first that is there counts
@@ -22,6 +24,7 @@ OPTIONAL = ("title", "split")
 _UNUSED = ("iter", "iteration", "q0")  # the second column of TREC's qrels
 
 
+@cache
 def all_names(table: str) -> tuple[str, ...]:
     """Every name of every column of a table."""
     return tuple(dict.fromkeys(name for names in NAMES[table].values() for name in names))
@@ -44,7 +47,7 @@ def read_header(table: str, line: bytes, where: str) -> dict[str, int] | None:
     places = {
         column: names.index(name)
         for column, several in NAMES[table].items()
-        if (name := next((one for one in several if one in names), None)) is not None
+        if (name := next((name for name in several if name in names), None)) is not None
     }
     missing = [column for column in NAMES[table] if column not in places and column not in OPTIONAL]
     if missing or len(set(known)) < len(known) or set(names) - {*known, *_UNUSED}:

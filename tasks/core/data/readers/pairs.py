@@ -44,12 +44,12 @@ def locate(place: Place, query: str = "", passage: str = "") -> NestedFiles:
     Raises BadInput when there is no file, when no row of the first file can be read, or when its columns do not show
     which holds the query and which the passage.
     """
-    found = [file for file in place.files(deep=True) if file.bare.endswith(ENDINGS)]
-    if not found:
+    files = [file for file in place.files(deep=True) if file.bare.endswith(ENDINGS)]
+    if not files:
         raise BadInput(f"{place.shown}: holds no file of pairs ({', '.join(ENDINGS)}).")
-    place.once(found)
-    columns = columns_of(place, found[0])
-    where = place.where(found[0])
+    place.once(files)
+    columns = columns_of(place, files[0])
+    where = place.where(files[0])
     names = Names(
         query_id=(),
         query=(_choose(columns, query, QUERIES, "query", where),),
@@ -58,7 +58,7 @@ def locate(place: Place, query: str = "", passage: str = "") -> NestedFiles:
         passage_id=(),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedFiles(place, found, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    return NestedFiles(place, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
 
 
 def columns_of(place: Place, file: Stored) -> list[str]:
@@ -100,12 +100,12 @@ def _fields(place: Place, file: Stored) -> list[str]:
 
 
 def _choose(columns: list[str], chosen: str, known: tuple[str, ...], what: str, where: str) -> str:
-    held = [name for name in ([chosen] if chosen else known) if name in columns]
-    if len(held) == 1:
-        return held[0]
+    candidates = [name for name in ([chosen] if chosen else known) if name in columns]
+    if len(candidates) == 1:
+        return candidates[0]
     problem = (
-        f"has no column {chosen}" if chosen else f"has several columns that could hold the {what}: {', '.join(held)}"
-        if held else f"has no column that is known to hold the {what} ({', '.join(known)})"
+        f"has no column {chosen}" if chosen else f"has several columns that could hold the {what}: {', '.join(candidates)}"
+        if candidates else f"has no column that is known to hold the {what} ({', '.join(known)})"
     )  # fmt: skip
     raise BadInput(
         f"{where}: {problem}. Its columns: {', '.join(columns)}. Choose with nightshift init PATH --query COLUMN "

@@ -57,10 +57,10 @@ def look_into(place: Place, file: Stored, table: str) -> Tabbed:
         _log.info("%s: the first line is a header, not a row", place.where(file))
     at = header["text"] if header else 1
     rows = [line.split(b"\t") for line in (head[1:] if header else head)]
-    held = [fields[at] for fields in rows if len(fields) > at and b'"' in fields[at]]
-    wrapped = [text for text in held if _is_quoted(text)]
+    with_quotes = [fields[at] for fields in rows if len(fields) > at and b'"' in fields[at]]
+    wrapped = [text for text in with_quotes if _is_quoted(text)]
     doubled = [text for text in wrapped if b'"' in text[1:-1]]
-    quoted = len(wrapped) == len(held) >= _FEWEST and (len(doubled) >= _FEWEST or len(held) == len(rows))
+    quoted = len(wrapped) == len(with_quotes) >= _FEWEST and (len(doubled) >= _FEWEST or len(with_quotes) == len(rows))
     if quoted:
         _log.info('%s: texts are quoted as in CSV; quotes are removed, and "" is read as "', place.where(file))
     elif doubled:
