@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +14,18 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
-from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from tasks.core.errors import NightshiftError
 
 if TYPE_CHECKING:
     from tasks.core.settings import Settings
+
+INTERRUPTED = (
+    "interrupted: the night stopped. What served before still serves. "
+    "The next night resumes after the last finished step."
+)
+
+FAILED = "The night failed. What served before still serves."
 
 app = typer.Typer(
     epilog='Start with: nightshift run, then: nightshift search "read a csv file into a table"',
@@ -33,7 +43,9 @@ app.add_typer(prefect)
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show detailed log lines, and where an error comes from.")
+    ] = False,
 ) -> None:
     """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
     if debug:
@@ -44,7 +56,27 @@ def main() -> None:
     """Entry point of the command."""
     import flows.environment  # noqa: F401
 
-    app()
+    try:
+        app()
+    except BaseException as end:
+        _clear_frames(end)
+        raise
+
+
+def _clear_frames(end: BaseException) -> None:
+    """Release what the frames of an error hold.
+
+    Prefect keeps the error of a run until the process ends. A DuckDB connection in one of its frames would then
+    outlive the interpreter, and DuckDB would print forty lines about that below the error.
+    """
+    cleared: set[int] = set()
+    waiting: list[BaseException | None] = [end]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and id(error) not in cleared:
+            cleared.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            waiting += [error.__cause__, error.__context__]
 
 
 @app.command(epilog="Example: nightshift run --settings infra/settings/beir.toml --reason 'new feed'")
@@ -57,32 +89,51 @@ def run(
     ] = False,
 ) -> None:
     """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
-    loaded = load(settings)
+    from flows.terminal_log import announce, only_warnings_of_prefect
+
     if dry_run:
-        _say_plan(loaded)
+        announce("Reading the source, to forecast a night")
+        _print_plan(load(settings))
         return
+    announce(f"Starting a night ({reason}). Loading PyTorch and Prefect takes about 10 seconds.")
+    loaded = load(settings)
     from flows.local_prefect import join
 
     join(loaded.home)
     from flows.nightly import nightly
     from flows.temporary_prefect import a_server
-    from flows.terminal import only_warnings_of_prefect
-    from tasks.core.errors import NightshiftError
     from tasks.core.night import Night, last_line
 
     only_warnings_of_prefect()
-    with a_server():
-        state = nightly(settings, reason, return_state=True)
-        outcome = state.result(raise_on_failure=False)
+    try:
+        with a_server():
+            state = nightly(settings, reason, return_state=True)
+            outcome = state.result(raise_on_failure=False)
+    except KeyboardInterrupt:
+        typer.secho(INTERRUPTED, fg="yellow", err=True)
+        raise typer.Exit(130) from None
     if isinstance(outcome, Night):
         typer.echo(last_line(outcome))
-    elif isinstance(outcome, NightshiftError):
-        fail(f"{outcome}\nThe night failed; the serving release is as it was.")
     else:
-        fail(f"{state.message or outcome!r}\nThe night failed; the serving release is as it was.")
+        fault = outcome if isinstance(outcome, NightshiftError) else state.message or repr(outcome)
+        raise NightshiftError(f"{fault}\n{_after_failure(loaded.home)}") from outcome
 
 
-def _say_plan(settings: Settings) -> None:
+def _after_failure(home: Path) -> str:
+    """What serves after a failed night, and where its report is."""
+    from tasks.core.report.history import find_report
+
+    try:
+        path, row = find_report(home)
+    except NightshiftError:  # the night failed before it could write its report
+        return FAILED
+    if row["outcome"] != "Failed":
+        return FAILED
+    served = f"Release {row['release']} still serves." if row["release"] else "What served before still serves."
+    return f"The night failed. {served} Report: {path}"
+
+
+def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.verdict import assess
@@ -113,6 +164,9 @@ def rollback(
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
+    from flows.terminal_log import announce
+
+    announce("Comparing the source and the query log with the serving release")
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.verdict import assess
     from tasks.core.night import recipe_of

@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
 from flows.runs import one_publisher, run_name
+from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
@@ -51,16 +52,20 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
     serving, epoch = release.reconcile(settings)
+    begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
+    begin(Stage.COMPARE, f"with {serving.release}" if serving else "(no release serves yet)")
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
     night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
     if drift.verdict in (Work.SKIP, Work.SUSPECT):
         return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
 
+    begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
+    base = training.base_encoder(settings, snapshot)
+    log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
-    base = training.base_encoder(settings, snapshot)
     base_vectors = embed(settings, base, snapshot)
     night = night.having(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
@@ -75,8 +80,11 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
         night = night.having(encoder=challenger, probe=probe)
         if probe.finding is not None:
             return _end(settings, night.having(verdict=Verdict(findings=(probe.finding,))), "Rejected")
+    which = "trained" if drift.verdict is Work.RETRAIN else "serving"
+    begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {which} encoder")
     vectors = embed(settings, challenger, snapshot)
 
+    begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     figures = {
         "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot),
         "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
@@ -93,6 +101,7 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     if not verdict.promote:
         return _end(settings, night, "Rejected")
 
+    begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
     published = release.publish(
         settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=night.reason, expected_epoch=epoch
     )
@@ -104,12 +113,16 @@ def iterate(
     settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, night: Night
 ) -> tuple[Encoder, Night]:
     """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
+    begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
     found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
     for round_ in range(settings.mining.rounds):
+        if round_ > 0:
+            begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
         vectors = embed(settings, encoder, snapshot)
         negatives = mine(settings, snapshot, found, encoder, vectors, round_, night.serving)
+        begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
         encoder = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
         night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
     return encoder, night

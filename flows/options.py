@@ -56,7 +56,7 @@ def load(file: Path | None) -> Settings:
 
     Raises NightshiftError when home is a file, and what `load_settings` raises.
     """
-    from flows.terminal import show_progress
+    from flows.terminal_log import show_progress
     from tasks.core.errors import NightshiftError
     from tasks.core.settings import load_settings
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.measures import NAMES
 
 if TYPE_CHECKING:
@@ -24,46 +21,6 @@ if TYPE_CHECKING:
 
 SHOWN = 360  # characters of a passage on the terminal; --json has all of it
 ROOMY = 120  # columns of a window that has room for the reason of a release in its line
-
-
-class Lines(logging.Handler):
-    """Prints what the core logs, one line each: the time, the stage, the message."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        stage = record.name.rpartition(".")[2]
-        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        style = "yellow" if record.levelno >= logging.WARNING else ""
-        self.console.print(Text(f"{when}  {stage:<10} ", style="dim") + Text(record.getMessage(), style=style))
-
-
-def show_progress() -> None:
-    """Print the core's log lines on standard error."""
-    logger = logging.getLogger("nightshift")
-    if not any(isinstance(handler, Lines) for handler in logger.handlers):
-        logger.addHandler(Lines())
-
-
-def only_warnings_of_prefect() -> None:
-    """Leave the terminal to the core's own lines: of Prefect's, warnings and errors, those without a traceback.
-
-    Prefect's log of the run, in its database and its UI, keeps everything.
-    """
-    import prefect.main  # noqa: F401  (sets the handlers up)
-
-    def worth_showing(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
-            return False  # said once, at the end, by the command itself
-        if record.getMessage().startswith("Finished in state"):
-            return False
-        return record.levelno >= logging.WARNING and not record.name.startswith("nightshift")
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_showing)
 
 
 def print_answer(answer: Answer) -> None:

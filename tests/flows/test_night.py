@@ -100,7 +100,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     "line",
     [
         pytest.param("BM25: indexing", marks=pytest.mark.slow),
-        pytest.param("mining round 0", marks=pytest.mark.slow),
+        pytest.param("mined 36 negatives", marks=pytest.mark.slow),
         "shard 3 of 4",
         pytest.param("step 24 of 24", marks=pytest.mark.slow),
         "40 of 100 passages inserted",
@@ -110,7 +110,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 def test_a_night_killed_at_any_line_goes_on_where_it_was(
     nightshift: Command, environment: Environment, line: str
 ) -> None:
-    command = [sys.executable, "-m", "flows.cli", "run"]
+    command = [sys.executable, "-m", "flows.cli", "--debug", "run"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
         assert night.stderr is not None
         assert any(line in said for said in night.stderr), f"the night never said {line!r}"

@@ -69,14 +69,15 @@ def load_contracts() -> list[Contract]:
 
 def tell(source: str, tallies: list[Tally], rules: list[RuleCount]) -> None:
     """Log what became of the rows, and every rule that something broke."""
+    _log.info("source: %s", source)
     for one in tallies:
-        _log.info("%s: %d %s read, %d accepted, %d refused", source, one.read, one.table, one.accepted, one.quarantined)
+        _log.info("%s: %s", one.table, f"{one.read:,} read, {one.accepted:,} accepted, {one.quarantined:,} refused")
         if one.not_relevant:
-            _log.info("%d accepted judgements say 'not relevant': counted, no positives", one.not_relevant)
+            _log.info("%d accepted qrels are judged not relevant: counted, never used as positives", one.not_relevant)
     for rule in rules:
         if rule.failed:
             seen = f"{rule.failed} of {rule.checked} {rule.table}" if rule.checked_rows else f"{rule.observed}"
-            _log.info("rule %s (%s): %s; must be %s", rule.rule, rule.severity, seen, rule.threshold)
+            _log.info("rule %s (%s): broken by %s; must be %s", rule.rule, rule.severity, seen, rule.threshold)
 
 
 def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kept: Path, last: Snapshot | None) -> None:

@@ -54,7 +54,7 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
         source = folder / "source"
         source.mkdir()
         rows = _write_source(source, folder / IDS, snapshot)
-        log.info("BM25: indexing %d passages", rows)
+        log.info("BM25: indexing %s passages", f"{rows:,}")
         arguments = {
             "-collection": "JsonCollection",
             "-generator": "DefaultLuceneDocumentGenerator",

@@ -54,7 +54,7 @@ class EmbeddedMilvus:
             index_and_load(client, identity)
         sync_files(path)
         sync_folder(path.parent)
-        log.info("%s: closed", identity.collection)
+        log.debug("%s: closed", identity.collection)
 
     def open(self, collection: str) -> CollectionReader:
         """Open a private clone of a generation's directory; see `Publisher.open`.
