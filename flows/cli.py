@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,8 +24,6 @@ INTERRUPTED = (
     "interrupted: the night stopped. What served before still serves. "
     "The next night resumes after the last finished step."
 )
-
-FAILED = "The night failed. What served before still serves."
 
 app = typer.Typer(
     epilog='Start with: nightshift run, then: nightshift search "read a csv file into a table"',
@@ -116,21 +114,22 @@ def run(
         typer.echo(last_line(outcome))
     else:
         fault = outcome if isinstance(outcome, NightshiftError) else state.message or repr(outcome)
-        raise NightshiftError(f"{fault}\n{_after_failure(loaded.home)}") from outcome
+        raise NightshiftError(f"{fault}\n{_after_failure(loaded)}") from outcome
 
 
-def _after_failure(home: Path) -> str:
+def _after_failure(settings: Settings) -> str:
     """What serves after a failed night, and where its report is."""
+    from tasks.core.release.milvus import milvus_of
     from tasks.core.report.history import find_report
 
-    try:
-        path, row = find_report(home)
-    except NightshiftError:  # the night failed before it could write its report
-        return FAILED
-    if row["outcome"] != "Failed":
-        return FAILED
-    served = f"Release {row['release']} still serves." if row["release"] else "What served before still serves."
-    return f"The night failed. {served} Report: {path}"
+    served, report = "What served before still serves.", ""
+    with suppress(NightshiftError):  # Milvus may be what failed
+        pointer = milvus_of(settings).serving()
+        served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
+    with suppress(NightshiftError):  # the night may have failed before its report
+        path, night = find_report(settings.home)
+        report = f" Report: {path}" if night["outcome"] == "Failed" else ""
+    return f"The night failed. {served}{report}"
 
 
 def _print_plan(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -93,6 +95,8 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
     keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
+    newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
     assert {"data-contract", "mined-negatives", "embedding", "evaluation", "release-card", "night-report"} <= keys
 
 
@@ -152,11 +156,28 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert failed.returncode == 1
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
+    assert "[1/8] validate beir data" in failed.stderr
+    last = failed.stderr.splitlines()[-1]  # nothing that a library prints at exit comes after the error
+    assert last.startswith(f"The night failed. Release {served} still serves. Report: ")
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
     told = document(nightshift("report", "--json"))  # it leaves a page all the same
     assert told["outcome"] == "Failed"
     assert "corpus.jsonl" in told["why"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_night_ends_with_one_line_and_resumes(nightshift: Command, environment: Environment) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
+        assert night.stderr is not None
+        assert any("queries: 60 read" in line for line in night.stderr)
+        night.send_signal(signal.SIGINT)
+        rest = night.stderr.read().splitlines()
+    assert night.returncode == 130
+    assert rest[-1].startswith("interrupted: the night stopped.")
+    assert not [line for line in rest if "nanobind" in line or "Crash" in line]
+    assert nightshift("run").stdout.startswith("Promoted")
 
 
 def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
