@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,8 @@ from flows.options import AsJson, SettingsFile, load, print_json, readable_error
 from tasks.core.errors import NightshiftError
 
 if TYPE_CHECKING:
+    from tasks.core.drift.findings import Drift
+    from tasks.core.receipts import Ingested, Snapshot
     from tasks.core.settings import Settings
 
 INTERRUPTED = (
@@ -134,15 +137,9 @@ def _after_failure(settings: Settings) -> str:
 
 def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
-    from tasks.core.data.ingest import ingest
-    from tasks.core.drift.verdict import assess
     from tasks.core.forecast import forecast
-    from tasks.core.night import recipe_of
-    from tasks.core.release.publish import serving
 
-    release, _ = serving(settings)
-    ingested, snapshot = ingest(settings)
-    drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
+    ingested, snapshot, drift = _look(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
 
 
@@ -162,25 +159,30 @@ def rollback(
 @app.command(epilog="Example: nightshift drift --json")
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
+    """Compare the source and the query log, as they are now, with the serving release. Remembers nothing."""
     from flows.terminal_log import announce
 
     announce("Comparing the source and the query log with the serving release")
-    from tasks.core.data.ingest import ingest
-    from tasks.core.drift.verdict import assess
-    from tasks.core.night import recipe_of
-    from tasks.core.release.publish import serving
-
-    loaded = load(settings)
-    release, _ = serving(loaded)
-    _, snapshot = ingest(loaded)
-    found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
+    _, _, found = _look(load(settings))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
     from flows.terminal import print_drift
 
     print_drift(found)
+
+
+def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
+    """Read the source and decide what a night would do, without remembering it."""
+    from tasks.core.data.ingest import ingest
+    from tasks.core.drift.watch import watch
+    from tasks.core.night import recipe_of
+    from tasks.core.release.publish import serving
+
+    release, _ = serving(settings)
+    ingested, snapshot = ingest(settings)
+    drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
+    return ingested, snapshot, drift
 
 
 @app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")

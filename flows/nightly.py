@@ -22,6 +22,8 @@ from tasks.core.settings import Settings, load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
 
+ENDS = {Work.SKIP: "Skipped", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}  # nights that change nothing
+
 
 @flow(name="nightly", flow_run_name=run_name)
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
@@ -32,7 +34,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
         reason: Why this night runs; kept with its release.
 
     Returns:
-        Completed as Promoted, Rejected, Skipped or Suspect, with the night's outcome as data.
+        Completed as Promoted, Rejected, Skipped, Unlabeled or Suspect, with the night's outcome as data.
     """
     return whole_night(load_settings(settings_file), reason)
 
@@ -58,8 +60,8 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
     night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
-    if drift.verdict in (Work.SKIP, Work.SUSPECT):
-        return _end(settings, night, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
+    if drift.verdict in ENDS:
+        return _end(settings, night, ENDS[drift.verdict])
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     base = training.base_encoder(settings, snapshot)

@@ -61,15 +61,26 @@ def print_releases(current: Release | None, known: Sequence[Release]) -> None:
 
 
 def print_drift(drift: Drift) -> None:
-    """The verdict, then every signal behind it."""
-    console = Console()
+    """The decision, every signal behind it, what moved, and the queries that need labels."""
+    console = Console(highlight=False, soft_wrap=True)
     console.print(Text(f"{drift.verdict}: ", style="bold") + Text(drift.cause))
     moved = drift.passages
-    console.print(f"passages: {moved.new} new, {moved.changed} changed, {moved.gone} gone", style="dim")
+    console.print(f"passages: {moved.new:,} new, {moved.changed:,} changed, {moved.gone:,} gone", style="dim")
+    if drift.fresh:
+        counts = ", ".join(f"{count:,} in the {source}" for source, count in drift.fresh.items())
+        console.print(f"new queries: {counts}", style="dim")
     for signal in drift.signals:
         mark = "fired" if signal.fired else "quiet"
         against = "explains only" if signal.threshold is None else f"threshold {signal.threshold:.4f}"
-        console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  ({against})")
+        console.print(f"  {mark}  {signal.name.replace('_', ' ')}  {signal.value:.4f}  ({against})")
+    for term in drift.terms:
+        console.print(Text(f"  term “{term.term}”: {term.share:.2%} of all terms, {term.reference:.2%} before"))
+    if drift.unfamiliar:
+        console.print(Text("\nUnfamiliar queries, the lowest score first", style="bold"))
+    for query in drift.unfamiliar:
+        console.print(Text(f"  {query}"))
+    if drift.unfamiliar_file:
+        console.print(Text(f"all of them: {drift.unfamiliar_file}", style="dim"))
 
 
 def print_refusals(found: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TODO = {
     Work.SKIP: "do nothing",
     Work.SUSPECT: "touch nothing, and ask for a look at the input",
+    Work.LABEL: "touch nothing, and ask for labels",
     Work.REFRESH: "embed what changed with the serving encoder, and swap",
     Work.RETRAIN: "mine, train and embed, and swap if the gate agrees",
 }

@@ -101,6 +101,13 @@ def drift_table(drift: Drift) -> None:
     create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
 
 
+def unfamiliar_queries(drift: Drift) -> None:
+    """The queries that a person should label: the lowest scores of the last window that drifted."""
+    rows = [{"query": _short(query)} for query in drift.unfamiliar]
+    about = f"Label these queries. All of them: {drift.unfamiliar_file}" if rows else drift.cause
+    create_table_artifact(rows, key="unfamiliar-queries", description=about)
+
+
 def drift_history(drift: Drift) -> None:
     """The windows of new queries that were judged, newest first: the drift over time."""
     rows = [

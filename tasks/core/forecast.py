@@ -47,7 +47,7 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
 
     Makes the base encoder's artifact if it is not there, as the night would.
     """
-    if drift.verdict in (Work.SKIP, Work.SUSPECT):
+    if drift.verdict in (Work.SKIP, Work.SUSPECT, Work.LABEL):
         return Forecast([], 0)
     speed = _speed(settings, snapshot, sample, trains=drift.verdict is Work.RETRAIN)
     moved = drift.passages.new + drift.passages.changed

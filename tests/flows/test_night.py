@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from things_and_traits import THINGS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
@@ -197,6 +198,32 @@ def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Env
     assert (rule["table"], rule["rows"]) == ("passages", 1)
     assert rule["samples"][0]["file"].endswith("corpus.jsonl")
     assert rule["samples"][0]["row"] == 101
+
+
+@pytest.mark.usefixtures("served")
+def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
+    nightshift: Command, environment: Environment, prefect_server: str, tmp_path: Path
+) -> None:
+    queries = [f"{'of ' * (6 + n % 3)}{one} {other}" for n, one in enumerate(THINGS) for other in THINGS[:3]]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"query": query}) + "\n" for query in queries))
+    drift = {
+        "NIGHTSHIFT_DRIFT__QUERIES": str(tmp_path / "log.jsonl"),
+        "NIGHTSHIFT_DRIFT__MIN_QUERIES": "20",
+        "NIGHTSHIFT_DRIFT__CONFIRM_WINDOWS": "1",
+        "NIGHTSHIFT_DRIFT__LOW_SCORE_EFFECT": "0",
+    }
+    assert document(nightshift("drift", "--json", **drift))["verdict"] == "label"
+    night = nightshift("run", **drift)
+    assert night.returncode == 0, night.stderr
+    assert night.stdout.startswith("Unlabeled: a person must label queries")
+    file = Path(environment["NIGHTSHIFT_HOME"]) / "drift/unfamiliar-queries.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])["query"]
+    assert first in night.stderr
+    assert first in Path(document(nightshift("report", "--json"))["report"]).read_text()
+    (artifact,) = (
+        one for one in post(f"{prefect_server}/artifacts/latest/filter", {}) if one["key"] == "unfamiliar-queries"
+    )
+    assert first in artifact["data"]
 
 
 def test_wrong_usage_exits_2(nightshift: Command) -> None:
