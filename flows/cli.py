@@ -143,17 +143,20 @@ def _print_plan(settings: Settings) -> None:
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
 
 
-@app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
+@app.command(epilog="Example: nightshift rollback --to r0001")
 @readable_errors
 def rollback(
-    to: Annotated[str | None, typer.Option(help="The release to serve; else the one that served before.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="The release to serve, or the beginning of its name; else the one that served before."),
+    ] = None,
     settings: SettingsFile = None,
 ) -> None:
     """Serve an older release again. Moves the pointer; embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
 
     release = move_back(load(settings), to)
-    typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows} passages)")
+    typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows:,} passages)")
 
 
 @app.command(epilog="Example: nightshift drift --json")

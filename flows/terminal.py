@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.core.evaluation.measures import NAMES
+from tasks.core.release.names import short_name
 
 if TYPE_CHECKING:
     from flows.doctor import Check
@@ -33,31 +34,34 @@ def print_answer(answer: Answer) -> None:
         console.print(Text(textwrap.shorten(hit.text, SHOWN, placeholder=" …")), style="dim")
 
 
-def print_releases(current: Release | None, known: Sequence[Release]) -> None:
-    """One line a release; the serving one is marked. Why it serves is told below, where a line has no room for it."""
+def print_releases(current: Release | None, known: Sequence[Release], pinned: Collection[str]) -> None:
+    """One line a release, with what serves, is pinned, or was pruned. Reasons follow where a line has room for them."""
     console = Console()
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    widths = {"": 1, "release": 14, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8}
+    widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "state": 7}
     for name, width in widths.items():
         table.add_column(name, no_wrap=True, min_width=width)
     if roomy:
         table.add_column("why", overflow="ellipsis", no_wrap=True)
-    for one in known:
-        serves = current is not None and one.release == current.release
-        figures = [one.metrics, one.bm25, one.base, one.previous]
+    names = [release.release for release in known]
+    for release in known:
+        serves = current is not None and release.release == current.release
+        figures = [release.metrics, release.bm25, release.base, release.previous]
+        states = {"serving": serves, "pinned": release.release in pinned, "pruned": release.pruned}
         table.add_row(
-            "→" if serves else "",
-            one.release,
-            one.created[:16].replace("T", " "),
-            f"{one.rows:,}",
+            short_name(release.release, names),
+            release.created[:16].replace("T", " "),
+            f"{release.rows:,}",
             *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
-            *([one.reason] if roomy else []),
-            style="bold green" if serves else "",
+            ", ".join(state for state, holds in states.items() if holds),
+            *([release.reason] if roomy else []),
+            style="bold green" if serves else "dim" if release.pruned else "",
         )
     console.print(table if known else "no release yet: nightshift run makes the first")
-    if current is not None and not roomy:
-        console.print(Text(f"{current.release} serves: {current.reason}", style="dim"))
+    if current is not None:
+        reason = "" if roomy else f": {current.reason}"
+        console.print(Text(f"{current.release} serves{reason}", style="dim"))
 
 
 def print_drift(drift: Drift) -> None:

@@ -16,11 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tasks.core.errors import Impossible, NightshiftError, Unreachable
+from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases
 from tasks.core.search.guard import Guard, as_json
 from tasks.core.search.lanes import Full, TooSlow
-from tasks.core.search.named import NoSuchRelease
 from tasks.core.search.service import Service, check_address
 from tasks.core.settings import Settings
 
