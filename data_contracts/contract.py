@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from data_contracts.measures import Kind, Measured, take_apart
+from data_contracts.statements import statement
 
 FOLDER = Path(__file__).parent
 # In the order in which they are judged: qrels point to the first two, and pairs are qrels that are positive, with the
@@ -51,6 +52,11 @@ class Rule:
             return " or ".join(map(str, self.kwargs["value_set"]))
         rest = {name: value for name, value in self.kwargs.items() if name != "column"}
         return json.dumps(rest) if rest else self.expectation.removeprefix("expect_column_values_to_").replace("_", " ")
+
+    @property
+    def statement(self) -> str:
+        """What is true of everything that passes, in words."""
+        return statement(self.measured, self.expectation, self.kwargs, self.threshold)
 
 
 @dataclass(frozen=True)

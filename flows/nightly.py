@@ -9,14 +9,14 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
-from flows.runs import one_publisher, run_name
+from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict
-from tasks.core.night import Night, recipe_of
+from tasks.core.night import Logbook, Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings, load_settings
 from tasks.core.store import attach
@@ -43,25 +43,27 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
     with one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
-        night = Night.begin(reason)
+        book = Logbook(Night.begin(reason, settings, run_url=run_url(), log=log_of(settings)))
         try:
-            return one_night(settings, night, retrain)
+            return one_night(settings, book, retrain)
         except Exception as error:
-            report.failed(settings, night, error)
+            report.failed(settings, book.night, error)
             raise
 
 
-def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
+def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
     serving, epoch = release.reconcile(settings)
+    book.note(serving=serving)
     begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
+    book.note(ingested=ingested, snapshot=snapshot)
     begin(Stage.COMPARE, f"with {serving.release}" if serving else "(no release serves yet)")
     recipe = recipe_of(settings)
-    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, night.reason if retrain else "")
-    night = night.having(ingested=ingested, snapshot=snapshot, serving=serving, drift=drift)
+    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
+    book.note(drift=drift)
     if drift.verdict in ENDS:
-        return _end(settings, night, ENDS[drift.verdict])
+        return _end(settings, book, ENDS[drift.verdict])
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     base = training.base_encoder(settings, snapshot)
@@ -69,7 +71,7 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
     base_vectors = embed(settings, base, snapshot)
-    night = night.having(index=index, base_vectors=base_vectors)
+    book.note(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
     if serving is not None:
         before = release.encoder_of(settings, serving)
@@ -77,14 +79,16 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     challenger = before
     if drift.verdict is Work.RETRAIN:
         start = before if settings.encoder.start == "serving" else base
-        challenger, night = iterate(settings, snapshot, index, start, night)
+        challenger = iterate(settings, snapshot, index, start, book)
         probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
-        night = night.having(encoder=challenger, probe=probe)
+        book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
-            return _end(settings, night.having(verdict=Verdict(findings=(probe.finding,))), "Rejected")
+            book.note(verdict=Verdict(findings=(probe.finding,)))
+            return _end(settings, book, "Rejected")
     which = "trained" if drift.verdict is Work.RETRAIN else "serving"
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {which} encoder")
     vectors = embed(settings, challenger, snapshot)
+    book.note(encoder=challenger, embeddings=vectors)
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     figures = {
@@ -99,21 +103,20 @@ def one_night(settings: Settings, night: Night, retrain: bool) -> State[Night]:
     verdict = evaluation.gate(
         settings, figures, challenger, vectors, snapshot, serving, floor=floor, withdrawn=taken_back
     )
-    night = night.having(encoder=challenger, embeddings=vectors, figures=figures, verdict=verdict)
+    book.note(figures=figures, verdict=verdict)
     if not verdict.promote:
-        return _end(settings, night, "Rejected")
+        return _end(settings, book, "Rejected")
 
     begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
     published = release.publish(
-        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=night.reason, expected_epoch=epoch
+        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=book.night.reason, expected_epoch=epoch
     )
+    book.note(release=published)
     release.prune(settings)
-    return _end(settings, night.having(release=published), "Promoted")
+    return _end(settings, book, "Promoted")
 
 
-def iterate(
-    settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, night: Night
-) -> tuple[Encoder, Night]:
+def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
     """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
     begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
     found = search(settings, snapshot, index)
@@ -123,11 +126,12 @@ def iterate(
         if round_ > 0:
             begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
         vectors = embed(settings, encoder, snapshot)
-        negatives = mine(settings, snapshot, found, encoder, vectors, round_, night.serving)
+        negatives = mine(settings, snapshot, found, encoder, vectors, round_, book.night.serving)
+        book.note(negatives=(*book.night.negatives, negatives))
         begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
-        encoder = training.train(settings, encoder, snapshot, negatives, dev, night.serving)
-        night = night.having(negatives=(*night.negatives, negatives), trained=(*night.trained, encoder))
-    return encoder, night
+        encoder = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
+        book.note(trained=(*book.night.trained, encoder))
+    return encoder
 
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
@@ -164,8 +168,8 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
     return gather_shards(settings, encoder, snapshot)
 
 
-def _end(settings: Settings, night: Night, name: str) -> State[Night]:
-    night = report.write(settings, night.having(outcome=name))
+def _end(settings: Settings, book: Logbook, name: str) -> State[Night]:
+    night = report.write(settings, book.night.having(outcome=name))
     release.remove_unused(settings)
     get_run_logger().info("%s: %s", name, night.why)
     return Completed(name=name, message=night.why, data=night)

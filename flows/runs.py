@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger, runtime
 from prefect.concurrency.sync import concurrency
+from prefect.settings import PREFECT_UI_ENABLED
 
 from tasks.core.files import exclusive
 from tasks.core.settings import Settings
@@ -29,6 +30,18 @@ def _slug(reason: str) -> str:
     """The words of a reason up to its first colon, as they stand in an address."""
     words = re.findall(r"[a-z0-9]+", reason.split(":")[0].lower())
     return "-".join([word for word in words if word not in SMALL][:WORDS])
+
+
+def run_url() -> str:
+    """The address of this run in Prefect's user interface; empty where its server has none."""
+    return runtime.flow_run.ui_url or "" if PREFECT_UI_ENABLED.value() else ""
+
+
+def log_of(settings: Settings) -> str:
+    """Where the log of this run can be read: the worker's file, or the command that prints it."""
+    if runtime.deployment.id is not None and (file := settings.home.absolute() / "prefect" / "worker.log").exists():
+        return str(file)
+    return f"prefect flow-run logs {runtime.flow_run.id}"
 
 
 @contextmanager

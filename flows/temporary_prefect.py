@@ -25,7 +25,7 @@ def a_server() -> Iterator[None]:
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_ENABLED, get_current_settings, temporary_settings
 
     if PREFECT_API_URL.value():
         yield
@@ -44,7 +44,7 @@ def a_server() -> Iterator[None]:
         )
         try:
             wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, lambda: server.poll() is None)
-            with temporary_settings({PREFECT_API_URL: url}):
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_ENABLED: False}):  # so reports link to no page
                 try:
                     yield
                 finally:  # what waits to be sent would find nobody at the end of this process

@@ -119,6 +119,10 @@ def print_duel(found: Duel) -> None:
     same = found.comparison.queries - found.better - found.worse
     counts = f"{found.better} queries better, {found.worse} worse, {same} equal"
     console.print(f"{counts}; {found.overlap:.0%} of the ten best passages in common", style="dim")
+    if found.settings is not None:
+        console.print(f"{len(found.settings) or 'no'} settings differ", style="dim")
+    for one in found.settings or ():
+        console.print(Text(f"  {one.name}: {one.before or 'not set'} → {one.after or 'not set'}", style="dim"))
     for title, cases in (("Worst losses", found.losses), ("Best gains", found.gains)):
         if cases:
             console.print(Text(f"\n{title}", style="bold"))

@@ -19,7 +19,7 @@ from prefect.utilities.callables import get_call_parameters
 from tasks.core.compute.settings import ComputeSettings
 from tasks.core.errors import NightshiftError, Unreachable
 from tasks.core.settings import Settings
-from tasks.policy import ON_RAY
+from tasks.policy import ON_RAY, name_step
 
 log = logging.getLogger("nightshift.compute")
 R = TypeVar("R")
@@ -52,7 +52,7 @@ def over_shards(step: Task[..., R], settings: Settings, *arguments: object, shar
     if settings.compute.engine == "local":
         return [step(*call) for call in calls]
     parameters = [get_call_parameters(step.fn, call, {}) for call in calls]
-    heard = step.with_options(on_completion=[_said], on_failure=[_said])
+    heard = step.with_options(on_completion=[_said], on_failure=[name_step, _said])
     with _cluster(settings.compute) as runner:
         return _results([runner.submit(heard, one) for one in parameters])
 

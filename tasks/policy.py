@@ -8,9 +8,25 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+NOTE = "in step "  # begins the note on an error that names the task run it ended
+
+
+def name_step(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
+    """Note on a task's error which task run it ended: a failed night reports its step."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, BaseException):
+        error.add_note(f"{NOTE}{run.name}")
+
+
+def step_of(error: BaseException) -> str:
+    """The name of the task run that `error` ended; empty when it was raised outside of tasks."""
+    notes = (note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE))
+    return next(notes, "").removeprefix(NOTE)
+
+
 # Prefect's own cache would key on arguments, which a path or a name does not change when bytes do.
 # A step is finished when its manifest exists (tasks/core/files.py): a rerun finds that, and is as quick.
-STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "on_failure": [name_step]}
 
 TRANSPORT_FAULTS = (ConnectionError, TimeoutError)
 

@@ -25,11 +25,13 @@ from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night, last_line
 from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.report.history import record
-from tasks.core.report.mined import told
+from tasks.core.report.index import write_index
 from tasks.core.report.page import write_report
+from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
+from tasks.core.report.terms import mark_of
 from tasks.core.settings import Settings
-from tasks.policy import STEP
+from tasks.policy import STEP, step_of
 
 SHOWN = 60  # characters of a text in an artifact: its tables do not wrap
 
@@ -40,14 +42,17 @@ def write(settings: Settings, night: Night) -> Night:
     night = night.having(ended=datetime.now(UTC))
     record(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
+    write_index(settings.home)
     create_markdown_artifact(_summary(night), key="night-report", description=f"Night: {night.outcome}")
     return night
 
 
 def failed(settings: Settings, night: Night, error: Exception) -> None:
-    """Leave a failed night in the history and as a page. What is wrong with that too is only logged."""
+    """Leave a failed night in the history and as a page, with all that was known. An error in that is only logged."""
+    failure = {"failure": str(error) or type(error).__name__, "failed_step": step_of(error)}
+    refused = getattr(error, "refused", None)
     try:
-        write(settings, night.having(outcome="Failed", failure=str(error) or type(error).__name__))
+        write(settings, night.having(outcome="Failed", refused=refused, **failure))
     except Exception:
         get_run_logger().warning("no report of the failed night", exc_info=True)
 
@@ -95,7 +100,7 @@ def drift_table(drift: Drift) -> None:
         for one in drift.terms
     ]
     rows += [
-        {"what": f"part: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
+        {"what": f"segment: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
         for one in drift.slices
     ]
     create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
@@ -142,7 +147,7 @@ def negatives_sample(negatives: Negatives) -> None:
         for sample in samples
         for kept in sample["negatives"][:2]
     ]
-    create_table_artifact(rows, key="mined-negatives", description=" ".join(told(negatives)))
+    create_table_artifact(rows, key="mined-negatives", description=" ".join(describe_negatives(negatives)))
 
 
 def embedding_progress(encoder: Encoder) -> Watch:
@@ -194,7 +199,7 @@ def release_card(release: Release) -> None:
 def _summary(night: Night) -> str:
     lines = [f"# {night.outcome}", last_line(night).removeprefix(f"{night.outcome}: "), ""]
     if night.verdict:
-        lines += [f"- {'✓' if one.held else '✗'} {one.words}" for one in night.verdict.findings] + [""]
+        lines += [f"- {mark_of(one).sign} {one.words}" for one in night.verdict.findings] + [""]
     if night.figures:
         lines += [f"| system | {' | '.join(NAMES.values())} |", "|---|" + "---:|" * len(NAMES)]
         lines += [

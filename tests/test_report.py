@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from evaluation_world import write_run, write_snapshot
 
@@ -13,9 +15,12 @@ from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.gate import Finding, Probe, Verdict
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.night import Night, last_line
-from tasks.core.receipts import Encoder, Evaluation, Ingested, RuleCount, Snapshot
+from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.report.history import record
+from tasks.core.report.index import write_index
 from tasks.core.report.page import write_report
+from tasks.core.resolved import resolve
+from tasks.core.settings import Settings
 
 BAD = "<script>alert('a query')</script>"
 
@@ -61,6 +66,7 @@ def night(tmp_path: Path) -> Night:
             digest="i", path=Path(), rows=9, source="beir", snapshot="s", accepted=7, quarantined=2, rules=rules
         ),
         snapshot=snapshot,
+        serving=None,
         drift=Drift(verdict=Work.RETRAIN, cause="new pairs"),
         trained=(encoder,),
         probe=Probe(passages=2, of=3, why="the pool would be most of the corpus"),
@@ -78,6 +84,13 @@ def night(tmp_path: Path) -> Night:
             overlap=0.8,
         ),
     )
+
+
+def release(name: str) -> Release:
+    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
+    numbers = {"rows": 1, "generation": 1, "dimension": 4}
+    figures = {"metrics": {"ndcg@10": 0.5}, "bm25": {}, "base": {}, "previous": None}
+    return Release(path=Path(), release=name, reason="test", **dict.fromkeys(words, "x"), **figures, **numbers)
 
 
 class Remote(HTMLParser):
@@ -108,7 +121,7 @@ def test_the_report_says_the_verdict_and_fetches_nothing(night: Night, tmp_path:
     reader = Remote()
     reader.feed(page)
     assert reader.found == []
-    assert reader.links == ["../ingests/i/contracts.html"]  # beside the report, wherever the home is moved
+    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative: a home may be moved
     assert len(page) < 2_000_000
 
 
@@ -134,8 +147,95 @@ def test_the_same_night_gives_the_same_page(night: Night, tmp_path: Path) -> Non
 def test_a_night_that_failed_at_once_has_a_page_too(tmp_path: Path) -> None:
     failed = Night.begin("test").having(outcome="Failed", failure="corpus.jsonl:\n  line 3")
     page = page_of(failed, tmp_path)
-    assert "corpus.jsonl: line 3" in page
-    assert "the pointer was not moved" in page
+    assert "corpus.jsonl:\n  line 3" in page
+    assert "before it read which release serves" in page  # it may well be that one does
+    assert "No release serves yet" not in page
+    assert "No release serves yet" in page_of(failed.having(serving=None), tmp_path)
+
+
+def test_a_failed_night_names_step_release_refused_rows_and_next_step(night: Night, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    kept = home / "refused" / "i"
+    kept.mkdir(parents=True)
+    rows = [
+        {"table": "passages", "file": "corpus.jsonl", "row": n, "key": "", "rule": "r", "reason": "why", "record": BAD}
+        for n in range(1, 26)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), kept / "quarantine.parquet")
+    known = {"serving": release("r0001-a"), "refused": kept, "failed_step": "validate beir data", "log": "the log"}
+    failed = Night.begin("test").having(outcome="Failed", failure="25 rows refused", **known)
+    page = page_of(failed, tmp_path)
+    assert "<b>validate beir data</b> failed" in page
+    assert "Release <code>r0001-a</code> still serves" in page
+    assert [f"corpus.jsonl:{n}<" in page for n in (1, 20, 21)] == [True, True, False]
+    assert BAD not in page
+    assert "nightshift run" in page
+    assert "the log" in page
+    reader = Remote()
+    reader.feed(page)
+    assert (home / "reports" / "../refused/i/quarantine.parquet").exists()
+    assert {"../refused/i/quarantine.parquet", "../refused/i/contracts.html"} <= set(reader.links)
+
+
+def test_a_night_that_failed_after_it_published_does_not_deny_it(night: Night, tmp_path: Path) -> None:
+    failed = night.having(outcome="Failed", failure="disk full", serving=release("r0001-a"), release=release("r0002-b"))
+    page = page_of(failed, tmp_path)
+    assert "Release <code>r0002-b</code> serves" in page
+    assert "nightshift rollback" in page
+    assert "was not moved" not in page
+
+
+def test_marks_and_words_follow_the_figures(night: Night, tmp_path: Path) -> None:
+    findings = (
+        Finding(held=False, words="not shown to be no worse", remedy="a gain of 0.02"),
+        Finding(held=True, words="clearly worse than BM25: -0.90", informs=True),
+        Finding(held=True, words="better than the base model"),
+    )
+    worse = night.trained[0].model_copy(update={"dev": ((0, 0.95), (2, 0.05))})
+    page = page_of(night.having(verdict=Verdict(findings=findings), trained=(worse,)), tmp_path)
+    marked = dict(re.findall(r'aria-label="(\w+)">.</span>([^<]*)', page))
+    assert (marked["failed"], marked["note"]) == ("not shown to be no worse", "clearly worse than BM25: -0.90")
+    assert marked["passed"] == "better than the base model"
+    assert "What would have changed it: a gain of 0.02." in page
+    assert "0.9000 less than before training" in page
+    assert "the best of all" not in page
+    behind = worse.model_copy(update={"kept": 0})
+    assert "better than every later step" in page_of(night.having(trained=(behind,)), tmp_path)
+
+
+def test_settings_are_shown_with_what_differs_from_the_release_before(night: Night, tmp_path: Path) -> None:
+    settings = {"milvus": {"token": "root:Milvus"}, "release": {"password": "sesame"}}
+    now = resolve(Settings.model_validate({**settings, "gate": {"margin": 0.02}}))
+    before = release("r0001-a").model_copy(update={"settings": resolve(Settings.model_validate(settings))})
+    page = page_of(night.having(serving=before, settings=now), tmp_path)
+    assert "1 setting differs from <code>r0001-a</code>" in page
+    assert page.index("gate.margin") < page.index("settings in effect")
+    assert "root:Milvus" not in page
+    assert "sesame" not in page
+    old = night.having(serving=release("r0001-a"), settings=now)
+    assert "made before settings were recorded" in page_of(old, tmp_path)
+
+
+def test_nights_link_to_each_other_to_their_run_and_to_releases(night: Night, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = night.having(outcome="Promoted", release=release("r0001-a"), run_url="http://prefect/runs/flow-run/1")
+    second = night.having(began=night.began + timedelta(days=1), serving=release("r0001-a"))
+    for one in (first, second):
+        record(home, one)
+        write_report(home, one)
+        write_index(home)
+    links = {}
+    for path in (home / "reports").glob("*.html"):
+        reader = Remote()
+        reader.feed(path.read_text())
+        links[path.name] = set(reader.links)
+    one, other = "2026-03-01T020000Z.html", "2026-03-02T020000Z.html"
+    assert links[one] >= {"index.html", other, "http://prefect/runs/flow-run/1"}
+    assert links[other] >= {"index.html", one}
+    assert links["index.html"] == {one, other}
+    assert all(not link.startswith(("/", "file:")) for found in links.values() for link in found)
+    index = (home / "reports" / "index.html").read_text()
+    assert index.index("Rejected") < index.index("Promoted")  # newest first
 
 
 def test_a_night_that_the_probe_ended_says_what_it_saw(night: Night, tmp_path: Path) -> None:
@@ -152,11 +252,28 @@ def test_no_two_things_on_a_page_have_the_same_id(night: Night, tmp_path: Path) 
     assert len(ids) == len(set(ids))
 
 
-def test_the_trend_is_drawn_from_the_second_measured_night_on(night: Night, tmp_path: Path) -> None:
+def test_the_trend_shows_every_night_from_the_second_on(night: Night, tmp_path: Path) -> None:
     record(tmp_path / "home", night)
     assert "The last nights" not in page_of(night, tmp_path)
-    record(tmp_path / "home", night.having(began=night.began - timedelta(days=1), outcome="Promoted"))
-    assert "The last nights" in page_of(night, tmp_path)
+    for day, outcome in enumerate(("Failed", "Skipped", "Suspect"), start=1):
+        record(tmp_path / "home", Night(began=night.began - timedelta(days=day), reason="x", outcome=outcome))
+    page = page_of(night, tmp_path)
+    assert "The last nights" in page
+    drawn = set(re.findall(r"<text[^>]*>(?:<[^>]*>)*([^<]+)", page))
+    assert drawn >= {"rejected", "failed", "skipped", "needs a person"}
+    assert drawn >= {"Gain of the challenger", "over BM25"}  # the chart of intervals has a title and labels
+
+
+def test_refused_candidates_are_a_table_in_words(night: Night, tmp_path: Path) -> None:
+    folder = tmp_path / "negatives"
+    folder.mkdir()
+    (folder / "sample.json").write_text("[]")
+    counts = {"rows": 8, "round": 0, "queries": 1, "starved": 0, "candidates": 20}
+    mined = Negatives(digest="n", path=folder, refused={"near_duplicate": 5, "new_rule": 1}, **counts)
+    page = page_of(night.having(negatives=(mined,)), tmp_path)
+    (row,) = re.findall(r"<tr><td>is a near duplicate of a relevant passage</td>.*?</tr>", page)
+    assert re.findall(r">([\d.]+)", row) == ["5", "25.0"]
+    assert "<td>new rule</td>" in page
 
 
 def test_the_last_line_names_outcome_reason_and_figures(night: Night) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class NightshiftError(Exception):
     """A night cannot go on, and the message says why and what to do; shown without a traceback."""
@@ -9,6 +11,8 @@ class NightshiftError(Exception):
 
 class BadInput(NightshiftError):
     """The source data broke a rule that no quarantine can mend (a missing file, an empty corpus, no training pair)."""
+
+    refused: Path | None = None  # folder with the refused rows and the page of contracts, when rows were read
 
 
 class Mismatch(NightshiftError):

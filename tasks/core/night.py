@@ -21,6 +21,7 @@ from tasks.core.receipts import (
     Release,
     Snapshot,
 )
+from tasks.core.resolved import resolve
 from tasks.core.settings import Settings
 
 
@@ -48,16 +49,27 @@ class Night(BaseModel):
     verdict: Verdict | None = None
     release: Release | None = None
     failure: str = ""  # what ended the night before its end
+    failed_step: str = ""  # the step that raised it; empty: not known
+    refused: Path | None = None  # folder of a reading of the source that was stopped: its refused rows and its page
+    settings: dict[str, Any] = {}  # in effect, by dotted name, without secrets
+    run_url: str = ""  # of the run in the orchestrator's user interface, if it has one
+    log: str = ""  # the command or the file that shows the night's log
     report: Path | None = None
 
     @classmethod
-    def begin(cls, reason: str) -> Night:
-        """An empty record of a night that begins now."""
-        return cls(began=datetime.now(UTC), reason=reason)
+    def begin(cls, reason: str, settings: Settings | None = None, **more: Any) -> Night:
+        """A record of a night that begins now, with the settings in effect."""
+        known = {} if settings is None else resolve(settings)
+        return cls(began=datetime.now(UTC), reason=reason, settings=known, **more)
 
     def having(self, **more: Any) -> Night:
         """This record with `more` filled in."""
         return self.model_copy(update=more)
+
+    @property
+    def serving_known(self) -> bool:
+        """Whether the night got as far as reading what serves; `serving` is None before that, too."""
+        return "serving" in self.model_fields_set
 
     @property
     def serves(self) -> Release | None:
@@ -72,6 +84,17 @@ class Night(BaseModel):
         if self.verdict is not None:
             return "; ".join(self.verdict.reasons)
         return self.drift.cause if self.drift is not None else ""
+
+
+class Logbook:
+    """The record of a night under way. What was noted stays known when the night fails."""
+
+    def __init__(self, night: Night) -> None:
+        self.night = night
+
+    def note(self, **more: Any) -> None:
+        """Fill `more` into the record."""
+        self.night = self.night.having(**more)
 
 
 def recipe_of(settings: Settings) -> str:
@@ -101,10 +124,14 @@ def last_line(night: Night) -> str:
         words.append(f"{QUIET[night.outcome]} ({night.drift.cause});")
     if night.outcome == "Rejected":
         words.append(f"{night.why};")
-    words.append(f"release {served.release} serves" if served else "no release serves yet")
+    words.append(f"release {served.release} serves" if served else _nothing(night))
     words.append(_figures(night))
     words.append(f"· report {night.report}")
     return " ".join(word for word in words if word)
+
+
+def _nothing(night: Night) -> str:
+    return "no release serves yet" if night.serving_known else "the night ended before it read what serves"
 
 
 def _figures(night: Night) -> str:

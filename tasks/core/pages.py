@@ -11,7 +11,7 @@ def render(template: Path, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(template.parent),
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),  # the second has page.css.jinja
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

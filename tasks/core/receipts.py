@@ -6,7 +6,7 @@ Each is also the manifest of its artifact: what `files.produce` writes last into
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +41,7 @@ class RuleCount(BaseModel):
     failed: int
     checked_rows: bool = True
     description: str = ""  # what is wrong with what fails it
+    statement: str = ""  # what is true of what passes it
     observed: str = ""  # the figure, or the share of rows that failed
     threshold: str = ""  # what was allowed
     offenders: tuple[str, ...] = ()  # the first rows that failed, as file:row
@@ -246,3 +247,4 @@ class Release(Receipt):
     previous: dict[str, float] | None
     recall: float | None = None  # @10, of the index against exact search
     pruned: bool = False  # its collection was removed; only its figures are left
+    settings: dict[str, Any] = {}  # in effect when it was made, without secrets; empty: made before they were recorded

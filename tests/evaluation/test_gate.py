@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -69,6 +70,32 @@ def test_a_challenger_clearly_worse_than_bm25_is_rejected_unless_the_floor_is_of
     assert judge(noisy(0.4, 0), None, bm25=0.6, bm25_floor=False).promote
 
 
+def test_words_and_marks_follow_the_figures_where_a_loss_decides_nothing() -> None:
+    (_, floor) = judge(noisy(0.4, 0), noisy(0.4, 0), bm25=0.9, bm25_floor=False).findings
+    assert (floor.held, floor.informs) == (True, True)
+    assert floor.words.startswith("clearly worse than BM25: nDCG@10 -0.49")
+    before = noisy(0.4, 99)  # as BM25's
+    level = np.random.default_rng(1).normal(0, 0.1, 300)
+    for shift, words in ((0.001, "not clearly better than BM25"), (-0.001, "not clearly worse than BM25")):
+        (_, floor) = judge(before + level - level.mean() + shift, before, bm25=0.4).findings
+        assert (floor.held, floor.informs, floor.words.partition(":")[0]) == (True, shift < 0, words)
+
+
+def test_every_reason_of_a_rejection_says_what_would_have_changed_it() -> None:
+    verdict = judge(noisy(0.3, 0, 10), noisy(0.7, 2, 10), min_ndcg=0.4, withdrawn="r0007-a", golden=Answers(1, ("g",)))
+    assert all(bool(one.remedy) is not one.held for one in verdict.findings)
+    before = noisy(0.7, 0)
+    noise = np.random.default_rng(1).normal(0, 0.1, 300)
+    after = before + noise - noise.mean() - 0.005
+    (close,) = [one for one in judge(after, before).findings if not one.held]
+    needs = re.search(r"about ([\d,]+) held-out queries, or a \[gate\] margin of at least ([\d.]+)", close.remedy)
+    assert needs is not None
+    assert int(needs[1].replace(",", "")) > 300
+    assert judge(after, before, margin=float(needs[2]) + 0.001).promote
+    (far,) = [one for one in judge(noisy(0.6, 0), noisy(0.7, 2)).findings if not one.held]
+    assert far.remedy.startswith("a gain of 0.0")  # more queries would only confirm the loss
+
+
 def test_before_there_is_a_release_the_base_model_is_a_floor() -> None:
     base = table(noisy(0.7, 3))
     (reason,) = judge(noisy(0.6, 0), None, base=base).reasons
@@ -94,7 +121,7 @@ def test_a_slice_that_pays_for_the_others_is_a_reason_to_reject() -> None:
 def test_a_slice_within_its_margin_passes() -> None:
     before = noisy(0.6, 0)
     after = before + np.where(halves()["long queries"], -0.04, 0.12)
-    assert "none of 2 slices lost more than 0.05" in judge(after, before, slices=halves()).reasons
+    assert "none of 2 segments lost more than 0.05" in judge(after, before, slices=halves()).reasons
 
 
 def test_a_slice_that_is_small_or_only_unlucky_does_not_reject() -> None:

@@ -66,11 +66,15 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     drift = document(nightshift("drift", "--json"))
     assert drift["verdict"] == "refresh"
     assert drift["passages"] == {"new": 1, "changed": 0, "gone": 0}
-    refreshed = nightshift("run", "--reason", "new passage")
+    refreshed = nightshift("run", "--reason", "new passage", NIGHTSHIFT_MILVUS__SAMPLES="32")
     assert refreshed.stdout.startswith("Promoted: release r0002-"), refreshed.stdout + refreshed.stderr
     newest, oldest = document(nightshift("releases", "--json"))["releases"]
     assert newest["encoder"] == oldest["encoder"]
     assert newest["previous"] is not None
+
+    changes = document(nightshift("compare", oldest["release"], newest["release"], "--json"))["settings"]
+    assert {"name": "milvus.samples", "before": "64", "after": "32"} in changes
+    assert {change["name"] for change in changes} <= {"milvus.samples", "home", "data.path"}  # the home was copied
 
     asked = "a silent glacier and a broken engine"
     found = document(nightshift("search", asked, "-k", "3", "--json"))
@@ -162,9 +166,31 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert last.startswith(f"The night failed. Release {served} still serves. Report: ")
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
-    told = document(nightshift("report", "--json"))  # it leaves a page all the same
-    assert told["outcome"] == "Failed"
-    assert "corpus.jsonl" in told["why"]
+    report = document(nightshift("report", "--json"))  # it leaves a page all the same
+    assert report["outcome"] == "Failed"
+    assert "corpus.jsonl" in report["why"]
+    page = Path(report["report"])
+    text = page.read_text()
+    assert "<b>validate beir data</b> failed" in text
+    assert f"<code>{served}</code></a> still serves" in text
+    assert "corpus.jsonl:20<" in text
+    assert "{ not json" in text
+    for link in re.findall(r'href="(\.\.[^"]*)"', text):
+        assert (page.parent / link).exists(), link
+    assert page.name in (page.parent / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, environment: Environment) -> None:
+    failed = nightshift("run", NIGHTSHIFT_MINING__SEED="1", NIGHTSHIFT_GATE__GOLDEN="nowhere.jsonl")
+    assert failed.returncode == 1
+    text = Path(document(nightshift("report", "--json"))["report"]).read_text()
+    assert "<b>gate</b> failed" in text
+    assert "embed, challenger" in text
+    changed = text[text.index("settings differ from") : text.index("settings in effect")]
+    assert "mining.seed" in changed
+    assert "gate.golden" in changed
+    assert "mining.depth" not in changed
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from tasks.core.mining.churn import churn
 from tasks.core.mining.estimate import summed
 from tasks.core.night import Night
 from tasks.core.receipts import Encoder, Release
-from tasks.core.report.mined import told
 from tasks.core.report.page import write_report
+from tasks.core.report.sentences import describe_negatives
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 
@@ -68,7 +68,9 @@ def test_each_positive_is_hidden_in_turn_and_looked_for(world):
     assert [(row["query_id"], row["passage_id"]) for row in rows] == [("q", "n")]
     hidden = receipt.hidden
     assert (hidden.hidden, hidden.found, hidden.let_through) == (5, 4, 1)
-    assert "5 known positives that were hidden in turn, 4 were among the candidates and 1" in " ".join(told(receipt))
+    assert "5 known positives that were hidden in turn, 4 were among the candidates and 1" in " ".join(
+        describe_negatives(receipt)
+    )
 
 
 def test_the_interval_is_wilsons():
@@ -81,7 +83,7 @@ def test_the_interval_is_wilsons():
 def test_without_two_positives_the_estimate_says_so(world):
     receipt, _ = world.mine({"+": "p", "n": "n"}, {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["n"]}}, {"+": 1.0})
     assert receipt.hidden is None
-    assert "no query has two positives" in " ".join(told(receipt))
+    assert "no query has two positives" in " ".join(describe_negatives(receipt))
 
 
 def test_counts_are_told_with_the_share_of_queries_that_got_too_few(world):
@@ -89,10 +91,10 @@ def test_counts_are_told_with_the_share_of_queries_that_got_too_few(world):
         {name: name for name in ("+", "a", "b", "c")}, {"q": "?", "r": "??"},
         [("q", "+", "train"), ("r", "+", "train")], {"bm25": {"q": ["a", "b", "c"], "r": ["+", "a"]}}, {"+": 1.0},
     )  # fmt: skip
-    said = " ".join(told(receipt))
+    said = " ".join(describe_negatives(receipt))
     assert "4 negatives (4 bm25) for 2 queries, out of 5 candidates" in said
-    assert "1 queries (50.0%) got fewer than asked" in said
-    assert "known positive 1," in said
+    assert "1 queries (50.0%) got fewer than requested" in said
+    assert "of which 1 were refused" in said
 
 
 def encoder(home: Path, name: str, *parents: str) -> Encoder:
@@ -118,12 +120,12 @@ def test_churn_counts_pairs_that_the_serving_encoder_did_not_learn_from(world):
     assert churn(home, last, serving) == 0
     assert churn(home, now.model_copy(update={"round": 5}), serving) is None
     assert churn(home, now, None) is None
-    assert "50.0% are pairs" in " ".join(told(now.model_copy(update={"churn": 0.5})))
+    assert "50.0% are pairs" in " ".join(describe_negatives(now.model_copy(update={"churn": 0.5})))
 
 
 def test_the_report_shows_25_queries_and_the_audit(world, tmp_path_factory, crowd):
     receipt, _ = world.mine(*crowd())
     page = write_report(tmp_path_factory.mktemp("home"), Night.begin("a test").having(negatives=(receipt,))).read_text()
     assert page.count("<summary>question ") == 25  # of 30
-    for line in told(receipt):
+    for line in describe_negatives(receipt):
         assert escape(line) in page

@@ -11,9 +11,12 @@ from release_fixtures import everywhere
 from release_world import HashingEncoder, as_text, encoder_of, release_night, served
 
 from tasks.core.errors import StaleNight
+from tasks.core.files import finished
+from tasks.core.receipts import Release
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus import milvus_of
+from tasks.core.resolved import resolve
 from tasks.core.search.searcher import Searcher
 
 WORLD = Path(__file__).with_name("release_world.py")
@@ -40,6 +43,16 @@ def test_a_release_serves_with_all_that_belongs_to_it(settings):
     assert (pointer.release, pointer.collection) == (release.release, release.collection)
     assert pointer.fingerprint == release.fingerprint == encoder_of(settings.home, 1).fingerprint
     assert json.loads((release.path / "manifest.json").read_text())["encoder"] == encoder_of(settings.home, 1).digest
+
+
+def test_a_release_keeps_the_settings_in_effect_and_an_older_one_without_them_is_read(settings):
+    release = release_night(settings, seed=1)
+    assert release.settings == resolve(settings)
+    assert [one.settings for one in list_releases(settings)] == [release.settings]
+    manifest = json.loads((release.path / "manifest.json").read_text())
+    assert manifest.pop("settings") == release.settings
+    (release.path / "manifest.json").write_text(json.dumps(manifest))
+    assert finished(release.path, Release).settings == {}
 
 
 @everywhere

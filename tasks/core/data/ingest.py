@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from data_contracts.contract import TABLES, contract_file
-from tasks.core.data.acceptance import decide, judge, load_contracts, tell
+from tasks.core.data.acceptance import decide, judge, tell
 from tasks.core.data.accepted import write_accepted
 from tasks.core.data.database import database
 from tasks.core.data.docs import PAGE, write_docs
@@ -101,13 +101,14 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
         tallies, rules = judge(connection, read, scratch, settings.data, last)
         write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
-        write_docs(folder, source.name, load_contracts(), tallies, rules)
+        write_docs(folder, source.name, tallies, rules)
         tell(source.name, tallies, rules)
         try:
             decide(tallies, rules, settings.data, kept, last)
             snapshot = _snapshot(connection, scratch, settings)
-        except BadInput:
+        except BadInput as error:
             _keep(folder, kept)
+            error.refused = kept
             raise
     shutil.rmtree(scratch)
     assert sum(one.quarantined for one in tallies) == pq.read_metadata(folder / "quarantine.parquet").num_rows

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.contract import ROWS_OF, Contract, contract_file
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SOURCE_TABLES = tuple(dict.fromkeys(ROWS_OF.values()))  # those that have rows of their own
 QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _EXAMPLES = 3
+_SHOWN = 300  # characters of a raw record
 _LINE = [
     ("table", pa.string()),
     ("file", pa.string()),
@@ -53,6 +56,18 @@ class Tally:
     def refused_share(self) -> float:
         """Share of the rows read that went to quarantine; 0 for an empty table."""
         return self.quarantined / self.read if self.read else 0.0
+
+
+class Refused(NamedTuple):
+    """A refused row: where it is, its key, the first rule that it broke, all reasons, the start of its raw record."""
+
+    table: str
+    file: str
+    row: int  # from 1: the line, or the place in the array
+    key: str | None
+    rule: str
+    reason: str
+    record: str | None
 
 
 def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> None:
@@ -96,6 +111,43 @@ def write_validation(tallies: list[Tally], rules: list[RuleCount], folder: Path)
     """Write `validation.json` into `folder`: rows per table, and every rule with its counts and first offenders."""
     tables = {one.table: {"contract": contract_file(one.table).name, **asdict(one)} for one in tallies}
     write_json(folder / VALIDATION, {"tables": tables, "rules": [rule.model_dump() for rule in rules]})
+
+
+def first_refused(folder: Path, most: int) -> list[Refused]:
+    """The first `most` rows of a quarantine, in its order."""
+    rows: list[Refused] = []
+    with pq.ParquetFile(folder / QUARANTINE) as file:
+        for group in range(file.num_row_groups):
+            rows += _rows(file, group, range(min(most - len(rows), file.metadata.row_group(group).num_rows)))
+            if len(rows) == most:
+                break
+    return rows
+
+
+def refused_by_rule(folder: Path, most: int) -> dict[tuple[str, str], list[Refused]]:
+    """(table, rule) -> the first `most` rows whose first broken rule it is."""
+    rows: dict[tuple[str, str], list[Refused]] = defaultdict(list)
+    seen: Counter[tuple[str, str]] = Counter()
+    with pq.ParquetFile(folder / QUARANTINE) as file:
+        for group in range(file.num_row_groups):
+            columns = file.read_row_group(group, ["table", "rule"])
+            chosen = []
+            for place, rule in enumerate(zip(columns["table"].to_pylist(), columns["rule"].to_pylist(), strict=True)):
+                seen[rule] += 1
+                if seen[rule] <= most:
+                    chosen.append(place)
+            for row in _rows(file, group, chosen):
+                rows[row.table, row.rule].append(row)
+    return rows
+
+
+def _rows(file: pq.ParquetFile, group: int, places: Sequence[int]) -> list[Refused]:
+    """Some rows of a row group, which has at most 16 MiB of records; their records are shortened."""
+    if not places:
+        return []
+    rows = file.read_row_group(group).take(pa.array(places))
+    records = pc.utf8_slice_codeunits(rows["record"], 0, _SHOWN)
+    return [Refused(**row) for row in rows.set_column(rows.num_columns - 1, "record", records).to_pylist()]
 
 
 def _with_offenders(connection: duckdb.DuckDBPyConnection, rule: RuleCount) -> RuleCount:

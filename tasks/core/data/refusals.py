@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.ingest import REFUSED, last_ingest
-from tasks.core.data.quarantine import QUARANTINE, VALIDATION
+from tasks.core.data.quarantine import QUARANTINE, VALIDATION, refused_by_rule
 from tasks.core.errors import NightshiftError
 
 SAMPLES = 3
@@ -24,7 +23,8 @@ def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
     """
     folder = _newest(home)
     tables = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))["tables"]
-    refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "file", "row", "reason"])
+    refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "row"])
+    rows = refused_by_rule(folder, samples)
     counts = refused.group_by(["table", "rule"], use_threads=False).aggregate([("row", "count")]).to_pylist()
     return {
         "in": {name: one["read"] for name, one in tables.items()},
@@ -35,10 +35,9 @@ def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
                 "table": one["table"],
                 "rule": one["rule"],
                 "rows": one["row_count"],
-                "samples": refused.filter((pc.field("table") == one["table"]) & (pc.field("rule") == one["rule"]))
-                .slice(0, samples)
-                .select(["file", "row", "reason"])
-                .to_pylist(),
+                "samples": [
+                    {"file": row.file, "row": row.row, "reason": row.reason} for row in rows[one["table"], one["rule"]]
+                ],
             }
             for one in counts
         ],

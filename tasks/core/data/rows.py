@@ -35,6 +35,16 @@ FAULTS = {  # table -> the readers' rules
     "queries": (*_TEXTS, "record_too_long"),
     "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long"),
 }
+READABLE = {  # the readers' rules as statements about a record that passes
+    "invalid_utf8": "the record is valid UTF-8",
+    "malformed_json": "the record is valid JSON",
+    "malformed_row": "the record has the form of a row",
+    "missing_field": "the record has every required field",
+    "repeated_field": "no field of the record occurs twice",
+    "wrong_type": "every field of the record has the right type",
+    "record_too_long": "the record is within the size limit",
+    "bad_score": "the score is a whole number",
+}
 
 _PROVENANCE = [
     ("row", pa.int64()),  # from 0 over all files of the table, in their order; numbers may be left out

@@ -16,7 +16,7 @@ from data_contracts.contract import Contract, ContractError, Rule
 from data_contracts.measures import KEY, Kind, compared_sql
 from tasks.core.data.database import keep, one_number, quoted
 from tasks.core.data.nearness import find_near
-from tasks.core.data.rows import FAULTS
+from tasks.core.data.rows import FAULTS, READABLE
 from tasks.core.errors import NightshiftError
 from tasks.core.receipts import RuleCount
 
@@ -89,6 +89,7 @@ def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) ->
             RuleCount(
                 table=contract.table, rule=rule.name, severity=rule.severity, checked=int(value is not None),
                 failed=len(bad[rule.name]), checked_rows=False, threshold=rule.threshold, description=rule.description,
+                statement=rule.statement,
                 observed="nothing to compare" if value is None else f"{rule.measured.measure} {value:.4g}",
             )
         )  # fmt: skip
@@ -112,6 +113,7 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
         RuleCount(
             table=table, rule=rule, severity="error", checked=sum(faults.values()), failed=faults.get(rule, 0),
             threshold="readable", description="the line cannot be read as a row",
+            statement=READABLE.get(rule, rule.replace("_", " ")),
         )
         for rule in FAULTS[table]
     ]  # fmt: skip
@@ -167,7 +169,7 @@ def _judged(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: li
         counts.append(
             RuleCount(
                 table=contract.table, rule=rule.name, severity=rule.severity, checked=checked, failed=failed,
-                threshold=rule.threshold, description=rule.description,
+                threshold=rule.threshold, description=rule.description, statement=rule.statement,
             )
         )  # fmt: skip
     return counts

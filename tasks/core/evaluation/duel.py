@@ -22,6 +22,7 @@ from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
+from tasks.core.resolved import Change, differences
 from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.evaluation")
@@ -65,6 +66,7 @@ class Duel(BaseModel):
     losses: tuple[Case, ...]
     gains: tuple[Case, ...]
     queries: tuple[QueryPair, ...]
+    settings: tuple[Change, ...] | None = None  # that differ; None: not both are releases with recorded settings
 
 
 def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
@@ -104,6 +106,7 @@ def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
         losses=tuple(losses),
         gains=tuple(gains),
         queries=tuple(pairs),
+        settings=_settings(left, right),
     )
 
 
@@ -151,6 +154,12 @@ def _ground(settings: Settings, left: Named, right: Named) -> tuple[str, str]:
     if not releases:
         raise NightshiftError("no release serves yet, so there is no snapshot to compare on: nightshift run makes one")
     return max(releases, key=lambda one: one.generation).snapshot, settings.evaluation.split
+
+
+def _settings(left: Named, right: Named) -> tuple[Change, ...] | None:
+    """The settings of two releases that differ; None where either was recorded without settings."""
+    known = [one.settings for one in (left, right) if isinstance(one, Release) and one.settings]
+    return differences(*known) if len(known) == 2 else None
 
 
 def _evaluation(settings: Settings, one: Named, snapshot: Snapshot, split: str) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,12 +18,14 @@ SHOWN_MISSES = 3  # golden queries named one by one; the rest are counted
 
 
 class Finding(BaseModel):
-    """One thing that the gate looked at: did it hold, and what was found, as a sentence."""
+    """One check of the gate: whether it passed, its result as a sentence, and what would change a failure."""
 
     model_config = ConfigDict(frozen=True)
 
     held: bool
     words: str
+    informs: bool = False  # a loss that decides nothing tonight: it passed, but it is no point in favor
+    remedy: str = ""  # of a check that failed: what would have made it pass
 
 
 class Verdict(BaseModel):
@@ -106,33 +109,64 @@ def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
 def _history(evidence: Evidence) -> Iterator[Finding]:
     if evidence.withdrawn is not None:
         undo = "nightshift rollback --to brings it back"
-        yield Finding(held=False, words=f"it is release {evidence.withdrawn}, which was rolled back by hand ({undo})")
+        words = f"it is release {evidence.withdrawn}, which was rolled back by hand ({undo})"
+        yield Finding(held=False, words=words, remedy="new data or other settings make another challenger")
 
 
 def _enough(evidence: Evidence, settings: GateSettings) -> Iterator[Finding]:
     queries = evidence.challenger.num_rows
     if queries < settings.min_queries:
         least = f"at least {settings.min_queries} are needed"
-        yield Finding(held=False, words=f"only {queries} held-out queries, {least}")
+        remedy = f"{settings.min_queries - queries} more judged queries, or a lower [gate] min_queries"
+        yield Finding(held=False, words=f"only {queries} held-out queries, {least}", remedy=remedy)
 
 
 def _no_worse(compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
     if (one := compared.get("the serving release")) is not None:
         held = one.low >= -settings.margin
         words = "better" if one.low > 0 else "no worse" if held else "not shown to be no worse"
-        yield Finding(held=held, words=f"{words} than the serving release: {one}, margin {settings.margin}")
+        yield Finding(
+            held=held,
+            words=f"{words} than the serving release: {one}, margin {settings.margin}",
+            remedy="" if held else _to_be_no_worse(one, settings.margin),
+        )
+
+
+def _to_be_no_worse(one: Comparison, margin: float) -> str:
+    """What would show that a challenger is no worse: queries, where the mean allows it; else quality."""
+    wider = f"[gate] margin of at least {-one.low:.3f}"
+    if one.difference <= -margin:
+        return f"a gain of {-margin - one.difference:.4f} nDCG@10 or more, or a {wider}"
+    # The interval shrinks with the square root of the number of queries.
+    queries = math.ceil(one.queries * ((one.difference - one.low) / (one.difference + margin)) ** 2)
+    return f"the same mean difference on about {queries:,} held-out queries, or a {wider}"
 
 
 def _floors(evidence: Evidence, compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
     binding = {"BM25": settings.bm25_floor, "the base model": evidence.serving is None}
     for name, binds in binding.items():
         if (one := compared.get(name)) is not None:
-            held = not (binds and one.high < -settings.margin)
-            words = "better than" if one.low > 0 else "against" if held else "clearly worse than"
-            yield Finding(held=held, words=f"{words} {name}: {one}")
+            yield _floor(name, one, settings.margin, binds=binds)
     reached = float(np.mean(evidence.challenger[MEASURE].to_numpy()))
     if reached < settings.min_ndcg:
-        yield Finding(held=False, words=f"nDCG@10 {reached:.4f} is below the floor of {settings.min_ndcg}")
+        words = f"nDCG@10 {reached:.4f} is below the floor of {settings.min_ndcg}"
+        yield Finding(held=False, words=words, remedy=f"a [gate] min_ndcg of at most {reached:.4f}")
+
+
+def _floor(name: str, one: Comparison, margin: float, *, binds: bool) -> Finding:
+    """A rival that a challenger may not be clearly worse than, where it binds; its words follow the interval."""
+    clearly = one.high < -margin
+    held = not (binds and clearly)
+    if one.low > 0:
+        words = "better than"
+    elif one.high < 0:
+        words = "clearly worse than" if clearly else "slightly worse than"
+    else:
+        words = "not clearly worse than" if one.difference < 0 else "not clearly better than"
+    aside = "; decides nothing tonight" if clearly and held else ""
+    gain = f"a gain of {-margin - one.high:.4f} nDCG@10 or more"
+    remedy = "" if held else f"{gain}, or [gate] bm25_floor = false" if name == "BM25" else gain
+    return Finding(held=held, words=f"{words} {name}: {one}{aside}", informs=held and one.difference < 0, remedy=remedy)
 
 
 def _compare_slices(evidence: Evidence, settings: GateSettings) -> dict[str, Comparison]:
@@ -153,9 +187,11 @@ def _compare_slices(evidence: Evidence, settings: GateSettings) -> dict[str, Com
 def _slices(slices: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:
     worse = {name: one for name, one in slices.items() if one.difference < -settings.slice_margin and one.high < 0}
     for name, one in worse.items():
-        yield Finding(held=False, words=f"worse on {name}: {one}, margin {settings.slice_margin}")
+        words = f"worse on {name}: {one}, margin {settings.slice_margin}"
+        remedy = f"a [gate] slice_margin of at least {-one.difference:.3f}"
+        yield Finding(held=False, words=words, remedy=remedy)
     if slices and not worse:
-        yield Finding(held=True, words=f"none of {len(slices)} slices lost more than {settings.slice_margin}")
+        yield Finding(held=True, words=f"none of {len(slices)} segments lost more than {settings.slice_margin}")
 
 
 def _golden(evidence: Evidence) -> Iterator[Finding]:
@@ -163,7 +199,7 @@ def _golden(evidence: Evidence) -> Iterator[Finding]:
         return
     asked, missed = evidence.golden
     for words in missed[:SHOWN_MISSES]:
-        yield Finding(held=False, words=words)
+        yield Finding(held=False, words=words, remedy="a higher [gate] golden_depth, or a change of the golden query")
     if len(missed) > SHOWN_MISSES:
         yield Finding(held=False, words=f"and {len(missed) - SHOWN_MISSES} more of {asked} golden queries")
     if not missed:

@@ -64,7 +64,8 @@ def probe(
     worse = seen.high < -settings.gate.margin
     log.info("probe: %s against %s", seen, name)
     words = f"clearly worse than {name} already on a pool of {pool.rows:,} of {snapshot.rows:,} passages: {seen}"
-    finding = Finding(held=False, words=words) if worse else None
+    remedy = f"a gain of {-settings.gate.margin - seen.high:.4f} nDCG@10 or more on this pool"
+    finding = Finding(held=False, words=words, remedy=remedy) if worse else None
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=seen, finding=finding)
 
 

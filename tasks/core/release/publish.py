@@ -19,6 +19,7 @@ from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.rollback import rollback, withdrawn
+from tasks.core.resolved import resolve
 from tasks.core.settings import Settings
 
 __all__ = ["list_releases", "pin", "prune", "publish", "rollback", "serving", "unpin", "withdrawn"]
@@ -74,6 +75,7 @@ def publish(
             base=dict(base),
             previous=None if previous is None else dict(previous),
             recall=recall,
+            settings=resolve(settings),
             **parts.identity(generation).model_dump(exclude={"digest", "index", "index_params"}),
         )
 

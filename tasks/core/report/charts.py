@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.significance import Comparison
@@ -24,6 +24,24 @@ GREY = "#8a8f98"
 COLOURS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
 
 WORSE, BETTER = "#ea580c", "#3b82f6"
+
+
+class Marker(NamedTuple):
+    """How the nights of one outcome are drawn."""
+
+    label: str
+    shape: str
+    colour: str
+    inside: str  # fill of the shape
+
+
+OUTCOMES = {
+    "Promoted": Marker("promoted", "o", COLOURS["challenger"], COLOURS["challenger"]),
+    "Rejected": Marker("rejected", "o", COLOURS["challenger"], "none"),
+    "Skipped": Marker("skipped", "_", GREY, GREY),
+    "Failed": Marker("failed", "x", WORSE, WORSE),
+}
+ATTENTION = Marker("needs a person", "^", "#a16207", "#a16207")  # every other outcome, such as Suspect
 WIDTH = 4.6  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
 SMOOTHED = 10  # steps
 
@@ -40,14 +58,15 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
         axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7, padding=2)
     axes.set_xticks([group + 0.42 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
     axes.set_ylim(0, 1.12)
+    axes.set_ylabel("mean over the queries")
     axes.set_yticks([0, 0.5, 1])
     _legend(axes, len(systems))
     return _svg(figure, "quality", "Bars: every measure for every system")
 
 
 def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
-    """The challenger's gain in nDCG@10 over others, overall and by slice, with intervals; −margin is a dashed line."""
-    figure, axes = _figure(0.9 + 0.27 * len(comparisons))
+    """The challenger's gain in nDCG@10 over others, overall and by segment, with intervals; −margin is dashed."""
+    figure, axes = _figure(1.2 + 0.27 * len(comparisons))
     for row, one in enumerate(reversed(list(comparisons.values()))):
         colour = BETTER if one.low > 0 else WORSE if one.high < 0 else GREY
         axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
@@ -57,16 +76,18 @@ def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
         axes.axvline(-margin, color=WORSE, linewidth=1, linestyle=(0, (3, 3)))
     axes.set_yticks(range(len(comparisons)), list(comparisons)[::-1])
     axes.set_ylim(-0.6, len(comparisons) - 0.4)
-    axes.set_xlabel("gain in nDCG@10")
+    axes.set_title("Gain of the challenger", fontsize=9.5, loc="left")
+    axes.set_xlabel("← worse · gain in nDCG@10 · better →")
     axes.margins(x=0.08)
-    return _svg(figure, "differences", "Intervals of the challenger's gain in nDCG@10")
+    return _svg(figure, "differences", "The challenger's gain in nDCG@10 over others, with intervals")
 
 
 def loss(rounds: Sequence[Sequence[float]]) -> str:
     """Training loss by step, a line a round, smoothed over ten steps."""
     figure, axes = _figure(2.1)
     for (number, values), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
-        axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", linewidth=1.8, color=colour)
+        style: dict[str, Any] = {"marker": "o" if len(values) == 1 else None, "linewidth": 1.8, "color": colour}
+        axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", **style)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -89,28 +110,43 @@ def dev(rounds: Sequence[Sequence[tuple[int, float]]]) -> str:
 
 
 def trend(nights: Sequence[Mapping[str, Any]]) -> str:
-    """nDCG@10 of challenger, serving release and BM25 over the nights; a filled dot was promoted, a hollow one not.
+    """nDCG@10 of challenger, serving release and BM25 over the nights; each outcome has a marker of its own.
 
-    nights: rows of the history, oldest first, each with `began`, `outcome` and `…_ndcg`.
+    nights: rows of the history, oldest first, each with `began`, `outcome` and `…_ndcg`. A night that measured nothing
+    is marked below the lines.
     """
-    figure, axes = _figure(2.3)
+    figure, axes = _figure(2.6)
     places = range(len(nights))
     for system in ("bm25", "serving", "challenger"):
         known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
         known = [(x, value) for x, value in known if value is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), color=COLOURS[system], linewidth=1.8, label=LABELS[system])
-    for x, night in zip(places, nights, strict=True):
-        if (value := night["challenger_ndcg"]) is not None:
-            inside = COLOURS["challenger"] if night["outcome"] == "Promoted" else "none"
-            axes.plot([x], [value], "o", color=COLOURS["challenger"], markerfacecolor=inside, markersize=5.5)
+            style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "marker": ".", "markersize": 5}
+            axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
+    for marker in (*OUTCOMES.values(), ATTENTION):
+        chosen = [(x, night) for x, night in enumerate(nights) if OUTCOMES.get(night["outcome"], ATTENTION) is marker]
+        _mark(axes, chosen, marker)
     step = -(-len(nights) // 5)  # at most five dates
-    axes.set_xticks(list(places)[::step], [_day(night["began"]) for night in nights][::step])
+    axes.set_xticks(list(places)[::step], _dates([night["began"] for night in nights])[::step])
+    axes.set_xlim(-0.5, len(nights) - 0.5)
     axes.set_ylabel("nDCG@10")
-    axes.margins(y=0.15)
-    if axes.lines:
-        _legend(axes, 3)
-    return _svg(figure, "trend", "nDCG@10 over the last nights")
+    axes.set_xlabel("night")
+    axes.margins(y=0.18)
+    _legend(axes, 4)
+    return _svg(figure, "trend", "nDCG@10 and outcome of the last nights")
+
+
+def _mark(axes: Axes, nights: Sequence[tuple[int, Mapping[str, Any]]], marker: Marker) -> None:
+    """Mark the nights of one outcome: at the challenger's nDCG@10, or at the bottom where none was measured."""
+    style: dict[str, Any] = {"color": marker.colour, "markerfacecolor": marker.inside, "linestyle": "none"}
+    label: str | None = marker.label
+    for measured in (True, False):
+        chosen = [(x, night) for x, night in nights if (night["challenger_ndcg"] is not None) is measured]
+        heights = [night["challenger_ndcg"] if measured else 0.04 for _, night in chosen]
+        where: dict[str, Any] = {} if measured else {"transform": axes.get_xaxis_transform()}  # a share of the height
+        if chosen:
+            axes.plot([x for x, _ in chosen], heights, marker.shape, markersize=5.5, label=label, **style, **where)
+            label = None  # once in the legend
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -149,8 +185,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _day(began: datetime) -> str:
-    return f"{began.day} {began:%b}"
+def _dates(nights: Sequence[datetime]) -> list[str]:
+    """The day of each night, or the time where all are of one day."""
+    if len({began.date() for began in nights}) == 1:
+        return [f"{began:%H:%M}" for began in nights]
+    return [f"{began.day} {began:%b}" for began in nights]
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:

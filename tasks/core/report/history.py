@@ -113,7 +113,7 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
     Raises:
         NightshiftError: no night yet, or none, or several, that `run` fits.
     """
-    pages = sorted((home / REPORTS).glob("*.html"))
+    pages = sorted((home / REPORTS).glob("[0-9]*.html"))
     if not pages:
         raise NightshiftError(f"no report in {home / REPORTS} yet: nightshift run makes the first")
     rows = {page_name(row["began"]): row for row in read_history(home).to_pylist()}

@@ -7,42 +7,63 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.core.data.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.evaluation.cases import Case, most_different
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.files import write_text
 from tasks.core.night import Night
 from tasks.core.pages import render
+from tasks.core.receipts import Ingested
 from tasks.core.report import charts
-from tasks.core.report.history import REPORTS, page_name, read_history
-from tasks.core.report.mined import told
+from tasks.core.report.history import REPORTS, page_name
+from tasks.core.report.index import NEXT, link_next, made_by, nights_of, page_before
+from tasks.core.report.sentences import describe_negatives, describe_training
 from tasks.core.report.steps import LABELS, steps_of
+from tasks.core.report.terms import REFUSED, TERMS, mark_of
+from tasks.core.resolved import differences, show
 
 CASES = 5  # worst and best queries shown, each
 NIGHTS = 30  # of the trend
 TEXT = 400  # characters of a passage
+ROWS = 20  # refused rows shown
 
 
 def write_report(home: Path, night: Night) -> Path:
-    """Write `reports/<when>.html`; return its absolute path."""
+    """Write `reports/<when>.html`, and link to it from the report of the night before; return its absolute path."""
     rival = next((name for name in ("serving", "base") if name in night.figures), "")
     losses, gains = _cases(home, night, rival)
+    before, name = page_before(home, night.began), page_name(night.began)
     page = render(
         Path(__file__).with_name("page.html.jinja"),
         night=night,
+        duration=_duration(night),
+        before=before,
+        next_night=NEXT,
+        pages=made_by(home),
+        terms=TERMS,
+        mark_of=mark_of,
         measures=NAMES,
         labels=LABELS,
         rival=LABELS.get(rival, ""),
         gains=gains,
         losses=losses,
-        shown=_shown,
+        shorten=_shorten,
         steps=steps_of(night),
         digests=_digests(night),
+        changes=differences(night.serving.settings, night.settings) if night.serving else (),
+        value_of=show,
         charts=_charts(home, night),
-        mined=[told(one) for one in night.negatives],
+        training=[describe_training(encoder) for encoder in night.trained],
+        mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
+        reasons=REFUSED,
         samples=_samples(night),
+        refused=_refused(night),
+        refused_folder=_refused_folder(night),
     )
-    path = home / REPORTS / page_name(night.began)
+    path = home / REPORTS / name
     write_text(path, page)
+    if before:
+        link_next(home, before, name)
     return path.absolute()
 
 
@@ -52,16 +73,15 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
     if night.figures:
         found["quality"] = charts.quality({name: one.metrics for name, one in night.figures.items()})
     if night.verdict and night.verdict.comparisons:
-        rows = {one.against.removeprefix("the "): one for one in night.verdict.comparisons}
+        rows = {f"over {one.against.removeprefix('the ')}": one for one in night.verdict.comparisons}
         found["differences"] = charts.differences(rows | night.verdict.slices, night.verdict.margin)
     if any(one.loss for one in night.trained):
         found["loss"] = charts.loss([one.loss for one in night.trained])
     if any(one.dev for one in night.trained):
         found["dev"] = charts.dev([one.dev for one in night.trained])
-    nights = sorted(read_history(home).to_pylist(), key=lambda row: row["began"])
-    measured = [row for row in nights if row["began"] <= night.began and row["challenger_ndcg"] is not None][-NIGHTS:]
-    if len(measured) > 1:
-        found["trend"] = charts.trend(measured)
+    nights = [row for row in nights_of(home) if row["began"] <= night.began][-NIGHTS:]
+    if len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
+        found["trend"] = charts.trend(nights)
     return found
 
 
@@ -87,7 +107,24 @@ def _digests(night: Night) -> list[tuple[str, str]]:
     return [(name, digest) for name, digest in named if digest]
 
 
-def _shown(text: str) -> str:
+def _duration(night: Night) -> str:
+    seconds = (night.ended - night.began).total_seconds() if night.ended else 0
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _refused_folder(night: Night) -> str:
+    """Address of the folder with the refused rows and the contracts page, relative to the reports."""
+    if night.refused is not None:
+        return f"../{night.refused.parent.name}/{night.refused.name}"
+    return f"../{Ingested.shelf}/{night.ingested.digest}" if night.ingested else ""
+
+
+def _refused(night: Night) -> Sequence[Refused]:
+    folder = night.refused or (night.ingested.path if night.ingested and night.ingested.quarantined else None)
+    return first_refused(folder, ROWS) if folder is not None and (folder / QUARANTINE).exists() else ()
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= TEXT else f"{text[:TEXT]} …"
 
 

@@ -1,0 +1,54 @@
+"""The list of all reports, and the links between the reports of neighboring nights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import write_text
+from tasks.core.pages import render
+from tasks.core.report.history import REPORTS, page_name, read_history
+
+INDEX = "index.html"
+NEXT = "<!-- the next night -->"  # in every page; the report of the next night puts its link here
+
+
+def write_index(home: Path) -> Path:
+    """Write `reports/index.html`, newest night first; return its path. All links are relative."""
+    pages = made_by(home)
+    nights = [
+        {**row, "page": name if (home / REPORTS / name).exists() else "", "made_by": pages.get(row["release"], "")}
+        for row in reversed(nights_of(home))
+        for name in [page_name(row["began"])]
+    ]
+    path = home / REPORTS / INDEX
+    write_text(path, render(Path(__file__).with_name("index.html.jinja"), nights=nights))
+    return path
+
+
+def nights_of(home: Path) -> list[dict[str, Any]]:
+    """The rows of the history, oldest night first."""
+    rows: list[dict[str, Any]] = sorted(read_history(home).to_pylist(), key=lambda row: row["began"])
+    return rows
+
+
+def made_by(home: Path) -> Mapping[str, str]:
+    """Release -> the page of the night that made it, where that page is there."""
+    made = {row["release"]: page_name(row["began"]) for row in nights_of(home) if row["outcome"] == "Promoted"}
+    return {release: page for release, page in made.items() if (home / REPORTS / page).exists()}
+
+
+def page_before(home: Path, began: datetime) -> str:
+    """The page of the last night before `began`; empty when there is none."""
+    pages = [page_name(row["began"]) for row in nights_of(home) if row["began"] < began]
+    return next((page for page in reversed(pages) if (home / REPORTS / page).exists()), "")
+
+
+def link_next(home: Path, before: str, page: str) -> None:
+    """Let the page `before` link to `page`, the report of the night after it."""
+    path = home / REPORTS / before
+    text = path.read_text(encoding="utf-8")
+    if NEXT in text:
+        write_text(path, text.replace(NEXT, f'<a href="{page}">next night →</a>', 1))

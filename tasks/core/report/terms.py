@@ -1,0 +1,61 @@
+"""What the reports' terms mean, and the signs that mark a check of the gate."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tasks.core.evaluation.gate import Finding
+from tasks.core.mining.filters import Reason
+
+TERMS = {
+    "nDCG@10": "Normalized discounted cumulative gain of the first ten passages: 1 when the relevant passages come "
+    "first, 0 when none is among the ten. The mean over the held-out queries.",
+    "RR@10": "Reciprocal rank (MRR@10 as a mean): 1 divided by the rank of the first relevant passage, 0 when it is "
+    "not among the first ten.",
+    "R@100": "Recall@100: the share of the relevant passages that are among the first hundred.",
+    "AP@100": "Average precision over the first hundred passages (MAP@100 as a mean).",
+    "interval": "The range that holds the true mean difference; each end is left out with the probability that "
+    "[gate] confidence allows, by a paired bootstrap over the queries.",
+    "margin": "How much nDCG@10 may be lost before it counts as a loss ([gate] margin).",
+    "gate": "The checks that decide whether the challenger is promoted.",
+    "challenger": "The encoder that this night proposes to serve.",
+    "serving release": "The encoder, collection, and indexes that answered searches when the night began.",
+    "base model": "The encoder before any training of yours.",
+    "BM25": "Keyword ranking, without an encoder.",
+    "segment": "A part of the held-out queries, such as long queries, that is compared separately.",
+    "probe": "A first comparison on a pool of passages, before the whole corpus is embedded.",
+    "hard negative": "A passage that a retriever ranks high for a query and that does not answer it: what training "
+    "learns to rank lower.",
+    "churn": "The share of the query-negative pairs that the serving encoder was not trained on.",
+    "quarantine": "The rows of the source that a data contract refused, each with its reason.",
+    "pointer": "The one entry that names the serving release; searches follow it.",
+}
+
+REFUSED = {  # why mining refuses a candidate, as a statement about it
+    Reason.KNOWN_POSITIVE: "is judged relevant to the query",
+    Reason.TEXT_OF_POSITIVE: "has the text of a passage that is judged relevant",
+    Reason.TEXT_OF_QUERY: "only repeats the query",
+    Reason.RANK_WINDOW: "is outside the ranks that mining uses ([mining] skip_top, last_rank)",
+    Reason.NEAR_DUPLICATE: "is a near duplicate of a relevant passage",
+    Reason.ABOVE_MARGIN: "scores nearly as high as a relevant passage ([mining] margin)",
+    Reason.CROSS_ENCODER: "is relevant according to the cross-encoder",
+    Reason.REPEATED: "repeats a negative that the query has already",
+}
+
+
+class Mark(NamedTuple):
+    """How a check is marked: a sign, a word for those who do not see colors, a class of the page."""
+
+    sign: str
+    word: str
+    style: str
+
+
+PASSED, FAILED, INFORMS = Mark("✓", "passed", "good"), Mark("✗", "failed", "bad"), Mark("!", "note", "note")
+
+
+def mark_of(finding: Finding) -> Mark:
+    """Failed, passed, or a loss that decides nothing, which is no reason for a check mark."""
+    if not finding.held:
+        return FAILED
+    return INFORMS if finding.informs else PASSED

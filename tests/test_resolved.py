@@ -1,0 +1,33 @@
+"""The settings on record: complete, without secrets, and compared by name."""
+
+from __future__ import annotations
+
+import tomllib
+
+from tasks.core.dials import dials
+from tasks.core.resolved import differences, resolve
+from tasks.core.settings import Settings
+
+
+def test_every_setting_is_on_record_and_no_secret_is() -> None:
+    secrets = {"milvus": {"token": "root:Milvus"}, "release": {"password": "sesame"}}
+    data = {"format": "beir", "path": "s3://someone:sesame@feed/night?region=eu&secret_key=sesame"}
+    found = resolve(Settings.model_validate({**secrets, "data": data}))
+    assert found["data.path"] == "s3://someone:…@feed/night?region=eu&secret_key=…"
+    assert "sesame" not in str(found)
+    assert "Milvus" not in str(found)
+    assert "mining.shares.bm25" in found
+    printed = tomllib.loads(dials(Settings()))
+    tables = {name: table for name, table in printed.items() if isinstance(table, dict)}
+    names = {f"{name}.{key}" for name, table in tables.items() for key in table if not isinstance(table[key], dict)}
+    assert names - {"milvus.token", "release.password"} <= found.keys()
+
+
+def test_only_settings_that_differ_are_named() -> None:
+    before = resolve(Settings())
+    after = resolve(Settings.model_validate({"training": {"batch_size": 7}}))
+    assert differences(before, before) == ()
+    (change,) = differences(before, after)
+    assert (change.name, change.before, change.after) == ("training.batch_size", "32", "7")
+    (gone,) = differences({**before, "old.setting": 1}, before)
+    assert (gone.name, gone.before, gone.after) == ("old.setting", "1", "")
