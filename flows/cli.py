@@ -116,14 +116,16 @@ def run(
     if isinstance(outcome, Night):
         typer.echo(last_line(outcome))
     else:
-        fault = outcome if isinstance(outcome, NightshiftError) else state.message or repr(outcome)
-        raise NightshiftError(f"{fault}\n{_after_failure(loaded)}") from outcome
+        error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+        message = error if isinstance(error, NightshiftError) else state.message or repr(outcome)
+        raise NightshiftError(f"{message}\n{_after_failure(loaded, error)}") from error
 
 
-def _after_failure(settings: Settings) -> str:
-    """What serves after a failed night, and where its report is."""
+def _after_failure(settings: Settings, error: Exception) -> str:
+    """Which step failed, what serves, and where the report is."""
     from tasks.core.release.milvus import milvus_of
     from tasks.core.report.history import find_report
+    from tasks.policy import step_of
 
     served, report = "What served before still serves.", ""
     with suppress(NightshiftError):  # Milvus may be what failed
@@ -132,7 +134,8 @@ def _after_failure(settings: Settings) -> str:
     with suppress(NightshiftError):  # the night may have failed before its report
         path, night = find_report(settings.home)
         report = f" Report: {path}" if night["outcome"] == "Failed" else ""
-    return f"The night failed. {served}{report}"
+    step = f" in the step “{name}”" if (name := step_of(error)) else ""
+    return f"The night failed{step}. {served}{report}"
 
 
 def _print_plan(settings: Settings) -> None:

@@ -99,10 +99,18 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
-    keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
+    artifacts = {one["key"]: one["data"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
     newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
     assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
-    assert {"data-contract", "mined-negatives", "embedding", "evaluation", "release-card", "night-report"} <= keys
+    assert "- Report: `" in artifacts["night-report"]
+    assert {
+        "data-contract",
+        "mined-negatives",
+        "embedding",
+        "evaluation",
+        "release-card",
+        "night-report",
+    } <= artifacts.keys()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,9 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert "Traceback" not in failed.stderr
     assert "[1/8] validate beir data" in failed.stderr
     last = failed.stderr.splitlines()[-1]  # nothing that a library prints at exit comes after the error
-    assert last.startswith(f"The night failed. Release {served} still serves. Report: ")
+    assert last.startswith(
+        f"The night failed in the step “validate beir data”. Release {served} still serves. Report: "
+    )
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
     report = document(nightshift("report", "--json"))  # it leaves a page all the same
