@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
-from tasks.core.drift.findings import Drift
+from tasks.core.drift.findings import Drift, Work
 from tasks.core.forecast import forecast
 from tasks.core.receipts import Snapshot
 from tasks.core.settings import Settings
@@ -42,7 +42,8 @@ def log_estimate(settings: Settings, snapshot: Snapshot, drift: Drift) -> None:
     except Exception as error:  # no night fails because its length is unknown
         log.debug("no estimate of the night's length: %s", error)
         return
-    log.info("The night takes about %s: %s, because %s", minutes(seconds), drift.verdict, drift.cause)
+    work = "train" if drift.verdict is Work.RETRAIN else "embed what changed"
+    log.info("This night will %s, which takes about %s: %s", work, minutes(seconds), drift.cause)
 
 
 def minutes(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-WIDEST = 60  # characters of a text in a table
+WIDEST = 120  # characters of a text of the data
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")  # where an invisible word joiner keeps a link from forming
 
@@ -22,7 +22,7 @@ def escape(text: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """Cut a text to what a column holds."""
+    """Cut a text of the data to its beginning, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= WIDEST else line[:WIDEST] + " …"
 

@@ -23,7 +23,7 @@ from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night
-from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.page import write_report
@@ -65,22 +65,21 @@ def failed(settings: Settings, night: Night, error: Exception) -> None:
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
     """The contract rules that rows broke, errors first, and how many rules were met."""
-    broken = [rule for rule in ingested.rules if rule.failed]
-    rows = [
-        (
-            f"{rule.table}: {rule.rule} ({rule.severity})",
-            f"{rule.failed:,} of {rule.checked:,}" if rule.checked_rows else rule.observed,
-            rule.threshold,
-            shorten(", ".join(rule.offenders)),
-        )
-        for rule in sorted(broken, key=lambda rule: rule.severity == "warn")
-    ]
+    broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == "warn")
     read = f"{ingested.rows:,} rows read = {ingested.accepted:,} accepted + {ingested.quarantined:,} in quarantine"
     kept = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
-    met = f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules were met."
-    lines = [*table(("rule", "broken by", "required", "first rows"), rows), met, ""]
+    lines = [_broken(rule) for rule in broken]
+    lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules were met.", ""]
     lines.append(f"All rules with samples: {_code(ingested.path.absolute() / PAGE)}")
     _show("data-contract", lines, f"{read}. Snapshot {snapshot.digest}: {kept}.")
+
+
+def _broken(rule: RuleCount) -> str:
+    rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
+    where = rows if rule.checked_rows else f"{rule.table}: {rule.observed}, required {rule.threshold}"
+    offenders = shorten(", ".join(rule.offenders))
+    first = f". First: {escape(offenders)}" if offenders else ""
+    return f"- **{escape(rule.rule)}** ({rule.severity}), {escape(where)}: {escape(rule.description)}{first}"
 
 
 def drift_table(drift: Drift) -> None:
@@ -105,7 +104,7 @@ def drift_table(drift: Drift) -> None:
 
 def unfamiliar_queries(drift: Drift) -> None:
     """The queries that a person should label: the lowest scores of the last window that drifted."""
-    lines = table(("query",), [(query,) for query in drift.unfamiliar])
+    lines = [*(f"- {escape(query)}" for query in drift.unfamiliar), ""]
     if drift.unfamiliar_file is not None:
         lines.append(f"All of them: {_code(drift.unfamiliar_file)}")
     _show("unfamiliar-queries", lines, drift.cause)
@@ -130,18 +129,14 @@ def drift_history(drift: Drift) -> None:
 
 def negatives_sample(negatives: Negatives) -> None:
     """Mined negatives for human eyes: is any of them in truth an answer?"""
-    samples = json.loads((negatives.path / "sample.json").read_text(encoding="utf-8"))
-    rows = [
-        (
-            shorten(sample["query"]),
-            shorten(kept["text"]),
-            f"{kept['source']}, rank {kept['rank']}",
-            _score(kept["dense_score"], kept["trail"]["above_margin"]),
-        )
-        for sample in samples
-        for kept in sample["negatives"][:2]
-    ]
-    lines = table(("query", "negative", "found by", "score"), rows)
+    lines = []
+    for sample in json.loads((negatives.path / "sample.json").read_text(encoding="utf-8")):
+        lines += ["", f"**{escape(shorten(sample['query']))}**", ""]
+        lines += [
+            f"- {escape(shorten(kept['text']))} ({escape(kept['source'])}, rank {kept['rank']}, "
+            f"score {_score(kept['dense_score'], kept['trail']['above_margin'])})"
+            for kept in sample["negatives"][:2]
+        ]
     _show("mined-negatives", lines, " ".join(describe_negatives(negatives)))
 
 

@@ -76,8 +76,15 @@ def tell(source: str, tallies: list[Tally], rules: list[RuleCount]) -> None:
             _log.info("%d accepted qrels are judged not relevant: counted, never used as positives", one.not_relevant)
     for rule in rules:
         if rule.failed:
-            seen = f"{rule.failed} of {rule.checked} {rule.table}" if rule.checked_rows else f"{rule.observed}"
-            _log.info("rule %s (%s): broken by %s; must be %s", rule.rule, rule.severity, seen, rule.threshold)
+            _log.info("%s", _broken(rule))
+
+
+def _broken(rule: RuleCount) -> str:
+    """What broke a rule, and what is wrong with it."""
+    found = "refused" if rule.severity == "error" else "warning for"
+    rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
+    where = rows if rule.checked_rows else f"all {rule.table}, {rule.observed} where {rule.threshold} is required"
+    return f"{found} {where}: {rule.description} ({rule.rule})"
 
 
 def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kept: Path, last: Snapshot | None) -> None:
