@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parent
 TABLES = ("passages", "queries", "qrels", "pairs")
 ROWS_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
 SEVERITIES = ("error", "warn")
+MERGE = "merge"  # the severity of a rule about equal copies: the row is accepted as the same row as an earlier one
 
 
 class ContractError(Exception):
@@ -37,7 +38,7 @@ class Rule:
 
     name: str
     description: str  # what is wrong with a row that fails it
-    severity: str  # error: the row goes to quarantine; warn: it is counted
+    severity: str  # error: the row goes to quarantine; warn: it is counted; merge: it is an equal copy of another row
     measured: Measured
     expectation: str
     kwargs: Mapping[str, Any]
@@ -175,7 +176,9 @@ def _rule(entry: Mapping[str, Any], properties: tuple[str, ...], file: Path) -> 
         raise ContractError(f"{where}: column {kwargs.get('column')!r} is no <property>_<measure> of this table")
     if measured.kind is Kind.COLLECTION and entry["severity"] == "error":
         raise ContractError(f"{where}: can only warn, for other tables were accepted before it is known")
-    return Rule(name, entry["description"], entry["severity"], measured, implementation["type"], kwargs)
+    merges = measured.measure == "repeats" and entry["severity"] == "error"
+    severity = MERGE if merges else entry["severity"]
+    return Rule(name, entry["description"], severity, measured, implementation["type"], kwargs)
 
 
 def _foreign(one: Mapping[str, Any], file: Path) -> tuple[str, tuple[str, str]]:

@@ -28,7 +28,8 @@ _BOILERPLATE = (
 _FOR_ODD = ("controls", "mojibake", "markup", "boilerplate")
 _ODD_SQL = f"regexp_matches({{p}}, '(?i)[{_CONTROLS}<&ÃÂâïð]|{_BOILERPLATE}')"
 
-# `{p}` is the property. Character classes are RE2's; \pZ are Unicode's separators, \pC controls and invisible marks.
+# `{p}` is the property. Character classes are RE2's; \pZ are Unicode's separators, \p{Cc} its controls, and
+# \pC controls, private characters, and format characters, such as the joiners in Persian and Indic words.
 OF_A_ROW = {
     "chars": "length({p})",  # Unicode code points; null stays null
     "bytes": "strlen({p})",  # in UTF-8
@@ -38,7 +39,7 @@ OF_A_ROW = {
     "tokens": "(strlen({p}) + 3) // 4",
     "value": "{p}",
     "visible": r"regexp_matches({p}, '[^\pZ\pC\s]')::INTEGER",
-    "breaks": r"regexp_matches({p}, '[\pZ\pC\s]')::INTEGER",
+    "breaks": r"regexp_matches({p}, '[\pZ\p{{Cc}}\s]')::INTEGER",
     "controls": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '[{_CONTROLS}]') ELSE false END)::INTEGER",
     "nuls": "contains({p}, chr(0))::INTEGER",
     "replacements": "contains({p}, chr(65533))::INTEGER",
@@ -65,7 +66,7 @@ class Compared:
 
 
 OF_A_TABLE = {
-    # of `key`: an equal row came earlier, another row of that key came earlier
+    # of `key`: an equal row came earlier (then the two are merged), another row of that key came earlier
     "repeats": Compared(0, "SELECT row, 1 AS value FROM {t}_compared WHERE nth > 1 AND content = first_content"),
     "conflicts": Compared(0, "SELECT row, 1 AS value FROM {t}_compared WHERE nth > 1 AND content <> first_content"),
     # in how many splits the property's value occurs

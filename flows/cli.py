@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,8 +16,8 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
-from tasks.core.errors import NightshiftError
+from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
+from tasks.core.errors import BadUsage, NightshiftError, explain
 
 if TYPE_CHECKING:
     from tasks.core.drift.findings import Drift
@@ -42,10 +43,19 @@ app.add_typer(releases, name="releases")
 app.add_typer(prefect)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nightshift {version('nightshift')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show detailed log lines, and where an error comes from.")
+    debug: Annotated[bool, typer.Option("--debug", help="Show details, and the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
@@ -58,6 +68,7 @@ def main() -> None:
     import flows.environment  # noqa: F401
 
     try:
+        check_arguments(sys.argv[1:])
         app()
     except BaseException as end:
         _clear_frames(end)
@@ -80,7 +91,7 @@ def _clear_frames(end: BaseException) -> None:
             waiting += [error.__cause__, error.__context__]
 
 
-@app.command(epilog="Example: nightshift run --settings infra/settings/beir.toml --reason 'new feed'")
+@app.command(epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
 @readable_errors
 def run(
     settings: SettingsFile = None,
@@ -102,23 +113,29 @@ def run(
 
     join(loaded.home)
     from flows.nightly import nightly
+    from flows.run_night import leave, run_night
     from flows.temporary_prefect import a_server
     from tasks.core.night import Night, last_line
+    from tasks.core.plain_text import visible
 
     only_warnings_of_prefect()
     try:
         with a_server():
-            state = nightly(settings, reason, return_state=True)
-            outcome = state.result(raise_on_failure=False)
-    except KeyboardInterrupt:
+            outcome = run_night(nightly, settings, reason)
+    except KeyboardInterrupt as interrupt:
+        _clear_frames(interrupt)
         typer.secho(INTERRUPTED, fg="yellow", err=True)
-        raise typer.Exit(130) from None
+        leave(130)
     if isinstance(outcome, Night):
-        typer.echo(last_line(outcome))
-    else:
-        error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
-        message = error if isinstance(error, NightshiftError) else state.message or repr(outcome)
-        raise NightshiftError(f"{message}\n{_after_failure(loaded, error)}") from error
+        echo(last_line(outcome))
+        leave(0)
+    error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+    if os.environ.get("NIGHTSHIFT_DEBUG"):
+        traceback.print_exception(error)
+    words = explain(error) or f"{type(error).__name__}: {error}"
+    typer.secho(visible(f"error: {words}\n{_after_failure(loaded, error)}"), fg="red", err=True)
+    _clear_frames(error)
+    leave(2 if isinstance(error, BadUsage) else 1)
 
 
 def _after_failure(settings: Settings, error: Exception) -> str:
@@ -140,10 +157,18 @@ def _after_failure(settings: Settings, error: Exception) -> str:
 
 def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
+    from tasks.core.data_warnings import data_warnings
     from tasks.core.forecast import forecast
+    from tasks.core.mining.bm25 import try_indexing
+    from tasks.core.preflight import check_side_files
 
+    echo(f"home {settings.home.absolute()}")
+    check_side_files(settings)
+    try_indexing(settings.home, settings.mining)
     ingested, snapshot, drift = _look(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
+    for warning in data_warnings(settings, snapshot):
+        echo(f"warning: {warning}")
 
 
 @app.command(epilog="Example: nightshift rollback --to r0001")
@@ -180,6 +205,7 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
 
 def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
     """Read the source and decide what a night would do, without remembering it."""
+    from tasks.core.data.feed import refuse_another_feed
     from tasks.core.data.ingest import ingest
     from tasks.core.drift.watch import watch
     from tasks.core.night import recipe_of
@@ -187,6 +213,7 @@ def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    refuse_another_feed(settings, release, snapshot)
     drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
     return ingested, snapshot, drift
 
@@ -206,7 +233,7 @@ def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     print_refusals(found)
 
 
-@app.command(epilog="Example: nightshift doctor --settings infra/settings/beir.toml")
+@app.command(epilog="Example: nightshift doctor --settings night.toml")
 @readable_errors
 def doctor(settings: SettingsFile = None) -> None:
     """Check what a night needs: Java, disk, model, Milvus, Prefect; say how to mend each. Exit 1 when one fails."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.options import SettingsFile, fail, load, readable_errors
+from flows.options import SettingsFile, echo, fail, load, readable_errors
 
 init = typer.Typer()
 
@@ -22,21 +23,35 @@ def write_settings(
     home: Annotated[
         str, typer.Option(help="Where the nights of this data keep everything.", show_default="var/<name of PATH>")
     ] = "",
+    query: Annotated[str, typer.Option(metavar="COLUMN", help="Of pairs in any columns: the one with the query.")] = "",
+    passage: Annotated[str, typer.Option(metavar="COLUMN", help="… and the one with the passage.")] = "",
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
+    from flows.terminal_log import show_progress
     from tasks.core.data.look import look_at, settings_text
 
+    show_progress()
     if to.exists():
         fail(f"{to} is there already. Remove it, or name another: --to other.toml")
-    found = look_at(source)
-    to.write_text(settings_text(found, home or f"var/{found.name}"), encoding="utf-8")
-    typer.echo(
-        f"{found.format}: {found.passages:,} passages, {found.queries:,} queries, "
-        f"{sum(found.qrels.values()):,} qrels ({', '.join(found.qrels)})"
+    summary = look_at(source, query, passage)
+    to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}"), encoding="utf-8")
+    echo(
+        f"{summary.format}: {summary.passages:,} passages, {summary.queries:,} queries, "
+        f"{sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)})"
     )
-    if "train" not in found.qrels:
+    for note in summary.notes:
+        echo(note)
+    for warning in summary.warnings:
+        echo(f"warning: {warning}")
+    if "train" not in summary.qrels:
         typer.echo("there is no train split, so a night has nothing to learn from: add qrels of train queries first")
-    typer.echo(f"wrote {to}; look it over, then: nightshift run --settings {to} --dry-run")
+    echo(f"wrote {to}; look it over, then: nightshift run --settings {shlex.quote(str(to))} --dry-run")
+
+
+def _home(given: str, to: Path) -> str:
+    """The home as the settings file has to name it: a relative one begins there at the file's folder."""
+    elsewhere = to.parent.resolve() != Path.cwd()
+    return str(Path(given).expanduser().absolute()) if given and elsewhere else given
 
 
 @init.command(name="settings", epilog="Example: nightshift settings --settings night.toml > all.toml")

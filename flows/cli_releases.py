@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.receipts import Release
@@ -55,6 +55,18 @@ def unpin(release: Name, settings: SettingsFile = None) -> None:
 
     freed = let_go(load(settings), release)
     typer.echo(f"release {freed} is not pinned any more")
+
+
+@releases.command(epilog="Example: nightshift releases repair")
+@readable_errors
+def repair(settings: SettingsFile = None) -> None:
+    """Verify the serving release, and rebuild what is damaged from the stored vectors. Embeds nothing."""
+    from tasks.core.release.repair import repair as rebuild
+
+    release, _ = rebuild(load(settings))
+    if release is None:
+        fail("no release serves; `nightshift rollback` takes an older one, `nightshift run` makes one")
+    typer.echo(f"release {release.release} serves and is whole")
 
 
 def _shown(release: Release) -> dict[str, object]:

@@ -75,6 +75,9 @@ def _rules(where: str | None) -> dict[str, Any]:
         raise typer.BadParameter(
             f'--where {where}: not a table of rules. An example: {{"title": {{"prefix": "pandas."}}}}'
         )
+    from tasks.core.search.filters import Filters
+
+    Filters.read(found)
     return found
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.doctor_prefect import probes as local_server_probes
+from tasks.core.errors import NightshiftError
 from tasks.core.settings import Settings
 
 LEAST_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index and two releases of a demo-size corpus
@@ -45,20 +47,26 @@ def examine(settings: Settings) -> list[Check]:
         probes.append(("ray", _ray, mend))
     if settings.store.url:
         probes.append(("store", _store, "see infra/docs/cluster.md, An object store: address, credentials, bucket"))
+    probes += local_server_probes(settings)
     return [_try(name, probe, settings, mend) for name, probe, mend in probes]
 
 
 def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: str) -> Check:
     try:
         return Check(name, True, probe(settings), mend)
+    except NightshiftError as error:
+        return Check(name, False, str(error), mend)
     except Exception as error:  # a doctor reports every illness, also one it does not know
         return Check(name, False, f"{type(error).__name__}: {error}", mend)
 
 
 def _java(settings: Settings) -> str:
+    from tasks.core.mining.bm25 import try_indexing
     from tasks.core.mining.jvm import java_version
 
-    return java_version()
+    version = java_version()
+    try_indexing(settings.home, settings.mining)
+    return f"{version} indexes below {settings.home.absolute()}"
 
 
 def _disk(settings: Settings) -> str:
@@ -72,9 +80,13 @@ def _disk(settings: Settings) -> str:
 
 
 def _model(settings: Settings) -> str:
-    from tasks.core.training.base import find_bases
+    from tasks.core.training.parts import read_tokenizer
+    from tasks.core.training.trainer import check_base
 
-    return " and ".join(str(folder) for folder in dict.fromkeys(find_bases(settings.encoder)))
+    folders = list(dict.fromkeys(check_base(settings)))
+    for folder in folders:
+        read_tokenizer(folder)
+    return " and ".join(map(str, folders))
 
 
 def _milvus(settings: Settings) -> str:
@@ -122,7 +134,12 @@ def _prefect(settings: Settings) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
+    from flows.local_prefect import running
+
     url = PREFECT_API_URL.value()
+    known = running(settings.home)
+    if known is not None and url in (None, f"{known.url}/api"):
+        return f"prefect {prefect.__version__}, the server of nightshift up at {known.url}"
     if not url:
         return f"prefect {prefect.__version__}, no server configured: a night starts a temporary one"
     with get_client(sync_client=True) as client:

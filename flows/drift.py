@@ -9,15 +9,16 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow  # isort: skip
 from prefect.states import Completed, State
 
+from flows.begun import record_begin
 from flows.nightly import whole_night
 from flows.runs import run_name
 from tasks import ingest, release
 from tasks.core.drift.findings import Drift
 from tasks.core.night import Night, recipe_of
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 
-@flow(name="watch-drift", flow_run_name=run_name)
+@flow(name="watch-drift", flow_run_name=run_name, on_running=[record_begin])
 def watch_drift(settings_file: Path | None = None) -> State[Drift]:
     """Read the source and the query log, compare them with what serves, and announce the verdict as an event.
 
@@ -35,7 +36,7 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
     return Completed(name=name, message=drift.cause, data=drift)
 
 
-@flow(name="retrain-on-drift", flow_run_name=run_name)
+@flow(name="retrain-on-drift", flow_run_name=run_name, on_running=[record_begin])
 def retrain_on_drift(settings_file: Path | None = None, reason: str = "drift: by hand") -> State[Night]:
     """A night that retrains at least, whatever little else has changed.
 

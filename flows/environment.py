@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 
+from flows.console import show_controls_in_log_lines
+
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -22,4 +24,5 @@ DEFAULTS = {
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
+show_controls_in_log_lines()
 logging.getLogger("nightshift").setLevel(logging.INFO)  # Prefect attaches its handler, not a level

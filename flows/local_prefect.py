@@ -1,29 +1,41 @@
-"""A Prefect server and a worker on this machine, for those who have none: started, found again, ended."""
+"""A Prefect server, a worker, and a watchdog on this machine, for users who have no Prefect: start, find, end."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.prefect_api import PrefectApi
+from flows.prefect_processes import end, lives, spawn
+from flows.schedules import Schedule, forget_schedules, keep_schedules, next_runs, read_schedules
+from flows.server_log import read_errors
 from tasks.core.errors import NightshiftError
 from tasks.core.files import exclusive, write_json, write_text
 
 HEALTHY_WITHIN = 120  # seconds; on a busy machine a first start makes a database meanwhile
-ENDS_WITHIN = 30
+SCHEDULED_WITHIN = 90  # seconds; the scheduler looks for new deployments every 5 seconds, and for all every 60
 HOST = "127.0.0.1"
+GRACE = timedelta(minutes=10)  # how late a scheduled run may begin before the watchdog sends an alert
+
+# Defaults of the server that `up` starts; what the user has set in the environment stays.
+SERVER_DEFAULTS = {
+    # Leases in memory are lost when the server dies, and their slots stay taken: no run would begin again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "10",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "15",
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+}
 
 
 class Running(BaseModel):
@@ -34,35 +46,95 @@ class Running(BaseModel):
     url: str
     server: int  # process ids
     worker: int
+    watchdog: int = 0
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return int(self.url.rpartition(":")[2])
 
 
-def start(home: Path, settings_file: Path | None, deployments: Path | None, port: int) -> Running:
-    """Start server, deployments and worker, or those of them that do not run. Safe to call again.
+def start(
+    home: Path, settings_file: Path | None, deployments: Path | None, port: int, grace: timedelta = GRACE
+) -> Running:
+    """Start server, deployments, worker, and watchdog, or those of them that do not run. Safe to call again.
 
     Raises NightshiftError when the port is taken, or one of them does not start: with the end of its log.
     """
-    folder = home.absolute() / "prefect"
+    folder = prefect_folder(home)
     with exclusive(folder / "up.lock"):
         known = running(home)
         url = known.url if known else f"http://{HOST}:{port}"
-        environment = {**os.environ, **_environment(home, url, settings_file)}
-        server = known.server if known else _start_server(folder, environment, port)
-        write_json(folder / "up.json", Running(url=url, server=server, worker=0).model_dump())
-        wait_until_healthy(folder / "server.log", environment, lambda: _lives(server))
+        environment = {**SERVER_DEFAULTS, **os.environ, **_environment(home, url, settings_file)}
+        now = Running(
+            url=url,
+            server=known.server if known else start_server(folder, environment, port),
+            worker=known.worker if known and lives(known.worker) else 0,
+            watchdog=known.watchdog if known and lives(known.watchdog) else 0,
+        )
+        save_running(home, now)
+        wait_until_healthy(folder / "server.log", environment, lambda: lives(now.server))
         _bootstrap(environment, deployments)
-        worker = known.worker if known and _lives(known.worker) else _start_worker(folder, environment)
-        now = Running(url=url, server=server, worker=worker)
-        write_json(folder / "up.json", now.model_dump())
+        if not now.worker:
+            now = now.model_copy(update={"worker": start_worker(folder, environment)})
+        if not now.watchdog:
+            now = now.model_copy(update={"watchdog": _start_watchdog(home, environment, grace)})
+        save_running(home, now)
     return now
 
 
-def running(home: Path) -> Running | None:
-    """What runs of what `start` started on this home; None when its server does not."""
+def started(home: Path) -> Running | None:
+    """Read what `start` started on this home and `stop` did not end, whether it lives or not."""
     try:
-        known = Running(**json.loads((home / "prefect" / "up.json").read_text(encoding="utf-8")))
+        return Running(**json.loads((prefect_folder(home) / "up.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return known if _lives(known.server) else None
+
+
+def running(home: Path) -> Running | None:
+    """Read what runs of what `start` started on this home; None when its server does not."""
+    known = started(home)
+    return known if known and lives(known.server) else None
+
+
+def save_running(home: Path, now: Running) -> None:
+    """Store what runs; hold `up.lock` meanwhile."""
+    write_json(prefect_folder(home) / "up.json", now.model_dump())
+
+
+def prefect_folder(home: Path) -> Path:
+    """The folder of the server, its database, and its logs."""
+    return home.absolute() / "prefect"
+
+
+def api_of(home: Path, known: Running) -> PrefectApi:
+    """The REST interface of the server that runs on this home."""
+    return PrefectApi.with_login(f"{known.url}/api", login(home))
+
+
+def wait_until_scheduled(home: Path, known: Running) -> list[tuple[Schedule, datetime]]:
+    """Wait until the next run of every active schedule exists on the server; return the schedules with its time.
+
+    Raises NightshiftError with the server's own errors when a run does not appear.
+    """
+    api = api_of(home, known)
+    schedules = keep_schedules(home, read_schedules(api))
+    deadline = time.monotonic() + SCHEDULED_WITHIN
+    while True:
+        planned = [(schedule, when) for schedule in schedules if (when := next_runs(api, schedules)[schedule.id])]
+        if len(planned) == len(schedules):
+            return planned
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    missing = {schedule.deployment for schedule in schedules} - {schedule.deployment for schedule, _ in planned}
+    log = prefect_folder(home) / "server.log"
+    errors = "\n".join(str(error) for error in read_errors(log)) or "no errors"
+    raise NightshiftError(
+        f"the Prefect server planned no run of {', '.join(sorted(missing)) or 'a schedule'} within {SCHEDULED_WITHIN} "
+        f"seconds: no night would begin. Errors in {log}:\n{errors}\n"
+        "Install the versions of infra/constraints.txt; then: nightshift down, nightshift up."
+    )
 
 
 def join(home: Path) -> None:
@@ -89,42 +161,66 @@ def login(home: Path) -> str:
 
 
 def runs_under_way(home: Path, known: Running) -> list[str]:
-    """The names of the flow runs that a worker is at."""
-    asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
-    request = urllib.request.Request(  # noqa: S310 (our own server)
-        f"{known.url}/api/flow_runs/filter",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json", "Authorization": _basic(login(home))},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        return [run["name"] for run in json.load(answer)]
+    """The names of the flow runs that a worker is at.
+
+    Raises Unreachable when the server does not answer.
+    """
+    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+    return [run["name"] for run in api_of(home, known).post("flow_runs/filter", query)]
 
 
 def stop(home: Path, known: Running) -> None:
-    """End worker and server; a run under way ends with them, and the next night goes on where it was."""
-    for process in (known.worker, known.server):
-        _end(process)
-    (home / "prefect" / "up.json").unlink(missing_ok=True)
+    """End watchdog, worker, and server; a run under way ends with them, and the next night resumes its work."""
+    with exclusive(prefect_folder(home) / "up.lock"):
+        known = started(home) or known  # the watchdog may have replaced a process meanwhile
+        for process in (known.watchdog, known.worker, known.server):
+            end(process)
+        (prefect_folder(home) / "up.json").unlink(missing_ok=True)
+        forget_schedules(home)
 
 
-def wait_until_healthy(log: Path, environment: Mapping[str, str], lives: Callable[[], bool]) -> None:
-    """Wait for the server whose PREFECT_API_URL `environment` has, as long as it `lives`.
+def wait_until_healthy(log: Path, environment: Mapping[str, str], alive: Callable[[], bool]) -> None:
+    """Wait for the server whose PREFECT_API_URL `environment` has, while it is `alive`.
 
     Raises NightshiftError, with the end of its log, when it ends or takes too long.
     """
-    login = environment.get("PREFECT_API_AUTH_STRING", "")
-    request = urllib.request.Request(  # noqa: S310 (our own server)
-        f"{environment['PREFECT_API_URL']}/health", headers={"Authorization": _basic(login)} if login else {}
-    )
+    api = PrefectApi.with_login(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING", ""))
     deadline = time.monotonic() + HEALTHY_WITHIN
-    while time.monotonic() < deadline and lives():
-        try:
-            with urllib.request.urlopen(request, timeout=2):  # noqa: S310
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
+    while time.monotonic() < deadline and alive():
+        if api.answers():
+            return
+        time.sleep(0.2)
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     raise NightshiftError(f"the Prefect server did not become healthy; the end of {log}:\n{tail}")
+
+
+def start_server(folder: Path, environment: Mapping[str, str], port: int) -> int:
+    """Start the server; return its process id.
+
+    Raises NightshiftError when the port is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise NightshiftError(
+                f"port {port} of {HOST} is taken: by another Prefect? Point PREFECT_API_URL at it and run "
+                "`python -m infra.bootstrap`, or choose another: nightshift up --port 4300"
+            ) from error
+    arguments = ("server", "start", "--host", HOST, "--port", str(port))
+    return spawn(folder / "server.log", environment, "flows.prefect_server", *arguments)
+
+
+def start_worker(folder: Path, environment: Mapping[str, str]) -> int:
+    """Start the worker; return its process id."""
+    arguments = ("worker", "start", "--pool", "nightshift", "--type", "process")
+    return spawn(folder / "worker.log", environment, "prefect", *arguments)
+
+
+def _start_watchdog(home: Path, environment: Mapping[str, str], grace: timedelta) -> int:
+    arguments = (str(home.absolute()), str(grace.total_seconds()))
+    return spawn(prefect_folder(home) / "watchdog.log", environment, "flows.watchdog", *arguments)
 
 
 def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, str]:
@@ -140,61 +236,9 @@ def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, 
     }
 
 
-def _start_server(folder: Path, environment: Mapping[str, str], port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise NightshiftError(
-                f"port {port} of {HOST} is taken: by another Prefect? Point PREFECT_API_URL at it and run "
-                "`python -m infra.bootstrap`, or choose another: nightshift up --port 4300"
-            ) from error
-    return _spawn(folder / "server.log", environment, "server", "start", "--host", HOST, "--port", str(port))
-
-
-def _start_worker(folder: Path, environment: Mapping[str, str]) -> int:
-    return _spawn(folder / "worker.log", environment, "worker", "start", "--pool", "nightshift", "--type", "process")
-
-
-def _spawn(log: Path, environment: Mapping[str, str], *arguments: str) -> int:
-    """Start `prefect …` as a session of its own, so that it stays when the terminal goes."""
-    with log.open("ab") as out:
-        command = [sys.executable, "-m", "prefect", *arguments]
-        return subprocess.Popen(  # noqa: S603 (our own command)
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        ).pid
-
-
 def _bootstrap(environment: Mapping[str, str], deployments: Path | None) -> None:
     more = ["--deployments", str(deployments)] if deployments else []
     command = [sys.executable, "-m", "infra.bootstrap", *more]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:
         raise NightshiftError(f"the deployments could not be made:\n{done.stdout}{done.stderr}")
-
-
-def _lives(process: int) -> bool:
-    """True when a process of this number runs and is one of Prefect's: numbers are used again."""
-    command = ["ps", "-ww", "-o", "stat=,command=", "-p", str(process)]  # -ww: else cut at $COLUMNS, Prefect's name too
-    shown = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-    return "prefect" in shown.stdout and not shown.stdout.lstrip().startswith("Z")
-
-
-def _end(process: int) -> None:
-    if not _lives(process):
-        return
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process, how)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + ENDS_WITHIN
-        while time.monotonic() < deadline:
-            if not _lives(process):
-                return
-            time.sleep(0.1)
-
-
-def _basic(user_and_password: str) -> str:
-    return "Basic " + base64.b64encode(user_and_password.encode()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
@@ -9,23 +10,29 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
+from flows.begun import record_begin
+from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
-from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.gate import Verdict, judge_training
 from tasks.core.night import Logbook, Night, recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings, load_settings
+from tasks.core.settings import Settings
+from tasks.core.settings_file import load_settings
 from tasks.core.store import attach
 from tasks.embedding import embed_shard, gather_shards
+from tasks.server_loss import loss
+
+log = logging.getLogger("nightshift.night")
 
 ENDS = {Work.SKIP: "Skipped", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}  # nights that change nothing
 
 
-@flow(name="nightly", flow_run_name=run_name)
+@flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
     """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
 
@@ -41,6 +48,8 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
 
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
     """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
+    loss.install()
+    log.info("home %s", settings.home.absolute())
     with one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
         book = Logbook(Night.begin(reason, settings, run_url=run_url(), log=log_of(settings)))
@@ -48,12 +57,14 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
             return one_night(settings, book, retrain)
         except Exception as error:
             report.failed(settings, book.night, error)
+            keep_outcome(error)
             raise
 
 
 def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     """The night itself, in the order in which it is told."""
-    serving, epoch = release.reconcile(settings)
+    ingest.check_side_files(settings)
+    serving, epoch = release.reconcile(settings, rebuild=True)
     book.note(serving=serving)
     begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
@@ -62,14 +73,20 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
+    if serving is not None and drift.verdict is Work.SKIP:
+        mining.index_served(settings, serving)
     if drift.verdict in ENDS:
         return _end(settings, book, ENDS[drift.verdict])
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
+    ingest.warn_of_data(settings, snapshot)
     base = training.base_encoder(settings, snapshot)
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
     log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
-    held_out = mining.search_split(settings, snapshot, index, settings.evaluation.split, settings.evaluation.depth)
+    held_out = mining.search_split(
+        settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
+    )
     base_vectors = embed(settings, base, snapshot)
     book.note(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
@@ -80,6 +97,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if drift.verdict is Work.RETRAIN:
         start = before if settings.encoder.start == "serving" else base
         challenger = iterate(settings, snapshot, index, start, book)
+        first = book.night.trained[0]
+        if (fallen := judge_training(first)) is not None:
+            book.note(encoder=first, verdict=Verdict(findings=(fallen,)))
+            return _end(settings, book, "Rejected")
         probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
@@ -99,9 +120,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    floor = drift.verdict is Work.RETRAIN
+    trained = drift.verdict is Work.RETRAIN
     verdict = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, serving, floor=floor, withdrawn=taken_back
+        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=taken_back
     )
     book.note(figures=figures, verdict=verdict)
     if not verdict.promote:
@@ -117,7 +138,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
 
 def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
-    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before."""
+    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before.
+
+    A round that does not improve on its start ends them, and its start is the challenger.
+    """
     begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
     found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
@@ -129,8 +153,11 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
         negatives = mine(settings, snapshot, found, encoder, vectors, round_, book.night.serving)
         book.note(negatives=(*book.night.negatives, negatives))
         begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
-        encoder = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
-        book.note(trained=(*book.night.trained, encoder))
+        trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
+        book.note(trained=(*book.night.trained, trained))
+        if not trained.improved:
+            break
+        encoder = trained
     return encoder
 
 
@@ -172,4 +199,5 @@ def _end(settings: Settings, book: Logbook, name: str) -> State[Night]:
     night = report.write(settings, book.night.having(outcome=name))
     release.remove_unused(settings)
     get_run_logger().info("%s: %s", name, night.why)
+    keep_outcome(night)
     return Completed(name=name, message=night.why, data=night)

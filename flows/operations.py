@@ -9,12 +9,13 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 from prefect import flow  # isort: skip
 from prefect.states import Completed, State
 
+from flows.begun import record_begin
 from flows.runs import one_publisher, run_name
 from tasks import release
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 
-@flow(name="rollback", flow_run_name=run_name)
+@flow(name="rollback", flow_run_name=run_name, on_running=[record_begin])
 def rollback(settings_file: Path | None = None, to: str | None = None, reason: str = "by hand") -> State[str]:
     """Serve an older release again, in seconds; nothing is embedded. A night under way becomes stale and ends.
 
@@ -27,7 +28,7 @@ def rollback(settings_file: Path | None = None, to: str | None = None, reason: s
     return Completed(name="Rolled back", message=f"release {served.release} serves", data=served.release)
 
 
-@flow(name="prune", flow_run_name=run_name)
+@flow(name="prune", flow_run_name=run_name, on_running=[record_begin])
 def prune(settings_file: Path | None = None) -> State[list[str]]:
     """Remove collections that retention no longer keeps, and what crashed nights left. Nights do it as they end.
 
@@ -38,7 +39,7 @@ def prune(settings_file: Path | None = None) -> State[list[str]]:
     return Completed(message=f"{len(removed)} collections removed: {', '.join(removed) or 'none'}", data=removed)
 
 
-@flow(name="reindex", flow_run_name=run_name)
+@flow(name="reindex", flow_run_name=run_name, on_running=[record_begin])
 def reindex(settings_file: Path | None = None, reason: str = "index settings") -> State[str]:
     """Build the serving release's collection anew, with the index settings of today, and swap. Embeds nothing.
 

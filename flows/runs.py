@@ -15,6 +15,7 @@ from tasks.core.files import exclusive
 from tasks.core.settings import Settings
 
 PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py makes
+LEASE = 60  # seconds that the limit stays taken after its holder was killed; Prefect takes no less
 WORDS = 3  # of a reason, in a run's name
 SMALL = {"a", "of", "on", "the", "to"}
 
@@ -56,6 +57,8 @@ def one_publisher(settings: Settings) -> Iterator[None]:
     with ExitStack() as held:
         if runtime.deployment.id is not None:
             get_run_logger().info("waiting for %s: one run at a time makes a release", PUBLISHING)
-            held.enter_context(concurrency(PUBLISHING, strict=True, raise_on_lease_renewal_failure=False))
+            held.enter_context(
+                concurrency(PUBLISHING, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False)
+            )
         held.enter_context(exclusive(settings.home / "night.lock"))
         yield

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from flows.local_prefect import HOST, wait_until_healthy
 from tasks.core.processes import ending_with_us
 
+RETRIES = 2  # of a request, 6 seconds in all: a server on this machine is busy for a moment, or it is dead
+
 
 @contextmanager
 def a_server() -> Iterator[None]:
@@ -25,7 +27,13 @@ def a_server() -> Iterator[None]:
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_UI_ENABLED, get_current_settings, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_UI_ENABLED,
+        get_current_settings,
+        temporary_settings,
+    )
 
     if PREFECT_API_URL.value():
         yield
@@ -36,7 +44,7 @@ def a_server() -> Iterator[None]:
     url = f"http://{HOST}:{port}/api"
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **own}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.prefect_server:create_app"]
     options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with TemporaryDirectory() as folder, (Path(folder) / "server.log").open("wb") as log:
         server = subprocess.Popen(  # noqa: S603 (our own command)
@@ -44,12 +52,14 @@ def a_server() -> Iterator[None]:
         )
         try:
             wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, lambda: server.poll() is None)
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_ENABLED: False}):  # so reports link to no page
+            changed = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_UI_ENABLED: False}
+            with temporary_settings(changed):  # without a UI, so that reports link to no page
                 try:
                     yield
-                finally:  # what waits to be sent would find nobody at the end of this process
-                    APILogWorker.drain_all()
-                    EventsWorker.drain_all()
+                finally:
+                    if server.poll() is None:  # send what waits: at the end of this process the server is gone
+                        APILogWorker.drain_all()
+                        EventsWorker.drain_all()
         finally:
             server.terminate()
             server.wait()

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import open_console
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.release.names import short_name
 
@@ -26,7 +26,7 @@ ROOMY = 120  # columns of a window that has room for the reason of a release in 
 
 def print_answer(answer: Answer) -> None:
     """Ranked passages, the score first."""
-    console = Console()
+    console = open_console()
     console.print(f"release {answer.release}", style="dim")
     for hit in answer.hits:
         head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ", style="cyan")
@@ -36,7 +36,7 @@ def print_answer(answer: Answer) -> None:
 
 def print_releases(current: Release | None, known: Sequence[Release], pinned: Collection[str]) -> None:
     """One line a release, with what serves, is pinned, or was pruned. Reasons follow where a line has room for them."""
-    console = Console()
+    console = open_console()
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "state": 7}
@@ -66,7 +66,7 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
 
 def print_drift(drift: Drift) -> None:
     """The decision, every signal behind it, what moved, and the queries that need labels."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(highlight=False, soft_wrap=True)
     console.print(Text(f"{drift.verdict}: ", style="bold") + Text(drift.cause))
     moved = drift.passages
     console.print(f"passages: {moved.new:,} new, {moved.changed:,} changed, {moved.gone:,} gone", style="dim")
@@ -89,13 +89,14 @@ def print_drift(drift: Drift) -> None:
 
 def print_refusals(found: Mapping[str, Any]) -> None:
     """Rows per table, then every rule that refused some, with its first rows."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     counts = Table(box=None, pad_edge=False)
     counts.add_column("table")
-    for name in ("rows in", "accepted", "quarantined"):
+    for name in ("rows in", "accepted", "of these merged", "quarantined"):
         counts.add_column(name, justify="right")
     for name, rows in found["in"].items():
-        counts.add_row(name, *(f"{one:,}" for one in (rows, found["accepted"][name], found["quarantined"][name])))
+        outcomes = (found[part][name] for part in ("accepted", "merged", "quarantined"))
+        counts.add_row(name, f"{rows:,}", *(f"{count:,}" for count in outcomes))
     console.print(counts)
     for rule in found["rules"]:
         console.print(Text(f"\n{rule['rule']}", style="bold") + Text(f"  {rule['rows']:,} rows of {rule['table']}"))
@@ -107,7 +108,7 @@ def print_refusals(found: Mapping[str, Any]) -> None:
 
 def print_duel(found: Duel) -> None:
     """Measures of both, the interval of the difference, then the queries that changed most."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in NAMES.values():
@@ -136,7 +137,7 @@ def print_duel(found: Duel) -> None:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """One line a check; below a failed one, how to mend it."""
-    console = Console()
+    console = open_console()
     for check in checks:
         mark = Text("ok   ", style="green") if check.well else Text("FAIL ", style="bold red")
         console.print(mark + Text(f"{check.name:<8} ") + Text(check.found, style="dim"))

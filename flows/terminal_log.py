@@ -6,9 +6,9 @@ import logging
 import os
 from datetime import datetime
 
-from rich.console import Console
 from rich.text import Text
 
+from flows.console import open_console
 from tasks.core.errors import NightshiftError
 
 log = logging.getLogger("nightshift.night")
@@ -21,7 +21,7 @@ class Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = open_console(stderr=True, highlight=False, soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""

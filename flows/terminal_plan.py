@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import open_console
 from flows.stages import minutes
 from tasks.core.drift.findings import Work
 
@@ -27,10 +27,8 @@ TODO = {
 
 def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     """The rows read, the verdict, a line for each step, and the sum."""
-    console = Console(highlight=False)
-    console.print(
-        f"read {ingested.rows:,} rows: {ingested.accepted:,} accepted, {ingested.quarantined:,} in quarantine"
-    )
+    console = open_console(highlight=False)
+    console.print(ingested.balance)
     console.print(Text(f"a night would {TODO[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:
         return

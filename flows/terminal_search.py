@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import open_console
 from tasks.core.search.shadow import Shadow
 
 
 def print_shadow(found: Shadow) -> None:
     """How alike the two are, then the queries whose answers lie furthest apart."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     console.print(f"{found.shadow} beside {', '.join(found.serving)}: {found.queries:,} queries", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")

@@ -15,6 +15,8 @@ from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from pydantic import SecretStr
 
+from flows.alerts import is_slack, message
+
 BLOCK = "nightshift-alerts"
 ENDS = {f"prefect.flow-run.{name}" for name in ("Promoted", "Rejected", "Skipped", "Suspect", "Unlabeled")}
 FAULTS = {f"prefect.flow-run.{name}" for name in ("Failed", "Crashed", "TimedOut")}
@@ -34,12 +36,12 @@ BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 def alert_block(url: str) -> UUID:
     """Save the address as a notification block, its secret part encrypted; the block's id."""
     block: NotificationBlock
-    if "hooks.slack.com" in url:
+    if is_slack(url):
         block = SlackWebhook(url=SecretStr(url))
     else:
-        told = {"text": "{{subject}}\n{{body}}", "subject": "{{subject}}", "body": "{{body}}"}
+        form = message(url, "{{subject}}", "{{body}}")
         secrets = {"address": url}
-        block = CustomWebhookNotificationBlock(name=BLOCK, url="{{address}}", json_data=told, secrets=secrets)
+        block = CustomWebhookNotificationBlock(name=BLOCK, url="{{address}}", json_data=form, secrets=secrets)
     saved = block.save(BLOCK, overwrite=True)
     assert isinstance(saved, UUID)
     return saved

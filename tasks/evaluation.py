@@ -6,7 +6,7 @@ from prefect import task
 
 from tasks import report
 from tasks.core.evaluation import probe as pools
-from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_run
+from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_ranking
 from tasks.core.evaluation.evidence import gather
 from tasks.core.evaluation.gate import Probe, Verdict, decide
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
@@ -19,15 +19,13 @@ def evaluate(
     settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
 ) -> Evaluation:
     """Measure an encoder on the held-out queries by exact search."""
-    held_out = settings.evaluation
-    measured, _ = evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, held_out.split, held_out.depth)
-    return measured
+    return evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, settings.evaluation)
 
 
 @task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
 def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
     """Measure BM25 on the held-out queries."""
-    return evaluate_run(settings.home, "bm25", run, snapshot, settings.evaluation.split)
+    return evaluate_ranking(settings.home, "bm25", run, snapshot, settings.evaluation)
 
 
 @task(name="probe", task_run_name="probe {challenger.fingerprint}", **STEP)
@@ -56,15 +54,18 @@ def gate(
     snapshot: Snapshot,
     serving: Release | None,
     *,
-    floor: bool,
+    trained: bool,
     withdrawn: str | None,
 ) -> Verdict:
     """Promote or reject, with reasons.
 
-    `floor`: BM25 is one tonight. `withdrawn`: the release of the same parts that was rolled back by hand.
+    `trained`: the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a reason
+    to reject. `withdrawn`: the release of the same parts that was rolled back by hand.
     """
-    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and floor})
-    evidence = gather(settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn)
+    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
+    evidence = gather(
+        settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn, trained=trained
+    )
     verdict = decide(evidence, rules)
     report.evaluation_table(verdict, figures)
     return verdict

@@ -9,6 +9,8 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
+from tasks.core import data_warnings, preflight
+from tasks.core.data.feed import refuse_another_feed
 from tasks.core.data.ingest import ingest
 from tasks.core.drift.findings import Drift, Work
 from tasks.core.drift.watch import watch, with_unfamiliar
@@ -16,7 +18,7 @@ from tasks.core.receipts import Ingested, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
-log = logging.getLogger("nightshift.drift")
+log = logging.getLogger("nightshift.ingest")
 
 
 @task(name="validate", task_run_name="validate {settings.data.format} data", **OVER_THE_WIRE)
@@ -27,11 +29,28 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
     return ingested, snapshot
 
 
+@task(name="check", task_run_name="check files and Java", **STEP)
+def check_side_files(settings: Settings) -> None:
+    """Stop a night before it begins when a file is missing that it would read hours later."""
+    preflight.check_side_files(settings)
+
+
+@task(name="warn", task_run_name="warn of what the data lack", **OVER_THE_WIRE)
+def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
+    """Log a warning for too few held-out queries, and for a token limit that cuts most passages."""
+    for warning in data_warnings.data_warnings(settings, snapshot):
+        log.warning("%s", warning)
+
+
 @task(name="compare", task_run_name="compare with serving", **STEP)
 def compare_with_serving(
     settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, retrain_because: str = ""
 ) -> Drift:
-    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain."""
+    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain.
+
+    Raises BadInput when the source is another collection than the one that serves.
+    """
+    refuse_another_feed(settings, serving, snapshot)
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
     if retrain_because:
         learnt = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)

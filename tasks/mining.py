@@ -5,12 +5,13 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.data.plausible import check_qrels_fit
-from tasks.core.data.snapshot import judged, qrels
+from tasks.core.data.plausible import check_qrels_fit, warn_of_unanswered
+from tasks.core.data.snapshot import judged, load_snapshot, qrels
 from tasks.core.mining.bm25 import bm25_search, build_index
 from tasks.core.mining.churn import churn
 from tasks.core.mining.encoded import keep_vectors, own_run, training_search
 from tasks.core.mining.mine import mine, schedule
+from tasks.core.mining.own_passages import leave_out_self
 from tasks.core.mining.searching import join_slices, search_slice, search_whole, searched
 from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
@@ -23,6 +24,11 @@ def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
     return build_index(settings.home, snapshot, settings.mining)
 
 
+def index_served(settings: Settings, serving: Release) -> Index:
+    """Verify the index that searches of the serving release read; a damaged one is built again."""
+    return index_passages(settings, load_snapshot(settings.home, serving.snapshot))
+
+
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
     """BM25's best passages for the queries of a split; a split whose qrels look shuffled stops the night.
@@ -33,7 +39,7 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
     if split == "train":
         slices = settings.mining.shards
     run = search_whole(search) if slices == 1 else join_slices(search, slices)
-    check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift)
+    warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
     return run
 
 
@@ -109,6 +115,8 @@ def mine_negatives(
     sources = [("bm25", bm25)]
     if "dense" in schedule(round_, mining):
         sources.append(("dense", own_run(search, vectors, mining.shards)))
+    if settings.evaluation.leave_out_self:
+        sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
     negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)
     negatives = negatives.model_copy(update={"churn": churn(home, negatives, serving)})
     report.negatives_sample(negatives)

@@ -11,16 +11,22 @@ from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapsh
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
+from tasks.core.release.comparable import comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
+from tasks.core.release.repair import repair
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
 
 @task(name="reconcile", task_run_name="reconcile", **OVER_THE_WIRE)
-def reconcile(settings: Settings) -> tuple[Release | None, int]:
-    """Mend what a crashed night left, and say what serves, with the pointer's epoch."""
-    return releases.serving(settings)
+def reconcile(settings: Settings, *, rebuild: bool = False) -> tuple[Release | None, int]:
+    """Repair what a crashed night left; return the release to compare with, and the pointer's epoch.
+
+    With `rebuild` verify the serving release too, and rebuild its damaged parts.
+    """
+    serving, epoch = repair(settings) if rebuild else releases.serving(settings)
+    return comparable(settings, serving), epoch
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:

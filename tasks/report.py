@@ -11,15 +11,11 @@ from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
 
 from tasks.core.data.docs import PAGE
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
+from tasks.core.errors import describe
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.night import Night
@@ -33,6 +29,11 @@ from tasks.core.report.terms import mark_of
 from tasks.core.settings import Settings
 from tasks.markdown import Cell, escape, shorten, table
 from tasks.policy import STEP, step_of
+from tasks.server_loss import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 
 NEXT = {  # of a night that needs a person
     "Failed": "fix what the message names, and run the night again; it resumes after the last finished step",
@@ -55,7 +56,7 @@ def write(settings: Settings, night: Night) -> Night:
 
 def failed(settings: Settings, night: Night, error: Exception) -> None:
     """Leave a failed night in the history and as a page, with all that was known. An error in that is only logged."""
-    failure = {"failure": str(error) or type(error).__name__, "failed_step": step_of(error)}
+    failure = {"failure": describe(error), "failed_step": step_of(error)}
     refused = getattr(error, "refused", None)
     try:
         write(settings, night.having(outcome="Failed", refused=refused, **failure))
@@ -66,12 +67,11 @@ def failed(settings: Settings, night: Night, error: Exception) -> None:
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
     """The contract rules that rows broke, errors first, and how many rules were met."""
     broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == "warn")
-    read = f"{ingested.rows:,} rows read = {ingested.accepted:,} accepted + {ingested.quarantined:,} in quarantine"
     kept = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
     lines = [_broken(rule) for rule in broken]
     lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules were met.", ""]
     lines.append(f"All rules with samples: {_code(ingested.path.absolute() / PAGE)}")
-    _show("data-contract", lines, f"{read}. Snapshot {snapshot.digest}: {kept}.")
+    _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {kept}.")
 
 
 def _broken(rule: RuleCount) -> str:

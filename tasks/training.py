@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import task
 
-from tasks.core.files import load
+from tasks.core.files import held
 from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training import trainer
+from tasks.core.training import learnable, trainer
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
 
@@ -16,6 +16,12 @@ from tasks.ray_training import train_on_ray
 def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
     """The untrained encoder that the settings name."""
     return trainer.base_encoder(settings.home, snapshot, settings)
+
+
+@task(name="check-learnable", task_run_name="check that {base.base} can learn from the texts", **STEP)
+def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> None:
+    """Warn of unknown tokens; stop a night that would train on texts that the base model cannot tell apart."""
+    learnable.check_learnable(base, snapshot, will_train=will_train)
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)
@@ -30,10 +36,10 @@ def train(
     """Train the start encoder on the night's pairs and negatives.
 
     `dev` is BM25's run over the dev queries. Where the start is the serving encoder, or pairs are replayed, the
-    serving release's snapshot shows what is forgotten.
+    serving release's snapshot, unless it is lost, shows what is forgotten.
     """
     recalls = settings.encoder.start == "serving" or settings.training.replay > 0
-    older = load(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
+    older = held(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
         settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
+
+from flows.console import open_console, show_controls_in_log_lines
+from flows.options import print_json
+from tasks.core.errors import describe
 
 COMMANDS = [
     [],
@@ -16,6 +25,7 @@ COMMANDS = [
     ["settings"],
     ["up"],
     ["down"],
+    ["watchdog"],
     ["search"],
     ["shadow"],
     ["export"],
@@ -51,7 +61,7 @@ def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> Non
     (tmp_path / "home").write_text("not a folder")
     home = str(tmp_path / "home")
     failed = run("releases", NIGHTSHIFT_HOME=home)
-    assert (failed.returncode, failed.stdout) == (1, "")
+    assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith(f"error: home {home}: a file")
     assert "Traceback" in run("--debug", "releases", NIGHTSHIFT_HOME=home).stderr
 
@@ -79,3 +89,83 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "is there already" in refused.stderr
     assert (tmp_path / "night.toml").read_text() == "mine"
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout == f"nightshift {version('nightshift')}\n"
+
+
+def test_wrong_usage_exits_two_with_words(tmp_path: Path) -> None:
+    file = tmp_path / "night.toml"
+    file.write_text("[training]\nbatchsize = 3\n")
+    home = {"NIGHTSHIFT_HOME": str(tmp_path / "home")}
+    cases = (
+        (("search", "caf\udce9"), {}, r"the argument caf\xe9 is not UTF-8"),
+        (("run", "--reason", "caf\udce9"), {}, r"the argument caf\xe9 is not UTF-8"),
+        (("run", "--settings", str(file)), {}, "[training] batchsize = 3: no such setting. Did you mean batch_size?"),
+        (("releases",), {"NIGHTSHIFT_HOMEE": "x"}, "Did you mean NIGHTSHIFT_HOME?"),
+        (("search", "x", "--where", '{"titel": {"prefix": "a"}}'), home, "titel: no such field"),
+        (("search", "x", "--where", "{"), home, "not JSON"),
+    )
+    for arguments, environment, named in cases:
+        done = run(*arguments, **environment)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+# Root may write everywhere, unless it gives up CAP_DAC_OVERRIDE, for good from the next program on.
+WITHOUT_OVERRIDE = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights by a call of Linux")
+def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    for name in (home, home / "below"):
+        command = [sys.executable, "-c", WITHOUT_OVERRIDE, "releases"]
+        environment = {**os.environ, "NIGHTSHIFT_HOME": str(name)}
+        failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert failed.returncode == 1
+        assert "should not happen" not in failed.stderr
+        assert failed.stderr.startswith(f"error: {name}")
+        assert "Give this user the right to read and write it" in failed.stderr
+
+
+def test_a_full_disk_is_an_error_in_words() -> None:
+    with pytest.raises(OSError, match="No space") as full:
+        Path("/dev/full").write_text("a")
+    assert describe(full.value).startswith("no space left on device. Free space on that disk")
+    assert "Free space" in describe(RuntimeError('IO Error: could not write "x": No space left on device'))
+    assert describe(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", box=None)
+    table.add_row("\x1b[31mred\x1b[0m")
+    console = open_console(force_terminal=True)
+    console.print(table)
+    console.print(Text("\x1b]0;title\x07", style="bold"), style="dim")
+    shown = capsys.readouterr().out
+    assert "␛[31mred␛[0m" in shown
+    assert "␛]0;title" in shown
+    assert "\x1b[31m" not in shown
+    assert "\x1b[1" in shown  # its own styles are still sent
+    print_json({"title": "\x1b[31m\x9b31m\x7f"})
+    assert not re.search("[\x1b\x7f-\x9f]", capsys.readouterr().out)
+
+
+def test_no_log_line_of_ours_holds_a_control_character(caplog: pytest.LogCaptureFixture) -> None:
+    before = logging.getLogRecordFactory()
+    try:
+        show_controls_in_log_lines()
+        logging.getLogger("nightshift.ingest").warning("rule %s: %d", "\x1b[31mred", 3)
+        logging.getLogger("elsewhere").warning("\x1b[0m")
+    finally:
+        logging.setLogRecordFactory(before)
+    assert [record.getMessage() for record in caplog.records] == ["rule ␛[31mred: 3", "\x1b[0m"]

@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.compute import OPTIONS, over_shards, request
 from tasks.core.compute.settings import ComputeSettings
 from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings, load_settings
+from tasks.core.settings import Settings
+from tasks.core.settings_file import load_settings
 from tasks.embedding import embed_shard
 
 

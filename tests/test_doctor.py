@@ -55,3 +55,18 @@ def test_ray_without_a_prefect_server_for_its_workers_is_ill(tmp_path: Path, mon
     (ray,) = (one for one in examine(settings) if one.name == "ray")
     assert not ray.well
     assert "PREFECT_API_URL" in ray.found or "nightshift[ray]" in ray.found
+
+
+def test_a_dead_server_of_up_is_ill_and_its_errors_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    folder = tmp_path / "prefect"
+    folder.mkdir()
+    (folder / "up.json").write_text('{"url": "http://127.0.0.1:9", "server": 0, "worker": 0}')
+    (folder / "server.log").write_text("02:00:00.000 | ERROR   | scheduler - Can't evaluate bulk DML statement\n" * 7)
+    checks = {check.name: check for check in examine(Settings(home=tmp_path))}
+    local = {"server", "worker", "schedule", "runs", "watchdog", "logs"}
+    assert {name for name in local if not checks[name].well} == local
+    assert "7 × " in checks["logs"].found
+    assert "bulk DML" in checks["logs"].found
+    assert "last at 02:00:00" in checks["logs"].found
+    assert "nightshift up" in checks["server"].mend

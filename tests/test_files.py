@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tasks.core.checksums import write_checksums
 from tasks.core.errors import Mismatch
-from tasks.core.files import MANIFEST, digest_of, finished, load, produce, write_json
+from tasks.core.files import CHECKSUMS, MANIFEST, digest_of, finished, load, produce, write_json
 from tasks.core.receipts import Index
 
 KEY = {"snapshot": "abc"}
@@ -49,7 +50,7 @@ def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Pat
         produce(tmp_path, Index, KEY, fails)
     assert finished(tmp_path / "indexes" / digest_of({"kind": "Index", **KEY}), Index) is None
     receipt = produce(tmp_path, Index, KEY, build)
-    assert [path.name for path in sorted(receipt.path.iterdir())] == ["data", MANIFEST]
+    assert [path.name for path in sorted(receipt.path.iterdir())] == [CHECKSUMS, "data", MANIFEST]
 
 
 def test_only_a_resumable_step_finds_what_a_crashed_try_left(tmp_path: Path) -> None:
@@ -99,6 +100,8 @@ def test_a_digest_depends_on_content_and_not_on_order() -> None:
 def test_a_manifest_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
     receipt = produce(tmp_path, Index, KEY, build)
     manifest = receipt.path / MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "of_tomorrow": 1}))
+    text = json.dumps({**json.loads(manifest.read_text()), "of_tomorrow": 1})
+    manifest.write_text(text)
+    write_checksums(receipt.path, text.encode())
     with pytest.raises(Mismatch, match=r"another version.*of_tomorrow.*NIGHTSHIFT_HOME"):
         produce(tmp_path, Index, KEY, build)

@@ -11,6 +11,7 @@ from tasks.core.drift.verdict import Drift, Work
 from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.gate import Finding, Verdict
 from tasks.core.evaluation.significance import Comparison
+from tasks.core.files import write_json
 from tasks.core.night import Night
 from tasks.core.receipts import Evaluation, Release
 from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
@@ -107,3 +108,28 @@ def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, said: str, t
 def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(NightshiftError, match="nightshift run makes the first"):
         find_report(tmp_path)
+
+
+def test_a_damaged_history_is_set_aside_and_begins_again_with_the_nights_that_made_a_release(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = pages(tmp_path)
+    for number, name in ((1, "r0001-a"), (3, "r0003-a")):
+        created = (START + timedelta(days=number - 1, hours=1)).isoformat()
+        figures = {"metrics": {"ndcg@10": 0.5}, "created": created, "generation": number}
+        record_of = release(name).model_copy(update=figures).model_dump(mode="json", exclude={"path", "reused"})
+        write_json(tmp_path / "releases" / name / "manifest.json", record_of)
+    whole = (tmp_path / FILE).read_bytes()
+    flipped = bytearray(whole)
+    flipped[40] ^= 1  # in a page of values
+    for number, content in enumerate([bytes(flipped), whole[:50], whole[:-4], b"", b"PAR1" * 9]):
+        (tmp_path / FILE).write_bytes(content)
+        rows = read_history(tmp_path).to_pylist()
+        assert [(row["release"], row["outcome"]) for row in rows] == [("r0001-a", "Promoted"), ("r0003-a", "Promoted")]
+        assert [page_name(row["began"]) for row in rows] == [made[0], made[2]]
+        assert [row["challenger_ndcg"] for row in rows] == [0.5, 0.5]
+        assert "history.parquet: damaged" in caplog.text
+        assert len(list(tmp_path.glob(".history.parquet.damaged-*"))) == number + 1
+        assert find_report(tmp_path, "r0001-")[0].name == made[0]
+    record(tmp_path, night(4, "Rejected"))
+    assert read_history(tmp_path)["outcome"].to_pylist() == ["Promoted", "Promoted", "Rejected"]

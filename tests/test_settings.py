@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import BadUsage
 from tasks.core.night import recipe_of
-from tasks.core.settings import Settings, load_settings
+from tasks.core.settings import Settings
+from tasks.core.settings_file import load_settings
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -31,19 +32,24 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[training]\nbatchsize = 3", "training.batchsize"),
-        ("[training]\nbatch_size = 0", "training.batch_size"),
-        ('[data]\nformat = "beir"', "needs \\[data\\] path"),
+        ("[training]\nbatchsize = 3", r"\[training\] batchsize = 3: no such setting. Did you mean batch_size\?"),
+        ("[training]\nbatch_size = 0", r"\[training\] batch_size = 0: input should be greater than or equal to 2"),
+        ('[encoder]\npooling = "max"', r"\[encoder\] pooling = 'max': input should be 'mean', 'cls' or 'last'"),
+        ("hom = 3", r"\[hom\] = 3: no such setting. Did you mean home\?"),
+        ("[data.max_refused]\nqrel = 0.2", r"\[data\] max_refused"),
+        ('[data]\nformat = "beir"', r"\[data\]: \[data\] format = \"beir\" needs \[data\] path"),
         ("[training", "not valid TOML"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ('home = ""', "it is empty"),
     ],
 )
 def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, named: str) -> None:
-    with pytest.raises(NightshiftError, match=named):
+    with pytest.raises(BadUsage, match=named):
         load_settings(write(tmp_path, text))
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NightshiftError, match=r"gone\.toml: not found"):
+    with pytest.raises(BadUsage, match=r"gone\.toml: not found"):
         load_settings(tmp_path / "gone.toml")
 
 
@@ -66,5 +72,62 @@ def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(write(tmp_path, "[training]\nbatch_size = 16\n")))
     assert load_settings().training.batch_size == 16
     monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(tmp_path / "gone.toml"))
-    with pytest.raises(NightshiftError, match=r"gone\.toml: not found"):
+    with pytest.raises(BadUsage, match=r"gone\.toml: not found"):
         load_settings()
+
+
+def test_a_settings_file_may_have_any_mark_and_is_refused_in_words_without(tmp_path: Path) -> None:
+    file = tmp_path / "night.toml"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes('home = "/nächte"\r\n[training]\r\nseed = 7\r\n'.encode(encoding))
+        loaded = load_settings(file)
+        assert (loaded.home, loaded.training.seed) == (Path("/nächte"), 7)
+    file.write_bytes('home = "/nächte"'.encode("utf-16-le"))
+    with pytest.raises(BadUsage, match=r"night\.toml, line 1: .*Save the file as UTF-8"):
+        load_settings(file)
+
+
+def test_a_mistyped_variable_is_an_error_with_what_was_perhaps_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    typos = {
+        "NIGHTSHIFT_HOMEE": "NIGHTSHIFT_HOME",
+        "NIGHTSHIFT_TRAINING_BATCH_SIZE": "NIGHTSHIFT_TRAINING__BATCH_SIZE",
+        "NIGHTSHIFT_TRAINING__BATCHSIZE": "NIGHTSHIFT_TRAINING__BATCH_SIZE",
+        "NIGHTSHIFT_SETTING": "NIGHTSHIFT_SETTINGS",
+    }
+    for typo, meant in typos.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(typo, "1")
+            with pytest.raises(BadUsage, match=rf"{typo}: no such setting. Did you mean {meant}\?"):
+                load_settings()
+    monkeypatch.setenv("NIGHTSHIFT_TRAINING__BATCH_SIZE", "few")
+    with pytest.raises(BadUsage, match=r"NIGHTSHIFT_TRAINING__BATCH_SIZE = 'few': input should be a valid integer"):
+        load_settings()
+    monkeypatch.setenv("NIGHTSHIFT_TRAINING__BATCH_SIZE", "8")
+    monkeypatch.setenv("NIGHTSHIFT_ENCODER__DIMENSIONS", "64,32")
+    with pytest.raises(BadUsage, match="given as JSON"):
+        load_settings()
+
+
+def test_variables_that_are_no_settings_of_a_night_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "NIGHTSHIFT_DEBUG",
+        "NIGHTSHIFT_ALERT_URL",
+        "NIGHTSHIFT_TEST_KILLS",
+        "NIGHTSHIFT_SERVICE_HOST",  # Kubernetes, next to a service called nightshift
+        "NIGHTSHIFT_SEARCH_PORT_8080_TCP_ADDR",
+    ):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NIGHTSHIFT_DATA__MAX_REFUSED__QRELS", "0.5")
+    monkeypatch.setenv("NIGHTSHIFT_MILVUS__INDEX", "IVF_FLAT")
+    monkeypatch.setenv("NIGHTSHIFT_MILVUS__INDEX_PARAMS__NLIST", "8")
+    loaded = load_settings()
+    assert loaded.data.limit_of("qrels") == 0.5
+    assert loaded.milvus.index_params["nlist"] == 8
+
+
+def test_a_secret_that_is_wrong_is_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = '[milvus]\ntoken = 42424242\nuri = "http://root:Sesame42@127.0.0.1:19530"\n'
+    with pytest.raises(BadUsage, match=r"\[milvus\] token: ") as error:
+        load_settings(write(tmp_path, text))
+    assert "42424242" not in str(error.value)
+    assert "Sesame42" not in str(error.value)

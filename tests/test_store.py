@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -81,7 +82,7 @@ def test_what_was_finished_before_the_home_had_a_store_is_kept_in_it_by_the_next
     produce(tmp_path / "first", Index, KEY, build)
     produce(home(tmp_path, "first", url), Index, KEY, refuse)
     _, names = objects(url)
-    assert len(names) == 4
+    assert len(names) == 5
     assert produce(home(tmp_path, "second", url), Index, KEY, refuse).reused
 
 
@@ -134,13 +135,43 @@ def test_a_damaged_object_is_noticed_and_not_used(url: str, tmp_path: Path, harm
     assert load(home(tmp_path, "second", url), Index, first.digest).rows == 3  # it was kept again, whole
 
 
+@pytest.mark.parametrize("harm", ["list", "artifact"])
+def test_a_damaged_artifact_is_fetched_again_and_one_that_is_damaged_in_the_store_is_kept_anew(
+    url: str, tmp_path: Path, harm: str
+) -> None:
+    first = produce(home(tmp_path, "first", url), Index, KEY, build)
+    terms = first.path / "lucene" / "terms"
+    terms.write_bytes(b"tErms" * 100_000)
+    assert produce(tmp_path / "first", Index, KEY, refuse).reused  # fetched in its place
+    files, names = objects(url)
+    (listed,) = (one for one in names if one.endswith(f"{first.digest}.json"))
+    with files.open_output_stream(listed) as stream:
+        stream.write(b"{\xff" if harm == "list" else _listing(tmp_path, url, first.digest))
+    assert not produce(home(tmp_path, "second", url), Index, KEY, build).reused
+    assert load(home(tmp_path, "third", url), Index, first.digest).rows == 3
+
+
+def _listing(tmp_path: Path, url: str, digest: str) -> bytes:
+    """The list of an artifact that was damaged before it was uploaded, as an earlier version would do it."""
+    files, names = objects(url)
+    (terms,) = (one for one in names if one.endswith("terms"))
+    damaged = b"tErms" * 100_000
+    with files.open_output_stream(terms) as stream:
+        stream.write(damaged)
+    (listed,) = (one for one in names if one.endswith(f"{digest}.json"))
+    with files.open_input_stream(listed) as stream:
+        known = json.loads(stream.read())
+    known["files"]["lucene/terms"]["sha256"] = hashlib.sha256(damaged).hexdigest()
+    return json.dumps(known).encode()
+
+
 def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
         produce(tmp_path / name, Index, KEY, build)
     for name in ("first", "second"):
         produce(home(tmp_path, name, url), Index, KEY, refuse)
     files, names = objects(url)
-    (listed,) = (one for one in names if one.endswith(".json") and "manifest" not in one)
+    (listed,) = (one for one in names if one.endswith(f"{produce(tmp_path / 'first', Index, KEY, refuse).digest}.json"))
     with files.open_input_stream(listed) as stream:
         whole = json.loads(stream.read())
     assert {one.rpartition("/")[0] for one in names if one.endswith("nothing")} == {

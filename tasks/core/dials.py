@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
+
+from tasks.core.toml import toml_value
 
 WIDTH = 100  # of a comment, in characters
 
 
 def dials(settings: BaseModel) -> str:
-    """TOML that loads to equal settings. Secrets are left out, and dials without a value are commented out."""
+    """Return TOML that loads to equal settings, its paths absolute.
+
+    Secrets are left out, and settings without a value are commented out.
+    """
     return "\n".join(_table(settings, "")) + "\n"
 
 
@@ -36,16 +40,7 @@ def _dial(key: str, field: FieldInfo, value: object) -> Iterator[str]:
     if get_origin(field.annotation) is Literal:
         about += f" [{', '.join(map(str, get_args(field.annotation)))}]"
     yield from (f"# {line}" for line in wrap(about, WIDTH))
+    if isinstance(value, Path):
+        value = value.absolute()  # wherever the printed file is put, it means the same folder
     secret = isinstance(value, SecretStr)
-    yield f"# {key} = …" if secret or value is None else f"{key} = {_written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inside = ", ".join(f"{json.dumps(name)} = {_written(one)}" for name, one in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(value, Path | str):
-        return json.dumps(str(value), ensure_ascii=False)
-    if isinstance(value, Sequence):
-        return f"[{', '.join(map(_written, value))}]"
-    return json.dumps(value)
+    yield f"# {key} = …" if secret or value is None else f"{key} = {toml_value(value)}"

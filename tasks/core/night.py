@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.drift.findings import Drift
+from tasks.core.errors import BadUsage
 from tasks.core.evaluation.gate import Probe, Verdict
 from tasks.core.files import digest_of
+from tasks.core.plain_text import check_text, visible
 from tasks.core.receipts import (
     Embeddings,
     Encoder,
@@ -58,7 +60,14 @@ class Night(BaseModel):
 
     @classmethod
     def begin(cls, reason: str, settings: Settings | None = None, **more: Any) -> Night:
-        """A record of a night that begins now, with the settings in effect."""
+        """Return the record of a night that begins now, with the settings in effect.
+
+        Raises BadUsage for a reason that is no text.
+        """
+        try:
+            reason = check_text(reason)
+        except ValueError as error:
+            raise BadUsage(f"the reason {visible(reason)!r} cannot be kept: {error}. Give UTF-8.") from error
         known = {} if settings is None else resolve(settings)
         return cls(began=datetime.now(UTC), reason=reason, settings=known, **more)
 
@@ -99,12 +108,15 @@ class Logbook:
 
 def recipe_of(settings: Settings) -> str:
     """Name the settings that shape an encoder: when they change, the encoder is trained anew."""
+    mining = settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"})
+    mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(
         {
-            "encoder": settings.encoder.model_dump(),
-            "mining": settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"}),
+            "encoder": settings.encoder.model_dump() | settings.as_written("encoder"),
+            "mining": mining,
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),
+            **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
         }
     )
 

@@ -5,6 +5,7 @@ Each is also the manifest of its artifact: what `files.produce` writes last into
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ class Receipt(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shelf: ClassVar[str]  # the folder under NIGHTSHIFT_HOME where artifacts of this kind lie
+    tables: ClassVar[Mapping[str, str]] = {}  # Parquet file -> the field that counts its rows
+    arrays: ClassVar[Mapping[str, int]] = {}  # file of plain numbers -> bytes for each of `rows`
 
     digest: str
     path: Path
@@ -27,7 +30,7 @@ class Receipt(BaseModel):
 
 
 class RuleCount(BaseModel):
-    """How one contract rule fared: rows it refused (`error`) or pointed at (`warn`).
+    """How one contract rule fared: rows it refused (`error`), pointed at (`warn`), or merged as equal copies (`merge`).
 
     A rule about a whole table checks one figure instead: `checked_rows` is false, and `checked` 1 or 0.
     """
@@ -55,6 +58,11 @@ class Snapshot(Receipt):
     """
 
     shelf: ClassVar[str] = "snapshots"
+    tables: ClassVar[Mapping[str, str]] = {
+        "passages.parquet": "rows",
+        "queries.parquet": "queries",
+        "qrels.parquet": "qrels",
+    }
 
     queries: int
     qrels: int
@@ -62,7 +70,7 @@ class Snapshot(Receipt):
 
 
 class Ingested(Receipt):
-    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly.
+    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly; `accepted` includes `merged`.
 
     Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
     without reason and record), `validation.json`, and the rules' outcome as a page, `contracts.html`. `parents` holds
@@ -70,6 +78,7 @@ class Ingested(Receipt):
     """
 
     shelf: ClassVar[str] = "ingests"
+    tables: ClassVar[Mapping[str, str]] = {"quarantine.parquet": "quarantined"}
 
     source: str
     snapshot: str  # digest of the snapshot that the accepted rows make
@@ -78,18 +87,28 @@ class Ingested(Receipt):
     rules: tuple[RuleCount, ...]
     feed: str = ""  # what nights are compared with each other by
     identity: str = ""  # names source, contracts and settings, whatever it was compared with
+    merged: int = 0  # equal copies of an earlier row
+    reading: int = 1  # version of the rules by which readers and contracts refuse rows
+
+    @property
+    def balance(self) -> str:
+        """What became of the rows, in words."""
+        copies = f" (of these {self.merged:,} equal copies, merged)" if self.merged else ""
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} in quarantine"
 
 
 class Index(Receipt):
     """A BM25 index over one snapshot's passages; its folder holds the Lucene index in `lucene/`."""
 
     shelf: ClassVar[str] = "indexes"
+    tables: ClassVar[Mapping[str, str]] = {"ids.parquet": "rows"}
 
 
 class Run(Receipt):
     """Ranked passages for queries; `run.parquet` (query_id, passage_id, rank from 1, score), `rows` lines."""
 
     shelf: ClassVar[str] = "runs"
+    tables: ClassVar[Mapping[str, str]] = {"run.parquet": "rows"}
 
     queries: int
     depth: int
@@ -99,6 +118,7 @@ class TextIndex(Receipt):
     """Where every text of a snapshot stands: `rows` text hashes, in row order and sorted, as plain arrays."""
 
     shelf: ClassVar[str] = "texts"
+    arrays: ClassVar[Mapping[str, int]] = {"hashes.s16": 16, "sorted.s16": 16, "rows.i64": 8, "first.i64": 8}
 
     snapshot: str
     distinct: int  # different texts
@@ -122,6 +142,7 @@ class Shingles(Receipt):
     """What texts are compared by, for every passage of a snapshot, as plain arrays that are mapped and not read."""
 
     shelf: ClassVar[str] = "shingles"
+    arrays: ClassVar[Mapping[str, int]] = {"starts.i64": 8, "sizes.i64": 8, "classes.u64": 8}
 
 
 class Hidden(BaseModel):
@@ -148,6 +169,7 @@ class Negatives(Receipt):
     """
 
     shelf: ClassVar[str] = "negatives"
+    tables: ClassVar[Mapping[str, str]] = {"negatives.parquet": "rows"}
 
     round: int
     queries: int  # training queries looked at
@@ -173,7 +195,8 @@ class Encoder(Receipt):
     fidelity: float  # cosine of that path to fp32 on a sample: the lowest, for int8 what 95 % of the texts keep
     ndcg_change: float | None = None  # nDCG@10 on dev queries less that of fp32; None: fp32, or no dev queries
     loss: tuple[float, ...] = ()  # one a step
-    kept: int = 0  # the step whose weights these are: the best on dev queries where they were looked at
+    kept: int = 0  # the step whose weights these are: the best on dev queries, where there are any
+    improved: bool = True  # false: on dev queries every later step was worse than step 0, whose weights these are
     dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 on a pool of the snapshot's dev queries)
     forgetting: tuple[float, float] | None = None  # the same on the older snapshot's held-out queries, before and after
 
@@ -199,6 +222,7 @@ class Evaluation(Receipt):
     """Measures of one retriever on one split; `per_query.parquet` and `run.parquet` beside. `rows` counts queries."""
 
     shelf: ClassVar[str] = "evaluations"
+    tables: ClassVar[Mapping[str, str]] = {"per_query.parquet": "rows"}
 
     system: str
     split: str
@@ -214,6 +238,7 @@ class Reference(Receipt):
     """
 
     shelf: ClassVar[str] = "references"
+    tables: ClassVar[Mapping[str, str]] = {"held-out.parquet": "rows"}
 
     fingerprint: str
     snapshot: str

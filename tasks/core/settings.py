@@ -6,23 +6,23 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tasks.core.compute.settings import ComputeSettings, StoreSettings
 from tasks.core.drift.settings import DriftSettings
 from tasks.core.embedding.settings import EmbeddingSettings
-from tasks.core.errors import NightshiftError
 from tasks.core.release.settings import MilvusSettings, ReleaseSettings
 from tasks.core.search.settings import ServiceSettings
 from tasks.core.section import Section
+from tasks.core.setting_paths import LocalPath, ModelName, OptionalLocation, OptionalPath, Written
 from tasks.core.training.settings import TrainingSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Pooling = Literal["mean", "cls", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 class Refusable(Section):
@@ -36,20 +36,26 @@ class Refusable(Section):
 class DataSettings(Section):
     """Where the passages, queries and qrels come from, and how bad they may be."""
 
-    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet"] = Field(
+    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"] = Field(
         "demo",
         description="demo: docs of installed packages; the others: files at path, see infra/settings/<format>.toml; "
-        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too",
+        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too, "
+        "pairs reads any two columns of JSON lines, CSV, TSV or Parquet",
     )
-    path: Path | str | None = Field(
+    path: OptionalLocation = Field(
         None, description="where the source lies: a folder (or file), or an address such as s3://bucket/folder"
     )
+    query_column: str = Field("", description="pairs only: the column with the query; empty: found by its name")
+    passage_column: str = Field("", description="pairs only: the column with the passage; empty: found by its name")
     max_passages: int = Field(4000, ge=10, description="demo only: cap on the number of passages")
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of train queries held back when there is no dev split")
     max_refused: Share | Refusable = Field(
         0.05, description="a larger share of refused rows in a table stops the night; one number, or one per table"
     )
     feed: str = Field("", description="nights of one feed are compared with each other; empty: the path names it")
+    replace_feed: bool = Field(
+        False, description="let another collection take the place of the one that the home serves; else it is refused"
+    )
     compare: bool = Field(True, description="hold the tables against the last snapshot of this feed")
     min_lift: float = Field(
         5.0,
@@ -67,6 +73,8 @@ class DataSettings(Section):
     def _files_need_a_path(self) -> DataSettings:
         if self.format != "demo" and self.path is None:
             raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", where its files lie')
+        if (self.query_column or self.passage_column) and self.format != "pairs":
+            raise ValueError('[data] query_column and passage_column need format = "pairs"')
         return self
 
     def limit_of(self, table: str) -> float:
@@ -77,15 +85,17 @@ class DataSettings(Section):
 class EncoderSettings(Section):
     """The dual encoder: what it starts from and how a text becomes a vector."""
 
-    model: str = Field(
+    model: ModelName = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
         description="a local folder or a hub id; the default is read from the offline package when that is installed",
     )
-    query_model: str = Field("", description="another model to start the query encoder from; empty: the same one")
+    query_model: ModelName = Field("", description="another model to start the query encoder from; empty: the same one")
     start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
     shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
-    pooling: Literal["mean", "cls", "last"] = Field(
-        "mean", description="how token states become one vector: their mean, the first token's, the last token's"
+    pooling: Pooling = Field(
+        "mean",
+        description="how token states become one vector: their mean, the first token's, the last token's, the greatest "
+        "of each number, the mean weighted by position, or the sum over the square root of the length",
     )
     normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
     dimension: int = Field(0, ge=0, description="a trained linear map to so many numbers after pooling; 0: none")
@@ -130,7 +140,7 @@ class Shares(Section):
 class CrossEncoderSettings(Section):
     """A model that reads query and passage together and refuses what it takes for relevant."""
 
-    model: str = Field("", description="sequence classification model: a local folder or a hub id; empty: none")
+    model: ModelName = Field("", description="sequence classification model: a local folder or a hub id; empty: none")
     most: Share = Field(0.1, description="refuse a candidate that it gives a higher probability of being relevant")
     tokens: int = Field(256, ge=8, description="token limit of query and passage together")
 
@@ -175,10 +185,20 @@ class EvaluationSettings(Section):
 
     split: str = Field("test", description="split of the qrels the gate looks at")
     depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
+    leave_out_self: bool = Field(
+        False,
+        description="leave the passage with a query's own id out of its rankings and negatives: for collections whose "
+        "queries are passages too",
+    )
     probe_queries: int = Field(300, ge=0, description="queries of the probe before the corpus is embedded; 0: no probe")
     probe_depth: int = Field(20, ge=1, description="candidates a query, of each retriever, in the probe's pool")
     probe_random: int = Field(2000, ge=0, description="random passages in the pool")
     probe_share: Share = Field(0.5, description="no probe when its pool would be more than this share of the passages")
+
+    @property
+    def searched_depth(self) -> int:
+        """Passages to search for a query, so that `depth` are left without its own."""
+        return self.depth + self.leave_out_self
 
 
 class GateSettings(Section):
@@ -191,7 +211,7 @@ class GateSettings(Section):
     min_ndcg: Share = Field(0.0, description="reject a challenger whose nDCG@10 is lower, whatever the others reach")
     slice_margin: float = Field(0.05, ge=0, description="nDCG@10 that a segment of the queries may lose")
     slice_queries: int = Field(50, ge=1, description="segments with fewer queries are not compared")
-    golden: Path | None = Field(None, description='JSON lines {"query", "passage_id"} that must always be answered')
+    golden: OptionalPath = Field(None, description='JSON lines {"query", "passage_id"} that must always be answered')
     golden_depth: int = Field(10, ge=1, description="the rank by which a golden query's passage must come")
     resamples: int = Field(5000, ge=200, description="bootstrap resamples of the paired differences")
     seed: int = Field(0, description="seed of the resamples")
@@ -202,7 +222,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    home: Path = Field(Path("var"), description="where all artifacts and the embedded Milvus live (NIGHTSHIFT_HOME)")
+    home: LocalPath = Field(
+        Path("var"), description="where all artifacts and the embedded Milvus live (NIGHTSHIFT_HOME)"
+    )
     keep_days: float = Field(
         30, ge=0, description="artifacts of no release that is kept go when no night used them for so long; 0: never"
     )
@@ -219,6 +241,26 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     compute: ComputeSettings = ComputeSettings()
     store: StoreSettings = StoreSettings()
+    _written: dict[str, Written] = PrivateAttr(default_factory=dict)
+
+    def having_written(self, written: dict[str, Written]) -> Settings:
+        """Return these settings with what `resolve_paths` made of the relative paths in their file."""
+        settings = self.model_copy()
+        settings._written = written
+        return settings
+
+    def as_written(self, section: str) -> dict[str, str]:
+        """Return the relative paths of a section, such as "encoder", that were made absolute, as their file has them.
+
+        Names and digests that a night keeps are made of these: they do not depend on the working directory.
+        """
+        table: Any = self
+        for name in filter(None, section.split(".")):
+            table = getattr(table, name)
+        below = {
+            key.rpartition(".")[2]: path for key, path in self._written.items() if key.rpartition(".")[0] == section
+        }
+        return {key: path.text for key, path in below.items() if str(getattr(table, key)) == path.absolute}
 
     @model_validator(mode="after")
     def _hosts_share_a_home(self) -> Settings:
@@ -243,34 +285,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment over the file that `load_settings` names (as `_toml`), over the defaults."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def load_settings(file: Path | None = None) -> Settings:
-    """Read the settings: defaults, then `file` (TOML; else the one that NIGHTSHIFT_SETTINGS names), the environment.
-
-    Raises NightshiftError naming the file and every key that is unknown or out of range.
-    """
-    if file is None and (named := os.environ.get("NIGHTSHIFT_SETTINGS")):
-        file = Path(named)
-    if file is not None and not file.is_file():
-        raise NightshiftError(
-            f"settings file {file}: not found. Give --settings or NIGHTSHIFT_SETTINGS a TOML file, or neither."
-        )
-
-    class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
-
-    where = file or "the environment"
-    try:
-        loaded = FromFile()
-        return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
-    except tomllib.TOMLDecodeError as error:
-        raise NightshiftError(f"settings file {where}: not valid TOML: {error}") from error
-    except ValidationError as error:
-        lines = [f"  [{'.'.join(map(str, one['loc'])) or 'settings'}] {one['msg']}" for one in error.errors()]
-        raise NightshiftError(f"settings from {where} are not usable:\n" + "\n".join(lines)) from error
+        """The environment, over the defaults."""
+        return init_settings, env_settings
 
 
 def cores() -> int:

@@ -18,7 +18,9 @@ import shutil
 import uuid
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from tasks.core.errors import Damaged
 from tasks.core.object_store import ObjectStore
 
 log = logging.getLogger("nightshift.store")
@@ -32,7 +34,7 @@ def attach(home: Path, url: str, tries: int) -> None:
     wanted = json.dumps({"url": url, "tries": tries})
     if not url:
         file.unlink(missing_ok=True)
-    elif not file.exists() or file.read_text(encoding="utf-8") != wanted:
+    elif not file.exists() or file.read_bytes() != wanted.encode():
         home.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f".{ADDRESS}.{uuid.uuid4().hex}")
         aside.write_text(wanted, encoding="utf-8")
@@ -46,7 +48,7 @@ def keep(folder: Path) -> None:
     """
     store = _store_of(folder)
     done = _mark(folder)
-    if store is None or (done.exists() and done.read_text(encoding="utf-8") == store.url):
+    if store is None or (done.exists() and done.read_bytes() == store.url.encode()):
         return
     where = f"{folder.parent.name}/{folder.name}"
     if store.read(f"{where}.json") is None:
@@ -68,17 +70,16 @@ def fetch(folder: Path) -> bool:
     """
     store = _store_of(folder)
     where = f"{folder.parent.name}/{folder.name}"
-    found = store.read(f"{where}.json") if store is not None else None
-    if store is None or found is None:
+    listed = _listed(store, where) if store is not None else None
+    if store is None or listed is None:
         return False
-    listed = json.loads(found)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.fetched.{uuid.uuid4().hex}")
     try:
         for name, facts in listed["files"].items():
             if store.get(f"{listed['files_in']}/{name}", aside / name) != (facts["size"], facts["sha256"]):
                 log.warning("%s/%s in the store is not the file that was kept there: not used", where, name)
-                store.remove(f"{where}.json")
+                discard(folder)
                 return False
         if not folder.exists():
             aside.rename(folder)
@@ -89,9 +90,35 @@ def fetch(folder: Path) -> bool:
     return True
 
 
+def discard(folder: Path) -> None:
+    """Remove the artifact `<home>/<shelf>/<digest>` from the home's store: what was fetched was damaged.
+
+    What is made in its place is uploaded.
+    """
+    if (store := _store_of(folder)) is not None:
+        store.remove(f"{folder.parent.name}/{folder.name}.json")
+    forget(folder)
+
+
 def forget(folder: Path) -> None:
     """The artifact `<home>/<shelf>/<digest>` goes from the home: what is made in its place is to be kept anew."""
     _mark(folder).unlink(missing_ok=True)
+
+
+def _listed(store: ObjectStore, where: str) -> dict[str, Any] | None:
+    """The list of an artifact's files; None when the store has none. A list that cannot be read is removed."""
+    content = store.read(f"{where}.json")
+    if content is None:
+        return None
+    try:
+        listed: dict[str, Any] = json.loads(content)
+        if all(facts.keys() == {"size", "sha256"} for facts in listed["files"].values()) and listed["files_in"]:
+            return listed
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    log.warning("%s.json in the store is damaged: not used", where)
+    store.remove(f"{where}.json")
+    return None
 
 
 def _mark(folder: Path) -> Path:
@@ -100,13 +127,15 @@ def _mark(folder: Path) -> Path:
 
 
 def _store_of(folder: Path) -> ObjectStore | None:
+    file = folder.parent.parent / ADDRESS
     try:
-        said = (folder.parent.parent / ADDRESS).read_text(encoding="utf-8")
+        return _opened(file.read_bytes())
     except FileNotFoundError:
         return None
-    return _opened(said)
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{file}: not the address of a store ({error}). The next night writes it again.") from error
 
 
 @lru_cache(maxsize=4)
-def _opened(said: str) -> ObjectStore:
-    return ObjectStore(**json.loads(said))
+def _opened(address: bytes) -> ObjectStore:
+    return ObjectStore(**json.loads(address))

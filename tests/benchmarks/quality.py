@@ -120,8 +120,8 @@ def _measure(trial: Trial, system: str, file: Path) -> None:
     if file.exists():
         return
     encoder = RECIPES[system](trial)
-    depth = trial.settings.evaluation.depth
-    found, _ = evaluate_encoder(trial.home, system, encoder, trial.embed(encoder), trial.snapshot, "test", depth)
+    held_out = trial.settings.evaluation
+    found = evaluate_encoder(trial.home, system, encoder, trial.embed(encoder), trial.snapshot, held_out)
     bm25 = evaluate_run(trial.home, "bm25", trial.bm25("test"), trial.snapshot, "test")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"system": found.metrics, "bm25": bm25.metrics}))

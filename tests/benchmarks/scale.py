@@ -184,7 +184,7 @@ def _embed(home: Path, shards: int) -> Facts:
     from prefect import flow
 
     from flows.nightly import embed
-    from tasks.core.settings import load_settings
+    from tasks.core.settings_file import load_settings
 
     (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
 
@@ -208,7 +208,7 @@ def _search(home: Path, slices: int) -> Facts:
     from tasks.compute import over_shards
     from tasks.core.mining.encoded import own_run, training_search
     from tasks.core.mining.mine import mine
-    from tasks.core.settings import load_settings
+    from tasks.core.settings_file import load_settings
 
     (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
     (index,), (vectors,) = newest_first(home, Index), newest_first(home, Embeddings)

@@ -24,7 +24,7 @@ from typing import Any
 from tasks.core.errors import NightshiftError
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.shadow import held_out
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 K, AT_ONCE = 10, 64
 

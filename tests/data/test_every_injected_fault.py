@@ -28,7 +28,7 @@ def text(**fields: Any) -> bytes:
 ERRORS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "malformed_json": (CORPUS, lambda n: b'{"_id": "x%d", "text": "cut' % n),
     "invalid_utf8": (CORPUS, lambda n: b'{"_id": "x%d", "text": "bad \xff byte"}' % n),
-    "wrong_type": (CORPUS, lambda n: text(_id=n, text="an id that is a number")),
+    "wrong_type": (CORPUS, lambda n: text(_id=[n], text="an id that is a list")),
     "missing_field": (CORPUS, lambda n: text(_id=f"m{n}")),
     "passage_id_present": (CORPUS, lambda n: text(_id=None, text=f"an id that is null {n}")),
     "passage_id_length": (CORPUS, lambda n: text(_id="", text=f"an id that is empty {n}")),
@@ -37,7 +37,6 @@ ERRORS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "passage_text_visible": (CORPUS, lambda n: text(_id=f"blank{n}", text=" \u200b\t" * (n % 3))),
     "passage_text_length": (CORPUS, lambda n: text(_id=f"long{n}", text=f"{n} " + "a" * 1_000_000)),
     "passage_text_nuls": (CORPUS, lambda n: text(_id=f"nul{n}", text=f"binary \0 data number {n}")),
-    "passage_repeated": (CORPUS, lambda n: text(**passage(n % 30))),
     "passage_conflicting": (CORPUS, lambda n: text(**{**passage(n % 30), "text": f"Another text, the {n}th of it."})),
     "query_id_present": (QUERIES, lambda n: text(_id=None, text=f"a query without a name {n}")),
     "query_id_length": (QUERIES, lambda n: text(_id="q" * 513, text=f"a query with a long name {n}")),
@@ -46,16 +45,20 @@ ERRORS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "query_text_visible": (QUERIES, lambda n: text(_id=f"qblank{n}", text="\u00a0")),
     "query_text_length": (QUERIES, lambda n: text(_id=f"qlong{n}", text=f"{n}" * 10_001)),
     "query_text_nuls": (QUERIES, lambda n: text(_id=f"qnul{n}", text=f"a nul \0 in a query {n}")),
-    "query_repeated": (QUERIES, lambda n: text(**query(n % 30))),
     "query_conflicting": (QUERIES, lambda n: text(**{**query(n % 30), "text": f"asked otherwise, time {n}"})),
-    "malformed_row": (TRAIN, lambda n: b"q1 p%d 1" % n),
+    "malformed_row": (TRAIN, lambda n: b"q1 p%d" % n),
     "bad_score": (TRAIN, lambda n: b"q1\tp%d\tmuch" % n),
     "qrel_query_known": (TRAIN, lambda n: b"nobody%d\tp1\t1" % n),
     "qrel_passage_known": (TRAIN, lambda n: b"q1\tnothing%d\t1" % n),
-    "qrel_repeated": (TRAIN, lambda n: b"q%d\tp%d\t1" % (n % 20, n % 20)),
     "qrel_conflicting": (TRAIN, lambda n: b"q%d\tp%d\t%d" % (n % 20, n % 20, 2 + n)),
     "pair_query_leaks": (TRAIN, lambda n: b"q%d\tp%d\t1" % (20 + n % 10, n // 10 % 30)),
 }  # fmt: skip
+# rule -> (file, the n-th line that is an equal copy of a good row)
+COPIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "passage_repeated": (CORPUS, lambda n: text(**passage(n % 30))),
+    "query_repeated": (QUERIES, lambda n: text(**query(n % 30))),
+    "qrel_repeated": (TRAIN, lambda n: b"q%d\tp%d\t1" % (n % 20, n % 20)),
+}
 # rule -> (file, the n-th line that is pointed at and kept)
 WARNINGS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "passage_title_length": (CORPUS, lambda n: text(_id=f"wt{n}", title="t" * 2001, text=f"under a long title {n}")),
@@ -77,7 +80,7 @@ WARNINGS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "qrel_relevance_range": (TRAIN, lambda n: b"q%d\tp%d\t%d" % (n % 20, n % 20 + 1 + n // 20 % 8, 101 + n)),
 }  # fmt: skip
 MOST = 12
-counts = st.fixed_dictionaries({rule: st.integers(1, MOST) for rule in (*ERRORS, *WARNINGS)})
+counts = st.fixed_dictionaries({rule: st.integers(1, MOST) for rule in (*ERRORS, *COPIES, *WARNINGS)})
 injected: Counter[str] = Counter()
 
 
@@ -94,10 +97,16 @@ def inject(how_many: dict[str, int], random: Any) -> None:
         found = {(row["file"], row["row"]): row["rule"] for row in refused}
         assert found == {place: rule for place, rule in expected.items() if rule in ERRORS}
         assert len(found) == len(refused) == ingested.quarantined
-        own = {place: rule for place, rule in expected.items() if rule in WARNINGS}
-        lines = [((r["file"], r["row"]), r["rule"]) for r in pointed if r["rule"] in WARNINGS]
+        own = {place: rule for place, rule in expected.items() if rule in WARNINGS or rule in COPIES}
+        copied = {place for place, rule in own.items() if rule in COPIES}
+        lines = [
+            ((r["file"], r["row"]), r["rule"])
+            for r in pointed
+            if r["rule"] in COPIES or (r["rule"] in WARNINGS and (r["file"], r["row"]) not in copied)
+        ]
         assert sorted(one for one in lines if one[0] not in found) == sorted(own.items())
         assert ingested.rows == ingested.accepted + ingested.quarantined == 91 + len(expected)
+        assert ingested.merged == len(copied)
         kept = Counter(file for (file, _), rule in expected.items() if rule in WARNINGS)
         assert snapshot.rows == 31 + kept[CORPUS]
         assert snapshot.queries == 30 + kept[QUERIES]
@@ -115,7 +124,7 @@ def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dic
     What repeats or copies a row has to stand somewhere below it.
     """
     faults: dict[str, list[tuple[str, bytes]]] = {CORPUS: [], QUERIES: [], TRAIN: []}
-    for rule, (file, line) in (ERRORS | WARNINGS).items():
+    for rule, (file, line) in (ERRORS | COPIES | WARNINGS).items():
         faults[file] += [(rule, line(number)) for number in range(how_many[rule])]
     expected = {}
     for file, lines in faults.items():
@@ -149,5 +158,5 @@ def mixed(one: list[Any], two: list[Any], random: Any) -> list[Any]:
 def test_every_injected_fault_is_named_by_its_rule_and_no_clean_row_is() -> None:
     injected.clear()
     inject()
-    assert set(injected) == {*ERRORS, *WARNINGS}
+    assert set(injected) == {*ERRORS, *COPIES, *WARNINGS}
     assert injected.total() >= 1000

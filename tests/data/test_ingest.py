@@ -30,7 +30,9 @@ FAULTS = [
     ("corpus.jsonl", b'{"_id": "x", "title": "t", "text": "bad \xff byte in it"}', "invalid_utf8"),
     ("corpus.jsonl", rb'{"_id": "x", "title": "t", "text": "half a pair \ud800 in it"}', "invalid_utf8"),
     ("corpus.jsonl", b'["not", "an object"]', "wrong_type"),
-    ("corpus.jsonl", b'{"_id": 7, "text": "an id that is a number"}', "wrong_type"),
+    ("corpus.jsonl", b'{"_id": 7.5, "text": "an id that is a fraction"}', "wrong_type"),
+    ("corpus.jsonl", b'{"_id": true, "text": "an id that is no text"}', "wrong_type"),
+    ("corpus.jsonl", b'{"_id": "x", "text": NaN}', "wrong_type"),
     ("corpus.jsonl", b'{"_id": "x", "title": "no text at all"}', "missing_field"),
     ("corpus.jsonl", b'{"_id": null, "text": "an id that is null"}', "passage_id_present"),
     ("corpus.jsonl", b'{"_id": "", "text": "an id that is empty"}', "passage_id_length"),
@@ -40,7 +42,6 @@ FAULTS = [
     ("corpus.jsonl", rb'{"_id": "x", "text": " \t\u00a0\u200b\n"}', "passage_text_visible"),
     ("corpus.jsonl", rb'{"_id": "x", "text": "binary \u0000 data in here"}', "passage_text_nuls"),
     ("corpus.jsonl", json.dumps({"_id": "x", "text": "a" * 1_000_001}).encode(), "passage_text_length"),
-    ("corpus.jsonl", json.dumps(passage(3)).encode(), "passage_repeated"),
     (
         "corpus.jsonl",
         json.dumps({**passage(3), "text": "Another text of the same id."}).encode(),
@@ -48,16 +49,14 @@ FAULTS = [
     ),
     ("queries.jsonl", b'{"text": "a query without id"}', "missing_field"),
     ("queries.jsonl", b'{"_id": "x", "text": "  "}', "query_text_visible"),
-    ("queries.jsonl", json.dumps(query(3)).encode(), "query_repeated"),
     ("queries.jsonl", json.dumps({**query(3), "text": "another question"}).encode(), "query_conflicting"),
     ("qrels/train.tsv", b"q1\tp2\tone", "bad_score"),
     ("qrels/train.tsv", b"q1\tp2\t0.5", "bad_score"),
     ("qrels/train.tsv", b"q1\tp2\t99999999999", "bad_score"),
-    ("qrels/train.tsv", b"q1 p2 1", "malformed_row"),
+    ("qrels/train.tsv", b"q1 p2", "malformed_row"),
     ("qrels/train.tsv", b"q1\tp\xff\t1", "invalid_utf8"),
     ("qrels/train.tsv", b"nobody\tp1\t1", "qrel_query_known"),
     ("qrels/train.tsv", b"q1\tnothing\t1", "qrel_passage_known"),
-    ("qrels/train.tsv", b"q1\tp1\t1", "qrel_repeated"),
     ("qrels/train.tsv", b"q1\tp1\t2", "qrel_conflicting"),
 ]
 
@@ -157,7 +156,7 @@ def test_too_many_refused_rows_stop_the_night_and_keep_the_quarantine(collection
         ("queries.jsonl", b"", "no queries"),
         ("qrels/train.tsv", b"query-id\tcorpus-id\tscore\n", "nothing to train on: positives only in dev, test"),
         ("qrels/train.tsv", b"query-id\tcorpus-id\tscore\nq1\tp1\t0\n", "nothing to train on"),
-        ("qrels/train.tsv", b"corpus-id\tquery-id\tscore\np1\tq1\t1\n", "header"),
+        ("qrels/train.tsv", b"query-id\tdoc\tscore\nq1\tp1\t1\n", "header is query-id, doc, score; expected"),
     ],
 )
 def test_a_source_that_no_night_can_use_is_refused_with_the_reason(

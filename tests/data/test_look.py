@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from source_forms import FORMS, beir, put
+from source_forms import FORMS, PASSAGES, beir, jsonl, put
 
+from tasks.core.data.language import share_without_common_word
 from tasks.core.data.look import LONGEST, look_at, settings_text
 from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -46,8 +47,41 @@ def test_a_folder_of_something_else_is_no_source(tmp_path: Path) -> None:
         look_at(str(tmp_path))
 
 
+def test_queries_that_are_passages_themselves_suggest_to_leave_them_out(tmp_path: Path) -> None:
+    beir(tmp_path / "other")
+    assert "leave_out_self" not in settings_text(look_at(str(tmp_path / "other")), "home")
+    beir(tmp_path / "own")
+    queries = [{"_id": one["_id"], "text": one["text"]} for one in PASSAGES]
+    put(tmp_path / "own", "queries.jsonl", jsonl(queries))
+    written = settings_text(look_at(str(tmp_path / "own")), "home")
+    (line,) = [line for line in written.splitlines() if line.startswith("leave_out_self = true")]
+    assert "100% of the queries are passages too" in line
+    assert written.index("[evaluation]") < written.index(line)
+
+
 def test_an_empty_table_is_named(tmp_path: Path) -> None:
     beir(tmp_path)
     put(tmp_path, "queries.jsonl", "")
     with pytest.raises(NightshiftError, match="no row of its queries"):
         look_at(str(tmp_path))
+
+
+def test_texts_in_a_script_that_model_and_bm25_cannot_read_are_noted(tmp_path: Path) -> None:
+    beir(tmp_path)
+    assert look_at(str(tmp_path)).notes == ()
+    words = ["ข้าวผัดกุ้งอร่อยมาก", "រថភ្លើងនៅលើអាកាស", "ตลาดน้ำดำเนินสะดวก"]
+    texts = [word * (1 + n // 3) for n, word in enumerate(words * 10)]
+    put(tmp_path, "corpus.jsonl", "".join(f'{{"_id": "p{n}", "text": "{text}"}}\n' for n, text in enumerate(texts)))
+    put(
+        tmp_path, "queries.jsonl", "".join(f'{{"_id": "q{n}", "text": "{text[:9]}"}}\n' for n, text in enumerate(texts))
+    )
+    unknown, unanswered = look_at(str(tmp_path)).notes
+    assert unknown.startswith("100.0% of the queries' tokens and 100.0% of the passages' are unknown to the tokenizer")
+    assert unanswered.startswith("100% of the first 30 queries have no word in common with the first 30 passages")
+
+
+def test_words_are_divided_as_bm25_divides_them() -> None:
+    passages = ["The River, a castle", "東京の塔", "don't", "ตลาดน้ำ"]
+    cases = {"river": 0, "RIVERS": 1, "塔": 0, "ตลาด": 1, "ตลาดน้ำ": 0, "": 1}
+    for query, share in cases.items():
+        assert share_without_common_word([query], passages) == share, query

@@ -126,7 +126,7 @@ def test_rows_in_another_order_make_the_same_snapshot_to_the_byte(collection: Co
 
 def test_what_a_reader_says_reaches_the_user_word_for_word(collection: Collection) -> None:
     """The rows are read while DuckDB asks for them."""
-    (collection.root / "qrels/dev.tsv").write_text("corpus-id\tquery-id\tscore\np1\tq1\t1\n")
+    (collection.root / "qrels/dev.tsv").write_text("query-id\tdocument\tscore\nq1\tp1\t1\n")
     with pytest.raises(BadInput, match=re.escape("qrels/dev.tsv: header is")):
         ingest(collection.settings())
 

@@ -110,8 +110,8 @@ def test_typed_columns_that_hold_no_text_are_refused_and_bad_values_quarantined(
         (None, "bad_score", 2),
         (None, None, 3),
     ]
-    pq.write_table(pa.table({"_id": ["1"], "text": [1.5]}), tmp_path / "corpus.parquet")
-    with pytest.raises(BadInput, match=r"corpus\.parquet: column text is of type double"):
+    pq.write_table(pa.table({"_id": ["1"], "text": [[1.5]]}), tmp_path / "corpus.parquet")
+    with pytest.raises(BadInput, match=r"corpus\.parquet: column text is of type list"):
         rows("parquet", tmp_path, tmp_path)
     pq.write_table(pa.table({"_id": ["1"], "body": ["b"]}), tmp_path / "corpus.parquet")
     with pytest.raises(BadInput, match=r"corpus\.parquet: has no column text or passage or contents, only _id, body"):

@@ -11,7 +11,7 @@ import pytest
 from small_collection import build, passage, query
 
 from tasks.core.data.ingest import ingest
-from tasks.core.data.plausible import check_qrels_fit, qrels_fit
+from tasks.core.data.plausible import check_qrels_fit, qrels_fit, warn_of_unanswered
 from tasks.core.data.snapshot import qrels, queries
 from tasks.core.errors import BadInput
 from tasks.core.mining.bm25 import build_index, search_bm25
@@ -79,3 +79,14 @@ def test_a_witness_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> N
     run = made_run(tmp_path / "run", [("q1", "a", 1)])
     judgements = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
     assert not check_qrels_fit(run, judgements, 5.0).telling
+
+
+def test_queries_without_any_hit_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    right = pa.table({"query_id": [f"q{n}" for n in range(10)], "passage_id": [f"p{n}" for n in range(10)]})
+    for answered in (10, 9):
+        run = made_run(tmp_path / str(answered), [(f"q{n}", f"p{n}", 1) for n in range(answered)])
+        warn_of_unanswered(qrels_fit(run, right), "test")
+    assert caplog.text == ""
+    run = made_run(tmp_path / "few", [("q0", "p0", 1)])
+    warn_of_unanswered(qrels_fit(run, right), "test")
+    assert "BM25 has no hit for 9 of 10 test queries" in caplog.text

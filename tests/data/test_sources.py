@@ -23,7 +23,8 @@ from tasks.core.data.readers.source import find_source
 from tasks.core.data.readers.splits import split_of
 from tasks.core.data.text import text_hash
 from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings, load_settings
+from tasks.core.settings import DataSettings, Settings
+from tasks.core.settings_file import load_settings
 
 EXAMPLES = Path(__file__).parents[2] / "infra" / "settings"
 
@@ -155,7 +156,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
         list(source.open(tmp_path)("passages"))
 
 
-@pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet"])
+@pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"])
 def test_there_is_an_example_of_settings_for_each_form(name: str) -> None:
     data = load_settings(EXAMPLES / f"{name}.toml").data
     assert data.format == name

@@ -62,8 +62,24 @@ def test_bad_lines_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCap
     texts, reading = read(path)
     assert texts == ["a", "b"]
     assert reading.skipped == 4
-    assert "first begins at byte 15" in caplog.text
+    assert f"{path}: skipped 4 lines" in caplog.text
+    assert "the first is line 2: 1 × not JSON; " in caplog.text
     assert read(path, reading.place)[0] == []
+
+
+def test_no_line_ends_a_reading_and_the_place_moves_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'\xef\xbb\xbf{"query": "first"}\n{"query": "nice \\ud83d"}\n' + b"[" * 200_000 + b"\n")
+    write(path, "second")
+    texts, reading = read(path)
+    assert texts == ["first", "second"]
+    assert reading.skipped == 2
+    assert "the first is line 2: 1 × it holds \\ud83d" in caplog.text
+    assert "nested too deeply" in caplog.text
+    write(path, "third")
+    path.write_bytes(path.read_bytes() + b'{"query": 7}\n')
+    assert read(path, reading.place)[0] == ["third"]
+    assert "the first is line 6: 1 × no text under query" in caplog.text
 
 
 def test_a_log_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:

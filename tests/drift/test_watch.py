@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.data import snapshot as snapshots
 from tasks.core.data.ingest import ingest
+from tasks.core.drift.decide import State
 from tasks.core.drift.verdict import Drift, Work
 from tasks.core.drift.watch import read_state, state_file, watch
 from tasks.core.errors import Mismatch
 from tasks.core.files import load
 from tasks.core.night import recipe_of
-from tasks.core.receipts import Encoder, Release, Snapshot
+from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.settings import Settings
 
 THINGS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
@@ -217,15 +219,54 @@ def _other_embeddings(settings: Settings, serving: Release, snapshot: Snapshot) 
     return gather_shards(settings.home, encoder, snapshot, 2).digest
 
 
-@pytest.mark.parametrize("text", ["", '{"version": 1, "numb', '{"version": 1, "other": 2}', '{"version": 99}'])
-def test_a_damaged_state_says_where_it_is_and_what_to_do(
-    settings: Settings, serving: Release, snapshot: Snapshot, text: str
+def test_a_state_of_another_version_says_where_it_is_and_what_to_do(
+    settings: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
     file = state_file(settings.home)
     file.parent.mkdir(parents=True)
-    file.write_text(text)
+    file.write_text('{"version": 99}')
     with pytest.raises(Mismatch, match=r"state\.json.*move it away"):
         look(settings, serving, snapshot, 0)
+
+
+def test_a_damaged_state_is_set_aside_and_begun_again(
+    logged: Settings, serving: Release, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = state_file(logged.home)
+    ask(logged, *usual(0))
+    assert look(logged, serving, snapshot, 0).window == 1
+    whole = file.read_text()
+    texts = ["", whole[:90], '{"version": 1, "other": 2}', "[]", "\udcff", whole.replace('"number": 1', '"number": 3')]
+    for number, text in enumerate(texts):
+        file.write_bytes(text.encode(errors="surrogateescape"))
+        assert read_state(file) == State()
+        assert len(list(file.parent.glob(".state.json.damaged-*"))) == number + 1
+        assert "cooldown, and budget then start again" in caplog.text
+        caplog.clear()
+    file.write_text(json.dumps({name: one for name, one in json.loads(whole).items() if name != "digest"}))
+    assert read_state(file).number == 1  # as an earlier version wrote it
+
+
+def test_lost_vectors_of_the_serving_release_are_made_again(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    made = load(logged.home, Embeddings, serving.embeddings)
+    as_made = logged.model_copy(update={"embedding": logged.embedding.model_copy(update={"shards": made.shards})})
+    shard = min(made.path.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    ask(logged, *usual(0))
+    assert look(as_made, serving, snapshot, 0).window == 1
+    assert load(logged.home, Embeddings, serving.embeddings).digests == made.digests
+
+
+def test_without_the_snapshot_of_the_serving_release_everything_is_done(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    newer = snapshot.model_copy(update={"digest": "0" * 20})
+    (snapshot.path / "qrels.parquet").unlink()
+    drift = look(logged, serving, newer, 0)
+    assert drift.verdict is Work.RETRAIN
+    assert f"snapshot {snapshot.digest} of release {serving.release} is lost" in drift.cause
 
 
 def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
@@ -256,8 +297,10 @@ def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
         assert read_state(file).number >= 5
 
 
-def test_a_check_reads_no_passage_again(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+def test_a_check_reads_no_passage_again(
+    logged: Settings, serving: Release, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look(logged, serving, snapshot, 0)
-    (snapshot.path / "passages.parquet").rename(snapshot.path / "away")
+    monkeypatch.setattr(snapshots, "passages", None)
     ask(logged, *usual(0))
     assert look(logged, serving, snapshot, 1).window == 1

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,11 +15,12 @@ from tasks.core.data.ingest import ingest
 from tasks.core.embedding import machine
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
-from tasks.core.embedding.precision import Choice, choose_precision
+from tasks.core.embedding.precision import Choice, _is_taken, choose_precision
 from tasks.core.embedding.settings import INT8, EmbeddingSettings
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import Damaged, NightshiftError
+from tasks.core.evaluation.significance import interval
 from tasks.core.receipts import Snapshot
-from tasks.core.settings import EncoderSettings, Settings
+from tasks.core.settings import EncoderSettings, GateSettings, Settings
 from tasks.core.training.encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
 from tasks.core.training.trainer import base_encoder
 
@@ -75,19 +77,46 @@ def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_
 
 
 @int8
-def test_int8_that_changes_the_ranking_is_refused_and_leaves_no_graph(
+def test_int8_that_is_not_faithful_is_refused_and_leaves_no_graph(
     folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     lenient = {"min_cosine": 0.1, "max_ndcg_change": 1.0, "int8_min_cosine": 0.1}
     taken = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=1.0, **lenient)
     assert taken.precision == paths_here()[0]
     assert (folder / graph.XML).is_file()
-    assert taken.ndcg_change  # rounding moved some passage past another
-    refused = chosen(folder, snapshot, precision="fastest", int8_max_ndcg_change=abs(taken.ndcg_change) / 2, **lenient)
+    assert taken.ndcg_change is not None
+    assert taken.ndcg_interval[0] < taken.ndcg_change < taken.ndcg_interval[1]  # rounding moved passages past others
+    refused = chosen(folder, snapshot, precision="fastest", **lenient | {"int8_min_cosine": 0.999999})
     assert refused.precision == next(path for path in paths_here() if path not in INT8)
     assert f"{taken.precision} is refused, it is not faithful here: cosine to fp32 {taken.fidelity:.5f}" in caplog.text
-    assert f"nDCG@10 {taken.ndcg_change:+.4f} (bound" in caplog.text
     assert not (folder / graph.FOLDER).exists()
+
+
+def measured(change: float, spread: float, queries: int, cosine: float = 0.9999) -> Choice:
+    """A path whose nDCG@10 changes by this much in the mean of many queries."""
+    changes = np.random.default_rng(0).normal(0, spread, queries)
+    changes += change - changes.mean()
+    return Choice("bf16", cosine, float(changes.mean()), interval(changes, GateSettings(resamples=500)), queries)
+
+
+def test_only_a_loss_that_is_more_than_chance_and_than_the_bound_refuses_a_path(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = EmbeddingSettings()
+    cases = [  # change of nDCG@10, standard deviation over queries, queries, whether the path is taken
+        (+0.0042, 0.01, 500, True),  # better
+        (+0.0500, 0.01, 500, True),
+        (-0.0010, 0.001, 500, True),  # less than the bound, however sure
+        (-0.0042, 0.10, 500, True),  # within chance
+        (-0.0042, 0.01, 500, False),
+        (-0.0400, 0.01, 20, True),  # few queries: the cosine decides
+        (0.0, 0.0, 500, True),
+    ]
+    for change, spread, queries, taken in cases:
+        assert _is_taken(measured(change, spread, queries), settings) is taken, (change, spread, queries)
+        assert not _is_taken(measured(change, spread, queries, cosine=0.99), settings)
+    assert "nDCG@10 +0.0042 (" in caplog.text
+    assert "on 20 dev queries, too few to decide (bound -0.002)" in caplog.text
 
 
 def test_a_path_asked_for_by_name_is_kept_and_said_to_be_unfaithful(
@@ -122,7 +151,7 @@ def test_an_int8_encoder_is_sealed_with_its_graph_and_figures_and_an_altered_gra
     load_encoder.cache_clear()
     file = encoder.path / graph.BIN
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(Mismatch, match="altered"):
+    with pytest.raises(Damaged, match="altered"):
         load_encoder(encoder.path)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.evaluation.gate import Evidence, Verdict, decide
+from tasks.core.evaluation.gate import Evidence, Verdict, decide, judge_training
 from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import compare
+from tasks.core.receipts import Encoder
 from tasks.core.settings import GateSettings
 
 RULES = GateSettings(resamples=1000)
@@ -39,6 +40,41 @@ def test_an_identical_challenger_is_promoted_even_without_a_margin(margin: float
     verdict = judge(same, same, margin=margin)
     assert verdict.promote
     assert verdict.reasons[0].startswith("no worse than the serving release: nDCG@10 +0.0000")
+
+
+def test_a_training_that_leaves_every_query_as_it_was_is_rejected_and_a_refresh_is_not() -> None:
+    same = noisy(0.7, 0)
+    for serving in (None, noisy(0.6, 3), same):
+        verdict = judge(same, serving, base=table(same), trained=True)
+        assert not verdict.promote
+        (reason,) = verdict.reasons
+        assert reason.startswith("training changed nothing: the base model answers all 300 held-out queries the same")
+        assert judge(same, serving, base=table(same)).promote  # the serving encoder over new passages
+
+
+def test_where_the_base_model_is_perfect_only_an_equal_ranking_is_a_sign_that_nothing_was_learned() -> None:
+    perfect = np.ones(300)
+    assert judge(perfect, None, base=table(perfect), trained=True).promote
+    assert not judge(perfect, None, base=table(perfect), trained=True, same_as_base=True).promote
+    nearly = noisy(0.7, 0)
+    other = nearly.copy()
+    other[7] += 0.01
+    assert judge(other, None, base=table(nearly), trained=True).promote
+
+
+def test_a_training_that_fell_below_its_start_is_rejected_with_the_figures_of_both_steps() -> None:
+    facts: dict[str, Any] = {
+        "digest": "d", "path": "p", "rows": 1, "fingerprint": "f", "passage_fingerprint": "f", "dimension": 2,
+        "base": "b", "steps": 9, "precision": "fp32", "fidelity": 1.0,
+        "dev": ((0, 0.912), (3, 0.04), (6, 0.05), (9, 0.03)),
+    }  # fmt: skip
+    assert judge_training(Encoder(**facts)) is None
+    finding = judge_training(Encoder(**facts, improved=False))
+    assert finding is not None
+    assert not finding.held
+    assert finding.words == (
+        "training did not improve on step 0 (dev nDCG@10 0.9120); best later step 0.0500 at step 6"
+    )
 
 
 def test_a_better_challenger_is_called_better() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from operated_server import Operated, operating
 from prefect_servers import free_port, serving_prefect
 from things_and_traits import write_collection
 
@@ -74,6 +79,37 @@ def served(environment: Environment, first_night: Path) -> None:
 def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command with some arguments; more environment by keyword."""
     return lambda *arguments, **more: command_in({**environment, **more}, *arguments)
+
+
+@pytest.fixture
+def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A webhook of one's own: its address, and what it was told."""
+    heard: list[dict[str, str]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/alerts", heard
+        server.shutdown()
+
+
+@pytest.fixture
+def operated(
+    nightshift: Callable[..., subprocess.CompletedProcess[str]],
+    environment: Environment,
+    told: tuple[str, list[dict[str, str]]],
+) -> Callable[..., AbstractContextManager[Operated]]:
+    """Run `nightshift up` with some arguments on the home of `environment`; alerts go to `told`."""
+    environment.pop("PREFECT_API_URL")
+    environment["NIGHTSHIFT_ALERT_URL"] = told[0]
+    return lambda *arguments: operating(nightshift, Path(environment["NIGHTSHIFT_HOME"]), *arguments)
 
 
 def environment_in(folder: Path, source: Path, model: Path, server: str) -> Environment:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from flows.server_log import LogError, read_errors
 
 
 def free_port() -> int:
@@ -31,7 +34,8 @@ def serving_prefect(home: Path, **environment: str) -> Iterator[str]:
     port = free_port()
     mine = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **environment}
     with (home / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        options = ["--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "flows.prefect_server", "server", "start", *options]
         server = subprocess.Popen(command, env=mine, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/api"
     try:
@@ -40,6 +44,18 @@ def serving_prefect(home: Path, **environment: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+    assert_no_errors(home)
+
+
+def assert_no_errors(folder: Path, allowed: Sequence[str] = ()) -> None:
+    """Fail when a server or a worker logged an error, but for lines that match `allowed`: faults that a test causes."""
+    errors: list[tuple[str, LogError]] = [
+        (name, error)
+        for name in ("server.log", "worker.log", "watchdog.log")
+        for error in read_errors(folder / name)
+        if not any(re.search(pattern, error.line) for pattern in allowed)
+    ]
+    assert not errors, "\n".join(f"{name}: {error}" for name, error in errors)
 
 
 def asked(api: str, what: str, body: object) -> list[dict[str, Any]]:

@@ -61,8 +61,9 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     assert reason in told["why"]
     page = html.unescape(Path(told["report"]).read_text())
     assert reason in page
-    assert f"Release <code>{before['release']}</code> serves on" in page
-    assert "the pointer was not moved" in page
+    assert f"<code>{before['release']}</code></a> still serves" in page
+    assert "What would have changed it: " in page
+    assert "was not moved" in page
 
     probed = nightshift("run", NIGHTSHIFT_EVALUATION__PROBE_SHARE="1", NIGHTSHIFT_EVALUATION__PROBE_DEPTH="1",
                         NIGHTSHIFT_EVALUATION__PROBE_RANDOM="10", **STRICT)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,3 +79,24 @@ with a_server():
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "http://127.0.0.1:9/api"
+
+
+@pytest.mark.xdist_group("prefect")
+def test_a_night_ends_as_it_should_when_its_server_is_killed(environment: dict[str, str]) -> None:
+    environment.pop("PREFECT_API_URL")
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:
+        assert night.stderr is not None
+        before = ""
+        while " training " not in before:
+            line = night.stderr.readline()
+            assert line, before
+            before += line
+        server = ["pgrep", "-P", str(night.pid), "-f", "prefect_server"]
+        (number,) = subprocess.run(server, capture_output=True, text=True, check=True).stdout.split()
+        os.kill(int(number), signal.SIGKILL)
+        out, after = night.communicate(timeout=240)
+    assert night.returncode == 0, after
+    assert out.startswith("Promoted: release r0001-")
+    assert after.count("The Prefect server does not answer") == 1
+    assert not [word for word in ("Traceback", "Error", "ERROR", "WARNING") if word in after], after

@@ -149,7 +149,12 @@ def test_same_inputs_same_bytes(world, crowd):
     made = [world.mine(*crowd())[0] for _ in range(2)]
     for name in ("negatives.parquet", "sample.json"):
         assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
-    assert sorted(file.name for file in made[0].path.iterdir()) == ["manifest.json", "negatives.parquet", "sample.json"]
+    assert sorted(file.name for file in made[0].path.iterdir()) == [
+        "checksums.json",
+        "manifest.json",
+        "negatives.parquet",
+        "sample.json",
+    ]
 
 
 def test_the_sample_shows_texts_scores_and_reasons(world):

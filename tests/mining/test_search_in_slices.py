@@ -63,7 +63,7 @@ def test_slices_give_the_bytes_of_one_piece(tmp_path, asked, kind, slices):
     assert joined.rows == {"bm25": QUERIES - 2, "dense": QUERIES}[kind] * DEPTH
     assert (joined.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert pq.read_metadata(joined.path / "run.parquet").num_row_groups == 3  # blocks of three queries
-    assert sorted(file.name for file in joined.path.iterdir()) == ["manifest.json", "run.parquet"]
+    assert sorted(file.name for file in joined.path.iterdir()) == ["checksums.json", "manifest.json", "run.parquet"]
     assert not search.folder.exists()
 
 

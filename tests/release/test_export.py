@@ -11,6 +11,7 @@ from release_world import PASSAGES, HashingEncoder, encoder_of, release_night, s
 from typer.testing import CliRunner
 
 from flows.cli import app
+from tasks.core.checksums import MANIFEST, write_checksums
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import file_digest
 from tasks.core.release.export import export
@@ -25,7 +26,9 @@ def world(tmp_path_factory):
     names = [release_night(settings, seed=seed).release for seed in (1, 2)]
     qrels = {"query_id": [f"q{n}" for n in range(10)], "passage_id": [f"p{n:04d}" for n in range(10)]}
     table = pa.table({**qrels, "relevance": pa.array([1] * 10, pa.int32()), "split": ["test"] * 10})
-    pq.write_table(table, snapshot_of(settings.home, texts()).path / "qrels.parquet")
+    snapshot = snapshot_of(settings.home, texts())
+    pq.write_table(table, snapshot.path / "qrels.parquet")
+    write_checksums(snapshot.path, (snapshot.path / MANIFEST).read_bytes())
     return settings, names
 
 

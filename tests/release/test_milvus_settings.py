@@ -10,7 +10,7 @@ from tasks.core.release.indexes import BUILD, EVERYWHERE, build_params, search_p
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.prune import prune
 from tasks.core.release.settings import MilvusSettings
-from tasks.core.settings import load_settings
+from tasks.core.settings_file import load_settings
 
 ON_GPUS = {index for index in BUILD if index.startswith("GPU_")}
 SERVER = "http://127.0.0.1:19530"

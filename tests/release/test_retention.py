@@ -126,6 +126,18 @@ def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_agai
     assert folders(settings.home) == set()
 
 
+def test_a_damaged_artifact_that_was_set_aside_stays_its_days_and_then_goes(settings):
+    run = a_run(settings.home, "q1")
+    os.utime(run.path, (time.time() - 40 * DAY,) * 2)
+    (run.path / "run.parquet").write_bytes(b"")
+    again = a_run(settings.home, "q1")
+    assert not again.reused
+    assert remove_unused(settings) == []
+    (aside,) = run.path.parent.glob(f".{run.digest}.damaged-*")
+    assert set(remove_unused(settings, LATER)) == {aside, again.path}
+    assert folders(settings.home) == set()
+
+
 def test_what_was_refused_is_never_removed(settings):
     fields = {"source": "s", "snapshot": "none", "accepted": 0, "quarantined": 1, "rules": (), "rows": 1}
     ingested = produce(settings.home, Ingested, {}, lambda folder: fields)

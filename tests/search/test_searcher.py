@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from release_fixtures import everywhere
@@ -11,13 +9,15 @@ from release_world import (
     encoder_of,
     recorded,
     release_night,
+    small,
     snapshot_of,
     texts,
     vectors_of,
 )
 
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import BadUsage, Mismatch, NightshiftError
 from tasks.core.files import write_json
+from tasks.core.release.embedded import EmbeddedMilvus
 from tasks.core.release.publish import publish
 from tasks.core.release.rollback import rollback
 from tasks.core.search.searcher import Searcher
@@ -104,12 +104,18 @@ def test_an_encoder_of_another_dimension_is_refused(settings):
     assert recorded(settings.home, release.release).dimension == 24
 
 
-def test_a_collection_of_another_release_is_refused(settings):
+def test_a_pointer_to_the_collection_of_another_release_is_corrected_or_refused(settings):
     first, second = release_night(settings, seed=1), release_night(settings, seed=1, tag="new")
-    pointer = json.loads((settings.home / "serving.json").read_text())
-    write_json(settings.home / "serving.json", {**pointer, "collection": first.collection})
+    milvus = EmbeddedMilvus(settings.home, settings.milvus)
+    wrong = milvus.serving().model_copy(update={"collection": first.collection})
+    milvus.flip(wrong)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp")[0].release == second.release
+    assert milvus.serving().collection == second.collection
+
+    milvus.serving = lambda: wrong
     with pytest.raises(Mismatch, match=f"release {second.release}: its collection says {first.release}"):
-        Searcher.open(settings, HashingEncoder)
+        Searcher.open(settings, HashingEncoder, milvus)
 
 
 @everywhere
@@ -138,3 +144,20 @@ def test_refresh_changes_only_when_the_pointer_moved(settings):
         assert searcher.refresh()
         assert searcher.search("lamp")[0].release == second.release
         assert len([path for path in (settings.home / "readers").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_query_that_is_no_text_is_refused_in_words(settings_of_one_release):
+    with Searcher.open(settings_of_one_release, HashingEncoder) as searcher:
+        refused = {"\ud83d": r"\\\\ud83d.*half of a character", "a\0b": "NUL", 7: "type int", " ": "empty"}
+        for query, named in refused.items():
+            with pytest.raises(BadUsage, match=named):
+                searcher.search([query])
+        with pytest.raises(BadUsage, match=r"half of a character|valid string"):
+            searcher.search("fine", where={"title": {"prefix": "\ud83d"}})
+
+
+@pytest.fixture
+def settings_of_one_release(tmp_path):
+    settings = small(tmp_path / "var")
+    release_night(settings)
+    return settings

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import Damaged, NightshiftError
 from tasks.core.files import MANIFEST, write_json
 from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import OFFLINE_MODEL, find_base, find_bases
+from tasks.core.training.base import OFFLINE_MODEL, find_base
 from tasks.core.training.encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
 from tasks.core.training.tower import _micro_batches
 
@@ -68,11 +67,37 @@ def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path
     assert len(names) == len(changes) + 2
 
 
-def test_an_encoder_whose_files_were_altered_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = made(tiny_model, tmp_path / "encoder")
-    (folder / MANIFEST).write_text(json.dumps({"fingerprint": "0" * 20}))
-    with pytest.raises(Mismatch, match="altered"):
-        load_encoder(folder)
+DAMAGED = {  # bytes of a file as they may become on a bad disk -> words of the error
+    "config.json": (lambda held: held[:40], r"config\.json: cannot be read"),
+    "tokenizer.json": (lambda held: b"", r"tokenizer\.json: cannot be read"),
+    "encoder.json": (lambda held: b"\xff" + held[1:], r"encoder\.json: cannot be read"),
+    "manifest.json": (lambda held: held[: len(held) // 2], r"manifest\.json: cannot be read"),
+    "model.safetensors": (lambda held: held[:-1] + bytes([held[-1] ^ 1]), "was damaged or altered"),
+    "tokenizer_config.json": (lambda held: held.replace(b"[UNK]", b"[ONK]"), "was damaged or altered"),
+}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_damaged_encoder_is_reported_in_words_whatever_file_it_is(
+    shared: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    whole = made(tiny_model, tmp_path / "encoder", shared=shared)
+    write_json(whole / MANIFEST, {"fingerprint": fingerprint(whole)})
+    load_encoder(whole)
+    place = Path() if shared else Path("passage")
+    cases = [(name, change, words) for name, (change, words) in DAMAGED.items()]
+    cases += [(name, None, "missing|cannot be read|altered") for name in DAMAGED if name != MANIFEST]
+    cases += [("encoder.json", lambda held: b"[]", "not a JSON object"), ("encoder.json", lambda held: b"{}", "shared")]
+    for number, (name, change, words) in enumerate(cases):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        file = folder / name if name in (SPEC, MANIFEST) else folder / place / name
+        if change is None:
+            file.unlink()
+        else:
+            file.write_bytes(change(file.read_bytes()))
+        with pytest.raises(Damaged, match=f"(?s)({words}).*nightshift rollback"):
+            load_encoder(folder)
 
 
 def test_the_fingerprint_does_not_depend_on_what_was_drawn_before(tiny_model: Path, tmp_path: Path) -> None:
@@ -130,16 +155,3 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(NightshiftError, match="safetensors"):
         find_base(str(tmp_path))
-
-
-@pytest.mark.parametrize("written", [{"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])
-def test_a_pooling_that_is_not_the_base_models_own_is_pointed_out(
-    written: dict[str, object], tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(tiny_model, tmp_path / "base")
-    (tmp_path / "base" / "1_Pooling").mkdir()
-    write_json(tmp_path / "base" / "1_Pooling" / "config.json", written)
-    find_bases(EncoderSettings(model=str(tmp_path / "base"), pooling="cls"))
-    assert caplog.text == ""
-    find_bases(EncoderSettings(model=str(tmp_path / "base")))
-    assert "made with cls pooling, [encoder] pooling = mean" in caplog.text

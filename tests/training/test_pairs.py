@@ -10,7 +10,7 @@ from small_training import negatives_of, small_settings, snapshot_of
 from tasks.core.errors import BadInput
 from tasks.core.receipts import Snapshot
 from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
-from tasks.core.training.pairs import TrainingPairs, load_pairs
+from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.settings import TrainingSettings
 
 STORY = "the story of a golden violin told near one castle and one river and one market"
@@ -92,3 +92,35 @@ def test_a_snapshot_without_a_training_pair_is_refused(encoder: DualEncoder, tmp
     empty = snapshot_of(tmp_path, {"a": "a river"}, {"q": "river"}, [("q", "a", "test")])
     with pytest.raises(BadInput, match="no training pair"):
         load_pairs(empty, negatives_of(tmp_path, []), encoder, TrainingSettings())
+
+
+def test_a_query_is_pushed_away_from_its_own_passage_unless_that_is_left_out(
+    encoder: DualEncoder, tmp_path: Path
+) -> None:
+    texts = {"a": "a golden violin", "b": "a river", "c": "a castle"}
+    queries = {"a": "golden violin", "b": "river"}
+    snapshot = snapshot_of(tmp_path, texts, queries, [("a", "b", "train"), ("b", "a", "train")])
+    mined = negatives_of(tmp_path, [("a", "c")])
+    for own in (False, True):
+        data = load_pairs(snapshot, mined, encoder, TrainingSettings(), leave_out_self=own)
+        known = {text(data, encoder, row) for row in range(len(data.cluster)) if data.cluster[row] in data.known[0]}
+        assert known == {"a river"} | ({"a golden violin"} if own else set())
+        assert [text(data, encoder, row) for row in data.positives[0].tolist()] == ["a river"]
+
+
+def test_a_training_whose_passages_are_all_copies_has_nothing_to_learn(
+    encoder: DualEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    none, settings = negatives_of(tmp_path, []), TrainingSettings()
+    copies = snapshot_of(
+        tmp_path,
+        {"a": STORY, "b": STORY},
+        {"q1": "violin", "q2": "river"},
+        [("q1", "a", "train"), ("q2", "b", "train")],
+    )
+    with pytest.raises(BadInput, match="the 1 passages of the training pairs are copies"):
+        check_negatives(load_pairs(copies, none, encoder, settings), settings)
+    check_negatives(load_pairs(copies, negatives_of(tmp_path, [("q1", "b")]), encoder, settings), settings)
+    assert caplog.text == ""
+    check_negatives(load_pairs(now(tmp_path), none, encoder, settings), settings)
+    assert "No query has a mined negative" in caplog.text

@@ -75,7 +75,7 @@ def settings(tiny_model: Path, tmp_path: Path) -> Settings:
     return Settings(
         home=tmp_path / "home",
         encoder={"model": str(tiny_model), "shared": False, "train": "query", "passage_tokens": 24},  # type: ignore[arg-type]
-        training={"batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "dropout": 0.1},  # type: ignore[arg-type]
+        training={"batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "dropout": 0.1, "evaluate_every": 0},  # type: ignore[arg-type]
         milvus={"batch_rows": 20, "samples": 8},  # type: ignore[arg-type]
     )
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,15 @@ from small_training import next_passages, small_settings, snapshot_of, stories, 
 from tasks.core.errors import NightshiftError
 from tasks.core.receipts import Encoder, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training import loop, trainer
+from tasks.core.training import dev, loop, trainer
 from tasks.core.training.batches import Batch, batch_at
 from tasks.core.training.checkpoint import Progress
 from tasks.core.training.encoder import load_encoder
 from tasks.core.training.pairs import TrainingPairs
+from tasks.core.training.ranks import Ranks
 from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.step import rate
+from tasks.core.training.yardstick import yardstick
 
 
 @pytest.fixture
@@ -33,6 +37,11 @@ def snapshot(settings: Settings) -> Snapshot:
 def having(settings: Settings, home: Path | None = None, **training: object) -> Settings:
     dials = settings.training.model_copy(update=training)
     return settings.model_copy(update={"training": dials, "home": home or settings.home})
+
+
+def weights_equal(one: Encoder, other: Encoder) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
 
 
 def weights(encoder: Encoder) -> dict[str, np.ndarray]:
@@ -121,22 +130,69 @@ def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Setti
 
 
 def test_training_ends_early_and_the_best_weights_on_dev_queries_are_kept(
-    snapshot: Snapshot, settings: Settings, tmp_path: Path
+    snapshot: Snapshot, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harmful = having(settings, evaluate_every=1, patience=2, learning_rate=0.3, epochs=20, warmup=0.0)
-    encoder = trained(snapshot, harmful)
+    shaky = having(settings, evaluate_every=1, patience=2, epochs=20)
+    with caplog.at_level(logging.INFO, "nightshift.training"):
+        encoder = trained(snapshot, shaky)
+    assert encoder.improved
     assert [step for step, _ in encoder.dev] == list(range(encoder.steps + 1))
-    after = dict(encoder.dev[1:])
+    after = dict(encoder.dev)
     assert encoder.steps == encoder.kept + 2 < 90
     assert after[encoder.kept] == max(after.values())
-    short = trained(snapshot, having(harmful, tmp_path / "short", evaluate_every=0, max_steps=encoder.kept))
-    assert short.loss == encoder.loss[: encoder.kept]
+    figures = f"dev nDCG@10 {after[encoder.kept]:.4f}; {after[0]:.4f} at step 0"
+    assert f"Keeping the weights of step {encoder.kept} ({figures})" in caplog.text
+    saved = load_encoder(encoder.path)
+    at = yardstick(snapshot, "dev", saved, shaky.training)
+    assert at is not None
+    assert at.ndcg(saved, Ranks(), nullcontext).mean() == pytest.approx(after[encoder.kept])
 
 
-def test_where_nobody_looks_all_steps_are_done_and_the_last_weights_kept() -> None:
+def test_a_training_that_falls_below_its_start_stops_and_keeps_the_weights_of_step_0(
+    snapshot: Snapshot, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = trained(snapshot, having(settings, learning_rate=3e-3, epochs=8))
+    harmful = having(settings, evaluate_every=1, patience=2, learning_rate=0.5, epochs=20, warmup=0.0)
+    mined = next_passages(settings.home, snapshot)
+    worse = trainer.train(settings.home, good, snapshot, mined, harmful, older=None)
+    assert not worse.improved
+    assert (worse.kept, worse.steps) == (0, 2)  # of 90
+    start, *later = (value for _, value in worse.dev)
+    assert max(later) < start - 0.2
+    assert weights_equal(worse, good)
+    words = f"Training did not improve on step 0 (dev nDCG@10 {start:.4f}): the best later step is"
+    assert words in caplog.text
+    assert "Keeping the weights of step 6" not in caplog.text
+
+
+def test_a_training_that_changes_nothing_beyond_chance_goes_to_the_gate(snapshot: Snapshot, settings: Settings) -> None:
+    idle = trained(snapshot, having(settings, evaluate_every=3, learning_rate=1e-9))
+    assert idle.improved
+    assert idle.kept > 0
+
+
+def test_where_there_are_no_dev_queries_all_steps_are_done_and_the_last_weights_kept() -> None:
     progress = Progress(losses=[1.0] * 5)
-    assert not loop._tired(progress, TrainingSettings(patience=1))
-    assert loop._best_step(Progress(dev=[(0, 0.9), (2, 0.5), (4, 0.6), (6, 0.6)])) == 4
+    assert not dev.is_finished(progress, patience=1)
+    assert dev.step_to_keep(progress) == 5
+    assert dev.best_step(Progress(dev=[(0, 0.9), (2, 0.5), (4, 0.6), (6, 0.6)])) == 4
+
+
+def test_evaluations_in_a_row_below_the_start_end_a_training_even_while_they_rise() -> None:
+    progress = Progress(losses=[1.0] * 3, dev=[(0, 0.9), (1, 0.1), (2, 0.2), (3, 0.3)], best={}, below=[1, 2, 3])
+    assert dev.is_finished(progress, patience=3)
+    assert not dev.is_finished(progress, patience=4)
+    progress.below = [1, 2]
+    assert not dev.is_finished(progress, patience=3)
+
+
+def test_a_few_dev_queries_that_fall_a_little_are_chance_and_a_collapse_is_not() -> None:
+    start = np.array([1.0, 0.5, 0.6, 1.0, 0.4, 1.0, 0.3, 0.9, 1.0, 0.6])
+    assert not dev.is_below(start - np.eye(10)[0] * 0.4, start)  # one answer fell from rank 1 to 2 or 3
+    assert not dev.is_below(start, start)
+    assert not dev.is_below(np.minimum(start + 0.1, 1), start)
+    assert dev.is_below(start * 0.1, start)
+    assert not dev.is_below(start * 0.1, np.array([]))  # resumed from a checkpoint of an earlier version
 
 
 def test_what_is_forgotten_is_measured_on_the_older_snapshot(snapshot: Snapshot, settings: Settings) -> None:

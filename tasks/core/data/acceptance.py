@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from data_contracts.contract import ROWS_OF, TABLES, Contract, ContractError, co
 from tasks.core.data.accepted import stage_pairs
 from tasks.core.data.database import make_room, one_number
 from tasks.core.data.figures import measure_whole
+from tasks.core.data.first_fault import FirstFault
 from tasks.core.data.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.data.rows import SCHEMAS
 from tasks.core.data.staging import stage_source
@@ -67,11 +68,15 @@ def load_contracts() -> list[Contract]:
         raise NightshiftError(f"data contract {error}") from error
 
 
-def tell(source: str, tallies: list[Tally], rules: list[RuleCount]) -> None:
-    """Log what became of the rows, and every rule that something broke."""
+def tell(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
+    """Log what became of the rows, the first refused row of each table, and every rule that something broke."""
     _log.info("source: %s", source)
     for one in tallies:
         _log.info("%s: %s", one.table, f"{one.read:,} read, {one.accepted:,} accepted, {one.quarantined:,} refused")
+        if one.table in first:
+            _log.warning("first refused row of %s: %s", one.table, first[one.table])
+        if one.merged:
+            _log.info("%d equal copies of %s merged: each has one row in the snapshot", one.merged, one.table)
         if one.not_relevant:
             _log.info("%d accepted qrels are judged not relevant: counted, never used as positives", one.not_relevant)
     for rule in rules:
@@ -87,13 +92,22 @@ def _broken(rule: RuleCount) -> str:
     return f"{found} {where}: {rule.description} ({rule.rule})"
 
 
-def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kept: Path, last: Snapshot | None) -> None:
-    """Raise BadInput when too many rows of a table were refused, or a rule of severity error about a whole table broke.
+def decide(
+    tallies: list[Tally],
+    rules: list[RuleCount],
+    data: DataSettings,
+    kept: Path,
+    last: Snapshot | None,
+    first: Mapping[str, FirstFault],
+) -> None:
+    """Stop a night whose tables have too many refused rows, or break a rule of severity error about a whole table.
 
-    `kept` is where the quarantine of a stopped night will lie.
+    `kept` is where the quarantine of a stopped night will be, `first` the first refused row of each table.
+
+    Raises BadInput for such tables.
     """
     for one in tallies:
-        _hold_to_limit(one, rules, data.limit_of(one.table), kept)
+        _hold_to_limit(one, rules, data.limit_of(one.table), kept, first)
     for rule in rules:
         if not rule.checked_rows and rule.severity == "error" and rule.failed:
             beside = f" (last snapshot: {last.digest})" if last else ""
@@ -104,7 +118,9 @@ def decide(tallies: list[Tally], rules: list[RuleCount], data: DataSettings, kep
             )
 
 
-def _hold_to_limit(tally: Tally, rules: list[RuleCount], limit: float, kept: Path) -> None:
+def _hold_to_limit(
+    tally: Tally, rules: list[RuleCount], limit: float, kept: Path, first: Mapping[str, FirstFault]
+) -> None:
     if tally.refused_share <= limit:
         return
     broken = [rule for rule in rules if ROWS_OF[rule.table] == tally.table and rule.severity == "error" and rule.failed]
@@ -112,6 +128,8 @@ def _hold_to_limit(tally: Tally, rules: list[RuleCount], limit: float, kept: Pat
     lines = [f"  {rule.rule}: {rule.failed}, first {', '.join(rule.offenders)}" for rule in broken[:3]]
     raise BadInput(
         f"{tally.table}: {tally.quarantined} of {tally.read} rows refused ({tally.refused_share:.1%}); "
-        f"[data] max_refused allows {limit:.1%}.\n" + "\n".join(lines) + "\nEvery refused row with its reason: "
+        f"[data] max_refused allows {limit:.1%}.\n"
+        + "\n".join(lines)
+        + f"\nThe first of them: {first[tally.table]}\nEvery refused row with its reason: "
         f"nightshift quarantine, or {kept / 'quarantine.parquet'}. Mend the source, or raise max_refused."
     )

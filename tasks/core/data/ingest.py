@@ -18,9 +18,10 @@ from tasks.core.data.database import database
 from tasks.core.data.docs import PAGE, write_docs
 from tasks.core.data.quarantine import write_quarantine, write_validation
 from tasks.core.data.readers.source import Source, find_source
+from tasks.core.data.readers.splits import known_split
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.errors import BadInput
-from tasks.core.files import digest_of, file_digest, files_under, finished, held, produce
+from tasks.core.files import digest_of, file_digest, files_under, held, look_up, produce, read_verified
 from tasks.core.receipts import Ingested, Snapshot
 from tasks.core.settings import Settings
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nightshift.ingest")
 _VERSION = 3  # raise it when the same source would give other rows
+_READING = 2  # raise it when rows that were refused would be accepted, and name the rules that refused them below
+_REFUSED_MORE = {"bad_score", "malformed_row", "missing_field", "wrong_type", "passage_id_clean", "query_id_clean"}
 _FORM = 2  # raise it when the same rows would give another digest of their content
 REFUSED = "refused"  # folder under home: quarantines of nights that were stopped
 
@@ -45,7 +48,8 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     cannot be run.
     """
     source = find_source(settings.data)
-    feed = settings.data.feed or source.name
+    written = settings.as_written("data").get("path")
+    feed = settings.data.feed or (str(Path(written)) if written else source.name)
     key = {
         "version": _VERSION,
         "source": source.identity,
@@ -61,9 +65,13 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         return {**fields, "feed": feed, "identity": identity, "parents": (beside,) if beside else ()}
 
     key = {**key, "beside": beside}
+    earlier = look_up(settings.home, Ingested, key)
+    if earlier is not None and _would_read_otherwise(settings.home, earlier):
+        _log.info("an earlier version refused rows, or named splits, that are read otherwise now: reading again")
+        key["reading"] = _READING
     ingested = produce(settings.home, Ingested, key, build)
     if held(settings.home, Snapshot, ingested.snapshot) is None:
-        _log.info("snapshot %s was pruned: reading the source again", ingested.snapshot)
+        _log.info("snapshot %s was removed: reading the source again", ingested.snapshot)
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
@@ -76,10 +84,19 @@ def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:
     """The ingest that was used last, of one feed or of any; None when there is none."""
     found = [path for path in (home / Ingested.shelf).glob("[!.]*") if path.is_dir()]
     for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
-        ingested = finished(path, Ingested)
+        ingested = read_verified(path, Ingested)
         if ingested is not None and feed in (None, ingested.feed):
             return ingested
     return None
+
+
+def _would_read_otherwise(home: Path, ingested: Ingested) -> bool:
+    """Whether an ingest of an earlier version refused rows, or used names of splits, that are read otherwise now."""
+    if ingested.reading >= _READING:
+        return False
+    snapshot = held(home, Snapshot, ingested.snapshot)
+    renamed = snapshot is not None and any(known_split(name) != name for name in snapshot.splits)
+    return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _REFUSED_MORE)
 
 
 def _beside(settings: Settings, feed: str, identity: str) -> str | None:
@@ -96,15 +113,15 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
     scratch = folder / "scratch"
     scratch.mkdir()
     read = source.open(scratch)
-    last = finished(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
+    last = read_verified(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
     with database(scratch) as connection:
         tallies, rules = judge(connection, read, scratch, settings.data, last)
-        write_quarantine(connection, folder, scratch)
+        first = write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
-        tell(source.name, tallies, rules)
+        tell(source.name, tallies, rules, first)
         try:
-            decide(tallies, rules, settings.data, kept, last)
+            decide(tallies, rules, settings.data, kept, last, first)
             snapshot = _snapshot(connection, scratch, settings)
         except BadInput as error:
             _keep(folder, kept)
@@ -119,6 +136,8 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
         "accepted": sum(one.accepted for one in tallies),
         "quarantined": sum(one.quarantined for one in tallies),
         "rules": tuple(rules),
+        "merged": sum(one.merged for one in tallies),
+        "reading": _READING,
     }
 
 

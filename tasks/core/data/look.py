@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -12,17 +12,19 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tasks.core.data.readers.source import Read, recognise
-from tasks.core.data.text import full_text
+from tasks.core.data.readers.source import recognize
+from tasks.core.data.table_counts import TableCount, count_qrels, count_texts
+from tasks.core.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import find_base
+from tasks.core.plain_text import visible
+from tasks.core.settings import DataSettings, EncoderSettings
+from tasks.core.toml import toml_value
 
-MOST_ROWS = 500_000  # of a table that are counted
-SAMPLE = 2_000  # texts whose tokens are counted: the first ones
 COVERED = 0.95  # share of the texts that a suggested limit leaves whole
 STEP = 32  # suggested limits are multiples of it
 LONGEST = 256  # suggested: beyond it a night gets long on a CPU, and most models learnt on shorter texts
+OWN = 0.5  # share of the sampled queries that are passages themselves, from which leave_out_self is suggested
+ENDINGS = {".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".arrow", ".gz", ".zst"}  # of data files
 EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches quickly enough
 
 
@@ -41,61 +43,86 @@ class Look:
     path: str
     passages: int
     queries: int
-    qrels: dict[str, int]  # split -> judgements
+    qrels: dict[str, int]  # split -> positives
     more: tuple[str, ...]
     passage_limit: Limit
     query_limit: Limit
+    columns: Mapping[str, str] = field(default_factory=dict)  # of pairs: the columns of query and passage
+    own_passage: float = 0.0  # share of the queries that are passages themselves, under the same id
+    notes: tuple[str, ...] = ()  # what a person should know: unreadable rows or texts, files that are left out
+    judged: dict[str, int] = field(default_factory=dict)  # split -> queries with a positive
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against nights on this source, each with the next step."""
+        split = _judging(self)
+        held_out = self.judged.get(split, int(self.judged.get("train", 0) * DataSettings().dev_share))
+        few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
+        return [*few, *warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)]
 
     @property
     def name(self) -> str:
         """What the source may be called: the last part of its path."""
-        return PurePosixPath(urlsplit(self.path).path).stem or "mine"
+        name = PurePosixPath(urlsplit(self.path).path if "://" in self.path else self.path).name
+        while (ending := PurePosixPath(name).suffix.lower()) in ENDINGS:
+            name = name[: -len(ending)]
+        return name or "mine"
 
 
-def look_at(path: str) -> Look:
+def look_at(path: str, query: str = "", passage: str = "") -> Look:
     """Read a source once, up to MOST_ROWS rows a table, and count tokens with the default base model's tokenizer.
+
+    `query` and `passage` name the columns of a source of pairs.
 
     Raises BadInput when it is of no format that is known, or cannot be read; NightshiftError when a table is empty.
     """
-    name, opened = recognise(path if "://" in path else Path(path))
+    source = recognize(path if "://" in path else Path(path).expanduser(), query, passage)
     with TemporaryDirectory() as scratch:
-        read = opened(Path(scratch))
-        passages, texts = _texts(read, "passages")
-        queries, asked = _texts(read, "queries")
-        qrels = _qrels(read)
-    counted = {"passages": passages, "queries": queries, "qrels": sum(qrels.values())}
-    for table, count in counted.items():
-        if not count:
-            raise NightshiftError(f"{path}: no row of its {table} can be read. Look at its first lines.")
+        read = source.open(Path(scratch))
+        queries = count_texts(read, "queries")
+        passages = count_texts(read, "passages", queries)
+        qrels = count_qrels(read)
+    tables = [passages, queries, qrels]
+    for count in tables:
+        if not count.rows:
+            first = f" The first: {count.first_fault}" if count.first_fault else " The table is empty."
+            raise NightshiftError(f"{path}: no row of its {count.table} can be read.{first}")
     return Look(
-        format=name,
-        path=path if "://" in path else str(Path(path).resolve()),
-        passages=passages,
-        queries=queries,
-        qrels=qrels,
-        more=tuple(table for table, count in counted.items() if count >= MOST_ROWS),
-        passage_limit=_covering(texts),
-        query_limit=_covering(asked),
+        format=source.format,
+        path=path if "://" in path else str(Path(path).expanduser().resolve()),
+        passages=passages.rows,
+        queries=queries.rows,
+        qrels=dict(sorted(qrels.splits.items())),
+        more=tuple(count.table for count in tables if count.full),
+        passage_limit=_covering(passages.sample),
+        query_limit=_covering(queries.sample),
+        columns=source.columns,
+        own_passage=queries.own_passage / max(1, len(queries.ids)),
+        notes=(*_notes(tables, source.left_out), *_language_notes(queries.sample, passages.sample)),
+        judged={split: len(ids) for split, ids in qrels.judged.items()},
     )
 
 
 def settings_text(look: Look, home: str) -> str:
     """A commented settings file for the source: what was found, and what follows from it."""
-    judged = ", ".join(f"{split} {count:,}{'+' if 'qrels' in look.more else ''}" for split, count in look.qrels.items())
+    more = "+" if "qrels" in look.more else ""
+    judged = ", ".join(f"{split} {count:,}{more}" for split, count in look.qrels.items())
     rows = {
         table: f"{count:,}{'+' if table in look.more else ''}"
         for table, count in (("passages", look.passages), ("queries", look.queries))
     }
     lines = [
-        f"# A night over {look.path}:",
-        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {judged}.",
+        f"# A night over {_on_one_line(look.path)}:",
+        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {_on_one_line(judged)}.",
         "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
-        f'home = "{home}"'.ljust(32) + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
+        f"home = {toml_value(home)} ".ljust(32)
+        + "# encoders, vectors, releases, reports; NIGHTSHIFT_HOME overrides it",
         "",
         "[data]",
         f'format = "{look.format}"',
-        f'path = "{look.path}"',
+        f"path = {toml_value(look.path)}",
+        *(f"{name}_column = {toml_value(column)}" for name, column in look.columns.items()),
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(["dev_share = 0.1".ljust(32) + _held_back(look)] if len(set(look.qrels) - {"train"}) < 2 else []),
         "",
@@ -105,7 +132,8 @@ def settings_text(look: Look, home: str) -> str:
         f"query_tokens = {look.query_limit.tokens}".ljust(32) + _limit(look.query_limit, "queries"),
         "",
         "[evaluation]",
-        f'split = "{_judging(look)}"'.ljust(32) + "# the held-out queries that decide about a challenger",
+        f"split = {toml_value(_judging(look))} ".ljust(32) + "# the held-out queries that decide about a challenger",
+        *(["leave_out_self = true".ljust(32) + _own(look)] if look.own_passage >= OWN else []),
     ]
     if look.passages > EMBEDDED_MOST:
         lines += [
@@ -117,38 +145,32 @@ def settings_text(look: Look, home: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _texts(read: Read, table: str) -> tuple[int, list[str]]:
-    count = 0
-    sample: list[str] = []
-    for batch in read(table):
-        whole = [row for row in batch.select(_columns(table)).to_pylist() if row["text"] is not None]
-        sample += [full_text(row.get("title"), row["text"]) for row in whole[: SAMPLE - len(sample)]]
-        count += len(whole)
-        if count >= MOST_ROWS:
-            break
-    return count, sample
+def _notes(tables: list[TableCount], left_out: tuple[str, ...]) -> list[str]:
+    notes = [note for count in tables if (note := count.unreadable_rows())]
+    if zeros := sum(count.not_relevant for count in tables):
+        notes.append(f"{zeros:,} judgments say 'not relevant' (0 or less): they are not used as positives")
+    if left_out:
+        notes.append(f"not read, because they are no data: {', '.join(left_out)}")
+    return notes
 
 
-def _columns(table: str) -> list[str]:
-    return ["title", "text"] if table == "passages" else ["text"]
-
-
-def _qrels(read: Read) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for batch in read("qrels"):
-        found.update(split for split in batch.column("split").to_pylist() if split is not None)
-        if found.total() >= MOST_ROWS:
-            break
-    return dict(sorted(found.items()))
+def _on_one_line(text: str) -> str:
+    return visible(text).replace("\n", "␊")
 
 
 def _covering(texts: list[str]) -> Limit:
-    from tasks.core.training.parts import read_tokenizer
-
-    tokenizer = read_tokenizer(find_base(EncoderSettings().model))
-    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
+    lengths = token_counts(texts, EncoderSettings())
     tokens = min(LONGEST, math.ceil(np.quantile(lengths, COVERED) / STEP) * STEP)
     return Limit(tokens, float((lengths <= tokens).mean()))
+
+
+def _language_notes(queries: list[str], passages: list[str]) -> list[str]:
+    from tasks.core.data.language import language_notes
+    from tasks.core.training.base import find_base
+    from tasks.core.training.parts import read_tokenizer
+
+    model = EncoderSettings().model
+    return language_notes(model, read_tokenizer(find_base(model)), queries, passages)
 
 
 def _limit(limit: Limit, what: str, cost: str = "") -> str:
@@ -158,6 +180,10 @@ def _limit(limit: Limit, what: str, cost: str = "") -> str:
 def _held_back(look: Look) -> str:
     missing = " and ".join(split for split in ("dev", "test") if split not in look.qrels)
     return f"# of the train queries, for {missing}: the source has none"
+
+
+def _own(look: Look) -> str:
+    return f"# {look.own_passage:.0%} of the queries are passages too: a query is no answer to itself"
 
 
 def _judging(look: Look) -> str:

@@ -21,6 +21,7 @@ from tasks.core.receipts import Run
 _log = logging.getLogger("nightshift.ingest")
 _ENOUGH = 20  # queries with a positive, below which nothing can be said
 _ANSWERED = 0.5  # share of queries with any hit, below which BM25 is no witness: it does not read this language
+_UNANSWERED = 0.1  # share of queries without a hit that is worth a warning
 _RUN = "run.parquet"
 
 
@@ -70,6 +71,17 @@ def check_qrels_fit(run: Run, qrels: pa.Table, min_lift: float) -> Fit:
         )
     _log.info("qrels: %s%s", told, "" if fit.telling else " (too few queries to check the qrels)")
     return fit
+
+
+def warn_of_unanswered(fit: Fit, split: str) -> None:
+    """Log a warning where BM25 has no hit at all for more than a few queries of a split."""
+    if 1 - fit.answered > _UNANSWERED:
+        count = round((1 - fit.answered) * fit.queries)
+        _log.warning(
+            "BM25 has no hit for %d of %d %s queries: none of their words is in any passage. It divides words at "
+            "spaces, which some scripts do not write; its figures and negatives say little about such data.",
+            *(count, fit.queries, split),
+        )
 
 
 def qrels_fit(run: Run, qrels: pa.Table) -> Fit:

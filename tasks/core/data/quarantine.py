@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import ROWS_OF, Contract, contract_file
+from data_contracts.contract import MERGE, ROWS_OF, Contract, contract_file
 from tasks.core.data.database import one_number, quoted
+from tasks.core.data.first_fault import FirstFault
 from tasks.core.data.longtexts import LONG, LongTextReader, long_texts, portions
 from tasks.core.data.rows import COLUMNS
 from tasks.core.files import write_json
@@ -44,13 +45,14 @@ _KEYS = {"passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query
 
 @dataclass(frozen=True)
 class Tally:
-    """The rows of one table: `read` = `accepted` + `quarantined`, exactly."""
+    """The rows of one table: `read` = `accepted` + `quarantined`, exactly; `accepted` includes `merged`."""
 
     table: str
     read: int
     accepted: int
     quarantined: int
     not_relevant: int = 0  # of the accepted qrels, judged with a score of 0 or less: counted, kept out of the snapshot
+    merged: int = 0  # of the accepted, equal copies of an earlier row: the snapshot has one row for all of them
 
     @property
     def refused_share(self) -> float:
@@ -70,36 +72,44 @@ class Refused(NamedTuple):
     record: str | None
 
 
-def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> None:
+def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> dict[str, FirstFault]:
     """Write `quarantine.parquet` and `warnings.parquet` into `folder`, ordered by table, file and row.
 
     The first has one line for each refused row (table, file, row, key, rule, reason, record): a row that broke several
     rules names the first in `rule` and all of them in `reason`. The second has one line for each rule that an accepted
-    or refused row was pointed at by (table, file, row, key, rule), without its text.
+    or refused row was pointed at by (table, file, row, key, rule), without its text. An equal copy is such a row.
+
+    Returns the first refused row of each table that has any.
     """
+    first: dict[str, FirstFault] = {}
     with pq.ParquetWriter(folder / QUARANTINE, _REFUSED, compression="zstd") as writer:
         for table in SOURCE_TABLES:
             for batch in _refused(connection, table, scratch):
                 writer.write_batch(batch)
+                if table not in first and batch.num_rows:
+                    (row,) = batch.slice(0, 1).to_pylist()
+                    first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"])
     pointed = " UNION ALL ".join(_pointed(table) for table in SOURCE_TABLES)
     connection.execute(
         f'COPY (SELECT "table", file, row, key, rule FROM ({pointed}) ORDER BY place, number, id) '
         f"TO {quoted(folder / WARNINGS)} (FORMAT parquet, COMPRESSION zstd)"
     )
+    return first
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Tally:
     """Count the rows of one table, each side on its own, and see that they add up."""
     table = contract.table
     read = one_number(connection, f"SELECT count(*) FROM {table}_staged")
-    accepted = one_number(connection, f"SELECT count(*) FROM {table}_accepted")
-    quarantined = one_number(
-        connection,
-        f"SELECT count(DISTINCT row) FROM failed WHERE rows_of = '{table}' AND severity = 'error'",
-    )
-    assert read == accepted + quarantined, (table, read, accepted, quarantined)
+    refused = f"SELECT DISTINCT row FROM failed WHERE rows_of = '{table}' AND severity = 'error'"
+    copies = f"SELECT DISTINCT row FROM failed WHERE rows_of = '{table}' AND severity = '{MERGE}'"
+    distinct = one_number(connection, f"SELECT count(*) FROM {table}_accepted")
+    quarantined = one_number(connection, f"SELECT count(*) FROM ({refused})")
+    merged = one_number(connection, f"SELECT count(*) FROM ({copies} EXCEPT {refused})")
+    assert read == distinct + merged + quarantined, (table, read, distinct, merged, quarantined)
     zeros = "SELECT count(*) FROM qrels_accepted WHERE relevance <= 0"
-    return Tally(table, read, accepted, quarantined, one_number(connection, zeros) if table == "qrels" else 0)
+    not_relevant = one_number(connection, zeros) if table == "qrels" else 0
+    return Tally(table, read, distinct + merged, quarantined, not_relevant, merged)
 
 
 def with_offenders(connection: duckdb.DuckDBPyConnection, rules: list[RuleCount]) -> list[RuleCount]:
@@ -209,7 +219,7 @@ def _pointed(table: str) -> str:
         SELECT '{table}' AS "table", s.file, s.line AS row, {_key(table)} AS key, r.name AS rule, r.id,
                {SOURCE_TABLES.index(table)} AS place, s.row AS number
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
-        WHERE f.rows_of = '{table}' AND f.severity = 'warn'"""
+        WHERE f.rows_of = '{table}' AND f.severity <> 'error'"""
 
 
 def _key(table: str) -> str:

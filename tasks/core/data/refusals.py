@@ -6,29 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.data.ingest import REFUSED, last_ingest
 from tasks.core.data.quarantine import QUARANTINE, VALIDATION, refused_by_rule
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import Damaged, NightshiftError
 
 SAMPLES = 3
 
 
 def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
-    """Rows in, accepted and quarantined per table, and the rules that refused some, with their first `samples` rows.
+    """Count the rows of each table (read, accepted, of these merged, quarantined) and list the rules that refused some.
+
+    Each rule comes with its first `samples` rows.
 
     The newest is the ingest that was used last, or the one of a night that its data stopped since then. A row that
-    broke several rules is listed under the first. Raises NightshiftError when nothing was ever ingested.
+    broke several rules is listed under the first. Raises NightshiftError when nothing was ever ingested, Damaged when
+    the files of the newest cannot be read.
     """
     folder = _newest(home)
-    tables = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))["tables"]
-    refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "row"])
-    rows = refused_by_rule(folder, samples)
+    try:
+        tables = json.loads((folder / VALIDATION).read_bytes())["tables"]
+        refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "row"])
+        rows = refused_by_rule(folder, samples)
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        raise Damaged(
+            f"{folder}: cannot be read ({error}). Remove it and read the source again: nightshift run --dry-run"
+        ) from error
     counts = refused.group_by(["table", "rule"], use_threads=False).aggregate([("row", "count")]).to_pylist()
     return {
         "in": {name: one["read"] for name, one in tables.items()},
         "accepted": {name: one["accepted"] for name, one in tables.items()},
+        "merged": {name: one.get("merged", 0) for name, one in tables.items()},  # of the accepted
         "quarantined": {name: one["quarantined"] for name, one in tables.items()},
         "rules": [
             {

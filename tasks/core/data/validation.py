@@ -97,7 +97,7 @@ def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) ->
 
 
 def _passed(contract: Contract, rows: str) -> str:
-    refused = f"SELECT row FROM failed WHERE rows_of = '{contract.rows_of}' AND severity = 'error'"
+    refused = f"SELECT row FROM failed WHERE rows_of = '{contract.rows_of}' AND severity <> 'warn'"
     return f"{contract.table}_{rows} ANTI JOIN ({refused}) USING (row)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,12 @@ from tasks.core.drift.settings import DriftSettings
 from tasks.core.drift.statistics import Known, asked, build_reference, measure, recall_of
 from tasks.core.drift.words import hashed, unseen_share, vocabulary
 from tasks.core.drift.words import known as are_known
-from tasks.core.files import load
+from tasks.core.embedding.settings import EmbeddingSettings
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.files import held, load
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+
+log = logging.getLogger("nightshift.drift")
 
 BATCH = 8192  # queries read at once
 
@@ -25,8 +30,11 @@ BATCH = 8192  # queries read at once
 class Served:
     """What serves: encoder, embeddings and reference of the serving release, opened when they are needed."""
 
-    def __init__(self, home: Path, release: Release, snapshot: Snapshot) -> None:
+    def __init__(
+        self, home: Path, release: Release, snapshot: Snapshot, embedding: EmbeddingSettings | None = None
+    ) -> None:
         self.home, self.release, self.snapshot = home, release, snapshot
+        self._embedding = embedding or EmbeddingSettings()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -35,8 +43,13 @@ class Served:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Its passages' vectors."""
-        return load(self.home, Embeddings, self.release.embeddings)
+        """Its passages' vectors, embedded again where they are lost."""
+        found = held(self.home, Embeddings, self.release.embeddings)
+        if found is not None:
+            return found
+        log.warning("embeddings of release %s are lost: embedding its passages again", self.release.release)
+        rules = self._embedding
+        return gather_shards(self.home, self.encoder, self.snapshot, rules.shards, vectors=rules.vectors)
 
     @cached_property
     def known(self) -> Known:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import logging
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from tasks.core.drift.decide import LogPlace
-from tasks.core.errors import BadInput
+from tasks.core.errors import BadInput, describe
+from tasks.core.plain_text import check_text
+from tasks.core.side_files import parse_object
 
 log = logging.getLogger("nightshift.drift")
+
+BLOCK = 2**20  # bytes read at once to count lines
 
 
 @dataclass
@@ -21,40 +26,48 @@ class Reading:
     """The queries after a place, and the place after them once all were taken."""
 
     place: LogPlace
-    skipped: int = 0  # lines that are no query
+    refused: Counter[str] = field(default_factory=Counter)  # reason -> lines that are no query
+
+    @property
+    def skipped(self) -> int:
+        """The number of lines that are no query."""
+        return self.refused.total()
 
     def texts(self) -> Iterator[str]:
-        """Each query in turn. Only whole lines are read: what is being appended comes the next time.
+        """Yield each query. Only whole lines are read; a line that is still being written waits for the next reading.
 
-        A line that is no JSON object with a text under `query` is skipped; how many, and where the first stands, is
-        logged. One service that writes nonsense should not keep drift from being seen. Raises BadInput when the log
-        is not there.
+        A line that is no JSON object with a text under `query` is skipped, whatever is wrong with it; file, line,
+        reasons and counts are logged. A service that writes nonsense must not keep drift from being seen.
+
+        Raises BadInput when the log is missing or cannot be read.
         """
         path = Path(self.place.path)
         try:
             file = path.open("rb")
         except FileNotFoundError as error:
             raise BadInput(f"[drift] queries = {path}: not found. Let the search service append to it.") from error
+        except OSError as error:
+            raise BadInput(f"[drift] queries = {describe(error)}") from error
         with file:
             self.place = self._begun(file)
             file.seek(self.place.offset)
-            end = first_bad = self.place.offset
+            end, first_refused = self.place.offset, 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                text = _query(line)
-                if text:
-                    yield text
-                elif line.strip():
-                    first_bad = end if not self.skipped else first_bad
-                    self.skipped += 1
+                try:
+                    yield from _queries(line.removeprefix(codecs.BOM_UTF8) if end == 0 else line)
+                except ValueError as error:
+                    first_refused = first_refused if self.refused else end
+                    self.refused[str(error).partition(":")[0]] += 1
                 end += len(line)
             self.place = self.place.model_copy(update={"offset": end})
-        if self.skipped:
-            log.warning(
-                '%s: %d lines are not {"query": text} and were skipped; the first begins at byte %d',
-                path, self.skipped, first_bad,
-            )  # fmt: skip
+            if self.refused:
+                reasons = "; ".join(f"{count} × {reason}" for reason, count in self.refused.most_common(3))
+                log.warning(
+                    '%s: skipped %d lines that are not {"query": text}, the first is line %d: %s',
+                    path, self.skipped, _line_number(file, first_refused), reasons,
+                )  # fmt: skip
 
     def _begun(self, file: BinaryIO) -> LogPlace:
         """Where to begin: at the start of a file that is shorter than before or another one (it was rotated)."""
@@ -67,11 +80,30 @@ class Reading:
         return self.place.model_copy(update={"head": head})
 
 
-def _query(line: bytes) -> str:
-    """The text of a line, without spaces around it; empty: it has none."""
+def _queries(line: bytes) -> Iterator[str]:
+    """Yield the query in a line without white space around it; none in an empty line.
+
+    Raises ValueError with the reason why a line is no query.
+    """
     try:
-        row = json.loads(line)
-    except ValueError:
-        return ""
-    text = row.get("query") if isinstance(row, dict) else None
-    return text.strip() if isinstance(text, str) else ""
+        whole = line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    if not whole.strip():
+        return
+    text = parse_object(whole).get("query")
+    if not isinstance(text, str):
+        raise ValueError("no text under query")
+    if not text.strip():
+        raise ValueError("an empty query")
+    yield check_text(text.strip())
+
+
+def _line_number(file: BinaryIO, offset: int) -> int:
+    """The number, from 1, of the line that begins at byte `offset`."""
+    file.seek(0)
+    lines = 0
+    while offset > 0 and (block := file.read(min(BLOCK, offset))):
+        lines += block.count(b"\n")
+        offset -= len(block)
+    return lines + 1

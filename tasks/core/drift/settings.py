@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, model_validator
 
 from tasks.core.section import Section
+from tasks.core.setting_paths import OptionalPath
 
 
 class DriftSettings(Section):
@@ -14,7 +13,7 @@ class DriftSettings(Section):
 
     retrain_pairs: float = Field(0.02, ge=0, description="share of new training pairs that is worth a retrain")
     retrain_passages: float = Field(0.2, ge=0, description="share of new and changed passages that is worth a retrain")
-    queries: Path | None = Field(
+    queries: OptionalPath = Field(
         None,
         description='a log of queries that is only appended to, JSON lines {"query": …}; watched beside the source',
     )

@@ -10,12 +10,18 @@ from tasks.core.drift.decide import recall_threshold
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Changes, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served
 from tasks.core.drift.settings import DriftSettings
-from tasks.core.receipts import Snapshot
+from tasks.core.receipts import Release, Snapshot
 
 
 def first(snapshot: Snapshot) -> Drift:
     """The verdict when nothing serves."""
     return Drift(verdict=Work.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
+
+
+def incomparable(serving: Release, snapshot: Snapshot) -> Drift:
+    """The verdict when the serving release's snapshot is lost: what changed is unknown, so the whole work is done."""
+    cause = f"snapshot {serving.snapshot} of release {serving.release} is lost, so nothing can be compared with it"
+    return Drift(verdict=Work.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
 NEW_PAIRS = "new_training_pairs"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tasks.core.checksums import read_record, set_aside, write_record
 from tasks.core.data.snapshot import load_snapshot
 from tasks.core.drift.decide import (
     VERSION,
@@ -35,9 +36,18 @@ from tasks.core.drift.findings import LISTED, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries, unknown, unseen_terms
 from tasks.core.drift.querylog import Reading, log
 from tasks.core.drift.sample import Sample
-from tasks.core.drift.verdict import compared, concluded, explained, first, query_signals, told, unknown_words
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import exclusive, write_json, write_text
+from tasks.core.drift.verdict import (
+    compared,
+    concluded,
+    explained,
+    first,
+    incomparable,
+    query_signals,
+    told,
+    unknown_words,
+)
+from tasks.core.errors import Damaged, Mismatch, NightshiftError
+from tasks.core.files import exclusive, held, write_text
 from tasks.core.receipts import Release, Snapshot
 from tasks.core.settings import Settings
 
@@ -45,6 +55,7 @@ UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # below home
 SHOWN = 30  # windows in a verdict
 LABELS_CAME = "drift of queries: labels came that a check had asked for"
 NONE = np.zeros(0, np.uint64)
+FORGOTTEN = "baseline, confirmation, cooldown, and budget then start again"
 
 
 def watch(
@@ -63,13 +74,17 @@ def watch(
     A window is judged when `[drift] min_queries` new queries have come and `window_hours` have gone by since the last
     one; until then they go on accumulating. `now` is an aware time.
 
-    Raises Mismatch when the state is damaged, BadInput when the query log is not there.
+    Raises Mismatch when the state is of another version, BadInput when the query log is not there.
     """
     if serving is None:
         return first(snapshot)
+    before = held(settings.home, Snapshot, serving.snapshot)
+    if before is None:
+        return incomparable(serving, snapshot)
+    served = Served(settings.home, serving, before, settings.embedding)
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
-        check = Check(settings, serving, snapshot, read_state(file), now)
+        check = Check(settings, served, snapshot, read_state(file), now)
         drift = check.verdict(recipe)
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
@@ -77,7 +92,7 @@ def watch(
         if remember and check.unfamiliar:
             write_text(unfamiliar, "".join(map(_line, check.unfamiliar)))
         if remember and check.state != check.before:
-            write_json(file, check.state.model_dump(mode="json"))
+            write_record(file, check.state.model_dump(mode="json"))
     return with_unfamiliar(settings.home, drift)
 
 
@@ -102,34 +117,31 @@ def state_file(home: Path) -> Path:
 
 
 def read_state(file: Path) -> State:
-    """The state in `file`; an empty one when there is none.
+    """The state in `file`; an empty one when there is none, or when it is damaged and now set aside.
 
-    Raises Mismatch when it cannot be read as one.
+    Raises Mismatch when it is of another version.
     """
     try:
-        state = State.model_validate_json(file.read_text(encoding="utf-8"))
+        fields = read_record(file)
+        if fields.get("version", VERSION) != VERSION:
+            raise Mismatch(
+                f"{file}: of version {fields['version']}, not {VERSION}. Restore it from a backup, or move it away: "
+                f"{FORGOTTEN}."
+            )
+        return State.model_validate(fields)
     except FileNotFoundError:
         return State()
-    except (ValidationError, ValueError) as error:
-        raise _unusable(file, "not a state of drift") from error
-    if state.version != VERSION:
-        raise _unusable(file, f"of version {state.version}, not {VERSION}")
-    return state
-
-
-def _unusable(file: Path, why: str) -> Mismatch:
-    return Mismatch(
-        f"{file}: {why}. Restore it from a backup, or move it away: baseline, confirmation, cooldown and budget "
-        "begin anew then."
-    )
+    except (Damaged, ValidationError) as error:
+        set_aside(file, f"{file}: damaged ({' '.join(str(error).split())}); {FORGOTTEN}")
+        return State()
 
 
 class Check:
     """One look at the queries."""
 
-    def __init__(self, settings: Settings, serving: Release, snapshot: Snapshot, state: State, now: datetime) -> None:
+    def __init__(self, settings: Settings, served: Served, snapshot: Snapshot, state: State, now: datetime) -> None:
         self.settings, self.dials, self.snapshot, self.now = settings, settings.drift, snapshot, now
-        self.served = Served(settings.home, serving, load_snapshot(settings.home, serving.snapshot))
+        self.served = served
         self.before = state
         self.state = under(state, self.served.known.receipt.digest)
         self.fresh: dict[str, int] = {}
@@ -196,7 +208,9 @@ class Check:
     def _place(self, path: Path) -> LogPlace:
         """How far this log was judged; its start when it is another one than before."""
         place = self.state.log
-        return place if place is not None and place.path == str(path) else LogPlace(path=str(path))
+        if place is not None and Path(place.path).absolute() == path.absolute():
+            return place
+        return LogPlace(path=str(path))
 
     def _counted(self, name: str, texts: Iterator[str]) -> Iterator[str]:
         self.fresh[name] = 0

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.embedding.textindex import index_of
-from tasks.core.files import finished, newest_first
+from tasks.core.files import newest_first, read_verified
 from tasks.core.receipts import Embeddings, TextIndex
 
 
 @dataclass(frozen=True)
 class Source:
-    """Finished embeddings and the index of the texts they belong to: row for row the same."""
+    """Finished embeddings, whose files are not verified yet, and the index of their texts: row for row the same."""
 
     embeddings: Embeddings
     index: TextIndex
@@ -27,5 +27,5 @@ def sources(home: Path, fingerprint: str, vectors: str) -> list[Source]:
 
 
 def source_named(home: Path, digest: str) -> Embeddings | None:
-    """The finished embeddings of this digest; None when they were removed."""
-    return finished(home / Embeddings.shelf / digest, Embeddings)
+    """The finished embeddings of this digest; None when they were removed or are damaged."""
+    return read_verified(home / Embeddings.shelf / digest, Embeddings)

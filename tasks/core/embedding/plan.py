@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan_of(work: Work, index: TextIndex) -> Plan:
-    """The plan of an earlier try, or a new one when there is none or what it builds on was removed."""
+    """The plan of an earlier try, or a new one when there is none, or what it builds on was removed or damaged."""
     plan = _read(work)
     if plan is None:
         shutil.rmtree(work.scratch, ignore_errors=True)  # parts of another plan are of no use
@@ -61,32 +61,37 @@ def plan_of(work: Work, index: TextIndex) -> Plan:
 def _read(work: Work) -> Plan | None:
     try:
         digests = json.loads((work.scratch / DONE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        source, row = np.fromfile(work.scratch / SOURCE, "<i4"), np.fromfile(work.scratch / ROW, "<i8")
+    except (FileNotFoundError, ValueError):
         return None
     earlier = [source_named(work.home, digest) for digest in digests]
     there = tuple(one for one in earlier if one is not None)
-    if len(there) < len(earlier):
+    if len(there) < len(earlier) or not len(source) == len(row) == work.end - work.start:
         return None
-    source, row = np.fromfile(work.scratch / SOURCE, "<i4"), np.fromfile(work.scratch / ROW, "<i8")
     return Plan(source, row, there)
 
 
 def _make(work: Work, index: TextIndex) -> None:
     earlier = sources(work.home, work.encoder.passage_fingerprint, work.vectors)
+    used: list[str] = []  # digests of the sources that have a vector for this shard; only their bytes are verified
     with (work.scratch / SOURCE).open("wb") as source_file, (work.scratch / ROW).open("wb") as row_file:
         for start in range(work.start, work.end, CHUNK_ROWS):
             end = min(start + CHUNK_ROWS, work.end)
             hashes, row = hashes_between(index, start, end), first_between(index, start, end)
             source = np.where(row == np.arange(start, end), ENCODE, REPEAT)
             missing = np.arange(len(row))
-            for place, one in enumerate(earlier):
+            for one in earlier:
                 if len(missing) == 0:
                     break
                 at = find(one.index, hashes[missing])
                 found = at >= 0
-                source[missing[found]], row[missing[found]] = place, at[found]
+                digest = one.embeddings.digest
+                if not found.any() or source_named(work.home, digest) is None:
+                    continue
+                used += [] if digest in used else [digest]
+                source[missing[found]], row[missing[found]] = used.index(digest), at[found]
                 missing = missing[~found]
             source_file.write(source.astype("<i4").tobytes())
             row_file.write(row.astype("<i8").tobytes())
     sync_files(work.scratch)
-    write_json(work.scratch / DONE, [one.embeddings.digest for one in earlier])
+    write_json(work.scratch / DONE, used)

@@ -1,8 +1,8 @@
 """The numeric path of an encoder: the fastest that this machine has and that is faithful to fp32.
 
 A path is measured with this night's weights on texts of this snapshot: dev queries and a pool of passages with their
-answers in it, where the snapshot has dev queries, else passages alone. It must keep a cosine to fp32, and nDCG@10 on
-that pool must not change by more than the settings say.
+answers in it, where the snapshot has dev queries, else passages alone. It must keep a cosine to fp32, and must not lose
+more nDCG@10 on that pool than the settings allow. A loss counts when it is more than chance; a gain always passes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from tasks.core.embedding.backends import graph
 from tasks.core.embedding.machine import lack, paths_here
 from tasks.core.embedding.settings import INT8, EmbeddingSettings, Precision
 from tasks.core.errors import NightshiftError
+from tasks.core.evaluation.significance import interval
 from tasks.core.files import write_json
 from tasks.core.receipts import Snapshot
+from tasks.core.settings import GateSettings
 from tasks.core.training.encoder import SPEC, DualEncoder, places, read_spec
 from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.tower import TokenIds
@@ -35,6 +37,7 @@ DEV = TrainingSettings(dev_queries=500, dev_passages=500)  # what nDCG@10 is mea
 SAMPLE = 64  # passages, where there are no dev queries: enough to meet the texts that lose most
 CALIBRATION = 64  # texts; 100 gave int8 vectors no nearer to fp32
 TAIL = 0.05
+FEW_QUERIES = 50  # below it a handful of ranks moves nDCG@10 by more than any bound, and the cosine decides alone
 
 
 class Choice(NamedTuple):
@@ -43,6 +46,14 @@ class Choice(NamedTuple):
     precision: Precision
     fidelity: float = 1.0  # lowest cosine to fp32; for int8 the cosine that 95 % of the texts keep
     ndcg_change: float | None = None  # nDCG@10 less that of fp32; None: not measured
+    ndcg_interval: tuple[float, float] = (0.0, 0.0)  # each end one-sided, at 95 %
+    queries: int = 0  # that it was measured on
+
+    def loses(self, most: float) -> bool:
+        """Whether nDCG@10 falls by more than `most`, and by more than chance."""
+        if self.ndcg_change is None or self.queries < FEW_QUERIES:
+            return False
+        return self.ndcg_change < -most and self.ndcg_interval[1] < 0
 
 
 def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettings, kept: Path | None = None) -> Choice:
@@ -65,7 +76,7 @@ def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettin
             raise NightshiftError(f'[embedding] precision = "{path}": {what}')
     candidates = [path for path in paths_tried(settings) if path != "fp32"]
     if candidates:
-        log.info("trying the numeric paths %s against fp32", ", ".join(candidates))
+        log.info("comparing the numeric paths %s with fp32", ", ".join(candidates))
     exact = _Exact.of(folder, snapshot) if candidates else None
     calibrated = False
     for path in candidates:
@@ -128,10 +139,10 @@ class _Exact:
         path = encoder.spec.precision
         # Rounding to 8 bits clips the few largest activations: the one worst text says little of the others.
         fidelity = float(np.quantile(cosines, TAIL) if path in INT8 else cosines.min())
-        change = (
-            None if self.yard is None else self.yard.ndcg_of(asked, pool) - self.yard.ndcg_of(self.asked, self.pool)
-        )
-        return Choice(path, fidelity, change)
+        if self.yard is None:
+            return Choice(path, fidelity)
+        changes = self.yard.ndcg_of(asked, pool) - self.yard.ndcg_of(self.asked, self.pool)
+        return Choice(path, fidelity, float(changes.mean()), interval(changes, GateSettings()), len(changes))
 
 
 def _is_taken(choice: Choice, settings: EmbeddingSettings) -> bool:
@@ -139,9 +150,14 @@ def _is_taken(choice: Choice, settings: EmbeddingSettings) -> bool:
     int8 = choice.precision in INT8
     cosine = settings.int8_min_cosine if int8 else settings.min_cosine
     change = settings.int8_max_ndcg_change if int8 else settings.max_ndcg_change
-    faithful = choice.fidelity >= cosine and abs(choice.ndcg_change or 0.0) <= change
-    measured = "not measured" if choice.ndcg_change is None else f"{choice.ndcg_change:+.4f}"
-    figures = f"cosine to fp32 {choice.fidelity:.5f} (bound {cosine}), nDCG@10 {measured} (bound {change})"
+    faithful = choice.fidelity >= cosine and not choice.loses(change)
+    measured = "not measured"
+    if choice.ndcg_change is not None:
+        low, high = choice.ndcg_interval
+        measured = f"{choice.ndcg_change:+.4f} ({low:+.4f} to {high:+.4f}) on {choice.queries} dev queries"
+        if choice.queries < FEW_QUERIES:
+            measured += ", too few to decide"
+    figures = f"cosine to fp32 {choice.fidelity:.5f} (bound {cosine}), nDCG@10 {measured} (bound {-change})"
     if faithful:
         log.info("numeric path %s: %s", choice.precision, figures)
     elif settings.precision == choice.precision:

@@ -28,7 +28,10 @@ class EmbeddingSettings(Section):
     )
     min_cosine: float = Field(0.999, gt=0, le=1, description="lowest cosine to fp32 that a path in fp32 or bf16 keeps")
     max_ndcg_change: float = Field(
-        0.002, ge=0, description="change of nDCG@10 on dev queries that a path in fp32 or bf16 may bring"
+        0.002,
+        ge=0,
+        description="nDCG@10 on dev queries that a path in fp32 or bf16 may lose; a gain, a loss within chance, and "
+        "fewer than 50 dev queries leave the choice to the cosine",
     )
     int8_min_cosine: float = Field(
         0.98, gt=0, le=1, description="cosine to fp32 that 95 % of the texts keep under an int8 path"

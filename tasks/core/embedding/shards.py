@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.checksums import check_digest, digest_once
 from tasks.core.embedding.ahead import Behind, ahead
 from tasks.core.embedding.assemble import assemble, others_needed
 from tasks.core.embedding.plan import Plan, plan_of
 from tasks.core.embedding.progress import Meter, Watch
-from tasks.core.embedding.stored import shard_name, verify
+from tasks.core.embedding.stored import shard_name
 from tasks.core.embedding.textindex import build_index
 from tasks.core.embedding.tokens import TokenCache
 from tasks.core.embedding.work import Work
 from tasks.core.errors import Mismatch
-from tasks.core.files import exclusive, file_digest, look_up, produce, write_json
+from tasks.core.files import exclusive, look_up, produce, write_json
 from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Snapshot, TextIndex
 from tasks.core.training.encoder import load_encoder
@@ -80,7 +81,8 @@ def gather_shards(
     """Seal the finished shards as one artifact; shards that are missing are embedded first.
 
     Raises:
-        Mismatch: a shard's file is not the one that its manifest names, or rows are missing.
+        Mismatch: rows are missing.
+        Damaged: a shard's file is not the one that its manifest names.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -123,7 +125,7 @@ def _make(work: Work, watch: Watch | None) -> dict[str, Any] | None:
         "shard %d of %d: %s passages, %s encoded, %s vectors reused", work.rank + 1, work.world_size,
         *(f"{number:,}" for number in (work.end - work.start, counts["embedded"], counts["avoided"])),
     )  # fmt: skip
-    return {"rows": work.end - work.start, **counts, "content": content, "digest": file_digest(work.file)}
+    return {"rows": work.end - work.start, **counts, "content": content, "digest": digest_once(work.file)}
 
 
 def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None) -> list[Path]:
@@ -131,7 +133,7 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
     rows = plan.encode
     windows = [rows[low : low + WINDOW] for low in range(0, len(rows), WINDOW)]
     parts = [work.scratch / f"window-{number:06d}" for number in range(len(windows))]
-    todo = [number for number, part in enumerate(parts) if not part.exists()]
+    todo = [number for number, part in enumerate(parts) if not _whole(part, len(windows[number]), work)]
     if not windows:
         return parts
     model = load_encoder(work.encoder.path)
@@ -150,6 +152,12 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
             meter.add(len(ids), sum(map(len, ids)))
     counts["tokens"] = sum(int(tokens.lengths(window).sum()) for window in windows)
     return parts
+
+
+def _whole(part: Path, rows: int, work: Work) -> bool:
+    """Whether an earlier try left the vectors of a window, all of them."""
+    size = rows * work.encoder.dimension * np.dtype(work.vectors).itemsize
+    return part.exists() and part.stat().st_size == size
 
 
 def _finite(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
@@ -178,7 +186,7 @@ def _tokens(home: Path, encoder: Encoder, snapshot: Snapshot) -> TokenCache:
 def _checked(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
     name = shard_name(rank, world_size)
     facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    verify(folder / name, facts["digest"])
+    check_digest(folder / name, facts["digest"])
     return facts
 
 

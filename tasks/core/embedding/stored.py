@@ -10,11 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.errors import Mismatch
-from tasks.core.files import file_digest
+from tasks.core.checksums import check_digest
+from tasks.core.errors import Damaged, Mismatch
 from tasks.core.receipts import Embeddings
-
-_digests: dict[tuple[int, int, int, int], str] = {}  # device, inode, size, time of change: a rename keeps them
 
 
 def shard_name(rank: int, world_size: int) -> str:
@@ -30,24 +28,17 @@ def rows_before(rows: int, rank: int, world_size: int) -> int:
 def shard_files(embeddings: Embeddings) -> list[Path]:
     """The shards in snapshot order. Each file's bytes are checked when this process first opens it.
 
-    Raises Mismatch when a shard is missing or is not the file that the receipt names.
+    Raises Mismatch when a shard is missing, Damaged when it is not the file that the receipt names.
     """
     files = sorted(embeddings.path.glob("shard-*-of-*.parquet"))
     if len(files) != embeddings.shards:
         raise Mismatch(f"{embeddings.path}: {len(files)} shards, the receipt says {embeddings.shards}; embed again")
     for file, digest in zip(files, embeddings.digests, strict=False):
-        verify(file, digest)
+        try:
+            check_digest(file, digest)
+        except Damaged as error:
+            raise Damaged(f"{error}. Run a night: it sets the embeddings aside and embeds again.") from error
     return files
-
-
-def verify(file: Path, digest: str) -> None:
-    """Raises Mismatch when the SHA-256 of a file is not `digest`; a file is read for it once in a process."""
-    facts = file.stat()
-    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-    if key not in _digests:
-        _digests[key] = file_digest(file)
-    if _digests[key] != digest:
-        raise Mismatch(f"{file}: not the bytes that its manifest names; remove its folder and run again")
 
 
 def vectors_at(files: Sequence[Path], rows: np.ndarray, dimension: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

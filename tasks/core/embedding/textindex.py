@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tasks.core.embedding.slices import passages_between
 from tasks.core.errors import Mismatch
-from tasks.core.files import finished, look_up, produce
+from tasks.core.files import look_up, produce, read_verified
 from tasks.core.receipts import Snapshot, TextIndex
 
 HASHES, SORTED, ROWS, FIRST = "hashes.s16", "sorted.s16", "rows.i64", "first.i64"
@@ -49,7 +49,7 @@ def index_of(home: Path, snapshot: str) -> TextIndex | None:
     """The index of the snapshot of this digest; None when neither it nor the snapshot is there any more."""
     if (found := look_up(home, TextIndex, _key(snapshot))) is not None:
         return found
-    receipt = finished(home / Snapshot.shelf / snapshot, Snapshot)
+    receipt = read_verified(home / Snapshot.shelf / snapshot, Snapshot)
     return None if receipt is None else build_index(home, receipt)
 
 

@@ -24,7 +24,15 @@ from tasks.core.data.text import full_text
 from tasks.core.embedding.slices import passages_between
 from tasks.core.embedding.textindex import find, first_between, hashes_between, index_of
 from tasks.core.embedding.tokenizer import number_kind, tokenizer_key
-from tasks.core.files import MANIFEST, artifact_digest, exclusive, newest_first, produce, unfinished, write_json
+from tasks.core.files import (
+    artifact_digest,
+    exclusive,
+    newest_first,
+    produce,
+    read_verified,
+    unfinished,
+    write_json,
+)
 from tasks.core.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.training.tower import Tower
 
@@ -87,7 +95,8 @@ def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens 
     """What is finished under this tokenizer: of this snapshot, or else the newest of another; None: nothing."""
     found = [one for one in newest_first(home, Tokens) if one.tokenizer == tokenizer]
     for tokens in sorted(found, key=lambda one: one.snapshot != snapshot.digest):
-        if (index := index_of(home, tokens.snapshot)) is not None:
+        index = index_of(home, tokens.snapshot)
+        if index is not None and read_verified(tokens.path, Tokens) is not None:
             return KnownTokens(tokens, index)
     return None
 
@@ -99,6 +108,7 @@ class TokenCache:
         self._home, self._tower, self._snapshot, self._index = home, tower, snapshot, index
         self.tokenizer, self._kind = tokenizer_key(tower), number_kind(tower)
         self._earlier = known_tokens(home, self.tokenizer, snapshot)
+        self._sealed = False  # verified once; a process does not compare the files again at every read
 
     def take(self, rows: np.ndarray) -> list[np.ndarray]:
         """The token ids int32 of each of `rows` int64 (n,), the first of their text."""
@@ -132,7 +142,8 @@ class TokenCache:
     def _reader(self, rows: np.ndarray) -> TokenReader:
         digest = artifact_digest(Tokens, _key(self.tokenizer, self._snapshot))
         folder = self._home / Tokens.shelf / digest
-        if not (folder / MANIFEST).exists():
+        self._sealed = self._sealed or read_verified(folder, Tokens) is not None
+        if not self._sealed:
             folder = unfinished(self._home, Tokens, digest)
             folder.mkdir(parents=True, exist_ok=True)
             for block in np.unique(rows // BLOCK_ROWS).tolist():
@@ -141,13 +152,25 @@ class TokenCache:
 
     def _made(self, folder: Path, block: int) -> dict[str, Any]:
         """The counts of a block, which is made now unless it is there."""
-        done = folder / f"{block:05d}.json"
-        if not done.exists():
+        facts = self._facts(folder, block)
+        if facts is None:
             with exclusive(folder / f".{block:05d}.lock"):
-                if not done.exists():
-                    write_json(done, self._make(folder, block))
-        facts: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+                facts = self._facts(folder, block)
+                if facts is None:
+                    facts = self._make(folder, block)
+                    write_json(folder / f"{block:05d}.json", facts)
         return facts
+
+    def _facts(self, folder: Path, block: int) -> dict[str, Any] | None:
+        """The counts of a block that is done; None for one that is not, or whose files were cut since."""
+        try:
+            facts: dict[str, Any] = json.loads((folder / f"{block:05d}.json").read_bytes())
+            ids, ends = (folder / f"{block:05d}.{name}" for name in ("ids", "ends"))
+            whole = ids.stat().st_size == facts["tokens"] * np.dtype(self._kind).itemsize
+            rows = min(BLOCK_ROWS, self._snapshot.rows - block * BLOCK_ROWS)
+            return facts if whole and ends.stat().st_size == rows * END.itemsize else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
 
     def _make(self, folder: Path, block: int) -> dict[str, int]:
         start = block * BLOCK_ROWS

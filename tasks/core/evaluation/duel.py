@@ -13,11 +13,11 @@ from tasks.core.data.snapshot import judged, load_snapshot
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.cases import Case, most_different
-from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run, read_per_query, run_of
+from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, read_per_query, run_of
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.files import MANIFEST, finished, load, newest_first
+from tasks.core.files import MANIFEST, load, newest_first, read_verified
 from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.release.names import NoSuchRelease, pick_name
@@ -128,7 +128,7 @@ def _named(settings: Settings, name: str) -> Named:
         return releases[pick_name(name, releases)]
     shelf = settings.home / Evaluation.shelf
     found = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
-    evaluation = finished(found[0], Evaluation) if len(found) == 1 else None
+    evaluation = read_verified(found[0], Evaluation) if len(found) == 1 else None
     if evaluation is None:
         known = ", ".join(releases) or "none yet"
         what = f"the beginning of {len(found)} evaluations" if found else "no release and no evaluation"
@@ -166,14 +166,14 @@ def _evaluation(settings: Settings, one: Named, snapshot: Snapshot, split: str) 
     if isinstance(one, Evaluation):
         return one
     log.info("measuring %s on the %s queries of snapshot %s", _label(one), split, snapshot.digest)
-    home, depth, rules = settings.home, settings.evaluation.depth, settings.embedding
+    home, rules, held_out = settings.home, settings.embedding, settings.evaluation.model_copy(update={"split": split})
     if one is System.BM25:
         index = build_index(home, snapshot, settings.mining)
-        run = search_bm25(home, index, judged(snapshot, split), depth, settings.mining)
-        return evaluate_run(home, one, run, snapshot, split)
+        run = search_bm25(home, index, judged(snapshot, split), held_out.searched_depth, settings.mining)
+        return evaluate_ranking(home, one, run, snapshot, held_out)
     encoder = load(home, Encoder, one.encoder) if isinstance(one, Release) else _base(settings)
     vectors = gather_shards(home, encoder, snapshot, rules.shards, vectors=rules.vectors)
-    return evaluate_encoder(home, _label(one), encoder, vectors, snapshot, split, depth)[0]
+    return evaluate_encoder(home, _label(one), encoder, vectors, snapshot, held_out)
 
 
 def _base(settings: Settings) -> Encoder:

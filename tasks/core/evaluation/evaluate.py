@@ -13,8 +13,10 @@ from tasks.core.data.snapshot import judged, qrels
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.files import load, produce
 from tasks.core.mining.dense import dense_run
+from tasks.core.mining.own_passages import leave_out_self
 from tasks.core.mining.runs import RUN_FILE
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.settings import EvaluationSettings
 from tasks.core.training.encoder import load_encoder
 
 
@@ -37,11 +39,18 @@ def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: s
 
 
 def evaluate_encoder(
-    home: Path, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
-) -> tuple[Evaluation, Run]:
-    """Rank every passage for the queries of `split` by exact search over the encoder's embeddings, and measure that."""
-    run = encoder_run(home, encoder, embeddings, snapshot, split, depth)
-    return evaluate_run(home, system, run, snapshot, split), run
+    home: Path, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, settings: EvaluationSettings
+) -> Evaluation:
+    """Rank every passage for the held-out queries by exact search over the encoder's embeddings, and measure that."""
+    run = encoder_run(home, encoder, embeddings, snapshot, settings.split, settings.searched_depth)
+    return evaluate_ranking(home, system, run, snapshot, settings)
+
+
+def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, settings: EvaluationSettings) -> Evaluation:
+    """Measure a finished run of `searched_depth` passages as the settings say."""
+    if settings.leave_out_self:
+        run = leave_out_self(home, run, settings.depth)
+    return evaluate_run(home, system, run, snapshot, settings.split)
 
 
 def encoder_run(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.core.data.snapshot import load_snapshot
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import ask, read_golden
 from tasks.core.evaluation.slices import slices_of
+from tasks.core.files import held
 from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.settings import GateSettings
 
@@ -29,6 +29,7 @@ def gather(
     settings: GateSettings,
     *,
     withdrawn: str | None = None,
+    trained: bool = False,
 ) -> Evidence:
     """Per-query measures, slices, golden queries and overlap.
 
@@ -37,16 +38,17 @@ def gather(
         figures: evaluations by system: challenger, bm25 and, where they were measured, base and serving.
         encoder, embeddings: the challenger's, over `snapshot`.
         snapshot: what all were measured on.
-        serving: the release that serves; its snapshot says which passages are new.
+        serving: the release that serves; its snapshot, unless it is lost, says which passages are new.
         settings: where the golden queries lie, and the depth at which they count as answered.
         withdrawn: the release of these very parts that a person rolled back.
+        trained: whether this night trained the challenger.
 
     Raises:
         BadInput: golden queries that cannot be read.
     """
     tables = {name: read_per_query(figure) for name, figure in figures.items()}
     challenger = figures["challenger"]
-    before = None if serving is None else load_snapshot(home, serving.snapshot)
+    before = None if serving is None else held(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
         golden = ask(read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth)
@@ -59,7 +61,15 @@ def gather(
         golden=golden,
         overlap=overlap(home, challenger, figures["serving"]) if "serving" in figures else None,
         withdrawn=withdrawn,
+        trained=trained,
+        same_as_base="base" in figures and _same_ranking(home, challenger, figures["base"]),
     )
+
+
+def _same_ranking(home: Path, one: Evaluation, other: Evaluation) -> bool:
+    columns = ["query_id", "passage_id", "rank"]
+    ours, theirs = (read_run(run_of(home, system)).select(columns) for system in (one, other))
+    return bool(ours.equals(theirs))
 
 
 def overlap(home: Path, one: Evaluation, other: Evaluation, top: int = TOP) -> float:

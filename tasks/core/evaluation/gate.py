@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare
+from tasks.core.receipts import Encoder
 from tasks.core.settings import GateSettings
 
 SHOWN_MISSES = 3  # golden queries named one by one; the rest are counted
@@ -74,6 +75,8 @@ class Evidence:
     golden: Answers | None = None
     overlap: float | None = None
     withdrawn: str | None = None  # the release of these very parts that a person rolled back
+    trained: bool = False  # tonight; a night that only refreshes has the serving encoder as its challenger
+    same_as_base: bool = False  # the base model ranks the same passages in the same order for every query
 
 
 def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
@@ -81,7 +84,8 @@ def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
 
     No worse than the serving release: the lower end of the one-sided interval of the mean paired difference is above
     −margin (a non-inferiority test); better: it is above 0. Clearly worse than BM25 or, before there is a release,
-    than the base model: the upper end is below −margin. A slice regressed: it lost more than its own margin, and the
+    than the base model: the upper end is below −margin. Equal to the base model after a training: no measure of any
+    query differs, or no ranking does. A slice regressed: it lost more than its own margin, and the
     interval, widened for the number of slices (Bonferroni), lies below 0.
     """
     rivals = {"the serving release": evidence.serving, "BM25": evidence.bm25, "the base model": evidence.base}
@@ -92,6 +96,7 @@ def decide(evidence: Evidence, settings: GateSettings) -> Verdict:
     findings = [
         *_history(evidence),
         *_enough(evidence, settings),
+        *_learned(evidence),
         *_no_worse(compared, settings),
         *_floors(evidence, compared, settings),
         *(_slices(slices, settings) if evidence.serving is not None else []),
@@ -119,6 +124,37 @@ def _enough(evidence: Evidence, settings: GateSettings) -> Iterator[Finding]:
         least = f"at least {settings.min_queries} are needed"
         remedy = f"{settings.min_queries - queries} more judged queries, or a lower [gate] min_queries"
         yield Finding(held=False, words=f"only {queries} held-out queries, {least}", remedy=remedy)
+
+
+def _learned(evidence: Evidence) -> Iterator[Finding]:
+    """A training that left every query as the base model answers it has taught nothing, and a tie is no merit.
+
+    Where the base model answers every query perfectly, equal measures are no sign of that; equal rankings are.
+    """
+    if not evidence.trained or evidence.base is None:
+        return
+    perfect = float(evidence.base[MEASURE].to_numpy().min()) == 1.0
+    if evidence.same_as_base or (not perfect and evidence.challenger.equals(evidence.base)):
+        queries = evidence.challenger.num_rows
+        yield Finding(
+            held=False,
+            words=f"training changed nothing: the base model answers all {queries} held-out queries the same",
+            remedy="a higher [training] learning_rate or more training pairs; look for unknown tokens in the log",
+        )
+
+
+def judge_training(encoder: Encoder) -> Finding | None:
+    """The reason to reject an encoder before its passages are embedded; None when its training did not fall behind."""
+    if encoder.improved:
+        return None
+    (_, start), *later = encoder.dev
+    step, best = max(later, key=lambda point: point[1])
+    words = f"training did not improve on step 0 (dev nDCG@10 {start:.4f}); best later step {best:.4f} at step {step}"
+    return Finding(
+        held=False,
+        words=words,
+        remedy="a lower [training] learning_rate, or training pairs that are more like the dev queries",
+    )
 
 
 def _no_worse(compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[Finding]:

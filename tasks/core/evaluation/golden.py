@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tasks.core.data.snapshot import passages
 from tasks.core.embedding.exact import exact_search, passage_ids
 from tasks.core.errors import BadInput
+from tasks.core.plain_text import check_text
 from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.side_files import numbered_lines, parse_object, read_side_file
 
 LOOKED_AT = 100  # ranks, to say how far down a passage stands that is not high enough
 
@@ -23,8 +24,8 @@ class Golden(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    query: str
-    passage_id: str
+    query: Annotated[str, AfterValidator(check_text)]
+    passage_id: Annotated[str, AfterValidator(check_text)]
 
 
 class Answers(NamedTuple):
@@ -38,21 +39,21 @@ def read_golden(file: Path) -> list[Golden]:
     """Read JSON lines {"query": …, "passage_id": …}.
 
     Raises:
-        BadInput: the file is not there, holds no line, or a line is not such an object.
+        BadInput: the file is missing or cannot be read, holds no line, or a line is not such an object.
     """
     if not file.is_file():
         raise BadInput(f"golden queries {file}: not found. Correct [gate] golden, or leave it out.")
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                found.append(Golden.model_validate(json.loads(line)))
-            except (json.JSONDecodeError, ValidationError) as error:
-                wanted = '{"query": "…", "passage_id": "…"}'
-                raise BadInput(f"golden queries {file}, line {number}: not an object {wanted}. Correct it.") from error
-    if not found:
+    golden = []
+    for number, line in numbered_lines(read_side_file(file, "golden queries")):
+        try:
+            golden.append(Golden.model_validate(parse_object(line)))
+        except ValueError as error:
+            reason = _reason(error) if isinstance(error, ValidationError) else str(error)
+            wanted = '{"query": "…", "passage_id": "…"}'
+            raise BadInput(f"golden queries {file}, line {number}: {reason}. Each line is {wanted}.") from error
+    if not golden:
         raise BadInput(f"golden queries {file}: no line. Add one, or leave [gate] golden out.")
-    return found
+    return golden
 
 
 def ask(golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int) -> Answers:
@@ -76,6 +77,10 @@ def ask(golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot
             where = f"is not among the first {len(ranked)}"
         missed.append(f"golden query “{one.query}”: passage {one.passage_id} {where}, at most {depth} is asked for")
     return Answers(len(golden), tuple(missed))
+
+
+def _reason(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
 
 
 def _present(snapshot: Snapshot, ids: list[str]) -> set[str]:

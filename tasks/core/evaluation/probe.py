@@ -71,9 +71,7 @@ def probe(
 
 def _measured(settings: Settings, encoder: Encoder, pool: Snapshot) -> pa.Table:
     vectors = gather_shards(settings.home, encoder, pool, 1, vectors=settings.embedding.vectors)
-    rules = settings.evaluation
-    found, _ = evaluate_encoder(settings.home, "probe", encoder, vectors, pool, rules.split, rules.depth)
-    return read_per_query(found)
+    return read_per_query(evaluate_encoder(settings.home, "probe", encoder, vectors, pool, settings.evaluation))
 
 
 def _asked(snapshot: Snapshot, split: str, most: int, seed: int) -> pa.Table:

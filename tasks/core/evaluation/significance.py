@@ -53,15 +53,18 @@ def compare(
     difference = ours[MEASURE].to_numpy() - theirs[MEASURE].to_numpy()
     if chosen is not None:
         difference = difference[chosen]
+    low, high = interval(difference, settings, confidence)
+    return Comparison(against=against, difference=float(difference.mean()), low=low, high=high, queries=len(difference))
+
+
+def interval(differences: np.ndarray, settings: GateSettings, confidence: float | None = None) -> tuple[float, float]:
+    """Ends of the bootstrap interval of the mean of paired differences, float64 (queries,); each end is one-sided.
+
+    confidence: of each end, in place of the settings'.
+    """
     sure = settings.confidence if confidence is None else confidence
-    low, high = np.quantile(_resampled_means(difference, settings), [1 - sure, sure])
-    return Comparison(
-        against=against,
-        difference=float(difference.mean()),
-        low=float(low),
-        high=float(high),
-        queries=len(difference),
-    )
+    low, high = np.quantile(_resampled_means(differences, settings), [1 - sure, sure])
+    return float(low), float(high)
 
 
 def _resampled_means(values: np.ndarray, settings: GateSettings) -> np.ndarray:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -55,17 +57,7 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
         source.mkdir()
         rows = _write_source(source, folder / IDS, snapshot)
         log.info("BM25: indexing %s passages", f"{rows:,}")
-        arguments = {
-            "-collection": "JsonCollection",
-            "-generator": "DefaultLuceneDocumentGenerator",
-            "-input": source,
-            "-index": folder / "lucene",
-            "-stemmer": mining.stemmer,
-            "-threads": mining.threads or cores(),
-            "-memoryBuffer": max(16, mining.heap_mb // 4),
-        }
-        _anserini(_INDEXER, arguments, ("-optimize",), folder / "index.log", mining)
-        _check_counts(folder / "index.log", rows)
+        _index(folder, rows, mining)
         shutil.rmtree(source)
         return {"rows": rows, "parents": (snapshot.digest,)}
 
@@ -75,6 +67,22 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
 def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
     """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
     return look_up(home, Index, _index_key(snapshot, mining))
+
+
+def try_indexing(home: Path, mining: MiningSettings) -> None:
+    """Index one passage in a temporary folder below `home`, so that Java meets the paths that a night gives it.
+
+    A home that is missing is made for it and removed again. Raises NightshiftError when Java fails.
+    """
+    missing = not home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home, prefix=".java-") as name:
+        folder = Path(name)
+        (folder / "source").mkdir()
+        (folder / "source" / "passage.jsonl").write_text('{"id": "0", "contents": "a passage"}\n')
+        _index(folder, 1, mining)
+    if missing:
+        home.rmdir()
 
 
 def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
@@ -132,6 +140,21 @@ def _write_source(source: Path, ids: Path, snapshot: Snapshot) -> int:
             writer.write_table(pa.table([batch["passage_id"]], names=["passage_id"]))
             rows += batch.num_rows
     return rows
+
+
+def _index(folder: Path, rows: int, mining: MiningSettings) -> None:
+    """Make `folder/lucene` of the `rows` passages in `folder/source`."""
+    arguments = {
+        "-collection": "JsonCollection",
+        "-generator": "DefaultLuceneDocumentGenerator",
+        "-input": folder / "source",
+        "-index": folder / "lucene",
+        "-stemmer": mining.stemmer,
+        "-threads": mining.threads or cores(),
+        "-memoryBuffer": max(16, mining.heap_mb // 4),
+    }
+    _anserini(_INDEXER, arguments, ("-optimize",), folder / "index.log", mining)
+    _check_counts(folder / "index.log", rows)
 
 
 def _check_counts(log_file: Path, rows: int) -> None:
@@ -219,5 +242,10 @@ def one_line(text: str) -> str:
 def _anserini(
     main_class: str, options: Mapping[str, object], flags: tuple[str, ...], log_file: Path, mining: MiningSettings
 ) -> None:
-    arguments = [str(part) for option in options.items() for part in option]
-    run_java(main_class, [*arguments, *flags], heap_mb=mining.heap_mb, log_file=log_file, work=log_file.parent)
+    work = log_file.parent.resolve()
+    arguments = [
+        os.path.relpath(part.resolve(), work) if isinstance(part, Path) else str(part)
+        for option in options.items()
+        for part in option
+    ]
+    run_java(main_class, [*arguments, *flags], heap_mb=mining.heap_mb, log_file=log_file, work=work)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks.core.files import finished
+from tasks.core.files import finished, read_verified
 from tasks.core.mining.round import NEGATIVES_FILE
 from tasks.core.receipts import Encoder, Negatives, Release
 
@@ -29,7 +29,7 @@ def _learned_from(home: Path, encoder: str, round_number: int) -> Negatives | No
     step = finished(home / Encoder.shelf / encoder, Encoder)
     while step is not None:
         for digest in step.parents:
-            one = finished(home / Negatives.shelf / digest, Negatives)
+            one = read_verified(home / Negatives.shelf / digest, Negatives)
             if one is not None and one.round == round_number:
                 return one
         starts = [finished(home / Encoder.shelf / digest, Encoder) for digest in step.parents]

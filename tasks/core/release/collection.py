@@ -19,6 +19,7 @@ from tasks.core.release.indexes import search_params
 from tasks.core.release.publisher import Found, Identity
 from tasks.core.release.rows import LIMIT
 from tasks.core.release.settings import MilvusSettings
+from tasks.core.release.stored import check_canaries
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -173,7 +174,10 @@ def key_of(hit: Mapping[str, Any]) -> str:
 
 
 class CollectionReader:
-    """A `Reader` over a pymilvus client, which it owns; `on_close` gives back what lies behind the client."""
+    """A `Reader` over a pymilvus client, which it owns.
+
+    `on_close` frees what the client uses; `check` verifies its files where they are ours, and raises Damaged.
+    """
 
     def __init__(
         self,
@@ -181,8 +185,9 @@ class CollectionReader:
         collection: str,
         settings: MilvusSettings,
         on_close: Callable[[], None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
-        self._client, self._settings, self._on_close = client, settings, on_close
+        self._client, self._settings, self._on_close, self._check = client, settings, on_close, check
         with readable(f"collection {collection}"):
             found = client.describe_collection(collection, timeout=TIMEOUT)
             self.identity = Identity.read(collection, found.get("properties", {}))
@@ -246,6 +251,13 @@ class CollectionReader:
             [Found(hit["entity"]["row"], key_of(hit), hit["distance"], hit["entity"]) for hit in hits]
             for hits in answers
         ]
+
+    def check(self) -> None:
+        """Verify the files, or search for a few passages where a server has them; see `Reader.check`."""
+        if self._check is not None:
+            self._check()
+        else:
+            check_canaries(self)
 
     def close(self) -> None:
         """Close the client and what lies behind it."""

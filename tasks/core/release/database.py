@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +12,10 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.errors import NightshiftError, StaleNight, describe
+from tasks.core.release.damage import set_aside
+
+log = logging.getLogger("nightshift.release")
 
 FILE = "ledger.sqlite"
 BOUND = "ledger.id"  # the file of a home whose ledger lies in PostgreSQL: what it calls this home
@@ -26,6 +31,13 @@ CREATE TABLE IF NOT EXISTS moves (
     epoch BIGINT PRIMARY KEY, release TEXT NOT NULL, at TEXT NOT NULL, why TEXT NOT NULL
 )
 """
+
+
+CONTENT = (
+    "SELECT number, digest, verified, dropped FROM generations",
+    "SELECT generation, release, record FROM releases",
+    "SELECT epoch, release, at, why FROM moves",
+)
 
 
 class Database(Protocol):
@@ -51,7 +63,10 @@ class Database(Protocol):
 class Sqlite:
     """A `Database` in a file below home. Locks on files keep out processes of this host.
 
-    Raises NightshiftError for a home whose ledger lies elsewhere, and while another process holds its write lock.
+    A damaged file is set aside, and an empty one begun: `recovery.recover` enters what collections and manifests tell.
+
+    Raises NightshiftError for a home whose ledger lies elsewhere or cannot be opened, and while another process holds
+    its write lock.
     """
 
     def __init__(self, home: Path) -> None:
@@ -61,11 +76,12 @@ class Sqlite:
                 f"To go back to SQLite on every host, remove {home / BOUND}."
             )
         self._path = home / FILE
-        self._connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        for statement in TABLES.split(";"):
-            self._connection.execute(statement)
+        try:
+            self._connection = _connected(self._path)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):  # SQLite does not name the file
+                raise NightshiftError(f"{self._path}: {describe(error)}") from error
+            self._connection = _replaced(home)
         self._inode = self._path.stat().st_ino
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -107,6 +123,53 @@ class Sqlite:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection to a file whose pages, tables and records are whole; raises sqlite3.DatabaseError otherwise."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        for statement in TABLES.split(";"):
+            connection.execute(statement)
+        _check_content(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_content(connection: sqlite3.Connection) -> None:
+    """Read everything: a ledger has one row for each release, generation and move."""
+    ((fault,),) = connection.execute("PRAGMA quick_check(1)")
+    if fault != "ok":
+        raise sqlite3.DatabaseError(fault)
+    _, releases, _ = (connection.execute(statement).fetchall() for statement in CONTENT)
+    for _, release, record in releases:
+        try:
+            json.loads(record)
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"the record of release {release} is not JSON") from error
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file's content is at fault, rather than a lock, the disk, or permissions."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _replaced(home: Path) -> sqlite3.Connection:
+    """Set a damaged ledger aside and begin an empty one, unless another process has just done so."""
+    path = home / FILE
+    with FileLock(lock_of(home, "ledger")):
+        try:
+            return _connected(path)
+        except sqlite3.DatabaseError as error:
+            for file in (path, *(path.with_name(f"{FILE}-{kind}") for kind in ("wal", "shm"))):
+                set_aside(file, f"{file}: the ledger is damaged ({error})")
+            log.warning("%s: made again from collections and release manifests", path)
+            return _connected(path)
 
 
 def lock_of(home: Path, name: str) -> Path:

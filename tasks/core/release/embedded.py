@@ -1,7 +1,8 @@
 """Releases in milvus-lite: a directory of its own for each generation, and a pointer file replaced atomically.
 
 A builder writes only into its own new directory; readers open private hard-link clones. So nobody waits for a lock,
-a crash can hurt only a directory that no pointer names, and published bytes are never written again.
+a crash can hurt only a directory that no pointer names, and published bytes are never written again. Checksums of all
+files are written last, and compared whenever a directory is opened.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,21 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tasks.core.errors import Mismatch, NightshiftError
+from tasks.core.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.files import sync_files, sync_folder, write_json
 from tasks.core.release.collection import METRIC, CollectionReader, connect, create, fill, index_and_load, readable
+from tasks.core.release.damage import (
+    NEXT,
+    Checksums,
+    check_files,
+    compute_checksums,
+    read_checksums,
+    set_aside,
+    write_checksums,
+)
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.settings import MilvusSettings
+from tasks.core.release.stored import verify_contents
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -39,7 +51,8 @@ class EmbeddedMilvus:
     """The `Publisher` for one machine: `home/milvus/<collection>.db`, `home/serving.json`, `home/readers/`."""
 
     def __init__(self, home: Path, settings: MilvusSettings | None = None) -> None:
-        self._folder, self._readers, self._pointer = home / "milvus", home / "readers", home / "serving.json"
+        self._home, self._pointer = home, home / "serving.json"
+        self._folder, self._readers = home / "milvus", home / "readers"
         self._settings = settings or MilvusSettings()
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
@@ -53,13 +66,14 @@ class EmbeddedMilvus:
             fill(client, identity, batches)
             index_and_load(client, identity)
         sync_files(path)
+        write_checksums(path, compute_checksums(path))
         sync_folder(path.parent)
         log.debug("%s: closed", identity.collection)
 
     def open(self, collection: str) -> CollectionReader:
-        """Open a private clone of a generation's directory; see `Publisher.open`.
+        """Open a private clone of a generation's directory, whose bytes are verified first; see `Publisher.open`.
 
-        Raises NightshiftError when it is gone.
+        Raises NightshiftError when it is gone, Damaged when a file is not what its checksum says.
         """
         source = self._path(collection)
         if not source.is_dir():
@@ -79,13 +93,46 @@ class EmbeddedMilvus:
         clone = folder / source.name
         try:
             _clone(source, clone)
-            return CollectionReader(connect(str(clone)), collection, self._settings, give_back)
-        except Mismatch:
+            recorded = read_checksums(clone, source)
+            if recorded is not None:
+                check_files(clone, recorded, source)  # before milvus-lite reads what may be anything
+            checksums = compute_checksums(clone) if recorded is None else recorded
+            reader = self._reader(source, clone, checksums, give_back)
+        except (Mismatch, Damaged):
             give_back()
             raise
         except Exception as error:  # a damaged directory fails in any of milvus-lite's ways
             give_back()
-            raise NightshiftError(f"{source}: does not load ({type(error).__name__}: {error})") from error
+            raise NightshiftError(f"{source}: does not load ({type(error).__name__}: {error}). {NEXT}") from error
+        if recorded is None:
+            self._record(source, reader, checksums)
+        return reader
+
+    def _reader(
+        self, source: Path, clone: Path, checksums: Checksums, give_back: Callable[[], None]
+    ) -> CollectionReader:
+        """A reader of a clone. It verifies the files that are shared with all clones: milvus-lite may write others."""
+        shared = {name: checksum for name, checksum in checksums.items() if Path(name).suffix in IMMUTABLE}
+        return CollectionReader(
+            connect(str(clone)), source.stem, self._settings, give_back, partial(check_files, clone, shared, source)
+        )
+
+    def _record(self, source: Path, reader: CollectionReader, checksums: Checksums) -> None:
+        """Record the checksums of a generation of an earlier version, once its contents are verified."""
+        try:
+            verified = verify_contents(self._home, reader, self._settings.min_recall)
+        except BaseException:
+            reader.close()
+            raise
+        if not verified:
+            log.warning("%s: has no checksums, and was opened unverified", source)
+            return
+        try:
+            write_checksums(source, checksums)
+        except OSError as error:
+            log.warning("%s: verified, but its checksums cannot be written (%s)", source, error)
+        else:
+            log.info("%s: had no checksums; verified against the stored vectors, checksums recorded", source)
 
     def identity(self, collection: str) -> Identity:
         """Who a generation is, as its clone says."""
@@ -97,15 +144,19 @@ class EmbeddedMilvus:
         write_json(self._pointer, pointer.model_dump())
 
     def serving(self) -> Pointer | None:
-        """Read the pointer file. Raises NightshiftError when it was damaged by hand."""
+        """Read the pointer file. Raises Damaged when it is no pointer."""
         try:
             return Pointer(**json.loads(self._pointer.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, ValidationError) as error:
-            raise NightshiftError(
-                f"{self._pointer}: not a pointer to a release. Remove it: the ledger knows which release served last."
+            raise Damaged(
+                f"{self._pointer}: not a pointer to a release; `nightshift releases` makes it again from the ledger"
             ) from error
+
+    def set_pointer_aside(self, reason: object) -> None:
+        """Rename the pointer file."""
+        set_aside(self._pointer, reason)
 
     def unload(self, collection: str) -> None:
         """Only readers have it in memory, each its own clone."""

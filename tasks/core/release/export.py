@@ -190,7 +190,7 @@ def _trec(source: Source, folder: Path) -> None:
         closing((source.opener or milvus_of(settings)).open(release.collection)) as reader,
         run_writer(folder) as writer,
     ):
-        check_pair(reader, encoder, release)
+        check_pair(reader, encoder, release.release)
         for first in range(0, asked.num_rows, step):
             answers = reader.search(vectors[first : first + step], depth)
             hits = [(first + at, hit.passage_id, hit.score) for at, one in enumerate(answers) for hit in one]

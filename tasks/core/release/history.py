@@ -1,16 +1,15 @@
-"""Which release serves, which ones there are, and the mending of a ledger that a crash left one move behind."""
+"""Which release serves, which ones there are, and how a damaged pointer or a ledger one move behind is restored."""
 
 from __future__ import annotations
 
 import logging
 
-from tasks.core.errors import Mismatch, NightshiftError, Unreachable
-from tasks.core.files import finished
+from tasks.core.errors import Damaged, Mismatch, NightshiftError, Unreachable
 from tasks.core.receipts import Release
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Pointer, Publisher
-from tasks.core.release.recovery import recover
+from tasks.core.release.recovery import read_manifest, recover
 from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
@@ -34,25 +33,35 @@ def list_releases(settings: Settings) -> list[Release]:
         return ledger.releases()
 
 
+def known_releases(settings: Settings) -> list[Release]:
+    """Every release in the ledger, newest first. Only reads, unless the ledger knows none and is made again first."""
+    with open_ledger(settings) as ledger:
+        known = ledger.releases()
+    return known or list_releases(settings)
+
+
 def reconciled(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int]:
     """`serving`, inside the caller's transaction.
 
     A crash between the pointer's move and the ledger's commit leaves them apart: the pointer wins if its release
-    loads; if not, it goes back to the last release of the ledger.
+    loads; if not, it goes back to the last release of the ledger. So does a pointer that cannot be read.
     """
-    pointer = publisher.serving()
+    pointer = _pointer(publisher)
     recover(ledger, publisher, pointer)
     moves = ledger.moves()
     last = moves[-1] if moves else None
     if pointer is None and last is None:
         return None, 0
-    if pointer is not None and last is not None and pointer.release == last.release:
-        return _known(ledger, last.release), last.epoch
+    known = {release.release: release for release in ledger.releases()}
+    if pointer is not None and last is not None and last.release in known:
+        current = known[last.release]
+        if (pointer.release, pointer.collection) == (current.release, current.collection):
+            return current, last.epoch
     epoch = max(pointer.epoch if pointer else 0, last.epoch + 1 if last else 1)
     for name, why in ((pointer and pointer.release, pointer and pointer.why), (last and last.release, "mended")):
-        release = finished(ledger.home / Release.shelf / name, Release) if name else None
+        release = (known.get(name) or read_manifest(ledger.home / Release.shelf / name)) if name else None
         if release is not None and _loads(release, publisher):
-            log.warning("pointer and ledger disagreed after a crash: release %s serves", release.release)
+            log.warning("pointer and ledger disagreed: release %s serves", release.release)
             point_to(ledger, publisher, release, epoch, why or "mended")
             return release, epoch
     log.error(
@@ -106,5 +115,10 @@ def _loads(release: Release, publisher: Publisher) -> bool:
     return True
 
 
-def _known(ledger: Ledger, name: str) -> Release:
-    return next(release for release in ledger.releases() if release.release == name)
+def _pointer(publisher: Publisher) -> Pointer | None:
+    """The pointer; None too when it is damaged, and set aside."""
+    try:
+        return publisher.serving()
+    except Damaged as error:
+        publisher.set_pointer_aside(error)
+        return None

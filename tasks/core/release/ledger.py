@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from tasks.core.errors import Mismatch
 from tasks.core.receipts import Release
 from tasks.core.release.database import Database, Sqlite
 from tasks.core.settings import Settings
@@ -129,7 +132,10 @@ class Ledger:
         )
 
     def releases(self) -> list[Release]:
-        """All releases, newest first; `pruned` where the collection is gone."""
+        """All releases, newest first; `pruned` where the collection is gone.
+
+        Raises Mismatch for a record of another version of Nightshift.
+        """
         rows = self._database.execute(
             "SELECT record, release, dropped IS NOT NULL FROM releases JOIN generations ON generation = number"
             " ORDER BY generation DESC"
@@ -137,9 +143,15 @@ class Ledger:
         return [self._release(*row) for row in rows]
 
     def _release(self, record: str, name: str, dropped: int) -> Release:
-        fields = json.loads(record)
         path = self.home / Release.shelf / name
-        return Release(**{**fields, "path": path, "reused": True, "pruned": bool(dropped)})
+        try:
+            release = Release(**{**json.loads(record), "path": path, "reused": True})
+        except ValidationError as error:
+            raise Mismatch(
+                f"ledger of {self.home}: the record of release {name} is damaged, or of another version of Nightshift "
+                f"({error.error_count()} fields). Use that version, or move the ledger away: it is made again."
+            ) from error
+        return release.model_copy(update={"pruned": bool(dropped)})
 
     def move(self, epoch: int, release: str, why: str) -> None:
         """Enter a move of the pointer."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tasks.core.errors import Mismatch, StaleNight
-from tasks.core.files import MANIFEST, finished, write_json
+from tasks.core.files import MANIFEST, write_json
 from tasks.core.memory import Peak
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.release.generation import Parts, build, candidates, usable
@@ -18,6 +18,7 @@ from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
+from tasks.core.release.recovery import read_manifest
 from tasks.core.release.rollback import rollback, withdrawn
 from tasks.core.resolved import resolve
 from tasks.core.settings import Settings
@@ -122,7 +123,7 @@ def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_ep
                 f"{current.release if current else 'another release'} went live while this night was under way (epoch "
                 f"{epoch}, this night began at {expected_epoch}). The pointer was left alone; run the night again."
             )
-        known = finished(release.path, Release)
+        known = read_manifest(release.path)
         if known is None:
             write_json(release.path / MANIFEST, release.model_dump(mode="json", exclude={"path", "reused"}))
         point_to(ledger, publisher, known or release, epoch + 1, "publish")

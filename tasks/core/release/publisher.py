@@ -101,6 +101,13 @@ class Reader(Protocol):
     def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
         """The passages of snapshot rows that keep `rule`, by row; their `score` is 0."""
 
+    def check(self) -> None:
+        """Verify again that what answers is whole.
+
+        Raises Damaged when it is not: checksums of files differ or, on a server, sampled passages do not find
+        themselves.
+        """
+
     def close(self) -> None:
         """Give back what the reader holds."""
 
@@ -111,13 +118,15 @@ class Opener(Protocol):
     def open(self, collection: str) -> Reader:
         """Open and load a finished collection without ever writing to it.
 
-        Raises NightshiftError when it is not there or does not load, Mismatch when it is not a release's.
+        Raises NightshiftError when it is not there or does not load, Damaged when its files are not those that were
+        verified, Mismatch when it is not a release's.
         """
 
     def serving(self) -> Pointer | None:
         """The pointer; None before the first release.
 
-        Raises NightshiftError when it names what is no release, Unreachable when no server answers.
+        Raises Damaged when it cannot be read, Mismatch when it names what is no release, Unreachable when no server
+        answers.
         """
 
 
@@ -135,6 +144,9 @@ class Publisher(Opener, Protocol):
 
     def flip(self, pointer: Pointer) -> None:
         """Move the pointer, in one step."""
+
+    def set_pointer_aside(self, reason: object) -> None:
+        """Put a pointer that cannot be read out of the way; `flip` makes another."""
 
     def unload(self, collection: str) -> None:
         """Give back the memory that a finished collection takes; `open` loads it again."""

@@ -24,7 +24,7 @@ from tasks.core.receipts import (
     TextIndex,
     Tokens,
 )
-from tasks.core.release.ledger import open_ledger
+from tasks.core.release.history import known_releases
 from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
@@ -67,8 +67,7 @@ def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
 
 def _kept(settings: Settings) -> set[str]:
     """Digests that must stay: what releases are made of, what they are compared with, what is made of that alone."""
-    with open_ledger(settings) as ledger:
-        releases = [one for one in ledger.releases() if not one.pruned]
+    releases = [release for release in known_releases(settings) if not release.pruned]
     kept = {digest for one in releases for digest in (one.encoder, one.embeddings, one.snapshot)}
     bases = {one.digest for one in newest_first(settings.home, Encoder) if one.steps == 0}
     for one in newest_first(settings.home, Embeddings):

@@ -48,6 +48,14 @@ def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
     return next((name for name in reversed(stack) if name not in gone), None)
 
 
+def releases_before(settings: Settings, name: str) -> list[Release]:
+    """The loadable releases that served before release `name` came and were not taken back, the last one first."""
+    with open_ledger(settings) as ledger:
+        known = {release.release: release for release in ledger.releases() if not release.pruned}
+        stack, _ = _undone(ledger)
+    return [known[other] for other in dict.fromkeys(reversed(stack)) if other != name and other in known]
+
+
 def withdrawn(settings: Settings, digest: str) -> str | None:
     """The release with this digest that a person rolled back from and has not pointed to since, if any.
 

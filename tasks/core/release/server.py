@@ -95,6 +95,9 @@ class ServerMilvus:
                 self._point(client, pointer.collection)
         log.warning("alias %s: names %s, but is still searched stale", self._alias, pointer.collection)
 
+    def set_pointer_aside(self, reason: object) -> None:
+        """An alias can always be read."""
+
     def serving(self) -> Pointer | None:
         """What the alias names, from the properties of that collection; None when there is no alias."""
         with self._client() as client:

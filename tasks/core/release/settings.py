@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tasks.core.release.indexes import BUILD, EVERYWHERE, SEARCH
 from tasks.core.section import Section
+from tasks.core.setting_paths import LocationText
 
 Index = Literal[
     "FLAT",
@@ -26,7 +27,7 @@ Index = Literal[
 
 
 class ReleaseSettings(Section):
-    """Where it is written down which release serves, and which served before."""
+    """Where it is written down which release serves, and what happens when that is damaged."""
 
     ledger: str = Field(
         "",
@@ -35,6 +36,15 @@ class ReleaseSettings(Section):
     )
     password: SecretStr = Field(
         SecretStr(""), description="what PostgreSQL asks for; give it as NIGHTSHIFT_RELEASE__PASSWORD"
+    )
+    check_minutes: float = Field(
+        10,
+        ge=0,
+        description="how often a searcher verifies the files that it answers from (on a server: searches for a few "
+        "known passages); 0: only when it opens them",
+    )
+    serve_previous_when_damaged: bool = Field(
+        False, description="answer from the release that served before while the serving one is damaged"
     )
 
     @field_validator("ledger")
@@ -67,7 +77,7 @@ class MilvusSettings(Section):
     index_params: dict[str, int] = Field({}, description="what the index is built with, such as { M = 32 }")
     search_params: dict[str, int] = Field({}, description="what it is searched with, such as { ef = 256 }")
     batch_rows: int = Field(1000, ge=1, description="rows in one insert")
-    bulk: str = Field(
+    bulk: LocationText = Field(
         "",
         description="on a server, for many millions of passages: a folder that it reads as well, in its own bucket "
         "(s3://bucket/folder?endpoint_override=http://minio:9000, credentials as AWS tools find them) or, where it "

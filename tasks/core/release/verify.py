@@ -27,13 +27,19 @@ MAX_DISTANCE = (2 * (1 - 0.999)) ** 0.5  # between a stored vector and a fresh o
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """An opened collection and all that it must agree with."""
+class Contents:
+    """An opened collection, and the texts and vectors that it must hold."""
 
     reader: Reader
     identity: Identity
     snapshot: Snapshot
     embeddings: Embeddings
+
+
+@dataclass(frozen=True)
+class Candidate(Contents):
+    """An opened collection and all that it must agree with."""
+
     encoder: VectorEncoder
     settings: MilvusSettings
 
@@ -64,14 +70,14 @@ def check_identity_kept(candidate: Candidate) -> None:
         )
 
 
-def check_count_equal(candidate: Candidate) -> None:
+def check_count_equal(candidate: Contents) -> None:
     """As many rows as the manifest says, counted with strong consistency."""
     counted, promised = candidate.reader.count(), candidate.identity.rows
     if counted != promised:
         raise Mismatch(f"collection {candidate.identity.collection}: {counted} rows, the manifest says {promised}")
 
 
-def check_keys_equal(candidate: Candidate) -> None:
+def check_keys_equal(candidate: Contents) -> None:
     """Every passage is there once, in its place, with the text hash of the snapshot."""
     first = 0
     for batch in passages(candidate.snapshot, columns=["passage_id", "text_hash"], batch_rows=PAGE):

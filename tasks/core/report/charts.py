@@ -121,7 +121,8 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
         known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
         known = [(x, value) for x, value in known if value is not None]
         if known:
-            style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "marker": ".", "markersize": 5}
+            style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "markersize": 5}
+            style["marker"] = None if system == "challenger" else "."  # its nights get the marks of their outcomes
             axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
     for marker in (*OUTCOMES.values(), ATTENTION):
         chosen = [(x, night) for x, night in enumerate(nights) if OUTCOMES.get(night["outcome"], ATTENTION) is marker]

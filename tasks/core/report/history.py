@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.checksums import set_aside
 from tasks.core.errors import NightshiftError
-from tasks.core.files import exclusive, sync_folder
+from tasks.core.files import MANIFEST, exclusive, finished, sync_folder
 from tasks.core.night import Night
+from tasks.core.receipts import Release
 
 FILE = "history.parquet"
 REPORTS = "reports"  # the folder of the pages
+PAGE_NAME = "%Y-%m-%dT%H%M%SZ.html"  # when the night began
 SYSTEMS = ("challenger", "serving", "base", "bm25")
 SCHEMA = pa.schema(
     [
@@ -52,7 +55,7 @@ def record(home: Path, night: Night) -> Path:
         others = [one for one in read_history(home).to_pylist() if one["began"] != night.began]
         table = pa.concat_tables([pa.Table.from_pylist(others, SCHEMA), row])
         aside = path.with_name(f".{FILE}.{os.getpid()}")
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
@@ -61,16 +64,50 @@ def record(home: Path, night: Night) -> Path:
 
 
 def read_history(home: Path) -> pa.Table:
-    """All nights in the order in which they were recorded; columns that an older version did not write are null."""
+    """All nights in the order in which they were recorded; columns that an older version did not write are null.
+
+    A damaged history is set aside. Without one, the nights that made a release are rebuilt from the releases.
+    """
     path = home / FILE
     if not path.exists():
-        return SCHEMA.empty_table()
-    found = pq.read_table(path)
-    columns = [
-        found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
-        for field in SCHEMA
-    ]
-    return pa.table(columns, schema=SCHEMA)
+        return pa.Table.from_pylist(_released(home), SCHEMA)
+    try:
+        found = pq.read_table(path, page_checksum_verification=True)
+        columns = [
+            found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
+            for field in SCHEMA
+        ]
+        return pa.table(columns, schema=SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        set_aside(path, f"{path}: damaged ({error}); nights that made no release are lost")
+        return read_history(home)
+
+
+def _released(home: Path) -> list[dict[str, object]]:
+    """The rows of the nights that made a release, as far as its record tells."""
+    releases = [finished(path.parent, Release) for path in (home / Release.shelf).glob(f"*/{MANIFEST}")]
+    pages = sorted(_began(page) for page in (home / REPORTS).glob("????-??-??T??????Z.html"))
+    rows: list[dict[str, object]] = []
+    for release in sorted((one for one in releases if one is not None), key=lambda one: one.generation):
+        ended = datetime.fromisoformat(release.created)
+        earlier = [began for began in pages if began <= ended]
+        scores = {
+            "challenger": release.metrics, "serving": release.previous, "base": release.base, "bm25": release.bm25
+        }  # fmt: skip
+        rows.append(
+            {
+                "began": earlier[-1] if earlier else ended,
+                "ended": ended,
+                "outcome": "Promoted",
+                "reason": release.reason,
+                "release": release.release,
+                "snapshot": release.snapshot,
+                "encoder": release.fingerprint,
+                "passages": release.rows,
+                **{f"{system}_ndcg": (one or {}).get("ndcg@10") for system, one in scores.items()},
+            }
+        )
+    return rows
 
 
 def row_of(night: Night) -> dict[str, object]:
@@ -135,7 +172,11 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
 
 def page_name(began: datetime) -> str:
     """What the page of the night that began then is called."""
-    return f"{began:%Y-%m-%dT%H%M%SZ}.html"
+    return f"{began:{PAGE_NAME}}"
+
+
+def _began(page: Path) -> datetime:
+    return datetime.strptime(page.name, PAGE_NAME).replace(tzinfo=UTC)
 
 
 def _text(value: object) -> object:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from tasks.core.plain_text import check_text
 from tasks.core.receipts import Release
-from tasks.core.search.filters import Filters, writable
+from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import HITS_A_REQUEST, Answer
 from tasks.core.search.searcher import MOST
 from tasks.core.section import Section
@@ -25,7 +27,7 @@ def _says_something(text: str) -> str:
 Query = Annotated[
     str,
     StringConstraints(min_length=1, max_length=LONGEST),
-    AfterValidator(writable),
+    AfterValidator(check_text),
     AfterValidator(_says_something),
 ]
 
@@ -77,11 +79,20 @@ class Refusal(BaseModel):
     next: str
 
 
-class Health(BaseModel):
-    """The service answers."""
+class Status(StrEnum):
+    """How well the service answers."""
 
-    status: str = "ok"
+    OK = "ok"
+    DEGRADED = "degraded"  # the release before answers, or BM25 does not
+    FAILING = "failing"  # no query is answered
+
+
+class Health(BaseModel):
+    """Whether the service answers, from which release, and what is wrong; the log says more."""
+
+    status: Status = Status.OK
     release: str
+    reason: str = ""
 
 
 class Shown(BaseModel):

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import BadUsage
+from tasks.core.plain_text import check_text
 from tasks.core.section import Section
 
 FIELDS = ("passage_id", "title", "text")
@@ -23,15 +24,8 @@ _WILD = str.maketrans(dict.fromkeys("%_\\", "_"))
 _LAST = 0x10FFFF  # the last code point
 
 
-def writable(text: str) -> str:
-    """The text itself, if it is one that can be stored. Raises ValueError for NUL and halves of surrogate pairs."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("it holds a NUL or half of a surrogate pair, which no passage can hold")
-    return text
-
-
-Value = Annotated[str, StringConstraints(max_length=LONGEST), AfterValidator(writable)]
-Part = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(writable)]
+Value = Annotated[str, StringConstraints(max_length=LONGEST), AfterValidator(check_text)]
+Part = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(check_text)]
 Values = Annotated[tuple[Value, ...], Field(min_length=1, max_length=MOST)]
 
 
@@ -61,15 +55,13 @@ class Filters(Section):
 
     @classmethod
     def read(cls, given: Filters | Mapping[str, Any] | None) -> Filters:
-        """From plain data, such as {"title": {"prefix": "pandas."}}. Raises NightshiftError naming what is wrong."""
+        """From plain data, such as {"title": {"prefix": "pandas."}}. Raises BadUsage naming what is wrong."""
         if isinstance(given, Filters):
             return given
         try:
             return cls.model_validate(dict(given or {}))
         except (ValidationError, TypeError, ValueError) as error:
-            raise NightshiftError(
-                f'filters: {_said(error)}. An example: {{"title": {{"prefix": "pandas."}}}}'
-            ) from error
+            raise BadUsage(f'filters: {_said(error)}. An example: {{"title": {{"prefix": "pandas."}}}}') from error
 
     def expression(self) -> str:
         """The Milvus expression; empty when there is no rule."""
@@ -121,4 +113,8 @@ def _after(prefix: str) -> str | None:
 def _said(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+    unknown = f"no such field or rule; fields are {', '.join(FIELDS)}, rules are in, not_in, prefix, contains"
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {unknown if fault['type'] == 'extra_forbidden' else fault['msg']}"
+        for fault in error.errors(include_input=False)
+    )

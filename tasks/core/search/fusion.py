@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from tasks.core.errors import NightshiftError
 from tasks.core.release.publisher import Found
 
 CONSTANT = 60  # theirs: how little the first ranks weigh more than those behind them
@@ -14,8 +15,13 @@ DEPTH = 100  # passages of each ranking that are looked at
 class Ranker(Protocol):
     """Ranks the passages of one snapshot without vectors; `Lexical` for one."""
 
+    damage: NightshiftError | None  # why it does not answer
+
     def search(self, queries: Sequence[str], depth: int) -> list[list[int]]:
         """The snapshot rows of the `depth` best passages for each query, best first."""
+
+    def check(self) -> None:
+        """Verify the files that it reads; `damage` holds what is wrong with them."""
 
     def close(self) -> None:
         """Give back what it holds."""

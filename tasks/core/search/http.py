@@ -15,10 +15,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from tasks.core.errors import Impossible, NightshiftError, Unreachable
+from tasks.core.errors import Damaged, Impossible, NightshiftError, Unreachable
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
-from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases
+from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases, Status
 from tasks.core.search.guard import Guard, as_json
 from tasks.core.search.lanes import Full, TooSlow
 from tasks.core.search.reports import add_reports
@@ -102,10 +102,12 @@ def make_app(service: Service) -> FastAPI:
         answered = await service.answer(ask)
         return Response(answered.model_dump_json(), media_type="application/json")
 
-    @app.get("/healthz")
-    async def healthz() -> Health:
-        """Whether the service answers, and from which release."""
-        return Health(release=service.release)
+    @app.get("/healthz", responses={503: {"model": Health}})
+    async def healthz(response: Response) -> Health:
+        """Whether the service answers, and from which release; status 503 while it answers no query."""
+        health = service.health()
+        response.status_code = 503 if health.status is Status.FAILING else 200
+        return health
 
     @app.get("/release", responses={401: {"model": Refusal}})
     def release() -> Releases:
@@ -142,7 +144,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(NightshiftError)
     async def failed(_: Request, error: NightshiftError) -> Response:
         status, wait = next((status, wait) for kind, status, wait in STATUS if isinstance(error, kind))
-        if status == 503 and not isinstance(error, Full):
+        if status == 503 and not isinstance(error, Full | Damaged):  # damage was logged when it was noticed
             log.warning("a search failed: %s", error)
         return _refusal(status, str(error), _NEXT.get(status, "try again"), wait)
 

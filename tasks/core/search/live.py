@@ -11,6 +11,8 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tasks.core.errors import NightshiftError
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import Answer
@@ -87,12 +89,21 @@ class LiveShadow:
 def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
     """What the service has seen of a release so far. Raises NightshiftError when that is nothing."""
     files = sorted((home / FOLDER).glob(f"{release}-*.jsonl"))
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    if not lines:
+    noted: list[Seen] = []
+    damaged = 0
+    # Only a line feed ends a line: a query may hold other separators.
+    for line in (line for file in files for line in file.read_bytes().split(b"\n") if line.strip()):
+        try:
+            noted.append(Seen.model_validate_json(line))
+        except ValidationError:  # being written, or damaged
+            damaged += 1
+    if damaged:
+        log.warning("shadow %s: %d damaged lines skipped in %s", release, damaged, home / FOLDER)
+    if not noted:
         raise NightshiftError(
             f"release {release}: no live query was asked of it; serve with [service] shadow_release = {release!r}"
         )
-    return summary([Seen.model_validate_json(line) for line in lines], show)
+    return summary(noted, show)
 
 
 def forget(home: Path, kept: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.receipts import Release
-from tasks.core.release.ledger import open_ledger
+from tasks.core.release.history import known_releases
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, default_loader
@@ -14,9 +14,8 @@ SERVING = "serving"  # the name of whichever release the pointer names
 
 
 def loadable(settings: Settings) -> list[Release]:
-    """The releases whose collections are kept, newest first. Only reads."""
-    with open_ledger(settings) as ledger:
-        return [one for one in ledger.releases() if not one.pruned]
+    """The releases whose collections are kept, newest first. Only reads, unless the ledger was lost."""
+    return [release for release in known_releases(settings) if not release.pruned]
 
 
 def find_release(settings: Settings, name: str, opener: Opener | None = None) -> Release:
@@ -40,9 +39,12 @@ def open_release(
     Raises NoSuchRelease as `find_release` does, and what `Searcher.open` raises.
     """
     milvus = opener or milvus_of(settings)
-    still = settings.milvus.model_copy(update={"notice_seconds": 0.0})
+    still = {
+        "milvus": settings.milvus.model_copy(update={"notice_seconds": 0.0}),
+        "release": settings.release.model_copy(update={"serve_previous_when_damaged": False}),
+    }
     release = find_release(settings, name, milvus)
-    return Searcher(settings.model_copy(update={"milvus": still}), loader, _Still(milvus, release))
+    return Searcher(settings.model_copy(update=still), loader, _Still(milvus, release))
 
 
 class _Still:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.receipts import Release
+from tasks.core.errors import Damaged, Mismatch, NightshiftError
+from tasks.core.files import read_verified
+from tasks.core.receipts import Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
 from tasks.core.search.fusion import DEPTH, Ranker, fused
@@ -57,11 +58,36 @@ class Pinned:
         lexical: Ranker,
     ) -> None:
         self.pointer, self.encoder, self.folder = pointer, encoder, folder  # the folder the encoder was read from
+        self.damage: NightshiftError | None = None  # why it answers no more
+        self.instead_of: Pointer | None = None  # the damaged release that it stands in for
         self._reader, self._snapshot, self._lexical = reader, snapshot, lexical
         self._users, self._retired = 0, False
 
     def search(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
-        """One answer per query."""
+        """One answer per query. Raises what `damage` holds, also when it was noticed during the search."""
+        self._check_whole()
+        answers = self._answers(queries, k, where, fuse)
+        self._check_whole()
+        return answers
+
+    def check(self) -> None:
+        """Verify what answers: damage to the collection is raised, and damage to the BM25 index kept by `Ranker`.
+
+        Raises Damaged; Unreachable when a Milvus server does not answer.
+        """
+        self._reader.check()
+        self._lexical.check()
+
+    @property
+    def lexical_damage(self) -> NightshiftError | None:
+        """Why BM25 does not answer; None while nobody noticed any damage."""
+        return self._lexical.damage
+
+    def _check_whole(self) -> None:
+        if self.damage is not None:
+            raise self.damage
+
+    def _answers(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
         vectors = self.encoder.encode_queries(list(queries))
         found = self._nearest(vectors, max(k, DEPTH) if fuse else k, where)
         if fuse:
@@ -120,18 +146,18 @@ def _fields(found: Found) -> dict[str, Any]:
     return {**found.fields, "passage_id": found.passage_id}
 
 
-def check_pair(reader: Reader, encoder: VectorEncoder, release: Release) -> None:
-    """Raise Mismatch unless encoder and collection are those of the release, and the collection is whole."""
+def check_pair(reader: Reader, encoder: VectorEncoder, release: str) -> None:
+    """Raise Mismatch unless encoder and collection are those of `release`, and the collection is whole."""
     identity = reader.identity
     if (encoder.fingerprint, encoder.dimension) != (identity.fingerprint, identity.dimension):
         raise Mismatch(
-            f"release {release.release}: its collection holds vectors of {identity.fingerprint} (dimension "
-            f"{identity.dimension}), encoder {release.encoder} is {encoder.fingerprint} (dimension "
+            f"release {release}: its collection holds vectors of {identity.fingerprint} (dimension "
+            f"{identity.dimension}), encoder {identity.encoder} is {encoder.fingerprint} (dimension "
             f"{encoder.dimension}). The encoder's files were altered; `nightshift rollback` serves the release before."
         )
-    if identity.release != release.release or reader.count() != identity.rows:
+    if identity.release != release or reader.count() != identity.rows:
         raise Mismatch(
-            f"release {release.release}: its collection says {identity.release} and {reader.count()} of "
+            f"release {release}: its collection says {identity.release} and {reader.count()} of "
             f"{identity.rows} rows; `nightshift rollback` serves the release before"
         )
 
@@ -140,6 +166,8 @@ def _entire(snapshot: Path, row: int) -> dict[str, Any]:
     """Title and text of a passage too long for Milvus, from the one row group of the snapshot that holds its row."""
     import pyarrow.parquet as pq
 
+    if read_verified(snapshot, Snapshot) is None:
+        raise Damaged(f"{snapshot}: damaged or removed, so this text is not to be had; restore it, or run a night")
     with pq.ParquetFile(snapshot / "passages.parquet") as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import Impossible, NightshiftError
-from tasks.core.files import finished
+from tasks.core.errors import BadUsage, Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.plain_text import check_text, visible
 from tasks.core.receipts import Encoder, Release, Snapshot
+from tasks.core.release import history
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
+from tasks.core.release.rollback import releases_before
 from tasks.core.search.filters import Filters
 from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
@@ -32,7 +34,9 @@ class Searcher:
 
     Collection and encoder are pinned together: an answer comes wholly from one release. Every `[milvus]
     notice_seconds` it looks at the pointer, in a thread of its own, and changes to another release when that is loaded
-    and warm; searches under way finish on the old one.
+    and warm; searches under way finish on the old one. Every `[release] check_minutes` it verifies the files that it
+    answers from. Once they are damaged no query is answered from them: they are refused, or the release before answers
+    where `[release] serve_previous_when_damaged` is set.
     """
 
     def __init__(self, settings: Settings, loader: Loader, publisher: Opener) -> None:
@@ -40,11 +44,8 @@ class Searcher:
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._pinned = self._pin(None)
-        if settings.milvus.notice_seconds > 0:
-            watch = threading.Thread(
-                target=self._watch, args=(settings.milvus.notice_seconds,), name="nightshift-pointer", daemon=True
-            )
-            watch.start()
+        self._repeat(self.refresh, settings.milvus.notice_seconds, "nightshift-pointer")
+        self._repeat(self.check, 60 * settings.release.check_minutes, "nightshift-check")
 
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, publisher: Opener | None = None) -> Searcher:
@@ -52,6 +53,7 @@ class Searcher:
 
         Raises:
             NightshiftError: nothing was released yet, or the release does not load.
+            Damaged: files of its collection or its encoder are not those that were written.
             Mismatch: the encoder's own fingerprint or dimension is not that of the collection.
             Unreachable: the Milvus server does not answer.
         """
@@ -61,6 +63,21 @@ class Searcher:
     def release(self) -> str:
         """The release that answers now."""
         return self._pinned.pointer.release
+
+    @property
+    def damage(self) -> NightshiftError | None:
+        """Why no query is answered; None while queries are."""
+        return self._pinned.damage
+
+    @property
+    def stands_in_for(self) -> str:
+        """The damaged release in whose place the one before answers; empty when the serving one does."""
+        return self._pinned.instead_of.release if self._pinned.instead_of else ""
+
+    @property
+    def lexical_damage(self) -> NightshiftError | None:
+        """Why BM25 does not answer; None while nobody noticed any damage."""
+        return self._pinned.lexical_damage
 
     def search(
         self,
@@ -75,8 +92,8 @@ class Searcher:
         `where` holds rules on passage fields (see `Filters`), `fuse` joins the ranking with BM25's over the same
         snapshot (see `reciprocal_rank`); scores are then those of the fusion.
 
-        Raises NightshiftError for an empty query, k outside 1 to 1000, bad filters, or when Milvus or Java refuses;
-        Unreachable when Milvus does not answer in time.
+        Raises BadUsage for a query that is empty or no text, k outside 1 to 1000, or bad filters; NightshiftError when
+        Milvus or Java refuses; Unreachable when Milvus does not answer in time; Damaged when the release is damaged.
         """
         asked = [queries] if isinstance(queries, str) else list(queries)
         _check_request(asked, k)
@@ -86,7 +103,7 @@ class Searcher:
         with self._in_use() as pinned:
             try:
                 return pinned.search(asked, k, filters, fuse)
-            except Impossible:
+            except (Impossible, Damaged):
                 raise
             except NightshiftError as error:
                 failed, reason = pinned, error
@@ -95,7 +112,11 @@ class Searcher:
         log.warning("release %s: %s; opened again", failed.pointer.release, reason)
         with self._refreshing:
             if self._pinned is failed:
-                self._change(failed)
+                try:
+                    self._change(failed)
+                except Damaged as error:
+                    failed.damage = error  # so that the next query is refused at once
+                    raise
         with self._in_use() as pinned:
             return pinned.search(asked, k, filters, fuse)
 
@@ -105,11 +126,27 @@ class Searcher:
         Raises as `open` does, and goes on with the release it has.
         """
         with self._refreshing:
-            old, pointer = self._pinned, self._publisher.serving()
-            if pointer is not None and pointer.collection == old.pointer.collection:
+            old, pointer = self._pinned, self._serving()
+            if pointer.collection == (old.instead_of or old.pointer).collection:
                 return False
             self._change(old)
             return True
+
+    def check(self) -> None:
+        """Verify what answers. Damaged, it answers no more, until the release opens whole again or another serves.
+
+        Raises as `open` does while nothing answers, and NightshiftError when a Milvus server refuses.
+        """
+        with self._refreshing:
+            pinned = self._pinned
+            if pinned.damage is None:
+                try:
+                    pinned.check()
+                except Damaged as error:
+                    pinned.damage = error
+                    log.error("release %s answers no more: %s", pinned.pointer.release, error)
+            if pinned.damage is not None or pinned.instead_of is not None:
+                self._change(pinned)
 
     def _change(self, old: Pinned) -> None:
         new = self._pin(old)
@@ -141,16 +178,21 @@ class Searcher:
     ) -> None:
         self.close()
 
-    def _watch(self, seconds: float) -> None:
-        said = ""
+    def _repeat(self, act: Callable[[], object], seconds: float, name: str) -> None:
+        """Call `act` every so many seconds until the searcher is closed, in a thread of its own; 0: never."""
+        if seconds > 0:
+            threading.Thread(target=self._watch, args=(act, seconds), name=name, daemon=True).start()
+
+    def _watch(self, act: Callable[[], object], seconds: float) -> None:
+        reported = ""
         while not self._closed.wait(seconds):
             try:
-                self.refresh()
-                said = ""
-            except Exception as error:  # whatever it is, the release that is pinned answers on
-                if str(error) != said:
-                    log.warning("release %s answers on, the serving one does not open: %s", self.release, error)
-                said = str(error)
+                act()
+                reported = ""
+            except Exception as error:  # whatever it is, the release that is pinned answers on, unless it is damaged
+                if str(error) != reported:
+                    log.warning("release %s stays, the serving one does not open: %s", self.release, error)
+                reported = str(error)
 
     @contextmanager
     def _in_use(self) -> Iterator[Pinned]:
@@ -168,34 +210,59 @@ class Searcher:
                 threading.Thread(target=pinned.close, name="nightshift-close").start()
 
     def _pin(self, old: Pinned | None) -> Pinned:
-        """Open what the pointer names; once more when the pointer moves and the old collection goes meanwhile."""
+        """Open what the pointer names; again when the pointer moves, or was wrong, and the collection is gone."""
         while True:
-            pointer = self._publisher.serving()
-            if pointer is None:
-                raise NightshiftError(f"{self._home}: no release yet. `nightshift run` makes the first.")
+            pointer = self._serving()
             try:
                 return self._open(pointer, old)
-            except NightshiftError:
-                if self._publisher.serving() == pointer:
-                    raise
+            except Unreachable:
+                raise
+            except NightshiftError as error:
+                with suppress(NightshiftError):
+                    history.serving(self._settings)  # corrects a pointer that names what is no release
+                if self._serving() == pointer:
+                    return self._stand_in(pointer, old, error)
+
+    def _serving(self) -> Pointer:
+        """The pointer; a lost or damaged one is made again from the ledger, or from the releases."""
+        try:
+            pointer = self._publisher.serving()
+        except Damaged:
+            pointer = None
+        if pointer is None and (self._home / Release.shelf).is_dir():
+            history.serving(self._settings)
+            pointer = self._publisher.serving()
+        if pointer is None:
+            raise NightshiftError(f"{self._home.absolute()}: no release yet. `nightshift run` makes the first.")
+        return pointer
+
+    def _stand_in(self, damaged: Pointer, old: Pinned | None, error: NightshiftError) -> Pinned:
+        """The last release before the damaged one that opens; raises `error` when none does or may."""
+        allowed = self._settings.release.serve_previous_when_damaged
+        for release in releases_before(self._settings, damaged.release) if allowed else []:
+            fields = release.model_dump(include={"release", "collection", "fingerprint"})
+            try:
+                pinned = self._open(Pointer(**fields), old)
+            except NightshiftError as unusable:
+                log.warning("release %s does not open: %s", release.release, unusable)
+                continue
+            pinned.instead_of = damaged
+            log.error("release %s answers in place of %s: %s", release.release, damaged.release, error)
+            return pinned
+        raise error
 
     def _open(self, pointer: Pointer, old: Pinned | None) -> Pinned:
-        release = finished(self._home / Release.shelf / pointer.release, Release)
-        if release is None:
-            raise NightshiftError(
-                f"release {pointer.release}: the pointer names it, but its manifest is gone. Restore "
-                f"{self._home / Release.shelf} from a backup, or serve another: nightshift rollback"
-            )
         reader = self._publisher.open(pointer.collection)
         try:
-            folder = self._home / Encoder.shelf / release.encoder
+            folder = self._home / Encoder.shelf / reader.identity.encoder
             encoder = old.encoder if old is not None and old.folder == folder else self._warm(folder)
-            check_pair(reader, encoder, release)
+            check_pair(reader, encoder, pointer.release)
         except BaseException:
             reader.close()
             raise
-        lexical = Lexical(self._settings, release.snapshot)
-        return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / release.snapshot, lexical)
+        snapshot = reader.identity.snapshot
+        lexical = Lexical(self._settings, snapshot)
+        return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / snapshot, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:
         """The encoder in `folder`, after a first query: that one is slow, and nobody should wait for it."""
@@ -206,6 +273,13 @@ class Searcher:
 
 def _check_request(queries: Sequence[str], k: int) -> None:
     if not 1 <= k <= MOST:
-        raise NightshiftError(f"k is {k}; ask for 1 to {MOST} passages")
-    if any(not query.strip() for query in queries):
-        raise NightshiftError("the query is empty; ask for something")
+        raise BadUsage(f"k is {k}; ask for 1 to {MOST} passages")
+    for query in queries:
+        if not isinstance(query, str):
+            raise BadUsage(f"the query is of type {type(query).__name__}; give text")
+        if not query.strip():
+            raise BadUsage("the query is empty; ask for something")
+        try:
+            check_text(query)
+        except ValueError as error:
+            raise BadUsage(f"the query {visible(query)!r} cannot be searched: {error}. Give UTF-8.") from error

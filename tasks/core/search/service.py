@@ -10,7 +10,7 @@ from collections import OrderedDict
 from tasks.core.errors import NightshiftError
 from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Opener, default_loader
-from tasks.core.search.asking import Answered, Ask, Releases, Shown
+from tasks.core.search.asking import Answered, Ask, Health, Releases, Shown, Status
 from tasks.core.search.lanes import Lane
 from tasks.core.search.live import LiveShadow
 from tasks.core.search.named import find_release, loadable, open_release
@@ -54,6 +54,20 @@ class Service:
     def release(self) -> str:
         """The release that answers now."""
         return self._searcher.release
+
+    def health(self) -> Health:
+        """How well it answers. Reasons name releases only: whoever reaches the service may read them."""
+        release, stands_in_for = self.release, self._searcher.stands_in_for
+        if self._searcher.damage is not None:
+            reason = f"release {release} is damaged; no query is answered"
+            return Health(status=Status.FAILING, release=release, reason=reason)
+        if stands_in_for:
+            reason = f"release {stands_in_for} is damaged; the release before answers"
+            return Health(status=Status.DEGRADED, release=release, reason=reason)
+        if self._searcher.lexical_damage is not None:
+            reason = f"the BM25 index of release {release} is damaged; queries without fusion are answered"
+            return Health(status=Status.DEGRADED, release=release, reason=reason)
+        return Health(release=release)
 
     def releases(self) -> Releases:
         """What serves and what can be asked by name."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +12,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.data.snapshot import judged, load_snapshot
-from tasks.core.errors import NightshiftError
+from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.plain_text import check_text
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.search.agreement import overlap, rank_biased, shift
 from tasks.core.search.named import SERVING, find_release, open_release
 from tasks.core.search.pinned import Answer
 from tasks.core.settings import Settings
+from tasks.core.side_files import numbered_lines, parse_object, read_side_file
 
 log = logging.getLogger("nightshift.search")
 
@@ -129,13 +130,15 @@ def held_out(settings: Settings, opener: Opener | None = None) -> list[str]:
 def read_queries(file: Path) -> list[str]:
     """One query a line: plain text, or where a line begins with a brace, JSON with "query" or "text".
 
-    Raises NightshiftError naming the line that is neither, or the file that is not there.
+    Raises BadInput naming the line that is neither, or the file that is missing or no text.
     """
-    try:
-        with file.open(encoding="utf-8") as lines:
-            return list(_queries(file, lines))
-    except (OSError, UnicodeDecodeError) as error:
-        raise NightshiftError(f"{file}: cannot be read as text ({error}); give a file with one query a line") from error
+    queries = []
+    for number, line in numbered_lines(read_side_file(file, "a file with one query a line:")):
+        try:
+            queries.append(check_text(_query(line)))
+        except ValueError as error:
+            raise BadInput(f'{file}:{number}: {error}. Each line is a query, or JSON with "query" or "text"') from error
+    return [query for query in queries if query]
 
 
 def sampled(queries: Sequence[str], share: float, seed: int) -> list[str]:
@@ -145,14 +148,11 @@ def sampled(queries: Sequence[str], share: float, seed: int) -> list[str]:
     return [queries[at] for at in chosen]
 
 
-def _queries(file: Path, lines: Iterable[str]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if text.startswith("{"):
-            try:
-                record = json.loads(text)
-                text = next(str(record[name]) for name in ("query", "text") if name in record)
-            except (ValueError, StopIteration) as error:
-                raise NightshiftError(f'{file}:{number}: not JSON with "query" or "text"') from error
-        if text.strip():
-            yield text.strip()
+def _query(line: str) -> str:
+    if not line.startswith("{"):
+        return line
+    record = parse_object(line)
+    text = next((record[name] for name in ("query", "text") if name in record), None)
+    if not isinstance(text, str):
+        raise ValueError('no text under "query" or "text"')
+    return text.strip()

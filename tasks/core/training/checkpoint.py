@@ -7,10 +7,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tasks.core.errors import Damaged
 from tasks.core.files import sync_files
 
 Weights = dict[str, Tensor]
@@ -20,13 +22,16 @@ Weights = dict[str, Tensor]
 class Progress:
     """How far a training has come.
 
-    losses: one a finished step. dev: (finished steps, nDCG@10), as often as it was looked at. best: the weights at the
-    best look since the training began, in main memory; None before the first.
+    losses: one a finished step. dev: (finished steps, mean nDCG@10) of each evaluation on dev queries. best: the
+    weights of the best evaluation after step 0, in main memory; None before it. start: nDCG@10 of each dev query at
+    step 0. below: steps at which nDCG@10 was lower than at step 0 by more than chance.
     """
 
     losses: list[float] = field(default_factory=list)
     dev: list[tuple[int, float]] = field(default_factory=list)
     best: Weights | None = None
+    start: list[float] = field(default_factory=list)
+    below: list[int] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -44,7 +49,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progre
     save_file(_moments(optimizer), aside / "moments.safetensors")
     if progress.best is not None:
         save_file(progress.best, aside / "best.safetensors")
-    (aside / "progress.json").write_text(json.dumps({"losses": progress.losses, "dev": progress.dev}))
+    kept = {name: getattr(progress, name) for name in ("losses", "dev", "start", "below")}
+    (aside / "progress.json").write_text(json.dumps(kept))
     sync_files(aside)
     aside.rename(target)
     for old in folder.glob("step-*"):
@@ -62,10 +68,21 @@ def newest_step(folder: Path) -> int:
 
 
 def load_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the checkpoint of this step back into model and optimizer; no progress for step 0."""
+    """Put the checkpoint of this step back into model and optimizer; no progress for step 0.
+
+    Raises Damaged when it cannot be read.
+    """
     if step == 0:
         return Progress()
-    kept_at = _place(folder, step)
+    try:
+        return _load(_place(folder, step), model, optimizer)
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise Damaged(
+            f"{_place(folder, step)}: cannot be read ({error}); remove it, and training starts again"
+        ) from error
+
+
+def _load(kept_at: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
     put_weights(model, load_file(kept_at / "weights.safetensors"))
     moments = load_file(kept_at / "moments.safetensors")
     for number, parameter in enumerate(_parameters(optimizer)):
@@ -76,7 +93,8 @@ def load_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimi
     read = json.loads((kept_at / "progress.json").read_text())
     best = kept_at / "best.safetensors"
     dev = [(int(step), float(value)) for step, value in read["dev"]]
-    return Progress(read["losses"], dev, load_file(best) if best.exists() else None)
+    weights = load_file(best) if best.exists() else None
+    return Progress(read["losses"], dev, weights, read.get("start", []), read.get("below", []))
 
 
 def trained_weights(model: nn.Module) -> Weights:

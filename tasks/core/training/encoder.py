@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,17 +10,27 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.core.checksums import digest_once
 from tasks.core.embedding.backends import graph
 from tasks.core.embedding.backends.openvino import OpenVino
 from tasks.core.embedding.machine import require
 from tasks.core.embedding.settings import INT8, Precision
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import MANIFEST, digest_of, file_digest, write_json
-from tasks.core.settings import EncoderSettings
+from tasks.core.errors import NightshiftError
+from tasks.core.files import MANIFEST, digest_of, write_json
+from tasks.core.settings import EncoderSettings, Pooling
+from tasks.core.training.integrity import check_readable, damaged, read_sealed_json
 from tasks.core.training.layout import write_router, write_tower
-from tasks.core.training.parts import PROJECTION, longest_input, new_projection, read_tokenizer, read_transformer
+from tasks.core.training.model_settings import has_own_projection
+from tasks.core.training.parts import (
+    PROJECTION,
+    longest_input,
+    new_projection,
+    read_projection,
+    read_tokenizer,
+    read_transformer,
+)
 from tasks.core.training.tower import Side, Tower
 
 SPEC = "encoder.json"
@@ -48,7 +57,7 @@ class EncoderSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shared: bool
-    pooling: Literal["mean", "cls", "last"]
+    pooling: Pooling
     normalize: bool
     dimension: int  # numbers after the projection; 0: there is none
     serve_dimension: int  # the first so many numbers are served; 0: all
@@ -77,7 +86,7 @@ class DualEncoder:
     loads it as it is.
     """
 
-    def __init__(self, folder: Path, spec: EncoderSpec) -> None:
+    def __init__(self, folder: Path, spec: EncoderSpec, name: str = "") -> None:
         self.spec, self.folder = spec, folder
         if spec.shared:
             self.passage = Tower.open(folder, spec.side("passage"))
@@ -85,7 +94,7 @@ class DualEncoder:
         else:
             self.passage = Tower.open(folder / SEPARATE["passage"], spec.side("passage"))
             self.query = Tower.open(folder / SEPARATE["query"], spec.side("query"))
-        self.fingerprint = fingerprint(folder)
+        self.fingerprint = name or fingerprint(folder)
         self.token_budget = 2048
 
     @property
@@ -147,24 +156,40 @@ class DualEncoder:
 def load_encoder(folder: Path) -> DualEncoder:
     """The encoder in `folder`, ready to encode; the last two stay in memory.
 
-    Raises Mismatch when the files are not those that its manifest names, or this machine lacks what its numeric path
-    needs.
+    Raises Damaged when its files are not those that its manifest names, Mismatch when this machine lacks what its
+    numeric path needs.
     """
-    encoder = DualEncoder(folder, read_spec(folder))
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        named = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
-        if named != encoder.fingerprint:
-            raise Mismatch(
-                f"encoder {folder}: its files have fingerprint {encoder.fingerprint}, its manifest says {named}. "
-                "The folder was altered: remove it and run the night again."
+    name = check_encoder(folder)
+    return DualEncoder(folder, read_spec(folder), name).for_inference()
+
+
+def check_encoder(folder: Path) -> str:
+    """The fingerprint of the encoder in `folder`, computed from its files and compared with its manifest.
+
+    Raises Damaged when a file is missing, cannot be read, or has other bytes than when the encoder was made.
+    """
+    check_readable(folder / place for place in places(read_spec(folder)).values())
+    held = fingerprint(folder)
+    if (folder / MANIFEST).exists():
+        named = read_sealed_json(folder / MANIFEST).get("fingerprint")
+        if named != held:
+            raise damaged(
+                f"encoder {folder}: its files have fingerprint {held}, its manifest says {named}: one of the weights, "
+                f"config.json, tokenizer.json, or {SPEC} was damaged or altered"
             )
-    return encoder.for_inference()
+    return held
 
 
 def read_spec(folder: Path) -> EncoderSpec:
-    """The spec beside the weights."""
-    return EncoderSpec(**json.loads((folder / SPEC).read_text(encoding="utf-8")))
+    """The spec beside the weights.
+
+    Raises Damaged when it is missing or cannot be read.
+    """
+    try:
+        return EncoderSpec(**read_sealed_json(folder / SPEC))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise damaged(f"{folder / SPEC}: not what Nightshift wrote ({fields})") from error
 
 
 def places(spec: EncoderSpec) -> dict[str, str]:
@@ -233,11 +258,15 @@ def _write(query: Tower, passage: Tower, spec: EncoderSpec, folder: Path) -> Non
 
 def _from_base(base: Path, side: Side) -> Tower:
     transformer = read_transformer(base)
-    projection = new_projection(transformer.config.hidden_size, side.dimension) if side.dimension else None
+    projection = None
+    if has_own_projection(base, side.dimension):
+        projection = read_projection(base)
+    elif side.dimension:
+        projection = new_projection(transformer.config.hidden_size, side.dimension)
     return Tower(read_tokenizer(base), transformer, projection, side)
 
 
 def decisive_files(place: Path) -> dict[str, str]:
     """Digests of the files in a model folder that decide vectors."""
     files = {file for pattern in DECISIVE for file in place.glob(pattern)}
-    return {str(file.relative_to(place)): file_digest(file) for file in sorted(files)}
+    return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from tasks.core.files import write_json
 from tasks.core.training.adapters import merge_adapters
 from tasks.core.training.parts import PROJECTION, WEIGHT
+from tasks.core.training.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.training.tower import Tower
 
 TYPES = "sentence_transformers.models."  # the name under which releases 5 and 6 both find a module
-POOLING = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
 CUT = "3_Cut"
 
 
@@ -41,7 +41,7 @@ def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
     if len(set(limits.values())) > 1:
         config |= {f"{task}_length": limit for task, limit in limits.items()}
     write_json(folder / "sentence_bert_config.json", config)
-    modes = {f"pooling_mode_{name}": tower.side.pooling == how for how, name in POOLING.items()}
+    modes = {key: tower.side.pooling == how for how, (_, key) in SENTENCE_TRANSFORMERS.items()}
     hidden = tower.transformer.config.hidden_size
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
     if tower.projection is not None:

@@ -1,4 +1,4 @@
-"""The training loop: steps, looks at dev queries, checkpoints, until the plan or the patience is at its end."""
+"""The training loop: steps, evaluations on dev queries, checkpoints, until the plan or the patience is at its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
@@ -22,10 +23,10 @@ from tasks.core.training.checkpoint import (
     save_checkpoint,
     trained_weights,
 )
+from tasks.core.training.dev import is_finished, record_start, record_step, step_to_keep
 from tasks.core.training.encoder import DualEncoder, read_spec, save_encoder
-from tasks.core.training.pairs import TrainingPairs, load_pairs
+from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.step import Stepper, numeric
 from tasks.core.training.trainable import make_trainable, spec_to_train
 from tasks.core.training.yardstick import Yardstick, yardstick
@@ -51,12 +52,16 @@ class Job(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What a training did. `kept` is the step whose weights were saved."""
+    """What a training did. `kept` is the step whose weights were saved.
+
+    `improved` is false where every later step was worse on dev queries than step 0, whose weights were saved then.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     steps: int
     kept: int
+    improved: bool
     dimension: int
     loss: tuple[float, ...]
     dev: tuple[tuple[int, float], ...]
@@ -76,24 +81,30 @@ def run(job: Job, ranks: Ranks) -> Outcome:
             f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes: raise it, or "
             "set fewer processes"
         )
-    encoder = DualEncoder(job.start.path, spec_to_train(read_spec(job.start.path), job.settings.encoder))
+    spec = spec_to_train(read_spec(job.start.path), job.settings.encoder)
+    encoder = DualEncoder(job.start.path, spec)
     make_trainable(encoder, job.settings.encoder)
-    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older)
+    own = job.settings.evaluation.leave_out_self
+    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older, leave_out_self=own)
+    check_negatives(data, settings)
     stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
     dev, frozen = _yardsticks(job, encoder)
 
-    def look(at: Yardstick) -> float:
+    def evaluate(at: Yardstick) -> np.ndarray:
         return at.ndcg(encoder, ranks, numeric(settings, stepper.device))
 
-    before = None if frozen is None else look(frozen)
-    progress = _train(job, data, stepper, None if dev is None else lambda: look(dev))
-    kept = _keep_best(stepper.model, progress)
-    after = None if frozen is None else look(frozen)
+    before = None if frozen is None else float(evaluate(frozen).mean())
+    progress = _train(job, data, stepper, None if dev is None else lambda: evaluate(dev))
+    kept = step_to_keep(progress)
+    if kept > 0:
+        _put_back(stepper.model, progress, kept)
+    after = before if frozen is None or kept == 0 else float(evaluate(frozen).mean())
     if ranks.leads:
-        save_encoder(encoder, job.folder)
+        save_encoder(encoder if kept > 0 else DualEncoder(job.start.path, spec), job.folder)
     return Outcome(
         steps=progress.steps,
         kept=kept,
+        improved=kept > 0,
         dimension=encoder.dimension,
         loss=tuple(progress.losses),
         dev=tuple(progress.dev),
@@ -103,62 +114,40 @@ def run(job: Job, ranks: Ranks) -> Outcome:
 
 def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[Yardstick | None, Yardstick | None]:
     """Dev queries to stop by, and held-out queries of the older snapshot that show what is forgotten."""
-    settings, split = job.settings.training, job.settings.evaluation.split
-    dev = yardstick(job.snapshot, "dev", encoder, settings, job.candidates) if settings.evaluate_every else None
-    return dev, None if job.older is None else yardstick(job.older, split, encoder, settings)
+    settings, held_out = job.settings.training, job.settings.evaluation
+    dev, frozen, own = None, None, held_out.leave_out_self
+    if settings.evaluate_every:
+        dev = yardstick(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=own)
+    if job.older is not None:
+        frozen = yardstick(job.older, held_out.split, encoder, settings, leave_out_self=own)
+    return dev, frozen
 
 
-def _train(job: Job, data: TrainingPairs, stepper: Stepper, look: Callable[[], float] | None) -> Progress:
+def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[], np.ndarray] | None) -> Progress:
     settings, folder = stepper.settings, job.folder / CHECKPOINTS
     pairs = plan(data, settings, stepper.steps)
     begun = stepper.ranks.as_the_first(newest_step(folder))
     progress = load_checkpoint(folder, begun, stepper.model, stepper.optimizer)
     if progress.steps:
-        log.info("training goes on after step %d of %d", progress.steps, stepper.steps)
-    elif look is not None:
-        progress.dev.append((0, look()))
+        log.info("Resuming training after step %d of %d", progress.steps, stepper.steps)
+    elif evaluate is not None:
+        record_start(progress, evaluate())
     report = _reporter(stepper.steps, progress.steps)
-    while progress.steps < stepper.steps and not _tired(progress, settings):
+    while progress.steps < stepper.steps and not is_finished(progress, settings.patience):
         step = progress.steps
         progress.losses.append(stepper.step(data, batch_at(data, pairs[step], settings, step), step))
         done = step + 1
-        if look is not None and (done % settings.evaluate_every == 0 or done == stepper.steps):
-            _remember(progress, stepper.model, look())
+        if evaluate is not None and (done % settings.evaluate_every == 0 or done == stepper.steps):
+            record_step(progress, evaluate(), lambda: trained_weights(stepper.model))
         report(progress)
         if done % settings.checkpoint_every == 0 and done < stepper.steps and stepper.ranks.leads:
             save_checkpoint(folder, stepper.model, stepper.optimizer, progress)
     return progress
 
 
-def _remember(progress: Progress, model: nn.Module, ndcg: float) -> None:
-    """Note a look at the dev queries, and keep the weights when none since the start was better."""
-    if all(ndcg > value for step, value in progress.dev if step > 0):
-        progress.best = trained_weights(model)
-    progress.dev.append((progress.steps, ndcg))
-    log.info("after step %d: dev nDCG@10 %.4f (%.4f at the start)", progress.steps, ndcg, progress.dev[0][1])
-
-
-def _best_step(progress: Progress) -> int:
-    return max((look for look in progress.dev if look[0] > 0), key=lambda look: look[1])[0]  # of equal ones the first
-
-
-def _tired(progress: Progress, settings: TrainingSettings) -> bool:
-    """Whether the last `patience` looks brought nothing."""
-    if progress.best is None:
-        return False
-    waited = sum(step > _best_step(progress) for step, _ in progress.dev)
-    return waited >= settings.patience
-
-
-def _keep_best(model: nn.Module, progress: Progress) -> int:
-    """Put the best weights back, where dev queries were looked at; the step they are of."""
-    if progress.best is None:
-        return progress.steps
-    kept = _best_step(progress)
-    if kept != progress.steps:
+def _put_back(model: nn.Module, progress: Progress, step: int) -> None:
+    if progress.best is not None and step != progress.steps:
         put_weights(model, progress.best)
-        log.info("the weights of step %d were the best on dev queries", kept)
-    return kept
 
 
 def _reporter(steps: int, done: int) -> Callable[[Progress], None]:

@@ -56,12 +56,15 @@ def load_pairs(
     encoder: DualEncoder,
     settings: TrainingSettings,
     older: Snapshot | None = None,
+    *,
+    leave_out_self: bool = False,
 ) -> TrainingPairs:
     """Read and tokenise the training pairs of a snapshot with their mined negatives.
 
     With `replay` in the settings, pairs that only `older` trains on come behind them: those whose query is not
     held out now. Equally worded queries share all their positives. `negatives.parquet` may have a column
-    `teacher_score`, and beside it may lie `positives.parquet` (query_id, passage_id, teacher_score).
+    `teacher_score`, and beside it may lie `positives.parquet` (query_id, passage_id, teacher_score). With
+    `leave_out_self` no query is pushed away from the passage that has its id.
 
     Raises BadInput when the training split holds no positive, or the loss needs teacher scores and there are none.
     """
@@ -75,6 +78,8 @@ def load_pairs(
         replayed, before = _replayed(snapshot, older, judged, asked, texts)
         pairs, judged = train + replayed, judged + before
         log.info("replay: %d pairs that this snapshot lacks", len(replayed))
+    if leave_out_self:
+        judged = judged + [(row, passage_row[query]) for query, row in query_row.items() if query in passage_row]
     cluster = texts.clusters(settings.near_duplicate)
     return TrainingPairs(
         query_tokens=TokenTable([encoder.query.tokenize(list(asked))]),
@@ -86,6 +91,25 @@ def load_pairs(
         cluster=cluster,
         known={query: np.unique(cluster[rows]) for query, rows in _grouped(judged).items()},
         teacher=_teacher(negatives.path, mined, query_row, passage_row, settings),
+    )
+
+
+def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
+    """Warn where no query has a mined negative.
+
+    Raises BadInput where no query has any negative at all, not even in a batch: there is nothing to learn then.
+    """
+    if settings.hard_negatives == 0 or data.negatives:
+        return
+    passages = np.unique(data.pairs[:, 1])
+    if len(np.unique(data.cluster[passages])) == 1:
+        raise BadInput(
+            f"nothing can be learned: the {len(passages):,} passages of the training pairs are copies or near "
+            "duplicates of one, and no query has a mined negative. Add training pairs with other passages."
+        )
+    log.warning(
+        "No query has a mined negative, so the other passages of a batch are the only ones. See the log of mining: a "
+        "retriever had no hits, or a filter refused them all."
     )
 
 

@@ -7,21 +7,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+SENTENCE_TRANSFORMERS = {  # our name -> theirs in a Pooling module's config, and the key of releases before 6
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "cls": ("cls", "pooling_mode_cls_token"),
+    "last": ("lasttoken", "pooling_mode_lasttoken"),
+    "max": ("max", "pooling_mode_max_tokens"),
+    "weighted_mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
+    "mean_sqrt_len": ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+}
+
 
 def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
     """Vectors (n, width) of states (n, longest, width); mask: bool (n, longest), true on tokens, which come first.
 
-    `how`: "mean" of the tokens' states, the state of the first ("cls") or of the last token ("last"). Without a mask
-    no row has padding.
+    `how`: the state of the first ("cls") or of the last token ("last"); of all tokens the greatest number in each
+    place ("max"), the mean ("mean"), the mean weighted by position, from 1 ("weighted_mean"), or the sum over the
+    square root of their number ("mean_sqrt_len"). Without a mask no row has padding.
     """
     if how == "cls":
         return states[:, 0]
+    if mask is None and how == "mean":
+        return states.mean(dim=1)
     if mask is None:
-        return states[:, -1] if how == "last" else states.mean(dim=1)
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     lengths = mask.sum(dim=1)
     if how == "last":
         return states[torch.arange(states.shape[0], device=states.device), lengths - 1]
-    return (states * mask[:, :, None]).sum(dim=1) / lengths[:, None].to(states)
+    if how == "max":
+        return states.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1)
+    if how == "weighted_mean":
+        weights = mask * torch.arange(1, states.shape[1] + 1, device=states.device)
+        return (states * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1)[:, None].to(states)
+    total = lengths[:, None].to(states)
+    return (states * mask[:, :, None]).sum(dim=1) / (total.sqrt() if how == "mean_sqrt_len" else total)
 
 
 def prefixes(vectors: Tensor, dimensions: Sequence[int], normalize: bool) -> list[Tensor]:

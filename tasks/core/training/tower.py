@@ -29,7 +29,7 @@ class Backend(Protocol):
 class Side(NamedTuple):
     """How one side turns a text into a vector, beside its weights."""
 
-    pooling: str  # "mean", "cls" or "last", see `pool`
+    pooling: str  # see `pool`
     normalize: bool  # scale every vector to length 1
     dimension: int  # numbers after the projection; 0: there is none
     serve_dimension: int  # the first so many numbers are served; 0: all

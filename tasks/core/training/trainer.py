@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from tasks.core.embedding.precision import Choice, choose_precision, keep_precision, paths_tried
-from tasks.core.files import produce
+from tasks.core.files import look_up, produce
 from tasks.core.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.settings import Settings
-from tasks.core.training.base import find_bases
+from tasks.core.training.base import Bases, check_bases, find_bases
 from tasks.core.training.encoder import (
     EncoderSpec,
     decisive_files,
@@ -36,13 +36,15 @@ VERSION = 2  # of what a training makes of the same inputs; a change makes new a
 
 
 def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
-    """The untrained encoder of the settings as an artifact: what a first night starts from and is compared with."""
+    """The untrained encoder of the settings as an artifact: what a first night starts from and is compared with.
+
+    Raises NightshiftError when the base model is not whole, or has vectors of its own that the settings do not give.
+    """
     bases = find_bases(settings.encoder)
-    files = {side: decisive_files(base) for side, base in bases._asdict().items()}
     spec = EncoderSpec.of(settings.encoder, "fp32")
-    key = {"bases": files, "spec": spec.model_dump(), "embedding": _numeric(settings)}
 
     def build(folder: Path) -> Mapping[str, Any]:
+        check_bases(bases, settings.encoder)
         dimension = start_from(bases.passage, spec, folder, bases.query).dimension
         return {
             "dimension": dimension,
@@ -52,7 +54,24 @@ def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
             **_facts(folder, snapshot, settings),
         }
 
-    return produce(home, Encoder, key, build)
+    return produce(home, Encoder, _base_key(bases, spec, settings), build)
+
+
+def check_base(settings: Settings) -> Bases:
+    """The base models of the settings, where a night can start from them; a home that has done so goes on with them.
+
+    Raises NightshiftError as `base_encoder` does.
+    """
+    bases = find_bases(settings.encoder)
+    key = _base_key(bases, EncoderSpec.of(settings.encoder, "fp32"), settings)
+    if look_up(settings.home, Encoder, key) is None:
+        check_bases(bases, settings.encoder)
+    return bases
+
+
+def _base_key(bases: Bases, spec: EncoderSpec, settings: Settings) -> dict[str, object]:
+    files = {side: decisive_files(base) for side, base in bases._asdict().items()}
+    return {"bases": files, "spec": spec.model_dump(), "embedding": _numeric(settings)}
 
 
 def train(
@@ -98,6 +117,7 @@ def train(
         "evaluation": settings.evaluation.split,
         "embedding": _numeric(settings),
         "version": VERSION,
+        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:

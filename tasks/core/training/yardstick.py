@@ -16,7 +16,7 @@ import torch
 
 from tasks.core.data.snapshot import passages, qrels, queries
 from tasks.core.data.text import full_text
-from tasks.core.evaluation.measures import means, per_query
+from tasks.core.evaluation.measures import per_query
 from tasks.core.mining.runs import RUN_FILE
 from tasks.core.receipts import Run, Snapshot
 from tasks.core.training.encoder import DualEncoder
@@ -37,28 +37,42 @@ class Yardstick:
     query_tokens: TokenIds
     passage_tokens: TokenIds
     answers: pa.Table  # query_id, passage_id, relevance
+    leave_out_self: bool = False  # rank the passage with a query's own id last
 
-    def ndcg(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> float:
-        """Mean nDCG@10 of the encoder, in [0, 1]; the processes share the encoding. Leaves the towers in eval mode."""
+    def ndcg(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> np.ndarray:
+        """nDCG@10 of the encoder for each query, float64 (queries,) in [0, 1].
+
+        The processes share the encoding, and each gets the same values. Leaves the towers in eval mode.
+        """
         asked = _encode(encoder.query, self.query_tokens, ranks, autocast)
         pool = _encode(encoder.passage, self.passage_tokens, ranks, autocast)
         return self.ndcg_of(asked, pool)
 
-    def ndcg_of(self, asked: np.ndarray, pool: np.ndarray) -> float:
-        """Mean nDCG@10 of these vectors of the queries, float32 (queries, d), and the passages, (passages, d)."""
-        best = np.argsort(-(asked @ pool.T), axis=1, kind="stable")[:, :DEPTH]
+    def ndcg_of(self, asked: np.ndarray, pool: np.ndarray) -> np.ndarray:
+        """nDCG@10 for each query, of vectors of the queries, float32 (queries, d), and the passages, (passages, d)."""
+        ids, scores = np.array(self.passage_ids), asked @ pool.T
+        if self.leave_out_self:
+            scores[np.array(self.query_ids)[:, None] == ids[None, :]] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         run = pa.table(
             {
                 "query_id": np.repeat(self.query_ids, best.shape[1]),
-                "passage_id": np.array(self.passage_ids)[best.ravel()],
+                "passage_id": ids[best.ravel()],
                 "rank": np.tile(np.arange(1, best.shape[1] + 1), len(best)),
             }
         )
-        return means(per_query(run, self.answers))["ndcg@10"]
+        values: np.ndarray = per_query(run, self.answers)["ndcg@10"].to_numpy()
+        return values
 
 
 def yardstick(
-    snapshot: Snapshot, split: str, encoder: DualEncoder, settings: TrainingSettings, candidates: Run | None = None
+    snapshot: Snapshot,
+    split: str,
+    encoder: DualEncoder,
+    settings: TrainingSettings,
+    candidates: Run | None = None,
+    *,
+    leave_out_self: bool = False,
 ) -> Yardstick | None:
     """Draw `dev_queries` of a split, and `dev_passages` to rank them over; None when the split has no query.
 
@@ -86,6 +100,7 @@ def yardstick(
         query_tokens=encoder.query.tokenize(asked["text"].to_pylist()),
         passage_tokens=encoder.passage.tokenize(texts),
         answers=answers,
+        leave_out_self=leave_out_self,
     )
 
 

@@ -4,25 +4,30 @@
     queries.jsonl    {"_id": "q1", "text": "when do owls hunt"}
     qrels/train.tsv  query-id<TAB>corpus-id<TAB>score, and below that header: q1<TAB>p1<TAB>1
 
+Fields may have the other names in `names.NAMES`, and qrels the columns of TREC (q1 0 p1 1). A `qrels.tsv` in the
+folder itself stands for `qrels/train.tsv`.
+
 One bad line never stops a night: it becomes a row with a fault and its raw text, for the quarantine. Only a
 missing or unreadable file stops. A line's row number counts header and blank lines; blank lines are no rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
-from tasks.core.data.readers.fields import json_object, relevance, strings, utf8
+from tasks.core.data.readers.fields import first_value, json_object, texts
+from tasks.core.data.readers.judgments import Judged, read_judgments, split_of_qrels
 from tasks.core.data.readers.lines import lines
+from tasks.core.data.readers.names import NAMES, OPTIONAL, all_names
 from tasks.core.data.readers.places import Place, Stored
-from tasks.core.data.rows import Fault, Raw, Values, batches
+from tasks.core.data.rows import Fault, Values, batches
 from tasks.core.errors import BadInput
 
-_HEADER = ["query-id", "corpus-id", "score"]
+_ROOT = "qrels.tsv"
 
 
 @dataclass(frozen=True)
@@ -32,27 +37,26 @@ class BeirFolder:
     place: Place
     corpus: Stored
     queries: Stored
-    qrels: dict[str, Stored]  # by split
+    qrels: Judged
 
     def files(self) -> list[Stored]:
         """All of them, in a fixed order."""
-        return [self.corpus, self.queries, *self.qrels.values()]
+        return [self.corpus, self.queries, *(file for _, file in self.qrels)]
+
+    def dialect(self) -> Mapping[str, object]:
+        """Nothing: the rows depend on the content of the files alone."""
+        return {}
 
     def read(self, table: str) -> Iterator[pa.RecordBatch]:
         """Stream one table (passages, queries or qrels) in the schema `rows.SCHEMAS[table]`.
 
-        Raises BadInput for a file that cannot be read, or a qrels header of other columns.
+        Raises BadInput for a file that cannot be read, or a qrels header that lacks a column.
         """
-        if table == "passages":
-            yield from batches(table, lines(self.place, self.corpus), _passage)
-        elif table == "queries":
-            yield from batches(table, lines(self.place, self.queries), _query)
+        if table == "qrels":
+            yield from read_judgments(self.place, self.qrels)
         else:
-            first = 0
-            for split, file in self.qrels.items():
-                for batch in batches(table, _judgements(self.place, file), partial(_qrel, split), first):
-                    first += batch.num_rows
-                    yield batch
+            file = self.corpus if table == "passages" else self.queries
+            yield from batches(table, lines(self.place, file), partial(_row, table))
 
 
 def locate(place: Place) -> BeirFolder:
@@ -63,54 +67,30 @@ def locate(place: Place) -> BeirFolder:
     here = place.files()
     qrels = [file for file in place.files("qrels") if file.bare.endswith(".tsv")]
     corpus, queries = place.one_of(here, "corpus.jsonl"), place.one_of(here, "queries.jsonl")
+    qrels = qrels or [file for file in here if file.bare == _ROOT]
     if not qrels:
         raise BadInput(
-            f"{place.shown}/qrels: holds no .tsv file. Put the judgements there, one file a split: train.tsv …"
+            f"{place.shown}/qrels: holds no .tsv file. Put the judgments there, one file for each split: train.tsv …"
         )
     place.once(qrels)
-    return BeirFolder(place, corpus, queries, {_split(file): file for file in qrels})
+    return BeirFolder(place, corpus, queries, [(split_of_qrels(place, file, _split(file)), file) for file in qrels])
 
 
 def _split(file: Stored) -> str:
-    return file.bare.removeprefix("qrels/").removesuffix(".tsv")
+    return "" if file.bare == _ROOT else file.bare.removeprefix("qrels/").removesuffix(".tsv")
 
 
-def _judgements(place: Place, file: Stored) -> Iterator[Raw]:
-    """The lines of a qrels file below its header."""
-    for position, raw in enumerate(lines(place, file)):
-        if position == 0:
-            header = raw.content.decode("utf-8", "replace").split("\t")
-            if header == _HEADER:
-                continue
-            if set(header) & set(_HEADER):
-                raise BadInput(
-                    f"{place.where(file)}: header is {header}, expected {_HEADER}. Reorder or rename the columns."
-                )
-        yield raw
-
-
-def _passage(content: bytes) -> Values | Fault:
-    value = json_object(content, ("_id", "text", "title"))
-    found = value if isinstance(value, Fault) else strings(value, ("_id", "text"), ("title",))
+def _row(table: str, content: bytes) -> Values | Fault:
+    value = json_object(content, all_names(table))
+    if isinstance(value, Fault):
+        return value
+    (_, id_names), *others = NAMES[table].items()
+    for column, names in NAMES[table].items():
+        if column not in OPTIONAL and not any(name in value for name in names):
+            key = first_value(value, id_names)
+            known = key if isinstance(key, str) else None
+            return Fault("missing_field", f"has no field {' or '.join(names)}, only {', '.join(value)[:200]}", known)
+    found = texts(first_value(value, id_names), **{column: first_value(value, names) for column, names in others})
     if isinstance(found, Fault):
         return found
-    name, text, title = found
-    return name, title or "", text
-
-
-def _query(content: bytes) -> Values | Fault:
-    value = json_object(content, ("_id", "text"))
-    found = value if isinstance(value, Fault) else strings(value, ("_id", "text"))
-    return found if isinstance(found, Fault) else tuple(found)
-
-
-def _qrel(split: str, content: bytes) -> Values | Fault:
-    line = utf8(content)
-    if isinstance(line, Fault):
-        return line
-    fields = line.split("\t")
-    if len(fields) != len(_HEADER):
-        return Fault("malformed_row", f"{len(fields)} columns where query-id, corpus-id and score are expected")
-    query, passage, score = fields
-    number = relevance(score, f"{query} {passage}")
-    return number if isinstance(number, Fault) else (query, passage, split, number)
+    return tuple((text or "") if column == "title" else text for column, text in found.items())

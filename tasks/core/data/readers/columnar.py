@@ -2,11 +2,12 @@
 
     corpus.parquet, or corpus/*.parquet     columns _id, title, text   (or id, docid, passage_id; title may be missing)
     queries.parquet, or queries/*.arrow     columns _id, text          (or id, query_id; query)
-    qrels/train.parquet, qrels/test/*.arrow columns query-id, corpus-id, score, and split where no name says it
+    qrels/train.parquet, qrels/test/*.arrow columns query-id, corpus-id, score, and split where no file name gives it
 
-What a name begins with says the table (corpus or passages, queries, qrels; a folder `data` around them does not
-count), and what follows it says the split of qrels (qrels/validation-00000-of-00001.parquet: dev). A row number is a
-row's place in its file, from 1. The record of a row is the JSON of the columns named above; whole numbers do as ids.
+The beginning of a name gives the table (corpus or passages, queries, qrels; a folder `data` around them does not
+count), and the rest gives the split of qrels (qrels/validation-00000-of-00001.parquet: dev). Qrels without any split
+are the train split. A row number is a row's place in its file, from 1. The record of a row is the JSON of the columns
+named above; whole numbers do as ids.
 
 Parquet is read by the page and checked against its checksums where it has some; Arrow by the record batch that its
 writer chose (1,000 rows in Hugging Face's). At most 8,192 rows, or about 8 MiB as the file's metadata counts them,
@@ -16,7 +17,7 @@ are in memory at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import ipc
 
 from tasks.core.data.readers.columns import Layout, rows_of
+from tasks.core.data.readers.judgments import split_of_qrels
 from tasks.core.data.readers.lines import CHUNK
 from tasks.core.data.readers.places import Place, Stored
 from tasks.core.data.readers.splits import split_of
@@ -51,6 +53,10 @@ class ColumnarFiles:
         """All of them, by table and name."""
         return [file for files in self.tables.values() for file in files]
 
+    def dialect(self) -> Mapping[str, object]:
+        """Nothing: the rows depend on the content of the files alone."""
+        return {}
+
     def read(self, table: str) -> Iterator[pa.RecordBatch]:
         """Stream one table in the schema `rows.SCHEMAS[table]`.
 
@@ -64,8 +70,11 @@ class ColumnarFiles:
 
     def _rows(self, table: str, file: Stored, first: int) -> Iterator[pa.RecordBatch]:
         done = 0
-        with self.place.reading(file, lambda: f" past row {done}"), _opened(self.place, file) as (schema, batches):
-            layout = Layout.of(table, schema, self.place.where(file), _split(file.name))
+        with self.place.reading(file, lambda: f" past row {done}"), opened(self.place, file) as (schema, batches):
+            split = _split(file.name)
+            if table == "qrels" and split is None and "split" not in schema.names:
+                split = split_of_qrels(self.place, file, "")
+            layout = Layout.of(table, schema, self.place.where(file), split)
             for batch in batches:
                 yield rows_of(batch, layout, file.name, first + done, done)
                 done += batch.num_rows
@@ -94,7 +103,8 @@ def _split(name: str) -> str | None:
 
 
 @contextmanager
-def _opened(place: Place, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def opened(place: Place, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Open a Parquet or Arrow file: its schema, and its rows in batches of at most 8,192."""
     with place.filesystem.open_input_file(file.path) as handle:
         if file.name.endswith(".parquet"):
             with pq.ParquetFile(

@@ -5,30 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data.readers.fields import relevance, utf8
+from tasks.core.data.readers.fields import number_text, relevance, utf8
+from tasks.core.data.readers.names import NAMES, OPTIONAL
+from tasks.core.data.readers.splits import known_split
 from tasks.core.data.rows import SCHEMAS, Fault
 from tasks.core.errors import BadInput
 
-_NAMES = {  # table -> its columns in order, each with the names it goes by; the first that is there counts
-    "passages": {
-        "passage_id": ("_id", "id", "docid", "passage_id", "pid"),
-        "title": ("title",),
-        "text": ("text", "passage", "contents"),
-    },
-    "queries": {"query_id": ("_id", "id", "query_id", "query-id", "qid"), "text": ("text", "query", "question")},
-    "qrels": {
-        "query_id": ("query-id", "query_id", "qid"),
-        "passage_id": ("corpus-id", "corpus_id", "passage_id", "docid", "pid"),
-        "split": ("split",),
-        "relevance": ("score", "relevance", "label"),
-    },
-}
-_OPTIONAL = ("title", "split")
+_NUMBERS = ("relevance", "title", "text")  # numbers with a point may be in them, as in fields.texts
 _PLAIN = r"^(0|-?[1-9][0-9]{0,8})$"  # a whole number of 32 bits, written as we would
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
@@ -45,23 +34,19 @@ class Layout:
     def of(cls, table: str, schema: pa.Schema, where: str, split: str | None) -> Layout:
         """Find the columns. Raises BadInput when one is missing, or of a type that no text or number can be in."""
         columns = {}
-        for name, known in _NAMES[table].items():
+        for name, known in NAMES[table].items():
             found = next((one for one in known if schema.names.count(one) == 1), None)
-            if found is None and name not in _OPTIONAL:
+            if found is None and name not in OPTIONAL:
                 raise BadInput(
                     f"{where}: has no column {' or '.join(known)}, only {', '.join(schema.names)}. Rename one."
                 )
             if found is not None:
                 kind = schema.field(found).type
-                if not _usable(kind, number=name == "relevance"):
+                if not _usable(kind, number=name in _NUMBERS):
                     raise BadInput(
                         f"{where}: column {found} is of type {kind}, which is no text. Cast it and write it again."
                     )
                 columns[name] = found
-        if table == "qrels" and split is None and "split" not in columns:
-            raise BadInput(
-                f"{where}: says no split. Name the file after it (qrels/train.parquet), or add a column split."
-            )
         return cls(table, columns, split)
 
 
@@ -81,7 +66,7 @@ def rows_of(batch: pa.RecordBatch, layout: Layout, file: str, first_row: int, do
     if layout.table == "passages":
         values["title"] = values["title"].fill_null("") if "title" in values else _repeated("", count)
     if scores is not None:
-        values.setdefault("split", _repeated(layout.split, count))
+        values["split"] = _splits(values["split"]) if "split" in values else _repeated(layout.split, count)
         values["relevance"] = scores.cast(pa.int32()) if plain else _relevance(scores, values, faults)
     told = range(count) if not plain else sorted(faults)
     records = {place: _record(layout, own, scores, place) for place in told}
@@ -103,13 +88,31 @@ def _usable(kind: pa.DataType, *, number: bool) -> bool:
         kind = kind.value_type
     if pa.types.is_integer(kind) or pa.types.is_null(kind) or kind in _BYTES or kind in _BYTES.values():
         return True
-    return number and (pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return number and _has_point(kind)
+
+
+def _has_point(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _number(value: float | Decimal | None) -> str | None:
+    """A number as text. NaN is how many writers say that there is none."""
+    return None if value is None or value != value else number_text(value)
+
+
+def _splits(names: pa.Array) -> pa.Array:
+    """The column with the names of splits that Nightshift uses."""
+    encoded = names.dictionary_encode()
+    known = [None if name is None else known_split(name) for name in encoded.dictionary.to_pylist()]
+    return pa.array(known, pa.string()).take(encoded.indices)
 
 
 def _text(column: pa.Array, name: str, faults: dict[int, Fault]) -> pa.Array:
     r"""The column as text; what is not UTF-8 is written as \xNN, and its row has a fault."""
     if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
+    if _has_point(column.type):
+        return pa.array([_number(value) for value in column.to_pylist()], pa.string())
     content = _content(column)
     try:
         return content.cast(pa.string())
@@ -133,8 +136,7 @@ def _content(column: pa.Array) -> pa.Array:
 
 def _scores(column: pa.Array, faults: dict[int, Fault]) -> pa.Array:
     """Numbers with a point as they are, everything else as text."""
-    numeric = pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
-    return column if numeric else _text(column, "score", faults)
+    return column if _has_point(column.type) else _text(column, "score", faults)
 
 
 def _plain(scores: pa.Array) -> bool:
@@ -144,9 +146,8 @@ def _plain(scores: pa.Array) -> bool:
 def _relevance(scores: pa.Array, values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:
     found: list[int | None] = []
     for place, score in enumerate(scores.to_pylist()):
-        text = str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
         key = f"{values['query_id'][place]} {values['passage_id'][place]}"
-        number = None if score is None else relevance(text, key)
+        number = None if score is None else relevance(str(score), key)
         if isinstance(number, Fault):
             faults.setdefault(place, number)
         found.append(None if isinstance(number, Fault) else number)

@@ -11,14 +11,10 @@ train). A row number is a question's place in its array, from 1. `answers` is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from tasks.core.data.readers.examples import Names
-from tasks.core.data.readers.json_array import elements
-from tasks.core.data.readers.lines import lines
+from tasks.core.data.readers.json_array import records
 from tasks.core.data.readers.nested import NestedFiles
-from tasks.core.data.readers.places import Place, Stored
-from tasks.core.data.rows import Raw
+from tasks.core.data.readers.places import Place
 from tasks.core.errors import BadInput
 
 NAMES = Names(
@@ -39,8 +35,4 @@ def locate(place: Place) -> NestedFiles:
     if not found:
         raise BadInput(f"{place.shown}: holds no .json file. [data] path takes DPR's files or the folder they lie in.")
     place.once(found)
-    return NestedFiles(place, found, _records, NAMES)
-
-
-def _records(place: Place, file: Stored) -> Iterator[Raw]:
-    return elements(place, file) if file.bare.endswith(".json") else lines(place, file)
+    return NestedFiles(place, found, records, NAMES)

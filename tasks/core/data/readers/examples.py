@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tasks.core.data.readers.fields import broken, json_object
+from tasks.core.data.readers.fields import first_value, json_object, number_text, relevance, texts
 from tasks.core.data.rows import Fault, Values
 from tasks.core.data.text import text_hash
+
+LABELS = ("label", "labels", "score", "relevance")  # fields that say whether the pair of a record is a positive
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Names:
         """All names."""
         return (
             *self.query_id, *self.query, *self.positives, *self.others, *self.passage_id, *self.title, *self.text,
+            *LABELS,
         )  # fmt: skip
 
 
@@ -42,9 +45,11 @@ class Part(NamedTuple):
 
 
 def parts(content: bytes, split: str, names: Names) -> Iterator[Part]:
-    """The rows of a record: its query, its passages, and a qrel of 1 for each passage among the positives.
+    """The rows of a record: its query, its passages, and a qrel for each passage among the positives.
 
-    A query that cannot be read keeps the whole record with it. A number as an id is taken as its digits.
+    The relevance of a qrel is 1, or the label of a record that is one labeled pair: label 0 says that the passage
+    does not answer the query. A label that is no whole number makes no qrel but a refused row.
+    A query that cannot be read keeps the whole record with it.
     """
     value = json_object(content, names.wanted)
     if isinstance(value, Fault):
@@ -54,13 +59,49 @@ def parts(content: bytes, split: str, names: Names) -> Iterator[Part]:
     query = _query(value, names)
     rest = {name: one for name, one in value.items() if name not in lists}
     yield Part("queries", content if isinstance(query, Fault) else _dumped(rest), query)
+    labels = _labels(value, names)
     for name in lists:
-        for entry in _entries(value[name]):
+        for place, entry in enumerate(_entries(value[name])):
             passage = _passage(entry, names, f"field {name}")
             yield Part("passages", _dumped(entry), passage)
             if name in names.positives and not isinstance(query, Fault) and not isinstance(passage, Fault):
-                pair = query[0], passage[0]
-                yield Part("qrels", "\t".join(map(str, (*pair, 1))).encode(), (*pair, split, 1))
+                yield _qrel(query, passage, split, labels, place, content)
+
+
+def _qrel(query: Values, passage: Values, split: str, labels: _Labels | None, place: int, content: bytes) -> Part:
+    pair = query[0], passage[0]
+    grade = 1 if labels is None else labels.of(place, " ".join(map(str, pair)))
+    if isinstance(grade, Fault):
+        return Part("qrels", content, grade)
+    return Part("qrels", "\t".join(map(str, (*pair, grade))).encode(), (*pair, split, grade))
+
+
+class _Labels(NamedTuple):
+    """The field of a record that judges its pairs: one value for all of its passages, or a list with one for each."""
+
+    name: str
+    value: Any
+
+    def of(self, place: int, key: str) -> int | Fault:
+        """The relevance of the passage at `place`."""
+        value = self.value
+        if isinstance(value, list):
+            value = value[place] if place < len(value) else None
+        if isinstance(value, bool):
+            value = int(value)
+        text = number_text(value) if isinstance(value, int | float) else value
+        grade = relevance(text, key) if isinstance(text, str) else None
+        if isinstance(grade, int):
+            return grade
+        detail = grade.detail if grade else f"no number ({str(value)[:40]})"
+        return Fault("bad_score", f"field {self.name}: {detail}; 0 is not relevant, 1 and above relevant", key)
+
+
+def _labels(value: dict[str, Any], names: Names) -> _Labels | None:
+    """The labels of a record. A number in a record that lists other passages as well is a teacher's score."""
+    if any(_entries(one) for name, one in value.items() if _is_list(name, names) and name not in names.positives):
+        return None
+    return next((_Labels(name, value[name]) for name in LABELS if name in value), None)
 
 
 def _is_list(name: str, names: Names) -> bool:
@@ -76,9 +117,13 @@ def _entries(value: Any) -> list[Any]:
 
 def _query(value: dict[str, Any], names: Names) -> Values | Fault:
     if not any(name in value for name in names.query):
-        return Fault("missing_field", f"has no field {' or '.join(names.query)}")
-    text, name = _first(value, names.query), _first(value, names.query_id)
-    return _faulty(text=text, name=name) or (_id(name, None if text is None else _digest(text)), text)
+        fields = ", ".join(value)[:200]
+        return Fault("missing_field", f"has no field {' or '.join(names.query)}, only {fields}")
+    values = texts(first_value(value, names.query_id), text=first_value(value, names.query))
+    if isinstance(values, Fault):
+        return values
+    text = values["text"]
+    return _id(values["id"], None if text is None else _digest(text)), text
 
 
 def _passage(entry: Any, names: Names, where: str) -> Values | Fault:
@@ -88,30 +133,16 @@ def _passage(entry: Any, names: Names, where: str) -> Values | Fault:
         return Fault("wrong_type", f"{where} holds a {type(entry).__name__}, expected a passage")
     if not any(name in entry for name in names.text):
         return Fault("missing_field", f"{where} holds a passage without {' or '.join(names.text)}")
-    text, title, name = (_first(entry, one) for one in (names.text, names.title, names.passage_id))
-    if fault := _faulty(text=text, title=title, name=name):
-        return fault
-    return _id(name, None if text is None else text_hash(title, text)), title or "", text
+    given_id, given_title, given_text = (first_value(entry, one) for one in (names.passage_id, names.title, names.text))
+    values = texts(given_id, title=given_title, text=given_text)
+    if isinstance(values, Fault):
+        return values
+    title, text = values["title"], values["text"]
+    return _id(values["id"], None if text is None else text_hash(title, text)), title or "", text
 
 
-def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((value[name] for name in names if name in value), None)
-
-
-def _faulty(*, text: Any, name: Any, title: Any = None) -> Fault | None:
-    key = name if isinstance(name, str) else None
-    for what, one in (("text", text), ("title", title)):
-        if one is not None and not isinstance(one, str):
-            return Fault("wrong_type", f"the {what} is a {type(one).__name__}, expected a string", key)
-    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
-        return Fault("wrong_type", f"the id is a {type(name).__name__}, expected a string")
-    if broken((text, title, key)):
-        return Fault("invalid_utf8", "an escape \\ud800 to \\udfff without its pair is no character", key)
-    return None
-
-
-def _id(name: str | int | None, digest: str | None) -> str | None:
-    return digest if name is None else str(name)
+def _id(name: str | None, digest: str | None) -> str | None:
+    return digest if name is None else name
 
 
 def _digest(query: str) -> str:

@@ -1,19 +1,33 @@
-"""Takes JSON records apart into the fields that a table wants, or says what is wrong with them."""
+"""Checks the values of source records: the same rules for ids, scores, titles, and texts in every reader."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from functools import cache
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 from tasks.core.data.rows import Fault
 
 _INT32 = range(-(2**31), 2**31)
+_WHOLE = re.compile(r"([+-]?[0-9]{1,10})(\.0*)?")
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?")
+_HALF_A_PAIR = "an escape \\ud800 to \\udfff without its pair is no character"
+
+
+class Judgment(NamedTuple):
+    """The values of a line of a qrels file, as text."""
+
+    query_id: str
+    passage_id: str
+    score: str
 
 
 def utf8(content: bytes) -> str | Fault:
-    """The text of a record."""
+    """Decode a record."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -21,7 +35,7 @@ def utf8(content: bytes) -> str | Fault:
 
 
 def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fault:
-    """The JSON object in `content`. A wanted field that stands there twice is a fault: which of them is meant?
+    """Decode the JSON object in `content`. A wanted field that occurs twice is a fault: which of them is meant?
 
     NaN and Infinity, which JSON does not have but many writers leave in fields nobody reads, do no harm.
     """
@@ -39,28 +53,41 @@ def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fau
     return value
 
 
-def strings(value: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[Any] | Fault:
-    """The values of the fields, each a string or null; null is let through, for the contract says whether it may be.
+def first_value(value: dict[str, Any], names: Iterable[str]) -> Any:
+    """The value of the first of `names` that the record has; None when it has none."""
+    return next((value[name] for name in names if name in value), None)
 
-    The first required field is the key that a fault names.
+
+def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
+    """The id of a row (as `id`) and its other fields as text. Null passes: the contract decides whether it may be.
+
+    Text stays as it is, and a number becomes its text: 1984 and 1984.0 become "1984". A number with a fraction is
+    no id, and true and false are neither ids nor texts.
     """
-    key = value.get(required[0])
-    key = key if isinstance(key, str) else None
-    if missing := [name for name in required if name not in value]:
-        return Fault("missing_field", f"has no field {', '.join(missing)}", key)
-    found = [value.get(name) for name in (*required, *optional)]
-    for name, one in zip((*required, *optional), found, strict=True):
-        if one is not None and not isinstance(one, str):
-            return Fault("wrong_type", f"field {name} is a {type(one).__name__}, expected a string", key)
-    if broken(found):
-        return Fault("invalid_utf8", "an escape \\ud800 to \\udfff without its pair is no character", key)
-    return found
+    key = given_id if isinstance(given_id, str) else None
+    if isinstance(given_id, bool) or not (given_id is None or isinstance(given_id, str | int)):
+        return Fault("wrong_type", f"the id is a {type(given_id).__name__}, expected text or a whole number")
+    values: dict[str, str | None] = {"id": None if given_id is None else str(given_id)}
+    for name, value in fields.items():
+        if isinstance(value, bool) or not (value is None or isinstance(value, str | int | float)):
+            return Fault("wrong_type", f"the {name} is a {type(value).__name__}, expected text", key)
+        if isinstance(value, float) and not isfinite(value):
+            return Fault("wrong_type", f"the {name} is {value}, expected text", key)
+        values[name] = value if value is None or isinstance(value, str) else number_text(value)
+    if broken(values.values()):
+        return Fault("invalid_utf8", _HALF_A_PAIR, key)
+    return values
 
 
-def broken(texts: Iterable[str | None]) -> bool:
+def number_text(number: float | Decimal) -> str:
+    """A number as people write it: whole numbers without a point."""
+    return str(int(number)) if number == number // 1 else str(number)
+
+
+def broken(values: Iterable[str | None]) -> bool:
     """Whether one of the texts holds half a surrogate pair, which no UTF-8 can carry."""
     try:
-        for text in texts:
+        for text in values:
             if text is not None and not text.isascii():
                 text.encode()
     except UnicodeEncodeError:
@@ -69,15 +96,35 @@ def broken(texts: Iterable[str | None]) -> bool:
 
 
 def relevance(score: str, key: str) -> int | Fault:
-    """A whole number of 32 bits."""
-    digits = score.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 11 and int(score) in _INT32):
-        return Fault("bad_score", f"score {score[:40]!r} is not a whole number", key)
-    return int(score)
+    """Read a score as a whole number of 32 bits; 1.0 is 1. A fraction is refused: rounding would be a guess."""
+    whole = _WHOLE.fullmatch(score)
+    if whole and int(whole[1]) in _INT32:
+        return int(whole[1])
+    if _FRACTION.fullmatch(score):
+        return Fault("bad_score", f"score {score[:40]!r} has a fraction; write judgments as whole numbers", key)
+    return Fault("bad_score", f"score {score[:40]!r} is not a whole number", key)
+
+
+def judgment(content: bytes, order: tuple[int, ...] | None = None) -> Judgment | Fault:
+    """Split a line of a qrels file at its tabs, or at white space where it has no tab.
+
+    Args:
+        content: the line: query, passage, score; or as TREC writes it: query, 0, passage, score.
+        order: the places of query, passage, and score, where the header gives them.
+    """
+    line = utf8(content)
+    if isinstance(line, Fault):
+        return line
+    fields = line.split("\t") if "\t" in line else line.split()
+    if order is not None and len(fields) > max(order):
+        return Judgment(*(fields[place] for place in order))
+    if order is not None or len(fields) not in (3, 4):
+        return Fault("malformed_row", f"{len(fields)} columns where query, (0,) passage and score are expected")
+    return Judgment(fields[0], fields[-2], fields[-1])
 
 
 class _Repeated(Exception):
-    """A wanted field that stands twice in one object."""
+    """A wanted field that occurs twice in one object."""
 
 
 @cache

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.core.data.readers.lines import BOM, CHUNK, LONGEST, Growing
+from tasks.core.data.readers.lines import BOM, CHUNK, LONGEST, Growing, lines
 from tasks.core.data.readers.places import Place, Stored
 from tasks.core.data.rows import Raw
 from tasks.core.errors import BadInput
@@ -47,6 +47,11 @@ def elements(place: Place, file: Stored) -> Iterator[Raw]:
                 f"{place.where(file)}: ends past element {number} without the ] of its array. An unknown number of "
                 "questions is missing, so nothing of this source is used. Copy it again."
             )
+
+
+def records(place: Place, file: Stored) -> Iterator[Raw]:
+    """The elements of the array in a .json file, or the lines of any other. Raises BadInput as they do."""
+    return elements(place, file) if file.bare.endswith(".json") else lines(place, file)
 
 
 class _Scan:

@@ -39,6 +39,25 @@ def lines(place: Place, file: Stored) -> Iterator[Raw]:
                 yield Raw(file.name, number, content, line.fault())
 
 
+def head_of(place: Place, file: Stored) -> bytes:
+    """The first MiB of a file, decompressed. Raises BadInput when the file cannot be read."""
+    with place.reading(file), place.opened(file) as stream:
+        head: bytes = stream.read(CHUNK)
+    return head
+
+
+def head_lines(place: Place, file: Stored) -> list[Raw]:
+    """The lines in the first MiB of a file that are not blank and not cut.
+
+    Raises BadInput when the file cannot be read.
+    """
+    head = head_of(place, file)
+    whole = head.removeprefix(BOM).split(b"\n")
+    rows = [Raw(file.name, number, line.removesuffix(b"\r")) for number, line in enumerate(whole, start=1)]
+    complete = rows if len(head) < CHUNK or len(rows) == 1 else rows[:-1]
+    return [raw for raw in complete if raw.content.strip()]
+
+
 class Growing:
     """A record as it comes in: whole up to the limit; beyond it only its head, its length and its digest."""
 

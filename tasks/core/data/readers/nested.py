@@ -7,9 +7,10 @@ A record that cannot be read at all is a row of the queries; one whose query can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.data.database import database, quoted
-from tasks.core.data.readers.examples import Names, Part, parts
+from tasks.core.data.readers.examples import LABELS, Names, Part, parts
+from tasks.core.data.readers.lines import head_of
 from tasks.core.data.readers.places import Place, Stored
-from tasks.core.data.readers.splits import split_of
+from tasks.core.data.readers.splits import SPLITS, split_of
 from tasks.core.data.rows import SCHEMAS, Fault, Raw, Rows, Values
 
+_log = logging.getLogger("nightshift.ingest")
 _SAME = {  # rows of equal values are one row; texts are compared by digest, which keeps the comparison small
     "passages": "passage_id, title, md5(text)",
     "queries": "query_id, md5(text)",
@@ -34,16 +37,35 @@ _BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class NestedFiles:
-    """Files of records, each file of the split that its name says; several may be of one split."""
+    """Files of records, each file of the split that its name gives; several may be of one split.
+
+    Where no file is called train, those whose names give no known split are the train split.
+    """
 
     place: Place
     found: list[Stored]
     records: Callable[[Place, Stored], Iterator[Raw]]
     names: Names
+    columns: Mapping[str, str] = field(default_factory=dict)  # chosen by the user: query, passage
 
     def files(self) -> list[Stored]:
         """All of them, by name."""
         return self.found
+
+    def dialect(self) -> Mapping[str, object]:
+        """Whether records are labeled, and the columns that the user chose; empty without both."""
+        fields = [f'"{name}"'.encode() for name in LABELS]
+        labeled = any(name in head_of(self.place, file) for file in self.found for name in fields)
+        return {**({"labels": True} if labeled else {}), **self.columns}
+
+    def splits(self) -> dict[str, str]:
+        """The split of each file, by its name."""
+        splits = {file.name: split_of(file.name.rpartition("/")[2]) for file in self.found}
+        unknown = [name for name, split in splits.items() if split not in SPLITS]
+        if unknown and "train" not in splits.values():
+            _log.info("%s: no file is called train, so it is read as the train split", ", ".join(unknown))
+            splits |= dict.fromkeys(unknown, "train")
+        return splits
 
     def open(self, scratch: Path) -> Callable[[str], Iterator[pa.RecordBatch]]:
         """Take all records apart into `scratch`, and return the reader of a table.
@@ -54,10 +76,10 @@ class NestedFiles:
         folder.mkdir()
         with ExitStack() as stack:
             tables = {table: stack.enter_context(_Table(table, folder)) for table in _SAME}
+            splits = self.splits()
             for file in self.found:
-                split = split_of(file.name.rpartition("/")[2])
                 for raw in self.records(self.place, file):
-                    for part in self._parts(raw, split):
+                    for part in self._parts(raw, splits[file.name]):
                         tables[part.table].add(raw._replace(content=part.record), part.parsed)
         return partial(_without_repeats, folder)
 

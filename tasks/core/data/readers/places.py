@@ -7,19 +7,25 @@ find("s3://feed?endpoint_override=http://127.0.0.1:9000")          a server of o
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
+from tasks.core.data.first_fault import guess_cause
 from tasks.core.errors import BadInput
 
+_log = logging.getLogger("nightshift.ingest")
 COMPRESSED = {"": None, ".gz": "gzip", ".zst": "zstd"}  # ending -> codec
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # first bytes -> codec, where the name has no ending
+_SIDE_FILES = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")  # of datasets folders
+_HEAD = 512
 _CHUNK = 2**20
 _SCHEME = re.compile(r"^[A-Za-z0-9+.-]+://")
 
@@ -52,9 +58,14 @@ class Place:
     filesystem: Any  # a pyarrow.fs.FileSystem
     root: str
     single: bool  # the root is a file
+    left_out: set[str] = field(default_factory=set, compare=False)  # names of files that are no data
+    codecs: dict[str, str | None] = field(default_factory=dict, compare=False)  # of files whose names give none
 
     def files(self, below: str = "", *, deep: bool = False) -> list[Stored]:
         """The files in the root or in its folder `below`, by name; `deep`: in all folders under it too.
+
+        Files that other programs leave next to data are not listed: names that begin with `.` or `_`, of files and of
+        folders, and the metadata of datasets folders. `left_out` collects them.
 
         Raises BadInput when the folder cannot be listed.
         """
@@ -65,7 +76,9 @@ class Place:
         except (OSError, pa.ArrowException) as error:
             raise BadInput(f"{self.shown}: cannot be listed ({error}). Check its name and your permissions.") from error
         stored = [self._stored(info) for info in found if info.type == fs.FileType.File]
-        return sorted(stored, key=lambda file: file.name)
+        if not self.single:
+            self.left_out.update(file.name for file in stored if _is_no_data(file.name))
+        return sorted((file for file in stored if file.name not in self.left_out), key=lambda file: file.name)
 
     def one_of(self, files: list[Stored], name: str) -> Stored:
         """The one file called `name`, plain or compressed. Raises BadInput when there is none, or more than one."""
@@ -97,8 +110,8 @@ class Place:
 
     @contextmanager
     def opened(self, file: Stored) -> Iterator[Any]:
-        """A stream of the file's bytes, decompressed by its ending."""
-        codec = COMPRESSED[file.ending]
+        """A stream of the file's bytes, decompressed by its ending, or by its first bytes where it has none."""
+        codec = COMPRESSED[file.ending] or self._codec(file)
         if codec and not file.size:
             raise OSError("empty, not even a compressed nothing")
         with self.filesystem.open_input_stream(file.path, compression=None) as stream:
@@ -115,11 +128,34 @@ class Place:
             (now,) = self.filesystem.get_file_info([file.path])
         except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
             raise BadInput(
-                f"{self.where(file)}: cannot be read to its end{reached()} ({_brief(error)}). An unknown number of "
-                "rows is missing, so nothing of this source is used. Copy it again, or check its permissions."
+                f"{self.where(file)}: cannot be read to its end{reached()} ({_brief(error)}). {self._cause(file)}An "
+                "unknown number of rows is missing, so nothing of this source is used. Copy it again, or check its "
+                "permissions."
             ) from error
         if (now.size, now.mtime_ns) != (file.size, file.changed):
             raise BadInput(f"{self.where(file)}: changed while it was read. Run again when its writer has finished.")
+
+    def _head(self, file: Stored) -> bytes:
+        with self.filesystem.open_input_stream(file.path, compression=None) as stream:
+            head: bytes = stream.read(_HEAD)
+        return head
+
+    def _codec(self, file: Stored) -> str | None:
+        """The compression of a file that its name does not give."""
+        if file.name not in self.codecs:
+            head = self._head(file)
+            codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
+            self.codecs[file.name] = codec
+            if codec:
+                _log.info("%s: its first bytes are those of %s, so it is read as such", self.where(file), codec)
+        return self.codecs[file.name]
+
+    def _cause(self, file: Stored) -> str:
+        """What a file that cannot be read looks like, as a sentence; empty when it looks like nothing known."""
+        with suppress(OSError, pa.ArrowException):
+            looks = guess_cause(self._head(file))
+            return f"It {looks}. " if looks else ""
+        return ""
 
     def _stored(self, info: Any) -> Stored:
         name = info.path.rpartition("/")[2] if self.single else info.path.removeprefix(self.root).lstrip("/")
@@ -143,6 +179,11 @@ def find(path: Path | str) -> Place:
     if info.type == fs.FileType.NotFound:
         raise BadInput(f"{shown}: no such folder or file. Set [data] path to where the source lies.")
     return Place(shown, filesystem, root, single=info.type == fs.FileType.File)
+
+
+def _is_no_data(name: str) -> bool:
+    parts = name.split("/")
+    return any(part.startswith((".", "_")) for part in parts) or parts[-1] in _SIDE_FILES
 
 
 def _filesystem(path: Path | str) -> tuple[Any, str]:

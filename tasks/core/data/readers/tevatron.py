@@ -17,7 +17,7 @@ from tasks.core.data.readers.nested import NestedFiles
 from tasks.core.data.readers.places import Place
 from tasks.core.errors import BadInput
 
-_NAMES = Names(
+NAMES = Names(
     query_id=("query_id",),
     query=("query", "anchor", "question"),
     positives=("positive_passages", "positive"),
@@ -32,4 +32,4 @@ def locate(place: Place) -> NestedFiles:
     if not found:
         raise BadInput(f"{place.shown}: holds no .jsonl file. [data] path takes such files or the folder they lie in.")
     place.once(found)
-    return NestedFiles(place, found, lines, _NAMES)
+    return NestedFiles(place, found, lines, NAMES)

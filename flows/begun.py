@@ -1,0 +1,62 @@
+"""When runs of flows began, in files below home: the watchdog reads them, and needs no Prefect server for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.files import exclusive, write_json
+from tasks.core.settings_file import load_settings
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+
+KEPT = 100  # newest beginnings of each flow
+
+
+class Begun(BaseModel):
+    """One run that began."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: str  # its id on the Prefect server
+    at: datetime
+    scheduled: datetime | None = None  # the time its schedule set; None for a run that a person or an event started
+    process: int
+    host: str
+
+
+def record_begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Record that a run begins: an `on_running` hook of every flow."""
+    settings_file = flow_run.parameters.get("settings_file")
+    home = load_settings(Path(settings_file) if settings_file else None).home
+    begun = Begun(
+        run=str(flow_run.id),
+        at=datetime.now(UTC),
+        scheduled=flow_run.expected_start_time if flow_run.auto_scheduled else None,
+        process=os.getpid(),
+        host=socket.gethostname(),
+    )
+    file = _file(home, flow.name)
+    with exclusive(file.with_suffix(".lock")):
+        runs = [*read_begun(home, flow.name), begun][-KEPT:]
+        write_json(file, [run.model_dump(mode="json") for run in runs])
+
+
+def read_begun(home: Path, flow: str) -> list[Begun]:
+    """Read the newest runs of `flow` that began, oldest first; empty when the record is missing or damaged."""
+    try:
+        return [Begun(**run) for run in json.loads(_file(home, flow).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _file(home: Path, flow: str) -> Path:
+    return home / "begun" / f"{flow}.json"

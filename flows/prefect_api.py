@@ -1,0 +1,69 @@
+"""Requests to a Prefect server's REST interface, without importing Prefect: for commands and the watchdog."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from typing import Any, NamedTuple
+
+from tasks.core.errors import Unreachable
+
+TIMEOUT = 10  # seconds for an answer
+
+
+class PrefectApi(NamedTuple):
+    """Address of the API, such as http://127.0.0.1:4200/api, and the value of the Authorization header."""
+
+    url: str
+    authorization: str = ""
+
+    @classmethod
+    def with_login(cls, url: str, login: str) -> PrefectApi:
+        """The API at `url` for `login`, as user:password; empty: without a login."""
+        return cls(url, "Basic " + base64.b64encode(login.encode()).decode() if login else "")
+
+    @classmethod
+    def configured(cls) -> PrefectApi | None:
+        """The server that PREFECT_API_URL names, with its login or its key; None when it is not set."""
+        url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+        if not url:
+            return None
+        if key := os.environ.get("PREFECT_API_KEY"):
+            return cls(url, f"Bearer {key}")
+        return cls.with_login(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+
+    def get(self, path: str) -> Any:
+        """Read one object.
+
+        Raises Unreachable when the server does not answer, or refuses.
+        """
+        return self._request(path, None)
+
+    def post(self, path: str, body: object) -> Any:
+        """Query a filter, or change something.
+
+        Raises Unreachable when the server does not answer, or refuses.
+        """
+        return self._request(path, json.dumps(body).encode())
+
+    def answers(self) -> bool:
+        """Return whether the server is healthy."""
+        try:
+            self.get("health")
+        except Unreachable:
+            return False
+        return True
+
+    def _request(self, path: str, data: bytes | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers)  # noqa: S310 (the configured server)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
+                return json.load(response)
+        except (OSError, ValueError) as error:  # URLError, HTTPError, and timeouts are OSErrors
+            raise Unreachable(f"Prefect at {self.url} does not answer {path}: {error}") from error

@@ -1,0 +1,55 @@
+"""Run a flow of a night in this process, and learn its outcome also when the Prefect server dies meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
+
+import httpx  # isort: skip
+from prefect.states import State
+
+from tasks.core.errors import Unreachable
+from tasks.core.night import Night
+from tasks.server_loss import loss
+
+_outcomes: list[Night | Exception] = []  # of the nights of this process; Prefect may fail to hand the last one over
+
+
+def keep_outcome(outcome: Night | Exception) -> None:
+    """Remember how a night ended, before Prefect is told."""
+    _outcomes.append(outcome)
+
+
+def run_night(night: Callable[..., State[Any]], *arguments: Any) -> object:
+    """Run the flow `night` to its end.
+
+    Returns:
+        The night's record, or the error that ended it.
+
+    Raises Unreachable when the Prefect server is gone before the night began.
+    """
+    _outcomes.clear()
+    try:
+        return night(*arguments, return_state=True).result(raise_on_failure=False)
+    except httpx.HTTPError as error:  # Prefect could not store the run's state
+        if not _outcomes:
+            raise Unreachable(
+                f"The Prefect server does not answer ({error}). Run again: nightshift run continues after the last "
+                "finished step."
+            ) from error
+        return _outcomes[-1]
+
+
+def leave(code: object) -> NoReturn:
+    """End this process with `code`; at once if the Prefect server is gone: Prefect would wait for it for minutes."""
+    if loss.warned and loss.noticed():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)  # type: ignore[arg-type]

@@ -1,0 +1,145 @@
+"""The active schedules of the deployments: when runs are due, and which runs the Prefect server has planned."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from flows.prefect_api import PrefectApi
+from tasks.core.files import write_json
+
+TAG = "nightshift"  # of every deployment in infra/prefect.yaml
+SPOKEN = {"nightly": "night", "watch-drift": "drift check", "retrain-on-drift": "retrain"}
+
+
+class Schedule(BaseModel):
+    """One active schedule of a deployment."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    deployment: str
+    flow: str
+    definition: dict[str, Any]  # cron, interval, or rrule, as the Prefect server has it
+    since: datetime  # runs that were due before are none of this schedule's
+
+    def due(self, after: datetime, until: datetime) -> list[datetime]:
+        """List the times after `after` and up to `until` at which a run should begin, oldest first.
+
+        Computed here with Prefect's calendar classes: no server takes part in it.
+        """
+        from prefect.server.schemas.schedules import SCHEDULE_TYPES
+        from pydantic import TypeAdapter
+
+        calendar: Any = TypeAdapter(SCHEDULE_TYPES).validate_python(self.definition)
+        first = max(after, self.since)
+        times = asyncio.run(calendar.get_dates(start=first, end=until))
+        return sorted(datetime.fromtimestamp(time.timestamp(), UTC) for time in times if first < time <= until)
+
+
+def read_schedules(api: PrefectApi) -> list[Schedule]:
+    """Read the active schedules of all deployments that are not paused.
+
+    Raises Unreachable when the server does not answer.
+    """
+    now = datetime.now(UTC)
+    flows = {flow["id"]: flow["name"] for flow in api.post("flows/filter", {})}
+    query = {"deployments": {"tags": {"all_": [TAG]}}, "sort": "NAME_ASC"}
+    return [
+        Schedule(
+            id=schedule["id"],
+            deployment=deployment["name"],
+            flow=flows[deployment["flow_id"]],
+            definition=schedule["schedule"],
+            since=now,
+        )
+        for deployment in api.post("deployments/filter", query)
+        for schedule in deployment["schedules"]
+        if schedule["active"] and not deployment["paused"]
+    ]
+
+
+def keep_schedules(home: Path, schedules: Sequence[Schedule]) -> list[Schedule]:
+    """Store the schedules below home, for times when the server is gone; an unchanged one keeps its `since`."""
+    known = {(schedule.id, json.dumps(schedule.definition)): schedule for schedule in kept_schedules(home)}
+    merged = [known.get((schedule.id, json.dumps(schedule.definition)), schedule) for schedule in schedules]
+    if merged != kept_schedules(home):
+        write_json(_file(home), [schedule.model_dump(mode="json") for schedule in merged])
+    return merged
+
+
+def kept_schedules(home: Path) -> list[Schedule]:
+    """Read what `keep_schedules` stored; empty when nothing is."""
+    try:
+        return [Schedule(**schedule) for schedule in json.loads(_file(home).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def forget_schedules(home: Path) -> None:
+    """Remove what `keep_schedules` stored: nothing is due until schedules are stored again."""
+    _file(home).unlink(missing_ok=True)
+
+
+def next_runs(api: PrefectApi, schedules: Sequence[Schedule]) -> dict[str, datetime | None]:
+    """Look up, for each schedule's id, when the next run begins that the server has planned; None without a run.
+
+    Raises Unreachable when the server does not answer.
+    """
+    now = datetime.now(UTC)
+    planned: dict[str, datetime | None] = {schedule.id: None for schedule in schedules}
+    for schedule in schedules:
+        query = {
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
+                "expected_start_time": {"after_": (now - timedelta(minutes=1)).isoformat()},
+                "tags": {"all_": ["auto-scheduled"]},
+            },
+            "deployments": {"name": {"any_": [schedule.deployment]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        times = [
+            datetime.fromisoformat(run["expected_start_time"])
+            for run in api.post("flow_runs/filter", query)
+            if (run["created_by"] or {}).get("id") == schedule.id
+        ]
+        planned[schedule.id] = next((time for time in times if time > now), times[0] if times else None)
+    return planned
+
+
+def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
+    """List the scheduled runs that no worker picked up within `grace` of their time.
+
+    Raises Unreachable when the server does not answer.
+    """
+    query = {
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED"]}, "name": {"not_any_": ["AwaitingConcurrencySlot"]}},
+            "expected_start_time": {"before_": (datetime.now(UTC) - grace).isoformat()},
+            "tags": {"all_": [TAG]},
+        }
+    }
+    runs: list[dict[str, Any]] = api.post("flow_runs/filter", query)
+    return runs
+
+
+def spoken_name(deployment: str) -> str:
+    """Name what a deployment runs: night, drift check."""
+    return SPOKEN.get(deployment, deployment)
+
+
+def spoken_time(time: datetime, now: datetime) -> str:
+    """Format a time to come: today 17:30 UTC, tomorrow 02:00 UTC, Sat 30 Nov 02:00 UTC."""
+    days = (time.astimezone(UTC).date() - now.astimezone(UTC).date()).days
+    day = {0: "today", 1: "tomorrow"}.get(days, f"{time.astimezone(UTC):%a %d %b}")
+    return f"{day} {time.astimezone(UTC):%H:%M} UTC"
+
+
+def _file(home: Path) -> Path:
+    return home / "prefect" / "schedules.json"

@@ -1,0 +1,142 @@
+"""The watchdog of scheduled runs: outside Prefect, so that it also speaks when Prefect is broken or gone.
+
+It computes from the schedules, stored below home, when each run should have begun, and reads the records that runs
+leave below home as they begin (flows/begun.py). `nightshift up` starts it as a process, which also restarts a dead
+server or worker; `nightshift watchdog` runs one check, for cron.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.alerts import send_alert
+from flows.begun import read_begun
+from flows.local_prefect import api_of, prefect_folder, running, started
+from flows.prefect_api import PrefectApi
+from flows.prefect_processes import lives
+from flows.schedules import Schedule, keep_schedules, kept_schedules, read_schedules, spoken_time
+from flows.supervision import Supervisor
+from tasks.core.errors import Unreachable
+from tasks.core.files import exclusive, write_json
+
+LOOK_BACK = timedelta(days=2)  # older runs that are missing are not reported again
+EVERY = 10.0  # seconds between two checks
+
+
+class Alert(NamedTuple):
+    """One message to a person."""
+
+    subject: str
+    body: str
+
+
+def missing_runs(home: Path, grace: timedelta, now: datetime) -> dict[str, list[datetime]]:
+    """List, for each deployment, the times at which a scheduled run should have begun and did not within `grace`.
+
+    A run that waits for the run before it, which is still in progress on this machine, is not missing.
+    """
+    missing: dict[str, list[datetime]] = {}
+    for schedule in kept_schedules(home):
+        due = schedule.due(now - LOOK_BACK, now - grace)
+        if not due:
+            continue
+        begun = read_begun(home, schedule.flow)
+        times = {run.scheduled for run in begun if run.scheduled}
+        here = socket.gethostname()
+        busy = any(run.host == here and lives(run.process) for run in begun)
+        absent = [when for when in due if when not in times and not busy]
+        if absent:
+            missing.setdefault(schedule.deployment, []).extend(absent)
+    return missing
+
+
+def refresh_schedules(home: Path, api: PrefectApi | None) -> list[Schedule]:
+    """Store the schedules that the server has now; without an answer the stored ones stay."""
+    try:
+        return keep_schedules(home, read_schedules(api)) if api else kept_schedules(home)
+    except Unreachable:
+        return kept_schedules(home)
+
+
+def check_once(home: Path, grace: timedelta, api: PrefectApi | None) -> list[Alert]:
+    """Report each scheduled run that did not begin, once; the alerts of this check."""
+    now = datetime.now(UTC)
+    refresh_schedules(home, api)
+    missing = missing_runs(home, grace, now)
+    with exclusive(prefect_folder(home) / "watchdog.lock"):
+        reported = _reported(home)
+        alerts = []
+        for deployment, times in missing.items():
+            fresh = [when for when in times if f"{deployment} {when.isoformat()}" not in reported]
+            if fresh:
+                alerts.append(_missing_alert(deployment, fresh, grace, now, api))
+        names = [f"{deployment} {when.isoformat()}" for deployment, times in missing.items() for when in times]
+        if set(names) != reported:
+            write_json(_reported_file(home), sorted(names))
+    return alerts
+
+
+def tell(alerts: list[Alert]) -> None:
+    """Log each alert, and send it to the webhook that NIGHTSHIFT_ALERT_URL names, if any."""
+    url = os.environ.get("NIGHTSHIFT_ALERT_URL", "")
+    for alert in alerts:
+        _log(f"{alert.subject}. {alert.body}")
+        try:
+            if url:
+                send_alert(url, *alert)
+        except Unreachable as error:
+            _log(str(error))
+
+
+def _missing_alert(
+    deployment: str, times: list[datetime], grace: timedelta, now: datetime, api: PrefectApi | None
+) -> Alert:
+    due = f"due {spoken_time(max(times), now)}, and not begun {grace.total_seconds() / 60:g} minutes later"
+    body = f"{len(times)} runs did not begin, the last of them {due}. " if len(times) > 1 else f"It was {due}. "
+    body += "The Prefect server does not answer. " if api is not None and not api.answers() else ""
+    return Alert(f"Nightshift: no scheduled run of {deployment}", f"{body}See what is wrong: nightshift doctor")
+
+
+def _reported(home: Path) -> set[str]:
+    try:
+        return set(json.loads(_reported_file(home).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return set()
+
+
+def _reported_file(home: Path) -> Path:
+    return prefect_folder(home) / "missing.json"
+
+
+def _log(message: str) -> None:
+    sys.stdout.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {message}\n")
+    sys.stdout.flush()
+
+
+def watch(home: Path, grace: timedelta) -> None:
+    """Check again and again, until `nightshift down` ends this process."""
+    supervisor = Supervisor(home, _log)
+    _log(f"watching: a scheduled run may begin {grace.total_seconds() / 60:g} minutes late")
+    while started(home) is not None:
+        try:
+            _check(home, grace, supervisor)
+        except Exception as error:  # a full disk, a damaged file: it must not end the watchdog
+            _log(f"this check failed: {type(error).__name__}: {error}")
+        time.sleep(min(EVERY, max(1.0, grace.total_seconds() / 2)))
+
+
+def _check(home: Path, grace: timedelta, supervisor: Supervisor) -> None:
+    tell([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
+    known = running(home)
+    tell(check_once(home, grace, api_of(home, known) if known else None))
+
+
+if __name__ == "__main__":
+    watch(Path(sys.argv[1]), timedelta(seconds=float(sys.argv[2])))

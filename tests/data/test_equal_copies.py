@@ -1,0 +1,100 @@
+"""Equal copies of a row are merged and counted; contradicting rows are refused; homes of earlier versions stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from small_collection import Collection, passage, quarantine_of, query
+from source_forms import FORMS, tables
+
+from tasks.core.data.ingest import ingest
+from tasks.core.data.refusals import newest_refusals
+from tasks.core.files import MANIFEST
+from tasks.core.receipts import Ingested
+from tasks.core.settings import DataSettings, Settings
+
+
+def test_a_corpus_under_two_split_names_is_one_corpus(tmp_path: Path) -> None:
+    snapshots = []
+    for name in ("once", "twice"):
+        FORMS["parquet"][1](tmp_path / name)
+        if name == "twice":
+            corpus = tables()["corpus"]
+            (tmp_path / name / "corpus.parquet").unlink()
+            (tmp_path / name / "corpus").mkdir()
+            for split in ("train", "test"):
+                pq.write_table(corpus, tmp_path / name / "corpus" / f"{split}-00000-of-00001.parquet")
+        data = DataSettings(format="parquet", path=tmp_path / name)
+        ingested, snapshot = ingest(Settings(home=tmp_path / f"home of {name}", data=data))
+        snapshots.append(snapshot.digest)
+    assert snapshots[0] == snapshots[1]
+    assert (ingested.rows, ingested.accepted, ingested.merged, ingested.quarantined) == (120, 120, 30, 0)
+    assert ingested.balance == "120 rows read = 120 accepted (of these 30 equal copies, merged) + 0 in quarantine"
+
+
+def test_copies_are_merged_in_every_table_and_contradictions_are_refused(
+    collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, clean = ingest(collection.settings())
+    assert first.balance == "90 rows read = 90 accepted + 0 in quarantine"
+    copies = [
+        ("corpus.jsonl", collection.add("corpus.jsonl", passage(3), passage(3))),
+        ("queries.jsonl", collection.add("queries.jsonl", query(3))),
+        ("qrels/train.tsv", collection.add("qrels/train.tsv", "q3\tp3\t1")),
+    ]
+    collection.add("corpus.jsonl", {**passage(3), "text": "Another text of the same id."})
+    with caplog.at_level("INFO", "nightshift.ingest"):
+        ingested, snapshot = ingest(collection.settings())
+    assert snapshot.digest == clean.digest
+    assert (ingested.rows, ingested.accepted, ingested.merged, ingested.quarantined) == (95, 94, 4, 1)
+    assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_conflicting"]
+    assert "2 equal copies of passages merged" in caplog.text
+    pointed = pq.read_table(ingested.path / "warnings.parquet").to_pylist()
+    merged = [(row["file"], row["row"]) for row in pointed if str(row["rule"]).endswith("_repeated")]
+    assert merged == [copies[0], (copies[0][0], copies[0][1] + 1), *copies[1:]]
+    assert {rule.severity for rule in ingested.rules if rule.rule.endswith("_repeated")} == {"merge"}
+    shown = newest_refusals(collection.home)
+    assert shown["merged"] == {"passages": 2, "queries": 1, "qrels": 1}
+    for table, read in shown["in"].items():
+        assert read == shown["accepted"][table] + shown["quarantined"][table]
+
+
+def made_before(ingested: Ingested) -> None:
+    """Write the receipt of an ingest as the version before wrote it."""
+    file = ingested.path / MANIFEST
+    receipt = json.loads(file.read_text())
+    del receipt["reading"], receipt["merged"]
+    file.write_text(json.dumps(receipt))
+
+
+def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_change(collection: Collection) -> None:
+    collection.add("corpus.jsonl", "not JSON in any version", passage(3))
+    first, _ = ingest(collection.settings())
+    made_before(first)
+    kept, _ = ingest(collection.settings())
+    assert (kept.reused, kept.digest) == (True, first.digest)
+
+    collection.add("corpus.jsonl", {"_id": True, "text": "refused by a rule that refuses less now"})
+    second, _ = ingest(collection.settings())
+    made_before(second)
+    again, _ = ingest(collection.settings())
+    assert (again.reused, again.identity) == (False, second.identity)
+    for _ in range(2):
+        same, _ = ingest(collection.settings())
+        assert (same.reused, same.digest) == (True, again.digest)
+
+
+def test_a_split_that_an_earlier_version_named_otherwise_is_read_again(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (collection.root / "qrels/dev.tsv").rename(collection.root / "qrels/validation.tsv")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("tasks.core.data.readers.judgments.known_split", lambda name: name)
+        first, before = ingest(collection.settings())
+    made_before(first)
+    assert "validation" in before.splits
+    again, after = ingest(collection.settings())
+    assert (again.reused, after.splits) == (False, {"train": 20, "dev": 5, "test": 5})

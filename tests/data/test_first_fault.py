@@ -1,0 +1,138 @@
+"""The first row that is refused is shown with its place, its beginning, and a guess at the cause."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from small_collection import Collection, passage
+from source_forms import PASSAGES, beir, jsonl, msmarco, pack, put, rows
+
+from tasks.core.data.first_fault import guess_cause, shorten
+from tasks.core.data.ingest import ingest
+from tasks.core.data.look import look_at
+from tasks.core.errors import BadInput, NightshiftError
+
+LINES = jsonl(PASSAGES)
+WRONG = {  # what a corpus.jsonl may hold instead -> what the message says of it
+    "UTF-16; save it as UTF-8": LINES.encode("utf-16"),
+    "UTF-16": LINES.encode("utf-16-be"),
+    "Latin-1 or Windows-1252": b'{"_id": "p1", "text": "caf\xe9 and more"}\n' * 9,
+    "a zip archive; unpack it": b"PK\x03\x04\x14\x00\x00\x00\x08\x00 corpus",
+    "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a web page": b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
+    "XML, such as the error": b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>\n',
+    "a Python dictionary": b"{'_id': 'p1', 'text': 'owls'}\n",
+    "JSON over several lines": json.dumps(PASSAGES, indent=2).encode(),
+    "one JSON array": json.dumps(PASSAGES).encode(),
+    "a Parquet file": b"PAR1\x15\x04\x15",
+    "a click log": b'{"query": "owls", "shown": ["p1"], "clicked": "p1"}\n',
+}
+
+
+def test_a_file_of_another_kind_is_named_with_its_first_fault_by_init_and_by_the_night(collection: Collection) -> None:
+    file = collection.root / "corpus.jsonl"
+    for looks, content in WRONG.items():
+        file.write_bytes(content)
+        place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(looks)}"
+        with pytest.raises(NightshiftError, match=rf"no row of its passages can be read\. The first: {place}"):
+            look_at(str(collection.root))
+    with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first of them: {place}"):
+        ingest(collection.settings())
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_the_first_refused_row_is_shown_whatever_the_share(
+    count: int, collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = collection.add("corpus.jsonl", *(["\x1b[31m not JSON, and rather long" + " so" * 100] * count))
+    shown = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
+    (note,) = look_at(str(collection.root)).notes
+    assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {shown}$", note)
+    with caplog.at_level(logging.WARNING, "nightshift.ingest"):
+        ingest(collection.settings())
+    assert re.search(rf"first refused row of passages: {shown}", caplog.text)
+
+
+def test_a_row_that_a_contract_refuses_is_shown_as_well(
+    collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = collection.add("corpus.jsonl", {**passage(40), "_id": "has a space"})
+    with caplog.at_level(logging.WARNING, "nightshift.ingest"):
+        ingest(collection.settings())
+    assert f"corpus.jsonl:{line}: the id holds white space or control characters" in caplog.text
+    assert '{"_id": "has a space"' in caplog.text
+
+
+def test_a_compressed_file_without_its_ending_is_read_and_it_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for ending, codec in ((".gz", "gzip"), (".zst", "zstd")):
+        beir(tmp_path)
+        put(tmp_path, "corpus.jsonl", pack(LINES.encode(), ending))
+        with caplog.at_level(logging.INFO, "nightshift.ingest"):
+            assert len(rows("beir", tmp_path, tmp_path)["passages"]) == 30
+        assert f"corpus.jsonl: its first bytes are those of {codec}, so it is read as such" in caplog.text
+
+
+def test_a_file_that_is_not_what_its_ending_says_is_refused_with_what_it_looks_like(tmp_path: Path) -> None:
+    pointer = WRONG["a Git-LFS pointer"]
+    for form, name in (("parquet", "corpus.parquet"), ("beir", "corpus.jsonl.gz")):
+        beir(tmp_path / form)
+        (tmp_path / form / "corpus.jsonl").unlink()
+        put(tmp_path / form, name, pointer)
+        for table in ("queries.parquet", "qrels/train.parquet"):
+            put(tmp_path / form, table, pointer)
+        with pytest.raises(BadInput, match=r"corpus\..*It looks like a Git-LFS pointer, not the file itself"):
+            rows(form, tmp_path / form, tmp_path)
+
+
+def test_a_folder_of_no_source_lists_what_it_holds(tmp_path: Path) -> None:
+    put(tmp_path, "corpus.zip", b"PK\x03\x04")
+    put(tmp_path, ".DS_Store", b"")
+    with pytest.raises(BadInput, match=r"no source that Nightshift knows. It holds corpus\.zip\. Nightshift reads"):
+        look_at(str(tmp_path))
+
+
+def test_a_record_is_shown_on_one_line_without_control_characters() -> None:
+    assert shorten("a\tb\x1b[0m\r\n\u202ec\x00d é界") == r"a\tb\x1b[0m\r\n\u202ec\x00d é界"
+    assert shorten("x" * 500) == "x" * 160 + " …"
+    assert [guess_cause(LINES), guess_cause(b""), guess_cause("plain text")] == ["", "", ""]
+
+
+def test_a_header_is_no_row_and_quoting_as_in_csv_is_removed_where_all_follow_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    msmarco(tmp_path)
+    texts = ['She said "hoot" to it', '"Owls"', "no quote at all", 'one " alone']
+    written = ["pid\tpassage", *(f'p{n}\t"{text.replace(chr(34), chr(34) * 2)}"' for n, text in enumerate(texts))]
+    minimal = [*written[:3], "p2\tno quote at all", written[4]]
+    for lines in (written, minimal):
+        caplog.clear()
+        put(tmp_path, "collection.tsv", "\n".join(lines) + "\n")
+        with caplog.at_level(logging.INFO, "nightshift.ingest"):
+            found = rows("msmarco", tmp_path, tmp_path)["passages"]
+        assert [(row["passage_id"], row["text"]) for row in found] == [(f"p{n}", one) for n, one in enumerate(texts)]
+        assert "the first line is a header, not a row" in caplog.text
+        assert "texts are quoted as in CSV; quotes are removed" in caplog.text
+    put(tmp_path, "collection.tsv", "\n".join([*written[1:], 'p9\tsome "raw" quotes']) + "\n")
+    with caplog.at_level(logging.WARNING, "nightshift.ingest"):
+        found = rows("msmarco", tmp_path, tmp_path)["passages"]
+    assert found[0]["text"] == '"She said ""hoot"" to it"'
+    assert "3 of the first 5 texts look quoted as in CSV" in caplog.text
+
+
+def test_a_header_and_quotes_change_the_name_of_a_source_and_plain_files_do_not(tmp_path: Path) -> None:
+    from tasks.core.data.readers.source import find_source
+    from tasks.core.settings import DataSettings
+
+    def identity() -> dict[str, object]:
+        return dict(find_source(DataSettings(format="msmarco", path=tmp_path)).identity)
+
+    msmarco(tmp_path)
+    assert set(identity()) == {"msmarco", "reader"}
+    put(tmp_path, "queries.train.tsv", "qid\tquery\n" + (tmp_path / "queries.train.tsv").read_text())
+    assert identity()["dialect"] == {"queries.train.tsv": {"header": {"query_id": 0, "text": 1}}}

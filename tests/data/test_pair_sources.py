@@ -1,0 +1,133 @@
+"""Pairs in any two columns are read from JSON, CSV, TSV and Parquet; what is not read says which columns there are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from source_forms import jsonl, put, rows
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.core.data.look import look_at
+from tasks.core.data.readers.source import find_source
+from tasks.core.errors import BadInput
+from tasks.core.settings import DataSettings
+from tasks.core.settings_file import load_settings
+
+PAIRS = [(f'what is "metal" {n}, in short', f"Metal {n}:\nit is described; here.") for n in range(12)]
+
+
+def put_csv(root: Path, name: str, header: tuple[str, str], delimiter: str = ",", encoding: str = "utf-8") -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / name).open("w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=delimiter).writerows([header, *PAIRS])
+
+
+def put_parquet(root: Path, name: str, columns: tuple[str, str]) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(zip(columns, map(list, zip(*PAIRS, strict=True)), strict=True))), root / name)
+
+
+def pairs_of(path: Path) -> list[tuple[str, str, str, int]]:
+    found = rows("pairs", path, path.with_name(f"{path.name}-scratch"))
+    assert not [row for table in found.values() for row in table if row["fault"]]
+    query = {row["query_id"]: row["text"] for row in found["queries"]}
+    passage = {row["passage_id"]: row["text"] for row in found["passages"]}
+    return [
+        (query[row["query_id"]], passage[row["passage_id"]], row["split"], row["relevance"]) for row in found["qrels"]
+    ]
+
+
+def test_two_columns_of_known_names_are_recognized_and_read_from_every_kind_of_file(tmp_path: Path) -> None:
+    put(tmp_path / "jsonl", "train.jsonl", jsonl([{"question": q, "answer": p} for q, p in PAIRS]))
+    put(tmp_path / "json", "faq.json", json.dumps([{"query": q, "passage": p} for q, p in PAIRS], indent=1))
+    put(tmp_path / "flag", "ft.jsonl", jsonl([{"query": q, "pos": [p], "neg": ["Neither."]} for q, p in PAIRS]))
+    put_csv(tmp_path / "csv", "faq.csv", ("question", "answer"))
+    put_csv(tmp_path / "excel", "faq.csv", ("question", "answer"), ";", "utf-8-sig")
+    put_csv(tmp_path / "tsv", "faq.tsv", ("query", "document"), "\t")
+    put_parquet(tmp_path / "parquet", "any.parquet", ("anchor", "context"))
+    for name in ("jsonl", "json", "flag", "csv", "excel", "tsv", "parquet"):
+        look = look_at(str(tmp_path / name))
+        assert (look.format, look.passages, look.qrels) == ("pairs", 12 + (name == "flag"), {"train": 12}), name
+        assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
+
+
+def test_a_file_of_any_name_is_the_train_split_unless_another_is(tmp_path: Path) -> None:
+    records = [[{"anchor": q, "positive": p}] for q, p in PAIRS]
+    put(tmp_path / "any", "my_pairs.jsonl", jsonl(records[0]))
+    put(tmp_path / "any", "dev.jsonl", jsonl(records[1]))
+    put(tmp_path / "named", "train.jsonl", jsonl(records[0]))
+    put(tmp_path / "named", "held-out.jsonl", jsonl(records[1]))
+    for name, splits in (("any", {"train", "dev"}), ("named", {"train", "held-out"})):
+        found = rows("tevatron", tmp_path / name, tmp_path / f"{name}-scratch")
+        assert {row["split"] for row in found["qrels"]} == splits
+
+
+def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tmp_path: Path) -> None:
+    put_csv(tmp_path / "source", "tickets.csv", ("Subject line", "Resolution"))
+    told = CliRunner().invoke(app, ["init", str(tmp_path / "source"), "--to", str(tmp_path / "night.toml")])
+    assert told.exit_code == 1
+    assert "no column that is known to hold the query (query, anchor, question)" in told.output.replace("\n", " ")
+    assert "Its columns: Subject line, Resolution. Choose with nightshift init" in told.output.replace("\n", " ")
+    chosen = ["--query", "Subject line", "--passage", "Resolution", "--to", str(tmp_path / "night.toml")]
+    told = CliRunner().invoke(app, ["init", str(tmp_path / "source"), *chosen])
+    assert told.exit_code == 0, told.output
+    data = load_settings(tmp_path / "night.toml").data
+    assert (data.format, data.query_column, data.passage_column) == ("pairs", "Subject line", "Resolution")
+    read = find_source(data).open(tmp_path)
+    assert [text for batch in read("queries") for text in batch["text"].to_pylist()] == [query for query, _ in PAIRS]
+    with pytest.raises(ValueError, match='need format = "pairs"'):
+        DataSettings(format="beir", path=tmp_path, query_column="Subject line")
+
+
+def test_other_columns_are_another_source(tmp_path: Path) -> None:
+    put(tmp_path, "faq.jsonl", jsonl([{"question": "q", "answer": "short", "context": "long"}]))
+    with pytest.raises(BadInput, match=r"several columns that could hold the passage: answer, context\. Its columns"):
+        look_at(str(tmp_path))
+    one, two = (
+        find_source(DataSettings(format="pairs", path=tmp_path, passage_column=column)).identity
+        for column in ("answer", "context")
+    )
+    assert one != two
+
+
+def test_a_click_log_is_named_as_such(tmp_path: Path) -> None:
+    put(tmp_path, "log.jsonl", jsonl([{"query": "owls", "shown": ["p1", "p2"], "clicked": "p2"}]))
+    with pytest.raises(BadInput, match=r"log\.jsonl: looks like a click log \(its fields: query, shown, clicked\)"):
+        look_at(str(tmp_path))
+
+
+def test_a_row_of_a_csv_file_that_is_damaged_costs_itself_alone(tmp_path: Path) -> None:
+    lines = [b"question,answer,label", b"one,1st,1", b"two,2nd", b'thr"ee,3rd,0', b'"fo"ur,4th,1', b"f\xffve,5th,1",
+             b"", b'"s""ix","6th\n and a half",1']  # fmt: skip
+    put(tmp_path / "source", "train.csv", b"\r\n".join(lines))
+    found = rows("pairs", tmp_path / "source", tmp_path / "scratch")
+    assert [(row["text"], row["line"], row["fault_detail"]) for row in found["queries"]] == [
+        ("one", 2, None),
+        (None, 3, "2 columns where the header has 3"),
+        ('thr"ee', 4, None),
+        (None, 5, "broken quoting: ',' expected after '\"'"),
+        (None, 6, "the row holds bytes that are not UTF-8"),
+        ('s"ix', 9, None),
+    ]
+    assert [row["relevance"] for row in found["qrels"]] == [1, 0, 1]
+
+
+def test_a_quote_that_swallows_lines_of_a_csv_file_stops_the_night_with_the_line(tmp_path: Path) -> None:
+    put(tmp_path / "source", "train.csv", 'question,answer\none,1st\ntwo,"2nd\nthree,3rd\nfour,4th\n')
+    with pytest.raises(BadInput, match=r"train\.csv: a quote opens on line 3 and is not closed by line 5"):
+        rows("pairs", tmp_path / "source", tmp_path / "scratch")
+
+
+def test_an_empty_file_and_a_wrong_name_of_a_column_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "faq.csv", "question,answer\n")
+    with pytest.raises(BadInput, match=r"faq\.csv: holds no row below its header"):
+        look_at(str(tmp_path))
+    put(tmp_path, "faq.csv", "question,answer\na,b\n")
+    with pytest.raises(BadInput, match=r"faq\.csv: has no column reply\. Its columns: question, answer"):
+        look_at(str(tmp_path), passage="reply")

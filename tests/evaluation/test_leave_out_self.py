@@ -1,0 +1,91 @@
+"""Where queries are passages too, a query's own passage may be left out of its rankings; by default it is kept."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_world import World, small_world, write_run
+
+from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, evaluate_run, read_run, run_of
+from tasks.core.mining import own_passages
+from tasks.core.mining.own_passages import leave_out_self
+from tasks.core.night import recipe_of
+from tasks.core.receipts import Evaluation
+from tasks.core.settings import EvaluationSettings
+from tasks.core.training.encoder import load_encoder
+from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.yardstick import yardstick
+
+WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
+TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
+TEXTS = {f"p{n:02d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate((t, w) for t in TRAITS for w in WORDS)}
+QRELS = [(f"p{n:02d}", f"p{(n + 1) % 60:02d}", ("dev", "test")[n % 2]) for n in range(60)]
+
+
+@pytest.fixture
+def world(tiny_model: Path, tmp_path: Path) -> World:
+    return small_world(tmp_path, tiny_model, TEXTS, TEXTS, QRELS)
+
+
+def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in read_run(run_of(home, evaluation)).to_pylist():
+        found.setdefault(row["query_id"], []).append(row["passage_id"])
+        assert row["rank"] == len(found[row["query_id"]])
+    return found
+
+
+def test_the_own_passage_leads_by_default_and_is_gone_when_it_is_left_out(world: World) -> None:
+    parts = (world.home, "challenger", world.encoder, world.embeddings, world.snapshot)
+    plain = evaluate_encoder(*parts, EvaluationSettings(depth=10))
+    apart = evaluate_encoder(*parts, EvaluationSettings(depth=10, leave_out_self=True))
+    for query, passages in ranked(apart, world.home).items():
+        with_it = ranked(plain, world.home)[query]
+        assert with_it[0] == query
+        assert passages[:9] == with_it[1:]
+        assert len(passages) == 10
+    assert apart.metrics["ndcg@10"] > plain.metrics["ndcg@10"]
+
+
+def test_the_default_names_the_evaluations_and_recipes_of_before(world: World) -> None:
+    run = write_run(world.home, {query: sorted(TEXTS)[:12] for query, _, split in QRELS if split == "test"})
+    plain = evaluate_ranking(world.home, "bm25", run, world.snapshot, EvaluationSettings())
+    assert plain.digest == evaluate_run(world.home, "bm25", run, world.snapshot, "test").digest
+    apart = evaluate_ranking(world.home, "bm25", run, world.snapshot, EvaluationSettings(leave_out_self=True))
+    assert apart.digest != plain.digest
+    own = world.settings.model_copy(update={"evaluation": EvaluationSettings(leave_out_self=True)})
+    assert recipe_of(own) != recipe_of(world.settings)
+
+
+@pytest.mark.parametrize("lines", [1, 3, 7, 1000])
+def test_a_run_without_own_passages_is_the_same_in_pieces_of_any_size(
+    lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_passages, "LINES_AT_ONCE", lines)
+    chance, ids = random.Random(lines), sorted(TEXTS)
+    given = {query: chance.sample(ids, 1 + place % 9) for place, query in enumerate(ids[:20])}
+    for query in ids[:20:3]:
+        given[query][chance.randrange(len(given[query]))] = query
+    run = leave_out_self(tmp_path, write_run(tmp_path, given), 5)
+    found: dict[str, list[tuple[int, str]]] = {}
+    for row in read_run(run).to_pylist():
+        found.setdefault(row["query_id"], []).append((row["rank"], row["passage_id"]))
+    wanted = {query: [one for one in passages if one != query][:5] for query, passages in given.items()}
+    assert found == {query: list(enumerate(passages, 1)) for query, passages in wanted.items() if passages}
+    assert run.rows == sum(map(len, wanted.values()))
+
+
+def test_dev_figures_leave_it_out_as_well(world: World) -> None:
+    encoder = load_encoder(world.encoder.path)
+    settings = TrainingSettings(dev_passages=60)
+    plain, apart = (yardstick(world.snapshot, "dev", encoder, settings, leave_out_self=own) for own in (False, True))
+    assert plain is not None
+    assert apart is not None
+    asked = encoder.encode_queries([TEXTS[one] for one in plain.query_ids])
+    pool = encoder.encode_passages([TEXTS[one] for one in plain.passage_ids])
+    assert apart.ndcg_of(asked, pool).mean() > plain.ndcg_of(asked, pool).mean()
+    answers = np.array([plain.passage_ids.index(f"p{(int(one[1:]) + 1) % 60:02d}") for one in plain.query_ids])
+    assert (apart.ndcg_of(pool[answers], pool) == 1).all()  # a query that is its answer's text

@@ -1,0 +1,80 @@
+"""Whole nights over a home in which files were damaged: the night makes them again, or its error says what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harms import HARMS
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Environment = dict[str, str]
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+TRIES = 30
+SHELVES = (
+    *("snapshots", "ingests", "indexes", "runs", "texts", "tokens", "shingles", "negatives"),
+    *("encoders", "embeddings", "evaluations", "references"),
+)
+RAW = ("Traceback", "This should not happen", "JSONDecodeError", "ArrowInvalid", "UnicodeDecodeError", "IndexError")
+FIGURES = ("encoder", "snapshot", "metrics", "bm25", "base")
+
+
+def victims(home: Path) -> list[Path]:
+    """Every file of every artifact, and the history."""
+    files = [file for shelf in SHELVES for file in sorted(home.glob(f"{shelf}/[!.]*/**/*")) if file.is_file()]
+    return [file for file in [*files, home / "history.parquet"] if file.stat().st_size]
+
+
+def serving(nightshift: Command) -> dict[str, Any]:
+    done = nightshift("releases", "--json")
+    assert done.returncode == 0, done.stderr
+    known = json.loads(done.stdout)
+    return next(one for one in known["releases"] if one["release"] == known["serving"])
+
+
+def one_more(source: Path) -> None:
+    with (source / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"}) + "\n")
+
+
+@pytest.mark.slow
+def test_nights_over_a_damaged_home_end_in_words_and_promote_what_an_undamaged_one_would(
+    nightshift: Command, environment: Environment, first_night: Path
+) -> None:
+    home, source = Path(environment["NIGHTSHIFT_HOME"]), Path(environment["NIGHTSHIFT_DATA__PATH"])
+    one_more(source)
+    shutil.copytree(first_night / "home", home)
+    assert nightshift("run").stdout.startswith("Promoted")
+    undamaged = serving(nightshift)
+    draws = random.Random(20)
+    counts = {"made again": 0, "lost": 0, "in words": 0}
+    for _ in range(TRIES):
+        shutil.rmtree(home)
+        shutil.copytree(first_night / "home", home)
+        harmed = {file: draws.choice(list(HARMS)) for file in draws.sample(victims(home), draws.choice([1, 1, 3]))}
+        for file, harm in harmed.items():
+            HARMS[harm](file)
+        what = str({str(file.relative_to(home)): harm for file, harm in harmed.items()})
+        night = nightshift("run")
+        said = night.stdout + night.stderr
+        assert not [word for word in RAW if word in said], f"{what}\n{said}"
+        counts["in words"] += night.returncode
+        if night.returncode:
+            night = nightshift("run")
+        assert night.returncode == 0, f"{what}\n{night.stderr}"
+        assert night.stdout.startswith("Promoted"), f"{what}\n{night.stdout}{night.stderr}"
+        lost = "lost" in said
+        counts["lost" if lost else "made again"] += 1
+        found = serving(nightshift)
+        same = [name for name in FIGURES if lost or found[name] == undamaged[name]]
+        assert same == list(FIGURES), f"{what}\n{found}"
+        assert nightshift("run").stdout.startswith("Skipped"), what
+    print(counts)

@@ -1,0 +1,108 @@
+"""Nights begin by themselves, at the times of their schedule; the watchdog reports those that do not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import yaml
+from operated_server import Operated
+from prefect_servers import serving_prefect
+
+from flows import local_prefect
+from tasks.core.errors import NightshiftError
+
+sys.path.append(str(Path(__file__).parents[1] / "release"))
+from postgres_servers import postgres_server
+
+Operating = Callable[..., AbstractContextManager[Operated]]
+Environment = dict[str, str]
+
+pytestmark = pytest.mark.xdist_group("schedule")
+
+EVERY = 10  # seconds
+
+
+@pytest.fixture
+def often(tmp_path: Path, environment: Environment) -> Path:
+    """A copy of the deployments whose night begins every few seconds, and which checks no drift."""
+    file = yaml.safe_load((Path(__file__).parents[2] / "infra" / "prefect.yaml").read_text())
+    for deployment in file["deployments"]:
+        deployment.pop("schedules", None)
+        if deployment["name"] == "nightly":
+            deployment["schedules"] = [{"slug": "nightly", "interval": EVERY, "parameters": {"reason": "schedule"}}]
+    (tmp_path / "often.yaml").write_text(yaml.safe_dump(file))
+    environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    return tmp_path / "often.yaml"
+
+
+def nights_that_ended(up: Operated) -> list[str]:
+    """The states of the nights that nobody started, once the server has them."""
+    return [run["state"]["name"] for run in up.runs("nightly") if run["auto_scheduled"] and run["end_time"]]
+
+
+def reported(up: Operated) -> list[str]:
+    """The times of the runs that the watchdog reported as missing."""
+    file = up.folder / "missing.json"
+    return [name.partition(" ")[2] for name in json.loads(file.read_text())] if file.exists() else []
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
+    operated: Operating,
+    often: Path,
+    nightshift: Callable[..., subprocess.CompletedProcess[str]],
+    told: tuple[str, list[dict[str, str]]],
+) -> None:
+    with operated("--deployments", str(often), "--grace", "0.2") as up:
+        assert "next night: today" in up.words
+        assert "next drift check: no schedule" in up.words
+        up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+        assert set(nights_that_ended(up)) == {"Skipped"}
+        checks = nightshift("doctor").stdout
+        well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
+        assert {"prefect", "server", "worker", "schedule", "watchdog", "logs"} <= well, checks
+
+        up.pause_worker()
+        paused = datetime.now(UTC).isoformat()
+        up.until(lambda: max(reported(up), default="") > paused, "a run that is due and does not begin")
+        up.until(lambda: bool(told[1]), "an alert for it")
+        assert told[1][-1]["subject"] == "Nightshift: no scheduled run of nightly"
+
+
+@pytest.mark.usefixtures("served")
+def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path, environment: Environment) -> None:
+    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as (address, password):
+        host = address.rpartition("@")[2]
+        environment |= {
+            "PREFECT_API_DATABASE_DRIVER": "postgresql+asyncpg",
+            "PREFECT_API_DATABASE_HOST": host.partition(":")[0],
+            "PREFECT_API_DATABASE_PORT": host.partition(":")[2].partition("/")[0],
+            "PREFECT_API_DATABASE_NAME": "postgres",
+            "PREFECT_API_DATABASE_USER": "nightshift",
+            "PREFECT_API_DATABASE_PASSWORD": password,
+        }
+        with operated("--deployments", str(often)) as up:
+            up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+            assert set(nights_that_ended(up)) == {"Skipped"}
+            assert not list(up.folder.glob("*.db"))  # it is PostgreSQL that planned it
+
+
+@pytest.mark.slow
+def test_up_fails_when_the_server_plans_no_run(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path(environment["NIGHTSHIFT_HOME"])
+    home.mkdir()
+    with serving_prefect(home / "prefect", PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED="false") as url:
+        bootstrap = [sys.executable, "-m", "infra.bootstrap"]
+        subprocess.run(bootstrap, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
+        monkeypatch.setattr(local_prefect, "SCHEDULED_WITHIN", 2)
+        known = local_prefect.Running(url=url.removesuffix("/api"), server=0, worker=0)
+        with pytest.raises(NightshiftError, match=r"planned no run of nightly, watch-drift .*\n.*no errors"):
+            local_prefect.wait_until_scheduled(home, known)

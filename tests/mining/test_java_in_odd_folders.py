@@ -1,0 +1,51 @@
+"""Java gets along with every folder that Python does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.doctor import Check, examine
+from tasks.core.data.snapshot import queries
+from tasks.core.mining import jvm
+from tasks.core.mining.bm25 import build_index, search_bm25
+from tasks.core.search.lexical import Lexical
+from tasks.core.settings import MiningSettings, Settings
+
+SETTINGS = MiningSettings(heap_mb=256, threads=1)
+PASSAGES = {"p1": "the zebra grazes", "p2": "a lion sleeps"}
+
+
+def test_a_home_with_a_space_quotes_and_other_letters_is_indexed_and_searched_in_the_c_locale(
+    tmp_path: Path, make_snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    home = tmp_path / 'nächt "home" o\'wl, 狐'
+    snapshot = make_snapshot(home / "snapshot", PASSAGES, {"q1": "zebra", "q2": "löwe lion"})
+    index = build_index(home, snapshot, SETTINGS)
+    assert index.rows == 2
+    assert search_bm25(home, index, queries(snapshot), 2, SETTINGS).rows == 2
+    lexical = Lexical(Settings(home=home, mining=SETTINGS), snapshot.digest)
+    try:
+        assert lexical.search(["zebra", "löwe lion"], 2) == [[0], [1]]
+    finally:
+        lexical.close()
+
+
+def test_the_doctor_lets_java_index_in_the_home_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a home"
+    settings = Settings(home=home, mining=SETTINGS)
+    assert "indexes below" in java_check(settings).found
+    assert not home.exists()
+    monkeypatch.setattr(jvm, "java_environment", lambda: {**os.environ, "JAVA_TOOL_OPTIONS": "-Xmx"})
+    failed = java_check(settings)
+    assert not failed.well
+    assert "in Java: exit status 1" in failed.found
+
+
+def java_check(settings: Settings) -> Check:
+    return next(check for check in examine(settings) if check.name == "java")

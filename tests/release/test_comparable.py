@@ -1,0 +1,53 @@
+"""Which release a night compares itself with when the serving encoder's files are damaged."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from harms import HARMS
+from release_world import release_night, small
+
+from tasks.core.errors import Damaged
+from tasks.core.receipts import Encoder
+from tasks.core.release.comparable import comparable
+from tasks.core.release.rollback import rollback
+
+
+def harm_encoder(settings, release, harm):
+    HARMS[harm](settings.home / Encoder.shelf / release.encoder / "weights.json")
+
+
+def test_a_whole_release_is_compared_with_and_none_is_none(tmp_path):
+    settings = small(tmp_path / "home")
+    assert comparable(settings, None) is None
+    release = release_night(settings)
+    assert comparable(settings, release) == release
+
+
+def test_without_its_encoder_and_an_older_release_the_night_is_a_first_one(tmp_path, caplog):
+    settings = small(tmp_path / "home")
+    release = release_night(settings)
+    harm_encoder(settings, release, "flipped")
+    with caplog.at_level(logging.WARNING):
+        assert comparable(settings, release) is None
+    assert "trains from the base model" in caplog.text
+    assert "restore the folder from a backup" in caplog.text
+
+
+def test_without_its_encoder_the_way_back_to_the_release_before_is_named_and_works(tmp_path):
+    settings = small(tmp_path / "home")
+    first, second = release_night(settings, seed=1), release_night(settings, seed=2)
+    harm_encoder(settings, second, "deleted")
+    for _ in range(2):
+        with pytest.raises(Damaged, match=rf"{second.release}.*backup.*nightshift rollback --to {first.release}"):
+            comparable(settings, second)
+    back = comparable(settings, rollback(settings, first.release))
+    assert back is not None
+    assert back.release == first.release
+
+
+def test_an_encoder_of_other_weights_under_the_same_name_is_not_that_of_the_release(tmp_path):
+    settings = small(tmp_path / "home")
+    release = release_night(settings)
+    assert comparable(settings, release.model_copy(update={"fingerprint": "0" * 20})) is None

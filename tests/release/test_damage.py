@@ -1,0 +1,174 @@
+"""Damaged files of a release: refused by name when they are opened, and made again from what is whole."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+
+import pytest
+from harm import HARMS, flip, truncate
+from pymilvus import MilvusClient
+from release_fixtures import everywhere
+from release_world import HashingEncoder, recorded, release_night, served, small
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.core.errors import Damaged, NightshiftError
+from tasks.core.files import files_under
+from tasks.core.release.milvus import milvus_of
+from tasks.core.release.prune import prune
+from tasks.core.release.repair import repair
+from tasks.core.search.searcher import Searcher
+
+QUERIES = [f"lamp river n{n}" for n in range(40)]
+
+
+def answers(settings):
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        return [[(hit.passage_id, hit.score, hit.text) for hit in one.hits] for one in searcher.search(QUERIES)]
+
+
+def folder_of(settings, release):
+    return settings.home / "milvus" / f"{release.collection}.db"
+
+
+def index_of(settings, release):
+    (file,) = folder_of(settings, release).rglob("*.idx")
+    return file
+
+
+def test_flipped_bytes_of_an_index_are_refused_every_time(settings):
+    release = release_night(settings)
+    file = index_of(settings, release)
+    whole, before = file.read_bytes(), answers(settings)
+    for at in (0.1, 0.3, 0.5, 0.7, 0.9):
+        flip(file, at)
+        with pytest.raises(Damaged, match=rf"{file.name}: damaged.*nightshift releases repair.*nightshift rollback"):
+            Searcher.open(settings, HashingEncoder)
+        file.write_bytes(whole)
+    assert answers(settings) == before
+    assert list((settings.home / "readers").iterdir()) == []
+
+
+def test_any_harm_to_any_file_is_refused_in_words_or_changes_no_answer(settings):
+    release = release_night(settings)
+    folder, copy = folder_of(settings, release), settings.home / "copy"
+    shutil.copytree(folder, copy)
+    before, refused = answers(settings), {}
+    names = [file.relative_to(folder) for file in files_under(folder)]
+    for name in names:
+        for harm in HARMS:
+            if (folder / name).stat().st_size == 0 and harm.__name__ != "delete":
+                continue
+            harm(folder / name)
+            try:
+                assert answers(settings) == before
+            except NightshiftError as error:
+                refused[f"{name.name} {harm.__name__}"] = str(error)
+            shutil.rmtree(folder)
+            shutil.copytree(copy, folder)
+    for name in ("data_000001_000200.parquet", "data_000001_000200.vector.flat.idx", "manifest.json", "schema.json"):
+        assert {f"{name} {harm.__name__}" for harm in HARMS} <= set(refused)
+    assert all(str(folder) in error and "nightshift releases repair" in error for error in refused.values())
+    # A generation without checksums is compared with its vectors; nothing needs milvus-lite's lock.
+    assert "checksums.json delete" not in refused
+    assert answers(settings) == before
+
+
+def test_a_generation_of_an_earlier_version_is_compared_with_its_vectors_once(settings, caplog):
+    release = release_night(settings)
+    checksums, before = folder_of(settings, release) / "checksums.json", answers(settings)
+    checksums.unlink()
+    with caplog.at_level("INFO"):
+        assert answers(settings) == before
+    assert "verified against the stored vectors" in caplog.text
+    assert checksums.exists()
+    checksums.unlink()
+    flip(index_of(settings, release), 0.5)
+    with pytest.raises(Damaged, match="recall@10 of its FLAT index"):
+        answers(settings)
+    assert not checksums.exists()
+
+
+def test_a_generation_whose_vectors_are_gone_opens_as_it_did(settings, caplog):
+    release = release_night(settings)
+    before = answers(settings)
+    (folder_of(settings, release) / "checksums.json").unlink()
+    shutil.rmtree(settings.home / "embeddings")
+    assert answers(settings) == before
+    assert "opened unverified" in caplog.text
+
+
+def test_a_damaged_collection_is_built_again_from_the_stored_vectors(settings):
+    first = release_night(settings)
+    before = answers(settings)
+    assert repair(settings, HashingEncoder) == (first.model_copy(update={"reused": True}), 1)
+    flip(index_of(settings, first))
+    again, epoch = repair(settings, HashingEncoder)
+    assert (again.digest, again.embeddings, again.metrics) == (first.digest, first.embeddings, first.metrics)
+    assert (epoch, served(settings)) == (2, again.release)
+    assert again.collection != first.collection
+    assert f"{first.release} was damaged" in again.reason
+    assert answers(settings) == before
+    assert repair(settings, HashingEncoder) == (again, epoch)
+    prune(settings)  # a damaged generation is in nobody's way
+
+
+def test_what_cannot_be_built_again_is_named_with_the_next_step(settings, caplog):
+    release = release_night(settings)
+    flip(index_of(settings, release))
+    for shard in (settings.home / "embeddings" / release.embeddings).glob("shard-*"):
+        truncate(shard)
+    assert repair(settings, HashingEncoder) == (None, 1)
+    assert f"release {release.release}: its collection cannot be made again" in caplog.text
+    assert "`nightshift rollback` serves the release before, `nightshift run` makes a new one" in caplog.text
+
+
+@everywhere
+def test_a_whole_collection_passes_the_check_in_the_background(settings):
+    release = release_night(settings)
+    with closing(milvus_of(settings).open(release.collection)) as reader:
+        reader.check()
+
+
+@pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+def test_on_a_server_a_passage_that_does_not_find_itself_is_noticed(settings):
+    release = release_night(settings)
+    with closing(milvus_of(settings).open(release.collection)) as reader:
+        with closing(MilvusClient(settings.milvus.uri)) as client:
+            client.delete(release.collection, filter="row == 0")
+        with pytest.raises(Damaged, match=r"1 of 16 passages do not find themselves \(row 0"):
+            reader.check()
+    again, _ = repair(settings, HashingEncoder)
+    assert served(settings) == again.release != release.release
+
+
+def test_manifests_are_restored_from_the_ledger(settings):
+    releases = [release_night(settings, seed=seed) for seed in (1, 2)]
+    whole = [recorded(settings.home, release.release) for release in releases]
+    for harm in HARMS:
+        for release in releases:
+            harm(settings.home / "releases" / release.release / "manifest.json")
+        repair(settings, HashingEncoder)
+        assert [recorded(settings.home, release.release) for release in releases] == whole
+
+
+def test_a_home_of_another_index_is_checked_too(tmp_path):
+    settings = small(tmp_path / "var", index="HNSW")
+    release = release_night(settings)
+    (folder_of(settings, release) / "checksums.json").unlink()
+    before = answers(settings)
+    assert (folder_of(settings, release) / "checksums.json").exists()
+    assert answers(settings) == before
+
+
+def test_the_command_says_what_serves_and_whether_it_is_whole(settings):
+    def command():
+        return CliRunner().invoke(app, ["releases", "repair"], env={"NIGHTSHIFT_HOME": str(settings.home)})
+
+    shown = command()
+    assert (shown.exit_code, "`nightshift run` makes one" in shown.output) == (1, True)
+    release = release_night(settings)
+    (settings.home / "serving.json").write_text("{")
+    shown = command()
+    assert (shown.exit_code, shown.stdout) == (0, f"release {release.release} serves and is whole\n")

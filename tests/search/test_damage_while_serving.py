@@ -1,0 +1,255 @@
+"""Damage while a searcher or the service runs: no query is answered from it; another release may answer."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fastapi.testclient import TestClient
+from harm import HARMS, flip
+from release_world import HashingEncoder, release_night, small, snapshot_of, texts
+
+from tasks.core.errors import Damaged, Impossible, NightshiftError
+from tasks.core.mining.bm25 import build_index
+from tasks.core.mining.lucene_files import check_lucene
+from tasks.core.release.repair import repair
+from tasks.core.search.http import make_app
+from tasks.core.search.named import open_release
+from tasks.core.search.searcher import Searcher
+from tasks.core.search.service import Service
+
+QUERIES = ["lamp river n3", "violin n8", "copper meadow"]
+ASK = {"queries": QUERIES, "k": 5}
+
+
+def two_releases(home, **release):
+    settings = small(home, {"check_minutes": 0, **release})
+    return settings, *(release_night(settings, seed=seed) for seed in (1, 2))
+
+
+def damage(settings, release):
+    (file,) = (settings.home / "milvus" / f"{release.collection}.db").rglob("*.idx")
+    flip(file)
+
+
+def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_they_are_repaired(tmp_path, caplog):
+    settings, _, second = two_releases(tmp_path / "var")
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        before = searcher.search(QUERIES, 5)
+        searcher.check()
+        assert searcher.search(QUERIES, 5) == before
+        damage(settings, second)
+        with pytest.raises(Damaged, match="nightshift releases repair"):
+            searcher.check()
+        assert f"release {second.release} answers no more" in caplog.text
+        for _ in range(3):
+            with pytest.raises(Damaged, match=r"\.idx: damaged"):
+                searcher.search(QUERIES, 5)
+        assert not searcher.refresh()
+        again, _ = repair(settings, HashingEncoder)
+        assert searcher.refresh()
+        after = searcher.search(QUERIES, 5)
+    assert [one.release for one in after] == [again.release] * 3
+    assert [one.hits for one in after] == [one.hits for one in before]
+
+
+class Held(HashingEncoder):
+    """Answers the query `hold` only when it is told to."""
+
+    entered, free = threading.Event(), threading.Event()
+
+    def encode_queries(self, texts):
+        if "hold" in texts:
+            self.entered.set()
+            assert self.free.wait(30)
+        return self.encode_passages(texts)
+
+
+def test_a_search_under_way_when_damage_is_noticed_is_refused_too(tmp_path):
+    settings, _, second = two_releases(tmp_path / "var")
+    outcomes = []
+    with Searcher.open(settings, Held) as searcher:
+
+        def search():
+            try:
+                outcomes.append(searcher.search("hold"))
+            except NightshiftError as error:
+                outcomes.append(error)
+
+        thread = threading.Thread(target=search)
+        thread.start()
+        assert Held.entered.wait(30)
+        damage(settings, second)
+        with pytest.raises(Damaged):
+            searcher.check()
+        Held.free.set()
+        thread.join()
+    assert [type(one) for one in outcomes] == [Damaged]
+
+
+def test_files_restored_in_place_answer_again(tmp_path):
+    settings, _, second = two_releases(tmp_path / "var")
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        before = searcher.search(QUERIES)
+        damage(settings, second)
+        with pytest.raises(Damaged):
+            searcher.check()
+        damage(settings, second)  # the same bit again: as it was
+        searcher.check()
+        assert searcher.search(QUERIES) == before
+
+
+def test_the_release_before_answers_where_settings_allow_it(tmp_path, caplog):
+    settings, first, second = two_releases(tmp_path / "var", serve_previous_when_damaged=True)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        damage(settings, second)
+        searcher.check()
+        assert {one.release for one in searcher.search(QUERIES)} == {first.release}
+        assert searcher.stands_in_for == second.release
+        assert f"release {first.release} answers in place of {second.release}" in caplog.text
+        assert not searcher.refresh()  # the pointer has not moved: nothing is opened again
+        with Searcher.open(settings, HashingEncoder) as other:
+            assert other.search("lamp")[0].release == first.release
+        with pytest.raises(Damaged):  # a release that was named is that one or none
+            open_release(settings, second.release, HashingEncoder)
+        again, _ = repair(settings, HashingEncoder)
+        assert searcher.refresh()
+        assert (searcher.release, searcher.stands_in_for) == (again.release, "")
+        damage(settings, again)
+        damage(settings, first)
+        with pytest.raises(Damaged, match=again.collection):
+            searcher.check()
+
+
+class Choosy(HashingEncoder):
+    """Loads no encoder whose folder holds a mark."""
+
+    def __init__(self, folder):
+        if (folder / "damaged").exists():
+            raise Damaged(f"{folder / 'config.json'}: damaged; restore it from a backup, or `nightshift rollback`")
+        super().__init__(folder)
+
+
+def test_a_damaged_encoder_is_refused_in_words_or_the_release_before_answers(tmp_path):
+    settings, first, second = two_releases(tmp_path / "var")
+    (settings.home / "encoders" / second.encoder / "damaged").touch()
+    with pytest.raises(Damaged, match=r"config\.json: damaged"):
+        Searcher.open(settings, Choosy)
+    allowed = small(settings.home, {"serve_previous_when_damaged": True})
+    with Searcher.open(allowed, Choosy) as searcher:
+        assert searcher.search("lamp")[0].release == first.release
+
+
+def client_of(settings, loader=HashingEncoder):
+    service = Service.open(settings, loader)
+    return service, TestClient(make_app(service), base_url="http://127.0.0.1", raise_server_exceptions=False)
+
+
+def test_the_service_says_that_it_is_damaged_and_answers_again_after_a_repair(tmp_path):
+    settings, _, second = two_releases(tmp_path / "var")
+    service, http = client_of(settings)
+    with http as client:
+        before = client.post("/search", json=ASK).json()["answers"]
+        assert client.get("/healthz").json() == {"status": "ok", "release": second.release, "reason": ""}
+        damage(settings, second)
+        with pytest.raises(Damaged):
+            service._searcher.check()
+        refused = client.post("/search", json=ASK)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert "nightshift releases repair" in refused.json()["error"]
+        health = client.get("/healthz")
+        assert (health.status_code, health.json()["status"]) == (503, "failing")
+        assert second.release in health.json()["reason"]
+        assert str(tmp_path) not in health.text
+        repair(settings, HashingEncoder)
+        service._searcher.refresh()
+        assert client.get("/healthz").json()["status"] == "ok"
+        after = client.post("/search", json=ASK).json()["answers"]
+        assert [one["hits"] for one in after] == [one["hits"] for one in before]
+
+
+def test_the_service_answers_from_the_release_before_and_says_so(tmp_path):
+    settings, first, second = two_releases(tmp_path / "var", serve_previous_when_damaged=True)
+    service, http = client_of(settings)
+    with http as client:
+        damage(settings, second)
+        service._searcher.check()
+        assert client.post("/search", json=ASK).json()["release"] == first.release
+        health = client.get("/healthz")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        assert health.json()["reason"] == f"release {second.release} is damaged; the release before answers"
+
+
+def test_the_service_survives_a_damaged_ledger_and_pointer(tmp_path):
+    settings, first, second = two_releases(tmp_path / "var")
+    _, http = client_of(settings)
+    with http as client:
+        (settings.home / "ledger.sqlite").write_bytes(b"no ledger" * 1000)
+        (settings.home / "serving.json").write_bytes(b"\xff")
+        assert client.post("/search", json=ASK).json()["release"] == second.release
+        assert client.post("/search", json={**ASK, "release": first.release}).json()["release"] == first.release
+        listed = client.get("/release").json()
+        assert [one["release"] for one in listed["releases"]] == [second.release, first.release]
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """A home with a BM25 index; tests leave it whole."""
+    settings = small(tmp_path_factory.mktemp("lexical") / "var", {"check_minutes": 0})
+    release_night(settings)
+    index = build_index(settings.home, snapshot_of(settings.home, texts()), settings.mining)
+    return settings, index.path / "lucene"
+
+
+def test_any_harm_to_any_file_of_a_lucene_index_is_noticed(indexed):
+    _, folder = indexed
+    check_lucene(folder)
+    for file in [file for file in folder.iterdir() if file.name != "write.lock"]:
+        whole = file.read_bytes()
+        for harm in HARMS:
+            harm(file)
+            with pytest.raises(Damaged, match="damaged"):
+                check_lucene(folder)
+            file.write_bytes(whole)
+    check_lucene(folder)
+
+
+def test_a_damaged_bm25_index_is_said_so_while_dense_search_goes_on_and_is_built_again(indexed):
+    settings, folder = indexed
+    service, http = client_of(settings)
+    with http as client:
+        fused = client.post("/search", json={**ASK, "fuse": True}).json()["answers"]
+        flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
+        service._searcher.check()
+        refused = client.post("/search", json={**ASK, "fuse": True})
+        assert refused.status_code == 503
+        assert "Search without fusion until `nightshift releases repair`" in refused.json()["error"]
+        assert client.post("/search", json=ASK).status_code == 200
+        assert client.get("/healthz").json()["status"] == "degraded"
+        with Searcher.open(settings, HashingEncoder) as other, pytest.raises(Damaged, match="damaged"):
+            other.search("lamp", fuse=True)
+        repair(settings, HashingEncoder)
+        service._searcher.check()
+        assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
+        assert client.get("/healthz").json()["status"] == "ok"
+        # Built again under a Java that reads the old files: it starts again.
+        pid = service._searcher._pinned._lexical._child.pid
+        flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
+        repair(settings, HashingEncoder)
+        service._searcher.check()
+        assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
+        assert service._searcher._pinned._lexical._child.pid != pid
+
+
+def test_a_lucene_index_that_java_cannot_read_is_named(indexed, monkeypatch):
+    settings, folder = indexed
+    monkeypatch.setattr("tasks.core.search.lexical.check_lucene", lambda _: None)
+    (segments,) = folder.glob("segments_*")
+    whole = segments.read_bytes()
+    segments.write_bytes(whole[:10])
+    with (
+        Searcher.open(settings, HashingEncoder) as searcher,
+        pytest.raises(Impossible, match=f"does not read {folder}"),
+    ):
+        searcher.search("lamp", fuse=True)
+    segments.write_bytes(whole)

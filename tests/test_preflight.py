@@ -1,0 +1,55 @@
+"""What is noticed before a night works for hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.core.data.ingest import ingest
+from tasks.core.data.look import look_at
+from tasks.core.data_warnings import data_warnings
+from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.preflight import check_side_files
+from tasks.core.settings import (
+    CrossEncoderSettings,
+    DataSettings,
+    EncoderSettings,
+    GateSettings,
+    MiningSettings,
+    Settings,
+)
+
+
+def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_model: Path) -> None:
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('\ufeff{"query": "what is said of gold", "passage_id": "p2"}\n', encoding="utf-8")
+    check_side_files(
+        Settings(home=tmp_path, gate=GateSettings(golden=golden), encoder=EncoderSettings(model=str(tiny_model)))
+    )
+    golden.write_text("what is said of gold\n")
+    with pytest.raises(BadInput, match=r"golden\.jsonl, line 1: not JSON"):
+        check_side_files(Settings(home=tmp_path, gate=GateSettings(golden=golden)))
+    with pytest.raises(NightshiftError, match=r"no config\.json in it"):
+        check_side_files(Settings(home=tmp_path, encoder=EncoderSettings(model=str(tmp_path))))
+    judge = MiningSettings(cross_encoder=CrossEncoderSettings(model=str(tmp_path)))
+    with pytest.raises(NightshiftError, match=r"\[mining.cross_encoder\] model"):
+        check_side_files(Settings(home=tmp_path, mining=judge))
+
+
+def test_few_queries_and_cut_passages_are_warned_of(
+    tmp_path: Path, collection: Callable[..., Path], tiny_model: Path
+) -> None:
+    source = collection()
+    data = DataSettings(format="beir", path=source)
+    settings = Settings(home=tmp_path, data=data, encoder=EncoderSettings(model=str(tiny_model), passage_tokens=8))
+    _, snapshot = ingest(settings)
+    few, cut = data_warnings(settings, snapshot)
+    assert few.startswith("split test has 20 held-out queries, fewer than 100")
+    assert cut.startswith("[encoder] passage_tokens = 8 cuts 100% of the passages")
+    roomy = settings.model_copy(update={"encoder": EncoderSettings(model=str(tiny_model))})
+    assert len(data_warnings(roomy, snapshot)) == 1
+    assert look_at(str(source)).warnings == [few]
+    (source / "qrels" / "test.tsv").unlink()
+    assert look_at(str(source)).warnings[0].startswith("split test has 3 held-out queries")  # a tenth of 36

@@ -1,0 +1,53 @@
+"""One reader for all files that people write next to a night."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import BadInput
+from tasks.core.evaluation.golden import Golden, read_golden
+from tasks.core.search.shadow import read_queries
+from tasks.core.side_files import read_side_file
+
+GOLDEN = '{"query": "ü \u2028 x", "passage_id": "p1"}\r\n'
+MARKED = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+
+
+def test_every_marked_encoding_is_read_and_its_mark_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "golden.jsonl"
+    for encoding in MARKED:
+        file.write_bytes(GOLDEN.encode(encoding))
+        assert read_golden(file) == [Golden(query="ü \u2028 x", passage_id="p1")]
+        assert read_queries(file) == ["ü \u2028 x"]
+
+
+def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path) -> None:
+    file = tmp_path / "golden.jsonl"
+    cases = {
+        b"fine\ncaf\xe9\n": "line 2: not UTF-8",
+        "fine\nü".encode("utf-16-le"): "line 1: a NUL character. Is it UTF-16",
+        b"\xff\xfe\n": "line 1: not UTF-16",
+    }
+    for content, named in cases.items():
+        file.write_bytes(content)
+        for read in (read_golden, read_queries):
+            with pytest.raises(BadInput, match=f"golden.jsonl, {named}.*Save the file as UTF-8"):
+                read(file)
+    with pytest.raises(BadInput, match=r"golden queries .*: is a directory\. Give a file"):
+        read_side_file(tmp_path, "golden queries")
+
+
+def test_a_line_that_is_no_query_is_named_with_its_reason(tmp_path: Path) -> None:
+    file = tmp_path / "queries.jsonl"
+    cases = {
+        '{"query": "nice \\ud83d"}': "half of a character",
+        '{"query": ' + "[" * 100_000 + "}": "nested too deeply",
+        '{"query": 7}': "no text under",
+        "{broken": "not JSON",
+    }
+    for line, named in cases.items():
+        file.write_text(f"fine\n{line}\n")
+        with pytest.raises(BadInput, match=f"queries.jsonl:2: .*{named}"):
+            read_queries(file)
