@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +17,17 @@ from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
 from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
+from tasks.core.errors import BadUsage, NightshiftError, explain
 
 if TYPE_CHECKING:
+    from tasks.core.drift.findings import Drift
+    from tasks.core.receipts import Ingested, Snapshot
     from tasks.core.settings import Settings
+
+INTERRUPTED = (
+    "interrupted: the night stopped. What served before still serves. "
+    "The next night resumes after the last finished step."
+)
 
 app = typer.Typer(
     epilog='Start with: nightshift run, then: nightshift search "read a csv file into a table"',
@@ -42,7 +53,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show details, and the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -56,8 +67,28 @@ def main() -> None:
     """Entry point of the command."""
     import flows.environment  # noqa: F401
 
-    check_arguments(sys.argv[1:])
-    app()
+    try:
+        check_arguments(sys.argv[1:])
+        app()
+    except BaseException as end:
+        _clear_frames(end)
+        raise
+
+
+def _clear_frames(end: BaseException) -> None:
+    """Release what the frames of an error hold.
+
+    Prefect keeps the error of a run until the process ends. A DuckDB connection in one of its frames would then
+    outlive the interpreter, and DuckDB would print forty lines about that below the error.
+    """
+    cleared: set[int] = set()
+    waiting: list[BaseException | None] = [end]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and id(error) not in cleared:
+            cleared.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            waiting += [error.__cause__, error.__context__]
 
 
 @app.command(epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
@@ -70,92 +101,121 @@ def run(
     ] = False,
 ) -> None:
     """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
-    loaded = load(settings)
+    from flows.terminal_log import announce, only_warnings_of_prefect
+
     if dry_run:
-        _say_plan(loaded)
+        announce("Reading the source, to forecast a night")
+        _print_plan(load(settings))
         return
+    announce(f"Starting a night ({reason}). Loading PyTorch and Prefect takes about 10 seconds.")
+    loaded = load(settings)
     from flows.local_prefect import join
 
     join(loaded.home)
     from flows.nightly import nightly
     from flows.run_night import leave, run_night
     from flows.temporary_prefect import a_server
-    from flows.terminal import only_warnings_of_prefect
-    from tasks.core.errors import BadUsage, explain
     from tasks.core.night import Night, last_line
     from tasks.core.plain_text import visible
 
     only_warnings_of_prefect()
-    with a_server():
-        outcome = run_night(nightly, settings, reason)
+    try:
+        with a_server():
+            outcome = run_night(nightly, settings, reason)
+    except KeyboardInterrupt as interrupt:
+        _clear_frames(interrupt)
+        typer.secho(INTERRUPTED, fg="yellow", err=True)
+        leave(130)
     if isinstance(outcome, Night):
         echo(last_line(outcome))
         leave(0)
-    words = explain(outcome) if isinstance(outcome, Exception) else None
-    words = words or f"{type(outcome).__name__}: {outcome}"
-    message = visible(f"error: {words}\nThe night failed; the serving release is as it was.")
-    typer.secho(message, fg="red", err=True)
-    leave(2 if isinstance(outcome, BadUsage) else 1)
+    error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+    if os.environ.get("NIGHTSHIFT_DEBUG"):
+        traceback.print_exception(error)
+    words = explain(error) or f"{type(error).__name__}: {error}"
+    typer.secho(visible(f"error: {words}\n{_after_failure(loaded, error)}"), fg="red", err=True)
+    _clear_frames(error)
+    leave(2 if isinstance(error, BadUsage) else 1)
 
 
-def _say_plan(settings: Settings) -> None:
+def _after_failure(settings: Settings, error: Exception) -> str:
+    """Which step failed, what serves, and where the report is."""
+    from tasks.core.release.milvus import milvus_of
+    from tasks.core.report.history import find_report
+    from tasks.policy import step_of
+
+    served, report = "What served before still serves.", ""
+    with suppress(NightshiftError):  # Milvus may be what failed
+        pointer = milvus_of(settings).serving()
+        served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
+    with suppress(NightshiftError):  # the night may have failed before its report
+        path, night = find_report(settings.home)
+        report = f" Report: {path}" if night["outcome"] == "Failed" else ""
+    step = f" in the step “{name}”" if (name := step_of(error)) else ""
+    return f"The night failed{step}. {served}{report}"
+
+
+def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
-    from tasks.core.data.feed import refuse_another_feed
-    from tasks.core.data.ingest import ingest
     from tasks.core.data_warnings import data_warnings
-    from tasks.core.drift.verdict import assess
     from tasks.core.forecast import forecast
     from tasks.core.mining.bm25 import try_indexing
-    from tasks.core.night import recipe_of
     from tasks.core.preflight import check_side_files
-    from tasks.core.release.publish import serving
 
     echo(f"home {settings.home.absolute()}")
     check_side_files(settings)
     try_indexing(settings.home, settings.mining)
-    release, _ = serving(settings)
-    ingested, snapshot = ingest(settings)
-    refuse_another_feed(settings, release, snapshot)
-    drift = assess(settings.home, release, snapshot, recipe_of(settings), settings.drift)
+    ingested, snapshot, drift = _look(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
     for warning in data_warnings(settings, snapshot):
         echo(f"warning: {warning}")
 
 
-@app.command(epilog="Example: nightshift rollback --to r0001-1a2b3c4d")
+@app.command(epilog="Example: nightshift rollback --to r0001")
 @readable_errors
 def rollback(
-    to: Annotated[str | None, typer.Option(help="The release to serve; else the one that served before.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="The release to serve, or the beginning of its name; else the one that served before."),
+    ] = None,
     settings: SettingsFile = None,
 ) -> None:
     """Serve an older release again. Moves the pointer; embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
 
     release = move_back(load(settings), to)
-    typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows} passages)")
+    typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows:,} passages)")
 
 
 @app.command(epilog="Example: nightshift drift --json")
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """Compare the source as it is now with the serving snapshot. Changes nothing that serves."""
-    from tasks.core.data.feed import refuse_another_feed
-    from tasks.core.data.ingest import ingest
-    from tasks.core.drift.verdict import assess
-    from tasks.core.night import recipe_of
-    from tasks.core.release.publish import serving
+    """Compare the source and the query log, as they are now, with the serving release. Remembers nothing."""
+    from flows.terminal_log import announce
 
-    loaded = load(settings)
-    release, _ = serving(loaded)
-    _, snapshot = ingest(loaded)
-    refuse_another_feed(loaded, release, snapshot)
-    found = assess(loaded.home, release, snapshot, recipe_of(loaded), loaded.drift)
+    announce("Comparing the source and the query log with the serving release")
+    _, _, found = _look(load(settings))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
     from flows.terminal import print_drift
 
     print_drift(found)
+
+
+def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
+    """Read the source and decide what a night would do, without remembering it."""
+    from tasks.core.data.feed import refuse_another_feed
+    from tasks.core.data.ingest import ingest
+    from tasks.core.drift.watch import watch
+    from tasks.core.night import recipe_of
+    from tasks.core.release.publish import serving
+
+    release, _ = serving(settings)
+    ingested, snapshot = ingest(settings)
+    refuse_another_feed(settings, release, snapshot)
+    drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
+    return ingested, snapshot, drift
 
 
 @app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")

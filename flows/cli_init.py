@@ -27,7 +27,7 @@ def write_settings(
     passage: Annotated[str, typer.Option(metavar="COLUMN", help="… and the one with the passage.")] = "",
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
-    from flows.terminal import show_progress
+    from flows.terminal_log import show_progress
     from tasks.core.data.look import look_at, settings_text
 
     show_progress()

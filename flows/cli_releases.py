@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 releases = typer.Typer(help="List the releases, newest first, and which one serves.", invoke_without_command=True)
 
-Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Its name, such as r0001-1a2b3c4d.")]
+Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Its name or the beginning of it, such as r0001.")]
 
 
 @releases.callback(epilog="Example: nightshift releases --json")
@@ -29,15 +29,15 @@ def listing(context: typer.Context, as_json: AsJson = False, settings: SettingsF
     current, _ = serving(loaded)
     known, kept = list_releases(loaded), pinned(loaded.home)
     if as_json:
-        shown = [{**_shown(one), "pinned": one.release in kept} for one in known]
+        shown = [{**_shown(one), "pinned": one.release in kept, "pruned": one.pruned} for one in known]
         print_json({"serving": current.release if current else None, "releases": shown})
         return
     from flows.terminal import print_releases
 
-    print_releases(current, known)
+    print_releases(current, known, kept)
 
 
-@releases.command(epilog="Example: nightshift releases pin r0001-1a2b3c4d")
+@releases.command(epilog="Example: nightshift releases pin r0001")
 @readable_errors
 def pin(release: Name, settings: SettingsFile = None) -> None:
     """Never prune this release."""
@@ -47,14 +47,14 @@ def pin(release: Name, settings: SettingsFile = None) -> None:
     typer.echo(f"release {kept.release} is pinned: it stays until `nightshift releases unpin {kept.release}`")
 
 
-@releases.command(epilog="Example: nightshift releases unpin r0001-1a2b3c4d")
+@releases.command(epilog="Example: nightshift releases unpin r0001")
 @readable_errors
 def unpin(release: Name, settings: SettingsFile = None) -> None:
     """Let retention decide about this release again."""
     from tasks.core.release.publish import unpin as let_go
 
-    let_go(load(settings), release)
-    typer.echo(f"release {release} is not pinned any more")
+    freed = let_go(load(settings), release)
+    typer.echo(f"release {freed} is not pinned any more")
 
 
 @releases.command(epilog="Example: nightshift releases repair")

@@ -31,10 +31,15 @@ def report(
         typer.echo(path)
 
 
-@reports.command(epilog="Example: nightshift compare r0001-1a2b3c4d serving")
+@reports.command(epilog="Example: nightshift compare bm25 serving")
 @readable_errors
 def compare(
-    one: Annotated[str, typer.Argument(metavar="A", help="A release, “serving”, or an evaluation's digest.")],
+    one: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A release such as r0001, “serving”, “base”, “bm25”, or an evaluation's digest."
+        ),
+    ],
     other: Annotated[str, typer.Argument(metavar="B", help="The same; gains are those of B over A.")],
     cases: Annotated[int, typer.Option(min=0, help="How many queries to show of each kind.")] = 5,
     trec: Annotated[

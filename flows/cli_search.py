@@ -36,7 +36,7 @@ def search(
         str | None, typer.Option(metavar="JSON", help='Rules on passages: {"title": {"prefix": "pandas."}}')
     ] = None,
     fuse: Annotated[bool, typer.Option("--fuse", help="Join the ranking with BM25's.")] = False,
-    release: Annotated[str, typer.Option(help="The release that answers.")] = "serving",
+    release: Annotated[str, typer.Option(help="The release that answers, such as r0001.")] = "serving",
     serve: Annotated[bool, typer.Option("--serve", help="Answer over HTTP, with a page to try queries on.")] = False,
     host: Annotated[str, typer.Option(help="With --serve; others than this machine need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve.")] = 8080,
@@ -81,7 +81,7 @@ def _rules(where: str | None) -> dict[str, Any]:
     return found
 
 
-@asking.command(epilog="Example: nightshift shadow r0002-1a2b3c4d --queries asked.txt")
+@asking.command(epilog="Example: nightshift shadow r0002 --queries asked.txt")
 @readable_errors
 def shadow(
     release: Name,

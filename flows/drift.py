@@ -26,7 +26,7 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
         settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
 
     Returns:
-        Completed as Quiet, Changed, Drifting, Retrain or Suspect, with the verdict as data.
+        Completed as Quiet, Changed, Drifting, Retrain, Unlabeled or Suspect, with the verdict as data.
     """
     settings = load_settings(settings_file)
     serving, _ = release.reconcile(settings)

@@ -13,6 +13,7 @@ from prefect.states import Completed, State
 from flows.begun import record_begin
 from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
+from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
 from tasks.core.drift.findings import Work
@@ -28,6 +29,8 @@ from tasks.server_loss import loss
 
 log = logging.getLogger("nightshift.night")
 
+ENDS = {Work.SKIP: "Skipped", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}  # nights that change nothing
+
 
 @flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
@@ -38,7 +41,7 @@ def nightly(settings_file: Path | None = None, reason: str = "schedule") -> Stat
         reason: Why this night runs; kept with its release.
 
     Returns:
-        Completed as Promoted, Rejected, Skipped or Suspect, with the night's outcome as data.
+        Completed as Promoted, Rejected, Skipped, Unlabeled or Suspect, with the night's outcome as data.
     """
     return whole_night(load_settings(settings_file), reason)
 
@@ -63,23 +66,27 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     ingest.check_side_files(settings)
     serving, epoch = release.reconcile(settings, rebuild=True)
     book.note(serving=serving)
+    begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
     book.note(ingested=ingested, snapshot=snapshot)
+    begin(Stage.COMPARE, f"with {serving.release}" if serving else "(no release serves yet)")
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
     if serving is not None and drift.verdict is Work.SKIP:
         mining.index_served(settings, serving)
-    if drift.verdict in (Work.SKIP, Work.SUSPECT):
-        return _end(settings, book, "Skipped" if drift.verdict is Work.SKIP else "Suspect")
+    if drift.verdict in ENDS:
+        return _end(settings, book, ENDS[drift.verdict])
 
+    begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
+    base = training.base_encoder(settings, snapshot)
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
+    log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(
         settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
     )
-    base = training.base_encoder(settings, snapshot)
-    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
     base_vectors = embed(settings, base, snapshot)
     book.note(index=index, base_vectors=base_vectors)
     before, known = base, base_vectors  # what the challenger has to hold its own against
@@ -99,9 +106,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         if probe.finding is not None:
             book.note(verdict=Verdict(findings=(probe.finding,)))
             return _end(settings, book, "Rejected")
+    which = "trained" if drift.verdict is Work.RETRAIN else "serving"
+    begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {which} encoder")
     vectors = embed(settings, challenger, snapshot)
     book.note(encoder=challenger, embeddings=vectors)
 
+    begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     figures = {
         "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot),
         "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
@@ -118,6 +128,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if not verdict.promote:
         return _end(settings, book, "Rejected")
 
+    begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
     published = release.publish(
         settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=book.night.reason, expected_epoch=epoch
     )
@@ -131,13 +142,17 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
     A round that does not improve on its start ends them, and its start is the challenger.
     """
+    begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
     found = search(settings, snapshot, index)
     looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
     for round_ in range(settings.mining.rounds):
+        if round_ > 0:
+            begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
         vectors = embed(settings, encoder, snapshot)
         negatives = mine(settings, snapshot, found, encoder, vectors, round_, book.night.serving)
         book.note(negatives=(*book.night.negatives, negatives))
+        begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
         trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
         book.note(trained=(*book.night.trained, trained))
         if not trained.improved:

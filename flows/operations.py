@@ -21,7 +21,7 @@ def rollback(settings_file: Path | None = None, to: str | None = None, reason: s
 
     Args:
         settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
-        to: The release to serve, such as r0001-1a2b3c4d; empty: the one that served before.
+        to: The release to serve, or the beginning of its name, such as r0001; empty: the one that served before.
         reason: Why; it becomes part of the run's name.
     """
     served = release.rollback(load_settings(settings_file), to or None)

@@ -82,7 +82,7 @@ def load(file: Path | None) -> Settings:
 
     Raises BadUsage when home is a file, and what `load_settings` raises.
     """
-    from flows.terminal import show_progress
+    from flows.terminal_log import show_progress
     from tasks.core.errors import BadUsage
     from tasks.core.settings_file import load_settings
 

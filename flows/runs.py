@@ -21,10 +21,10 @@ SMALL = {"a", "of", "on", "the", "to"}
 
 
 def run_name() -> str:
-    """What a run is called: flow, reason and day, such as `nightly-schedule-2026-11-22`."""
+    """Name a run by flow, date and time in UTC, and reason, such as `nightly-2026-11-22-0200-schedule`."""
     reason = runtime.flow_run.parameters.get("reason") or ""
     flow = str(runtime.flow_run.flow_name).removesuffix("-on-drift")
-    return "-".join(filter(None, (flow, _slug(reason), datetime.now(UTC).date().isoformat())))
+    return "-".join(filter(None, (flow, f"{datetime.now(UTC):%Y-%m-%d-%H%M}", _slug(reason))))
 
 
 def _slug(reason: str) -> str:

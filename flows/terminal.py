@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from flows.console import open_console
-from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.measures import NAMES
+from tasks.core.release.names import short_name
 
 if TYPE_CHECKING:
     from flows.doctor import Check
@@ -26,46 +24,6 @@ SHOWN = 360  # characters of a passage on the terminal; --json has all of it
 ROOMY = 120  # columns of a window that has room for the reason of a release in its line
 
 
-class Lines(logging.Handler):
-    """Prints what the core logs, one line each: the time, the stage, the message."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.console = open_console(stderr=True, highlight=False, soft_wrap=True)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        stage = record.name.rpartition(".")[2]
-        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        style = "yellow" if record.levelno >= logging.WARNING else ""
-        self.console.print(Text(f"{when}  {stage:<10} ", style="dim") + Text(record.getMessage(), style=style))
-
-
-def show_progress() -> None:
-    """Print the core's log lines on standard error."""
-    logger = logging.getLogger("nightshift")
-    if not any(isinstance(handler, Lines) for handler in logger.handlers):
-        logger.addHandler(Lines())
-
-
-def only_warnings_of_prefect() -> None:
-    """Leave the terminal to the core's own lines: of Prefect's, warnings and errors, those without a traceback.
-
-    Prefect's log of the run, in its database and its UI, keeps everything.
-    """
-    import prefect.main  # noqa: F401  (sets the handlers up)
-
-    def worth_showing(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
-            return False  # said once, at the end, by the command itself
-        if record.getMessage().startswith("Finished in state"):
-            return False
-        return record.levelno >= logging.WARNING and not record.name.startswith("nightshift")
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_showing)
-
-
 def print_answer(answer: Answer) -> None:
     """Ranked passages, the score first."""
     console = open_console()
@@ -76,43 +34,57 @@ def print_answer(answer: Answer) -> None:
         console.print(Text(textwrap.shorten(hit.text, SHOWN, placeholder=" …")), style="dim")
 
 
-def print_releases(current: Release | None, known: Sequence[Release]) -> None:
-    """One line a release; the serving one is marked. Why it serves is told below, where a line has no room for it."""
+def print_releases(current: Release | None, known: Sequence[Release], pinned: Collection[str]) -> None:
+    """One line a release, with what serves, is pinned, or was pruned. Reasons follow where a line has room for them."""
     console = open_console()
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    widths = {"": 1, "release": 14, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8}
+    widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "state": 7}
     for name, width in widths.items():
         table.add_column(name, no_wrap=True, min_width=width)
     if roomy:
         table.add_column("why", overflow="ellipsis", no_wrap=True)
-    for one in known:
-        serves = current is not None and one.release == current.release
-        figures = [one.metrics, one.bm25, one.base, one.previous]
+    names = [release.release for release in known]
+    for release in known:
+        serves = current is not None and release.release == current.release
+        figures = [release.metrics, release.bm25, release.base, release.previous]
+        states = {"serving": serves, "pinned": release.release in pinned, "pruned": release.pruned}
         table.add_row(
-            "→" if serves else "",
-            one.release,
-            one.created[:16].replace("T", " "),
-            f"{one.rows:,}",
+            short_name(release.release, names),
+            release.created[:16].replace("T", " "),
+            f"{release.rows:,}",
             *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
-            *([one.reason] if roomy else []),
-            style="bold green" if serves else "",
+            ", ".join(state for state, holds in states.items() if holds),
+            *([release.reason] if roomy else []),
+            style="bold green" if serves else "dim" if release.pruned else "",
         )
     console.print(table if known else "no release yet: nightshift run makes the first")
-    if current is not None and not roomy:
-        console.print(Text(f"{current.release} serves: {current.reason}", style="dim"))
+    if current is not None:
+        reason = "" if roomy else f": {current.reason}"
+        console.print(Text(f"{current.release} serves{reason}", style="dim"))
 
 
 def print_drift(drift: Drift) -> None:
-    """The verdict, then every signal behind it."""
-    console = open_console()
+    """The decision, every signal behind it, what moved, and the queries that need labels."""
+    console = open_console(highlight=False, soft_wrap=True)
     console.print(Text(f"{drift.verdict}: ", style="bold") + Text(drift.cause))
     moved = drift.passages
-    console.print(f"passages: {moved.new} new, {moved.changed} changed, {moved.gone} gone", style="dim")
+    console.print(f"passages: {moved.new:,} new, {moved.changed:,} changed, {moved.gone:,} gone", style="dim")
+    if drift.fresh:
+        counts = ", ".join(f"{count:,} in the {source}" for source, count in drift.fresh.items())
+        console.print(f"new queries: {counts}", style="dim")
     for signal in drift.signals:
         mark = "fired" if signal.fired else "quiet"
         against = "explains only" if signal.threshold is None else f"threshold {signal.threshold:.4f}"
-        console.print(f"  {mark}  {signal.name}  {signal.value:.4f}  ({against})")
+        console.print(f"  {mark}  {signal.name.replace('_', ' ')}  {signal.value:.4f}  ({against})")
+    for term in drift.terms:
+        console.print(Text(f"  term “{term.term}”: {term.share:.2%} of all terms, {term.reference:.2%} before"))
+    if drift.unfamiliar:
+        console.print(Text("\nUnfamiliar queries, the lowest score first", style="bold"))
+    for query in drift.unfamiliar:
+        console.print(Text(f"  {query}"))
+    if drift.unfamiliar_file:
+        console.print(Text(f"all of them: {drift.unfamiliar_file}", style="dim"))
 
 
 def print_refusals(found: Mapping[str, Any]) -> None:

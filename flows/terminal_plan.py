@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import open_console
+from flows.stages import minutes
 from tasks.core.drift.findings import Work
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TODO = {
     Work.SKIP: "do nothing",
     Work.SUSPECT: "touch nothing, and ask for a look at the input",
+    Work.LABEL: "touch nothing, and ask for labels",
     Work.REFRESH: "embed what changed with the serving encoder, and swap",
     Work.RETRAIN: "mine, train and embed, and swap if the gate agrees",
 }
@@ -34,13 +36,7 @@ def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     for name in ("step", "of", "takes about", "known from"):
         table.add_column(name)
     for one in plan.steps:
-        table.add_row(one.step, one.amount, _length(one.seconds), one.known)
-    table.add_row("in all", "", _length(plan.seconds), "", style="bold")
+        table.add_row(one.step, one.amount, minutes(one.seconds), one.known)
+    table.add_row("in all", "", minutes(plan.seconds), "", style="bold")
     console.print(table)
     console.print(f"and leaves about {plan.bytes / 2**20:,.0f} MiB on the disk. Times may be off by a factor of two.")
-
-
-def _length(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

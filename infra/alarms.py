@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from flows.alerts import is_slack, message
 
 BLOCK = "nightshift-alerts"
-ENDS = {f"prefect.flow-run.{name}" for name in ("Promoted", "Rejected", "Skipped", "Suspect")}
+ENDS = {f"prefect.flow-run.{name}" for name in ("Promoted", "Rejected", "Skipped", "Suspect", "Unlabeled")}
 FAULTS = {f"prefect.flow-run.{name}" for name in ("Failed", "Crashed", "TimedOut")}
 CANCELLED = {"prefect.flow-run.Cancelled", "prefect.flow-run.Cancelling"}
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.nightshift"}
@@ -58,7 +58,7 @@ def usual_night(client: SyncPrefectClient) -> timedelta:
 
 
 def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
-    """Failed or crashed, rejected or suspect, overdue, not started, and no night at all."""
+    """Failed or crashed, rejected or suspect or in need of labels, overdue, not started, and no night at all."""
     send = SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)
     ended = ENDS | FAULTS | CANCELLED | {"prefect.flow-run.Completed"}
     nothing = SendNotification(
@@ -77,11 +77,11 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "rejected or suspect",
-            "The gate kept the challenger out, or the input looks broken. What served still serves.",
+            "The gate rejected the challenger, the input looks broken, or labels are needed. What served still serves.",
             send,
             Posture.Reactive,
             match_related=OURS,
-            expect={"prefect.flow-run.Rejected", "prefect.flow-run.Suspect"},
+            expect={f"prefect.flow-run.{name}" for name in ("Rejected", "Suspect", "Unlabeled")},
         ),
         _alarm(
             "overdue",

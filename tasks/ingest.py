@@ -13,7 +13,7 @@ from tasks.core import data_warnings, preflight
 from tasks.core.data.feed import refuse_another_feed
 from tasks.core.data.ingest import ingest
 from tasks.core.drift.findings import Drift, Work
-from tasks.core.drift.watch import watch
+from tasks.core.drift.watch import watch, with_unfamiliar
 from tasks.core.receipts import Ingested, Release, Snapshot
 from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
@@ -54,9 +54,14 @@ def compare_with_serving(
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
     if retrain_because:
         learnt = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)
-        drift = drift.at_least_a_retrain(retrain_because, learnt=learnt)
+        drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learnt))
     report.drift_table(drift)
     report.drift_history(drift)
+    if drift.verdict is Work.LABEL:
+        report.unfamiliar_queries(drift)
+        log.warning("label these %d unfamiliar queries. All of them: %s", len(drift.unfamiliar), drift.unfamiliar_file)
+        for query in drift.unfamiliar:
+            log.warning("  %s", query)
     return drift
 
 
@@ -87,4 +92,6 @@ def _told(drift: Drift) -> str:
         return "Retrain"
     if drift.verdict is Work.RETRAIN or drift.held:
         return "Drifting"  # the night will retrain, or something holds it
-    return {Work.SKIP: "Quiet", Work.REFRESH: "Changed", Work.SUSPECT: "Suspect"}[drift.verdict]
+    return {Work.SKIP: "Quiet", Work.REFRESH: "Changed", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}[
+        drift.verdict
+    ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -17,8 +18,8 @@ from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.errors import describe
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
-from tasks.core.night import Night, last_line
-from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.night import Night
+from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.page import write_report
@@ -26,15 +27,20 @@ from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
 from tasks.core.settings import Settings
+from tasks.markdown import Cell, escape, shorten, table
 from tasks.policy import STEP, step_of
 from tasks.server_loss import (
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
-SHOWN = 60  # characters of a text in an artifact: its tables do not wrap
+NEXT = {  # of a night that needs a person
+    "Failed": "fix what the message names, and run the night again; it resumes after the last finished step",
+    "Rejected": "read the failed checks below; the next night tries again with new data or other settings",
+    "Suspect": "look at the feed: the next night decides again",
+    "Unlabeled": "add the queries of the artifact unfamiliar\\-queries to the train split, each with a qrel",
+}
 
 
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
@@ -44,7 +50,7 @@ def write(settings: Settings, night: Night) -> Night:
     record(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
     write_index(settings.home)
-    create_markdown_artifact(_summary(night), key="night-report", description=f"Night: {night.outcome}")
+    _show("night-report", _summary(settings, night), f"Night: {night.outcome}")
     return night
 
 
@@ -59,88 +65,79 @@ def failed(settings: Settings, night: Night, error: Exception) -> None:
 
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
-    """Every contract rule, broken ones first: severity, observed, threshold, offenders."""
-    ordered = sorted(ingested.rules, key=lambda one: (one.failed == 0, one.severity == "warn"))
-    rows = [
-        {
-            "table": one.table,
-            "rule": one.rule,
-            "severity": one.severity,
-            "checked": one.checked,
-            "failed": one.failed,
-            "observed": one.observed,
-            "threshold": one.threshold,
-            "offenders": ", ".join(one.offenders),
-            "about": one.description,
-        }
-        for one in ordered
-    ]
-    about = (
-        f"{ingested.balance} → snapshot {snapshot.digest} of {snapshot.rows:,} passages, {snapshot.queries:,} queries, "
-        f"{snapshot.qrels:,} qrels. All rules as a page: {ingested.path.absolute() / PAGE}"
-    )
-    create_table_artifact(rows, key="data-contract", description=about)
+    """The contract rules that rows broke, errors first, and how many rules were met."""
+    broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == "warn")
+    kept = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
+    lines = [_broken(rule) for rule in broken]
+    lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules were met.", ""]
+    lines.append(f"All rules with samples: {_code(ingested.path.absolute() / PAGE)}")
+    _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {kept}.")
+
+
+def _broken(rule: RuleCount) -> str:
+    rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
+    where = rows if rule.checked_rows else f"{rule.table}: {rule.observed}, required {rule.threshold}"
+    offenders = shorten(", ".join(rule.offenders))
+    first = f". First: {escape(offenders)}" if offenders else ""
+    return f"- **{escape(rule.rule)}** ({rule.severity}), {escape(where)}: {escape(rule.description)}{first}"
 
 
 def drift_table(drift: Drift) -> None:
-    """What changed since the serving snapshot, what follows from it, and the terms and parts that moved most."""
-    rows = [
-        {
-            "what": one.name.replace("_", " "),
-            "value": round(one.value, 4),
-            "threshold": "explains only" if one.threshold is None else round(one.threshold, 4),
-            "fired": "yes" if one.fired else "",
-        }
-        for one in drift.signals
+    """What changed since the serving snapshot, what follows from it, and the terms and segments that moved most."""
+    signals = [
+        (
+            signal.name.replace("_", " "),
+            signal.value,
+            "explains only" if signal.threshold is None else f"{signal.threshold:.4f}",
+            "fired" if signal.fired else "",
+        )
+        for signal in drift.signals
     ]
-    rows += [{"what": f"passages {name}", "value": count} for name, count in drift.passages.model_dump().items()]
-    rows += [{"what": f"new queries, {source}", "value": count} for source, count in drift.fresh.items()]
-    rows += [
-        {"what": f"term “{one.term}”", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
-        for one in drift.terms
-    ]
-    rows += [
-        {"what": f"segment: {one.name}", "value": round(one.share, 4), "threshold": f"before {one.reference:.4f}"}
-        for one in drift.slices
-    ]
-    create_table_artifact(rows, key="drift", description=f"{drift.verdict}: {drift.cause}")
+    counts = [(f"{name} passages", count) for name, count in drift.passages.model_dump().items()]
+    counts += [(f"new queries in the {source}", count) for source, count in drift.fresh.items()]
+    moved = [(f"term “{term.term}”", term.share, term.reference) for term in drift.terms]
+    moved += [(f"segment: {segment.name}", segment.share, segment.reference) for segment in drift.slices]
+    lines = table(("signal", "value", "threshold", ""), signals) + table(("changed", "count"), counts)
+    lines += table(("moved most", "share now", "share before"), [(shorten(name), *shares) for name, *shares in moved])
+    _show("drift", lines, f"{drift.verdict}: {drift.cause}")
+
+
+def unfamiliar_queries(drift: Drift) -> None:
+    """The queries that a person should label: the lowest scores of the last window that drifted."""
+    lines = [*(f"- {escape(query)}" for query in drift.unfamiliar), ""]
+    if drift.unfamiliar_file is not None:
+        lines.append(f"All of them: {_code(drift.unfamiliar_file)}")
+    _show("unfamiliar-queries", lines, drift.cause)
 
 
 def drift_history(drift: Drift) -> None:
     """The windows of new queries that were judged, newest first: the drift over time."""
     rows = [
-        {
-            "window": one.number,
-            "when": f"{one.at:%Y-%m-%d %H:%M}",
-            "queries": one.queries,
-            "low-score share": round(one.low, 4),
-            "threshold": round(one.threshold, 4),
-            "found": "suspect" if one.suspect else ", ".join(["unfamiliar"] * one.fired + ["worse"] * one.worse),
-        }
-        for one in reversed(drift.windows)
+        (
+            f"{window.number}, {window.at:%Y-%m-%d %H:%M}",
+            window.queries,
+            window.low,
+            window.threshold,
+            "suspect" if window.suspect else ", ".join(["unfamiliar"] * window.fired + ["worse"] * window.worse),
+        )
+        for window in reversed(drift.windows)
     ]
     if rows:
-        about = f"{len(rows)} windows; {drift.held or 'nothing is held back'}"
-        create_table_artifact(rows, key="drift-history", description=about)
+        lines = table(("window", "queries", "low-score share", "threshold", "result"), rows)
+        _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'nothing is held back'}")
 
 
 def negatives_sample(negatives: Negatives) -> None:
     """Mined negatives for human eyes: is any of them in truth an answer?"""
-    samples = json.loads((negatives.path / "sample.json").read_text(encoding="utf-8"))
-    rows = [
-        {
-            "query": _short(sample["query"]),
-            "negative": _short(kept["text"]),
-            "positive": _short(sample["positives"][0]["text"]),
-            "source": kept["source"],
-            "rank": kept["rank"],
-            "score": round(kept["dense_score"], 3),
-            "of positive": _rounded(kept["trail"]["above_margin"]),
-        }
-        for sample in samples
-        for kept in sample["negatives"][:2]
-    ]
-    create_table_artifact(rows, key="mined-negatives", description=" ".join(describe_negatives(negatives)))
+    lines = []
+    for sample in json.loads((negatives.path / "sample.json").read_text(encoding="utf-8")):
+        lines += ["", f"**{escape(shorten(sample['query']))}**", ""]
+        lines += [
+            f"- {escape(shorten(kept['text']))} ({escape(kept['source'])}, rank {kept['rank']}, "
+            f"score {_score(kept['dense_score'], kept['trail']['above_margin'])})"
+            for kept in sample["negatives"][:2]
+        ]
+    _show("mined-negatives", lines, " ".join(describe_negatives(negatives)))
 
 
 def embedding_progress(encoder: Encoder) -> Watch:
@@ -148,7 +145,7 @@ def embedding_progress(encoder: Encoder) -> Watch:
     shown: list[UUID] = []
 
     def watch(pace: Pace) -> None:
-        percent, words = 100 * pace.share, f"Encoder {encoder.fingerprint}, {pace}"
+        percent, words = 100 * pace.share, escape(f"Encoder {encoder.fingerprint}, {pace}")
         try:
             if shown:
                 update_progress_artifact(shown[0], percent, words)
@@ -161,57 +158,66 @@ def embedding_progress(encoder: Encoder) -> Watch:
 
 
 def evaluation_table(verdict: Verdict, figures: Mapping[str, Evaluation]) -> None:
-    """Measures of every system on the same held-out queries, under the gate's verdict."""
-    rows = [
-        {"system": LABELS[name], "queries": one.rows, **{NAMES[key]: round(one.metrics[key], 4) for key in NAMES}}
-        for name, one in figures.items()
-    ]
+    """Measures of every system on the same held-out queries, under the gate's decision."""
     decision = "promote" if verdict.promote else "reject"
-    create_table_artifact(rows, key="evaluation", description=f"{decision}: {'; '.join(verdict.reasons)}")
+    _show("evaluation", _measures(figures), f"{decision}: {'; '.join(verdict.reasons)}")
 
 
 def release_card(release: Release) -> None:
     """What went live, and how to undo it."""
-    lines = [
-        f"# Release {release.release}",
-        f"{release.rows:,} passages, nDCG@10 **{release.metrics['ndcg@10']:.4f}** "
-        f"(BM25 {release.bm25['ndcg@10']:.4f}, base model {release.base['ndcg@10']:.4f})",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| encoder | `{release.fingerprint}` |",
-        f"| collection | `{release.collection}` |",
-        f"| snapshot | `{release.snapshot}` |",
-        f"| metric | {release.metric}, {release.dimension} dimensions |",
-        "",
-        "Undo: `nightshift rollback`",
+    rows = [
+        ("passages", f"{release.rows:,}"),
+        *(
+            (f"nDCG@10{of}", f"{figures['ndcg@10']:.4f}")
+            for of, figures in (("", release.metrics), (" of BM25", release.bm25), (" of the base model", release.base))
+        ),
+        ("encoder", release.fingerprint),
+        ("collection", release.collection),
+        ("snapshot", release.snapshot),
+        ("metric", f"{release.metric}, {release.dimension} dimensions"),
     ]
-    create_markdown_artifact("\n".join(lines), key="release-card", description=f"Release {release.release}")
+    lines = [f"# Release {escape(release.release)}", "", *table(("", ""), rows), "Undo: `nightshift rollback`"]
+    _show("release-card", lines, f"Release {release.release}")
 
 
-def _summary(night: Night) -> str:
-    lines = [f"# {night.outcome}", last_line(night).removeprefix(f"{night.outcome}: "), ""]
+def _summary(settings: Settings, night: Night) -> list[str]:
+    serves = night.serves.release if night.serves else "no release yet" if night.serving_known else "what served before"
+    lines = [f"# {night.outcome}", "", escape(night.why), "", f"- Serving: {escape(serves)}"]
+    if night.failed_step:
+        lines.append(f"- Failed step: {escape(night.failed_step)}")
+    lines += [f"- Next step: {NEXT[night.outcome]}"] if night.outcome in NEXT else []
+    lines += [f"- Report: {_report(settings, night)}", ""]
     if night.verdict:
-        lines += [f"- {mark_of(one).sign} {one.words}" for one in night.verdict.findings] + [""]
-    if night.figures:
-        lines += [f"| system | {' | '.join(NAMES.values())} |", "|---|" + "---:|" * len(NAMES)]
-        lines += [
-            f"| {LABELS[name]} | " + " | ".join(f"{one.metrics[key]:.4f}" for key in NAMES) + " |"
-            for name, one in night.figures.items()
-        ] + [""]
-    if steps := steps_of(night):
-        lines += ["| step | rows | seconds | work avoided |", "|---|---:|---:|---|"]
-        lines += [
-            f"| {one.name} | {one.rows:,} | {0 if one.reused else one.seconds:.1f} | {one.avoided} |" for one in steps
-        ]
-    return "\n".join(lines)
+        lines += [f"- {mark_of(finding).sign} {escape(finding.words)}" for finding in night.verdict.findings] + [""]
+    lines += _measures(night.figures)
+    steps = [
+        (step.name, step.rows, f"{0 if step.reused else step.seconds:.1f}", step.avoided) for step in steps_of(night)
+    ]
+    return lines + table(("step", "rows", "seconds", "work avoided"), steps)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def _measures(figures: Mapping[str, Evaluation]) -> list[str]:
+    rows: list[tuple[Cell, ...]] = [
+        (LABELS[name], figure.rows, *(figure.metrics[key] for key in NAMES)) for name, figure in figures.items()
+    ]
+    return table(("system", "queries", *NAMES.values()), rows)
 
 
-def _short(text: str) -> str:
-    """On one line, and as it stands: the UI takes what is in a cell for Markdown."""
-    line = " ".join(text.split())
-    return re.sub(r"([_*`\\<>])", r"\\\1", line if len(line) <= SHOWN else line[:SHOWN] + " …")
+def _report(settings: Settings, night: Night) -> str:
+    """A link to the report where the settings say that people reach the search service, else its file."""
+    assert night.report is not None
+    if url := settings.service.url:
+        return f"[{night.report.stem}](<{url.rstrip('/')}/reports/{quote(night.report.name)}>)"
+    return _code(night.report)
+
+
+def _code(path: Path) -> str:
+    return f"`{str(path).replace('`', '')}`"
+
+
+def _score(score: float, of_positive: float | None) -> str:
+    return f"{score:.3f}" if of_positive is None else f"{score:.3f}, {of_positive:.0%} of the positive"
+
+
+def _show(key: str, lines: Sequence[str], description: str) -> None:
+    create_markdown_artifact("\n".join(lines), key=key, description=escape(description))

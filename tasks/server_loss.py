@@ -110,5 +110,4 @@ def shown(make: Callable[P, T]) -> Callable[P, T | None]:
 
 create_markdown_artifact = shown(artifacts.create_markdown_artifact)
 create_progress_artifact = shown(artifacts.create_progress_artifact)
-create_table_artifact = shown(artifacts.create_table_artifact)
 update_progress_artifact = shown(artifacts.update_progress_artifact)

@@ -66,6 +66,23 @@ def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> Non
     assert "Traceback" in run("--debug", "releases", NIGHTSHIFT_HOME=home).stderr
 
 
+def test_a_night_reports_its_start_before_it_imports_what_takes_seconds() -> None:
+    code = (
+        "import sys\n"
+        "class Refuses:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in {'torch', 'prefect', 'transformers', 'pyarrow', 'pydantic_settings'}:\n"
+        "            raise SystemExit(f'importing {name}')\n"
+        "sys.meta_path.insert(0, Refuses())\n"
+        "from flows.cli import app; app()"
+    )
+    for arguments, line in ((["run", "--reason", "a test"], "Starting a night (a test)"), (["drift"], "Comparing")):
+        began = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+        first, last = began.stderr.splitlines()
+        assert line in first
+        assert last.startswith("importing")
+
+
 def test_init_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "night.toml").write_text("mine")
     refused = run("init", str(tmp_path), "--to", str(tmp_path / "night.toml"))

@@ -40,14 +40,16 @@ class Forecast(NamedTuple):
         return START + sum(one.seconds for one in self.steps)
 
 
-def forecast(settings: Settings, snapshot: Snapshot, drift: Drift) -> Forecast:
-    """What the night that `drift` calls for would do and cost; to be right within a factor of two.
+def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: int = SAMPLE) -> Forecast:
+    """Forecast what the night that `drift` calls for would do and cost, within a factor of two.
+
+    The speed of this machine is measured on `sample` passages.
 
     Makes the base encoder's artifact if it is not there, as the night would.
     """
-    if drift.verdict in (Work.SKIP, Work.SUSPECT):
+    if drift.verdict in (Work.SKIP, Work.SUSPECT, Work.LABEL):
         return Forecast([], 0)
-    speed = _speed(settings, snapshot)
+    speed = _speed(settings, snapshot, sample, trains=drift.verdict is Work.RETRAIN)
     moved = drift.passages.new + drift.passages.changed
     if drift.verdict is Work.REFRESH:
         steps = [_embedding(speed, moved, "changed passages, serving encoder"), _publishing(snapshot.rows)]
@@ -70,11 +72,11 @@ class _Speed(NamedTuple):
     weights: int  # bytes of an encoder
     passage_tokens: float  # in the mean
     encode: float  # tokens a second on the path that serves
-    train: float  # through the path that trains, and back
+    train: float  # through the path that trains, and back; 0: not measured
     known: str
 
 
-def _speed(settings: Settings, snapshot: Snapshot) -> _Speed:
+def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool) -> _Speed:
     from tasks.core.training.encoder import DualEncoder, load_encoder, read_spec
     from tasks.core.training.ranks import Ranks
     from tasks.core.training.step import Stepper
@@ -82,15 +84,17 @@ def _speed(settings: Settings, snapshot: Snapshot) -> _Speed:
 
     folder = base_encoder(settings.home, snapshot, settings).path
     served = load_encoder(folder)
-    ids = served.passage.tokenize(list(islice(passage_texts(snapshot), SAMPLE)))
+    ids = served.passage.tokenize(list(islice(passage_texts(snapshot), sample)))
     tokens = sum(map(len, ids))
     served.passage.encode(ids[:8], served.token_budget)  # the first call compiles and allocates
     begin = time.perf_counter()
     served.passage.encode(ids, served.token_budget)
     encode, known = tokens / (time.perf_counter() - begin), f"measured on {len(ids)} passages"
-    stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
-    stepper.pace(ids[:8])
-    train = stepper.pace(ids)
+    train = 0.0
+    if trains and _earlier_training(settings) is None:
+        stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
+        stepper.pace(ids[:8])
+        train = stepper.pace(ids)
     earlier = next((one for one in newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
     if earlier is not None and earlier.seconds:
         encode, known = earlier.tokens / earlier.seconds, "as in an earlier night"
@@ -117,14 +121,20 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int
     dials = settings.training
     steps = rounds * steps_for(len(qrels(snapshot, "train")), dials.batch_size, dials)
     amount = f"{steps:,} steps of {dials.batch_size} queries"
-    earlier = next((one for one in newest_first(settings.home, Encoder) if one.steps), None)
-    if earlier is not None and earlier.seconds:
+    if (earlier := _earlier_training(settings)) is not None:
         seconds = steps * dials.batch_size * earlier.seconds / earlier.rows
         return Cost("train", amount, seconds, "as in an earlier night")
     query = min(settings.encoder.query_tokens, 1.5 * _words(snapshot))
     tokens = query + (1 + dials.hard_negatives) * speed.passage_tokens
     seconds = steps * dials.batch_size * tokens / speed.train
     return Cost("train", amount, seconds, speed.known)
+
+
+def _earlier_training(settings: Settings) -> Encoder | None:
+    """The newest encoder that a night trained and timed."""
+    return next(
+        (encoder for encoder in newest_first(settings.home, Encoder) if encoder.steps and encoder.seconds), None
+    )
 
 
 def _words(snapshot: Snapshot) -> float:

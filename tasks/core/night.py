@@ -121,13 +121,19 @@ def recipe_of(settings: Settings) -> str:
     )
 
 
+QUIET = {
+    "Skipped": "nothing to do, no training and no embedding",
+    "Suspect": "input looks broken",
+    "Unlabeled": "a person must label queries",
+}
+
+
 def last_line(night: Night) -> str:
     """The line that a night ends with: outcome, release, figures, report."""
     served = night.serves
     words = [f"{night.outcome}:"]
-    if night.outcome in ("Skipped", "Suspect") and night.drift is not None:
-        work = "nothing to do, no training and no embedding" if night.outcome == "Skipped" else "input looks broken"
-        words.append(f"{work} ({night.drift.cause});")
+    if night.outcome in QUIET and night.drift is not None:
+        words.append(f"{QUIET[night.outcome]} ({night.drift.cause});")
     if night.outcome == "Rejected":
         words.append(f"{night.why};")
     words.append(f"release {served.release} serves" if served else _nothing(night))

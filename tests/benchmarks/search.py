@@ -166,7 +166,7 @@ def release(chosen: argparse.Namespace) -> dict[str, float]:
                     said[word] = time.perf_counter()  # the last of them
 
     logger = logging.getLogger("nightshift.release")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(Steps())
     start = time.perf_counter()
     made: Release = publish(

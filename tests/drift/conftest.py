@@ -48,7 +48,7 @@ def settings_in(folder: Path, model: Path) -> Settings:
 
 @pytest.fixture
 def serving(settings: Settings, first: First) -> Release:
-    """A release record of the source as it is at first; assess reads no collection."""
+    """A release record of the source as it is at first; drift reads no collection."""
     _, snapshot, encoder, embeddings = first
     figures = {"ndcg@10": 0.5}
     return Release(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from tasks.core.data.ingest import ingest
-from tasks.core.drift.verdict import Drift, Work, assess
+from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.watch import watch
 from tasks.core.night import recipe_of
 from tasks.core.receipts import Release
 from tasks.core.settings import Settings
@@ -11,7 +13,7 @@ from tasks.core.settings import Settings
 
 def now(settings: Settings, serving: Release | None) -> Drift:
     snapshot = ingest(settings)[1]
-    return assess(settings.home, serving, snapshot, recipe_of(settings), settings.drift)
+    return watch(settings, serving, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
 
 
 def append(settings: Settings, name: str, *lines: str) -> None:

@@ -58,6 +58,19 @@ def test_both_runs_and_the_judgements_are_exported(
     assert (tmp_path / "trec" / "qrels").read_text().splitlines() == ["q1 0 p00 1", "q2 0 p01 1", "q3 0 p02 1"]
 
 
+def test_the_base_model_and_bm25_are_compared_like_any_system(
+    world: World, pair: tuple[Evaluation, Evaluation]
+) -> None:
+    with pytest.raises(NightshiftError, match="no release serves yet"):
+        duel(world.settings, "base", "bm25", cases=0)
+    found = duel(world.settings, pair[0].digest, "bm25", cases=0)
+    assert (found.b, found.metrics[1]["ndcg@10"]) == ("bm25", 1.0)
+    found = duel(world.settings, "base", pair[0].digest, cases=0)
+    assert found.a == "base"
+    again = duel(world.settings, "base", pair[0].digest, cases=0)
+    assert again == found  # measured once
+
+
 def test_a_name_that_is_nothing_is_refused_and_says_what_there_is(world: World, pair: tuple[Evaluation, ...]) -> None:
     with pytest.raises(NightshiftError, match="'r0009-x': no release and no evaluation"):
         duel(world.settings, "r0009-x", pair[0].digest, cases=0)

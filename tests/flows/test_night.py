@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from things_and_traits import THINGS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
@@ -97,15 +99,25 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
-    keys = {one["key"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
-    assert {"data-contract", "mined-negatives", "embedding", "evaluation", "release-card", "night-report"} <= keys
+    artifacts = {one["key"]: one["data"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
+    newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
+    assert "- Report: `" in artifacts["night-report"]
+    assert {
+        "data-contract",
+        "mined-negatives",
+        "embedding",
+        "evaluation",
+        "release-card",
+        "night-report",
+    } <= artifacts.keys()
 
 
 @pytest.mark.parametrize(
     "line",
     [
         pytest.param("BM25: indexing", marks=pytest.mark.slow),
-        pytest.param("mining round 0", marks=pytest.mark.slow),
+        pytest.param("mined 36 negatives", marks=pytest.mark.slow),
         "shard 3 of 4",
         pytest.param("step 24 of 24", marks=pytest.mark.slow),
         "40 of 100 passages inserted",
@@ -115,7 +127,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 def test_a_night_killed_at_any_line_goes_on_where_it_was(
     nightshift: Command, environment: Environment, line: str
 ) -> None:
-    command = [sys.executable, "-m", "flows.cli", "run"]
+    command = [sys.executable, "-m", "flows.cli", "--debug", "run"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
         assert night.stderr is not None
         assert any(line in said for said in night.stderr), f"the night never said {line!r}"
@@ -157,6 +169,11 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert failed.returncode == 1
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
+    assert "[1/8] validate beir data" in failed.stderr
+    last = failed.stderr.splitlines()[-1]  # nothing that a library prints at exit comes after the error
+    assert last.startswith(
+        f"The night failed in the step “validate beir data”. Release {served} still serves. Report: "
+    )
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
     report = document(nightshift("report", "--json"))  # it leaves a page all the same
@@ -186,6 +203,20 @@ def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, e
     assert "mining.depth" not in changed
 
 
+@pytest.mark.slow
+def test_an_interrupted_night_ends_with_one_line_and_resumes(nightshift: Command, environment: Environment) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
+        assert night.stderr is not None
+        assert any("queries: 60 read" in line for line in night.stderr)
+        night.send_signal(signal.SIGINT)
+        rest = night.stderr.read().splitlines()
+    assert night.returncode == 130
+    assert rest[-1].startswith("interrupted: the night stopped.")
+    assert not [line for line in rest if "nanobind" in line or "Crash" in line]
+    assert nightshift("run").stdout.startswith("Promoted")
+
+
 def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
     failed = nightshift("run", NIGHTSHIFT_EVALUATION__SPLIT="tset")
     assert failed.returncode == 1
@@ -203,6 +234,32 @@ def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Env
     assert (rule["table"], rule["rows"]) == ("passages", 1)
     assert rule["samples"][0]["file"].endswith("corpus.jsonl")
     assert rule["samples"][0]["row"] == 101
+
+
+@pytest.mark.usefixtures("served")
+def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
+    nightshift: Command, environment: Environment, prefect_server: str, tmp_path: Path
+) -> None:
+    queries = [f"{'of ' * (6 + n % 3)}{one} {other}" for n, one in enumerate(THINGS) for other in THINGS[:3]]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"query": query}) + "\n" for query in queries))
+    drift = {
+        "NIGHTSHIFT_DRIFT__QUERIES": str(tmp_path / "log.jsonl"),
+        "NIGHTSHIFT_DRIFT__MIN_QUERIES": "20",
+        "NIGHTSHIFT_DRIFT__CONFIRM_WINDOWS": "1",
+        "NIGHTSHIFT_DRIFT__LOW_SCORE_EFFECT": "0",
+    }
+    assert document(nightshift("drift", "--json", **drift))["verdict"] == "label"
+    night = nightshift("run", **drift)
+    assert night.returncode == 0, night.stderr
+    assert night.stdout.startswith("Unlabeled: a person must label queries")
+    file = Path(environment["NIGHTSHIFT_HOME"]) / "drift/unfamiliar-queries.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])["query"]
+    assert first in night.stderr
+    assert first in Path(document(nightshift("report", "--json"))["report"]).read_text()
+    (artifact,) = (
+        one for one in post(f"{prefect_server}/artifacts/latest/filter", {}) if one["key"] == "unfamiliar-queries"
+    )
+    assert first in artifact["data"]
 
 
 def test_wrong_usage_exits_2(nightshift: Command) -> None:

@@ -101,7 +101,7 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
         urllib.request.urlopen(f"{up.url}/api/flow_runs/count")  # nobody gets in without the login
     first = up.wait(up.start("nightly", reason="schedule"))
     assert first["state"]["name"] == "Promoted"
-    assert re.fullmatch(r"nightly-schedule-\d{4}-\d\d-\d\d", first["name"])
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-schedule", first["name"])
     assert set(first["tags"]) >= {"nightshift", "release"}
     before = served(environment)
 
@@ -120,7 +120,7 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     ended = up.wait(retrain["id"])
     assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
     assert ended["parameters"]["reason"].startswith("drift of queries: low-score share rose in 2")
-    assert re.fullmatch(r"retrain-drift-queries-\d{4}-\d\d-\d\d", ended["name"])
+    assert re.fullmatch(r"retrain-\d{4}-\d\d-\d\d-\d{4}-drift-queries", ended["name"])
     assert served(environment) != before
 
     for _ in range(2):  # the new encoder knows these; others that it does not know come within the cooldown

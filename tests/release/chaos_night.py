@@ -101,7 +101,7 @@ def live(plan) -> None:
             self.said += 1
 
     logger = logging.getLogger("nightshift")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(Unbuffered())
     logger.info("begun")
     settings = settings_from(plan.settings)

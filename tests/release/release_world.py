@@ -209,7 +209,7 @@ def at(line, act):
     """Call `act` when the publishing in here logs a line that holds `line`."""
     logger, handler = logging.getLogger("nightshift.release"), At(line, act)
     level = logger.level
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     try:
         yield

@@ -15,7 +15,7 @@ from tasks.core.checksums import MANIFEST, write_checksums
 from tasks.core.errors import Mismatch, NightshiftError
 from tasks.core.files import file_digest
 from tasks.core.release.export import export
-from tasks.core.search.named import NoSuchRelease
+from tasks.core.release.names import NoSuchRelease
 from tasks.core.search.searcher import Searcher
 
 

@@ -12,7 +12,8 @@ from tasks.core.release.collection import connect
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus import milvus_of
-from tasks.core.release.pins import pin
+from tasks.core.release.names import short_name
+from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.rollback import rollback
 from tasks.core.search.named import open_release
@@ -55,6 +56,19 @@ def test_rollback_makes_a_night_under_way_stale(settings):
     with pytest.raises(StaleNight):
         release_night(settings, seed=3, epoch=began_at)
     assert served(settings) == first.release
+
+
+def test_the_number_of_a_release_is_its_name(settings):
+    first, second = (release_night(settings, seed=seed).release for seed in (1, 2))
+    assert rollback(settings, "r0001").release == first
+    assert rollback(settings, second[:7]).release == second
+    assert pin(settings, "r0001").release == first
+    assert unpin(settings, "r0001") == first
+    with pytest.raises(NightshiftError, match=f"'r000': the beginning of several: {second}, {first}"):
+        pin(settings, "r000")
+    names = [first, second]
+    assert [short_name(name, names) for name in names] == ["r0001", "r0002"]
+    assert short_name("r0001-aa", ["r0001-aa", "r0001-bb"]) == "r0001-aa"  # a ledger that was lost counts anew
 
 
 def test_rollback_says_what_it_cannot_do(settings):

@@ -70,18 +70,26 @@ def load_contracts() -> list[Contract]:
 
 def tell(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
     """Log what became of the rows, the first refused row of each table, and every rule that something broke."""
+    _log.info("source: %s", source)
     for one in tallies:
-        _log.info("%s: %d %s read, %d accepted, %d refused", source, one.read, one.table, one.accepted, one.quarantined)
+        _log.info("%s: %s", one.table, f"{one.read:,} read, {one.accepted:,} accepted, {one.quarantined:,} refused")
         if one.table in first:
             _log.warning("first refused row of %s: %s", one.table, first[one.table])
         if one.merged:
             _log.info("%d equal copies of %s merged: each has one row in the snapshot", one.merged, one.table)
         if one.not_relevant:
-            _log.info("%d accepted judgements say 'not relevant': counted, no positives", one.not_relevant)
+            _log.info("%d accepted qrels are judged not relevant: counted, never used as positives", one.not_relevant)
     for rule in rules:
         if rule.failed:
-            seen = f"{rule.failed} of {rule.checked} {rule.table}" if rule.checked_rows else f"{rule.observed}"
-            _log.info("rule %s (%s): %s; must be %s", rule.rule, rule.severity, seen, rule.threshold)
+            _log.info("%s", _broken(rule))
+
+
+def _broken(rule: RuleCount) -> str:
+    """What broke a rule, and what is wrong with it."""
+    found = "refused" if rule.severity == "error" else "warning for"
+    rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
+    where = rows if rule.checked_rows else f"all {rule.table}, {rule.observed} where {rule.threshold} is required"
+    return f"{found} {where}: {rule.description} ({rule.rule})"
 
 
 def decide(

@@ -75,8 +75,8 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
-        _log.info("source unchanged: snapshot %s is used again", ingested.snapshot)
-    _log.info("contracts as a page: %s", (ingested.path / PAGE).absolute())
+        _log.info("the source is unchanged: reusing snapshot %s", ingested.snapshot)
+    _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
 

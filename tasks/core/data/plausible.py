@@ -59,8 +59,8 @@ def check_qrels_fit(run: Run, qrels: pa.Table, min_lift: float) -> Fit:
     """
     fit = qrels_fit(run, qrels)
     told = (
-        f"BM25 finds {fit.found:.1%} of {fit.pairs} positives in its top {run.depth}, {fit.by_chance:.1%} if they "
-        f"were dealt out at random; they stand {fit.lift:.1f} times as high as at random"
+        f"BM25 ranks {fit.found:.1%} of {fit.pairs:,} positives in its top {run.depth} "
+        f"({fit.by_chance:.1%} if the qrels were shuffled), {fit.lift:.1f} times as high as shuffled qrels"
     )
     if fit.suspicious(min_lift):
         raise BadInput(
@@ -69,7 +69,7 @@ def check_qrels_fit(run: Run, qrels: pa.Table, min_lift: float) -> Fit:
             "queries: check the id columns of the qrels against those of the corpus and the queries. If queries and "
             "passages really share no words, as in search across languages, set [data] min_lift = 0."
         )
-    _log.info("qrels: %s%s", told, "" if fit.telling else " (too little to tell whether they fit)")
+    _log.info("qrels: %s%s", told, "" if fit.telling else " (too few queries to check the qrels)")
     return fit
 
 

@@ -25,7 +25,7 @@ def carve(train: list[str], present: set[str], share: float, seed: int) -> dict[
         chosen = [query for u, query in drawn if share * place <= u < share * (place + 1) and query not in moved]
         chosen = (chosen or spare[:1])[: max(0, len(spare) - 1)]
         moved |= dict.fromkeys(chosen, split)
-        _log.info("no %s split: %d of %d train queries held back for it", split, len(chosen), len(train))
+        _log.info("no %s split: held back %d of %d training queries for it", split, len(chosen), len(train))
     return moved
 
 

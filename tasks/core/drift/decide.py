@@ -68,6 +68,7 @@ class State(Frozen):
     baseline: Baseline = Baseline()
     windows: tuple[Window, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    labels_wanted: bool = False  # drift was confirmed with nothing new to train on; the first new pairs start a retrain
 
 
 class Decision(Frozen):
@@ -88,7 +89,8 @@ def under(state: State, reference: str) -> State:
         return state
     acted = any(one.window > 0 and _under(state, one) for one in state.triggers)
     baseline = Baseline(start=None if acted else LOW)
-    return state.model_copy(update={"reference": reference, "consumed": "", "baseline": baseline})
+    begun = {"reference": reference, "consumed": "", "baseline": baseline, "labels_wanted": False}
+    return state.model_copy(update=begun)
 
 
 def _under(state: State, trigger: Trigger) -> bool:

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
 from tasks.core.drift.statistics import Known
 from tasks.core.drift.topics import nearest
-from tasks.core.drift.words import words_of
+from tasks.core.drift.words import STOP_WORDS, words_of
 
 SHOWN = 10  # terms and slices
 LENGTHS = {"1 or 2 words": 2, "3 to 5 words": 5, "6 to 10 words": 10, "11 words and more": 1 << 30}
@@ -34,10 +34,11 @@ def explain(known: Known, texts: Sequence[str], vectors: np.ndarray, low: np.nda
     """
     before, their_vectors = known.held_out
     terms = moved_terms(texts, before)
+    telling = [term for term in terms if term.term not in STOP_WORDS]
     return Explanation(
         classifier_auc=classifier_auc(vectors, their_vectors),
         term_divergence=sum(one.divergence for one in terms),
-        terms=tuple(terms[:SHOWN]),
+        terms=tuple(telling[:SHOWN]),
         slices=tuple(_moved_slices(known, texts, vectors, low)[:SHOWN]),
     )
 
@@ -128,5 +129,7 @@ def _by_topic(
 def _telling(texts: Sequence[str], chosen: np.ndarray, everywhere: Counter[str]) -> str:
     """The three words that stand in most of the chosen texts and in few others."""
     inside = Counter(chain.from_iterable(set(words_of(text)) for text, one in zip(texts, chosen, strict=True) if one))
-    best = sorted(inside, key=lambda word: (-(inside[word] ** 2) / everywhere[word], word))
+    best = sorted(
+        inside.keys() - STOP_WORDS or inside, key=lambda word: (-(inside[word] ** 2) / everywhere[word], word)
+    )
     return ", ".join(best[:3])

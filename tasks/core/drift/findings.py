@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+LISTED = 20  # unfamiliar queries in a decision; its file has all of them
+NOTHING_NEW = (
+    "the source holds nothing new to train on. Label unfamiliar queries: add them to the train queries with a qrel "
+    "to a passage that answers each. The next night then retrains"
+)
 LOW = 0.05  # share of the reference's own queries that score low, by definition
 
 
@@ -17,6 +23,7 @@ class Work(StrEnum):
     REFRESH = "refresh"  # embed the changed passages with the serving encoder
     RETRAIN = "retrain"  # mine and train
     SUSPECT = "suspect"  # the input looks broken: touch nothing, ask a person
+    LABEL = "label"  # queries have drifted, and nothing is new to train on: ask a person for labels
 
 
 class Frozen(BaseModel):
@@ -113,18 +120,17 @@ class Drift(Frozen):
     held: str = ""  # why not, when there are signs of drift
     window: int = 0  # number of the last window that was judged; 0: none yet
     windows: tuple[Window, ...] = ()  # the last ones, for a look back
+    unfamiliar: tuple[str, ...] = ()  # queries of a window that fired, the lowest scores first; at most LISTED
+    unfamiliar_file: Path | None = None  # all of them
 
     def at_least_a_retrain(self, because: str, *, learnt: bool) -> Drift:
-        """The verdict of a night that was asked to retrain; `learnt`: the source has nothing that it did not train on.
+        """Return the decision of a night that was started to retrain.
 
-        Input that looks broken is not trained on, whoever asks.
+        Input that looks broken is not trained on. With `learnt`, the serving release has trained on all that the
+        source holds: a person is asked for labels.
         """
-        if self.verdict in (Work.RETRAIN, Work.SUSPECT):
+        if self.verdict in (Work.RETRAIN, Work.SUSPECT, Work.LABEL):
             return self
         if learnt:
-            return self.model_copy(
-                update={
-                    "cause": f"{because}; the source holds no passage, query or qrel that is new since the last night"
-                }
-            )
+            return self.model_copy(update={"verdict": Work.LABEL, "cause": f"{because}; {NOTHING_NEW}"})
         return self.model_copy(update={"verdict": Work.RETRAIN, "cause": f"{because}; {self.cause}"})

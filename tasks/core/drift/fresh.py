@@ -90,6 +90,12 @@ class Examination:
     ) -> None:
         self.known, self.texts, self.vectors, self.scores, self.measured = known, texts, vectors, scores, measured
 
+    @property
+    def unfamiliar(self) -> list[tuple[str, float]]:
+        """The queries that score low, each with the score of its best passage, the lowest first."""
+        low = np.flatnonzero(self.scores < self.known.receipt.low_score)
+        return [(self.texts[row], float(self.scores[row])) for row in low[np.argsort(self.scores[low], kind="stable")]]
+
     @cached_property
     def explanation(self) -> Explanation:
         """What moved."""

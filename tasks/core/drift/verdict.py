@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasks.core.data.snapshot import compare, qrels
-from tasks.core.drift.decide import Baseline, low_threshold, recall_threshold, suspect
-from tasks.core.drift.findings import Changes, Drift, Measurement, Signal, Work
-from tasks.core.drift.fresh import Examination, Served, examine, new_queries
-from tasks.core.drift.sample import Sample
+from tasks.core.drift.decide import recall_threshold
+from tasks.core.drift.findings import LISTED, NOTHING_NEW, Changes, Drift, Measurement, Signal, Work
+from tasks.core.drift.fresh import Examination, Served
 from tasks.core.drift.settings import DriftSettings
-from tasks.core.files import held
 from tasks.core.receipts import Release, Snapshot
-
-
-def assess(home: Path, serving: Release | None, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Drift:
-    """Compare a snapshot with the serving release and say what has to be done. Remembers nothing.
-
-    One look at the queries retrains nothing: that takes several windows, which `watch` counts.
-
-    Args:
-        home: where the serving release's artifacts lie.
-        serving: the release that the pointer names, None before the first.
-        snapshot: the source as it is now.
-        recipe: digest of the settings that shape an encoder.
-        settings: the thresholds.
-    """
-    if serving is None:
-        return first(snapshot)
-    before = held(home, Snapshot, serving.snapshot)
-    if before is None:
-        return incomparable(serving, snapshot)
-    served = Served(home, serving, before)
-    data = compared(served, snapshot, recipe, settings)
-    sample = Sample(settings.max_queries, seed=0)
-    sample.add(new_queries(served, snapshot))
-    if len(sample) < settings.min_queries:
-        return concluded(data, {"snapshot": len(sample)})
-    found = examine(served, snapshot, sample.texts, settings)
-    signals = query_signals(found, low_threshold(Baseline(), len(sample), found.measured.held_out, settings), settings)
-    words = "; ".join(told(one) for one in signals if one.fired)
-    return concluded(
-        data,
-        {"snapshot": len(sample)},
-        broken=unknown_words(found.measured) if suspect(found.measured, Baseline(), settings) else "",
-        drifting=words,
-        **explained(found, signals),
-    )
 
 
 def first(snapshot: Snapshot) -> Drift:
@@ -62,6 +24,9 @@ def incomparable(serving: Release, snapshot: Snapshot) -> Drift:
     return Drift(verdict=Work.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
+NEW_PAIRS = "new_training_pairs"
+
+
 @dataclass(frozen=True)
 class Data:
     """A snapshot beside the serving one, leaving its queries' texts aside."""
@@ -70,6 +35,16 @@ class Data:
     signals: tuple[Signal, ...]
     recipe_changed: bool
     same: bool  # it is the serving one, and so are the settings
+
+    @property
+    def new_pairs(self) -> bool:
+        """Whether there are training pairs that the serving release has not learned from."""
+        return any(signal.name == NEW_PAIRS and signal.value > 0 for signal in self.signals)
+
+    @property
+    def learnable(self) -> bool:
+        """Whether a retrain would differ from the one that made the serving release."""
+        return self.recipe_changed or self.new_pairs or self.changes != Changes()
 
 
 def compared(served: Served, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Data:
@@ -81,7 +56,7 @@ def compared(served: Served, snapshot: Snapshot, recipe: str, settings: DriftSet
     moved = (counts.new + counts.changed) / served.snapshot.rows
     signals = (
         _signal("new_and_changed_passages", moved, settings.retrain_passages),
-        _signal("new_training_pairs", _new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
+        _signal(NEW_PAIRS, _new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
     )
     return Data(Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False)
 
@@ -105,7 +80,9 @@ def query_signals(found: Examination, threshold: float, settings: DriftSettings)
 def explained(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
     """The fields of a verdict that say what moved."""
     why = found.explanation
-    return {"signals": signals, "terms": why.terms, "slices": why.slices}
+    drifted = any(signal.fired for signal in signals)
+    unfamiliar = tuple(query for query, _ in found.unfamiliar[:LISTED]) if drifted else ()
+    return {"signals": signals, "terms": why.terms, "slices": why.slices, "unfamiliar": unfamiliar}
 
 
 def concluded(
@@ -157,8 +134,10 @@ def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Wor
     causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
     causes += [told(one) for one in data.signals if one.fired]
     aside = [drifting] if drifting else []
-    if causes or trigger:
+    if causes or (trigger and data.learnable):
         return Work.RETRAIN, "; ".join(causes + aside)
+    if trigger:
+        return Work.LABEL, "; ".join([*aside, NOTHING_NEW])
     one = data.changes
     if moved := one.new + one.changed + one.gone:
         words = f"{moved} passages changed ({one.new} new, {one.changed} changed, {one.gone} gone)"

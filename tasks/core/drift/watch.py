@@ -8,8 +8,10 @@ that is still there asks again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from tasks.core.drift.decide import (
     suspect,
     under,
 )
-from tasks.core.drift.findings import Drift, Measurement, Signal
+from tasks.core.drift.findings import LISTED, Drift, Measurement, Signal, Work
 from tasks.core.drift.fresh import Examination, Served, examine, new_queries, unknown, unseen_terms
 from tasks.core.drift.querylog import Reading, log
 from tasks.core.drift.sample import Sample
@@ -45,17 +47,29 @@ from tasks.core.drift.verdict import (
     unknown_words,
 )
 from tasks.core.errors import Damaged, Mismatch, NightshiftError
-from tasks.core.files import exclusive, held
+from tasks.core.files import exclusive, held, write_text
 from tasks.core.receipts import Release, Snapshot
 from tasks.core.settings import Settings
 
+UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # below home
 SHOWN = 30  # windows in a verdict
+LABELS_CAME = "drift of queries: labels came that a check had asked for"
 NONE = np.zeros(0, np.uint64)
 FORGOTTEN = "baseline, confirmation, cooldown, and budget then start again"
 
 
-def watch(settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, now: datetime) -> Drift:
+def watch(
+    settings: Settings,
+    serving: Release | None,
+    snapshot: Snapshot,
+    recipe: str,
+    now: datetime,
+    *,
+    remember: bool = True,
+) -> Drift:
     """Compare the source and the query log with the serving release, and remember what was seen.
+
+    With `remember` false nothing is written: the next check judges the same queries.
 
     A window is judged when `[drift] min_queries` new queries have come and `window_hours` have gone by since the last
     one; until then they go on accumulating. `now` is an aware time.
@@ -72,9 +86,29 @@ def watch(settings: Settings, serving: Release | None, snapshot: Snapshot, recip
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings, served, snapshot, read_state(file), now)
         drift = check.verdict(recipe)
-        if check.state != check.before:
+        unfamiliar = settings.home / UNFAMILIAR
+        if remember and check.state.reference != check.before.reference:
+            unfamiliar.unlink(missing_ok=True)  # unfamiliar to another release
+        if remember and check.unfamiliar:
+            write_text(unfamiliar, "".join(map(_line, check.unfamiliar)))
+        if remember and check.state != check.before:
             write_record(file, check.state.model_dump(mode="json"))
-    return drift
+    return with_unfamiliar(settings.home, drift)
+
+
+def _line(unfamiliar: tuple[str, float]) -> str:
+    query, score = unfamiliar
+    return json.dumps({"query": query, "score": round(score, 4)}, ensure_ascii=False) + "\n"
+
+
+def with_unfamiliar(home: Path, drift: Drift) -> Drift:
+    """Add the queries to label, those of the last window that fired, to a decision that asks for labels."""
+    file = (home / UNFAMILIAR).absolute()
+    if drift.verdict is not Work.LABEL or not file.exists():
+        return drift
+    with file.open(encoding="utf-8") as lines:
+        queries = tuple(json.loads(line)["query"] for line in islice(lines, LISTED))
+    return drift.model_copy(update={"unfamiliar": drift.unfamiliar or queries, "unfamiliar_file": file})
 
 
 def state_file(home: Path) -> Path:
@@ -111,6 +145,7 @@ class Check:
         self.before = state
         self.state = under(state, self.served.known.receipt.digest)
         self.fresh: dict[str, int] = {}
+        self.unfamiliar: list[tuple[str, float]] = []  # of a window that fired
 
     def verdict(self, recipe: str) -> Drift:
         """Judge a window if one is due and full, and put everything together."""
@@ -124,17 +159,24 @@ class Check:
         if found is not None:
             threshold = low_threshold(baseline, found.measured.queries, found.measured.held_out, self.dials)
             more = explained(found, query_signals(found, threshold, self.dials))
-        return concluded(
+            last = self.state.windows[-1]
+            self.unfamiliar = found.unfamiliar if last.fired or last.worse else []
+        labels_came = self.state.labels_wanted and data.new_pairs
+        drifting = LABELS_CAME if labels_came else _words(decision, more.get("signals", ()))
+        drift = concluded(
             data,
             self.fresh,
             broken=broken,
-            drifting=_words(decision, more.get("signals", ())),
-            trigger=decision.trigger,
+            drifting=drifting,
+            trigger=decision.trigger or labels_came,
             held=decision.held,
             window=self.state.number,
             windows=self.state.windows[-SHOWN:],
             **more,
         )
+        wanted = drift.verdict is Work.LABEL or (self.state.labels_wanted and drift.verdict is not Work.RETRAIN)
+        self.state = self.state.model_copy(update={"labels_wanted": wanted})
+        return drift
 
     def _window(self) -> Examination | None:
         """The new queries, once they are enough and it is time."""

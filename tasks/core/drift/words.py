@@ -9,6 +9,14 @@ from itertools import chain
 
 import numpy as np
 
+# The stop words of Lucene's EnglishAnalyzer, then those that queries are asked with. They explain no drift.
+STOP_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+    "about", "can", "could", "did", "do", "does", "from", "had", "has", "have", "he", "her", "his", "how", "i", "its",
+    "me", "my", "she", "should", "so", "some", "than", "them", "we", "were", "what", "when", "where", "which", "who",
+    "whom", "whose", "why", "would", "you", "your",
+})  # fmt: skip
 WORD = re.compile(r"\w+")
 
 

@@ -60,7 +60,7 @@ class Meter:
         speed = (self._done - self._before) / seconds
         left = (self._of - self._done) / max(speed, 1e-9)
         pace = Pace(self._rank, self._world_size, self._done, self._of, speed, self._tokens / seconds, left)
-        log.info("%s", pace)
+        log.log(logging.DEBUG if self._done == self._of else logging.INFO, "%s", pace)  # the shard logs its end
         if self._watch is not None:
             self._watch(pace)
 

@@ -122,8 +122,8 @@ def _make(work: Work, watch: Watch | None) -> dict[str, Any] | None:
         return None
     content = assemble(work, plan, parts, counts)
     log.info(
-        "shard %d of %d: %d passages, %d encoded, %d known", work.rank + 1, work.world_size, work.end - work.start,
-        counts["embedded"], counts["avoided"],
+        "shard %d of %d: %s passages, %s encoded, %s vectors reused", work.rank + 1, work.world_size,
+        *(f"{number:,}" for number in (work.end - work.start, counts["embedded"], counts["avoided"])),
     )  # fmt: skip
     return {"rows": work.end - work.start, **counts, "content": content, "digest": digest_once(work.file)}
 

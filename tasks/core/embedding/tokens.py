@@ -127,7 +127,7 @@ class TokenCache:
             for lock in folder.glob(".*.lock"):
                 lock.unlink()
             counts = {name: sum(int(one[name]) for one in facts) for name in COUNTS}
-            log.info("%d texts tokenised, %d copied from another night", counts["tokenised"], counts["copied"])
+            log.debug("%d texts tokenized, %d copied from an earlier night", counts["tokenised"], counts["copied"])
             return {
                 **counts,
                 "rows": self._snapshot.rows,

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.data.snapshot import load_snapshot
+from tasks.core.data.snapshot import judged, load_snapshot
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.cases import Case, most_different
-from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, run_of
+from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, read_per_query, run_of
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.files import MANIFEST, load, read_verified
+from tasks.core.files import MANIFEST, load, newest_first, read_verified
+from tasks.core.mining.bm25 import build_index, search_bm25
 from tasks.core.receipts import Encoder, Evaluation, Release, Snapshot
+from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.resolved import Change, differences
 from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.evaluation")
+
+
+class System(StrEnum):
+    """What every night measures besides releases."""
+
+    BASE = "base"
+    BM25 = "bm25"
+
+
+Named = Release | Evaluation | System
 
 
 class QueryPair(BaseModel):
@@ -58,7 +72,9 @@ class Duel(BaseModel):
 def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
     """Compare B with A on the same queries of the same snapshot.
 
-    Two releases are measured on the snapshot of the newer one; a release beside an evaluation on the evaluation's.
+    `a` and `b` are releases or the beginning of their names, "serving", "base", "bm25", or digests of evaluations. Two
+    releases are measured on the snapshot of the newer one; anything else on the snapshot of the evaluation or release
+    that it is compared with.
     What an earlier night measured is not measured again; passages that one encoder has not seen are embedded.
 
     Raises:
@@ -101,27 +117,29 @@ def export(home: Path, found: Duel, folder: Path) -> None:
     write_trec_qrels(load_snapshot(home, found.snapshot), found.split, folder / "qrels")
 
 
-def _named(settings: Settings, name: str) -> Release | Evaluation:
+def _named(settings: Settings, name: str) -> Named:
+    if name in set(System):
+        return System(name)
     current, _ = serving(settings)
     if name == "serving" and current is not None:
         return current
-    releases = [one for one in list_releases(settings) if one.release == name]
-    if releases:
-        return releases[0]
+    releases = {release.release: release for release in list_releases(settings)}
+    with suppress(NoSuchRelease):
+        return releases[pick_name(name, releases)]
     shelf = settings.home / Evaluation.shelf
     found = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
     evaluation = read_verified(found[0], Evaluation) if len(found) == 1 else None
     if evaluation is None:
-        known = ", ".join(one.release for one in list_releases(settings)) or "none yet"
+        known = ", ".join(releases) or "none yet"
         what = f"the beginning of {len(found)} evaluations" if found else "no release and no evaluation"
         raise NightshiftError(
-            f"{name!r}: {what} in {settings.home}. Releases: {known}; the digests of evaluations stand at the end of "
-            "each night's report."
+            f"{name!r}: {what} in {settings.home}. Releases: {known}; other names are serving, base, and bm25; the "
+            "digests of evaluations are at the end of each night's report."
         )
     return evaluation
 
 
-def _ground(settings: Settings, left: Release | Evaluation, right: Release | Evaluation) -> tuple[str, str]:
+def _ground(settings: Settings, left: Named, right: Named) -> tuple[str, str]:
     """Digest of the snapshot, and the split, that both are measured on."""
     measured = {(one.parents[1], one.split) for one in (left, right) if isinstance(one, Evaluation)}
     if len(measured) > 1:
@@ -131,26 +149,43 @@ def _ground(settings: Settings, left: Release | Evaluation, right: Release | Eva
         )
     if measured:
         return measured.pop()
-    newer = max((one for one in (left, right) if isinstance(one, Release)), key=lambda one: one.generation)
-    return newer.snapshot, settings.evaluation.split
+    releases = [one for one in (left, right) if isinstance(one, Release)]
+    releases = releases or [release for release in (serving(settings)[0],) if release is not None]
+    if not releases:
+        raise NightshiftError("no release serves yet, so there is no snapshot to compare on: nightshift run makes one")
+    return max(releases, key=lambda one: one.generation).snapshot, settings.evaluation.split
 
 
-def _settings(left: Release | Evaluation, right: Release | Evaluation) -> tuple[Change, ...] | None:
+def _settings(left: Named, right: Named) -> tuple[Change, ...] | None:
     """The settings of two releases that differ; None where either was recorded without settings."""
     known = [one.settings for one in (left, right) if isinstance(one, Release) and one.settings]
     return differences(*known) if len(known) == 2 else None
 
 
-def _evaluation(settings: Settings, one: Release | Evaluation, snapshot: Snapshot, split: str) -> Evaluation:
+def _evaluation(settings: Settings, one: Named, snapshot: Snapshot, split: str) -> Evaluation:
     if isinstance(one, Evaluation):
         return one
-    log.info("measuring %s on %s queries of snapshot %s", one.release, split, snapshot.digest)
-    encoder = load(settings.home, Encoder, one.encoder)
-    rules = settings.embedding
-    vectors = gather_shards(settings.home, encoder, snapshot, rules.shards, vectors=rules.vectors)
-    held_out = settings.evaluation.model_copy(update={"split": split})
-    return evaluate_encoder(settings.home, one.release, encoder, vectors, snapshot, held_out)
+    log.info("measuring %s on the %s queries of snapshot %s", _label(one), split, snapshot.digest)
+    home, rules, held_out = settings.home, settings.embedding, settings.evaluation.model_copy(update={"split": split})
+    if one is System.BM25:
+        index = build_index(home, snapshot, settings.mining)
+        run = search_bm25(home, index, judged(snapshot, split), held_out.searched_depth, settings.mining)
+        return evaluate_ranking(home, one, run, snapshot, held_out)
+    encoder = load(home, Encoder, one.encoder) if isinstance(one, Release) else _base(settings)
+    vectors = gather_shards(home, encoder, snapshot, rules.shards, vectors=rules.vectors)
+    return evaluate_encoder(home, _label(one), encoder, vectors, snapshot, held_out)
 
 
-def _label(one: Release | Evaluation) -> str:
-    return one.release if isinstance(one, Release) else f"{one.system} ({one.digest[:8]})"
+def _base(settings: Settings) -> Encoder:
+    """The base model of the settings, as the newest night that used it left it."""
+    model = settings.encoder.model
+    for encoder in newest_first(settings.home, Encoder):
+        if encoder.steps == 0 and encoder.base == model:
+            return encoder
+    raise NightshiftError(f"base model {model}: no night has used it yet; nightshift run does")
+
+
+def _label(one: Named) -> str:
+    if isinstance(one, Evaluation):
+        return f"{one.system} ({one.digest[:8]})"
+    return one.release if isinstance(one, Release) else one.value

@@ -55,10 +55,10 @@ def probe(
     elif chosen.sum() > most:
         why = "the pool would be most of the corpus"
     if why:
-        log.info("probe left out: %s", why)
+        log.info("no probe before embedding: %s", why)
         return Probe(passages=int(chosen.sum()), of=snapshot.rows, why=why)
     pool = _pool(settings.home, snapshot, rules.split, asked, chosen)
-    log.info("probe: %d of %d passages, %d queries", pool.rows, snapshot.rows, asked.num_rows)
+    log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, asked.num_rows)
     ours, theirs = (_measured(settings, encoder, pool) for encoder in (challenger, rival))
     seen = compare(name, ours, theirs, settings.gate)
     worse = seen.high < -settings.gate.margin

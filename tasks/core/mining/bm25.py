@@ -56,7 +56,7 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
         source = folder / "source"
         source.mkdir()
         rows = _write_source(source, folder / IDS, snapshot)
-        log.info("BM25: indexing %d passages", rows)
+        log.info("BM25: indexing %s passages", f"{rows:,}")
         _index(folder, rows, mining)
         shutil.rmtree(source)
         return {"rows": rows, "parents": (snapshot.digest,)}

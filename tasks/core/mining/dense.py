@@ -67,7 +67,7 @@ def dense_search(
         hits = np.repeat(np.arange(start, end), rows.shape[1])
         return hits, passage_ids(embeddings, rows.ravel()), scores.ravel()
 
-    title, at_once = f"{name}, {embeddings.rows} vectors", max(1, HITS_AT_ONCE // (depth + SPARE))
+    title, at_once = f"{embeddings.rows:,} vectors", max(1, HITS_AT_ONCE // (depth + SPARE))
     return Search(title, home, key, queries, depth, at_once, (embeddings.digest,), answer)
 
 

@@ -91,8 +91,8 @@ def mine(
         )
         figures = work(folder, this)
         log.info(
-            "mining round %d: %d negatives, %d queries got fewer than asked",
-            *(round_number, figures["rows"], figures["starved"]),
+            "mined %s negatives for %s queries (%s queries got fewer than %d)",
+            *(f"{figures['rows']:,}", f"{wording.num_rows:,}", f"{figures['starved']:,}", mining.per_query),
         )
         parents = (snapshot.digest, embeddings.digest, *(run.digest for run in used.values()))
         return {**figures, "round": round_number, "queries": wording.num_rows, "parents": parents}

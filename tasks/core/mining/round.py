@@ -90,7 +90,10 @@ def work(folder: Path, this: Round) -> dict[str, Any]:
             tried += try_hidden(some, facts, hidden[low:high], this.mining, asking(this))
             sample.update({row: sampled(row, outcome, facts) for row in drawn if row in rows})
             writer.write_table(_table(kept, outcome, this))
-            log.info("mining round %d: %d of %d queries", this.number, rows.stop, this.wording.num_rows)
+            log.log(
+                logging.DEBUG if rows.stop == this.wording.num_rows else logging.INFO,
+                *("mined for %d of %d queries", rows.stop, this.wording.num_rows),
+            )
     write_sample(folder / SAMPLE_FILE, this.snapshot, this.wording, sample)
     return {
         "rows": sources.total(),

@@ -61,7 +61,7 @@ def search_whole(search: Search) -> Run:
     """The run, made in one piece unless it is there."""
 
     def build(folder: Path) -> Mapping[str, Any]:
-        log.info("%s: searching %d queries, %d passages each", search.title, search.queries.num_rows, search.depth)
+        log.info("%s: searching the top %d for %s queries", search.title, search.depth, f"{search.queries.num_rows:,}")
         return _written(search, folder, lambda start, end: search.answer(folder, start, end))
 
     return produce(search.home, Run, search.key, build)
@@ -80,8 +80,8 @@ def search_slice(search: Search, rank: int, world_size: int) -> int:
     with exclusive(search.folder / f".{rank:05d}.lock"):
         if not target.exists():
             log.info(
-                "%s: slice %d of %d: searching %d of %d queries, %d passages each",
-                *(search.title, rank + 1, world_size, len(asked), search.queries.num_rows, search.depth),
+                "%s: slice %d of %d: searching the top %d for %d of %d queries",
+                *(search.title, rank + 1, world_size, search.depth, len(asked), search.queries.num_rows),
             )
             scratch = target.with_name(f".{target.stem}")
             shutil.rmtree(scratch, ignore_errors=True)

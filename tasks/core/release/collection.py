@@ -34,6 +34,7 @@ CONNECT_SECONDS = 10.0
 QUIET = {"grpc.keepalive_time_ms": 60_000, "grpc.keepalive_permit_without_calls": False}
 POLL_SECONDS = 0.2
 STUCK_SECONDS = 3600.0  # without a further row indexed: a segment of half a GiB counts when it is whole
+PROGRESS_SECONDS = 4.0  # between two log lines
 ROWS_A_REQUEST = 8192  # a server answers with at most 16,384 rows
 
 
@@ -94,14 +95,17 @@ def create(client: MilvusClient, identity: Identity) -> None:
 
 def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
     """Insert all batches from this one thread (several writers lose rows), and flush once."""
-    name, done = identity.collection, 0
+    name, done, logged = identity.collection, 0, time.monotonic()
     for batch in read_ahead(iter(batches)):
         for part in _small_enough(batch):
             client.insert(name, _records(part), timeout=TIMEOUT)
         done += batch.num_rows
-        log.info("%s: %d of %d passages inserted", name, done, identity.rows)
+        now = time.monotonic()
+        due = done == identity.rows or now - logged > PROGRESS_SECONDS
+        log.log(logging.INFO if due else logging.DEBUG, "%s: %d of %d passages inserted", name, done, identity.rows)
+        logged = now if due else logged
     client.flush(name, timeout=TIMEOUT)
-    log.info("%s: flushed", name)
+    log.debug("%s: flushed", name)
 
 
 def index_and_load(client: MilvusClient, identity: Identity) -> None:
@@ -116,7 +120,7 @@ def index_and_load(client: MilvusClient, identity: Identity) -> None:
     client.create_index(name, index, timeout=TIMEOUT, sync=False)
     _wait_for_index(client, name)
     client.load_collection(name, timeout=TIMEOUT)
-    log.info("%s: indexed (%s)", name, identity.index)
+    log.debug("%s: indexed (%s)", name, identity.index)
 
 
 def _wait_for_index(client: MilvusClient, name: str) -> None:

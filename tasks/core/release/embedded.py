@@ -68,7 +68,7 @@ class EmbeddedMilvus:
         sync_files(path)
         write_checksums(path, compute_checksums(path))
         sync_folder(path.parent)
-        log.info("%s: closed", identity.collection)
+        log.debug("%s: closed", identity.collection)
 
     def open(self, collection: str) -> CollectionReader:
         """Open a private clone of a generation's directory, whose bytes are verified first; see `Publisher.open`.

@@ -84,7 +84,7 @@ def build(generation: Generation, parts: Parts, publisher: Publisher) -> float:
 
     Raises Mismatch as `paired` and `verify` do.
     """
-    log.info("generation %d: building %s", generation.number, generation.collection)
+    log.info("%s: building generation %d", generation.collection, generation.number)
     batches = paired(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
     publisher.build(parts.identity(generation), batches)
     return check(generation, parts, publisher)

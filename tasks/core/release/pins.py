@@ -6,12 +6,12 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.core.errors import NightshiftError
 from tasks.core.files import write_text
 from tasks.core.receipts import Release
 from tasks.core.release.history import reconciled
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus import milvus_of
+from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
 from tasks.core.settings import Settings
 
@@ -19,24 +19,27 @@ FOLDER = "pins"
 
 
 def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Release:
-    """Keep release `name` from being pruned. Raises NightshiftError when it is unknown, or was pruned already."""
+    """Keep release `name`, or the only one that begins so, from being pruned.
+
+    Raises NoSuchRelease when it is unknown, or was pruned already.
+    """
     with open_ledger(settings) as ledger, ledger.exclusive():  # pruning decides inside the same transaction
         reconciled(ledger, publisher or milvus_of(settings))
         known = {one.release: one for one in ledger.releases() if not one.pruned}
-        if name not in known:
-            raise NightshiftError(f"release {name}: unknown, or pruned. Kept are: {', '.join(known) or 'none yet'}")
+        name = pick_name(name, known)
         stamp = {"release": name, "pinned": datetime.now(UTC).isoformat(timespec="seconds")}
         write_text(settings.home / FOLDER / f"{name}.json", json.dumps(stamp) + "\n")
     return known[name]
 
 
-def unpin(settings: Settings, name: str) -> None:
-    """Let retention decide about release `name` again. Raises NightshiftError when it is not pinned."""
-    if name not in pinned(settings.home):
-        raise NightshiftError(
-            f"release {name}: not pinned. Pinned are: {', '.join(sorted(pinned(settings.home))) or 'none'}"
-        )
+def unpin(settings: Settings, name: str) -> str:
+    """Let retention decide about release `name`, or the only pinned one that begins so, again; its whole name.
+
+    Raises NoSuchRelease when it is not pinned.
+    """
+    name = pick_name(name, sorted(pinned(settings.home)), "not pinned. Pinned are")
     (settings.home / FOLDER / f"{name}.json").unlink(missing_ok=True)
+    return name
 
 
 def pinned(home: Path) -> set[str]:

@@ -42,7 +42,7 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
                 if free and _condemned(ledger, publisher, generation, settings.milvus):
                     publisher.drop(generation.collection)
                     removed.append(generation.collection)
-                    log.info("%s: removed", generation.collection)
+                    log.info("%s: removed, no longer retained", generation.collection)
                 elif free and _idle(ledger, publisher, generation, settings.milvus):
                     publisher.unload(generation.collection)
         forget(settings.home, {one.release for one in ledger.releases() if not one.pruned})

@@ -97,7 +97,7 @@ def publish(
                 recall = build(generation, parts, publisher)
             with ledger.exclusive():
                 ledger.mark_verified(generation.number)
-            log.info("generation %d: verified", generation.number)
+            log.info("%s: verified", generation.collection)
             return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
 
 
@@ -127,5 +127,5 @@ def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_ep
         if known is None:
             write_json(release.path / MANIFEST, release.model_dump(mode="json", exclude={"path", "reused"}))
         point_to(ledger, publisher, known or release, epoch + 1, "publish")
-    log.info("release %s: recorded", release.release)
+    log.debug("release %s: recorded", release.release)
     return known or release

@@ -60,7 +60,7 @@ def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
             removed.append(folder)
             _remove(folder)
     if removed:
-        text = "%d artifacts removed that nothing used for %g days: %.1f MB"
+        text = "removed %d artifacts that nothing has used for %g days (%.1f MB)"
         log.info(text, len(removed), settings.keep_days, freed / 1e6)
     return removed
 

@@ -7,12 +7,13 @@ from tasks.core.receipts import Release
 from tasks.core.release.history import check_loads, point_to, reconciled
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.milvus import milvus_of
+from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
 from tasks.core.settings import Settings
 
 
 def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:
-    """Serve release `to` again, or the one that served before the serving one came.
+    """Serve release `to`, a name or the beginning of one, again, or the one that served before the serving one came.
 
     The collection must open, load and count right before the pointer moves. A night under way becomes stale.
 
@@ -86,8 +87,7 @@ def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
     name = to or rollback_target(ledger, current)
     if name is None:
         raise NightshiftError("no older release to go back to: the serving one is the oldest that is kept")
-    if name not in known:
-        raise NightshiftError(f"release {name}: unknown. There are: {', '.join(known)}")
+    name = pick_name(name, known, "unknown. There are")
     if known[name].pruned:
         kept = ", ".join(one.release for one in known.values() if not one.pruned)
         raise NightshiftError(f"release {name}: its collection was pruned. Kept are: {kept}")

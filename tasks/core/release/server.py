@@ -67,7 +67,7 @@ class ServerMilvus:
                 fill(client, identity, batches)
             index_and_load(client, identity)
             client.release_collection(name, timeout=TIMEOUT)
-        log.info("%s: closed", name)
+        log.debug("%s: closed", name)
 
     def open(self, collection: str) -> CollectionReader:
         """Load a collection under its concrete name; see `Publisher.open`."""
@@ -115,7 +115,7 @@ class ServerMilvus:
             state = client.get_load_state(collection, timeout=TIMEOUT)["state"]
             if state in (LoadState.Loaded, LoadState.Loading):
                 client.release_collection(collection, timeout=TIMEOUT)
-                log.info("%s: its memory given back", collection)
+                log.debug("%s: released from memory", collection)
 
     def drop(self, collection: str) -> None:
         """Drop a collection. Raises NightshiftError when an alias names it, ours or another's.

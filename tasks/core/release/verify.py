@@ -52,7 +52,7 @@ def verify(candidate: Candidate) -> float:
     """
     for check in CHECKS:
         check(candidate)
-        log.info("%s: %s", candidate.identity.collection, check.__name__.replace("_", " ").removeprefix("check "))
+        log.debug("%s: %s", candidate.identity.collection, check.__name__.replace("_", " ").removeprefix("check "))
     return check_recall_enough(candidate)
 
 

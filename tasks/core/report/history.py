@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
     [
         ("began", pa.timestamp("us", "UTC")),  # names the night
         ("ended", pa.timestamp("us", "UTC")),
-        ("outcome", pa.string()),  # Promoted, Rejected, Skipped, Suspect, Failed
+        ("outcome", pa.string()),  # Promoted, Rejected, Skipped, Suspect, Unlabeled, Failed
         ("why", pa.string()),
         ("reason", pa.string()),  # that it ran
         ("release", pa.string()),  # that served when it ended

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from tasks.core.search.reports import is_report
 from tasks.core.search.settings import ServiceSettings
 
 Message = MutableMapping[str, Any]
@@ -18,6 +20,10 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 BODY_BYTES = 1 << 20
 PUBLIC = {"/healthz", "/", "/search.css", "/search.js"}  # they hold no passage and no figure
 THIS_MACHINE = {"localhost", "127.0.0.1", "[::1]"}
+REPORT = (  # a report is one file with its styles in it, and runs no script
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -46,7 +52,8 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                policy = {"content-security-policy": REPORT} if is_report(scope["path"]) else {}
+                more = [(name.encode(), value.encode()) for name, value in {**HEADERS, **policy}.items()]
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
@@ -61,7 +68,8 @@ class Guard:
         if body is None:
             refusal = (413, f"the body is larger than {BODY_BYTES} bytes", "ask fewer queries at a time")
         if refusal is not None:
-            await _refuse(with_headers, *refusal)
+            asks = b'Basic realm="Nightshift reports"' if is_report(scope["path"]) else b"Bearer"
+            await _refuse(with_headers, *refusal, asks)
             return
         await self._app(scope, _again(body or b"", receive), with_headers)
 
@@ -78,7 +86,22 @@ class Guard:
         given = headers.get(b"authorization", b"").strip()
         if path in PUBLIC or hmac.compare_digest(given, b"Bearer " + self._token):
             return None
+        if is_report(path):
+            if hmac.compare_digest(_password(given), self._token):
+                return None
+            return 401, "the token is missing or wrong", "give the token as the password, with any user name"
         return 401, "the token is missing or wrong", "send the header Authorization: Bearer …"
+
+
+def _password(given: bytes) -> bytes:
+    """The password that a browser sends with the header `Authorization: Basic …`; empty: none."""
+    scheme, _, encoded = given.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -110,11 +133,11 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return once
 
 
-async def _refuse(send: Send, status: int, error: str, next_step: str) -> None:
+async def _refuse(send: Send, status: int, error: str, next_step: str, asks: bytes) -> None:
     text = as_json(error, next_step)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
     headers += [(b"connection", b"close")] if status in (408, 413) else []
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    headers += [(b"www-authenticate", asks)] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
 

@@ -16,11 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tasks.core.errors import Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases, Status
 from tasks.core.search.guard import Guard, as_json
 from tasks.core.search.lanes import Full, TooSlow
-from tasks.core.search.named import NoSuchRelease
+from tasks.core.search.reports import add_reports
 from tasks.core.search.service import Service, check_address
 from tasks.core.settings import Settings
 
@@ -92,6 +93,7 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, settings=service.settings.service)
     _add_pages(app)
+    add_reports(app, service.settings.home)
     _add_errors(app)
 
     @app.post("/search", response_model=Answered, responses=REFUSALS)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from tasks.core.errors import NightshiftError
 from tasks.core.receipts import Release
 from tasks.core.release.history import known_releases
 from tasks.core.release.milvus import milvus_of
+from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, default_loader
 from tasks.core.search.searcher import Searcher
 from tasks.core.settings import Settings
 
 SERVING = "serving"  # the name of whichever release the pointer names
-
-
-class NoSuchRelease(NightshiftError):
-    """No release has this name, or its collection is gone."""
 
 
 def loadable(settings: Settings) -> list[Release]:
@@ -25,20 +21,14 @@ def loadable(settings: Settings) -> list[Release]:
 def find_release(settings: Settings, name: str, opener: Opener | None = None) -> Release:
     """The kept release called `name`, by its whole name, its beginning, or "serving".
 
-    Raises NoSuchRelease naming those there are.
+    Raises NoSuchRelease as `pick_name` does.
     """
     known = loadable(settings)
     if name == SERVING:
         pointer = (opener or milvus_of(settings)).serving()
         name = pointer.release if pointer is not None else ""
-    found = [one for one in known if one.release == name] or [
-        one for one in known if name and one.release.startswith(name)
-    ]
-    if len(found) != 1:
-        what = "the beginning of several" if found else "unknown, or pruned"
-        names = ", ".join(one.release for one in known) or "none yet; `nightshift run` makes the first"
-        raise NoSuchRelease(f"release {name or SERVING!r}: {what}. Kept are: {names}")
-    return found[0]
+    picked = pick_name(name or SERVING, [release.release for release in known])
+    return next(release for release in known if release.release == picked)
 
 
 def open_release(

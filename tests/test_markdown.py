@@ -1,0 +1,55 @@
+"""What an artifact shows is the text, whatever characters it holds."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from tasks.markdown import WIDEST, escape, shorten, table
+
+READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+MARKUP = [
+    "a*b*c",
+    "__d__",
+    "`code` | pipe",
+    "<b>x</b>",
+    "[link](http://x.test/)",
+    "# head",
+    "&amp;",
+    "1. x",
+    r"a\*b",
+    "~~x~~",
+]
+
+
+def cells(lines: list[str]) -> list[str]:
+    """The texts of a table as a reader sees them; markup inside of one is an error."""
+    shown = []
+    for token in READER.parse("\n".join(lines)):
+        if token.type == "inline":
+            assert all(child.type in ("text", "text_special") for child in token.children or ()), token.content
+            shown.append("".join(child.content for child in token.children or ()).replace("\u2060", ""))
+    return shown
+
+
+@given(st.lists(st.one_of(st.sampled_from(MARKUP), st.text(max_size=20)), min_size=1, max_size=4))
+def test_text_is_never_markup(texts: list[str]) -> None:
+    texts = [f"x{' '.join(text.split())}".replace("\0", "").replace("\u2060", "") for text in texts]
+    assert cells(table(("text", "number"), [(text, 0.5) for text in texts])) == [
+        "text",
+        "number",
+        *(cell for text in texts for cell in (text, "0.5000")),
+    ]
+
+
+def test_an_address_in_a_text_is_no_link() -> None:
+    for text in ("see http://x.test/a", "see www.x.test", "mail someone@x.test"):
+        assert "\u2060" in escape(text)  # what splits it cannot be seen
+        assert READER.renderInline(escape(text)).replace("\u2060", "") == text
+
+
+def test_a_column_is_narrow_and_numbers_have_their_own_form() -> None:
+    assert len(shorten("word " * 100)) <= WIDEST + 2
+    assert table(("a", "b"), [("x", 1234), ("y", None)])[1:4] == ["| --- | ---: |", "| x | 1,234 |", "| y |  |"]
+    assert table(("a",), []) == []
