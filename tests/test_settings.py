@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tasks.core.errors import BadUsage
 from tasks.core.night import recipe_of
+from tasks.core.setting_faults import check_environment
 from tasks.core.settings import Settings
 from tasks.core.settings_file import load_settings
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -131,3 +135,13 @@ def test_a_secret_that_is_wrong_is_not_repeated(monkeypatch: pytest.MonkeyPatch,
         load_settings(write(tmp_path, text))
     assert "42424242" not in str(error.value)
     assert "Sesame42" not in str(error.value)
+
+
+def test_every_variable_that_our_own_files_name_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [path for path in (ROOT / "infra").rglob("*") if path.is_file() and path.suffix != ".png"]
+    texts = [path.read_text(encoding="utf-8") for path in (*files, ROOT / "README.md")]
+    names = {name for text in texts for name in re.findall(r"\bNIGHTSHIFT_[A-Z_]+\b(?!…)", text)}
+    assert len(names) > 15
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    check_environment(Settings)
