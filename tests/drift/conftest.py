@@ -10,6 +10,7 @@ from things_and_traits import write_collection
 
 from tasks.core.data.ingest import ingest
 from tasks.core.embedding.shards import gather_shards
+from tasks.core.files import load
 from tasks.core.night import recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.settings import Settings
@@ -72,3 +73,15 @@ def serving(settings: Settings, first: First) -> Release:
         base=figures,
         previous=None,
     )
+
+
+@pytest.fixture
+def snapshot(settings: Settings, serving: Release) -> Snapshot:
+    return load(settings.home, Snapshot, serving.snapshot)
+
+
+@pytest.fixture
+def logged(settings: Settings, tmp_path: Path) -> Settings:
+    log = tmp_path / "queries.jsonl"
+    log.touch()
+    return settings.model_copy(update={"drift": settings.drift.model_copy(update={"queries": log})})

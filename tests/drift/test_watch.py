@@ -9,42 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from traffic import NIGHT, add_passage, ask, look, unfamiliar, usual
 
 from tasks.core.data import snapshot as snapshots
 from tasks.core.data.ingest import ingest
 from tasks.core.drift.decide import State
-from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.verdict import Work
 from tasks.core.drift.watch import read_state, state_file, watch
 from tasks.core.errors import Mismatch
 from tasks.core.files import load
-from tasks.core.night import recipe_of
 from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.settings import Settings
-
-THINGS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
-NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture
-def snapshot(settings: Settings, serving: Release) -> Snapshot:
-    return load(settings.home, Snapshot, serving.snapshot)
-
-
-@pytest.fixture
-def logged(settings: Settings, tmp_path: Path) -> Settings:
-    log = tmp_path / "queries.jsonl"
-    log.touch()
-    return settings.model_copy(update={"drift": settings.drift.model_copy(update={"queries": log})})
-
-
-def ask(settings: Settings, *texts: str) -> None:
-    assert settings.drift.queries is not None
-    with settings.drift.queries.open("a") as file:
-        file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
 
 
 def grow(settings: Settings, night: int) -> None:
@@ -54,25 +32,6 @@ def grow(settings: Settings, night: int) -> None:
         for number, text in enumerate(usual(night)):
             queries.write(json.dumps({"_id": f"n{night}-{number}", "text": text}) + "\n")
             qrels.write(f"n{night}-{number}\tp{number}\t1\n")
-
-
-def add_passage(settings: Settings) -> None:
-    assert settings.data.path is not None
-    with (Path(settings.data.path) / "corpus.jsonl").open("a") as passages:
-        passages.write(json.dumps({"_id": "new", "text": "a silent market"}) + "\n")
-
-
-def usual(night: int) -> list[str]:
-    return [f"where was the {thing} near the {other} seen {'a ' * night}" for thing in THINGS for other in THINGS[:3]]
-
-
-def unfamiliar(night: int) -> list[str]:
-    """Known words, so that they are no damage, in no order that a query ever had: scores fall."""
-    return [f"{'of ' * (6 + night)}{one} {other}" for one in THINGS for other in THINGS[:3]]
-
-
-def look(settings: Settings, serving: Release, snapshot: Snapshot, night: float) -> Drift:
-    return watch(settings, serving, snapshot, recipe_of(settings), NIGHT + timedelta(days=night))
 
 
 def test_nothing_serves_so_everything_is_to_be_made(settings: Settings, snapshot: Snapshot) -> None:
@@ -131,62 +90,6 @@ def test_confirmed_drift_triggers_once_and_is_held_by_the_cooldown(logged: Setti
     assert "low score share" in said[1].cause
     assert said[3].held.startswith("cooldown until 2026-11-09")
     assert len(said[3].windows) == 4
-
-
-def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_start_the_retrain(
-    logged: Settings, serving: Release, snapshot: Snapshot
-) -> None:
-    ask(logged, *unfamiliar(0))
-    first = look(logged, serving, snapshot, 0)
-    assert (first.verdict, first.unfamiliar_file) == (Work.SKIP, None)
-    ask(logged, *unfamiliar(1))
-    second = look(logged, serving, snapshot, 1)
-    assert (second.verdict, second.trigger) == (Work.LABEL, False)
-    assert "add them to the train queries" in second.cause
-    assert second.unfamiliar_file is not None
-    listed = [json.loads(line) for line in second.unfamiliar_file.read_text().splitlines()]
-    assert [line["query"] for line in listed][:20] == list(second.unfamiliar)
-    assert len(second.unfamiliar) == 20 < len(listed) <= 30
-    assert [line["score"] for line in listed] == sorted(line["score"] for line in listed)
-    assert set(second.unfamiliar) <= set(unfamiliar(1))
-    assert look(logged, serving, snapshot, 2).verdict is Work.SKIP  # a person is asked once
-
-    assert logged.data.path is not None
-    source = Path(logged.data.path)
-    with (source / "queries.jsonl").open("a") as queries, (source / "qrels/train.tsv").open("a") as qrels:
-        queries.write(json.dumps({"_id": "labeled", "text": second.unfamiliar[0]}) + "\n")
-        qrels.write("labeled\tp3\t1\n")
-    rules = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
-    rules = logged.model_copy(update={"drift": rules})
-    labeled = look(rules, serving, ingest(logged)[1], 3)
-    assert (labeled.verdict, labeled.trigger) == (Work.RETRAIN, True)
-    assert "labels came" in labeled.cause
-    assert look(rules, serving, ingest(logged)[1], 4).verdict is Work.SKIP
-
-
-def test_a_look_that_remembers_nothing_reads_the_log_and_writes_nothing(
-    logged: Settings, serving: Release, snapshot: Snapshot
-) -> None:
-    def files() -> dict[Path, bytes]:
-        return {file: file.read_bytes() for file in (logged.home / "drift").glob("*.json*")}
-
-    for night in range(2):
-        ask(logged, *unfamiliar(night))
-        before = files()
-        seen = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
-        assert files() == before
-        assert seen == look(logged, serving, snapshot, night).model_copy(
-            update={"unfamiliar_file": seen.unfamiliar_file}
-        )
-    assert seen.verdict is Work.LABEL
-    assert seen.fresh == {"snapshot": 0, "log": 30}
-
-
-def test_terms_that_moved_leave_out_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
-    ask(logged, *unfamiliar(5))
-    terms = {term.term for term in look(logged, serving, snapshot, 0).terms}
-    assert terms & set(THINGS)
-    assert not terms & {"of", "where", "was", "the", "a"}
 
 
 def test_damaged_queries_are_suspect_and_never_retrain(logged: Settings, serving: Release, snapshot: Snapshot) -> None:

@@ -108,42 +108,6 @@ def test_a_large_body_is_refused_before_it_is_read_whether_or_not_its_size_is_sa
     refused(client.post("/search", content=(b" " * 65536 for _ in range(17))), 413)
 
 
-def test_reports_are_served_and_nothing_else_of_home(world, tmp_path):
-    settings, _ = world
-    pages = {
-        "reports/2026-03-01T020000Z.html": "a night",
-        "reports/index.html": "all nights",
-        "ingests/abc/contracts.html": "rules",
-        "refused/abc/quarantine.parquet": "rows",
-    }
-    secrets = ["reports/notes.txt", "ingests/abc/manifest.json", "releases/abc/contracts.html", "pointer.json"]
-    for path, text in {**pages, **dict.fromkeys(secrets, "hidden")}.items():
-        (settings.home / path).parent.mkdir(parents=True, exist_ok=True)
-        (settings.home / path).write_text(text)
-    (settings.home.parent / "outside.html").write_text("hidden")
-    wrong = [f"/{path}" for path in secrets]
-    wrong += ["/reports/../../outside.html", "/reports/%2e%2e/%2e%2e/outside.html", "/reports/..%2f..%2foutside.html"]
-    wrong += ["/reports/.html", "/reports//etc/passwd", "/ingests/../reports/index.html", "/reports/nothing.html"]
-    with serving(settings) as one:
-        for path, text in {**pages, "reports/": "all nights"}.items():
-            given = one.get(f"/{path}")
-            assert (given.status_code, given.text) == (200, text)
-            assert "script" not in given.headers["content-security-policy"]
-        for path in wrong:
-            response = one.get(path)
-            assert response.status_code == 404 or response.text == "all nights"  # the client resolved the dots itself
-        assert one.post("/reports/index.html").status_code == 405
-    with serving(settings, token="hidden-word") as one:
-        refusal = one.get("/reports/")
-        assert (refusal.status_code, refusal.headers["www-authenticate"][:5]) == (401, "Basic")
-        assert one.get("/reports/", auth=("anyone", "wrong")).status_code == 401
-        assert one.get("/reports/", headers={"authorization": "Basic !"}).status_code == 401
-        assert one.get("/reports/", auth=("anyone", "hidden-word")).text == "all nights"
-        assert one.get("/reports/", headers={"authorization": "Bearer hidden-word"}).text == "all nights"
-        search = one.post("/search", json={"query": "lamp"}, auth=("anyone", "hidden-word"))
-        assert search.status_code == 401  # a browser would send it along from a page of another site
-
-
 def test_unknown_paths_and_methods_are_refused_as_json(client):
     refused(client.get("/nothing"), 404)
     refused(client.get("/search"), 405)

@@ -60,7 +60,7 @@ def check_qrels_fit(run: Run, qrels: pa.Table, min_lift: float) -> Fit:
     fit = qrels_fit(run, qrels)
     told = (
         f"BM25 ranks {fit.found:.1%} of {fit.pairs:,} positives in its top {run.depth} "
-        f"({fit.by_chance:.1%} if the qrels were shuffled), {fit.lift:.1f} times as high as shuffled qrels"
+        f"({fit.by_chance:.1%} if they were assigned at random), {fit.lift:.1f} times as high as at random"
     )
     if fit.suspicious(min_lift):
         raise BadInput(

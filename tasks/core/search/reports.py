@@ -24,19 +24,20 @@ def is_report(path: str) -> bool:
 
 def add_reports(app: FastAPI, home: Path) -> None:
     """Serve the reports below `home` at the paths of their files; `/reports/` is the list of all."""
-
-    def report(path: str) -> FileResponse:
-        file = home / path
-        if not _FILES.fullmatch(path) or not file.is_file():
-            raise HTTPException(404, "no report has this address; /reports/ lists those there are")
-        return FileResponse(file)
-
     for folder in _FOLDERS:
-        app.add_api_route(f"{folder}{{name:path}}", _route(report, folder), include_in_schema=False)
+        app.add_api_route(f"{folder}{{name:path}}", _route(home, folder), include_in_schema=False)
 
 
-def _route(report: Callable[[str], FileResponse], folder: str) -> Callable[[str], FileResponse]:
+def _route(home: Path, folder: str) -> Callable[[str], FileResponse]:
     def route(name: str) -> FileResponse:
-        return report(f"{folder}{name or 'index.html'}".lstrip("/"))
+        return _file(home, f"{folder}{name or 'index.html'}".lstrip("/"))
 
     return route
+
+
+def _file(home: Path, path: str) -> FileResponse:
+    """The file at `path` below `home`. Raises HTTPException (404) when it is no report, or not there."""
+    file = home / path
+    if not _FILES.fullmatch(path) or not file.is_file():
+        raise HTTPException(404, "no report has this address; /reports/ lists those there are")
+    return FileResponse(file)

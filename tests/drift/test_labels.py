@@ -1,0 +1,72 @@
+"""Drift that no retrain can fix asks a person for labels; a look remembers nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from traffic import NIGHT, THINGS, ask, look, unfamiliar
+
+from tasks.core.data.ingest import ingest
+from tasks.core.drift.findings import Work
+from tasks.core.drift.watch import watch
+from tasks.core.night import recipe_of
+from tasks.core.receipts import Release, Snapshot
+from tasks.core.settings import Settings
+
+
+def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_start_the_retrain(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    ask(logged, *unfamiliar(0))
+    first = look(logged, serving, snapshot, 0)
+    assert (first.verdict, first.unfamiliar_file) == (Work.SKIP, None)
+    ask(logged, *unfamiliar(1))
+    second = look(logged, serving, snapshot, 1)
+    assert (second.verdict, second.trigger) == (Work.LABEL, False)
+    assert "add them to the train queries" in second.cause
+    assert second.unfamiliar_file is not None
+    listed = [json.loads(line) for line in second.unfamiliar_file.read_text().splitlines()]
+    assert [line["query"] for line in listed][:20] == list(second.unfamiliar)
+    assert len(second.unfamiliar) == 20 < len(listed) <= 30
+    assert [line["score"] for line in listed] == sorted(line["score"] for line in listed)
+    assert set(second.unfamiliar) <= set(unfamiliar(1))
+    assert look(logged, serving, snapshot, 2).verdict is Work.SKIP  # a person is asked once
+
+    assert logged.data.path is not None
+    source = Path(logged.data.path)
+    with (source / "queries.jsonl").open("a") as queries, (source / "qrels/train.tsv").open("a") as qrels:
+        queries.write(json.dumps({"_id": "labeled", "text": second.unfamiliar[0]}) + "\n")
+        qrels.write("labeled\tp3\t1\n")
+    rules = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
+    rules = logged.model_copy(update={"drift": rules})
+    labeled = look(rules, serving, ingest(logged)[1], 3)
+    assert (labeled.verdict, labeled.trigger) == (Work.RETRAIN, True)
+    assert "labels came" in labeled.cause
+    assert look(rules, serving, ingest(logged)[1], 4).verdict is Work.SKIP
+
+
+def test_a_look_that_remembers_nothing_reads_the_log_and_writes_nothing(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in (logged.home / "drift").glob("*.json*")}
+
+    for night in range(2):
+        ask(logged, *unfamiliar(night))
+        before = files()
+        seen = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
+        assert files() == before
+        assert seen == look(logged, serving, snapshot, night).model_copy(
+            update={"unfamiliar_file": seen.unfamiliar_file}
+        )
+    assert seen.verdict is Work.LABEL
+    assert seen.fresh == {"snapshot": 0, "log": 30}
+
+
+def test_terms_that_moved_leave_out_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    ask(logged, *unfamiliar(5))
+    terms = {term.term for term in look(logged, serving, snapshot, 0).terms}
+    assert terms & set(THINGS)
+    assert not terms & {"of", "where", "was", "the", "a"}
