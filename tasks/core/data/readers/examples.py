@@ -99,9 +99,8 @@ class _Labels(NamedTuple):
 
 def _labels(value: dict[str, Any], names: Names) -> _Labels | None:
     """The labels of a record. A number in a record that lists other passages as well is a teacher's score."""
-    if any(
-        _entries(entries) for name, entries in value.items() if _is_list(name, names) and name not in names.positives
-    ):
+    lists = (name for name in value if _is_list(name, names) and name not in names.positives)
+    if any(_entries(value[name]) for name in lists):
         return None
     return next((_Labels(name, value[name]) for name in LABELS if name in value), None)
 

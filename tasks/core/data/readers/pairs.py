@@ -103,10 +103,12 @@ def _choose(columns: list[str], chosen: str, known: tuple[str, ...], what: str, 
     candidates = [name for name in ([chosen] if chosen else known) if name in columns]
     if len(candidates) == 1:
         return candidates[0]
-    problem = (
-        f"has no column {chosen}" if chosen else f"has several columns that could hold the {what}: {', '.join(candidates)}"
-        if candidates else f"has no column that is known to hold the {what} ({', '.join(known)})"
-    )  # fmt: skip
+    if chosen:
+        problem = f"has no column {chosen}"
+    elif candidates:
+        problem = f"has several columns that could hold the {what}: {', '.join(candidates)}"
+    else:
+        problem = f"has no column that is known to hold the {what} ({', '.join(known)})"
     raise BadInput(
         f"{where}: {problem}. Its columns: {', '.join(columns)}. Choose with nightshift init PATH --query COLUMN "
         "--passage COLUMN, or [data] query_column and passage_column."

@@ -88,9 +88,9 @@ def _recognize(place: Place, query: str, passage: str) -> tuple[str, _Located]:
             return _of_records(place, set(pairs.columns_of(place, files[0])))
     if any(file.bare.endswith(pairs.ENDINGS) for file in place.files(deep=True)):
         return "pairs", pairs.locate(place)
-    files = ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "no file that could be data"
+    listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "no file that could be data"
     raise BadInput(
-        f"{place.shown}: no source that Nightshift knows. It holds {files}. Nightshift reads a BEIR folder "
+        f"{place.shown}: no source that Nightshift knows. It holds {listed}. Nightshift reads a BEIR folder "
         "(corpus.jsonl, queries.jsonl, qrels/train.tsv), MS MARCO's .tsv, Parquet or datasets folders (corpus, "
         "queries, qrels), DPR's .json, .jsonl of Tevatron or sentence-transformers, and pairs in two columns of "
         ".jsonl, .csv, .tsv or .parquet; infra/settings has an example of each."
