@@ -192,14 +192,16 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
 
 @pytest.mark.usefixtures("served")
 def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, environment: Environment) -> None:
-    failed = nightshift("run", NIGHTSHIFT_MINING__SEED="1", NIGHTSHIFT_GATE__GOLDEN="nowhere.jsonl")
+    corpus = Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl"
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:-1]))
+    failed = nightshift("run", NIGHTSHIFT_MINING__SEED="1", NIGHTSHIFT_MILVUS__MAX_SHRINK="0")
     assert failed.returncode == 1
     text = Path(document(nightshift("report", "--json"))["report"]).read_text()
-    assert "<b>gate</b> failed" in text
+    assert re.search(r"<b>publish \w+</b> failed", text)
     assert "embed, challenger" in text
     changed = text[text.index("settings differ from") : text.index("settings in effect")]
     assert "mining.seed" in changed
-    assert "gate.golden" in changed
+    assert "milvus.max_shrink" in changed
     assert "mining.depth" not in changed
 
 

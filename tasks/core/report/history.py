@@ -52,7 +52,10 @@ def record(home: Path, night: Night) -> Path:
     path = home / FILE
     with exclusive(home / f".{FILE}.lock"):
         row = pa.Table.from_pylist([row_of(night)], SCHEMA)
-        others = [one for one in read_history(home).to_pylist() if one["began"] != night.began]
+        # Without a history, the release that this night made was taken for another night's: it has no page yet.
+        made = night.release.created if night.release else ""
+        earlier = [one for one in read_history(home).to_pylist() if one["began"].isoformat() != made]
+        others = [one for one in earlier if one["began"] != night.began]
         table = pa.concat_tables([pa.Table.from_pylist(others, SCHEMA), row])
         aside = path.with_name(f".{FILE}.{os.getpid()}")
         pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
