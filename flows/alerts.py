@@ -6,7 +6,7 @@ import json
 import urllib.error
 import urllib.request
 
-from tasks.core.errors import Unreachable
+from tasks.core.base.errors import Unreachable
 
 
 def is_slack(url: str) -> bool:

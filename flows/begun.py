@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.files import exclusive, write_json
-from tasks.core.settings_file import load_settings
+from tasks.core.base.files import exclusive, write_json
+from tasks.core.base.settings_file import load_settings
 
 if TYPE_CHECKING:
     from prefect import Flow

@@ -17,12 +17,12 @@ from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import asking
 from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
-from tasks.core.errors import BadUsage, NightshiftError, explain
+from tasks.core.base.errors import BadUsage, NightshiftError, explain
 
 if TYPE_CHECKING:
+    from tasks.core.base.receipts import Ingested, Snapshot
+    from tasks.core.base.settings import Settings
     from tasks.core.drift.findings import Drift
-    from tasks.core.receipts import Ingested, Snapshot
-    from tasks.core.settings import Settings
 
 INTERRUPTED = (
     "interrupted: the night stopped. What served before still serves. "
@@ -115,8 +115,8 @@ def run(
     from flows.nightly import nightly
     from flows.run_night import leave, run_night
     from flows.temporary_prefect import a_server
-    from tasks.core.night import Night, last_line
-    from tasks.core.plain_text import visible
+    from tasks.core.base.plain_text import visible
+    from tasks.core.report.night import Night, last_line
 
     only_warnings_of_prefect()
     try:
@@ -140,7 +140,7 @@ def run(
 
 def _after_failure(settings: Settings, error: Exception) -> str:
     """Which step failed, what serves, and where the report is."""
-    from tasks.core.release.milvus import milvus_of
+    from tasks.core.release.vector_stores import milvus_of
     from tasks.core.report.history import find_report
     from tasks.policy import step_of
 
@@ -157,10 +157,10 @@ def _after_failure(settings: Settings, error: Exception) -> str:
 
 def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
-    from tasks.core.data_warnings import data_warnings
-    from tasks.core.forecast import forecast
-    from tasks.core.mining.bm25 import try_indexing
-    from tasks.core.preflight import check_side_files
+    from tasks.core.ingest.data_warnings import data_warnings
+    from tasks.core.report.forecast import forecast
+    from tasks.core.report.preflight import check_side_files
+    from tasks.core.retrieval.bm25 import try_indexing
 
     echo(f"home {settings.home.absolute()}")
     check_side_files(settings)
@@ -205,11 +205,11 @@ def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
 
 def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
     """Read the source and decide what a night would do, without remembering it."""
-    from tasks.core.data.feed import refuse_another_feed
-    from tasks.core.data.ingest import ingest
     from tasks.core.drift.watch import watch
-    from tasks.core.night import recipe_of
+    from tasks.core.ingest.feed import refuse_another_feed
+    from tasks.core.ingest.ingest import ingest
     from tasks.core.release.publish import serving
+    from tasks.core.report.night import recipe_of
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
@@ -222,7 +222,7 @@ def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 @readable_errors
 def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Show what the newest reading of the source refused, by rule, with samples; also that of a stopped night."""
-    from tasks.core.data.refusals import newest_refusals
+    from tasks.core.ingest.refused_rows import newest_refusals
 
     found = newest_refusals(load(settings).home)
     if as_json:

@@ -28,7 +28,7 @@ def write_settings(
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
     from flows.terminal_log import show_progress
-    from tasks.core.data.look import look_at, settings_text
+    from tasks.core.ingest.source_summary import look_at, settings_text
 
     show_progress()
     if to.exists():
@@ -58,6 +58,6 @@ def _home(given: str, to: Path) -> str:
 @readable_errors
 def show_settings(settings: SettingsFile = None) -> None:
     """Print every dial with its meaning and the value it has, as a settings file."""
-    from tasks.core.dials import dials
+    from tasks.core.base.settings_listing import dials
 
     typer.echo(dials(load(settings)), nl=False)

@@ -9,7 +9,7 @@ import typer
 from flows.options import AsJson, SettingsFile, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
-    from tasks.core.receipts import Release
+    from tasks.core.base.receipts import Release
 
 releases = typer.Typer(help="List the releases, newest first, and which one serves.", invoke_without_command=True)
 

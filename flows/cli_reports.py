@@ -49,7 +49,7 @@ def compare(
     settings: SettingsFile = None,
 ) -> None:
     """Compare two systems query by query on the same held-out queries and passages."""
-    from tasks.core.evaluation.duel import duel, export
+    from tasks.core.report.compare import duel, export
 
     loaded = load(settings)
     found = duel(loaded, one, other, cases)

@@ -12,7 +12,7 @@ import typer
 from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
 
 if TYPE_CHECKING:
-    from tasks.core.settings import Settings
+    from tasks.core.base.settings import Settings
 
 asking = typer.Typer()
 
@@ -53,7 +53,7 @@ def search(
 
         answer_over_http(loaded, host, port)
         return
-    from tasks.core.search.named import SERVING, open_release
+    from tasks.core.search.named_releases import SERVING, open_release
     from tasks.core.search.searcher import Searcher
 
     with Searcher.open(loaded) if release == SERVING else open_release(loaded, release) as searcher:
@@ -115,7 +115,7 @@ def shadow(
 
 def _live(settings: Settings, name: str, show: int) -> Any:
     from tasks.core.search.live import live_summary
-    from tasks.core.search.named import find_release
+    from tasks.core.search.named_releases import find_release
 
     return live_summary(settings.home, find_release(settings, name).release, show)
 
@@ -130,6 +130,6 @@ def export(
     settings: SettingsFile = None,
 ) -> None:
     """Write a release for those who serve elsewhere."""
-    from tasks.core.release.export import export as write
+    from tasks.core.search.export import export as write
 
     typer.echo(write(load(settings), release, form.value, to, force=force))

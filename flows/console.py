@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.segment import Segment
 
-from tasks.core.plain_text import visible
+from tasks.core.base.plain_text import visible
 
 _BEYOND_ASCII = re.compile("[\x7f-\x9f]")
 

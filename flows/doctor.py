@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.doctor_prefect import probes as local_server_probes
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import Settings
 
 LEAST_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index and two releases of a demo-size corpus
 
@@ -61,8 +61,8 @@ def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: 
 
 
 def _java(settings: Settings) -> str:
-    from tasks.core.mining.bm25 import try_indexing
-    from tasks.core.mining.jvm import java_version
+    from tasks.core.retrieval.bm25 import try_indexing
+    from tasks.core.retrieval.jvm import java_version
 
     version = java_version()
     try_indexing(settings.home, settings.mining)
@@ -80,7 +80,7 @@ def _disk(settings: Settings) -> str:
 
 
 def _model(settings: Settings) -> str:
-    from tasks.core.training.parts import read_tokenizer
+    from tasks.core.encoder.model_parts import read_tokenizer
     from tasks.core.training.trainer import check_base
 
     folders = list(dict.fromkeys(check_base(settings)))
@@ -93,13 +93,13 @@ def _milvus(settings: Settings) -> str:
     from importlib.metadata import version
 
     if settings.milvus.uri:
-        from tasks.core.release.server import ServerMilvus
+        from tasks.core.release.milvus.server import ServerMilvus
 
         server = ServerMilvus(settings.milvus)
         pointer = server.serving()
         serves = f"alias {settings.milvus.alias} names {pointer.collection}" if pointer else "no release yet"
         return f"Milvus {server.version()} at {settings.milvus.uri}; {serves}"
-    from tasks.core.release.embedded import probe
+    from tasks.core.release.milvus.embedded import probe
 
     with tempfile.TemporaryDirectory() as folder:
         probe(Path(folder))
@@ -122,7 +122,7 @@ def _ray(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> str:
-    from tasks.core.object_store import ObjectStore
+    from tasks.core.base.object_store import ObjectStore
 
     store = ObjectStore(settings.store.url, tries=1)
     store.probe()

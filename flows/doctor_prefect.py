@@ -10,8 +10,8 @@ from flows.prefect_processes import lives
 from flows.schedules import late_runs, next_runs, read_schedules, spoken_name, spoken_time
 from flows.server_log import read_errors
 from flows.watchdog import missing_runs
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import Settings
 
 HEARTBEAT = timedelta(seconds=90)  # a worker sends one every 30 seconds
 Probe = tuple[str, Callable[[Settings], str], str]

@@ -13,9 +13,9 @@ from flows.begun import record_begin
 from flows.nightly import whole_night
 from flows.runs import run_name
 from tasks import ingest, release
+from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Drift
-from tasks.core.night import Night, recipe_of
-from tasks.core.settings_file import load_settings
+from tasks.core.report.night import Night, recipe_of
 
 
 @flow(name="watch-drift", flow_run_name=run_name, on_running=[record_begin])

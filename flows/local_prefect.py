@@ -19,8 +19,8 @@ from flows.prefect_api import PrefectApi
 from flows.prefect_processes import end, lives, spawn
 from flows.schedules import Schedule, forget_schedules, keep_schedules, next_runs, read_schedules
 from flows.server_log import read_errors
-from tasks.core.errors import NightshiftError
-from tasks.core.files import exclusive, write_json, write_text
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import exclusive, write_json, write_text
 
 HEALTHY_WITHIN = 120  # seconds; on a busy machine a first start makes a database meanwhile
 SCHEDULED_WITHIN = 90  # seconds; the scheduler looks for new deployments every 5 seconds, and for all every 60

@@ -16,14 +16,14 @@ from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import over_shards
+from tasks.core.base.artifact_store import attach
+from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Work
 from tasks.core.embedding.shards import sealed
 from tasks.core.evaluation.gate import Verdict, judge_training
-from tasks.core.night import Logbook, Night, recipe_of
-from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.settings_file import load_settings
-from tasks.core.store import attach
+from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
 

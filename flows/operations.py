@@ -12,7 +12,7 @@ from prefect.states import Completed, State
 from flows.begun import record_begin
 from flows.runs import one_publisher, run_name
 from tasks import release
-from tasks.core.settings_file import load_settings
+from tasks.core.base.settings_file import load_settings
 
 
 @flow(name="rollback", flow_run_name=run_name, on_running=[record_begin])

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
 import typer
 
 from flows.console import escape_controls
-from tasks.core.plain_text import check_text, visible
+from tasks.core.base.plain_text import check_text, visible
 
 if TYPE_CHECKING:
-    from tasks.core.settings import Settings
+    from tasks.core.base.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        from tasks.core.errors import BadUsage, describe, explain
+        from tasks.core.base.errors import BadUsage, describe, explain
 
         try:
             return command(*args, **kwargs)
@@ -83,8 +83,8 @@ def load(file: Path | None) -> Settings:
     Raises BadUsage when home is a file, and what `load_settings` raises.
     """
     from flows.terminal_log import show_progress
-    from tasks.core.errors import BadUsage
-    from tasks.core.settings_file import load_settings
+    from tasks.core.base.errors import BadUsage
+    from tasks.core.base.settings_file import load_settings
 
     show_progress()
     settings = load_settings(file)

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
-from tasks.core.errors import Unreachable
+from tasks.core.base.errors import Unreachable
 
 TIMEOUT = 10  # seconds for an answer
 

@@ -13,8 +13,8 @@ import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect re
 import httpx  # isort: skip
 from prefect.states import State
 
-from tasks.core.errors import Unreachable
-from tasks.core.night import Night
+from tasks.core.base.errors import Unreachable
+from tasks.core.report.night import Night
 from tasks.server_loss import loss
 
 _outcomes: list[Night | Exception] = []  # of the nights of this process; Prefect may fail to hand the last one over

@@ -11,8 +11,8 @@ from prefect import get_run_logger, runtime
 from prefect.concurrency.sync import concurrency
 from prefect.settings import PREFECT_UI_ENABLED
 
-from tasks.core.files import exclusive
-from tasks.core.settings import Settings
+from tasks.core.base.files import exclusive
+from tasks.core.base.settings import Settings
 
 PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py makes
 LEASE = 60  # seconds that the limit stays taken after its holder was killed; Prefect takes no less

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flows.prefect_api import PrefectApi
-from tasks.core.files import write_json
+from tasks.core.base.files import write_json
 
 TAG = "nightshift"  # of every deployment in infra/prefect.yaml
 SPOKEN = {"nightly": "night", "watch-drift": "drift check", "retrain-on-drift": "retrain"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift, Work
-from tasks.core.forecast import forecast
-from tasks.core.receipts import Snapshot
-from tasks.core.settings import Settings
+from tasks.core.report.forecast import forecast
 
 SAMPLE = 32  # passages encoded for the estimate: seconds of a night of minutes
 

@@ -20,8 +20,8 @@ from flows.local_prefect import (
 )
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
-from tasks.core.errors import NightshiftError, Unreachable
-from tasks.core.files import exclusive
+from tasks.core.base.errors import NightshiftError, Unreachable
+from tasks.core.base.files import exclusive
 
 RESTARTS = 3  # of one process, in an hour
 ALIVE = ["RUNNING", "CANCELLING", "PENDING"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows.local_prefect import HOST, wait_until_healthy
-from tasks.core.processes import ending_with_us
+from tasks.core.base.processes import ending_with_us
 
 RETRIES = 2  # of a request, 6 seconds in all: a server on this machine is busy for a moment, or it is dead
 

@@ -15,9 +15,9 @@ from tasks.core.release.names import short_name
 
 if TYPE_CHECKING:
     from flows.doctor import Check
+    from tasks.core.base.receipts import Release
     from tasks.core.drift.findings import Drift
-    from tasks.core.evaluation.duel import Duel
-    from tasks.core.receipts import Release
+    from tasks.core.report.compare import Duel
     from tasks.core.search.searcher import Answer
 
 SHOWN = 360  # characters of a passage on the terminal; --json has all of it

@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.text import Text
 
 from flows.console import open_console
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 
 log = logging.getLogger("nightshift.night")
 

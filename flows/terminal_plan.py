@@ -12,9 +12,9 @@ from flows.stages import minutes
 from tasks.core.drift.findings import Work
 
 if TYPE_CHECKING:
+    from tasks.core.base.receipts import Ingested
     from tasks.core.drift.findings import Drift
-    from tasks.core.forecast import Forecast
-    from tasks.core.receipts import Ingested
+    from tasks.core.report.forecast import Forecast
 
 TODO = {
     Work.SKIP: "do nothing",

@@ -23,8 +23,8 @@ from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
 from flows.schedules import Schedule, keep_schedules, kept_schedules, read_schedules, spoken_time
 from flows.supervision import Supervisor
-from tasks.core.errors import Unreachable
-from tasks.core.files import exclusive, write_json
+from tasks.core.base.errors import Unreachable
+from tasks.core.base.files import exclusive, write_json
 
 LOOK_BACK = timedelta(days=2)  # older runs that are missing are not reported again
 EVERY = 10.0  # seconds between two checks

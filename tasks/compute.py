@@ -16,9 +16,9 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import get_call_parameters
 
-from tasks.core.compute.settings import ComputeSettings
-from tasks.core.errors import NightshiftError, Unreachable
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError, Unreachable
+from tasks.core.base.sections.compute import ComputeSettings
+from tasks.core.base.settings import Settings
 from tasks.policy import ON_RAY, name_step
 
 log = logging.getLogger("nightshift.compute")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding import shards
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.settings import Settings
 from tasks.policy import STEP
 
 

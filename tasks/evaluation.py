@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.evaluation import probe as pools
 from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_ranking
 from tasks.core.evaluation.evidence import gather
 from tasks.core.evaluation.gate import Probe, Verdict, decide
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
-from tasks.core.settings import Settings
 from tasks.policy import STEP
 
 

@@ -9,13 +9,14 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
-from tasks.core import data_warnings, preflight
-from tasks.core.data.feed import refuse_another_feed
-from tasks.core.data.ingest import ingest
+from tasks.core.base.receipts import Ingested, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift, Work
 from tasks.core.drift.watch import watch, with_unfamiliar
-from tasks.core.receipts import Ingested, Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.ingest import data_warnings
+from tasks.core.ingest.feed import refuse_another_feed
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report import preflight
 from tasks.policy import OVER_THE_WIRE, STEP
 
 log = logging.getLogger("nightshift.ingest")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.data.plausible import check_qrels_fit, warn_of_unanswered
-from tasks.core.data.snapshot import judged, load_snapshot, qrels
-from tasks.core.mining.bm25 import bm25_search, build_index
+from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
 from tasks.core.mining.churn import churn
-from tasks.core.mining.encoded import keep_vectors, own_run, training_search
 from tasks.core.mining.mine import mine, schedule
-from tasks.core.mining.own_passages import leave_out_self
-from tasks.core.mining.searching import join_slices, search_slice, search_whole, searched
-from tasks.core.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.retrieval.bm25 import bm25_search, build_index
+from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.retrieval.searches import join_slices, search_slice, search_whole, searched
+from tasks.core.retrieval.training_queries import keep_vectors, own_run, training_search
+from tasks.core.snapshot.reader import judged, load_snapshot, qrels
 from tasks.policy import STEP
 
 

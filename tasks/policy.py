@@ -25,7 +25,7 @@ def step_of(error: BaseException) -> str:
 
 
 # Prefect's own cache would key on arguments, which a path or a name does not change when bytes do.
-# A step is finished when its manifest exists (tasks/core/files.py): a rerun finds that, and is as quick.
+# A step is finished when its manifest exists (tasks/core/base/files.py): a rerun finds that, and is as quick.
 STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "on_failure": [name_step]}
 
 TRANSPORT_FAULTS = (ConnectionError, TimeoutError)

@@ -13,8 +13,8 @@ from prefect.context import hydrated_context, serialize_context
 from prefect.logging.handlers import APILogHandler
 
 from tasks.compute import attached, check_ray, request, tell_room
-from tasks.core.compute.settings import ComputeSettings
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.compute import ComputeSettings
 from tasks.core.training.launch import forget_refusal, refusal, take_part
 from tasks.core.training.loop import Job, Outcome
 from tasks.core.training.ranks import Ranks, joined

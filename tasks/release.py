@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
@@ -15,7 +16,6 @@ from tasks.core.release.comparable import comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.release.repair import repair
-from tasks.core.settings import Settings
 from tasks.policy import OVER_THE_WIRE, STEP
 
 

@@ -12,21 +12,21 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
-from tasks.core.data.docs import PAGE
+from tasks.core.base.errors import describe
+from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
-from tasks.core.errors import describe
 from tasks.core.evaluation.gate import Verdict
 from tasks.core.evaluation.measures import NAMES
-from tasks.core.night import Night
-from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
+from tasks.core.ingest.contracts_page import PAGE
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
+from tasks.core.report.night import Night
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
-from tasks.core.settings import Settings
 from tasks.markdown import Cell, escape, shorten, table
 from tasks.policy import STEP, step_of
 from tasks.server_loss import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prefect import task
 
-from tasks.core.files import held
-from tasks.core.receipts import Encoder, Negatives, Release, Run, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.training import learnable, trainer
+from tasks.core.base.files import held
+from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.encoder import learnable
+from tasks.core.training import trainer
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.snapshot import judged
+from tasks.core.base.receipts import Receipt
+from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import evaluate_encoder, run_of
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.mining.encoded import training_search
+from tasks.core.ingest.ingest import ingest
 from tasks.core.mining.mine import mine
-from tasks.core.receipts import Receipt
-from tasks.core.settings import Settings
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.training_queries import training_search
+from tasks.core.snapshot.reader import judged
 from tasks.core.training.trainer import base_encoder, train
 
 SHARDS = 2

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.text import text_hash
+from tasks.core.base.files import digest_of, produce
+from tasks.core.base.receipts import Embeddings, Encoder, Run, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.files import digest_of, produce
-from tasks.core.mining.runs import RUN_SCHEMA
-from tasks.core.receipts import Embeddings, Encoder, Run, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.retrieval.runs import RUN_SCHEMA
+from tasks.core.text.normalization import text_hash
 from tasks.core.training.trainer import base_encoder
 
 Texts = Mapping[str, str]

@@ -114,7 +114,7 @@ def test_the_top_level_is_what_its_owner_asked_for() -> None:
 
 
 def test_the_layers_catch_a_wrong_arrow() -> None:
-    core, wrapper = layer_of("tasks.core.files"), layer_of("tasks.policy")
+    core, wrapper = layer_of("tasks.core.base.files"), layer_of("tasks.policy")
     assert core is not None
     assert wrapper is not None
     assert core < wrapper

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flows.console import open_console, show_controls_in_log_lines
 from flows.options import print_json
-from tasks.core.errors import describe
+from tasks.core.base.errors import describe
 
 COMMANDS = [
     [],

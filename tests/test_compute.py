@@ -9,10 +9,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.compute import OPTIONS, over_shards, request
-from tasks.core.compute.settings import ComputeSettings
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.compute import ComputeSettings
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_file import load_settings
 from tasks.embedding import embed_shard
 
 

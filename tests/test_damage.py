@@ -15,10 +15,10 @@ from core_night import make_all, small_settings
 from harms import HARMS, cut, flip
 from things_and_traits import write_collection
 
-from tasks.core import checksums
-from tasks.core.errors import Damaged, Mismatch
-from tasks.core.files import CHECKSUMS, MANIFEST, load, produce, read_verified
-from tasks.core.receipts import (
+from tasks.core.base import checksums
+from tasks.core.base.errors import Damaged, Mismatch
+from tasks.core.base.files import CHECKSUMS, MANIFEST, load, produce, read_verified
+from tasks.core.base.receipts import (
     Embeddings,
     Encoder,
     Evaluation,
@@ -33,7 +33,7 @@ from tasks.core.receipts import (
     TextIndex,
     Tokens,
 )
-from tasks.core.settings import Settings
+from tasks.core.base.settings import Settings
 
 KINDS = (Snapshot, Ingested, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation)
 EVERY = {kind.shelf: kind for kind in (*KINDS, Reference)}

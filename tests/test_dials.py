@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.dials import dials
-from tasks.core.settings import Settings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_file import load_settings
+from tasks.core.base.settings_listing import dials
 
 OTHER = {
     "home": "/some/ho'me \\ \x7f\x1b\t",

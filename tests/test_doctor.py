@@ -11,8 +11,8 @@ import pytest
 from s3_server import CREDENTIALS, s3_server
 
 from flows.doctor import examine
-from tasks.core.compute.settings import ComputeSettings, StoreSettings
-from tasks.core.settings import EncoderSettings, Settings
+from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
+from tasks.core.base.settings import EncoderSettings, Settings
 
 
 def test_what_is_well_is_found_well(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core.checksums import write_checksums
-from tasks.core.errors import Mismatch
-from tasks.core.files import CHECKSUMS, MANIFEST, digest_of, finished, load, produce, write_json
-from tasks.core.receipts import Index
+from tasks.core.base.checksums import write_checksums
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.files import CHECKSUMS, MANIFEST, digest_of, finished, load, produce, write_json
+from tasks.core.base.receipts import Index
 
 KEY = {"snapshot": "abc"}
 

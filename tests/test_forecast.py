@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.data.ingest import ingest
+from tasks.core.base.settings import Settings
 from tasks.core.drift.verdict import Changes, Drift, Work
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.forecast import Forecast, forecast
-from tasks.core.settings import Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report.forecast import Forecast, forecast
 from tasks.core.training.trainer import base_encoder
 
 

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import write_json
+from tasks.core.base.receipts import Evaluation, Release
 from tasks.core.drift.verdict import Drift, Work
-from tasks.core.errors import NightshiftError
 from tasks.core.evaluation.gate import Finding, Verdict
 from tasks.core.evaluation.significance import Comparison
-from tasks.core.files import write_json
-from tasks.core.night import Night
-from tasks.core.receipts import Evaluation, Release
 from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
+from tasks.core.report.night import Night
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from tasks.core.memory import Peak
+from tasks.core.base.memory import Peak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin anew")
 

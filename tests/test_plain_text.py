@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.plain_text import check_text, visible
+from tasks.core.base.plain_text import check_text, visible
 
 
 def test_text_that_utf8_can_hold_passes_as_it_is() -> None:

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from tasks.core.errors import Mismatch, StaleNight, Unreachable
+from tasks.core.base.errors import Mismatch, StaleNight, Unreachable
 from tasks.policy import transport_fault
 
 

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.look import look_at
-from tasks.core.data_warnings import data_warnings
-from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.preflight import check_side_files
-from tasks.core.settings import (
+from tasks.core.base.errors import BadInput, NightshiftError
+from tasks.core.base.settings import (
     CrossEncoderSettings,
     DataSettings,
     EncoderSettings,
@@ -20,6 +16,10 @@ from tasks.core.settings import (
     MiningSettings,
     Settings,
 )
+from tasks.core.ingest.data_warnings import data_warnings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.source_summary import look_at
+from tasks.core.report.preflight import check_side_files
 
 
 def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_model: Path) -> None:

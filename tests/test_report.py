@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_world import write_run, write_snapshot
 
+from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
+from tasks.core.base.resolved_settings import resolve
+from tasks.core.base.settings import Settings
 from tasks.core.drift.verdict import Drift, Work
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.gate import Finding, Probe, Verdict
 from tasks.core.evaluation.significance import Comparison
-from tasks.core.night import Night, last_line
-from tasks.core.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
+from tasks.core.report.night import Night, last_line
 from tasks.core.report.page import write_report
-from tasks.core.resolved import resolve
-from tasks.core.settings import Settings
 
 BAD = "<script>alert('a query')</script>"
 

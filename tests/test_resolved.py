@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 
-from tasks.core.dials import dials
-from tasks.core.resolved import differences, resolve
-from tasks.core.settings import Settings
+from tasks.core.base.resolved_settings import differences, resolve
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_listing import dials
 
 
 def test_every_setting_is_on_record_and_no_secret_is() -> None:

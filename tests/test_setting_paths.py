@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.data.look import Limit, Look, settings_text
-from tasks.core.errors import BadUsage
-from tasks.core.night import recipe_of
-from tasks.core.settings import Settings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import BadUsage
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_file import load_settings
+from tasks.core.ingest.source_summary import Limit, Look, settings_text
+from tasks.core.report.night import recipe_of
 
 TEXT = """
 home = "var/x"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import BadUsage
-from tasks.core.night import recipe_of
-from tasks.core.setting_faults import check_environment
-from tasks.core.settings import Settings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import BadUsage
+from tasks.core.base.setting_faults import check_environment
+from tasks.core.base.settings import Settings
+from tasks.core.base.settings_file import load_settings
+from tasks.core.report.night import recipe_of
 
 ROOT = Path(__file__).parents[1]
 

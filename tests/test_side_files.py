@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import BadInput
+from tasks.core.base.errors import BadInput
+from tasks.core.base.side_files import read_side_file
 from tasks.core.evaluation.golden import Golden, read_golden
 from tasks.core.search.shadow import read_queries
-from tasks.core.side_files import read_side_file
 
 GOLDEN = '{"query": "ü \u2028 x", "passage_id": "p1"}\r\n'
 MARKED = ("utf-8", "utf-8-sig", "utf-16", "utf-32")

@@ -15,11 +15,12 @@ import pytest
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
 
-from tasks.core import object_store, store
-from tasks.core.compute.settings import StoreSettings
-from tasks.core.errors import Mismatch, Unreachable
-from tasks.core.files import file_digest, load, produce
-from tasks.core.receipts import Index
+from tasks.core.base import artifact_store as store
+from tasks.core.base import object_store
+from tasks.core.base.errors import Mismatch, Unreachable
+from tasks.core.base.files import file_digest, load, produce
+from tasks.core.base.receipts import Index
+from tasks.core.base.sections.compute import StoreSettings
 
 KEY = {"what": "an index"}
 
@@ -90,9 +91,10 @@ def test_an_upload_that_is_killed_leaves_nothing_that_looks_finished(url: str, t
     program = f"""
 import os, signal
 from pathlib import Path
-from tasks.core import object_store, store
-from tasks.core.files import produce
-from tasks.core.receipts import Index
+from tasks.core.base import object_store
+from tasks.core.base import artifact_store as store
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Index
 sent = []
 def copied(source, target, copied=object_store._copied):
     if sent:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.release.collection import METRIC
-from tasks.core.release.indexes import build_params
+from tasks.core.base.sections.indexes import build_params
+from tasks.core.release.milvus.collection import METRIC
 from tasks.core.release.publisher import Identity
 
 

@@ -105,7 +105,7 @@ def _in_a_process(contestant: str, folder: Path) -> dict[str, float]:
 def _measured(contestant: str, folder: Path) -> dict[str, float]:
     import great_expectations  # noqa: F401  (its seven seconds of import are no work of either)
 
-    from tasks.core.memory import Peak
+    from tasks.core.base.memory import Peak
 
     start = time.perf_counter()
     before = os.times()
@@ -124,8 +124,8 @@ def _measured(contestant: str, folder: Path) -> dict[str, float]:
 
 
 def _nightshift(folder: Path) -> dict[str, float]:
-    from tasks.core.data.ingest import ingest
-    from tasks.core.settings import DataSettings, Settings
+    from tasks.core.base.settings import DataSettings, Settings
+    from tasks.core.ingest.ingest import ingest
 
     timed = _time_keys()
     with tempfile.TemporaryDirectory(dir=folder) as home:
@@ -140,7 +140,7 @@ def _form(folder: Path) -> str:
 
 def _time_keys() -> dict[str, float]:
     """Time how long each table takes to be read and measured: of qrels, the look-up of both foreign keys above all."""
-    from tasks.core.data import acceptance
+    from tasks.core.ingest import decision as acceptance
 
     took: dict[str, float] = {}
     stage = acceptance.stage_source

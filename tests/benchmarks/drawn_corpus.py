@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.text import full_text, text_hash
-from tasks.core.files import produce, write_json
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.files import produce, write_json
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.text.normalization import full_text, text_hash
 
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
 SLICE = 5000  # passages made at once

@@ -38,10 +38,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from drift_worlds import Pool, World, worlds
 
+from tasks.core.base.settings import DriftSettings
 from tasks.core.drift.decide import State, decide, due
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.statistics import measure
-from tasks.core.settings import DriftSettings
 
 START = datetime(2026, 1, 1, 2, tzinfo=UTC)
 USUAL, WILD = 100, 30  # concentrations of the nightly mix

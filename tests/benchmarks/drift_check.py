@@ -19,14 +19,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.core.data.ingest import ingest
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
 from tasks.core.drift.watch import state_file, watch
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report.night import recipe_of
 from tasks.core.training.trainer import base_encoder
 
 

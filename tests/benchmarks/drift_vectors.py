@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.data.text import full_text
-from tasks.core.files import digest_of
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import find_base
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.base.files import digest_of
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.base_model import find_base
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.text.normalization import full_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FOCUS = re.compile(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from drift_vectors import Collection, Vectors, best, month_of, noisy, read, topics
 
+from tasks.core.base.receipts import Reference
 from tasks.core.drift.findings import LOW
 from tasks.core.drift.topics import nearest, shares_of, topics_of
-from tasks.core.drift.words import hashed, vocabulary, words_of
-from tasks.core.drift.words import known as are_known
-from tasks.core.receipts import Reference
+from tasks.core.text.words import hashed, vocabulary, words_of
+from tasks.core.text.words import known as are_known
 
 HELD_BACK, REFERENCE = 0.3, 0.15  # shares of MedQuAD's topics: that come as new ones, that the reference is made of
 OLD_MONTHS = ("2503", "2504", "2505", "2506")

@@ -48,12 +48,12 @@ import numpy as np
 import torch
 from embedding_peak import cpu_peak, cuda_peak
 
-from tasks.core.embedding.backends import graph
-from tasks.core.embedding.machine import lack, paths_here
-from tasks.core.embedding.settings import INT8, Precision
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import OFFLINE_MODEL, find_base
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
+from tasks.core.base.sections.embedding import INT8, Precision
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.backends import graph
+from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
+from tasks.core.encoder.hardware import lack, paths_here
 
 PATHS = get_args(Precision)
 PEERS = ("st", "st-bf16", "st-openvino", "st-openvino-bf16", "st-openvino-int8")

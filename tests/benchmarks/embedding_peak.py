@@ -40,7 +40,7 @@ def cuda_peak() -> float:
 
 
 def _openvino(kind: str) -> float:
-    from tasks.core.embedding.backends.graph import import_openvino
+    from tasks.core.encoder.backends.graph import import_openvino
 
     openvino = import_openvino()
     hint = "bf16" if kind == "bfloat16" else "f32"

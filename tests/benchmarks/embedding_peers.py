@@ -46,7 +46,7 @@ def main() -> None:
 
 def ours(folder: Path) -> Encode:
     """The encoder in `folder`, by the numeric path of its spec."""
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.dual_encoder import load_encoder
 
     encoder = load_encoder(folder)
 
@@ -59,7 +59,7 @@ def ours(folder: Path) -> Encode:
 
 def again(folder: Path, texts: list[str]) -> Encode:
     """A later night: token ids come from the cache, and a text that stands several times is encoded once."""
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.dual_encoder import load_encoder
 
     encoder = load_encoder(folder)
     cache = dict(zip(texts, encoder.passage.tokenize(texts), strict=True))

@@ -34,11 +34,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import PASSAGES
-from tasks.core.data.text import text_hash
-from tasks.core.files import load, produce
-from tasks.core.memory import Peak
-from tasks.core.receipts import Encoder, Snapshot
+from tasks.core.base.files import load, produce
+from tasks.core.base.memory import Peak
+from tasks.core.base.receipts import Encoder, Snapshot
+from tasks.core.snapshot.reader import PASSAGES
+from tasks.core.text.normalization import text_hash
 
 ROOT = Path(__file__).parents[2]
 GROUP_ROWS = 20_480  # rows of a row group, as ingest writes them
@@ -147,8 +147,8 @@ def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrain
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from tasks.core.settings import Settings
-    from tasks.core.training.base import find_base
+    from tasks.core.base.settings import Settings
+    from tasks.core.encoder.base_model import find_base
     from tasks.core.training.trainer import base_encoder
 
     base = find_base(Settings().encoder.model)
@@ -179,7 +179,7 @@ def _in_a_process(run: Run) -> dict[str, float]:
 
 def _embed(run: Run) -> dict[str, float]:
     from tasks.core.embedding.shards import embed_shard, gather_shards
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.dual_encoder import load_encoder
 
     encoder, snapshot = load(run.home, Encoder, run.encoder), load(run.home, Snapshot, run.snapshot)
     model = load_encoder(encoder.path)

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import norm
 
+from tasks.core.base.settings import GateSettings
 from tasks.core.evaluation.gate import Evidence, Verdict, decide
-from tasks.core.settings import GateSettings
 
 # Share of queries whose relevant passage stands at rank 1, 2, … 10; the rest find it lower or not at all.
 RANKS = (0.60, 0.12, 0.06, 0.035, 0.025, 0.015, 0.01, 0.01, 0.005, 0.005)

@@ -32,21 +32,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.snapshot import PASSAGES, queries
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import MiningSettings, Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.mining.bm25 import build_index, search_bm25
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.ingest.ingest import ingest
 from tasks.core.mining.candidates import Candidates, index_in
 from tasks.core.mining.choice import choose, choose_asking
 from tasks.core.mining.cross_encoder import CrossEncoder, find_cross_encoder
-from tasks.core.mining.dense import dense_run
 from tasks.core.mining.filters import KEPT, RULES, Facts, Reason
 from tasks.core.mining.mine import NEGATIVES_FILE, mine
+from tasks.core.mining.passage_texts import build_shingles, open_texts
 from tasks.core.mining.round import Round, asking, candidate_blocks, facts_of
-from tasks.core.mining.texts import build_shingles, open_texts
-from tasks.core.receipts import Snapshot
-from tasks.core.settings import MiningSettings, Settings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.dense import dense_run
+from tasks.core.snapshot.reader import PASSAGES, queries
 from tasks.core.training.trainer import base_encoder
 
 Judgements = dict[str, set[str]]

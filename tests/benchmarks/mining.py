@@ -34,12 +34,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from mining_peers import DEPTH, NEGATIVES, Given, batch_search, index_bm25s, with_bm25s, with_sentence_transformers
 
-from tasks.core.data.snapshot import QRELS, qrels, queries
-from tasks.core.mining.bm25 import search_bm25
-from tasks.core.mining.dense import dense_run
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.mining.mine import mine
-from tasks.core.receipts import Snapshot
-from tasks.core.settings import Settings
+from tasks.core.retrieval.bm25 import search_bm25
+from tasks.core.retrieval.dense import dense_run
+from tasks.core.snapshot.reader import QRELS, qrels, queries
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,11 +69,11 @@ def main() -> None:
 
 def _prepare(chosen: argparse.Namespace) -> Given:
     """Ingest, index and embed, unless an earlier run with the same home has done it."""
-    from tasks.core.data.ingest import ingest
     from tasks.core.embedding.shards import gather_shards
-    from tasks.core.mining.bm25 import build_index
-    from tasks.core.training.base import find_base
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.base_model import find_base
+    from tasks.core.encoder.dual_encoder import load_encoder
+    from tasks.core.ingest.ingest import ingest
+    from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
     settings = Settings.model_validate(

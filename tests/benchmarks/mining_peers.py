@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.data.text import full_text
-from tasks.core.receipts import Embeddings, Index, Snapshot
-from tasks.core.settings import MiningSettings
+from tasks.core.base.receipts import Embeddings, Index, Snapshot
+from tasks.core.base.settings import MiningSettings
+from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.text.normalization import full_text
 
 DEPTH, NEGATIVES = 100, 8
 
@@ -41,7 +41,7 @@ def batch_search(given: Given) -> dict[str, float]:
     """Pyserini's LuceneSearcher over our index, a thousand queries at a time; ids and scores as Python values.
 
     Java is started as ours is; pyserini would ask for a module that the wheel's Java lacks."""
-    from tasks.core.mining.jvm import anserini_jar, find_java
+    from tasks.core.retrieval.jvm import anserini_jar, find_java
 
     os.environ["JAVA_HOME"] = str(find_java().parents[1])
     os.environ.setdefault("OPENAI_API_KEY", "none")  # pyserini's import asks for one
@@ -97,7 +97,7 @@ def with_sentence_transformers(given: Given) -> dict[str, float]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    from tasks.core.embedding.exact import vector_blocks
+    from tasks.core.retrieval.exact import vector_blocks
 
     asked = given.asked()
     vectors = np.load(given.query_vectors)[: asked.num_rows]

@@ -21,7 +21,7 @@ from prefect import Task  # isort: skip
 
 from flows import nightly
 from tasks import embedding, evaluation, ingest, mining, release, report, training
-from tasks.core.night import Night
+from tasks.core.report.night import Night
 
 MAKERS = (
     "create_markdown_artifact",

@@ -28,18 +28,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.data.text import full_text
+from tasks.core.base.files import digest_of, produce
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run
-from tasks.core.files import digest_of, produce
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.mining.dense import dense_run
+from tasks.core.ingest.ingest import ingest
 from tasks.core.mining.mine import NEGATIVES_FILE, mine
-from tasks.core.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.dense import dense_run
+from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.text.normalization import full_text
 from tasks.core.training.trainer import base_encoder, train
 
 MEASURES = ("ndcg@10", "mrr@10", "recall@100")
@@ -220,8 +220,8 @@ def _sentence_transformers(trial: Trial, name: str, prepare: Callable[[Any, Any]
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.training_args import BatchSamplers
 
-    from tasks.core.embedding.machine import has_bf16
-    from tasks.core.training.base import find_base
+    from tasks.core.encoder.base_model import find_base
+    from tasks.core.encoder.hardware import has_bf16
 
     ours = trial.settings.training
     model = SentenceTransformer(str(find_base(trial.settings.encoder.model)), local_files_only=True)

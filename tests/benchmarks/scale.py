@@ -41,10 +41,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
 
 from prefect_servers import serving_prefect  # noqa: E402
 
-from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES  # noqa: E402
-from tasks.core.data.text import text_hash  # noqa: E402
-from tasks.core.files import newest_first, produce  # noqa: E402
-from tasks.core.receipts import Embeddings, Encoder, Index, Snapshot  # noqa: E402
+from tasks.core.base.files import newest_first, produce  # noqa: E402
+from tasks.core.base.receipts import Embeddings, Encoder, Index, Snapshot  # noqa: E402
+from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES  # noqa: E402
+from tasks.core.text.normalization import text_hash  # noqa: E402
 
 Facts = dict[str, float]
 QUIET = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PREFECT_LOGGING_LEVEL": "ERROR"}
@@ -99,10 +99,10 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    from tasks.core.base.settings import Settings
     from tasks.core.embedding.shards import gather_shards
-    from tasks.core.mining.bm25 import build_index
-    from tasks.core.settings import Settings
-    from tasks.core.training.base import find_base
+    from tasks.core.encoder.base_model import find_base
+    from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
     passages, asked = (chosen.asked, chosen.asked) if part == "searches" else (chosen.passages, 0)
@@ -184,7 +184,7 @@ def _embed(home: Path, shards: int) -> Facts:
     from prefect import flow
 
     from flows.nightly import embed
-    from tasks.core.settings_file import load_settings
+    from tasks.core.base.settings_file import load_settings
 
     (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
 
@@ -206,9 +206,9 @@ def _search(home: Path, slices: int) -> Facts:
     from flows.nightly import search
     from tasks import mining
     from tasks.compute import over_shards
-    from tasks.core.mining.encoded import own_run, training_search
+    from tasks.core.base.settings_file import load_settings
     from tasks.core.mining.mine import mine
-    from tasks.core.settings_file import load_settings
+    from tasks.core.retrieval.training_queries import own_run, training_search
 
     (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
     (index,), (vectors,) = newest_first(home, Index), newest_first(home, Embeddings)

@@ -25,18 +25,18 @@ from pathlib import Path
 import numpy as np
 from drawn_corpus import DrawnEncoder, artifacts, words
 
-from tasks.core.embedding.stored import matrix
-from tasks.core.memory import Peak
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.release.collection import METRIC, connect, create, key_of
+from tasks.core.base.memory import Peak
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.sections.indexes import search_params
+from tasks.core.base.settings import Settings
+from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.generation import Parts
-from tasks.core.release.indexes import search_params
 from tasks.core.release.ledger import Generation
-from tasks.core.release.milvus import milvus_of
+from tasks.core.release.milvus.collection import METRIC, connect, create, key_of
 from tasks.core.release.publish import publish, serving
 from tasks.core.release.rows import paired
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
-from tasks.core.settings import Settings
 
 K = 10
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings_file import load_settings
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.shadow import held_out
-from tasks.core.settings_file import load_settings
 
 K, AT_ONCE = 10, 64
 

@@ -64,10 +64,10 @@ def main() -> None:
 
 def _pairs(chosen: argparse.Namespace, scratch: Path) -> dict[str, list[str]]:
     """As many training pairs as all steps need, drawn with a fixed seed, distinct in both texts."""
-    from tasks.core.data.ingest import ingest
-    from tasks.core.data.snapshot import passages, qrels, queries
-    from tasks.core.data.text import full_text
-    from tasks.core.settings import Settings
+    from tasks.core.base.settings import Settings
+    from tasks.core.ingest.ingest import ingest
+    from tasks.core.snapshot.reader import passages, qrels, queries
+    from tasks.core.text.normalization import full_text
 
     data = {"format": "beir", "path": chosen.folder} if chosen.folder else {"format": "demo"}
     snapshot = ingest(Settings.model_validate({"home": scratch, "data": data}))[1]
@@ -157,10 +157,10 @@ def _peak() -> float:
 def _ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, meter: Meter) -> None:
     import numpy as np
 
-    from tasks.core.settings import Settings
-    from tasks.core.training.base import find_base
+    from tasks.core.base.settings import Settings
+    from tasks.core.encoder.base_model import find_base
+    from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
     from tasks.core.training.batches import batch_at, plan, steps_in
-    from tasks.core.training.encoder import EncoderSpec, start_from
     from tasks.core.training.pairs import TrainingPairs
     from tasks.core.training.ranks import Ranks
     from tasks.core.training.step import Stepper
@@ -210,8 +210,8 @@ def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, 
     from sentence_transformers.sentence_transformer import losses
     from transformers import TrainerCallback
 
-    from tasks.core.settings import EncoderSettings
-    from tasks.core.training.base import find_base
+    from tasks.core.base.settings import EncoderSettings
+    from tasks.core.encoder.base_model import find_base
 
     model = SentenceTransformer(str(find_base(EncoderSettings().model)), local_files_only=True, device=_device())
     model.max_seq_length = tokens

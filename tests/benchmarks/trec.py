@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytrec_eval
 
-from tasks.core.data.snapshot import judged, qrels
-from tasks.core.data.text import text_hash
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import MiningSettings
 from tasks.core.evaluation.evaluate import read_run
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.files import produce
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.receipts import Snapshot
-from tasks.core.settings import MiningSettings
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.snapshot.reader import judged, qrels
+from tasks.core.text.normalization import text_hash
 
 THEIRS = {"ndcg@10": "ndcg_cut_10", "recall@100": "recall_100", "map@100": "map_cut_100", "mrr@10": "recip_rank"}
 

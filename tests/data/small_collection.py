@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks.core.receipts import Ingested, Snapshot
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.receipts import Ingested, Snapshot
+from tasks.core.base.settings import DataSettings, Settings
 
 SPLITS = {"train": range(20), "dev": range(20, 25), "test": range(25, 30)}
 

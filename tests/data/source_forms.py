@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.readers.source import find_source
-from tasks.core.data.rows import SCHEMAS
-from tasks.core.settings import DataSettings
+from tasks.core.base.settings import DataSettings
+from tasks.core.sources.rows import SCHEMAS
+from tasks.core.sources.source import find_source
 
 SPLITS = {"train": range(20), "dev": range(20, 25), "test": range(25, 30)}
 PASSAGES = [

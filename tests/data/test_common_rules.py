@@ -13,10 +13,10 @@ import pytest
 from small_collection import Collection, ids, quarantine_of
 from source_forms import FORMS, beir, dpr, jsonl, msmarco, put, rows, tevatron, values
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.readers.splits import known_split, split_of
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.sources.split_names import known_split, split_of
 
 
 def put_parquet(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from small_collection import Collection
 
-from tasks.core.data.ingest import ingest
-from tasks.core.errors import BadInput
+from tasks.core.base.errors import BadInput
+from tasks.core.ingest.ingest import ingest
 
 
 def page_of(folder: Path) -> str:
@@ -60,7 +60,7 @@ def test_a_stopped_night_keeps_its_page(collection: Collection) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_quarantine_lists_the_newest_refusals_by_rule(collection: Collection, stopped: bool) -> None:
-    from tasks.core.data.refusals import newest_refusals
+    from tasks.core.ingest.refused_rows import newest_refusals
 
     ingest(collection.settings())
     first = collection.add("corpus.jsonl", *["not json"] * 5)

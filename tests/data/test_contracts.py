@@ -107,9 +107,9 @@ def test_every_failing_row_is_listed_and_null_is_left_to_its_own_rule() -> None:
 
 def test_an_unknown_expectation_stops_a_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from data_contracts import contract as contracts
-    from tasks.core.data.ingest import ingest
-    from tasks.core.errors import NightshiftError
-    from tasks.core.settings import DataSettings, Settings
+    from tasks.core.base.errors import NightshiftError
+    from tasks.core.base.settings import DataSettings, Settings
+    from tasks.core.ingest.ingest import ingest
 
     for table in ("queries", "qrels", "pairs"):
         (tmp_path / f"{table}.yaml").write_text(contract_file(table).read_text())

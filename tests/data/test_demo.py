@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.data import demo
-from tasks.core.data.modules import public_names, read_modules
-from tasks.core.data.near import NearDuplicates, words
-from tasks.core.data.pairs import passage_text, read_pairs
+from tasks.core.sources import demo
+from tasks.core.sources.demo_modules import public_names, read_modules
+from tasks.core.sources.demo_near_duplicates import NearDuplicates, words
+from tasks.core.sources.demo_pairs import passage_text, read_pairs
 
 INIT = '''
 """A package."""

@@ -10,12 +10,12 @@ import pytest
 from small_collection import Collection, passage, quarantine_of, query
 from source_forms import FORMS, tables
 
-from tasks.core.checksums import CHECKSUMS
-from tasks.core.data.ingest import ingest
-from tasks.core.data.refusals import newest_refusals
-from tasks.core.files import MANIFEST
-from tasks.core.receipts import Ingested
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.checksums import CHECKSUMS
+from tasks.core.base.files import MANIFEST
+from tasks.core.base.receipts import Ingested
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.refused_rows import newest_refusals
 
 
 def test_a_corpus_under_two_split_names_is_one_corpus(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_split_that_an_earlier_version_named_otherwise_is_read_again(
 ) -> None:
     (collection.root / "qrels/dev.tsv").rename(collection.root / "qrels/validation.tsv")
     with monkeypatch.context() as earlier:
-        earlier.setattr("tasks.core.data.readers.judgments.known_split", lambda name: name)
+        earlier.setattr("tasks.core.sources.judgments.known_split", lambda name: name)
         first, before = ingest(collection.settings())
     made_before(first)
     assert "validation" in before.splits

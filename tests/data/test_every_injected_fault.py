@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_collection import Collection, build, passage, query
 
-from tasks.core.data.ingest import ingest
+from tasks.core.ingest.ingest import ingest
 
 CORPUS, QUERIES, TRAIN, DEV = "corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv"
 LONG = "".join(f"word{n} and some more of it, " for n in range(60))

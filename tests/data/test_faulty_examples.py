@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from source_forms import put, rows, tevatron
 
-from tasks.core.data.ingest import ingest
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.ingest import ingest
 
 GOOD = {"docid": "new", "title": "", "text": "a passage that no other record has"}
 FAULTY = [

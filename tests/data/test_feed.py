@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from source_forms import beir, put
 
-from tasks.core.data.feed import refuse_another_feed
-from tasks.core.data.ingest import ingest
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Release
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.feed import refuse_another_feed
+from tasks.core.ingest.ingest import ingest
 
 
 def reading(home: Path, source: Path, **data: object) -> tuple[Settings, Release]:
@@ -66,7 +66,7 @@ def test_a_feed_that_moved_or_grew_or_changed_in_place_passes(tmp_path: Path, fo
 def test_a_feed_is_the_same_from_every_working_directory(
     tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.core.settings_file import load_settings
+    from tasks.core.base.settings_file import load_settings
 
     (tmp_path / "night.toml").write_text('home = "home"\n[data]\nformat = "beir"\npath = "feed-2024.05"\n')
     feeds = set()

@@ -11,10 +11,10 @@ import pytest
 from small_collection import Collection, passage
 from source_forms import PASSAGES, beir, jsonl, msmarco, pack, put, rows
 
-from tasks.core.data.first_fault import guess_cause, shorten
-from tasks.core.data.ingest import ingest
-from tasks.core.data.look import look_at
-from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.base.errors import BadInput, NightshiftError
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.source_summary import look_at
+from tasks.core.sources.first_fault import guess_cause, shorten
 
 LINES = jsonl(PASSAGES)
 WRONG = {  # what a corpus.jsonl may hold instead -> what the message says of it
@@ -126,8 +126,8 @@ def test_a_header_is_no_row_and_quoting_as_in_csv_is_removed_where_all_follow_it
 
 
 def test_a_header_and_quotes_change_the_name_of_a_source_and_plain_files_do_not(tmp_path: Path) -> None:
-    from tasks.core.data.readers.source import find_source
-    from tasks.core.settings import DataSettings
+    from tasks.core.base.settings import DataSettings
+    from tasks.core.sources.source import find_source
 
     def identity() -> dict[str, object]:
         return dict(find_source(DataSettings(format="msmarco", path=tmp_path)).identity)

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_collection import Collection, ids, passage, quarantine_of, query
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.snapshot import compare, load_snapshot, passages, qrels, queries
-from tasks.core.data.text import full_text, text_hash
-from tasks.core.errors import BadInput, NightshiftError
+from tasks.core.base.errors import BadInput, NightshiftError
+from tasks.core.ingest.ingest import ingest
+from tasks.core.snapshot.reader import compare, load_snapshot, passages, qrels, queries
+from tasks.core.text.normalization import full_text, text_hash
 
 
 def test_a_clean_collection_is_accepted_whole(collection: Collection) -> None:
@@ -193,8 +193,8 @@ def test_the_same_source_is_read_once(collection: Collection) -> None:
 def test_an_unchanged_source_does_not_load_great_expectations(collection: Collection) -> None:
     ingest(collection.settings())
     code = (
-        "import sys; from pathlib import Path; from tasks.core.data.ingest import ingest; "
-        "from tasks.core.settings import Settings, DataSettings; "
+        "import sys; from pathlib import Path; from tasks.core.ingest.ingest import ingest; "
+        "from tasks.core.base.settings import Settings, DataSettings; "
         f"one, _ = ingest(Settings(home=Path({str(collection.home)!r}), data=DataSettings(format='beir', "
         f"path=Path({str(collection.root)!r}), max_refused=0.5))); "
         "assert one.reused; assert not {'great_expectations', 'pandas', 'duckdb', 'jsonschema'} & set(sys.modules)"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from source_forms import FORMS, PASSAGES, beir, jsonl, put
 
-from tasks.core.data.language import share_without_common_word
-from tasks.core.data.look import LONGEST, look_at, settings_text
-from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import BadInput, NightshiftError
+from tasks.core.base.settings_file import load_settings
+from tasks.core.ingest.language import share_without_common_word
+from tasks.core.ingest.source_summary import LONGEST, look_at, settings_text
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_collection import Collection, passage, quarantine_of, query
 
-from tasks.core.data.content import ContentDigest
-from tasks.core.data.ingest import ingest
-from tasks.core.data.longtexts import LongTextReader, LongTextWriter, portions
-from tasks.core.data.snapshot import passages, qrels, queries
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Snapshot
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Snapshot
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.long_texts import LongTextReader, LongTextWriter, portions
+from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.text.content_digest import ContentDigest
 
 
 @settings(deadline=None, max_examples=60)

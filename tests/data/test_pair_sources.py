@@ -13,11 +13,11 @@ from source_forms import jsonl, put, rows
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.data.look import look_at
-from tasks.core.data.readers.source import find_source
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings
+from tasks.core.base.settings_file import load_settings
+from tasks.core.ingest.source_summary import look_at
+from tasks.core.sources.source import find_source
 
 PAIRS = [(f'what is "metal" {n}, in short', f"Metal {n}:\nit is described; here.") for n in range(12)]
 

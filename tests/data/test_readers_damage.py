@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from source_forms import FORMS, beir, dpr, pack, put, rows
 
-from tasks.core.data.ingest import ingest
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.ingest import ingest
 
 SEEDS = 80
 MOST_MIB = 768  # over the bare program, whatever the files hold; readers/lines.py says so
@@ -157,7 +157,7 @@ def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path:
         "import resource, sys; from pathlib import Path; from source_forms import rows; import duckdb\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "bare = peak(); scratch = Path(sys.argv[3]); scratch.mkdir()\n"
-        "from tasks.core.data.readers.source import find_source; from tasks.core.settings import DataSettings\n"
+        "from tasks.core.sources.source import find_source; from tasks.core.base.settings import DataSettings\n"
         "read = find_source(DataSettings(format=sys.argv[1], path=sys.argv[2])).open(scratch)\n"
         "ids = [one for batch in read('passages') for one in batch.column('passage_id').to_pylist()]\n"
         "assert 'after' in ids; list(read('queries')); print(peak() - bare)"

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_forms import QUERIES, beir, dpr, msmarco, put, rows, tevatron
 
-from tasks.core.data.readers.dpr import NAMES as dpr_names
-from tasks.core.data.readers.examples import parts
-from tasks.core.data.readers.json_array import elements
-from tasks.core.data.readers.places import find
-from tasks.core.data.rows import Fault
-from tasks.core.errors import BadInput
+from tasks.core.base.errors import BadInput
+from tasks.core.sources.dpr import NAMES as dpr_names
+from tasks.core.sources.examples import parts
+from tasks.core.sources.json_array import elements
+from tasks.core.sources.locations import find
+from tasks.core.sources.rows import Fault
 
 SEEDS = 60  # mutated sources of each form
 BAD_LINES = [

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_collection import Collection, passage, quarantine_of, query
 
-from tasks.core.data.ingest import ingest
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Ingested
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Ingested
+from tasks.core.ingest.ingest import ingest
 
 
 def failed(ingested: Ingested) -> dict[str, int]:

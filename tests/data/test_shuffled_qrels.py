@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from small_collection import build, passage, query
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.plausible import check_qrels_fit, qrels_fit, warn_of_unanswered
-from tasks.core.data.snapshot import qrels, queries
-from tasks.core.errors import BadInput
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.receipts import Run
-from tasks.core.settings import MiningSettings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Run
+from tasks.core.base.settings import MiningSettings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.shuffled_qrels import check_qrels_fit, qrels_fit, warn_of_unanswered
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.snapshot.reader import qrels, queries
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from source_forms import (
     values,
 )
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.readers.source import find_source
-from tasks.core.data.readers.splits import split_of
-from tasks.core.data.text import text_hash
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings
-from tasks.core.settings_file import load_settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.settings_file import load_settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.sources.source import find_source
+from tasks.core.sources.split_names import split_of
+from tasks.core.text.normalization import text_hash
 
 EXAMPLES = Path(__file__).parents[2] / "infra" / "settings"
 

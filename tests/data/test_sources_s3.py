@@ -8,10 +8,10 @@ from pyarrow import fs
 from s3_server import s3_server
 from source_forms import FORMS, QUERIES, beir, rows, values
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.readers.source import find_source
-from tasks.core.errors import BadInput
-from tasks.core.settings import DataSettings, Settings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.sources.source import find_source
 
 
 class Bucket:

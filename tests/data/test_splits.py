@@ -1,8 +1,8 @@
 import pytest
 from small_collection import Collection
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.splits import carve
+from tasks.core.ingest.ingest import ingest
+from tasks.core.snapshot.splits import carve
 
 TRAIN = [f"q{n}" for n in range(1000)]
 

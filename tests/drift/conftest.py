@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from things_and_traits import write_collection
 
-from tasks.core.data.ingest import ingest
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.files import load
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report.night import recipe_of
 from tasks.core.training.trainer import base_encoder
 
 First = tuple[Path, Snapshot, Encoder, Embeddings]

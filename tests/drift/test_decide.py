@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
+from tasks.core.base.settings import DriftSettings
 from tasks.core.drift.decide import Baseline, Decision, Normal, State, decide, due, low_threshold, suspect, under
 from tasks.core.drift.findings import Measurement
-from tasks.core.settings import DriftSettings
 
 NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
 RULES = DriftSettings()

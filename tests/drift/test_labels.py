@@ -8,12 +8,12 @@ from pathlib import Path
 
 from traffic import NIGHT, THINGS, ask, look, unfamiliar
 
-from tasks.core.data.ingest import ingest
+from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Work
 from tasks.core.drift.watch import watch
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report.night import recipe_of
 
 
 def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_start_the_retrain(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.base.errors import BadInput
 from tasks.core.drift.decide import LogPlace
-from tasks.core.drift.querylog import Reading
+from tasks.core.drift.query_log import Reading
 from tasks.core.drift.sample import Sample
-from tasks.core.errors import BadInput
 
 
 def write(path: Path, *texts: str, mode: str = "a") -> None:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from tasks.core.data.ingest import ingest
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import Settings
 from tasks.core.drift.verdict import Drift, Work
 from tasks.core.drift.watch import watch
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Release
-from tasks.core.settings import Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.report.night import recipe_of
 
 
 def now(settings: Settings, serving: Release | None) -> Drift:

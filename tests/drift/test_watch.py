@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from traffic import NIGHT, add_passage, ask, look, unfamiliar, usual
 
-from tasks.core.data import snapshot as snapshots
-from tasks.core.data.ingest import ingest
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import State
 from tasks.core.drift.verdict import Work
 from tasks.core.drift.watch import read_state, state_file, watch
-from tasks.core.errors import Mismatch
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.ingest.ingest import ingest
+from tasks.core.snapshot import reader as snapshots
 
 
 def grow(settings: Settings, night: int) -> None:
@@ -177,7 +177,7 @@ def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
     file = state_file(tmp_path)
     code = (
         "import sys; from pathlib import Path; from tasks.core.drift.decide import State, Trigger;"
-        "from tasks.core.files import exclusive, write_json; from datetime import datetime, UTC\n"
+        "from tasks.core.base.files import exclusive, write_json; from datetime import datetime, UTC\n"
         "file = Path(sys.argv[1]); n = 0\n"
         "while True:\n"
         "    n += 1\n"

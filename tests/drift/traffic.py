@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
 from tasks.core.drift.watch import watch
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.report.night import recipe_of
 
 THINGS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
 NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)

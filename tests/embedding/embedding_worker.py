@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.core.embedding import assemble, shards, tokens
-from tasks.core.files import load
-from tasks.core.receipts import Encoder, Snapshot
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Encoder, Snapshot
+from tasks.core.embedding import assemble, shards
+from tasks.core.embedding import token_cache as tokens
 
 SHARDS = 3
 PRELOAD = ["tasks.core.embedding.shards", "transformers.models.bert.modeling_bert"]  # so that a process begins at once

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import PASSAGES
-from tasks.core.data.text import text_hash
-from tasks.core.files import produce
-from tasks.core.receipts import Snapshot
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Snapshot
+from tasks.core.snapshot.reader import PASSAGES
+from tasks.core.text.normalization import text_hash
 
 
 def snapshot_of(home: Path, texts: Sequence[str], group: int = 4) -> Snapshot:

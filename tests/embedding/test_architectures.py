@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.data.ingest import ingest
-from tasks.core.embedding.backends import graph
-from tasks.core.embedding.backends.openvino import OpenVino
-from tasks.core.embedding.machine import lack, paths_here
-from tasks.core.embedding.precision import choose_precision
-from tasks.core.embedding.settings import EmbeddingSettings
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings, Settings
-from tasks.core.training.encoder import EncoderSpec, start_from
-from tasks.core.training.parts import read_tokenizer
-from tasks.core.training.tower import Side, Tower
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.embedding import EmbeddingSettings
+from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.encoder.backends import graph
+from tasks.core.encoder.backends.openvino import OpenVino
+from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
+from tasks.core.encoder.hardware import lack, paths_here
+from tasks.core.encoder.model_parts import read_tokenizer
+from tasks.core.encoder.tower import Side, Tower
+from tasks.core.ingest.ingest import ingest
+from tasks.core.training.numeric_path import choose_precision
 
 pytestmark = pytest.mark.skipif(bool(lack("openvino-fp32")), reason=lack("openvino-fp32"))
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.core.embedding import machine
-from tasks.core.embedding.backends import graph
-from tasks.core.embedding.backends.batches import GRAIN, micro_batches
-from tasks.core.embedding.machine import lack
-from tasks.core.embedding.settings import INT8, Precision
-from tasks.core.errors import Mismatch
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.sections.embedding import INT8, Precision
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder import hardware as machine
+from tasks.core.encoder.backends import graph
+from tasks.core.encoder.backends.batches import GRAIN, micro_batches
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
+from tasks.core.encoder.hardware import lack
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, "", "a castle"]
 PATHS: list[Precision] = ["bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]

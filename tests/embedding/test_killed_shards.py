@@ -16,10 +16,10 @@ import pytest
 from embedding_worker import SHARDS
 from small_snapshot import snapshot_of
 
-from tasks.core.embedding.stored import shard_files
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.embedding.stored_shards import shard_files
 from tasks.core.training.trainer import base_encoder
 
 KILLS = 20

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.data.ingest import ingest
-from tasks.core.embedding import machine
-from tasks.core.embedding.backends import graph
-from tasks.core.embedding.machine import lack, paths_here
-from tasks.core.embedding.precision import Choice, _is_taken, choose_precision
-from tasks.core.embedding.settings import INT8, EmbeddingSettings
-from tasks.core.errors import Damaged, NightshiftError
+from tasks.core.base.errors import Damaged, NightshiftError
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.sections.embedding import INT8, EmbeddingSettings
+from tasks.core.base.settings import EncoderSettings, GateSettings, Settings
+from tasks.core.encoder import hardware as machine
+from tasks.core.encoder.backends import graph
+from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
+from tasks.core.encoder.hardware import lack, paths_here
 from tasks.core.evaluation.significance import interval
-from tasks.core.receipts import Snapshot
-from tasks.core.settings import EncoderSettings, GateSettings, Settings
-from tasks.core.training.encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
+from tasks.core.ingest.ingest import ingest
+from tasks.core.training.numeric_path import Choice, _is_taken, choose_precision
 from tasks.core.training.trainer import base_encoder
 
 int8 = pytest.mark.skipif(bool(lack("openvino-int8")), reason=lack("openvino-int8"))

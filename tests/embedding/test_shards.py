@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from small_snapshot import snapshot_of
 
-from tasks.core.data.ingest import ingest
-from tasks.core.data.snapshot import passages
-from tasks.core.data.text import full_text
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding import progress, shards
-from tasks.core.embedding.exact import vectors_of as exact_vectors
 from tasks.core.embedding.progress import Pace
 from tasks.core.embedding.shards import embed_shard, gather_shards, sealed
-from tasks.core.embedding.stored import shard_files, shard_name
-from tasks.core.errors import Mismatch
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.embedding.stored_shards import shard_files, shard_name
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.ingest.ingest import ingest
 from tasks.core.release.rows import paired
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.retrieval.exact import vectors_of as exact_vectors
+from tasks.core.snapshot.reader import passages
+from tasks.core.text.normalization import full_text
 from tasks.core.training.trainer import base_encoder
 
 Made = tuple[Path, Encoder, Snapshot]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.training.parts import read_tokenizer
-from tasks.core.training.tokenizing import token_ids
+from tasks.core.encoder.model_parts import read_tokenizer
+from tasks.core.encoder.tokenizing import token_ids
 
 PIECES = st.sampled_from(
     ["river", "a", " ", "  ", "\t", "\x1f", "\u00a0", "\u0301", "é", "河", "[SEP]", "[SE", "P]", "."]

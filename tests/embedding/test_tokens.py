@@ -8,19 +8,20 @@ import pyarrow as pa
 import pytest
 from small_snapshot import snapshot_of
 
-from tasks.core.data.text import text_hash
-from tasks.core.embedding import textindex, tokens
+from tasks.core.base.files import finished
+from tasks.core.base.receipts import Tokens
+from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.embedding import text_index as textindex
+from tasks.core.embedding import token_cache as tokens
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.embedding.slices import passages_between
-from tasks.core.embedding.textindex import build_index, find, first_between, hash_bytes, hashes_between
-from tasks.core.embedding.tokenizer import tokenizer_key
-from tasks.core.embedding.tokens import TokenCache, known_tokens
-from tasks.core.files import finished
-from tasks.core.receipts import Tokens
-from tasks.core.settings import EncoderSettings, Settings
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, save_encoder, start_from
+from tasks.core.embedding.text_index import build_index, find, first_between, hash_bytes, hashes_between
+from tasks.core.embedding.token_cache import TokenCache, known_tokens
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, save_encoder, start_from
+from tasks.core.encoder.tokenizer_digest import tokenizer_key
+from tasks.core.encoder.tower import Tower
+from tasks.core.snapshot.passage_ranges import passages_between
+from tasks.core.text.normalization import text_hash
 from tasks.core.training.texts import PassageTexts
-from tasks.core.training.tower import Tower
 from tasks.core.training.trainer import base_encoder
 
 STORIES = ["a river", "a castle", "a river", "the golden violin was seen", "a falcon", "a castle", "a river", "", "one"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from evaluation_world import World, small_world, write_run, write_snapshot
 
-from tasks.core.errors import NightshiftError
-from tasks.core.evaluation.duel import duel, export
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
-from tasks.core.receipts import Evaluation
+from tasks.core.report.compare import duel, export
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
 QUERIES = {"q1": "a river", "q2": "a castle", "q3": "a violin"}

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tasks.core.settings import GateSettings
+from tasks.core.base.settings import GateSettings
 
 TRIALS = 200
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.core.base.receipts import Encoder
+from tasks.core.base.settings import GateSettings
 from tasks.core.evaluation.gate import Evidence, Verdict, decide, judge_training
 from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import compare
-from tasks.core.receipts import Encoder
-from tasks.core.settings import GateSettings
 
 RULES = GateSettings(resamples=1000)
 BM25 = 0.5

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from evaluation_world import World, small_world, write_run
 
-from tasks.core.errors import BadInput
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.evidence import gather, overlap
 from tasks.core.evaluation.golden import Golden, ask, read_golden
-from tasks.core.receipts import Evaluation
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
 QUERIES = {"q1": "a river", "q2": "a castle"}

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from evaluation_world import World, small_world, write_run
 
+from tasks.core.base.receipts import Evaluation
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import EvaluationSettings
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, evaluate_run, read_run, run_of
-from tasks.core.mining import own_passages
-from tasks.core.mining.own_passages import leave_out_self
-from tasks.core.night import recipe_of
-from tasks.core.receipts import Evaluation
-from tasks.core.settings import EvaluationSettings
-from tasks.core.training.encoder import load_encoder
-from tasks.core.training.settings import TrainingSettings
-from tasks.core.training.yardstick import yardstick
+from tasks.core.report.night import recipe_of
+from tasks.core.retrieval import own_passages
+from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.training.dev_evaluation import yardstick
 
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
 TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from evaluation_world import World, small_world, write_run
 
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Encoder, Run
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
+from tasks.core.encoder.dual_encoder import fingerprint, load_encoder, passage_fingerprint, save_encoder
 from tasks.core.evaluation.probe import probe
-from tasks.core.files import produce
-from tasks.core.receipts import Encoder, Run
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import fingerprint, load_encoder, passage_fingerprint, save_encoder
 
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
 TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]

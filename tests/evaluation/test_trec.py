@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.evaluation.measures import per_query
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.mining.runs import RUN_SCHEMA
-from tasks.core.receipts import Run, Snapshot
+from tasks.core.retrieval.runs import RUN_SCHEMA
 
 
 def run_in(folder: Path, hits: list[tuple[str, str, int, float]]) -> Run:

@@ -11,9 +11,9 @@ import flows.environment  # noqa: F401
 
 from prefect import flow, task  # isort: skip
 from tasks.compute import over_shards
-from tasks.core.compute.settings import ComputeSettings
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.base.sections.compute import ComputeSettings
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.dual_encoder import load_encoder
 
 
 @task

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.data.snapshot import judged
-from tasks.core.files import newest_first
-from tasks.core.mining.bm25 import search_bm25
-from tasks.core.mining.encoded import training_search
-from tasks.core.mining.searching import search_whole
-from tasks.core.receipts import Embeddings, Encoder, Index, Run, Snapshot
-from tasks.core.settings import MiningSettings
+from tasks.core.base.files import newest_first
+from tasks.core.base.receipts import Embeddings, Encoder, Index, Run, Snapshot
+from tasks.core.base.settings import MiningSettings
+from tasks.core.retrieval.bm25 import search_bm25
+from tasks.core.retrieval.searches import search_whole
+from tasks.core.retrieval.training_queries import training_search
+from tasks.core.snapshot.reader import judged
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
 

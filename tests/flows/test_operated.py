@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from operated_server import Operated
 
+from tasks.core.base.settings import Settings
 from tasks.core.search.searcher import Searcher
-from tasks.core.settings import Settings
 
 Environment = dict[str, str]
 

@@ -17,7 +17,7 @@ from operated_server import Operated
 from prefect_servers import serving_prefect
 
 from flows import local_prefect
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 
 sys.path.append(str(Path(__file__).parents[1] / "release"))
 from postgres_servers import postgres_server

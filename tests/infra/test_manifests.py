@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.core.settings_file import load_settings
+from tasks.core.base.settings_file import load_settings
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

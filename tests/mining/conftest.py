@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.data.text import text_hash
+from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
+from tasks.core.base.settings import MiningSettings, Shares
 from tasks.core.mining.mine import mine
-from tasks.core.mining.runs import append_run, run_writer
-from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
-from tasks.core.settings import MiningSettings, Shares
+from tasks.core.retrieval.runs import append_run, run_writer
+from tasks.core.text.normalization import text_hash
 
 _NUMBER = count()
 SETTINGS = MiningSettings(

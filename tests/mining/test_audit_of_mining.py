@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.files import produce
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Encoder, Release
 from tasks.core.mining.churn import churn
-from tasks.core.mining.estimate import summed
-from tasks.core.night import Night
-from tasks.core.receipts import Encoder, Release
+from tasks.core.mining.false_negative_estimate import summed
+from tasks.core.report.night import Night
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.data.snapshot import queries
-from tasks.core.errors import Mismatch
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.settings import MiningSettings
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.settings import MiningSettings
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.snapshot.reader import queries
 
 ODD_IDS = ["with space", "tab\there", "line\nbreak", '"quoted"', "ünïcode-狐", "0007", "7", "a,b", "-", "<&>"]
 SETTINGS = MiningSettings(heap_mb=256, threads=2)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import CrossEncoderSettings
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest
-from tasks.core.settings import CrossEncoderSettings
 
 WORDS = ["cat", "dog", "owl", "elk", "fox", "bee"]
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.embedding import exact
-from tasks.core.errors import Mismatch
-from tasks.core.mining import dense
-from tasks.core.mining.dense import dense_run
+from tasks.core.base.errors import Mismatch
+from tasks.core.retrieval import dense, exact
+from tasks.core.retrieval.dense import dense_run
 
 
 @pytest.fixture(autouse=True)

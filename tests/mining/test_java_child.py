@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from tasks.core.errors import NightshiftError
-from tasks.core.mining.bm25 import build_index
-from tasks.core.mining.jvm import find_java, java_version, run_java
-from tasks.core.settings import MiningSettings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import MiningSettings
+from tasks.core.retrieval.bm25 import build_index
+from tasks.core.retrieval.jvm import find_java, java_version, run_java
 
 SEARCHER = "io.anserini.search.SearchCollection"
 
@@ -77,7 +77,7 @@ def test_java_dies_with_a_parent_that_is_killed(tmp_path, index):
     arguments = ["-index", f"{index.path}/lucene", "-topics", f"{topics}", "-topicReader", "TsvInt", "-bm25"]
     arguments += ["-stopwords", f"{pipe}", "-output", "o"]
     script = (
-        "from pathlib import Path; from tasks.core.mining.jvm import run_java;"
+        "from pathlib import Path; from tasks.core.retrieval.jvm import run_java;"
         f"run_java({SEARCHER!r}, {arguments!r}, heap_mb=128, log_file=Path('log'), work=Path('.'))"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)

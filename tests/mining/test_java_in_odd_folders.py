@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from flows.doctor import Check, examine
-from tasks.core.data.snapshot import queries
-from tasks.core.mining import jvm
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.search.lexical import Lexical
-from tasks.core.settings import MiningSettings, Settings
+from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.retrieval import jvm
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.bm25_searcher import Lexical
+from tasks.core.snapshot.reader import queries
 
 SETTINGS = MiningSettings(heap_mb=256, threads=1)
 PASSAGES = {"p1": "the zebra grazes", "p2": "a lion sleeps"}

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tasks.core.errors import Mismatch
+from tasks.core.base.errors import Mismatch
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.core.errors import Mismatch
-from tasks.core.mining.draws import draw
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.settings import MiningSettings, Shares
 from tasks.core.mining.mine import schedule
-from tasks.core.settings import MiningSettings, Shares
+from tasks.core.mining.random_draws import draw
 
 
 def named(prefix, count):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.errors import Mismatch
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.settings import Shares
 from tasks.core.mining import candidates, round
-from tasks.core.settings import Shares
 
 MIXED = {"shares": Shares(bm25=0.4, dense=0.4, random=0.2), "per_query": 7}
 

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.data.snapshot import judged, queries
-from tasks.core.mining.bm25 import bm25_search, build_index
-from tasks.core.mining.dense import dense_search
-from tasks.core.mining.encoded import VECTORS, keep_vectors, own_run, training_search
-from tasks.core.mining.runs import Later
-from tasks.core.mining.searching import Search, join_slices, search_slice, search_whole
-from tasks.core.receipts import Encoder
-from tasks.core.settings import EncoderSettings, MiningSettings
-from tasks.core.training.encoder import EncoderSpec, start_from
+from tasks.core.base.receipts import Encoder
+from tasks.core.base.settings import EncoderSettings, MiningSettings
+from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
+from tasks.core.retrieval.bm25 import bm25_search, build_index
+from tasks.core.retrieval.dense import dense_search
+from tasks.core.retrieval.runs import Later
+from tasks.core.retrieval.searches import Search, join_slices, search_slice, search_whole
+from tasks.core.retrieval.training_queries import VECTORS, keep_vectors, own_run, training_search
+from tasks.core.snapshot.reader import judged, queries
 
 SETTINGS = MiningSettings(heap_mb=256, threads=1)
 QUERIES, DEPTH = 7, 7
@@ -119,7 +119,7 @@ def test_training_queries_are_encoded_once_for_all_slices(tmp_path, asked, tiny_
     whole = search_whole(one_piece)
     home = tmp_path / "slices"
     assert keep_vectors(*training_search(home, snapshot, encoder, embeddings, DEPTH)) == QUERIES
-    monkeypatch.setattr("tasks.core.mining.encoded.load_encoder", None)  # whoever encodes now fails
+    monkeypatch.setattr("tasks.core.retrieval.training_queries.load_encoder", None)  # whoever encodes now fails
     for rank in range(2):
         search, _ = training_search(home, snapshot, encoder, embeddings, DEPTH, mapped=True)
         search_slice(search, rank, 2)

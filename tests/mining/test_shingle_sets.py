@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.mining import shingles
-from tasks.core.mining.shingles import ShingleSets, near_duplicates, shingle
+from tasks.core.text import shingles
+from tasks.core.text.shingles import ShingleSets, near_duplicates, shingle
 
 
 def sets_of(texts):

@@ -15,13 +15,13 @@ STEP = """
 import sys
 from pathlib import Path
 
-from tasks.core.data.snapshot import queries
-from tasks.core.mining.bm25 import build_index, search_bm25
-from tasks.core.mining.dense import dense_run
+from tasks.core.snapshot.reader import queries
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.dense import dense_run
 from tasks.core.mining.mine import mine
-from tasks.core.receipts import Embeddings, Snapshot
-from tasks.core.settings import EncoderSettings, MiningSettings
-from tasks.core.training.encoder import EncoderSpec, start_from
+from tasks.core.base.receipts import Embeddings, Snapshot
+from tasks.core.base.settings import EncoderSettings, MiningSettings
+from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 
 threads, home, snapshot, embeddings, model, judge = sys.argv[1:]
 home = Path(home)

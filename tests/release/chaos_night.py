@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 from release_world import settings_from, snapshot_of, texts
 
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Encoder, Release
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.files import load
-from tasks.core.receipts import Encoder, Release
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.release.publish import prune, publish, serving
-from tasks.core.training.encoder import load_encoder
 
 ROWS, SHARDS = 60, 3
 

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.text import full_text, text_hash
-from tasks.core.files import file_digest, finished, produce, write_json
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.files import file_digest, finished, produce, write_json
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.release.publish import publish, serving
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
+from tasks.core.text.normalization import full_text, text_hash
 
 PASSAGES, DIMENSION, SHARDS = 200, 24, 3
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]

@@ -13,7 +13,7 @@ from pyarrow import fs
 from release_world import release_night, served, small, with_milvus
 from s3_server import CREDENTIALS, REGION, s3_server
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 
 
 @pytest.mark.slow

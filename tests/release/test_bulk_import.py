@@ -10,11 +10,10 @@ from pydantic import ValidationError
 from release_world import HashingEncoder, at, release_night, served, texts, with_milvus
 from s3_server import s3_server
 
-from tasks.core.errors import NightshiftError, Unreachable
-from tasks.core.release import bulk
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.errors import NightshiftError, Unreachable
+from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.prune import prune
-from tasks.core.release.settings import MilvusSettings
+from tasks.core.release.vector_stores import bulk, milvus_of
 
 SERVER = "http://127.0.0.1:19530"
 on_a_real_server = pytest.mark.parametrize("settings", [pytest.param("server", marks=pytest.mark.slow)], indirect=True)

@@ -19,17 +19,17 @@ from chaos_night import ROWS, SHARDS, Nursery, Plan, lines_of, night
 from release_fixtures import ledgers
 from release_world import as_text, lose_ledger, small, snapshot_of, texts
 
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.release.collection import connect
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.release.generation import Parts, check
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.milvus import milvus_of
+from tasks.core.release.milvus.collection import connect
 from tasks.core.release.publish import serving
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
-from tasks.core.settings import Settings
-from tasks.core.training.encoder import load_encoder
 from tasks.core.training.trainer import base_encoder
 
 KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "50"))

@@ -8,8 +8,8 @@ import pytest
 from harms import HARMS
 from release_world import release_night, small
 
-from tasks.core.errors import Damaged
-from tasks.core.receipts import Encoder
+from tasks.core.base.errors import Damaged
+from tasks.core.base.receipts import Encoder
 from tasks.core.release.comparable import comparable
 from tasks.core.release.rollback import rollback
 

@@ -13,11 +13,11 @@ from release_world import HashingEncoder, recorded, release_night, served, small
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.errors import Damaged, NightshiftError
-from tasks.core.files import files_under
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.errors import Damaged, NightshiftError
+from tasks.core.base.files import files_under
 from tasks.core.release.prune import prune
 from tasks.core.release.repair import repair
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
 
 QUERIES = [f"lamp river n{n}" for n in range(40)]

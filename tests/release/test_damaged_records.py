@@ -10,7 +10,7 @@ import pytest
 from harm import HARMS, delete, empty, flip, truncate
 from release_world import HashingEncoder, release_night, served, small
 
-from tasks.core.errors import Mismatch
+from tasks.core.base.errors import Mismatch
 from tasks.core.release.history import known_releases, list_releases, serving
 from tasks.core.release.retention import remove_unused
 from tasks.core.release.rollback import rollback

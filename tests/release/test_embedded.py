@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from release_world import HashingEncoder, as_text, release_night
 
-from tasks.core.errors import NightshiftError
-from tasks.core.files import file_digest, files_under
-from tasks.core.release.embedded import EmbeddedMilvus, probe
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import file_digest, files_under
+from tasks.core.release.milvus.embedded import EmbeddedMilvus, probe
 from tasks.core.release.publisher import Pointer
 from tasks.core.search.searcher import Searcher
 

@@ -11,11 +11,11 @@ from release_world import PASSAGES, HashingEncoder, encoder_of, release_night, s
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.checksums import MANIFEST, write_checksums
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import file_digest
-from tasks.core.release.export import export
+from tasks.core.base.checksums import MANIFEST, write_checksums
+from tasks.core.base.errors import Mismatch, NightshiftError
+from tasks.core.base.files import file_digest
 from tasks.core.release.names import NoSuchRelease
+from tasks.core.search.export import export
 from tasks.core.search.searcher import Searcher
 
 

@@ -11,10 +11,10 @@ import pytest
 from milvus_servers import LiteServer, wait_for
 from release_world import HashingEncoder, as_text, at, encoder_of, release_night, served, small
 
-from tasks.core.errors import Unreachable
+from tasks.core.base.errors import Unreachable
 from tasks.core.release.history import check_loads, serving
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.prune import prune
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
 
 WORLD = Path(__file__).with_name("release_world.py")

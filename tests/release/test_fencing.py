@@ -13,8 +13,8 @@ import pytest
 from release_fixtures import ledgers
 from release_world import as_text, at, lose_ledger, release_night, served
 
-from tasks.core.errors import NightshiftError, StaleNight
-from tasks.core.release import database
+from tasks.core.base.errors import NightshiftError, StaleNight
+from tasks.core.release import ledger_database as database
 from tasks.core.release.history import serving
 
 WORLD = Path(__file__).with_name("release_world.py")

@@ -5,12 +5,12 @@ from pydantic import ValidationError
 from release_fixtures import everywhere
 from release_world import release_night, served, with_milvus
 
-from tasks.core.errors import NightshiftError
-from tasks.core.release.indexes import BUILD, EVERYWHERE, build_params, search_params
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.indexes import BUILD, EVERYWHERE, build_params, search_params
+from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.base.settings_file import load_settings
 from tasks.core.release.prune import prune
-from tasks.core.release.settings import MilvusSettings
-from tasks.core.settings_file import load_settings
+from tasks.core.release.vector_stores import milvus_of
 
 ON_GPUS = {index for index in BUILD if index.startswith("GPU_")}
 SERVER = "http://127.0.0.1:19530"

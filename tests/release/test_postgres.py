@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from release_fixtures import server
 from release_world import at, release_night, served, small
 
-from tasks.core.errors import NightshiftError, Unreachable
-from tasks.core.release.database import BOUND
+from tasks.core.base.errors import NightshiftError, Unreachable
+from tasks.core.base.sections.release import ReleaseSettings
 from tasks.core.release.history import list_releases
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.settings import ReleaseSettings
+from tasks.core.release.ledger_database import BOUND
 
 in_postgres = pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 

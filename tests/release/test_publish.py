@@ -10,13 +10,13 @@ import pytest
 from release_fixtures import everywhere
 from release_world import HashingEncoder, as_text, encoder_of, release_night, served
 
-from tasks.core.errors import StaleNight
-from tasks.core.files import finished
-from tasks.core.receipts import Release
+from tasks.core.base.errors import StaleNight
+from tasks.core.base.files import finished
+from tasks.core.base.receipts import Release
+from tasks.core.base.resolved_settings import resolve
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.milvus import milvus_of
-from tasks.core.resolved import resolve
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
 
 WORLD = Path(__file__).with_name("release_world.py")

@@ -8,12 +8,12 @@ import pytest
 from release_fixtures import ledgers, server
 from release_world import HashingEncoder, lose_ledger, release_night, served, small, with_milvus
 
-from tasks.core.errors import NightshiftError, StaleNight
+from tasks.core.base.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publish import pin, prune, unpin
 from tasks.core.release.publisher import Pointer
 from tasks.core.release.rollback import rollback, withdrawn
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
 
 

@@ -24,15 +24,14 @@ from release_world import (
     with_milvus,
 )
 
-from tasks.core.data.snapshot import passages
-from tasks.core.errors import BadInput, Mismatch, NightshiftError
-from tasks.core.release.embedded import EmbeddedMilvus
+from tasks.core.base.errors import BadInput, Mismatch, NightshiftError
+from tasks.core.base.sections.indexes import EVERYWHERE
 from tasks.core.release.generation import Parts
-from tasks.core.release.indexes import EVERYWHERE
 from tasks.core.release.ledger import Generation
-from tasks.core.release.milvus import milvus_of
+from tasks.core.release.milvus.embedded import EmbeddedMilvus
 from tasks.core.release.publisher import Identity
 from tasks.core.release.rows import paired
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.release.verify import (
     Candidate,
     check_count_equal,
@@ -42,6 +41,7 @@ from tasks.core.release.verify import (
     check_recall_enough,
     verify,
 )
+from tasks.core.snapshot.reader import passages
 
 GENERATION = Generation(1, "cafebabe", verified=False, dropped=False)
 

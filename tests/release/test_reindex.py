@@ -7,9 +7,9 @@ from pymilvus import MilvusClient
 from release_fixtures import everywhere
 from release_world import HashingEncoder, release_night, served, with_milvus
 
-from tasks.core.errors import NightshiftError
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.errors import NightshiftError
 from tasks.core.release.reindex import reindex
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.searcher import Searcher
 
 

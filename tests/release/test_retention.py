@@ -22,10 +22,10 @@ from release_world import (
 )
 from s3_server import s3_server
 
-from tasks.core import store
-from tasks.core.embedding.textindex import build_index, index_of
-from tasks.core.files import load, look_up, produce
-from tasks.core.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
+from tasks.core.base import artifact_store as store
+from tasks.core.base.files import load, look_up, produce
+from tasks.core.base.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
+from tasks.core.embedding.text_index import build_index, index_of
 from tasks.core.release.history import list_releases
 from tasks.core.release.prune import prune
 from tasks.core.release.reindex import reindex

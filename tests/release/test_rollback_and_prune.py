@@ -7,16 +7,16 @@ from pymilvus.client.types import LoadState
 from release_fixtures import everywhere, ledgers
 from release_world import HashingEncoder, release_night, served, with_milvus
 
-from tasks.core.errors import NightshiftError, StaleNight
-from tasks.core.release.collection import connect
+from tasks.core.base.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.milvus import milvus_of
+from tasks.core.release.milvus.collection import connect
 from tasks.core.release.names import short_name
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.rollback import rollback
-from tasks.core.search.named import open_release
+from tasks.core.release.vector_stores import milvus_of
+from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
 
 QUERIES = ["lamp river n3", "violin harbour", "entry 40"]

@@ -9,12 +9,12 @@ from fastapi.testclient import TestClient
 from harm import HARMS, flip
 from release_world import HashingEncoder, release_night, small, snapshot_of, texts
 
-from tasks.core.errors import Damaged, NightshiftError
-from tasks.core.mining.bm25 import build_index
-from tasks.core.mining.lucene_files import check_lucene
+from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.release.repair import repair
+from tasks.core.retrieval.bm25 import build_index
+from tasks.core.retrieval.lucene_files import check_lucene
 from tasks.core.search.http import make_app
-from tasks.core.search.named import open_release
+from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
 

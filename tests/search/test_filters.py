@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from release_fixtures import everywhere
 from release_world import HashingEncoder, embeddings_of, encoder_of, snapshot_of, texts
 
-from tasks.core.errors import Impossible, NightshiftError
+from tasks.core.base.errors import Impossible, NightshiftError
 from tasks.core.release.publish import publish
 from tasks.core.search.filters import Filters, _after
 from tasks.core.search.searcher import Searcher

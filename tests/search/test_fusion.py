@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from release_world import HashingEncoder, release_night, small, snapshot_of, texts
 
-from tasks.core.errors import Impossible
-from tasks.core.mining.bm25 import build_index, search_bm25
+from tasks.core.base.errors import Impossible
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.bm25_searcher import Lexical
 from tasks.core.search.fusion import reciprocal_rank
-from tasks.core.search.lexical import Lexical
 from tasks.core.search.searcher import Searcher
 
 QUERIES = ["lamp river stone n17", "copper  meadow\n", "n3", "orchard orchard violin", "unheard-of", "é ?"]

@@ -15,9 +15,9 @@ from release_world import (
     vectors_of,
 )
 
-from tasks.core.errors import BadUsage, Mismatch, NightshiftError
-from tasks.core.files import write_json
-from tasks.core.release.embedded import EmbeddedMilvus
+from tasks.core.base.errors import BadUsage, Mismatch, NightshiftError
+from tasks.core.base.files import write_json
+from tasks.core.release.milvus.embedded import EmbeddedMilvus
 from tasks.core.release.publish import publish
 from tasks.core.release.rollback import rollback
 from tasks.core.search.searcher import Searcher

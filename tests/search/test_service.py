@@ -11,13 +11,13 @@ from release_world import HashingEncoder, release_night, small
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.release.rollback import rollback
-from tasks.core.search.guard import BODY_BYTES
+from tasks.core.search.access import BODY_BYTES
 from tasks.core.search.http import _bound, make_app, serve
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service, check_address
-from tasks.core.search.settings import ServiceSettings
 
 LOCAL = "http://127.0.0.1"
 

@@ -21,7 +21,7 @@ from milvus_servers import free_port, wait_for
 from release_world import HashingEncoder, as_text, release_night, small, snapshot_of, texts
 from schemathesis import GenerationMode
 
-from tasks.core.mining.bm25 import build_index
+from tasks.core.retrieval.bm25 import build_index
 from tasks.core.search.http import make_app
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
@@ -33,7 +33,7 @@ SERVES = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from release_world import HashingEncoder, settings_from
-from tasks.core.mining.bm25 import build_index
+from tasks.core.retrieval.bm25 import build_index
 from tasks.core.search.http import serve
 
 class Held(HashingEncoder):

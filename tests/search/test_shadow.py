@@ -12,13 +12,13 @@ from release_world import HashingEncoder, release_night, served, small, with_mil
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.prune import prune
 from tasks.core.search.agreement import overlap, rank_biased, shift
 from tasks.core.search.filters import Filters
 from tasks.core.search.live import LiveShadow, live_summary
-from tasks.core.search.named import find_release, loadable, open_release
+from tasks.core.search.named_releases import find_release, loadable, open_release
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.shadow import read_queries, sampled, shadow
 

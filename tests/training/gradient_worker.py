@@ -17,8 +17,8 @@ LOSSES = ("infonce", "triplet", "supcon", "margin_mse", "kl")
 
 def gradients(job: Job, ranks: Ranks) -> dict[str, torch.Tensor]:
     """The loss and every weight's gradient, for the first batch under each loss."""
+    from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
     from tasks.core.training.batches import batch_at, plan
-    from tasks.core.training.encoder import DualEncoder, read_spec
     from tasks.core.training.losses.choose import loss_of
     from tasks.core.training.pairs import load_pairs
     from tasks.core.training.step import add_gradients

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES
-from tasks.core.data.text import text_hash
-from tasks.core.files import produce
-from tasks.core.receipts import Encoder, Negatives, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Encoder, Negatives, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
+from tasks.core.text.normalization import text_hash
 from tasks.core.training import trainer
 
 Qrel = tuple[str, str, str]  # query, passage, split

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.training.batches import Batch, batch_at, plan, steps_in
 from tasks.core.training.pairs import TrainingPairs
-from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.texts import TokenTable
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.core.errors import Damaged, NightshiftError
-from tasks.core.files import MANIFEST, write_json
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import OFFLINE_MODEL, find_base
-from tasks.core.training.encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
-from tasks.core.training.tower import _micro_batches
+from tasks.core.base.errors import Damaged, NightshiftError
+from tasks.core.base.files import MANIFEST, write_json
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
+from tasks.core.encoder.dual_encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
+from tasks.core.encoder.tower import _micro_batches
 
 TEXTS = [
     "a river",
@@ -135,7 +135,7 @@ def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> N
 
 def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (find_base(OFFLINE_MODEL) / "config.json").is_file()
-    monkeypatch.setattr("tasks.core.training.base.OFFLINE_SHA256", "0" * 64)
+    monkeypatch.setattr("tasks.core.encoder.base_model.OFFLINE_SHA256", "0" * 64)
     with pytest.raises(NightshiftError, match=r"have sha256 53aa51172d14…, not 000000000000….*Reinstall"):
         find_base(OFFLINE_MODEL)
 

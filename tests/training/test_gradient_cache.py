@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.training.gradient_cache import Forward
 from tasks.core.training.losses.choose import loss_of, nested
 from tasks.core.training.losses.infonce import DIRECTIONS
 from tasks.core.training.losses.relations import Relations
-from tasks.core.training.settings import TrainingSettings
 
 LOSSES = ["infonce", "triplet", "supcon", "margin_mse", "kl"]
 QUERIES, PASSAGES = 12, 30

@@ -8,10 +8,10 @@ import pytest
 from safetensors.torch import load_file
 from small_models import KINDS, made
 
-from tasks.core.files import write_json
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import OFFLINE_MODEL, find_base
-from tasks.core.training.encoder import EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
+from tasks.core.base.files import write_json
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
+from tasks.core.encoder.dual_encoder import EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30, ""]
 CASES: dict[str, dict[str, object]] = {

@@ -11,12 +11,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from small_training import small_settings, snapshot_of, stories
 
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Encoder, Snapshot
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Encoder, Snapshot
+from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
+from tasks.core.encoder.learnable import check_learnable, tokenize_sample
+from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.training import trainer
-from tasks.core.training.base import OFFLINE_MODEL, find_base
-from tasks.core.training.learnable import check_learnable, tokenize_sample
-from tasks.core.training.parts import read_tokenizer
 
 THAI = ["ข้าวผัดกุ้งอร่อยมาก", "รถไฟฟ้าสายสีเขียว", "ตลาดน้ำดำเนินสะดวก", "มหาวิทยาลัยเชียงใหม่"]
 KHMER = ["ភាសាខ្មែរ", "ប្រាសាទអង្គរវត្ត", "ទន្លេមេគង្គ", "ព្រះរាជាណាចក្រកម្ពុជា"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.core.settings import TrainingSettings
+from tasks.core.base.settings import TrainingSettings
 from tasks.core.training.losses.choose import loss_of, nested
 from tasks.core.training.losses.distillation import kl, margin_mse
 from tasks.core.training.losses.infonce import DIRECTIONS, infonce

@@ -13,11 +13,11 @@ import pytest
 import torch
 from small_training import small_settings, stories
 
-from tasks.core.errors import NightshiftError
-from tasks.core.files import write_json
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.base import check_bases, find_bases
-from tasks.core.training.encoder import EncoderSpec, load_encoder, start_from
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import write_json
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.base_model import check_bases, find_bases
+from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, start_from
 from tasks.core.training.trainer import base_encoder, check_base
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30, "a castle"]

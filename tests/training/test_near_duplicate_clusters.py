@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.training.clusters import LINKS, ShingleCollector, clusters, likely_pairs
+from tasks.core.text.duplicate_clusters import LINKS, ShingleCollector, clusters, likely_pairs
 
 
 def clusters_of(texts: list[str], threshold: float = 0.8) -> np.ndarray:

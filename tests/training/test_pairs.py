@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from small_training import negatives_of, small_settings, snapshot_of
 
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Snapshot
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
-from tasks.core.training.settings import TrainingSettings
 
 STORY = "the story of a golden violin told near one castle and one river and one market"
 

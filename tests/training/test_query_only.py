@@ -9,15 +9,15 @@ import pytest
 from small_models import made
 from small_training import next_passages, stories
 
+from tasks.core.base.errors import Mismatch, NightshiftError
+from tasks.core.base.files import file_digest
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import file_digest
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.encoder.dual_encoder import EncoderSpec, fingerprint, load_encoder, passage_fingerprint, start_from
 from tasks.core.release.publish import publish, serving
 from tasks.core.search.searcher import Searcher
-from tasks.core.settings import EncoderSettings, Settings
 from tasks.core.training import trainer
-from tasks.core.training.encoder import EncoderSpec, fingerprint, load_encoder, passage_fingerprint, start_from
 
 TEXTS = ["a river", "the story of one golden violin"]
 

@@ -16,8 +16,8 @@ from gradient_worker import LOSSES, gradients
 from safetensors.torch import load_file
 from small_training import negatives_of, small_settings, stories, trained
 
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import Settings
 from tasks.core.training.loop import Job
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.trainer import base_encoder

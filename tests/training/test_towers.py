@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_models import KINDS, made
 
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, load_encoder, start_from
-from tasks.core.training.pooling import pool, prefixes
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, start_from
+from tasks.core.encoder.pooling import pool, prefixes
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, ""]
 STATES = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]], [[1.0, 0.0], [2.0, 1.0], [6.0, 2.0]]])

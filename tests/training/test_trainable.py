@@ -9,10 +9,17 @@ import torch
 from safetensors.torch import load_file
 from small_models import KINDS, made
 
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
-from tasks.core.training.tower import Tower
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.dual_encoder import (
+    DualEncoder,
+    EncoderSpec,
+    fingerprint,
+    load_encoder,
+    save_encoder,
+    start_from,
+)
+from tasks.core.encoder.tower import Tower
 from tasks.core.training.trainable import make_trainable, spec_to_train
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30]

@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load_file
 from small_training import small_settings, stories, trained
 
-from tasks.core.settings import EncoderSettings, Settings
+from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.training import loop
-from tasks.core.training.encoder import load_encoder
 
 
 def settings_at(home: Path, model: Path) -> Settings:

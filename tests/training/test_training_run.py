@@ -10,18 +10,19 @@ import pytest
 from safetensors.numpy import load_file
 from small_training import next_passages, small_settings, snapshot_of, stories, trained
 
-from tasks.core.errors import NightshiftError
-from tasks.core.receipts import Encoder, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.training import dev, loop, trainer
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.receipts import Encoder, Snapshot
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.training import dev_decisions as dev
+from tasks.core.training import loop, trainer
 from tasks.core.training.batches import Batch, batch_at
 from tasks.core.training.checkpoint import Progress
-from tasks.core.training.encoder import load_encoder
+from tasks.core.training.dev_evaluation import yardstick
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.step import rate
-from tasks.core.training.yardstick import yardstick
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from small_training import small_settings, stories
 
-from tasks.core.files import produce
-from tasks.core.mining.runs import RUN_FILE, run_writer
-from tasks.core.receipts import Run, Snapshot
-from tasks.core.training.encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Run, Snapshot
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.retrieval.runs import RUN_FILE, run_writer
+from tasks.core.training.dev_evaluation import Yardstick, yardstick
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.settings import TrainingSettings
-from tasks.core.training.yardstick import Yardstick, yardstick
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
+from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
-from tasks.core.drift.settings import DriftSettings
 
 VERSION = 1
 DEVIATIONS = 3

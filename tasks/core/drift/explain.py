@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
 from tasks.core.drift.statistics import Known
 from tasks.core.drift.topics import nearest
-from tasks.core.drift.words import STOP_WORDS, words_of
+from tasks.core.text.words import STOP_WORDS, words_of
 
 SHOWN = 10  # terms and slices
 LENGTHS = {"1 or 2 words": 2, "3 to 5 words": 5, "6 to 10 words": 10, "11 words and more": 1 << 30}

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passage_texts, qrels, queries
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Embeddings, Encoder, Reference, Snapshot
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.topics import nearest, shares_of, topics_of
-from tasks.core.drift.words import hashed, unseen_share, vocabulary
-from tasks.core.embedding.exact import exact_search, passage_ids
-from tasks.core.embedding.stored import matrix, shard_files
-from tasks.core.files import produce
-from tasks.core.receipts import Embeddings, Encoder, Reference, Snapshot
-from tasks.core.training.encoder import load_encoder
+from tasks.core.embedding.stored_shards import matrix, shard_files
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.retrieval.exact import exact_search, passage_ids
+from tasks.core.snapshot.reader import passage_texts, qrels, queries
+from tasks.core.text.words import hashed, unseen_share, vocabulary
 
 DEPTH = 10  # of recall
 MOST = 5000  # held-out queries that a reference is made of; of more, a sample

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.core.data.snapshot import compare, qrels
+from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.decide import recall_threshold
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Changes, Drift, Measurement, Signal, Work
-from tasks.core.drift.fresh import Examination, Served
-from tasks.core.drift.settings import DriftSettings
-from tasks.core.receipts import Release, Snapshot
+from tasks.core.drift.new_queries import Examination, Served
+from tasks.core.snapshot.reader import compare, qrels
 
 
 def first(snapshot: Snapshot) -> Drift:

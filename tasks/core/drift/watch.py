@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tasks.core.checksums import read_record, set_aside, write_record
-from tasks.core.data.snapshot import load_snapshot
+from tasks.core.base.checksums import read_record, set_aside, write_record
+from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
+from tasks.core.base.files import exclusive, held, write_text
+from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import (
     VERSION,
     Baseline,
@@ -33,8 +36,8 @@ from tasks.core.drift.decide import (
     under,
 )
 from tasks.core.drift.findings import LISTED, Drift, Measurement, Signal, Work
-from tasks.core.drift.fresh import Examination, Served, examine, new_queries, unknown, unseen_terms
-from tasks.core.drift.querylog import Reading, log
+from tasks.core.drift.new_queries import Examination, Served, examine, new_queries, unknown, unseen_terms
+from tasks.core.drift.query_log import Reading, log
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
     compared,
@@ -46,10 +49,7 @@ from tasks.core.drift.verdict import (
     told,
     unknown_words,
 )
-from tasks.core.errors import Damaged, Mismatch, NightshiftError
-from tasks.core.files import exclusive, held, write_text
-from tasks.core.receipts import Release, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.snapshot.reader import load_snapshot
 
 UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # below home
 SHOWN = 30  # windows in a verdict

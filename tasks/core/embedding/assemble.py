@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.content import ContentDigest
+from tasks.core.base.errors import Mismatch
 from tasks.core.embedding.plan import REPEAT, Plan
-from tasks.core.embedding.slices import passages_between
-from tasks.core.embedding.stored import rows_before, shard_files, vectors_at
-from tasks.core.embedding.work import Work
-from tasks.core.errors import Mismatch
+from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.stored_shards import rows_before, shard_files, vectors_at
+from tasks.core.snapshot.passage_ranges import passages_between
+from tasks.core.text.content_digest import ContentDigest
 
 GROUP_ROWS = 4096  # rows of a row group
 

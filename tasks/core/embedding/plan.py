@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.embedding.known import source_named, sources
-from tasks.core.embedding.textindex import find, first_between, hashes_between
-from tasks.core.embedding.work import Work
-from tasks.core.files import sync_files, write_json
-from tasks.core.receipts import Embeddings, TextIndex
+from tasks.core.base.files import sync_files, write_json
+from tasks.core.base.receipts import Embeddings, TextIndex
+from tasks.core.embedding.known_vectors import source_named, sources
+from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.text_index import find, first_between, hashes_between
 
 ENCODE, REPEAT = -1, -2  # sources that are no earlier embeddings: the encoder; an earlier passage of this snapshot
 CHUNK_ROWS = 1 << 16  # looked up at once, so that each earlier night is asked rarely

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.checksums import check_digest, digest_once
-from tasks.core.embedding.ahead import Behind, ahead
+from tasks.core.base.checksums import check_digest, digest_once
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.files import exclusive, look_up, produce, write_json
+from tasks.core.base.memory import Peak
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot, TextIndex
 from tasks.core.embedding.assemble import assemble, others_needed
 from tasks.core.embedding.plan import Plan, plan_of
 from tasks.core.embedding.progress import Meter, Watch
-from tasks.core.embedding.stored import shard_name
-from tasks.core.embedding.textindex import build_index
-from tasks.core.embedding.tokens import TokenCache
-from tasks.core.embedding.work import Work
-from tasks.core.errors import Mismatch
-from tasks.core.files import exclusive, look_up, produce, write_json
-from tasks.core.memory import Peak
-from tasks.core.receipts import Embeddings, Encoder, Snapshot, TextIndex
-from tasks.core.training.encoder import load_encoder
+from tasks.core.embedding.read_ahead import Behind, ahead
+from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.stored_shards import shard_name
+from tasks.core.embedding.text_index import build_index
+from tasks.core.embedding.token_cache import TokenCache
+from tasks.core.encoder.dual_encoder import load_encoder
 
 log = logging.getLogger("nightshift.embedding")
 

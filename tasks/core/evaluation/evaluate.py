@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import judged, qrels
+from tasks.core.base.files import load, produce
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.base.settings import EvaluationSettings
+from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.measures import NAMES, means, per_query
-from tasks.core.files import load, produce
-from tasks.core.mining.dense import dense_run
-from tasks.core.mining.own_passages import leave_out_self
-from tasks.core.mining.runs import RUN_FILE
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
-from tasks.core.settings import EvaluationSettings
-from tasks.core.training.encoder import load_encoder
+from tasks.core.retrieval.dense import dense_run
+from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.retrieval.runs import RUN_FILE
+from tasks.core.snapshot.reader import judged, qrels
 
 
 def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str) -> Evaluation:

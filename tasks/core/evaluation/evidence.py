@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tasks.core.base.files import held
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
+from tasks.core.base.settings import GateSettings
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import ask, read_golden
-from tasks.core.evaluation.slices import slices_of
-from tasks.core.files import held
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
-from tasks.core.settings import GateSettings
+from tasks.core.evaluation.segments import slices_of
 
 TOP = 10  # ranks that overlap looks at
 

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.receipts import Encoder
+from tasks.core.base.settings import GateSettings
 from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare
-from tasks.core.receipts import Encoder
-from tasks.core.settings import GateSettings
 
 SHOWN_MISSES = 3  # golden queries named one by one; the rest are counted
 

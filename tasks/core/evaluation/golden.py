@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from tasks.core.data.snapshot import passages
-from tasks.core.embedding.exact import exact_search, passage_ids
-from tasks.core.errors import BadInput
-from tasks.core.plain_text import check_text
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.side_files import numbered_lines, parse_object, read_side_file
+from tasks.core.base.errors import BadInput
+from tasks.core.base.plain_text import check_text
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.side_files import numbered_lines, parse_object, read_side_file
+from tasks.core.retrieval.exact import exact_search, passage_ids
+from tasks.core.snapshot.reader import passages
 
 LOOKED_AT = 100  # ranks, to say how far down a passage stands that is not high enough
 
@@ -58,7 +58,7 @@ def read_golden(file: Path) -> list[Golden]:
 
 def ask(golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int) -> Answers:
     """Ask every golden query by exact search; its passage must be among the first `depth`."""
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.dual_encoder import load_encoder
 
     vectors = load_encoder(encoder.path).encode_queries([one.query for one in golden])
     rows, _ = exact_search(vectors, embeddings, max(depth, LOOKED_AT))

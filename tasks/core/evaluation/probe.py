@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import PASSAGES, QRELS, QUERIES, judged, passages, qrels
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Encoder, Run, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, read_run
 from tasks.core.evaluation.gate import Finding, Probe
 from tasks.core.evaluation.significance import compare
-from tasks.core.files import produce
-from tasks.core.receipts import Encoder, Run, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, judged, passages, qrels
 
 log = logging.getLogger("nightshift.evaluation")
 

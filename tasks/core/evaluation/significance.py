@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.settings import GateSettings
+from tasks.core.base.settings import GateSettings
 
 MEASURE = "ndcg@10"
 DRAWN_AT_ONCE = 2_000_000  # differences in memory: 16 MB

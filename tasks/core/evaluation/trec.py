@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import qrels
-from tasks.core.errors import NightshiftError
-from tasks.core.files import write_text
-from tasks.core.mining.runs import RUN_FILE
-from tasks.core.receipts import Run, Snapshot
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import write_text
+from tasks.core.base.receipts import Run, Snapshot
+from tasks.core.retrieval.runs import RUN_FILE
+from tasks.core.snapshot.reader import qrels
 
 
 def write_trec(run: Run, file: Path, tag: str = "nightshift") -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.data.snapshot import PASSAGES
-from tasks.core.embedding.exact import ids_of
-from tasks.core.files import write_json
+from tasks.core.base.files import write_json
+from tasks.core.base.receipts import Snapshot
 from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.filters import KEPT, REASONS, Facts, Reason
-from tasks.core.mining.texts import texts_of
-from tasks.core.receipts import Snapshot
+from tasks.core.mining.passage_texts import texts_of
+from tasks.core.retrieval.exact import ids_of
+from tasks.core.snapshot.reader import PASSAGES
 
 QUERIES = 25  # as many as a person reads
 REFUSED_A_REASON = 2  # refused candidates shown of a query, for each reason

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import qrels, queries
-from tasks.core.errors import Mismatch
-from tasks.core.mining.runs import RUN_FILE
-from tasks.core.mining.shingles import expand
-from tasks.core.mining.texts import rows_of
-from tasks.core.receipts import Run, Snapshot
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.receipts import Run, Snapshot
+from tasks.core.mining.passage_texts import rows_of
+from tasks.core.retrieval.runs import RUN_FILE
+from tasks.core.snapshot.reader import qrels, queries
+from tasks.core.text.shingles import expand
 
 LINES_AT_ONCE = 262_144  # of a run's file
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.filters import KEPT, REASONS, Reason, pair_keys
-from tasks.core.mining.texts import Texts
+from tasks.core.mining.passage_texts import Texts
 
 Ask = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of queries and of passages → probabilities float32 (n,)
 

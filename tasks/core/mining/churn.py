@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks.core.files import finished, read_verified
+from tasks.core.base.files import finished, read_verified
+from tasks.core.base.receipts import Encoder, Negatives, Release
 from tasks.core.mining.round import NEGATIVES_FILE
-from tasks.core.receipts import Encoder, Negatives, Release
 
 
 def churn(home: Path, negatives: Negatives, serving: Release | None) -> float | None:

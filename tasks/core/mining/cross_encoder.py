@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.errors import NightshiftError
-from tasks.core.files import digest_of, file_digest, files_under
-from tasks.core.settings import CrossEncoderSettings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import digest_of, file_digest, files_under
+from tasks.core.base.settings import CrossEncoderSettings
 
 log = logging.getLogger("nightshift.mining")
 
@@ -24,7 +24,7 @@ def find_cross_encoder(settings: CrossEncoderSettings) -> Path:
 
     Raises NightshiftError when there is no such model, or only one with pickled weights.
     """
-    from tasks.core.training.base import find_base
+    from tasks.core.encoder.base_model import find_base
 
     try:
         return find_base(settings.model)

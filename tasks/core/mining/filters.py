@@ -12,10 +12,10 @@ from enum import StrEnum
 
 import numpy as np
 
+from tasks.core.base.settings import MiningSettings
 from tasks.core.mining.candidates import Candidates
-from tasks.core.mining.shingles import expand, jaccard, mix, near_duplicates, slices
-from tasks.core.mining.texts import Texts
-from tasks.core.settings import MiningSettings
+from tasks.core.mining.passage_texts import Texts
+from tasks.core.text.shingles import expand, jaccard, mix, near_duplicates, slices
 
 PAIRS_AT_ONCE = 1_000_000  # (candidate, positive) pairs looked at together
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data.snapshot import queries
-from tasks.core.errors import Mismatch
-from tasks.core.files import produce
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
+from tasks.core.base.settings import MiningSettings, Shares
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
+from tasks.core.mining.passage_texts import build_shingles, open_texts
 from tasks.core.mining.round import NEGATIVES_FILE, RANDOM, Round, work
-from tasks.core.mining.runs import QueryVectors, vectors_digest, vectors_of
-from tasks.core.mining.texts import build_shingles, open_texts
-from tasks.core.receipts import Embeddings, Negatives, Run, Snapshot
-from tasks.core.settings import MiningSettings, Shares
+from tasks.core.retrieval.runs import QueryVectors, vectors_digest, vectors_of
+from tasks.core.snapshot.reader import queries
 
 __all__ = ["NEGATIVES_FILE", "mine", "schedule"]
 

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import PASSAGES
-from tasks.core.data.text import text_hash
-from tasks.core.embedding.exact import ids_of, score_pairs
+from tasks.core.base.receipts import Embeddings, Run, Snapshot
+from tasks.core.base.settings import MiningSettings
 from tasks.core.mining.audit import Outcome, draw_queries, sampled, write_sample
 from tasks.core.mining.candidates import Candidates, blocks, known_positives
 from tasks.core.mining.choice import Ask, choose, choose_asking
 from tasks.core.mining.cross_encoder import CrossEncoder
-from tasks.core.mining.draws import draw
-from tasks.core.mining.estimate import draw_hidden, summed, try_hidden
+from tasks.core.mining.false_negative_estimate import draw_hidden, summed, try_hidden
 from tasks.core.mining.filters import REASONS, Facts, Reason, judge, seen
-from tasks.core.mining.texts import Texts, text_classes, texts_of
-from tasks.core.receipts import Embeddings, Run, Snapshot
-from tasks.core.settings import MiningSettings
+from tasks.core.mining.passage_texts import Texts, text_classes, texts_of
+from tasks.core.mining.random_draws import draw
+from tasks.core.retrieval.exact import ids_of, score_pairs
+from tasks.core.snapshot.reader import PASSAGES
+from tasks.core.text.normalization import text_hash
 
 log = logging.getLogger("nightshift.mining")
 

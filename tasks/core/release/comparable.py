@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from tasks.core.errors import Damaged
-from tasks.core.files import held
-from tasks.core.receipts import Encoder, Release
+from tasks.core.base.errors import Damaged
+from tasks.core.base.files import held
+from tasks.core.base.receipts import Encoder, Release
+from tasks.core.base.settings import Settings
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.rollback import rollback_target
-from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
 

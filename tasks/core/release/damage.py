@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.core.errors import Damaged
-from tasks.core.files import file_digest, files_under, write_json
+from tasks.core.base.errors import Damaged
+from tasks.core.base.files import file_digest, files_under, write_json
 
 log = logging.getLogger("nightshift.release")
 

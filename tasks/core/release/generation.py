@@ -7,15 +7,15 @@ import logging
 from contextlib import closing
 from dataclasses import dataclass
 
-from tasks.core.errors import Mismatch, NightshiftError
-from tasks.core.files import digest_of
-from tasks.core.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.release.collection import METRIC
-from tasks.core.release.indexes import build_params
+from tasks.core.base.errors import Mismatch, NightshiftError
+from tasks.core.base.files import digest_of
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.sections.indexes import build_params
+from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.ledger import Generation, Ledger
+from tasks.core.release.milvus.collection import METRIC
 from tasks.core.release.publisher import Identity, Loader, Publisher
 from tasks.core.release.rows import paired
-from tasks.core.release.settings import MilvusSettings
 from tasks.core.release.verify import Candidate, verify
 
 log = logging.getLogger("nightshift.release")

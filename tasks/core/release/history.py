@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from tasks.core.errors import Damaged, Mismatch, NightshiftError, Unreachable
-from tasks.core.receipts import Release
+from tasks.core.base.errors import Damaged, Mismatch, NightshiftError, Unreachable
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import Settings
 from tasks.core.release.ledger import Ledger, open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Pointer, Publisher
 from tasks.core.release.recovery import read_manifest, recover
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
 
 log = logging.getLogger("nightshift.release")
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from tasks.core.errors import Mismatch
-from tasks.core.receipts import Release
-from tasks.core.release.database import Database, Sqlite
-from tasks.core.settings import Settings
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import Settings
+from tasks.core.release.ledger_database import Database, Sqlite
 
 
 class Move(NamedTuple):
@@ -63,7 +63,7 @@ def open_ledger(settings: Settings) -> Iterator[Ledger]:
 def _database(settings: Settings) -> Database:
     if not settings.release.ledger:
         return Sqlite(settings.home)
-    from tasks.core.release.postgres import Postgres
+    from tasks.core.release.ledger_postgres import Postgres
 
     return Postgres(settings.home, settings.milvus.alias, settings.release)
 

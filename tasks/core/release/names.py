@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 
 
 class NoSuchRelease(NightshiftError):

@@ -6,14 +6,14 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.core.files import write_text
-from tasks.core.receipts import Release
+from tasks.core.base.files import write_text
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import reconciled
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
 
 FOLDER = "pins"
 

@@ -9,15 +9,15 @@ import logging
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import reconciled
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.rollback import rollback_target
-from tasks.core.release.settings import MilvusSettings
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.live import forget
-from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
 

@@ -7,21 +7,21 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from tasks.core.errors import Mismatch, StaleNight
-from tasks.core.files import MANIFEST, write_json
-from tasks.core.memory import Peak
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.errors import Mismatch, StaleNight
+from tasks.core.base.files import MANIFEST, write_json
+from tasks.core.base.memory import Peak
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.resolved_settings import resolve
+from tasks.core.base.settings import Settings
 from tasks.core.release.generation import Parts, build, candidates, usable
 from tasks.core.release.history import list_releases, point_to, reconciled, serving
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import read_manifest
 from tasks.core.release.rollback import rollback, withdrawn
-from tasks.core.resolved import resolve
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
 
 __all__ = ["list_releases", "pin", "prune", "publish", "rollback", "serving", "unpin", "withdrawn"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.core.errors import Mismatch
+from tasks.core.base.errors import Mismatch
 
 PREFIX = "nightshift."  # of our keys among a collection's properties
 
@@ -188,6 +188,6 @@ class Loader(Protocol):
 
 def default_loader(folder: Path) -> VectorEncoder:
     """The dual encoder in `folder`; torch is imported only when one is needed."""
-    from tasks.core.training.encoder import load_encoder
+    from tasks.core.encoder.dual_encoder import load_encoder
 
     return load_encoder(folder)

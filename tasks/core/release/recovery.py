@@ -10,9 +10,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.core.errors import Damaged, NightshiftError, Unreachable
-from tasks.core.files import MANIFEST, finished, write_json
-from tasks.core.receipts import Encoder, Release
+from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
+from tasks.core.base.files import MANIFEST, finished, write_json
+from tasks.core.base.receipts import Encoder, Release
 from tasks.core.release.damage import set_aside
 from tasks.core.release.ledger import Generation, Ledger, lock_names
 from tasks.core.release.publisher import Identity, Pointer, Publisher

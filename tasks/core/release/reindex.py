@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tasks.core.errors import NightshiftError
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import serving
 from tasks.core.release.publish import publish
 from tasks.core.release.publisher import Loader, default_loader
-from tasks.core.settings import Settings
 
 
 def reindex(settings: Settings, reason: str, loader: Loader = default_loader) -> Release:

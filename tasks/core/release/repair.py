@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 
-from tasks.core.errors import Damaged, NightshiftError, Unreachable
-from tasks.core.files import load
-from tasks.core.mining.bm25 import build_index, find_index
-from tasks.core.mining.lucene_files import check_lucene, damaged_indexes
-from tasks.core.receipts import Release, Snapshot
+from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.release.damage import set_aside
 from tasks.core.release.history import check_loads, serving
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import restore_manifests
 from tasks.core.release.reindex import reindex
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
+from tasks.core.retrieval.bm25 import build_index, find_index
+from tasks.core.retrieval.lucene_files import check_lucene, damaged_indexes
 
 log = logging.getLogger("nightshift.release")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks.core import store
-from tasks.core.files import files_under, newest_first
-from tasks.core.receipts import (
+from tasks.core.base import artifact_store as store
+from tasks.core.base.files import files_under, newest_first
+from tasks.core.base.receipts import (
     Embeddings,
     Encoder,
     Evaluation,
@@ -24,8 +24,8 @@ from tasks.core.receipts import (
     TextIndex,
     Tokens,
 )
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import known_releases
-from tasks.core.settings import Settings
 
 log = logging.getLogger("nightshift.release")
 

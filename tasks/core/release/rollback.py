@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.core.errors import NightshiftError
-from tasks.core.receipts import Release
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.receipts import Release
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import check_loads, point_to, reconciled
 from tasks.core.release.ledger import Ledger, open_ledger
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
-from tasks.core.settings import Settings
+from tasks.core.release.vector_stores import milvus_of
 
 
 def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:

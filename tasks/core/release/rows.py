@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import passages
-from tasks.core.embedding.stored import matrix, shard_files
-from tasks.core.errors import BadInput, Mismatch
-from tasks.core.receipts import Embeddings, Snapshot
+from tasks.core.base.errors import BadInput, Mismatch
+from tasks.core.base.receipts import Embeddings, Snapshot
+from tasks.core.embedding.stored_shards import matrix, shard_files
+from tasks.core.snapshot.reader import passages
 
 LIMIT = 65_535  # bytes in a Milvus VARCHAR, the largest there is
 COLUMNS = ["passage_id", "title", "text", "text_hash"]

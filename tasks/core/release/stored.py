@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.core.embedding.exact import exact_search, score_pairs, vectors_of
-from tasks.core.errors import Damaged, Mismatch
-from tasks.core.files import load
-from tasks.core.receipts import Embeddings, Snapshot
+from tasks.core.base.errors import Damaged, Mismatch
+from tasks.core.base.files import load
+from tasks.core.base.receipts import Embeddings, Snapshot
 from tasks.core.release.damage import NEXT
 from tasks.core.release.publisher import Reader
 from tasks.core.release.verify import DEPTH, SLACK, Contents, check_count_equal, check_keys_equal
+from tasks.core.retrieval.exact import exact_search, score_pairs, vectors_of
 
 log = logging.getLogger("nightshift.release")
 

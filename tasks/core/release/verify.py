@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.data.snapshot import passages, queries
-from tasks.core.data.text import full_text
-from tasks.core.embedding.exact import exact_search
-from tasks.core.errors import Mismatch
-from tasks.core.receipts import Embeddings, Snapshot
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.receipts import Embeddings, Snapshot
+from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.publisher import Identity, Reader, VectorEncoder
-from tasks.core.release.settings import MilvusSettings
+from tasks.core.retrieval.exact import exact_search
+from tasks.core.snapshot.reader import passages, queries
+from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.release")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.checksums import set_aside
-from tasks.core.errors import NightshiftError
-from tasks.core.files import MANIFEST, exclusive, finished, sync_folder
-from tasks.core.night import Night
-from tasks.core.receipts import Release
+from tasks.core.base.checksums import set_aside
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import MANIFEST, exclusive, finished, sync_folder
+from tasks.core.base.receipts import Release
+from tasks.core.report.night import Night
 
 FILE = "history.parquet"
 REPORTS = "reports"  # the folder of the pages

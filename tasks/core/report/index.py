@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import write_text
-from tasks.core.pages import render
+from tasks.core.base.files import write_text
+from tasks.core.base.templates import render
 from tasks.core.report.history import REPORTS, page_name, read_history
 
 INDEX = "index.html"

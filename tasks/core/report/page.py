@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data.quarantine import QUARANTINE, Refused, first_refused
-from tasks.core.evaluation.cases import Case, most_different
+from tasks.core.base.files import write_text
+from tasks.core.base.receipts import Ingested
+from tasks.core.base.resolved_settings import differences, show
+from tasks.core.base.templates import render
 from tasks.core.evaluation.measures import NAMES
-from tasks.core.files import write_text
-from tasks.core.night import Night
-from tasks.core.pages import render
-from tasks.core.receipts import Ingested
+from tasks.core.evaluation.query_cases import Case, most_different
+from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.report import charts
 from tasks.core.report.history import REPORTS, page_name
 from tasks.core.report.index import NEXT, link_next, made_by, nights_of, page_before
+from tasks.core.report.night import Night
 from tasks.core.report.sentences import describe_negatives, describe_training
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import REFUSED, TERMS, mark_of
-from tasks.core.resolved import differences, show
 
 CASES = 5  # worst and best queries shown, each
 NIGHTS = 30  # of the trend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.receipts import Encoder, Negatives
+from tasks.core.base.receipts import Encoder, Negatives
 
 
 def describe_negatives(negatives: Negatives) -> list[str]:

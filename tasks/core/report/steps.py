@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tasks.core.night import Night
-from tasks.core.receipts import Embeddings, Encoder, Evaluation, Ingested, Receipt
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Ingested, Receipt
+from tasks.core.report.night import Night
 
 LABELS = {"challenger": "challenger", "serving": "serving release", "base": "base model", "bm25": "BM25"}
 

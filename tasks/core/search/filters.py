@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from tasks.core.errors import BadUsage
-from tasks.core.plain_text import check_text
-from tasks.core.section import Section
+from tasks.core.base.errors import BadUsage
+from tasks.core.base.plain_text import check_text
+from tasks.core.base.section import Section
 
 FIELDS = ("passage_id", "title", "text")
 LONGEST = 1000  # characters of a value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 from tasks.core.release.publisher import Found
 
 CONSTANT = 60  # theirs: how little the first ranks weigh more than those behind them

@@ -15,15 +15,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from tasks.core.errors import Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.base.settings import Settings
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
-from tasks.core.search.asking import Answered, Ask, Health, Refusal, Releases, Status
-from tasks.core.search.guard import Guard, as_json
-from tasks.core.search.lanes import Full, TooSlow
+from tasks.core.search.access import Guard, as_json
 from tasks.core.search.reports import add_reports
+from tasks.core.search.requests import Answered, Ask, Health, Refusal, Releases, Status
 from tasks.core.search.service import Service, check_address
-from tasks.core.settings import Settings
+from tasks.core.search.worker_pool import Full, TooSlow
 
 log = logging.getLogger("nightshift.search")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.core.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import Answer
 from tasks.core.search.searcher import Searcher

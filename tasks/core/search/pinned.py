@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.errors import Damaged, Mismatch, NightshiftError
-from tasks.core.files import read_verified
-from tasks.core.receipts import Snapshot
+from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
+from tasks.core.base.files import read_verified
+from tasks.core.base.receipts import Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
 from tasks.core.search.fusion import DEPTH, Ranker, fused

@@ -10,17 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.errors import BadUsage, Damaged, Impossible, NightshiftError, Unreachable
-from tasks.core.plain_text import check_text, visible
-from tasks.core.receipts import Encoder, Release, Snapshot
+from tasks.core.base.errors import BadUsage, Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.base.plain_text import check_text, visible
+from tasks.core.base.receipts import Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.release import history
-from tasks.core.release.milvus import milvus_of
 from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
 from tasks.core.release.rollback import releases_before
+from tasks.core.release.vector_stores import milvus_of
+from tasks.core.retrieval.bm25_searcher import Lexical
 from tasks.core.search.filters import Filters
-from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
-from tasks.core.settings import Settings
 
 __all__ = ["Answer", "Hit", "Searcher"]
 

@@ -7,17 +7,17 @@ import logging
 import time
 from collections import OrderedDict
 
-from tasks.core.errors import NightshiftError
-from tasks.core.release.milvus import milvus_of
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.service import ServiceSettings
+from tasks.core.base.settings import Settings
 from tasks.core.release.publisher import Loader, Opener, default_loader
-from tasks.core.search.asking import Answered, Ask, Health, Releases, Shown, Status
-from tasks.core.search.lanes import Lane
+from tasks.core.release.vector_stores import milvus_of
 from tasks.core.search.live import LiveShadow
-from tasks.core.search.named import find_release, loadable, open_release
+from tasks.core.search.named_releases import find_release, loadable, open_release
 from tasks.core.search.pinned import Answer
+from tasks.core.search.requests import Answered, Ask, Health, Releases, Shown, Status
 from tasks.core.search.searcher import Searcher
-from tasks.core.search.settings import ServiceSettings
-from tasks.core.settings import Settings
+from tasks.core.search.worker_pool import Lane
 
 log = logging.getLogger("nightshift.search")
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.data.snapshot import judged, load_snapshot
-from tasks.core.errors import BadInput, NightshiftError
-from tasks.core.plain_text import check_text
+from tasks.core.base.errors import BadInput, NightshiftError
+from tasks.core.base.plain_text import check_text
+from tasks.core.base.settings import Settings
+from tasks.core.base.side_files import numbered_lines, parse_object, read_side_file
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.search.agreement import overlap, rank_biased, shift
-from tasks.core.search.named import SERVING, find_release, open_release
+from tasks.core.search.named_releases import SERVING, find_release, open_release
 from tasks.core.search.pinned import Answer
-from tasks.core.settings import Settings
-from tasks.core.side_files import numbered_lines, parse_object, read_side_file
+from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.search")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.training.pairs import TrainingPairs
-from tasks.core.training.settings import TrainingSettings
 
 PATIENCE = 8  # batches that a pair may wait for company that is not related to it
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks.core.errors import Damaged
-from tasks.core.files import sync_files
+from tasks.core.base.errors import Damaged
+from tasks.core.base.files import sync_files
 
 Weights = dict[str, Tensor]
 

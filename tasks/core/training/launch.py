@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.core.errors import NightshiftError
-from tasks.core.files import write_text
-from tasks.core.processes import die_with
-from tasks.core.settings import cores
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import write_text
+from tasks.core.base.processes import die_with
+from tasks.core.base.settings import cores
 from tasks.core.training.loop import Job, Outcome, run
 from tasks.core.training.ranks import Ranks, joined
 

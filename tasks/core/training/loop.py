@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from tasks.core.errors import NightshiftError
-from tasks.core.receipts import Encoder, Negatives, Run, Snapshot
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
 from tasks.core.training.batches import batch_at, plan, steps_in
 from tasks.core.training.checkpoint import (
     Progress,
@@ -23,13 +24,12 @@ from tasks.core.training.checkpoint import (
     save_checkpoint,
     trained_weights,
 )
-from tasks.core.training.dev import is_finished, record_start, record_step, step_to_keep
-from tasks.core.training.encoder import DualEncoder, read_spec, save_encoder
+from tasks.core.training.dev_decisions import is_finished, record_start, record_step, step_to_keep
+from tasks.core.training.dev_evaluation import Yardstick, yardstick
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, numeric
 from tasks.core.training.trainable import make_trainable, spec_to_train
-from tasks.core.training.yardstick import Yardstick, yardstick
 
 log = logging.getLogger("nightshift.training")
 

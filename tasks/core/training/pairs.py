@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.data.snapshot import qrels, queries
-from tasks.core.errors import BadInput
-from tasks.core.receipts import Negatives, Snapshot
-from tasks.core.training.encoder import DualEncoder
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Negatives, Snapshot
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.encoder.dual_encoder import DualEncoder
+from tasks.core.snapshot.reader import qrels, queries
 from tasks.core.training.losses.choose import TAUGHT
-from tasks.core.training.settings import TrainingSettings
 from tasks.core.training.texts import PassageTexts, TokenTable
 
 log = logging.getLogger("nightshift.training")

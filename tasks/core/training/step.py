@@ -10,17 +10,17 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from tasks.core.embedding.machine import has_bf16
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import Settings
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.dual_encoder import DualEncoder
+from tasks.core.encoder.hardware import has_bf16
 from tasks.core.training.batches import Batch
-from tasks.core.training.encoder import DualEncoder
 from tasks.core.training.gradient_cache import Forward, TokenIds
 from tasks.core.training.losses.choose import Loss, loss_of, nested
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.settings import TrainingSettings
 
 SHORT = 512  # tokens of a text
 

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data.snapshot import passages
-from tasks.core.data.text import full_text
-from tasks.core.embedding.textindex import hash_bytes
-from tasks.core.embedding.tokenizer import tokenizer_key
-from tasks.core.embedding.tokens import KnownTokens, known_tokens
-from tasks.core.receipts import Snapshot
-from tasks.core.training.clusters import ShingleCollector, clusters
-from tasks.core.training.tower import Tower
+from tasks.core.base.receipts import Snapshot
+from tasks.core.embedding.text_index import hash_bytes
+from tasks.core.embedding.token_cache import KnownTokens, known_tokens
+from tasks.core.encoder.tokenizer_digest import tokenizer_key
+from tasks.core.encoder.tower import Tower
+from tasks.core.snapshot.reader import passages
+from tasks.core.text.duplicate_clusters import ShingleCollector, clusters
+from tasks.core.text.normalization import full_text
 
 
 class TokenTable:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core.errors import NightshiftError
-from tasks.core.settings import EncoderSettings
-from tasks.core.training.adapters import add_adapters
-from tasks.core.training.encoder import DualEncoder, EncoderSpec
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.adapters import add_adapters
+from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec
 
 
 def dials_of(settings: EncoderSettings) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from tasks.core.embedding.precision import Choice, choose_precision, keep_precision, paths_tried
-from tasks.core.files import look_up, produce
-from tasks.core.receipts import Encoder, Negatives, Run, Snapshot
-from tasks.core.settings import Settings
-from tasks.core.training.base import Bases, check_bases, find_bases
-from tasks.core.training.encoder import (
+from tasks.core.base.files import look_up, produce
+from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.base_model import Bases, check_bases, find_bases
+from tasks.core.encoder.dual_encoder import (
     EncoderSpec,
     decisive_files,
     fingerprint,
@@ -29,7 +29,7 @@ from tasks.core.training.encoder import (
 )
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
-from tasks.core.training.settings import TrainingSettings
+from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
 from tasks.core.training.trainable import dials_of
 
 VERSION = 2  # of what a training makes of the same inputs; a change makes new artifacts

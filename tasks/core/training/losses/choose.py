@@ -8,13 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.encoder.pooling import prefixes
 from tasks.core.training.losses.distillation import kl, margin_mse
 from tasks.core.training.losses.infonce import infonce
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.losses.supcon import supcon
 from tasks.core.training.losses.triplet import triplet
-from tasks.core.training.pooling import prefixes
-from tasks.core.training.settings import TrainingSettings
 
 Loss = Callable[[Tensor, Tensor, Relations], Tensor]
 TAUGHT = ("margin_mse", "kl")  # losses that need teacher scores

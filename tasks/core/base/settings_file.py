@@ -1,0 +1,62 @@
+"""Reads the settings of a night: from a TOML file and from the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+from tasks.core.base.errors import BadInput, BadUsage
+from tasks.core.base.setting_faults import check_environment, explain_faults
+from tasks.core.base.setting_paths import resolve_paths
+from tasks.core.base.settings import Settings
+from tasks.core.base.side_files import read_side_file
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read the settings: defaults, then `file` (TOML; else the one that NIGHTSHIFT_SETTINGS names), the environment.
+
+    Relative paths in the file begin at its folder, those in the environment at the working directory.
+
+    Raises BadUsage naming the file and every key or variable that is unknown or out of range.
+    """
+    if file is None and (named := os.environ.get("NIGHTSHIFT_SETTINGS")):
+        file = Path(named)
+    check_environment(Settings)
+    where = f"settings file {file}" if file else "settings of the environment"
+    try:
+        values = {} if file is None else tomllib.loads(_text_of(file.expanduser()))
+        written = {} if file is None else resolve_paths(values, Settings, file.expanduser().parent)
+
+        class FromFile(Settings):
+            @classmethod
+            def settings_customise_sources(
+                cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **more: Any
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
+                return more["env_settings"], InitSettingsSource(settings_cls, values)
+
+        loaded = FromFile()
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadUsage(f"{where}: not valid TOML: {error}") from error
+    except SettingsError as error:
+        raise BadUsage(f"{where}: {error}: {error.__cause__}. Lists and tables are given as JSON.") from error
+    except ValidationError as error:
+        raise BadUsage(f"{where}: not usable:\n{explain_faults(error, Settings)}") from error
+    values = {name: getattr(loaded, name) for name in Settings.model_fields}
+    return Settings.model_construct(**values).having_written(written)
+
+
+def _text_of(file: Path) -> str:
+    if not file.is_file():
+        raise BadUsage(
+            f"settings file {file}: not found. Give --settings or NIGHTSHIFT_SETTINGS a TOML file, or neither."
+        )
+    try:
+        return read_side_file(file, "settings file").replace("\r\n", "\n")
+    except BadInput as error:
+        raise BadUsage(str(error)) from error

@@ -1,0 +1,127 @@
+"""What a tower is made of, read from a model folder: tokenizer, transformer, projection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from tasks.core.base.errors import NightshiftError
+from tasks.core.encoder.model_files import check_vocabulary
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # what is missing from a checkpoint is checked in read_transformer
+
+PROJECTION = "2_Dense/model.safetensors"
+WEIGHT = "linear.weight"
+
+
+def read_transformer(folder: Path) -> PreTrainedModel:
+    """The transformer in float32; of an encoder-decoder such as T5 the encoder alone.
+
+    What vectors do not need (a pooler) may be missing, nothing else, and is never trained.
+    Raises NightshiftError when other weights are missing or of another shape, or transformers cannot load the folder.
+    """
+    with _explained(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config.use_cache = False  # of a decoder: its cache serves generation
+        kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a missing pooler is drawn at random: the same one each time, for the fingerprint
+            model, loading = kind.from_pretrained(
+                folder,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+            )
+    _check_weights(folder, loading)
+    transformer: PreTrainedModel = model
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(not name.startswith("pooler."))
+    return transformer
+
+
+def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Refuse what transformers drew at random because the folder's weights lack it, or have it in another shape."""
+    shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in loading["mismatched_keys"]}
+    missing = sorted(name for name in {*loading["missing_keys"]} - shapes.keys() if not name.startswith("pooler."))
+    if missing:
+        raise NightshiftError(
+            f"model {folder}: {len(missing)} weights are not in its safetensors ({', '.join(missing[:3])} …). "
+            "It would encode at random: give [encoder] model a complete folder."
+        )
+    for name, (held, wanted) in sorted(shapes.items()):
+        if not name.startswith("pooler."):
+            raise NightshiftError(
+                f"model {folder}: config.json asks for other weights than its safetensors hold ({name}: {wanted}, held "
+                f"{held}; {len(shapes)} in all). They belong to two models: copy both files from the same one."
+            )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer, made to pad on the right, with a padding token where it had none.
+
+    Raises NightshiftError when the folder holds none, or one that transformers cannot load.
+    """
+    check_vocabulary(folder)
+    with _explained(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise NightshiftError(
+            f"model {folder}: its tokenizer knows {len(tokenizer)} tokens, all of them special, so every word would be "
+            "unknown. Copy the tokenizer's files again from the model."
+        )
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raises NightshiftError for whatever transformers raises about a model folder; its errors are of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NightshiftError(
+            f"model {folder}: transformers cannot load it ({reason}). Copy its files again from the model, or give "
+            "another one."
+        ) from error
+
+
+def read_projection(folder: Path) -> nn.Linear:
+    """The linear map after pooling that `folder` holds."""
+    weight = load_file(folder / PROJECTION)[WEIGHT]
+    projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    with torch.no_grad():
+        projection.weight.copy_(weight)
+    return projection
+
+
+def new_projection(width: int, dimension: int) -> nn.Linear:
+    """A linear map to `dimension` numbers, orthogonal (it keeps inner products as well as it can), from seed 0."""
+    projection = nn.Linear(width, dimension, bias=False)
+    nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
+    return projection
+
+
+def longest_input(transformer: PreTrainedModel) -> int | None:
+    """Tokens that the transformer has positions for; None when its positions are relative and so without end."""
+    positions = getattr(transformer.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)  # RoBERTa and its kin count positions from behind the padding's
+    return positions if padding is None else positions - padding - 1

@@ -1,0 +1,155 @@
+"""One side of a dual encoder: texts → token ids → transformer → pooled, projected, normalised vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tasks.core.base.errors import NightshiftError
+from tasks.core.encoder.model_parts import longest_input, read_projection, read_tokenizer, read_transformer
+from tasks.core.encoder.pooling import pool, prefix
+from tasks.core.encoder.tokenizing import token_ids
+
+TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
+
+
+class Backend(Protocol):
+    """What encodes in a tower's place."""
+
+    def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
+        """As `Tower.encode`, for at least one text."""
+
+
+class Side(NamedTuple):
+    """How one side turns a text into a vector, beside its weights."""
+
+    pooling: str  # see `pool`
+    normalize: bool  # scale every vector to length 1
+    dimension: int  # numbers after the projection; 0: there is none
+    serve_dimension: int  # the first so many numbers are served; 0: all
+    prompt: str  # text put before every input
+    max_tokens: int  # limit on the tokens of prompt + text, special tokens included
+
+
+class Tower(nn.Module):
+    """A transformer with a pooling over its last hidden states and perhaps a linear map after it.
+
+    Raises NightshiftError when `side` asks to serve more numbers than a vector has.
+    """
+
+    def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: nn.Linear | None, side: Side) -> None:
+        super().__init__()
+        self.tokenizer, self.transformer, self.projection, self.side = tokenizer, transformer, projection, side
+        self.prompt, self.normalize = side.prompt, side.normalize
+        self.backend: Backend | None = None  # None: torch encodes
+        self.max_tokens = min(side.max_tokens, longest_input(transformer) or side.max_tokens)
+        if side.serve_dimension > self.width:
+            raise NightshiftError(
+                f"[encoder] serve_dimension = {side.serve_dimension}: its vectors have {self.width} numbers; "
+                "give fewer, or 0 for all"
+            )
+
+    @classmethod
+    def open(cls, folder: Path, side: Side) -> Tower:
+        """Read a model folder that `layout.write_tower` wrote."""
+        projection = read_projection(folder) if side.dimension else None
+        return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
+
+    def twin(self, tokenizer: Any, side: Side) -> Tower:
+        """A tower of the same weights for the other side; its tokenizer is its own, as limits are set on it."""
+        return Tower(tokenizer, self.transformer, self.projection, side)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector while training."""
+        hidden: int = self.transformer.config.hidden_size
+        return hidden if self.projection is None else self.projection.out_features
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector that is served."""
+        return self.side.serve_dimension or self.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def is_trained(self) -> bool:
+        """False when every weight is frozen."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def train(self, mode: bool = True) -> Tower:
+        """Training mode, unless the tower is frozen: then it computes what it serves, without dropout."""
+        return super().train(mode and self.is_trained)
+
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of activations and attention weights in training, whatever the model's own config says."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                setattr(module, "attention_dropout", share)  # noqa: B010  (a plain float among a module's tensors)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompt + text, cut at `max_tokens`; one list a text, no padding."""
+        return token_ids(self.tokenizer, [self.prompt + text for text in texts], self.max_tokens)
+
+    def forward(self, ids: TokenIds, token_budget: int) -> Tensor:
+        """Vectors float32 (n, width) in the order of `ids`.
+
+        Texts of like length go through together, at most `token_budget` padded tokens at a time, so little
+        is spent on padding and activations stay in cache.
+        """
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        parts = [self._vectors(ids, rows) for rows in _micro_batches(order, ids, token_budget)]
+        vectors = torch.cat(parts)
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return vectors[back.to(vectors.device)]
+
+    def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
+        """What is served, float32 (n, dimension) in main memory: `forward` without gradients, cut to `dimension`."""
+        if len(ids) == 0:
+            return np.zeros((0, self.dimension), np.float32)
+        if self.backend is not None:
+            return self.backend.encode(ids, token_budget)
+        self.eval()
+        with torch.inference_mode():
+            return prefix(self.forward(ids, token_budget), self.dimension, self.normalize).cpu().numpy()
+
+    def _vectors(self, ids: TokenIds, rows: Sequence[int]) -> Tensor:
+        lengths = torch.tensor([len(ids[row]) for row in rows])
+        width = int(lengths.max())
+        padded = np.full((len(rows), width), self.tokenizer.pad_token_id or 0)
+        for line, row in zip(padded, rows, strict=True):
+            line[: len(ids[row])] = ids[row]
+        tokens = torch.from_numpy(padded).to(self.device)
+        # A batch without padding needs no mask, and attention without a mask is faster.
+        mask = None if int(lengths.min()) == width else torch.arange(width)[None, :] < lengths[:, None]
+        mask = None if mask is None else mask.to(self.device)
+        states = self.transformer(input_ids=tokens, attention_mask=None if mask is None else mask.long())
+        vectors = pool(states.last_hidden_state.float(), mask, self.side.pooling)
+        if self.projection is not None:
+            with torch.autocast(vectors.device.type, enabled=False):  # in float32, as every reader of the folder does
+                vectors = self.projection(vectors)
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def _micro_batches(order: Sequence[int], ids: TokenIds, token_budget: int) -> Iterator[list[int]]:
+    """Cut `order` (rows by rising length) where rows × longest would pass the budget."""
+    rows: list[int] = []
+    for row in order:
+        if rows and (len(rows) + 1) * len(ids[row]) > token_budget:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows

@@ -1,0 +1,64 @@
+"""The outcome of all contracts as one page that opens in any browser, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from data_contracts.contract import ROWS_OF, TABLES
+from tasks.core.base.files import write_text
+from tasks.core.base.receipts import RuleCount
+from tasks.core.base.templates import render
+from tasks.core.ingest.quarantine import QUARANTINE, Refused, Tally, refused_by_rule
+
+PAGE = "contracts.html"
+SAMPLES = 5  # refused rows shown for a rule
+
+
+class Status(StrEnum):
+    """The outcome of a rule."""
+
+    FAILED = "failed"  # rows were refused, or the night was stopped
+    WARNING = "warning"  # rows failed it and were accepted
+    MERGED = "merged"  # rows are equal copies of earlier rows, and count as one row with them
+    PASSED = "passed"
+    UNCHECKED = "not checked"  # there was nothing to check, or nothing to compare with
+
+
+class Line(NamedTuple):
+    """A rule on the page."""
+
+    rule: RuleCount
+    status: Status
+    samples: Sequence[Refused]
+
+
+OF_FAILED = {"error": Status.FAILED, "warn": Status.WARNING, "merge": Status.MERGED}  # by the severity of the rule
+
+
+def status_of(rule: RuleCount) -> Status:
+    """The outcome of a rule, from its counts."""
+    if rule.failed:
+        return OF_FAILED[rule.severity]
+    return Status.PASSED if rule.checked else Status.UNCHECKED
+
+
+def write_docs(folder: Path, source: str, tallies: Sequence[Tally], rules: Sequence[RuleCount]) -> None:
+    """Write `contracts.html` into `folder`, next to the quarantine: rows per table, and every rule with samples."""
+    samples = refused_by_rule(folder, SAMPLES)
+    lines = [Line(rule, status_of(rule), samples.get((ROWS_OF[rule.table], rule.rule), ())) for rule in rules]
+    order = list(Status)
+    lines.sort(key=lambda line: order.index(line.status))  # stable: within a status, the contract's order
+    page = render(
+        Path(__file__).with_name("contracts.html.jinja"),
+        source=source,
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        tallies=tallies,
+        tables={table: [line for line in lines if line.rule.table == table] for table in TABLES},
+        counts={status: sum(line.status is status for line in lines) for status in Status},
+        quarantine=QUARANTINE,
+    )
+    write_text(folder / PAGE, page)

@@ -1,0 +1,56 @@
+"""What speaks against a night on some data: too few held-out queries, a token limit that cuts most passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.encoder.base_model import find_base
+from tasks.core.snapshot.reader import passage_texts
+
+FEW_QUERIES = 100  # held-out queries, below which only clear gains are told from chance
+MOSTLY_WHOLE = 0.5  # share of the passages that a token limit should at least leave whole
+SAMPLE = 2_000  # passages whose tokens are counted
+
+
+def data_warnings(settings: Settings, snapshot: Snapshot) -> list[str]:
+    """Return what speaks against a night on this snapshot with these settings, each with the next step."""
+    encoder = settings.encoder
+    texts = [encoder.passage_prompt + text for text in islice(passage_texts(snapshot), SAMPLE)]
+    whole = float((token_counts(texts, encoder) <= encoder.passage_tokens).mean())
+    return [
+        *warn_of_few_queries(snapshot.splits.get(settings.evaluation.split, 0), settings.evaluation.split),
+        *warn_of_cut_passages(whole, encoder.passage_tokens),
+    ]
+
+
+def token_counts(texts: Sequence[str], encoder: EncoderSettings) -> np.ndarray:
+    """Return the tokens of each text, special tokens included, int64 (n,), by the tokenizer of the base model."""
+    from tasks.core.encoder.model_parts import read_tokenizer
+
+    tokenizer = read_tokenizer(find_base(encoder.model))
+    return np.array([len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]])
+
+
+def warn_of_few_queries(queries: int, split: str) -> list[str]:
+    """Return a warning when a split has too few judged queries to decide about a challenger."""
+    if queries >= FEW_QUERIES:
+        return []
+    return [
+        f"split {split} has {queries} held-out queries, fewer than {FEW_QUERIES}: the gate promotes only clear gains. "
+        "Judge more queries, or move some from train to it."
+    ]
+
+
+def warn_of_cut_passages(whole: float, tokens: int) -> list[str]:
+    """Return a warning when a token limit leaves less than half of the passages whole."""
+    if whole >= MOSTLY_WHOLE:
+        return []
+    return [
+        f"[encoder] passage_tokens = {tokens} cuts {1 - whole:.0%} of the passages; what is cut off cannot be found. "
+        "Raise the limit, which takes longer, or split long passages."
+    ]

@@ -1,0 +1,51 @@
+"""Whether a source continues what a home serves, or is another collection that was pointed at it by mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tasks.core.base.duckdb_session import database, one_number, quoted
+from tasks.core.base.errors import BadInput
+from tasks.core.base.files import held, newest_first
+from tasks.core.base.receipts import Ingested, Release, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.base.toml import toml_value
+from tasks.core.snapshot.reader import PASSAGES
+
+LEAST_SHARED = 0.05  # of the smaller collection's texts; less is another collection, whatever it is called
+
+
+def refuse_another_feed(settings: Settings, serving: Release | None, snapshot: Snapshot) -> None:
+    """Stop when the home serves another feed, of which `snapshot` has almost no text.
+
+    A folder that was moved or renamed has the same texts, and passes. Nothing is refused when the served snapshot or
+    the record of its feed was pruned, or with `[data] replace_feed`.
+
+    Raises BadInput naming both feeds and the settings that let the night continue.
+    """
+    if serving is None or settings.data.replace_feed or serving.snapshot == snapshot.digest:
+        return
+    served = held(settings.home, Snapshot, serving.snapshot)
+    feeds = {reading.snapshot: reading.feed for reading in reversed(newest_first(settings.home, Ingested))}
+    before = feeds.get(serving.snapshot, "")
+    now = settings.data.feed or feeds.get(snapshot.digest, "")
+    if served is None or before in ("", now) or (shared := _shared_texts(served, snapshot)) >= LEAST_SHARED:
+        return
+    raise BadInput(
+        f"home {settings.home.absolute()} serves {before} ({served.rows:,} passages). {now} ({snapshot.rows:,} "
+        f"passages) shares {shared:.1%} of the texts with it, so it looks like another collection.\n"
+        "Give it a home of its own (home, or NIGHTSHIFT_HOME). To let it take the place of the other, run one night "
+        "with NIGHTSHIFT_DATA__REPLACE_FEED=true. If it is the same feed under another name, set [data] feed = "
+        f"{toml_value(before)}."
+    )
+
+
+def _shared_texts(old: Snapshot, new: Snapshot) -> float:
+    """The share of the smaller snapshot's different texts that the other has too."""
+    with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
+        for name, snapshot in (("old", old), ("new", new)):
+            file = quoted(snapshot.path / PASSAGES)
+            connection.execute(f"CREATE VIEW {name} AS SELECT DISTINCT text_hash FROM read_parquet({file})")
+        common = one_number(connection, "SELECT count(*) FROM old SEMI JOIN new USING (text_hash)")
+        return common / max(1, min(one_number(connection, f"SELECT count(*) FROM {name}") for name in ("old", "new")))

@@ -1,0 +1,166 @@
+"""Reads a source, holds it against the data contracts, and makes the snapshot that the rest of the night uses."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from data_contracts.contract import TABLES, contract_file
+from tasks.core.base.duckdb_session import database
+from tasks.core.base.errors import BadInput
+from tasks.core.base.files import digest_of, file_digest, files_under, held, look_up, produce, read_verified
+from tasks.core.base.receipts import Ingested, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.ingest.contracts_page import PAGE, write_docs
+from tasks.core.ingest.decision import decide, judge, tell
+from tasks.core.ingest.quarantine import write_quarantine, write_validation
+from tasks.core.ingest.snapshot_writer import write_accepted
+from tasks.core.snapshot.reader import load_snapshot
+from tasks.core.sources.source import Source, find_source
+from tasks.core.sources.split_names import known_split
+
+if TYPE_CHECKING:
+    import duckdb
+
+_log = logging.getLogger("nightshift.ingest")
+_VERSION = 3  # raise it when the same source would give other rows
+_READING = 2  # raise it when rows that were refused would be accepted, and name the rules that refused them below
+_REFUSED_MORE = {"bad_score", "malformed_row", "missing_field", "wrong_type", "passage_id_clean", "query_id_clean"}
+_FORM = 2  # raise it when the same rows would give another digest of their content
+REFUSED = "refused"  # folder under home: quarantines of nights that were stopped
+
+
+def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
+    """Read, validate and store the source of `settings.data`; an unchanged source is not read again.
+
+    Every row read is either accepted or in the quarantine. The snapshot is named by the accepted rows and their
+    splits alone, so two sources that say the same make one snapshot. The tables are compared with those of the
+    ingest of the same feed that was used last, unless `settings.data.compare` is off.
+    Raises BadInput when a file is missing or unreadable, when a table has more refused rows than
+    `settings.data.max_refused` or changed more than its contract allows, or when no passage, query or training pair
+    is left; the quarantine of such a night is kept under `<home>/refused`. Raises NightshiftError when a contract
+    cannot be run.
+    """
+    source = find_source(settings.data)
+    written = settings.as_written("data").get("path")
+    feed = settings.data.feed or (str(Path(written)) if written else source.name)
+    key = {
+        "version": _VERSION,
+        "source": source.identity,
+        "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
+        "settings": settings.data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
+    }
+    identity = digest_of(key)
+    beside = _beside(settings, feed, identity)
+    kept = settings.home / REFUSED / identity
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        fields = _build(folder, source, settings, kept, beside)
+        return {**fields, "feed": feed, "identity": identity, "parents": (beside,) if beside else ()}
+
+    key = {**key, "beside": beside}
+    earlier = look_up(settings.home, Ingested, key)
+    if earlier is not None and _would_read_otherwise(settings.home, earlier):
+        _log.info("an earlier version refused rows, or named splits, that are read otherwise now: reading again")
+        key["reading"] = _READING
+    ingested = produce(settings.home, Ingested, key, build)
+    if held(settings.home, Snapshot, ingested.snapshot) is None:
+        _log.info("snapshot %s was removed: reading the source again", ingested.snapshot)
+        shutil.rmtree(ingested.path)
+        ingested = produce(settings.home, Ingested, key, build)
+    elif ingested.reused:
+        _log.info("the source is unchanged: reusing snapshot %s", ingested.snapshot)
+    _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
+    return ingested, load_snapshot(settings.home, ingested.snapshot)
+
+
+def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:
+    """The ingest that was used last, of one feed or of any; None when there is none."""
+    found = [path for path in (home / Ingested.shelf).glob("[!.]*") if path.is_dir()]
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
+        ingested = read_verified(path, Ingested)
+        if ingested is not None and feed in (None, ingested.feed):
+            return ingested
+    return None
+
+
+def _would_read_otherwise(home: Path, ingested: Ingested) -> bool:
+    """Whether an ingest of an earlier version refused rows, or used names of splits, that are read otherwise now."""
+    if ingested.reading >= _READING:
+        return False
+    snapshot = held(home, Snapshot, ingested.snapshot)
+    renamed = snapshot is not None and any(known_split(name) != name for name in snapshot.splits)
+    return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _REFUSED_MORE)
+
+
+def _beside(settings: Settings, feed: str, identity: str) -> str | None:
+    """Digest of the snapshot to compare with. An unchanged source stays with what it was compared with first."""
+    last = last_ingest(settings.home, feed)
+    if last is None:
+        return None
+    if last.identity == identity:
+        return last.parents[0] if last.parents else None
+    return last.snapshot if settings.data.compare else None
+
+
+def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside: str | None) -> Mapping[str, Any]:
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    read = source.open(scratch)
+    last = read_verified(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
+    with database(scratch) as connection:
+        tallies, rules = judge(connection, read, scratch, settings.data, last)
+        first = write_quarantine(connection, folder, scratch)
+        write_validation(tallies, rules, folder)
+        write_docs(folder, source.name, tallies, rules)
+        tell(source.name, tallies, rules, first)
+        try:
+            decide(tallies, rules, settings.data, kept, last, first)
+            snapshot = _snapshot(connection, scratch, settings)
+        except BadInput as error:
+            _keep(folder, kept)
+            error.refused = kept
+            raise
+    shutil.rmtree(scratch)
+    assert sum(one.quarantined for one in tallies) == pq.read_metadata(folder / "quarantine.parquet").num_rows
+    return {
+        "rows": sum(one.read for one in tallies),
+        "source": source.name,
+        "snapshot": snapshot.digest,
+        "accepted": sum(one.accepted for one in tallies),
+        "quarantined": sum(one.quarantined for one in tallies),
+        "rules": tuple(rules),
+        "merged": sum(one.merged for one in tallies),
+        "reading": _READING,
+    }
+
+
+def _snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Settings) -> Snapshot:
+    rows = scratch / "accepted"
+    rows.mkdir()
+    accepted = write_accepted(connection, rows, scratch)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        for file in files_under(rows):
+            file.rename(folder / file.name)
+        return accepted.fields
+
+    return produce(settings.home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
+
+
+def _keep(folder: Path, kept: Path) -> None:
+    """Copy quarantine and validation out of a build that will not be finished, so that nothing refused is lost."""
+    aside = kept.with_name(f".{kept.name}.{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for file in files_under(folder):
+        if file.parent == folder:
+            shutil.copyfile(file, aside / file.name)
+    shutil.rmtree(kept, ignore_errors=True)
+    aside.rename(kept)

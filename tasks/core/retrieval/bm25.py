@@ -1,0 +1,251 @@
+"""BM25 over Lucene: index a snapshot's passages, search them with many queries, through Anserini.
+
+Lucene sees row numbers instead of ids and one line of text a query, so ids of any form survive. Everything goes
+through files: asking Lucene for objects over a bridge costs three times what Lucene itself does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc_csv
+import pyarrow.parquet as pq
+
+from tasks.core.base.errors import Mismatch
+from tasks.core.base.files import artifact_digest, look_up, produce
+from tasks.core.base.receipts import Index, Run, Snapshot
+from tasks.core.base.settings import MiningSettings, cores
+from tasks.core.retrieval.exact import ids_of
+from tasks.core.retrieval.jvm import anserini_version, java_failed, run_java
+from tasks.core.retrieval.runs import HITS_AT_ONCE, queries_digest
+from tasks.core.retrieval.searches import Hits, Search, search_whole
+from tasks.core.snapshot.reader import passages
+from tasks.core.text.normalization import full_text
+
+log = logging.getLogger("nightshift.mining")
+
+VERSION = 2  # of what this file writes; a change makes new artifacts
+IDS = "ids.parquet"  # passage_id in snapshot order: Lucene's document number → id
+FILE_ROWS = 2048  # passages in one file for Lucene; the grain of its indexing threads
+SPARE = 10  # hits beyond those wanted, to see whether equal scores go on after the cut
+QUERY_TERMS = 1_000  # Lucene refuses a query of more than 1,024 different terms
+_INDEXER = "io.anserini.index.IndexCollection"
+_SEARCHER = "io.anserini.search.SearchCollection"
+# A generous count of what Lucene's tokenizer may make of a text: a run of letters and digits is one term, but
+# in scripts without spaces (from U+2E80 on), and for symbols, each character is one.
+_TERM = re.compile(r"[^\W\u2e80-\U0010ffff]{1,255}|\S")
+
+
+def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index:
+    """Index the snapshot's passages (title and text) with the stemmer of `mining`, in bounded memory.
+
+    Raises NightshiftError when Java fails or a passage that has text was not indexed.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        source = folder / "source"
+        source.mkdir()
+        rows = _write_source(source, folder / IDS, snapshot)
+        log.info("BM25: indexing %s passages", f"{rows:,}")
+        _index(folder, rows, mining)
+        shutil.rmtree(source)
+        return {"rows": rows, "parents": (snapshot.digest,)}
+
+    return produce(home, Index, _index_key(snapshot.digest, mining), build)
+
+
+def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
+    """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
+    return look_up(home, Index, _index_key(snapshot, mining))
+
+
+def try_indexing(home: Path, mining: MiningSettings) -> None:
+    """Index one passage in a temporary folder below `home`, so that Java meets the paths that a night gives it.
+
+    A home that is missing is made for it and removed again. Raises NightshiftError when Java fails.
+    """
+    missing = not home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home, prefix=".java-") as name:
+        folder = Path(name)
+        (folder / "source").mkdir()
+        (folder / "source" / "passage.jsonl").write_text('{"id": "0", "contents": "a passage"}\n')
+        _index(folder, 1, mining)
+    if missing:
+        home.rmdir()
+
+
+def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
+    """Search every query (query_id, text) for its `depth` best passages, in one piece; see `bm25_search`."""
+    return search_whole(bm25_search(home, index, queries, depth, mining))
+
+
+def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Search:
+    """The search of every query (query_id, text) for its `depth` best passages.
+
+    Equal scores are ordered by the snapshot's row, so the run has the same bytes on any number of threads. A query
+    with no word that the index knows has no hit. A query of more than 1,000 words is cut there.
+
+    Raises Mismatch for an index of another stemmer; when it is made, NightshiftError where Java fails or reports any
+    exception.
+    """
+    if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
+        raise Mismatch(f"index {index.digest} was not made with stemmer {mining.stemmer!r}; build the index again")
+    key = {
+        "retriever": "bm25",
+        "index": index.digest,
+        "queries": queries_digest(queries),
+        "depth": depth,
+        "k1": mining.k1,
+        "b": mining.b,
+        "version": VERSION,
+    }
+
+    def answer(folder: Path, start: int, end: int) -> Hits:
+        found, documents, scores = _search(folder, index, queries["text"][start:end], depth, mining)
+        return found + start, ids_of([index.path / IDS], documents), scores
+
+    return Search("BM25", home, key, queries, depth, max(1, HITS_AT_ONCE // depth), (index.digest,), answer)
+
+
+def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object]:
+    return {
+        "snapshot": snapshot_digest,
+        "stemmer": mining.stemmer,
+        "anserini": anserini_version(),
+        "version": VERSION,
+    }
+
+
+def _write_source(source: Path, ids: Path, snapshot: Snapshot) -> int:
+    """Write the passages as the JSON lines that Anserini reads, and their ids; return how many they are."""
+    rows = 0
+    with pq.ParquetWriter(ids, pa.schema({"passage_id": pa.string()}), compression="zstd") as writer:
+        batches = passages(snapshot, columns=["passage_id", "title", "text"], batch_rows=FILE_ROWS)
+        for number, batch in enumerate(batches):
+            titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
+            with (source / f"{number:06d}.jsonl").open("w", encoding="utf-8") as file:
+                for row, (title, text) in enumerate(zip(titles, texts, strict=True), start=rows):
+                    file.write(json.dumps({"id": f"{row:010d}", "contents": full_text(title, text)}) + "\n")
+            writer.write_table(pa.table([batch["passage_id"]], names=["passage_id"]))
+            rows += batch.num_rows
+    return rows
+
+
+def _index(folder: Path, rows: int, mining: MiningSettings) -> None:
+    """Make `folder/lucene` of the `rows` passages in `folder/source`."""
+    arguments = {
+        "-collection": "JsonCollection",
+        "-generator": "DefaultLuceneDocumentGenerator",
+        "-input": folder / "source",
+        "-index": folder / "lucene",
+        "-stemmer": mining.stemmer,
+        "-threads": mining.threads or cores(),
+        "-memoryBuffer": max(16, mining.heap_mb // 4),
+    }
+    _anserini(_INDEXER, arguments, ("-optimize",), folder / "index.log", mining)
+    _check_counts(folder / "index.log", rows)
+
+
+def _check_counts(log_file: Path, rows: int) -> None:
+    """Indexed + empty must be all: Anserini only counts the documents that it could not index."""
+    said = log_file.read_text(encoding="utf-8", errors="replace")
+    counts = {name: int(n.replace(",", "")) for name, n in re.findall(r"(indexed|empty): +([\d,]+)", said)}
+    if counts.get("indexed", 0) + counts.get("empty", 0) != rows:
+        raise java_failed(_INDEXER, f"{counts} of {rows} passages reached the index", log_file)
+
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
+
+
+def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> Found:
+    """The best `depth` for each query (rows from 0 in `texts`); best first within a query.
+
+    Lucene is a third faster when it may order equal scores as it likes. So it does, and gives a few more than are
+    wanted: where the scores at the cut and at the end are equal, more may be, and those queries are asked again for
+    more.
+    """
+    lines = [one_line(text) for text in texts.to_pylist()]
+    open_, wide = [row for row, line in enumerate(lines) if line], depth + SPARE
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))]
+    while open_:
+        query, document, score = _run_lucene(folder, index, {row: lines[row] for row in open_}, wide, mining)
+        order = np.lexsort((document, -score, query))
+        query, document, score = query[order], document[order], score[order]
+        first = np.searchsorted(query, query, "left")
+        place = np.arange(len(query)) - first
+        last = (place == wide - 1) & (wide < index.rows)
+        unsure = query[last & (score == score[np.minimum(first + depth - 1, len(score) - 1)])]
+        sure = (place < depth) & ~np.isin(query, unsure)
+        parts.append((query[sure], document[sure], score[sure]))
+        open_, wide = unsure.tolist(), min(8 * wide, index.rows)
+    query, document, score = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(query, kind="stable")
+    return query[order], document[order], score[order]
+
+
+def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int, mining: MiningSettings) -> Found:
+    """What SearchCollection writes for some queries (row → text), in its order."""
+    topics, hits = folder / "topics.tsv", folder / "hits.txt"
+    topics.write_text("".join(f"{row}\t{line}\n" for row, line in lines.items()), encoding="utf-8", newline="\n")
+    arguments = {
+        "-topicReader": "TsvInt",
+        "-topics": topics,
+        "-index": index.path / "lucene",
+        "-output": hits,
+        "-hits": depth,
+        "-stemmer": mining.stemmer,
+        "-bm25.k1": mining.k1,
+        "-bm25.b": mining.b,
+        "-threads": mining.threads or cores(),
+    }
+    _anserini(_SEARCHER, arguments, ("-bm25", "-arbitraryScoreTieBreak"), folder / "search.log", mining)
+    if not hits.exists():
+        raise java_failed(_SEARCHER, "no run file", folder / "search.log")
+    names = {"query": pa.int64(), "q0": pa.string(), "document": pa.int64(), "rank": pa.int64(), "score": pa.float64()}
+    wanted = ["query", "document", "score"]
+    if hits.stat().st_size == 0:
+        table = pa.schema(names).empty_table().select(wanted)
+    else:
+        table = pc_csv.read_csv(
+            hits,
+            read_options=pc_csv.ReadOptions(column_names=[*names, "tag"]),
+            parse_options=pc_csv.ParseOptions(delimiter=" "),
+            convert_options=pc_csv.ConvertOptions(include_columns=wanted, column_types=names),
+        )
+    topics.unlink()
+    hits.unlink()
+    query, document, score = (column.to_numpy() for column in table.columns)
+    return query, document, score
+
+
+def one_line(text: str) -> str:
+    """A query as Lucene takes it: one line, no control characters (Anserini splits there), cut after 1,000 words."""
+    line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
+    if len(line) > QUERY_TERMS:
+        for number, term in enumerate(_TERM.finditer(line)):
+            if number == QUERY_TERMS:
+                return line[: term.start()]
+    return line
+
+
+def _anserini(
+    main_class: str, options: Mapping[str, object], flags: tuple[str, ...], log_file: Path, mining: MiningSettings
+) -> None:
+    work = log_file.parent.resolve()
+    arguments = [
+        os.path.relpath(part.resolve(), work) if isinstance(part, Path) else str(part)
+        for option in options.items()
+        for part in option
+    ]
+    run_java(main_class, [*arguments, *flags], heap_mb=mining.heap_mb, log_file=log_file, work=work)

@@ -1,0 +1,147 @@
+"""What stands before the service: who may ask, how much may be sent, what a browser may do with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tasks.core.base.sections.service import ServiceSettings
+from tasks.core.search.reports import is_report
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+BODY_BYTES = 1 << 20
+PUBLIC = {"/healthz", "/", "/search.css", "/search.js"}  # they hold no passage and no figure
+THIS_MACHINE = {"localhost", "127.0.0.1", "[::1]"}
+REPORT = (  # a report is one file with its styles in it, and runs no script
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """ASGI middleware: host, token, size of the body; headers on every answer.
+
+    Without a token only this machine may ask, under one of its own names: so no page of another site gets at the
+    service through a browser by giving its own name this machine's address.
+    """
+
+    def __init__(self, app: App, settings: ServiceSettings) -> None:
+        self._app, self._settings = app, settings
+        self._token = settings.token.get_secret_value().encode()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                policy = {"content-security-policy": REPORT} if is_report(scope["path"]) else {}
+                more = [(name.encode(), value.encode()) for name, value in {**HEADERS, **policy}.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            await send(message)
+
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        refusal = self._refusal(scope["path"], headers)
+        body: bytes | None = b""
+        if refusal is None:
+            try:
+                body = await asyncio.wait_for(_body(receive), self._settings.seconds)
+            except TimeoutError:
+                refusal = (408, "the request did not end", "send its body at once")
+        if body is None:
+            refusal = (413, f"the body is larger than {BODY_BYTES} bytes", "ask fewer queries at a time")
+        if refusal is not None:
+            asks = b'Basic realm="Nightshift reports"' if is_report(scope["path"]) else b"Bearer"
+            await _refuse(with_headers, *refusal, asks)
+            return
+        await self._app(scope, _again(body or b"", receive), with_headers)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+        if not self._token:
+            host = headers.get(b"host", b"").decode("latin-1")
+            if host.rsplit(":", 1)[0] not in THIS_MACHINE and host not in THIS_MACHINE:
+                return (
+                    403,
+                    "this service has no token, so it answers only to this machine",
+                    ("ask http://127.0.0.1, or give the service NIGHTSHIFT_SERVICE__TOKEN"),
+                )
+            return None
+        given = headers.get(b"authorization", b"").strip()
+        if path in PUBLIC or hmac.compare_digest(given, b"Bearer " + self._token):
+            return None
+        if is_report(path):
+            if hmac.compare_digest(_password(given), self._token):
+                return None
+            return 401, "the token is missing or wrong", "give the token as the password, with any user name"
+        return 401, "the token is missing or wrong", "send the header Authorization: Bearer …"
+
+
+def _password(given: bytes) -> bytes:
+    """The password that a browser sends with the header `Authorization: Basic …`; empty: none."""
+    scheme, _, encoded = given.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None when it is too large, of which the rest is not read, or the client went away."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > BODY_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    told = False
+
+    async def once() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return once
+
+
+async def _refuse(send: Send, status: int, error: str, next_step: str, asks: bytes) -> None:
+    text = as_json(error, next_step)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
+    headers += [(b"connection", b"close")] if status in (408, 413) else []
+    headers += [(b"www-authenticate", asks)] if status == 401 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
+
+
+def as_json(error: str, next_step: str) -> bytes:
+    """A `Refusal` in ASCII: what it quotes may hold what UTF-8 cannot say."""
+    return json.dumps({"error": error, "next": next_step}).encode()

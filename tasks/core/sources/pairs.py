@@ -1,0 +1,187 @@
+"""Reads files of query-passage pairs in any two columns: JSON, CSV or TSV with a header, Parquet, Arrow.
+
+    {"question": "when do owls hunt", "answer": "Owls hunt at night."}
+    {"query": "when do owls hunt", "pos": ["Owls hunt at night."], "neg": ["Larks sing at dawn."]}     (FlagEmbedding)
+
+Which columns hold the query and the passage follows from the names below, or from [data] query_column and
+passage_column. A digest of a text is its id. `negative` and `neg` are passages, and `label` (or `score`) says whether
+a pair is a positive. The name of a file gives the split; without a file called train, all others are train.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from io import TextIOWrapper
+from itertools import islice
+from typing import Any
+
+from tasks.core.base.errors import BadInput
+from tasks.core.sources.examples import LABELS, Names
+from tasks.core.sources.fields import json_object
+from tasks.core.sources.first_fault import FirstFault
+from tasks.core.sources.json_array import elements, records
+from tasks.core.sources.lines import LONGEST, head_lines
+from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.nested import NestedFiles
+from tasks.core.sources.parquet import opened
+from tasks.core.sources.rows import Fault, Raw
+
+QUERIES = ("query", "anchor", "question")
+PASSAGES = ("positive", "pos", "passage", "answer", "document", "context", "response")
+_OTHERS = ("negative", "neg", "negative_*", "neg_*")
+_CLICKS = {"clicked", "click", "clicks", "shown", "impressions"}
+_TYPED = (".parquet", ".arrow")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", *_TYPED)
+_ROWS_LOOKED_AT = 100
+
+
+def locate(place: Place, query: str = "", passage: str = "") -> NestedFiles:
+    """Find the files in `place` and the columns of their records; `query` and `passage` choose them by name.
+
+    Raises BadInput when there is no file, when no row of the first file can be read, or when its columns do not show
+    which holds the query and which the passage.
+    """
+    files = [file for file in place.files(deep=True) if file.bare.endswith(ENDINGS)]
+    if not files:
+        raise BadInput(f"{place.shown}: holds no file of pairs ({', '.join(ENDINGS)}).")
+    place.once(files)
+    columns = columns_of(place, files[0])
+    where = place.where(files[0])
+    names = Names(
+        query_id=(),
+        query=(_choose(columns, query, QUERIES, "query", where),),
+        positives=(_choose(columns, passage, PASSAGES, "passage", where),),
+        others=_OTHERS,
+        passage_id=(),
+    )
+    chosen = {"query": names.query[0], "passage": names.positives[0]}
+    return NestedFiles(place, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+
+
+def columns_of(place: Place, file: Stored) -> list[str]:
+    """The names of a file's columns, or of the fields of its first records.
+
+    Raises BadInput when the file is empty, when none of its first records can be read, and for a file of clicks.
+    """
+    if file.bare.endswith(_TYPED):
+        with place.reading(file), opened(place, file) as (schema, _):
+            columns = list(schema.names)
+    elif file.bare.endswith((".jsonl", ".json")):
+        columns = _fields(place, file)
+    else:
+        columns = next((list(json.loads(raw.content)) for raw in _delimited(place, file)), [])
+    if not columns:
+        raise BadInput(f"{place.where(file)}: holds no row below its header.")
+    if "query" in columns and _CLICKS & set(columns):
+        raise BadInput(
+            f"{place.where(file)}: looks like a click log (its fields: {', '.join(columns)}), which cannot be read "
+            'yet. Write one pair for each clicked passage, with the texts of both: {"query": …, "positive": …}.'
+        )
+    return columns
+
+
+def _fields(place: Place, file: Stored) -> list[str]:
+    fields: dict[str, None] = {}
+    fault = ""
+    rows = iter(head_lines(place, file)) if file.bare.endswith(".jsonl") else elements(place, file)
+    for raw in islice(rows, _ROWS_LOOKED_AT):
+        value = json_object(raw.content, ())
+        if isinstance(value, Fault):
+            record = raw.content.decode("utf-8", "backslashreplace")
+            fault = fault or str(FirstFault("queries", place.where(file), raw.number, value.detail, record))
+        else:
+            fields |= dict.fromkeys(value)
+    if not fields and fault:
+        raise BadInput(f"no row can be read. The first: {fault}")
+    return list(fields)
+
+
+def _choose(columns: list[str], chosen: str, known: tuple[str, ...], what: str, where: str) -> str:
+    candidates = [name for name in ([chosen] if chosen else known) if name in columns]
+    if len(candidates) == 1:
+        return candidates[0]
+    if chosen:
+        problem = f"has no column {chosen}"
+    elif candidates:
+        problem = f"has several columns that could hold the {what}: {', '.join(candidates)}"
+    else:
+        problem = f"has no column that is known to hold the {what} ({', '.join(known)})"
+    raise BadInput(
+        f"{where}: {problem}. Its columns: {', '.join(columns)}. Choose with nightshift init PATH --query COLUMN "
+        "--passage COLUMN, or [data] query_column and passage_column."
+    )
+
+
+def _records(wanted: tuple[str, ...], place: Place, file: Stored) -> Iterator[Raw]:
+    if file.bare.endswith((".jsonl", ".json")):
+        return records(place, file)
+    return _typed(wanted, place, file) if file.bare.endswith(_TYPED) else _delimited(place, file)
+
+
+def _typed(wanted: tuple[str, ...], place: Place, file: Stored) -> Iterator[Raw]:
+    """The rows of a Parquet or Arrow file as JSON, with the columns that may be needed."""
+    number = 0
+    with place.reading(file, lambda: f" past row {number}"), opened(place, file) as (schema, batches):
+        stems = tuple(name[:-1] for name in wanted if name.endswith("*"))
+        columns = [name for name in schema.names if name in wanted or name.startswith(stems)]
+        for batch in batches:
+            for row in batch.select(columns).to_pylist():
+                number += 1
+                yield Raw(file.name, number, _json(row))
+
+
+def _delimited(place: Place, file: Stored) -> Iterator[Raw]:
+    """The rows of a CSV or TSV file with a header as JSON; the number of a row is that of its last line.
+
+    A row with another number of columns than the header, or broken quoting, has a fault. Raises BadInput where broken
+    quoting spans lines, for how many rows are in them is unknown.
+    """
+    csv.field_size_limit(LONGEST)
+    number = 1
+    with place.reading(file, lambda: f" past line {number}"), place.opened(file) as stream:
+        text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        header = text.readline(LONGEST)
+        delimiter = "\t" if file.bare.endswith(".tsv") else max(",;\t", key=header.count)
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        while True:
+            before = number
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                number = rows.line_num + 1
+                if number > before + 1:
+                    raise BadInput(
+                        f"{place.where(file)}: a quote opens on line {before + 1} and is not closed by line {number} "
+                        f"({error}). Double the quotes inside a field, or write the file with a CSV library."
+                    ) from error
+                yield Raw(file.name, number, b"", Fault("malformed_row", f"broken quoting: {error}"))
+                continue
+            number = rows.line_num + 1
+            if row is None:
+                return
+            if row:
+                yield _row(file.name, number, names, row)
+
+
+def _row(file: str, number: int, names: list[str], row: list[str]) -> Raw:
+    content = ",".join(row).encode("utf-8", "surrogateescape")
+    if len(row) != len(names):
+        return Raw(
+            file, number, content, Fault("malformed_row", f"{len(row)} columns where the header has {len(names)}")
+        )
+    if any(not field.isascii() and any("\udc80" <= letter <= "\udcff" for letter in field) for field in row):
+        return Raw(file, number, content, Fault("invalid_utf8", "the row holds bytes that are not UTF-8"))
+    return Raw(file, number, _json(dict(zip(names, row, strict=True))))
+
+
+def _json(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, default=_text).encode()
+
+
+def _text(value: Any) -> str:
+    """What JSON cannot hold: bytes are text in UTF-8, dates are written as such."""
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,143 @@
+"""Reads Parquet files, and Hugging Face datasets folders (Parquet, or the Arrow files of `save_to_disk`).
+
+    corpus.parquet, or corpus/*.parquet     columns _id, title, text   (or id, docid, passage_id; title may be missing)
+    queries.parquet, or queries/*.arrow     columns _id, text          (or id, query_id; query)
+    qrels/train.parquet, qrels/test/*.arrow columns query-id, corpus-id, score, and split where no file name gives it
+
+The beginning of a name gives the table (corpus or passages, queries, qrels; a folder `data` around them does not
+count), and the rest gives the split of qrels (qrels/validation-00000-of-00001.parquet: dev). Qrels without any split
+are the train split. A row number is a row's place in its file, from 1. The record of a row is the JSON of the columns
+named above; whole numbers do as ids.
+
+Parquet is read by the page and checked against its checksums where it has some; Arrow by the record batch that its
+writer chose (1,000 rows in Hugging Face's). At most 8,192 rows, or about 8 MiB as the file's metadata counts them,
+are in memory at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import ipc
+
+from tasks.core.base.errors import BadInput
+from tasks.core.sources.columns import Layout, rows_of
+from tasks.core.sources.judgments import split_of_qrels
+from tasks.core.sources.lines import CHUNK
+from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.split_names import split_of
+
+_TABLES = {"corpus": "passages", "passages": "passages", "queries": "queries", "qrels": "qrels"}
+_HEAD = re.compile(r"^(?:data/)?(corpus|passages|queries|qrels)(?:[-_./](.*))?$")
+_NO_SPLIT = re.compile(r"^(data|qrels|part|\d+)?$")
+_BATCH_ROWS = 8192
+_BATCH_BYTES = 8 * 2**20
+_FILE_FORMAT = b"ARROW1"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+@dataclass(frozen=True)
+class ColumnarFiles:
+    """The files of one collection, by table."""
+
+    place: Place
+    tables: dict[str, list[Stored]]
+
+    def files(self) -> list[Stored]:
+        """All of them, by table and name."""
+        return [file for files in self.tables.values() for file in files]
+
+    def dialect(self) -> Mapping[str, object]:
+        """Nothing: the rows depend on the content of the files alone."""
+        return {}
+
+    def read(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Stream one table in the schema `rows.SCHEMAS[table]`.
+
+        Raises BadInput for a file that cannot be read to its end, or that lacks a column.
+        """
+        first = 0
+        for file in self.tables[table]:
+            for batch in self._rows(table, file, first):
+                first += batch.num_rows
+                yield batch
+
+    def _rows(self, table: str, file: Stored, first: int) -> Iterator[pa.RecordBatch]:
+        done = 0
+        with self.place.reading(file, lambda: f" past row {done}"), opened(self.place, file) as (schema, batches):
+            split = _split(file.name)
+            if table == "qrels" and split is None and "split" not in schema.names:
+                split = split_of_qrels(self.place, file, "")
+            layout = Layout.of(table, schema, self.place.where(file), split)
+            for batch in batches:
+                yield rows_of(batch, layout, file.name, first + done, done)
+                done += batch.num_rows
+
+
+def locate(place: Place) -> ColumnarFiles:
+    """Find the .parquet and .arrow files in `place` and its folders. Raises BadInput when a table has none."""
+    tables: dict[str, list[Stored]] = {table: [] for table in ("passages", "queries", "qrels")}
+    for file in place.files(deep=True):
+        head = _HEAD.match(file.name)
+        cached = file.name.rpartition("/")[2].startswith("cache-")  # what `map` leaves beside a saved dataset
+        if head and file.name.endswith((".parquet", ".arrow")) and not cached:
+            tables[_TABLES[head.group(1)]].append(file)
+    for table, files in tables.items():
+        if not files:
+            name = "corpus" if table == "passages" else table
+            raise BadInput(f"{place.shown}: holds no {name}.parquet, nor a folder {name} of .parquet or .arrow files.")
+    return ColumnarFiles(place, tables)
+
+
+def _split(name: str) -> str | None:
+    head = _HEAD.match(name)
+    said = (head.group(2) or "").split("/")[0].removesuffix(".parquet").removesuffix(".arrow") if head else ""
+    split = split_of(said)
+    return None if _NO_SPLIT.match(split) or said in ("parquet", "arrow") else split
+
+
+@contextmanager
+def opened(place: Place, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Open a Parquet or Arrow file: its schema, and its rows in batches of at most 8,192."""
+    with place.filesystem.open_input_file(file.path) as handle:
+        if file.name.endswith(".parquet"):
+            with pq.ParquetFile(
+                handle, buffer_size=CHUNK, pre_buffer=False, page_checksum_verification=True
+            ) as parquet:
+                yield parquet.schema_arrow, _of_parquet(parquet)
+        elif handle.read(len(_FILE_FORMAT)) == _FILE_FORMAT:
+            reader = ipc.open_file(handle)
+            found = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            yield reader.schema, _sliced(found)
+        else:
+            _check_end(handle, file)
+            stream = ipc.open_stream(handle)
+            yield stream.schema, _sliced(iter(stream))
+
+
+def _of_parquet(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    for number in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        bytes_a_row = max(1, group.total_byte_size // max(1, group.num_rows))
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_a_row))
+        yield from parquet.iter_batches(rows, row_groups=[number], use_threads=False)
+
+
+def _sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+
+
+def _check_end(handle: Any, file: Stored) -> None:
+    """A stream that was cut between two record batches reads like a whole one: only its last bytes tell."""
+    handle.seek(max(0, file.size - len(_END_OF_STREAM)))
+    if handle.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
+        raise OSError("the end mark of the Arrow stream is missing")
+    handle.seek(0)
