@@ -15,7 +15,7 @@ from flows.cli_init import init
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
-from flows.cli_search import asking
+from flows.cli_search import search_commands
 from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
 from tasks.core.base.errors import BadUsage, NightshiftError, explain
 
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(init)
-app.add_typer(asking)
+app.add_typer(search_commands)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
 app.add_typer(prefect)
@@ -109,25 +109,25 @@ def run(
         return
     announce(f"Starting a night ({reason}). Loading PyTorch and Prefect takes about 10 seconds.")
     loaded = load(settings)
-    from flows.local_prefect import join
+    from flows.local_prefect import use_running_server
 
-    join(loaded.home)
+    use_running_server(loaded.home)
     from flows.nightly import nightly
     from flows.run_night import leave, run_night
-    from flows.temporary_prefect import a_server
+    from flows.temporary_prefect import prefect_server
     from tasks.core.base.plain_text import visible
-    from tasks.core.report.night import Night, last_line
+    from tasks.core.report.night import Night, outcome_line
 
     only_warnings_of_prefect()
     try:
-        with a_server():
+        with prefect_server():
             outcome = run_night(nightly, settings, reason)
     except KeyboardInterrupt as interrupt:
         _clear_frames(interrupt)
         typer.secho(INTERRUPTED, fg="yellow", err=True)
         leave(130)
     if isinstance(outcome, Night):
-        echo(last_line(outcome))
+        echo(outcome_line(outcome))
         leave(0)
     error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
     if os.environ.get("NIGHTSHIFT_DEBUG"):
@@ -140,13 +140,13 @@ def run(
 
 def _after_failure(settings: Settings, error: Exception) -> str:
     """Which step failed, what serves, and where the report is."""
-    from tasks.core.release.vector_stores import milvus_of
+    from tasks.core.release.vector_stores import open_publisher
     from tasks.core.report.history import find_report
     from tasks.policy import step_of
 
     served, report = "What served before still serves.", ""
     with suppress(NightshiftError):  # Milvus may be what failed
-        pointer = milvus_of(settings).serving()
+        pointer = open_publisher(settings).serving()
         served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
     with suppress(NightshiftError):  # the night may have failed before its report
         path, night = find_report(settings.home)

@@ -28,12 +28,12 @@ def write_settings(
 ) -> None:
     """Look at data of your own and write a commented settings file for it: format, splits, token limits."""
     from flows.terminal_log import show_progress
-    from tasks.core.ingest.source_summary import look_at, settings_text
+    from tasks.core.ingest.source_summary import settings_text, summarize_source
 
     show_progress()
     if to.exists():
         fail(f"{to} is there already. Remove it, or name another: --to other.toml")
-    summary = look_at(source, query, passage)
+    summary = summarize_source(source, query, passage)
     to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}"), encoding="utf-8")
     echo(
         f"{summary.format}: {summary.passages:,} passages, {summary.queries:,} queries, "
@@ -58,6 +58,6 @@ def _home(given: str, to: Path) -> str:
 @readable_errors
 def show_settings(settings: SettingsFile = None) -> None:
     """Print every dial with its meaning and the value it has, as a settings file."""
-    from tasks.core.base.settings_listing import dials
+    from tasks.core.base.settings_listing import format_settings
 
-    typer.echo(dials(load(settings)), nl=False)
+    typer.echo(format_settings(load(settings)), nl=False)

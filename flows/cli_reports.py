@@ -49,15 +49,15 @@ def compare(
     settings: SettingsFile = None,
 ) -> None:
     """Compare two systems query by query on the same held-out queries and passages."""
-    from tasks.core.report.compare import duel, export
+    from tasks.core.report.compare import compare_systems, export
 
     loaded = load(settings)
-    found = duel(loaded, one, other, cases)
+    found = compare_systems(loaded, one, other, cases)
     if trec is not None:
         export(loaded.home, found, trec)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    from flows.terminal import print_duel
+    from flows.terminal import print_comparison
 
-    print_duel(found)
+    print_comparison(found)

@@ -14,7 +14,7 @@ from flows.options import AsJson, SettingsFile, load, print_json, readable_error
 if TYPE_CHECKING:
     from tasks.core.base.settings import Settings
 
-asking = typer.Typer()
+search_commands = typer.Typer()
 
 Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Its name, the beginning of it, or “serving”.")]
 
@@ -27,7 +27,7 @@ class Form(StrEnum):
     TREC = "trec"
 
 
-@asking.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
+@search_commands.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
 @readable_errors
 def search(
     text: Annotated[str | None, typer.Argument(help="The query.")] = None,
@@ -81,7 +81,7 @@ def _rules(where: str | None) -> dict[str, Any]:
     return found
 
 
-@asking.command(epilog="Example: nightshift shadow r0002 --queries asked.txt")
+@search_commands.command(epilog="Example: nightshift shadow r0002 --queries asked.txt")
 @readable_errors
 def shadow(
     release: Name,
@@ -102,8 +102,8 @@ def shadow(
     if live:
         found = _live(loaded, release, show)
     else:
-        asked = shadowing.held_out(loaded) if queries is None else shadowing.read_queries(queries)
-        asked = asked if share == 1 else shadowing.sampled(asked, share, loaded.data.seed)
+        asked = shadowing.held_out_queries(loaded) if queries is None else shadowing.read_queries(queries)
+        asked = asked if share == 1 else shadowing.sample_queries(asked, share, loaded.data.seed)
         found = shadowing.shadow(loaded, release, asked, k=k, show=show)
     if as_json:
         print_json(found.model_dump(mode="json"))
@@ -120,7 +120,7 @@ def _live(settings: Settings, name: str, show: int) -> Any:
     return live_summary(settings.home, find_release(settings, name).release, show)
 
 
-@asking.command(epilog="Example: nightshift export serving --format faiss --to out/index")
+@search_commands.command(epilog="Example: nightshift export serving --format faiss --to out/index")
 @readable_errors
 def export(
     release: Name,

@@ -116,9 +116,9 @@ def _ledger(settings: Settings) -> str:
 
 
 def _ray(settings: Settings) -> str:
-    from tasks.compute import look_at
+    from tasks.compute import describe_cluster
 
-    return look_at(settings.compute)
+    return describe_cluster(settings.compute)
 
 
 def _store(settings: Settings) -> str:

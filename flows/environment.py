@@ -18,6 +18,7 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # the core's log lines belong to the run that caused them
     "TOKENIZERS_PARALLELISM": "true",
+    "PYTHONSAFEPATH": "1",  # children never import a tasks.py or flows/ of the folder that a user works in
     # Threads that wait for each other sleep instead of spinning: with spinning, one other busy process on the machine
     # (Prefect's server, a search) makes training two to four times slower.
     "OMP_WAIT_POLICY": "PASSIVE",

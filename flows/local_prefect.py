@@ -137,7 +137,7 @@ def wait_until_scheduled(home: Path, known: Running) -> list[tuple[Schedule, dat
     )
 
 
-def join(home: Path) -> None:
+def use_running_server(home: Path) -> None:
     """Let this process, which has not imported Prefect yet, speak to the server that runs on this home, if any."""
     known = running(home)
     if known is not None and "PREFECT_API_URL" not in os.environ:

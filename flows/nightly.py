@@ -15,21 +15,21 @@ from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
-from tasks.compute import over_shards
+from tasks.compute import run_shards
 from tasks.core.base.artifact_store import attach
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
-from tasks.core.drift.findings import Work
-from tasks.core.embedding.shards import sealed
-from tasks.core.evaluation.gate import Verdict, judge_training
+from tasks.core.drift.findings import Action
+from tasks.core.embedding.shards import find_embeddings
+from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
 
 log = logging.getLogger("nightshift.night")
 
-ENDS = {Work.SKIP: "Skipped", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}  # nights that change nothing
+ENDS = {Action.SKIP: "Skipped", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}  # nights that change nothing
 
 
 @flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
@@ -73,7 +73,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
-    if serving is not None and drift.verdict is Work.SKIP:
+    if serving is not None and drift.verdict is Action.SKIP:
         mining.index_served(settings, serving)
     if drift.verdict in ENDS:
         return _end(settings, book, ENDS[drift.verdict])
@@ -81,7 +81,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
     base = training.base_encoder(settings, snapshot)
-    training.check_learnable(base, snapshot, will_train=drift.verdict is Work.RETRAIN)
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Action.RETRAIN)
     log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(
@@ -94,19 +94,19 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         before = release.encoder_of(settings, serving)
         known = embed(settings, before, snapshot)
     challenger = before
-    if drift.verdict is Work.RETRAIN:
+    if drift.verdict is Action.RETRAIN:
         start = before if settings.encoder.start == "serving" else base
         challenger = iterate(settings, snapshot, index, start, book)
         first = book.night.trained[0]
         if (fallen := judge_training(first)) is not None:
-            book.note(encoder=first, verdict=Verdict(findings=(fallen,)))
+            book.note(encoder=first, verdict=Decision(findings=(fallen,)))
             return _end(settings, book, "Rejected")
         probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
-            book.note(verdict=Verdict(findings=(probe.finding,)))
+            book.note(verdict=Decision(findings=(probe.finding,)))
             return _end(settings, book, "Rejected")
-    which = "trained" if drift.verdict is Work.RETRAIN else "serving"
+    which = "trained" if drift.verdict is Action.RETRAIN else "serving"
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {which} encoder")
     vectors = embed(settings, challenger, snapshot)
     book.note(encoder=challenger, embeddings=vectors)
@@ -120,7 +120,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
     taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    trained = drift.verdict is Work.RETRAIN
+    trained = drift.verdict is Action.RETRAIN
     verdict = evaluation.gate(
         settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=taken_back
     )
@@ -164,7 +164,7 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
     """BM25's best passages for the training queries, in one piece or slice by slice."""
     if slices := mining.bm25_slices(settings, snapshot, index):
-        over_shards(mining.search_bm25_slice, mining.on_processors(settings), snapshot, index, shards=slices)
+        run_shards(mining.search_bm25_slice, mining.on_processors(settings), snapshot, index, shards=slices)
     return mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
 
 
@@ -180,18 +180,16 @@ def mine(
     """The round's negatives; what the encoder searches for them, in one piece or slice by slice."""
     if slices := mining.dense_slices(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
-        over_shards(
-            mining.search_dense_slice, mining.on_processors(settings), snapshot, encoder, vectors, shards=slices
-        )
+        run_shards(mining.search_dense_slice, mining.on_processors(settings), snapshot, encoder, vectors, shards=slices)
     return mining.mine_negatives(settings, snapshot, bm25, encoder, vectors, round_, serving)
 
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
     """All passages under one encoder, shard by shard."""
     world_size = settings.embedding.shards
-    if (known := sealed(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)) is not None:
+    if (known := find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)) is not None:
         return known
-    over_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
+    run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
 
 

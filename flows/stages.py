@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.report.forecast import forecast
 
 SAMPLE = 32  # passages encoded for the estimate: seconds of a night of minutes
@@ -42,7 +42,7 @@ def log_estimate(settings: Settings, snapshot: Snapshot, drift: Drift) -> None:
     except Exception as error:  # no night fails because its length is unknown
         log.debug("no estimate of the night's length: %s", error)
         return
-    work = "train" if drift.verdict is Work.RETRAIN else "embed what changed"
+    work = "train" if drift.verdict is Action.RETRAIN else "embed what changed"
     log.info("This night will %s, which takes about %s: %s", work, minutes(seconds), drift.cause)
 
 

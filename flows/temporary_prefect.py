@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows.local_prefect import HOST, wait_until_healthy
-from tasks.core.base.processes import ending_with_us
+from tasks.core.base.processes import command_that_ends_with_parent
 
 RETRIES = 2  # of a request, 6 seconds in all: a server on this machine is busy for a moment, or it is dead
 
 
 @contextmanager
-def a_server() -> Iterator[None]:
+def prefect_server() -> Iterator[None]:
     """The Prefect server that is configured; where none is, one of our own on a free port, over the usual database.
 
     Prefect starts such a server too, and leaves it behind when the night is killed.
@@ -44,11 +44,17 @@ def a_server() -> Iterator[None]:
     url = f"http://{HOST}:{port}/api"
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **own}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.prefect_server:create_app"]
+    # Without an app folder uvicorn imports from the folder that the user works in, which may have a flows/ of its own.
+    application = ["--app-dir", str(Path(__file__).parents[1]), "--factory", "flows.prefect_server:create_app"]
+    command = [sys.executable, "-m", "uvicorn", *application]
     options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with TemporaryDirectory() as folder, (Path(folder) / "server.log").open("wb") as log:
         server = subprocess.Popen(  # noqa: S603 (our own command)
-            ending_with_us([*command, *options]), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command_that_ends_with_parent([*command, *options]),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
         try:
             wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, lambda: server.poll() is None)

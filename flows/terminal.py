@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flows.doctor import Check
     from tasks.core.base.receipts import Release
     from tasks.core.drift.findings import Drift
-    from tasks.core.report.compare import Duel
+    from tasks.core.report.compare import SystemComparison
     from tasks.core.search.searcher import Answer
 
 SHOWN = 360  # characters of a passage on the terminal; --json has all of it
@@ -106,7 +106,7 @@ def print_refusals(found: Mapping[str, Any]) -> None:
         console.print("no row was refused", style="green")
 
 
-def print_duel(found: Duel) -> None:
+def print_comparison(found: SystemComparison) -> None:
     """Measures of both, the interval of the difference, then the queries that changed most."""
     console = open_console(highlight=False)
     table = Table(box=None, pad_edge=False)

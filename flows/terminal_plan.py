@@ -9,7 +9,7 @@ from rich.text import Text
 
 from flows.console import open_console
 from flows.stages import minutes
-from tasks.core.drift.findings import Work
+from tasks.core.drift.findings import Action
 
 if TYPE_CHECKING:
     from tasks.core.base.receipts import Ingested
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from tasks.core.report.forecast import Forecast
 
 TODO = {
-    Work.SKIP: "do nothing",
-    Work.SUSPECT: "touch nothing, and ask for a look at the input",
-    Work.LABEL: "touch nothing, and ask for labels",
-    Work.REFRESH: "embed what changed with the serving encoder, and swap",
-    Work.RETRAIN: "mine, train and embed, and swap if the gate agrees",
+    Action.SKIP: "do nothing",
+    Action.SUSPECT: "touch nothing, and ask for a look at the input",
+    Action.LABEL: "touch nothing, and ask for labels",
+    Action.REFRESH: "embed what changed with the serving encoder, and swap",
+    Action.RETRAIN: "mine, train and embed, and swap if the gate agrees",
 }
 
 

@@ -1,4 +1,4 @@
-"""Who is told when a night goes wrong, and what counts as wrong."""
+"""Alarms: which events of nights raise them, and the webhook that receives them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "no night for two days",
-            "No night has ended well for two days, for whatever reason.",
+            "No night has ended well for two days, for any reason.",
             nothing,
             Posture.Proactive,
             match_related=A_NIGHT,

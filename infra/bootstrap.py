@@ -1,7 +1,7 @@
 """Make what the deployments need on a Prefect server: work pool, limits, deployments, alarms. Safe to run again.
 
-`python -m infra.bootstrap` speaks to the server of PREFECT_API_URL. NIGHTSHIFT_ALERT_URL names a webhook that is told
-of failures, crashes, rejections and nights that do not come.
+`python -m infra.bootstrap` uses the server of PREFECT_API_URL. NIGHTSHIFT_ALERT_URL names a webhook that receives
+alerts of failures, crashes, rejections and nights that do not come.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def deploy(file: Path) -> None:
 
 
 def make_alarms(client: SyncPrefectClient, url: str) -> None:
-    """The alarms, each by its name: made, or brought up to date; none without an address to tell."""
+    """Create or update every alarm, by its name; without a webhook address create none."""
     if not url:
-        typer.echo("no alarms: set NIGHTSHIFT_ALERT_URL to a webhook, and run this again, to be told of failures")
+        typer.echo("no alarms: set NIGHTSHIFT_ALERT_URL to a webhook, and run this again to receive alerts")
         return
     block, usual = alert_block(url), usual_night(client)
     for alarm in alarms(block, usual):

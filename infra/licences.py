@@ -26,30 +26,30 @@ def direct() -> dict[str, str]:
     """Each package that pyproject.toml names, and where: "all" nights, or an extra."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     wanted = {"all": project["dependencies"], **project["optional-dependencies"]}
-    found: dict[str, str] = {}
+    packages_of: dict[str, str] = {}
     for where, packages in wanted.items():
         for package in packages:
-            found.setdefault(re.split(r"[\[<>=~! ]", package)[0], where)
-    return found
+            packages_of.setdefault(re.split(r"[\[<>=~! ]", package)[0], where)
+    return packages_of
 
 
 def licence(package: str) -> str:
-    """What the metadata of an installed package says, as an SPDX name where that is plain.
+    """Return the license in the metadata of an installed package, as an SPDX name where that is clear.
 
     Raises PackageNotFoundError when it is not installed.
     """
     about = metadata(package)
     classified = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
-    said = about.get_all("License-Expression") or ["; ".join(classified)]
-    if not said[0]:  # an older package: its own words, or the beginning of the whole text
-        said = about.get_all("License") or ["unknown"]
-    first: str = said[0].split("\n")[0]
+    names = about.get_all("License-Expression") or ["; ".join(classified)]
+    if not names[0]:  # an older package: its own words, or the beginning of the whole text
+        names = about.get_all("License") or ["unknown"]
+    first: str = names[0].split("\n")[0]
     return NAMES.get(first, first)
 
 
 def rows() -> Iterator[str]:
     """The table's rows in Markdown."""
-    for package, where in sorted(direct().items(), key=lambda one: (one[1] == "dev", one[0].lower())):
+    for package, where in sorted(direct().items(), key=lambda row: (row[1] == "dev", row[0].lower())):
         yield f"| {package} | {where} | {licence(package)} |"
 
 

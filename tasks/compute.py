@@ -38,7 +38,7 @@ PASSED_ON = (
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # what Ray calls a resource, and asking for it
 
 
-def over_shards(step: Task[..., R], settings: Settings, *arguments: object, shards: int) -> list[R]:
+def run_shards(step: Task[..., R], settings: Settings, *arguments: object, shards: int) -> list[R]:
     """`step(settings, *arguments, rank, shards)` for every rank below `shards`, on `[compute] engine`; their results.
 
     Each rank is a task run of its own on either engine. On Ray as many run at once as the cluster has room for, and a
@@ -71,7 +71,7 @@ def _cluster(compute: ComputeSettings) -> Iterator[Any]:
         with _reaching(compute):
             runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
         asked = request(compute)
-        tell_room(asked, "shards")
+        log_room(asked, "shards")
         held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
         yield runner
 
@@ -88,7 +88,7 @@ def check_ray() -> None:
 
 
 @contextmanager
-def attached(compute: ComputeSettings) -> Iterator[None]:
+def connect_to_ray(compute: ComputeSettings) -> Iterator[None]:
     """A connection to the cluster for calls of Ray's own, beside shards; a cluster of this host where none is named.
 
     Raises Unreachable, with the address, where no cluster answers.
@@ -160,7 +160,7 @@ def request(compute: ComputeSettings) -> dict[str, float]:
     return {name: amount for name, amount in asked.items() if amount}
 
 
-def look_at(compute: ComputeSettings) -> str:
+def describe_cluster(compute: ComputeSettings) -> str:
     """Connect to the cluster as a night would, and say what is there.
 
     Raises NightshiftError when Ray, or a Prefect server for its workers, is missing; Unreachable when none answers.
@@ -170,12 +170,12 @@ def look_at(compute: ComputeSettings) -> str:
 
     if not compute.address:
         return f"ray {ray.__version__}: a night starts a cluster on this host"
-    with attached(compute):
+    with connect_to_ray(compute):
         hosts, room = _room(request(compute))
     return f"ray {ray.__version__} at {compute.address}: {hosts} hosts, room for {room} shards at once"
 
 
-def tell_room(asked: dict[str, float], what: str) -> None:
+def log_room(asked: dict[str, float], what: str) -> None:
     """Say how many shards (or `what` else) run at once. A cluster without room may grow: a night waits for that."""
     hosts, room = _room(asked)
     say = log.info if room else log.warning

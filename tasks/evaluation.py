@@ -9,8 +9,8 @@ from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, R
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation import probe as pools
 from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_ranking
-from tasks.core.evaluation.evidence import gather
-from tasks.core.evaluation.gate import Probe, Verdict, decide
+from tasks.core.evaluation.evidence import gather_evidence
+from tasks.core.evaluation.gate import Decision, Probe, decide
 from tasks.policy import STEP
 
 
@@ -56,14 +56,14 @@ def gate(
     *,
     trained: bool,
     withdrawn: str | None,
-) -> Verdict:
+) -> Decision:
     """Promote or reject, with reasons.
 
     `trained`: the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a reason
     to reject. `withdrawn`: the release of the same parts that was rolled back by hand.
     """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
-    evidence = gather(
+    evidence = gather_evidence(
         settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn, trained=trained
     )
     verdict = decide(evidence, rules)

@@ -11,7 +11,7 @@ from prefect.events import emit_event
 from tasks import report
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.watch import watch, with_unfamiliar
 from tasks.core.ingest import data_warnings
 from tasks.core.ingest.feed import refuse_another_feed
@@ -58,7 +58,7 @@ def compare_with_serving(
         drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learnt))
     report.drift_table(drift)
     report.drift_history(drift)
-    if drift.verdict is Work.LABEL:
+    if drift.verdict is Action.LABEL:
         report.unfamiliar_queries(drift)
         log.warning("label these %d unfamiliar queries. All of them: %s", len(drift.unfamiliar), drift.unfamiliar_file)
         for query in drift.unfamiliar:
@@ -91,8 +91,8 @@ def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
 def _told(drift: Drift) -> str:
     if drift.trigger:
         return "Retrain"
-    if drift.verdict is Work.RETRAIN or drift.held:
+    if drift.verdict is Action.RETRAIN or drift.held:
         return "Drifting"  # the night will retrain, or something holds it
-    return {Work.SKIP: "Quiet", Work.REFRESH: "Changed", Work.SUSPECT: "Suspect", Work.LABEL: "Unlabeled"}[
+    return {Action.SKIP: "Quiet", Action.REFRESH: "Changed", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}[
         drift.verdict
     ]

@@ -9,11 +9,11 @@ from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Rele
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
 from tasks.core.mining.churn import churn
-from tasks.core.mining.mine import mine, schedule
+from tasks.core.mining.mine import mine, source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.own_passages import leave_out_self
-from tasks.core.retrieval.searches import join_slices, search_slice, search_whole, searched
-from tasks.core.retrieval.training_queries import keep_vectors, own_run, training_search
+from tasks.core.retrieval.searches import find_run, join_slices, search_slice, search_whole
+from tasks.core.retrieval.training_queries import keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, load_snapshot, qrels
 from tasks.policy import STEP
 
@@ -46,7 +46,7 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
 def bm25_slices(settings: Settings, snapshot: Snapshot, index: Index) -> int:
     """The slices of the training queries that BM25 has yet to search; 0: the run is there, or made in one piece."""
     mining, asked = settings.mining, judged(snapshot, "train")
-    if mining.shards == 1 or searched(bm25_search(settings.home, index, asked, mining.depth, mining)):
+    if mining.shards == 1 or find_run(bm25_search(settings.home, index, asked, mining.depth, mining)):
         return 0
     return mining.shards
 
@@ -61,10 +61,10 @@ def search_bm25_slice(settings: Settings, snapshot: Snapshot, index: Index, rank
 def dense_slices(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, round_: int) -> int:
     """The slices of the training queries that the encoder has yet to search in this round, as `bm25_slices`."""
     mining = settings.mining
-    if mining.shards == 1 or "dense" not in schedule(round_, mining):
+    if mining.shards == 1 or "dense" not in source_shares(round_, mining):
         return 0
     search, _ = training_search(settings.home, snapshot, encoder, embeddings, mining.depth)
-    return 0 if searched(search) else mining.shards
+    return 0 if find_run(search) else mining.shards
 
 
 @task(name="encode-queries", task_run_name="encode training queries, {encoder.fingerprint}", **STEP)
@@ -113,8 +113,8 @@ def mine_negatives(
     home, mining = settings.home, settings.mining
     search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
     sources = [("bm25", bm25)]
-    if "dense" in schedule(round_, mining):
-        sources.append(("dense", own_run(search, vectors, mining.shards)))
+    if "dense" in source_shares(round_, mining):
+        sources.append(("dense", run_search(search, vectors, mining.shards)))
     if settings.evaluation.leave_out_self:
         sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
     negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)

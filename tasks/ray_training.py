@@ -12,12 +12,12 @@ from typing import Any
 from prefect.context import hydrated_context, serialize_context
 from prefect.logging.handlers import APILogHandler
 
-from tasks.compute import attached, check_ray, request, tell_room
+from tasks.compute import check_ray, connect_to_ray, log_room, request
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.compute import ComputeSettings
 from tasks.core.training.launch import forget_refusal, refusal, take_part
 from tasks.core.training.loop import Job, Outcome
-from tasks.core.training.ranks import Ranks, joined
+from tasks.core.training.ranks import Ranks, join_process_group
 from tasks.policy import ON_RAY
 
 log = logging.getLogger("nightshift.training")
@@ -56,8 +56,8 @@ def train_on_ray(job: Job) -> Outcome:
             failure_config=FailureConfig(max_failures=ON_RAY["max_retries"]),
         ),
     )
-    with attached(compute):
-        tell_room(asked, "training processes")
+    with connect_to_ray(compute):
+        log_room(asked, "training processes")
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
@@ -80,16 +80,16 @@ def training_request(compute: ComputeSettings) -> dict[str, float]:
 def _process(config: dict[str, Any]) -> str | None:
     """What each process does: its rank of the job. The first one returns the outcome, as JSON."""
     job = Job.model_validate_json(config["job"])
-    with joined() as ranks:
+    with join_process_group() as ranks:
         if ranks.as_the_first(bool(refusal(job))):
             return None  # begun again after a refusal, which another try would not change
-        with _speaking(ranks, config["context"]):
+        with _logging_to_prefect(ranks, config["context"]):
             outcome = take_part(job, ranks)
     return outcome.model_dump_json() if ranks.leads else None
 
 
 @contextmanager
-def _speaking(ranks: Ranks, context: dict[str, Any]) -> Iterator[None]:
+def _logging_to_prefect(ranks: Ranks, context: dict[str, Any]) -> Iterator[None]:
     """Let the first process's log lines go to the task run that trains; the others say the same."""
     logger = logging.getLogger("nightshift")
     if not ranks.leads:

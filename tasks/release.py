@@ -37,7 +37,7 @@ def encoder_of(settings: Settings, release: Release) -> Encoder:
 def withdrawn(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> str | None:
     """The release of these very parts that a person rolled back, if any."""
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader)
-    return releases.withdrawn(settings, parts.digest)
+    return releases.find_withdrawn(settings, parts.digest)
 
 
 @task(name="publish", task_run_name="publish {encoder.fingerprint}", **OVER_THE_WIRE)

@@ -12,12 +12,13 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
+from tasks.artifact_markdown import Cell, escape, shorten, table
 from tasks.core.base.errors import describe
 from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
-from tasks.core.evaluation.gate import Verdict
+from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.ingest.contracts_page import PAGE
 from tasks.core.report.history import record
@@ -27,7 +28,6 @@ from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
-from tasks.markdown import Cell, escape, shorten, table
 from tasks.policy import STEP, step_of
 from tasks.server_loss import (
     create_markdown_artifact,
@@ -157,7 +157,7 @@ def embedding_progress(encoder: Encoder) -> Watch:
     return watch
 
 
-def evaluation_table(verdict: Verdict, figures: Mapping[str, Evaluation]) -> None:
+def evaluation_table(verdict: Decision, figures: Mapping[str, Evaluation]) -> None:
     """Measures of every system on the same held-out queries, under the gate's decision."""
     decision = "promote" if verdict.promote else "reject"
     _show("evaluation", _measures(figures), f"{decision}: {'; '.join(verdict.reasons)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from tasks.core.base.files import held
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder import learnable
@@ -40,7 +40,7 @@ def train(
     serving release's snapshot, unless it is lost, shows what is forgotten.
     """
     recalls = settings.encoder.start == "serving" or settings.training.replay > 0
-    older = held(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
+    older = find_artifact(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
         settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch

@@ -1,4 +1,4 @@
-"""The one rule: imports run infra → flows → tasks → tasks/core → data_contracts, and nowhere else."""
+"""The one rule: imports run one way, between the top-level packages and between the layers of the core."""
 
 from __future__ import annotations
 
@@ -7,69 +7,108 @@ import builtins
 import re
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
-LAYERS = ["data_contracts", "tasks.core", "tasks", "flows", "infra"]  # each may import itself and those before it
-SOURCES = [path for layer in ("data_contracts", "tasks", "flows", "infra") for path in (ROOT / layer).rglob("*.py")]
-LONGEST = 300  # lines
-
-
-def layer_of(module: str) -> int | None:
-    """The number of the layer that a dotted name belongs to; the deeper name wins."""
-    fitting = [n for n, name in enumerate(LAYERS) if module == name or module.startswith(f"{name}.")]
-    return min(fitting) if fitting else None
-
-
-def imports_of(path: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import hides which layer it reaches"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
+# In both lists an entry may import itself and the entries before it.
+PACKAGES = ["data_contracts", "tasks.core", "tasks", "flows", "infra"]
+LAYERS = ["base", "text", "snapshot", "encoder", "sources", "ingest", "embedding", "retrieval", "mining", "evaluation",
+          "training", "release", "search", "drift", "report"]  # fmt: skip
+API = ROOT / "tasks" / "nightshift"  # imported as `nightshift`; internal code never imports it
+FOLDERS = ("data_contracts", "tasks", "flows", "infra")
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+LONGEST = 300  # lines of a Python file
 
 
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_imports_run_one_way(path: Path) -> None:
-    own = layer_of(module_of(path))
-    assert own is not None
-    for name in imports_of(path):
-        reached = layer_of(name)
-        assert reached is None or reached <= own, f"{module_of(path)} imports {name} from a layer above its own"
+def package_of(module: str) -> int | None:
+    """The place of a module's package in PACKAGES; the deeper name wins."""
+    places = [place for place, name in enumerate(PACKAGES) if module == name or module.startswith(f"{name}.")]
+    return min(places, default=None)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_the_core_has_never_heard_of_prefect(path: Path) -> None:
-    if layer_of(module_of(path)) in (0, 1):
-        assert not [name for name in imports_of(path) if name.split(".")[0] in ("prefect", "prefect_ray")]
+def layer_of(module: str) -> int | None:
+    """The place of a module's layer in LAYERS; None outside the core."""
+    parts = module.split(".")
+    return LAYERS.index(parts[2]) if parts[:2] == ["tasks", "core"] and parts[2:3] else None
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=module_of)
-def test_no_file_is_too_long_to_read_in_one_go(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+def imports_of(source: str) -> list[str]:
+    imports = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import hides which layer it reaches"
+            imports += [f"{node.module}.{alias.name}" for alias in node.names]
+    return imports
+
+
+def wrong_arrows(module: str, source: str) -> list[str]:
+    """The imports of `source` that run up: to a later package, a later layer, or the public API."""
+    wrong = []
+    for name in imports_of(source):
+        for place_of in (package_of, layer_of):
+            own, reached = place_of(module), place_of(name)
+            if own is not None and reached is not None and reached > own:
+                wrong.append(f"{module} imports {name}")
+        if name.split(".")[0] == API.name or name.startswith(f"tasks.{API.name}"):
+            wrong.append(f"{module} imports {name}")
+    return wrong
+
+
+def test_imports_run_one_way() -> None:
+    internal = [path for path in SOURCES if API not in path.parents]
+    assert [arrow for path in internal for arrow in wrong_arrows(module_of(path), path.read_text())] == []
+
+
+def test_every_folder_of_the_core_is_a_layer() -> None:
+    folders = {path.name for path in (ROOT / "tasks" / "core").iterdir() if list(path.glob("*.py"))}
+    assert folders == set(LAYERS)
+    assert [path.name for path in (ROOT / "tasks" / "core").glob("*.py")] == ["__init__.py"]
+
+
+def test_a_wrong_arrow_is_caught_in_every_layer_and_package() -> None:
+    for lower, upper in pairwise(LAYERS):
+        up, down = f"from tasks.core.{upper}.x import y", f"from tasks.core.{lower}.x import y"
+        assert wrong_arrows(f"tasks.core.{lower}.a", up), lower
+        assert not wrong_arrows(f"tasks.core.{upper}.a", down), upper
+    assert not wrong_arrows("tasks.core.base.a", "import numpy.linalg")
+    for lower, upper in pairwise(PACKAGES):
+        assert wrong_arrows(f"{lower}.base.a", f"from {upper}.base import x"), lower
+    assert wrong_arrows("flows.nightly", "import nightshift")
+
+
+def test_the_core_does_not_import_prefect() -> None:
+    core = [path for path in SOURCES if package_of(module_of(path)) in (0, 1) or API in path.parents]
+    names = [(path, name) for path in core for name in imports_of(path.read_text())]
+    assert [(path, name) for path, name in names if name.split(".")[0] in ("prefect", "prefect_ray")] == []
+
+
+def test_no_file_is_too_long_to_read_in_one_go() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*SOURCES, *TESTS)}
+    assert {path: count for path, count in lines.items() if count > LONGEST} == {}
 
 
 def tracked() -> list[str]:
-    """The files that git knows and that are there."""
+    """The files that git knows and that exist."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [name for name in names.splitlines() if (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_what_a_function_raises_is_in_its_docstring(path: Path) -> None:
-    """Our own errors, in public functions; a class or a file may say it for all of its functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    unsaid = [f"{where}: {name}" for where, said, raised in public_functions(tree, "") for name in raised - said]
-    assert not unsaid, f"{path}: add `Raises …` to the docstring"
+def test_the_docstring_of_a_public_function_lists_our_errors_that_it_raises() -> None:
+    """A class or a file may list them for all of its functions."""
+    missing = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function, documented, raised in public_functions(tree, ""):
+            missing += [f"{path}: {function}: {error}" for error in raised - documented]
+    assert missing == []
 
 
 def public_functions(node: ast.AST, above: str) -> Iterator[tuple[str, set[str], set[str]]]:
@@ -87,36 +126,18 @@ def public_functions(node: ast.AST, above: str) -> Iterator[tuple[str, set[str],
 
 
 def errors_raised_in(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
-    raised = [one.exc for one in ast.walk(function) if isinstance(one, ast.Raise) and one.exc is not None]
-    called = [one.func if isinstance(one, ast.Call) else one for one in raised]
-    names = {one.id for one in called if isinstance(one, ast.Name)}
+    raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and node.exc is not None]
+    called = [error.func if isinstance(error, ast.Call) else error for error in raised]
+    names = {error.id for error in called if isinstance(error, ast.Name)}
     return {name for name in names if name[0].isupper() and not hasattr(builtins, name)}
 
 
 def test_packages_are_empty_so_that_importing_the_core_loads_no_orchestrator() -> None:
-    assert not [path for path in SOURCES if path.name == "__init__.py" and path.read_text().strip()]
+    filled = [path for path in SOURCES if path.name == "__init__.py" and path.read_text().strip()]
+    assert filled == [API / "__init__.py"]
 
 
 def test_the_top_level_is_what_its_owner_asked_for() -> None:
-    allowed = {
-        "flows",
-        "tasks",
-        "tests",
-        "infra",
-        "data_contracts",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "CHANGELOG.md",
-    }
-    found = {name.split("/")[0] for name in tracked()}
-    assert {name for name in found if not name.startswith(".")} <= allowed
-
-
-def test_the_layers_catch_a_wrong_arrow() -> None:
-    core, wrapper = layer_of("tasks.core.base.files"), layer_of("tasks.policy")
-    assert core is not None
-    assert wrapper is not None
-    assert core < wrapper
-    assert layer_of("flows.nightly") == 3
-    assert layer_of("numpy.linalg") is None
+    allowed = {*FOLDERS, "tests", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+    top = {name.split("/")[0] for name in tracked()}
+    assert {name for name in top if not name.startswith(".")} <= allowed

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.compute import OPTIONS, over_shards, request
+from tasks.compute import OPTIONS, request, run_shards
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.compute import ComputeSettings
 from tasks.core.base.settings import Settings
@@ -24,7 +24,7 @@ def test_here_shards_are_worked_on_one_after_the_other() -> None:
         return f"{word} {rank} of {shards}"
 
     here: Any = step
-    assert over_shards(here, Settings(), "part", shards=3) == ["part 0 of 3", "part 1 of 3", "part 2 of 3"]
+    assert run_shards(here, Settings(), "part", shards=3) == ["part 0 of 3", "part 1 of 3", "part 2 of 3"]
     assert seen == [0, 1, 2]
 
 
@@ -32,7 +32,7 @@ def test_ray_needs_a_prefect_server_that_its_workers_can_reach(tmp_path: Path) -
     pytest.importorskip("prefect_ray")
     settings = Settings(home=tmp_path, compute=ComputeSettings(engine="ray"))
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(NightshiftError, match="PREFECT_API_URL"):
-        over_shards(embed_shard, settings, None, None, shards=1)
+        run_shards(embed_shard, settings, None, None, shards=1)
 
 
 def test_ray_needs_a_home_that_is_the_same_on_every_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
-from tasks.core.base.settings_listing import dials
+from tasks.core.base.settings_listing import format_settings
 
 OTHER = {
     "home": "/some/ho'me \\ \x7f\x1b\t",
@@ -23,12 +23,12 @@ OTHER = {
 @pytest.mark.parametrize("settings", [Settings(), Settings.model_validate(OTHER)], ids=["defaults", "others"])
 def test_what_is_printed_loads_to_equal_settings(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
-    file.write_text(dials(settings), encoding="utf-8")
+    file.write_text(format_settings(settings), encoding="utf-8")
     assert load_settings(file) == settings.model_copy(update={"home": settings.home.absolute()})
 
 
 def test_every_dial_is_printed_with_its_meaning_and_no_secret_is() -> None:
-    printed = dials(Settings.model_validate({"milvus": {"token": "root:Milvus"}}))
+    printed = format_settings(Settings.model_validate({"milvus": {"token": "root:Milvus"}}))
     assert "root:Milvus" not in printed
     assert "# token = …" in printed
     lines = printed.splitlines()

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.base.checksums import write_checksums
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import CHECKSUMS, MANIFEST, digest_of, finished, load, produce, write_json
+from tasks.core.base.files import CHECKSUMS, MANIFEST, digest_of, load, produce, read_receipt, write_json
 from tasks.core.base.receipts import Index
 
 KEY = {"snapshot": "abc"}
@@ -48,7 +48,7 @@ def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Pat
 
     with pytest.raises(RuntimeError):
         produce(tmp_path, Index, KEY, fails)
-    assert finished(tmp_path / "indexes" / digest_of({"kind": "Index", **KEY}), Index) is None
+    assert read_receipt(tmp_path / "indexes" / digest_of({"kind": "Index", **KEY}), Index) is None
     receipt = produce(tmp_path, Index, KEY, build)
     assert [path.name for path in sorted(receipt.path.iterdir())] == [CHECKSUMS, "data", MANIFEST]
 

@@ -11,7 +11,7 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
 from tasks.core.base.receipts import Evaluation, Release
 from tasks.core.drift.verdict import Drift, Work
-from tasks.core.evaluation.gate import Finding, Verdict
+from tasks.core.evaluation.gate import Decision, GateCheck
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
 from tasks.core.report.night import Night
@@ -41,7 +41,7 @@ def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
         for name, value in (("challenger", 0.5), ("bm25", 0.4))
     }
     against = Comparison(against="the serving release", difference=0.1, low=0.05, high=0.15, queries=300)
-    verdict = Verdict(findings=(Finding(held=True, words="better"),), comparisons=(against,))
+    verdict = Decision(findings=(GateCheck(held=True, words="better"),), comparisons=(against,))
     drift = Drift(verdict=Work.RETRAIN, cause="new pairs")
     record(
         tmp_path,

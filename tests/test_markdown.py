@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tasks.markdown import WIDEST, escape, shorten, table
+from tasks.artifact_markdown import WIDEST, escape, shorten, table
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = [

@@ -18,7 +18,7 @@ from tasks.core.base.settings import (
 )
 from tasks.core.ingest.data_warnings import data_warnings
 from tasks.core.ingest.ingest import ingest
-from tasks.core.ingest.source_summary import look_at
+from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.report.preflight import check_side_files
 
 
@@ -50,6 +50,6 @@ def test_few_queries_and_cut_passages_are_warned_of(
     assert cut.startswith("[encoder] passage_tokens = 8 cuts 100% of the passages")
     roomy = settings.model_copy(update={"encoder": EncoderSettings(model=str(tiny_model))})
     assert len(data_warnings(roomy, snapshot)) == 1
-    assert look_at(str(source)).warnings == [few]
+    assert summarize_source(str(source)).warnings == [few]
     (source / "qrels" / "test.tsv").unlink()
-    assert look_at(str(source)).warnings[0].startswith("split test has 3 held-out queries")  # a tenth of 36
+    assert summarize_source(str(source)).warnings[0].startswith("split test has 3 held-out queries")  # a tenth of 36

@@ -15,11 +15,11 @@ from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.drift.verdict import Drift, Work
 from tasks.core.evaluation.evaluate import evaluate_run
-from tasks.core.evaluation.gate import Finding, Probe, Verdict
+from tasks.core.evaluation.gate import Decision, GateCheck, Probe
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
-from tasks.core.report.night import Night, last_line
+from tasks.core.report.night import Night, outcome_line
 from tasks.core.report.page import write_report
 
 BAD = "<script>alert('a query')</script>"
@@ -77,8 +77,11 @@ def night(tmp_path: Path) -> Night:
             bm25={"q1": ["p1"]},
             base={"q1": ["p2", "p1"], "q2": ["p2"]},
         ),
-        verdict=Verdict(
-            findings=(Finding(held=False, words="not shown to be no worse"), Finding(held=True, words="against BM25")),
+        verdict=Decision(
+            findings=(
+                GateCheck(held=False, words="not shown to be no worse"),
+                GateCheck(held=True, words="against BM25"),
+            ),
             comparisons=(against,),
             slices={"long queries": against},
             overlap=0.8,
@@ -187,12 +190,12 @@ def test_a_night_that_failed_after_it_published_does_not_deny_it(night: Night, t
 
 def test_marks_and_words_follow_the_figures(night: Night, tmp_path: Path) -> None:
     findings = (
-        Finding(held=False, words="not shown to be no worse", remedy="a gain of 0.02"),
-        Finding(held=True, words="clearly worse than BM25: -0.90", informs=True),
-        Finding(held=True, words="better than the base model"),
+        GateCheck(held=False, words="not shown to be no worse", remedy="a gain of 0.02"),
+        GateCheck(held=True, words="clearly worse than BM25: -0.90", informs=True),
+        GateCheck(held=True, words="better than the base model"),
     )
     worse = night.trained[0].model_copy(update={"dev": ((0, 0.95), (2, 0.05))})
-    page = page_of(night.having(verdict=Verdict(findings=findings), trained=(worse,)), tmp_path)
+    page = page_of(night.having(verdict=Decision(findings=findings), trained=(worse,)), tmp_path)
     marked = dict(re.findall(r'aria-label="(\w+)">.</span>([^<]*)', page))
     assert (marked["failed"], marked["note"]) == ("not shown to be no worse", "clearly worse than BM25: -0.90")
     assert marked["passed"] == "better than the base model"
@@ -240,9 +243,9 @@ def test_nights_link_to_each_other_to_their_run_and_to_releases(night: Night, tm
 
 def test_a_night_that_the_probe_ended_says_what_it_saw(night: Night, tmp_path: Path) -> None:
     seen = Comparison(against="the serving release", difference=-0.2, low=-0.25, high=-0.15, queries=300)
-    finding = Finding(held=False, words="clearly worse already on a pool")
+    finding = GateCheck(held=False, words="clearly worse already on a pool")
     probe = Probe(passages=2, of=3, comparison=seen, finding=finding)
-    page = page_of(night.having(figures={}, verdict=Verdict(findings=(finding,)), probe=probe), tmp_path)
+    page = page_of(night.having(figures={}, verdict=Decision(findings=(finding,)), probe=probe), tmp_path)
     assert "clearly worse already on a pool" in page
     assert "the other passages were not embedded" in page
 
@@ -277,6 +280,6 @@ def test_refused_candidates_are_a_table_in_words(night: Night, tmp_path: Path) -
 
 
 def test_the_last_line_names_outcome_reason_and_figures(night: Night) -> None:
-    line = last_line(night)
+    line = outcome_line(night)
     assert line.startswith("Rejected: not shown to be no worse; no release serves yet")
     assert "challenger's nDCG@10 0.8155 (BM25 0.5000, base 0.8155)" in line

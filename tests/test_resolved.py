@@ -6,7 +6,7 @@ import tomllib
 
 from tasks.core.base.resolved_settings import differences, resolve
 from tasks.core.base.settings import Settings
-from tasks.core.base.settings_listing import dials
+from tasks.core.base.settings_listing import format_settings
 
 
 def test_every_setting_is_on_record_and_no_secret_is() -> None:
@@ -17,7 +17,7 @@ def test_every_setting_is_on_record_and_no_secret_is() -> None:
     assert "sesame" not in str(found)
     assert "Milvus" not in str(found)
     assert "mining.shares.bm25" in found
-    printed = tomllib.loads(dials(Settings()))
+    printed = tomllib.loads(format_settings(Settings()))
     tables = {name: table for name, table in printed.items() if isinstance(table, dict)}
     names = {f"{name}.{key}" for name, table in tables.items() for key in table if not isinstance(table[key], dict)}
     assert names - {"milvus.token", "release.password"} <= found.keys()

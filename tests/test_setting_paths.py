@@ -10,7 +10,7 @@ import pytest
 from tasks.core.base.errors import BadUsage
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
-from tasks.core.ingest.source_summary import Limit, Look, settings_text
+from tasks.core.ingest.source_summary import Limit, SourceSummary, settings_text
 from tasks.core.report.night import recipe_of
 
 TEXT = """
@@ -127,8 +127,8 @@ def test_a_hub_id_stays_a_hub_id_and_an_address_an_address(tmp_path: Path) -> No
     assert (loaded.data.path, loaded.encoder.model) == ("s3://feed/x", "org/model")
 
 
-def look(path: str) -> Look:
-    return Look("beir", path, 1, 1, {"train": 1, 'te"st\n': 1}, (), Limit(32, 1.0), Limit(32, 1.0))
+def look(path: str) -> SourceSummary:
+    return SourceSummary("beir", path, 1, 1, {"train": 1, 'te"st\n': 1}, (), Limit(32, 1.0), Limit(32, 1.0))
 
 
 def test_init_writes_any_name_so_that_it_loads_as_it_is(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from drift_worlds import Pool, World, worlds
 
 from tasks.core.base.settings import DriftSettings
-from tasks.core.drift.decide import State, decide, due
+from tasks.core.drift.decide import State, decide, is_window_due
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.statistics import measure
 
@@ -111,7 +111,7 @@ class Nights:
         count = sum(len(one) for one in self.waiting)
         rules, before = self.study.rules, self.state.number
         found = None
-        if due(self.state, count, now, rules):
+        if is_window_due(self.state, count, now, rules):
             every = Pool.joined(self.waiting)
             if count > rules.max_queries:
                 every = every.at(self.rng.permutation(count)[: rules.max_queries])

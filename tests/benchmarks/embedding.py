@@ -53,7 +53,7 @@ from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
-from tasks.core.encoder.hardware import lack, paths_here
+from tasks.core.encoder.hardware import missing_for, paths_here
 
 PATHS = get_args(Precision)
 PEERS = ("st", "st-bf16", "st-openvino", "st-openvino-bf16", "st-openvino-int8")
@@ -105,7 +105,7 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> None:
     rows: dict[str, dict[str, float]] = {}
     for system in sorted(chosen.systems, key=lambda one: (one != "fp32", one != "st")):  # what others are held against
         path = paths_here()[0] if system == "again" else system
-        if what := lack(path) if path in PATHS else "" if can_run(system, chosen) else "no --peer-python":
+        if what := missing_for(path) if path in PATHS else "" if can_run(system, chosen) else "no --peer-python":
             print(f"| {system} | {what} |")
             continue
         if path in PATHS and path not in ways:
@@ -222,7 +222,7 @@ def quality(chosen: argparse.Namespace, scratch: Path) -> None:
     base, exact, rows = base_of(chosen.model, scratch), None, sorted({query for query, _ in judged})
     print(f"{chosen.folder.name}, {len(rows)} queries over {len(pool)} passages\n")
     print("| path | nDCG@10 | change |\n|---|--:|--:|")
-    for path in [one for one in PATHS if one in chosen.systems and not lack(one)]:  # type: ignore[arg-type]
+    for path in [one for one in PATHS if one in chosen.systems and not missing_for(one)]:  # type: ignore[arg-type]
         encoder = load_encoder(made(base, path, chosen, scratch, [text for _, text in random]))
         vectors = encoder.encode_passages([text for _, text in pool])
         found = np.argsort(-(encoder.encode_queries([asked[one] for one in rows]) @ vectors.T), kind="stable")[:, :10]

@@ -19,7 +19,7 @@ import pyarrow as pa
 from scipy.stats import norm
 
 from tasks.core.base.settings import GateSettings
-from tasks.core.evaluation.gate import Evidence, Verdict, decide
+from tasks.core.evaluation.gate import Decision, Evidence, decide
 
 # Share of queries whose relevant passage stands at rank 1, 2, … 10; the rest find it lower or not at all.
 RANKS = (0.60, 0.12, 0.06, 0.035, 0.025, 0.015, 0.01, 0.01, 0.005, 0.005)
@@ -75,7 +75,7 @@ def _mean(shift: float) -> float:
     return float((np.diff(VALUES) * at_least).sum())
 
 
-def verdicts(size: int, shift: float, trials: int, rules: GateSettings) -> Iterator[Verdict]:
+def verdicts(size: int, shift: float, trials: int, rules: GateSettings) -> Iterator[Decision]:
     """The whole gate on `trials` draws; four slices, two ways to halve the queries."""
     for trial in range(trials):
         rng = np.random.default_rng([size, trial])
@@ -83,7 +83,7 @@ def verdicts(size: int, shift: float, trials: int, rules: GateSettings) -> Itera
         yield judge(ours, theirs, rng, rules.model_copy(update={"seed": trial}))
 
 
-def judge(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, rules: GateSettings) -> Verdict:
+def judge(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, rules: GateSettings) -> Decision:
     """Ask the gate; BM25 is far below both."""
     halves = [rng.random(len(ours)) < 0.5 for _ in range(2)]
     slices = {f"{number}{side}": half == side for number, half in enumerate(halves) for side in (False, True)}
@@ -91,7 +91,7 @@ def judge(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, rules:
     return decide(Evidence(_table(ours), floor, serving=_table(theirs), slices=slices), rules)
 
 
-def rates(found: list[Verdict]) -> tuple[float, float]:
+def rates(found: list[Decision]) -> tuple[float, float]:
     """Shares of the verdicts that promote, and that promote as better."""
     better = [one.promote and one.reasons[0].startswith("better") for one in found]
     return float(np.mean([one.promote for one in found])), float(np.mean(better))

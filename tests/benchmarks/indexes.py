@@ -28,10 +28,17 @@ from clustered_rows import batches, drawn, exact, identity_of
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.release.milvus import collection
 from tasks.core.release.milvus.bulk import bulk_insert
-from tasks.core.release.milvus.collection import CollectionReader, connect, create, fill, index_and_load, readable
+from tasks.core.release.milvus.collection import (
+    CollectionReader,
+    connect,
+    create,
+    fill,
+    index_and_load,
+    readable,
+)
 from tasks.core.release.publisher import Identity
-from tasks.core.release.vector_stores import collection
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient

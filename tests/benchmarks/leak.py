@@ -38,12 +38,12 @@ from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.ingest.ingest import ingest
 from tasks.core.mining.candidates import Candidates, index_in
-from tasks.core.mining.choice import choose, choose_asking
+from tasks.core.mining.choice import choose, choose_with_cross_encoder
 from tasks.core.mining.cross_encoder import CrossEncoder, find_cross_encoder
-from tasks.core.mining.filters import KEPT, RULES, Facts, Reason
+from tasks.core.mining.filters import KEPT, RULES, FilterInputs, Reason
 from tasks.core.mining.mine import NEGATIVES_FILE, mine
 from tasks.core.mining.passage_texts import build_shingles, open_texts
-from tasks.core.mining.round import Round, asking, candidate_blocks, facts_of
+from tasks.core.mining.round import MiningRound, candidate_blocks, cross_encoder_scorer, filter_inputs
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.snapshot.reader import PASSAGES, queries
@@ -79,8 +79,8 @@ def main() -> None:
 class Study:
     """The candidates of all training queries, what the rules know, and which candidates are hidden positives."""
 
-    this: Round
-    facts: Facts
+    this: MiningRound
+    facts: FilterInputs
     candidates: Candidates
     hidden: np.ndarray  # bool (candidates,)
     hidden_in_all: int
@@ -125,14 +125,14 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
     model = mining.cross_encoder.model
     judging = CrossEncoder(find_cross_encoder(mining.cross_encoder), mining.cross_encoder.tokens) if model else None
     texts = open_texts(build_shingles(home, snapshot))
-    this = Round(snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging)
+    this = MiningRound(snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging)
     candidates = Candidates.joined([some for _, some in candidate_blocks(this)])
     ids = pq.read_table(snapshot.path / PASSAGES, columns=["passage_id"])["passage_id"].to_pylist()
     names = asked["query_id"].to_pylist()
     pairs = zip(candidates.query.tolist(), candidates.passage.tolist(), strict=True)
     is_hidden = np.array([ids[passage] in hidden.get(names[query], ()) for query, passage in pairs])
     negatives = mine(home, snapshot, [(source, run)], embeddings, vectors, 1, mining)
-    study = Study(this, facts_of(this), candidates, is_hidden, sum(map(len, hidden.values())), mining)
+    study = Study(this, filter_inputs(this), candidates, is_hidden, sum(map(len, hidden.values())), mining)
     _check(study, pq.read_table(negatives.path / NEGATIVES_FILE))
     return study
 
@@ -154,10 +154,12 @@ def _fate(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, asked
     verdict = np.where(refused, 0, KEPT).astype(np.int8)
     shares = np.ones(1)
     if asked:
-        ask = asking(study.this)
+        ask = cross_encoder_scorer(study.this)
         assert ask is not None
         most = mining.cross_encoder.most
-        kept, _ = choose_asking(study.candidates, verdict, study.this.texts, shares, mining.per_query, ask, most)
+        kept, _ = choose_with_cross_encoder(
+            study.candidates, verdict, study.this.texts, shares, mining.per_query, ask, most
+        )
     else:
         kept = choose(study.candidates, verdict.copy(), study.this.texts, shares, mining.per_query)
     through = verdict == KEPT

@@ -1,10 +1,10 @@
 """What Ray costs and gives: the night's embedding and searches on one and two workers, beside the same without Ray.
 
     python tests/benchmarks/scale.py [--parts embedding searches grain] [--passages 6000] [--shards 8]
-        [--asked 20000] [--slices 4] [--grain 10 100 1000] [--json]
+        [--queries 20000] [--slices 4] [--grain 10 100 1000] [--json]
 
 Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
-BM25 and exact, 100 passages a query, for --asked queries in as many passages, in --slices of the queries; and in one
+BM25 and exact, 100 passages a query, for --queries queries in as many passages, in --slices of the queries; and in one
 piece, which is what a night does without `[mining] shards`, with `rest`: all else of mining, which is never divided.
 The queries are encoded before, that is not counted.
 
@@ -41,7 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
 
 from prefect_servers import serving_prefect  # noqa: E402
 
-from tasks.core.base.files import newest_first, produce  # noqa: E402
+from tasks.core.base.files import produce, receipts_newest_first  # noqa: E402
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Snapshot  # noqa: E402
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES  # noqa: E402
 from tasks.core.text.normalization import text_hash  # noqa: E402
@@ -58,7 +58,7 @@ def main() -> None:
     arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--passages", type=int, default=6000)
     arguments.add_argument("--shards", type=int, default=8)
-    arguments.add_argument("--asked", type=int, default=20_000)
+    arguments.add_argument("--queries", type=int, default=20_000)
     arguments.add_argument("--slices", type=int, default=4)
     arguments.add_argument("--grain", type=int, nargs="*", default=[10, 100, 1000], help="numbers of shards")
     arguments.add_argument("--json", action="store_true")
@@ -105,7 +105,7 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
-    passages, asked = (chosen.asked, chosen.asked) if part == "searches" else (chosen.passages, 0)
+    passages, asked = (chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)
     snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _drawn(folder, passages, asked))
     base, layers = find_base(Settings().encoder.model), 6 if part == "embedding" else 0
     model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
@@ -186,7 +186,11 @@ def _embed(home: Path, shards: int) -> Facts:
     from flows.nightly import embed
     from tasks.core.base.settings_file import load_settings
 
-    (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
+    (encoder,), (snapshot,), settings = (
+        receipts_newest_first(home, Encoder),
+        receipts_newest_first(home, Snapshot),
+        load_settings(),
+    )
 
     @flow
     def embedding() -> Facts:
@@ -205,13 +209,17 @@ def _search(home: Path, slices: int) -> Facts:
 
     from flows.nightly import search
     from tasks import mining
-    from tasks.compute import over_shards
+    from tasks.compute import run_shards
     from tasks.core.base.settings_file import load_settings
     from tasks.core.mining.mine import mine
-    from tasks.core.retrieval.training_queries import own_run, training_search
+    from tasks.core.retrieval.training_queries import run_search, training_search
 
-    (encoder,), (snapshot,), settings = newest_first(home, Encoder), newest_first(home, Snapshot), load_settings()
-    (index,), (vectors,) = newest_first(home, Index), newest_first(home, Embeddings)
+    (encoder,), (snapshot,), settings = (
+        receipts_newest_first(home, Encoder),
+        receipts_newest_first(home, Snapshot),
+        load_settings(),
+    )
+    (index,), (vectors,) = receipts_newest_first(home, Index), receipts_newest_first(home, Embeddings)
 
     @flow
     def searching() -> Facts:
@@ -225,8 +233,8 @@ def _search(home: Path, slices: int) -> Facts:
             times.append(time.time())
             if slices > 1:
                 step, given = mining.search_dense_slice, mining.on_processors(settings)
-                over_shards(step, given, snapshot, encoder, vectors, shards=slices)
-            found.append(own_run(own, asked, slices))
+                run_shards(step, given, snapshot, encoder, vectors, shards=slices)
+            found.append(run_search(own, asked, slices))
             times.append(time.time())
         start = sum(first - called for first, called in zip(begun, times, strict=False))
         facts = {"seconds": times[2] - times[0], "start": start, "work": sum(run.seconds for run in found)}

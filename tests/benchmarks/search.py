@@ -34,8 +34,8 @@ from tasks.core.release.generation import Parts
 from tasks.core.release.ledger import Generation
 from tasks.core.release.milvus.collection import METRIC, connect, create, key_of
 from tasks.core.release.publish import publish, serving
-from tasks.core.release.rows import paired
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.rows import rows_with_vectors
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
 K = 10
@@ -118,7 +118,7 @@ def insert(chosen: argparse.Namespace) -> dict[str, float]:
     identity = parts.identity(Generation(1, "bareba5e", False, False, f"bare_{settings.milvus.alias}"))
     batches = [
         (batch.drop_columns(["vector"]), matrix(batch["vector"], batch["vector"].type.list_size))
-        for batch in paired(parts.snapshot, parts.embeddings, settings.milvus.batch_rows)
+        for batch in rows_with_vectors(parts.snapshot, parts.embeddings, settings.milvus.batch_rows)
     ]
     with Peak() as peak:
         start = time.perf_counter()
@@ -156,7 +156,7 @@ def release(chosen: argparse.Namespace) -> dict[str, float]:
     On top come giving back its memory (or syncing its files), all checks and the move of the pointer.
     """
     parts, settings = parts_of(chosen), settings_of(chosen)
-    milvus = milvus_of(settings)
+    milvus = open_publisher(settings)
     said: dict[str, float] = {}
 
     class Steps(logging.Handler):
@@ -201,9 +201,9 @@ def search(chosen: argparse.Namespace) -> None:
     asked = [" ".join(words(n, 6)) for n in range(chosen.queries)]
     taken: dict[str, list[float]] = {"searcher": [], "bare": []}
     with Searcher.open(settings, DrawnEncoder) as searcher:
-        pointer = milvus_of(settings).serving()
+        pointer = open_publisher(settings).serving()
         assert pointer is not None
-        reader = milvus_of(settings).open(pointer.collection)
+        reader = open_publisher(settings).open(pointer.collection)
         encoder, client, name = DrawnEncoder(parts.encoder.path), reader._client, reader.identity.collection
         built = json.loads(reader.identity.index_params)
         plain = {"metric_type": METRIC, "params": search_params(chosen.index, K, built, {})}
@@ -240,7 +240,7 @@ def search(chosen: argparse.Namespace) -> None:
 def clear(chosen: argparse.Namespace) -> None:
     """Remove what a turn left on a server."""
     if chosen.uri:
-        client, milvus = connect(chosen.uri), milvus_of(settings_of(chosen))
+        client, milvus = connect(chosen.uri), open_publisher(settings_of(chosen))
         client.drop_alias(settings_of(chosen).milvus.alias)
         for name in milvus.collections():
             client.drop_collection(name)

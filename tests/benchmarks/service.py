@@ -24,7 +24,7 @@ from typing import Any
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings_file import load_settings
 from tasks.core.search.searcher import Searcher
-from tasks.core.search.shadow import held_out
+from tasks.core.search.shadow import held_out_queries
 
 K, AT_ONCE = 10, 64
 
@@ -36,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=8093)
     chosen = arguments.parse_args()
     settings = load_settings()
-    queries = held_out(settings)[: chosen.queries]
+    queries = held_out_queries(settings)[: chosen.queries]
     with service(chosen.port) as ask, Searcher.open(settings) as searcher:
         ways: dict[str, Callable[[str], Any]] = {
             "searcher": lambda query: searcher.search(query, K),

@@ -13,7 +13,7 @@ from source_forms import PASSAGES, beir, jsonl, msmarco, pack, put, rows
 
 from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.ingest.ingest import ingest
-from tasks.core.ingest.source_summary import look_at
+from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.sources.first_fault import guess_cause, shorten
 
 LINES = jsonl(PASSAGES)
@@ -39,7 +39,7 @@ def test_a_file_of_another_kind_is_named_with_its_first_fault_by_init_and_by_the
         file.write_bytes(content)
         place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(looks)}"
         with pytest.raises(NightshiftError, match=rf"no row of its passages can be read\. The first: {place}"):
-            look_at(str(collection.root))
+            summarize_source(str(collection.root))
     with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first of them: {place}"):
         ingest(collection.settings())
 
@@ -50,7 +50,7 @@ def test_the_first_refused_row_is_shown_whatever_the_share(
 ) -> None:
     line = collection.add("corpus.jsonl", *(["\x1b[31m not JSON, and rather long" + " so" * 100] * count))
     shown = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
-    (note,) = look_at(str(collection.root)).notes
+    (note,) = summarize_source(str(collection.root)).notes
     assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {shown}$", note)
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
         ingest(collection.settings())
@@ -94,7 +94,7 @@ def test_a_folder_of_no_source_lists_what_it_holds(tmp_path: Path) -> None:
     put(tmp_path, "corpus.zip", b"PK\x03\x04")
     put(tmp_path, ".DS_Store", b"")
     with pytest.raises(BadInput, match=r"no source that Nightshift knows. It holds corpus\.zip\. Nightshift reads"):
-        look_at(str(tmp_path))
+        summarize_source(str(tmp_path))
 
 
 def test_a_record_is_shown_on_one_line_without_control_characters() -> None:

@@ -17,7 +17,7 @@ from small_collection import Collection, passage, quarantine_of, query
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.ingest import ingest
-from tasks.core.ingest.long_texts import LongTextReader, LongTextWriter, portions
+from tasks.core.ingest.long_texts import LongTextReader, LongTextWriter, split_by_size
 from tasks.core.snapshot.reader import passages, qrels, queries
 from tasks.core.text.content_digest import ContentDigest
 
@@ -45,7 +45,7 @@ def test_texts_come_back_from_any_place(
 @given(st.lists(st.none() | st.integers(0, 50), max_size=20), st.integers(1, 60))
 def test_portions_hold_all_rows_and_stay_small(sizes: list[int | None], limit: int) -> None:
     batch = pa.record_batch({"size": pa.array(sizes, pa.int64())})
-    parts = [part["size"].to_pylist() for part in portions(batch, "size", limit)]
+    parts = [part["size"].to_pylist() for part in split_by_size(batch, "size", limit)]
     assert [one for part in parts for one in part] == sizes
     assert all(sum(one or 0 for one in part[1:]) <= limit for part in parts)
 

@@ -16,7 +16,7 @@ from flows.cli import app
 from tasks.core.base.errors import BadInput
 from tasks.core.base.settings import DataSettings
 from tasks.core.base.settings_file import load_settings
-from tasks.core.ingest.source_summary import look_at
+from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.sources.source import find_source
 
 PAIRS = [(f'what is "metal" {n}, in short', f"Metal {n}:\nit is described; here.") for n in range(12)]
@@ -52,7 +52,7 @@ def test_two_columns_of_known_names_are_recognized_and_read_from_every_kind_of_f
     put_csv(tmp_path / "tsv", "faq.tsv", ("query", "document"), "\t")
     put_parquet(tmp_path / "parquet", "any.parquet", ("anchor", "context"))
     for name in ("jsonl", "json", "flag", "csv", "excel", "tsv", "parquet"):
-        look = look_at(str(tmp_path / name))
+        look = summarize_source(str(tmp_path / name))
         assert (look.format, look.passages, look.qrels) == ("pairs", 12 + (name == "flag"), {"train": 12}), name
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
 
@@ -88,7 +88,7 @@ def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tm
 def test_other_columns_are_another_source(tmp_path: Path) -> None:
     put(tmp_path, "faq.jsonl", jsonl([{"question": "q", "answer": "short", "context": "long"}]))
     with pytest.raises(BadInput, match=r"several columns that could hold the passage: answer, context\. Its columns"):
-        look_at(str(tmp_path))
+        summarize_source(str(tmp_path))
     one, two = (
         find_source(DataSettings(format="pairs", path=tmp_path, passage_column=column)).identity
         for column in ("answer", "context")
@@ -99,7 +99,7 @@ def test_other_columns_are_another_source(tmp_path: Path) -> None:
 def test_a_click_log_is_named_as_such(tmp_path: Path) -> None:
     put(tmp_path, "log.jsonl", jsonl([{"query": "owls", "shown": ["p1", "p2"], "clicked": "p2"}]))
     with pytest.raises(BadInput, match=r"log\.jsonl: looks like a click log \(its fields: query, shown, clicked\)"):
-        look_at(str(tmp_path))
+        summarize_source(str(tmp_path))
 
 
 def test_a_row_of_a_csv_file_that_is_damaged_costs_itself_alone(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_quote_that_swallows_lines_of_a_csv_file_stops_the_night_with_the_line
 def test_an_empty_file_and_a_wrong_name_of_a_column_are_said(tmp_path: Path) -> None:
     put(tmp_path, "faq.csv", "question,answer\n")
     with pytest.raises(BadInput, match=r"faq\.csv: holds no row below its header"):
-        look_at(str(tmp_path))
+        summarize_source(str(tmp_path))
     put(tmp_path, "faq.csv", "question,answer\na,b\n")
     with pytest.raises(BadInput, match=r"faq\.csv: has no column reply\. Its columns: question, answer"):
-        look_at(str(tmp_path), passage="reply")
+        summarize_source(str(tmp_path), passage="reply")

@@ -6,7 +6,17 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from tasks.core.base.settings import DriftSettings
-from tasks.core.drift.decide import Baseline, Decision, Normal, State, decide, due, low_threshold, suspect, under
+from tasks.core.drift.decide import (
+    Baseline,
+    Decision,
+    Normal,
+    State,
+    decide,
+    is_window_due,
+    low_threshold,
+    suspect,
+    under,
+)
 from tasks.core.drift.findings import Measurement
 
 NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
@@ -157,7 +167,7 @@ def test_recall_that_fell_is_confirmed_by_itself() -> None:
 
 def test_a_window_is_due_by_count_and_by_time() -> None:
     state, _ = nights(found())
-    assert not due(State(), 499, NIGHT, RULES)
-    assert due(State(), 500, NIGHT, RULES)
-    assert not due(state, 500, NIGHT + timedelta(hours=19), RULES)
-    assert due(state, 500, NIGHT + timedelta(hours=20), RULES)
+    assert not is_window_due(State(), 499, NIGHT, RULES)
+    assert is_window_due(State(), 500, NIGHT, RULES)
+    assert not is_window_due(state, 500, NIGHT + timedelta(hours=19), RULES)
+    assert is_window_due(state, 500, NIGHT + timedelta(hours=20), RULES)

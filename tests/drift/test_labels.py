@@ -10,7 +10,7 @@ from traffic import NIGHT, THINGS, ask, look, unfamiliar
 
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Work
+from tasks.core.drift.findings import Action
 from tasks.core.drift.watch import watch
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
@@ -21,10 +21,10 @@ def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_star
 ) -> None:
     ask(logged, *unfamiliar(0))
     first = look(logged, serving, snapshot, 0)
-    assert (first.verdict, first.unfamiliar_file) == (Work.SKIP, None)
+    assert (first.verdict, first.unfamiliar_file) == (Action.SKIP, None)
     ask(logged, *unfamiliar(1))
     second = look(logged, serving, snapshot, 1)
-    assert (second.verdict, second.trigger) == (Work.LABEL, False)
+    assert (second.verdict, second.trigger) == (Action.LABEL, False)
     assert "add them to the train queries" in second.cause
     assert second.unfamiliar_file is not None
     listed = [json.loads(line) for line in second.unfamiliar_file.read_text().splitlines()]
@@ -32,7 +32,7 @@ def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_star
     assert len(second.unfamiliar) == 20 < len(listed) <= 30
     assert [line["score"] for line in listed] == sorted(line["score"] for line in listed)
     assert set(second.unfamiliar) <= set(unfamiliar(1))
-    assert look(logged, serving, snapshot, 2).verdict is Work.SKIP  # a person is asked once
+    assert look(logged, serving, snapshot, 2).verdict is Action.SKIP  # a person is asked once
 
     assert logged.data.path is not None
     source = Path(logged.data.path)
@@ -42,9 +42,9 @@ def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_star
     rules = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
     rules = logged.model_copy(update={"drift": rules})
     labeled = look(rules, serving, ingest(logged)[1], 3)
-    assert (labeled.verdict, labeled.trigger) == (Work.RETRAIN, True)
+    assert (labeled.verdict, labeled.trigger) == (Action.RETRAIN, True)
     assert "labels came" in labeled.cause
-    assert look(rules, serving, ingest(logged)[1], 4).verdict is Work.SKIP
+    assert look(rules, serving, ingest(logged)[1], 4).verdict is Action.SKIP
 
 
 def test_a_look_that_remembers_nothing_reads_the_log_and_writes_nothing(
@@ -61,7 +61,7 @@ def test_a_look_that_remembers_nothing_reads_the_log_and_writes_nothing(
         assert seen == look(logged, serving, snapshot, night).model_copy(
             update={"unfamiliar_file": seen.unfamiliar_file}
         )
-    assert seen.verdict is Work.LABEL
+    assert seen.verdict is Action.LABEL
     assert seen.fresh == {"snapshot": 0, "log": 30}
 
 

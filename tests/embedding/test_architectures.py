@@ -18,13 +18,13 @@ from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
 from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
-from tasks.core.encoder.hardware import lack, paths_here
+from tasks.core.encoder.hardware import missing_for, paths_here
 from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.encoder.tower import Side, Tower
 from tasks.core.ingest.ingest import ingest
 from tasks.core.training.numeric_path import choose_precision
 
-pytestmark = pytest.mark.skipif(bool(lack("openvino-fp32")), reason=lack("openvino-fp32"))
+pytestmark = pytest.mark.skipif(bool(missing_for("openvino-fp32")), reason=missing_for("openvino-fp32"))
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "", "a castle " * 20]
 SMALL = {

@@ -16,7 +16,7 @@ from tasks.core.encoder import hardware as machine
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.batches import GRAIN, micro_batches
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
-from tasks.core.encoder.hardware import lack
+from tasks.core.encoder.hardware import missing_for
 
 TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, "", "a castle"]
 PATHS: list[Precision] = ["bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]
@@ -39,7 +39,7 @@ def on_path(folder: Path, path: Precision) -> DualEncoder:
 
 
 def need(path: Precision) -> None:
-    if what := lack(path):
+    if what := missing_for(path):
         pytest.skip(what)
 
 

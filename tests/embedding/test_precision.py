@@ -18,13 +18,13 @@ from tasks.core.base.settings import EncoderSettings, GateSettings, Settings
 from tasks.core.encoder import hardware as machine
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
-from tasks.core.encoder.hardware import lack, paths_here
+from tasks.core.encoder.hardware import missing_for, paths_here
 from tasks.core.evaluation.significance import interval
 from tasks.core.ingest.ingest import ingest
 from tasks.core.training.numeric_path import Choice, _is_taken, choose_precision
 from tasks.core.training.trainer import base_encoder
 
-int8 = pytest.mark.skipif(bool(lack("openvino-int8")), reason=lack("openvino-int8"))
+int8 = pytest.mark.skipif(bool(missing_for("openvino-int8")), reason=missing_for("openvino-int8"))
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding import progress, shards
 from tasks.core.embedding.progress import Pace
-from tasks.core.embedding.shards import embed_shard, gather_shards, sealed
+from tasks.core.embedding.shards import embed_shard, find_embeddings, gather_shards
 from tasks.core.embedding.stored_shards import shard_files, shard_name
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.ingest.ingest import ingest
-from tasks.core.release.rows import paired
+from tasks.core.release.rows import rows_with_vectors
 from tasks.core.retrieval.exact import vectors_of as exact_vectors
 from tasks.core.snapshot.reader import passages
 from tasks.core.text.normalization import full_text
@@ -203,12 +203,12 @@ def test_half_the_numbers_are_read_as_the_whole_ones(settings: Settings) -> None
     half = gather_shards(home, encoder, snapshot, 2, vectors="float16")
     whole = gather_shards(home, encoder, snapshot, 2)
     assert (half.embedded, whole.embedded) == (30, 30)  # the exact numbers are never made out of coarser ones
-    assert sealed(home, encoder, snapshot, 2) == whole.model_copy(update={"reused": True})
+    assert find_embeddings(home, encoder, snapshot, 2) == whole.model_copy(update={"reused": True})
     rows = np.array([29, 3, 3, 16])
     near, exact = exact_vectors(half, rows), exact_vectors(whole, rows)
     assert near.dtype == exact.dtype == np.float32
     np.testing.assert_array_equal(near, exact.astype(np.float16).astype(np.float32))
-    (batch,) = paired(snapshot, half, 100)
+    (batch,) = rows_with_vectors(snapshot, half, 100)
     assert batch["vector"].type == pa.list_(pa.float32(), 32)
     later = snapshot_of(home, [*STORIES, "another one"])
     assert gather_shards(home, encoder, later, 3, vectors="float16").embedded == 1  # but coarser out of exact ones
@@ -233,7 +233,10 @@ def test_a_sealed_shard_that_was_altered_is_not_read(made: Made) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    for read in (lambda: exact_vectors(embeddings, np.array([0])), lambda: list(paired(snapshot, embeddings, 100))):
+    for read in (
+        lambda: exact_vectors(embeddings, np.array([0])),
+        lambda: list(rows_with_vectors(snapshot, embeddings, 100)),
+    ):
         with pytest.raises(Mismatch, match=r"shard-00001.*other bytes.*embeds again"):
             read()
 

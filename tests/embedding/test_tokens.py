@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from small_snapshot import snapshot_of
 
-from tasks.core.base.files import finished
+from tasks.core.base.files import read_receipt
 from tasks.core.base.receipts import Tokens
 from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.embedding import text_index as textindex
@@ -187,5 +187,5 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
 
 
 def caches(home: Path) -> list[Tokens]:
-    found = [finished(path, Tokens) for path in sorted((home / "tokens").glob("[!.]*"))]
+    found = [read_receipt(path, Tokens) for path in sorted((home / "tokens").glob("[!.]*"))]
     return [one.model_copy(update={"reused": False}) for one in found if one is not None]

@@ -8,7 +8,7 @@ from evaluation_world import World, small_world, write_run, write_snapshot
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
-from tasks.core.report.compare import duel, export
+from tasks.core.report.compare import compare_systems, export
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
 QUERIES = {"q1": "a river", "q2": "a castle", "q3": "a violin"}
@@ -32,7 +32,7 @@ def pair(world: World) -> tuple[Evaluation, Evaluation]:
 
 
 def test_gains_are_those_of_the_second_over_the_first(world: World, pair: tuple[Evaluation, Evaluation]) -> None:
-    found = duel(world.settings, pair[0].digest, pair[1].digest[:10], cases=5)
+    found = compare_systems(world.settings, pair[0].digest, pair[1].digest[:10], cases=5)
     assert (found.better, found.worse, found.comparison.queries) == (1, 1, 3)
     assert found.comparison.difference == pytest.approx((0 + 1 + (1 / 2 - 1)) / 3)
     assert [(case.query, case.gain, case.their_rank, case.our_rank) for case in found.gains] == [
@@ -51,7 +51,7 @@ def test_gains_are_those_of_the_second_over_the_first(world: World, pair: tuple[
 def test_both_runs_and_the_judgements_are_exported(
     world: World, pair: tuple[Evaluation, Evaluation], tmp_path: Path
 ) -> None:
-    found = duel(world.settings, pair[0].digest, pair[1].digest, cases=0)
+    found = compare_systems(world.settings, pair[0].digest, pair[1].digest, cases=0)
     export(world.home, found, tmp_path / "trec")
     assert (tmp_path / "trec" / "a.run").read_text().splitlines()[1].split()[:4] == ["q2", "Q0", "p03", "1"]
     assert len((tmp_path / "trec" / "b.run").read_text().splitlines()) == 6
@@ -62,24 +62,24 @@ def test_the_base_model_and_bm25_are_compared_like_any_system(
     world: World, pair: tuple[Evaluation, Evaluation]
 ) -> None:
     with pytest.raises(NightshiftError, match="no release serves yet"):
-        duel(world.settings, "base", "bm25", cases=0)
-    found = duel(world.settings, pair[0].digest, "bm25", cases=0)
+        compare_systems(world.settings, "base", "bm25", cases=0)
+    found = compare_systems(world.settings, pair[0].digest, "bm25", cases=0)
     assert (found.b, found.metrics[1]["ndcg@10"]) == ("bm25", 1.0)
-    found = duel(world.settings, "base", pair[0].digest, cases=0)
+    found = compare_systems(world.settings, "base", pair[0].digest, cases=0)
     assert found.a == "base"
-    again = duel(world.settings, "base", pair[0].digest, cases=0)
+    again = compare_systems(world.settings, "base", pair[0].digest, cases=0)
     assert again == found  # measured once
 
 
 def test_a_name_that_is_nothing_is_refused_and_says_what_there_is(world: World, pair: tuple[Evaluation, ...]) -> None:
     with pytest.raises(NightshiftError, match="'r0009-x': no release and no evaluation"):
-        duel(world.settings, "r0009-x", pair[0].digest, cases=0)
+        compare_systems(world.settings, "r0009-x", pair[0].digest, cases=0)
     with pytest.raises(NightshiftError, match="Releases: none yet"):
-        duel(world.settings, "serving", pair[0].digest, cases=0)
+        compare_systems(world.settings, "serving", pair[0].digest, cases=0)
 
 
 def test_evaluations_of_different_passages_are_not_compared(world: World, pair: tuple[Evaluation, ...]) -> None:
     other = write_snapshot(world.home, {**TEXTS, "more": "one more"}, QUERIES, QRELS)
     elsewhere = evaluate_run(world.home, "x", write_run(world.home, {"q1": ["p00"]}), other, "test")
     with pytest.raises(NightshiftError, match="different queries or passages"):
-        duel(world.settings, elsewhere.digest, pair[0].digest, cases=0)
+        compare_systems(world.settings, elsewhere.digest, pair[0].digest, cases=0)

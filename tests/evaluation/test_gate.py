@@ -10,9 +10,9 @@ import pytest
 
 from tasks.core.base.receipts import Encoder
 from tasks.core.base.settings import GateSettings
-from tasks.core.evaluation.gate import Evidence, Verdict, decide, judge_training
+from tasks.core.evaluation.gate import Decision, Evidence, decide, judge_training
 from tasks.core.evaluation.golden import Answers
-from tasks.core.evaluation.significance import compare
+from tasks.core.evaluation.significance import compare_paired
 
 RULES = GateSettings(resamples=1000)
 BM25 = 0.5
@@ -26,7 +26,7 @@ def noisy(mean: float, seed: int, count: int = 300) -> np.ndarray:
     return np.clip(np.random.default_rng(seed).normal(mean, 0.1, count), 0, 1)
 
 
-def judge(challenger: np.ndarray, serving: np.ndarray | None, *, bm25: float = BM25, **more: Any) -> Verdict:
+def judge(challenger: np.ndarray, serving: np.ndarray | None, *, bm25: float = BM25, **more: Any) -> Decision:
     parts = {field.name for field in fields(Evidence)}
     rules = RULES.model_copy(update={name: more.pop(name) for name in more.keys() - parts})
     other = None if serving is None else table(serving)
@@ -195,18 +195,18 @@ def test_too_few_queries_decide_nothing() -> None:
 
 def test_different_queries_are_never_compared() -> None:
     with pytest.raises(ValueError, match="same queries"):
-        compare("other", table(noisy(0.5, 0)), table(noisy(0.5, 0))[1:], RULES)
+        compare_paired("other", table(noisy(0.5, 0)), table(noisy(0.5, 0))[1:], RULES)
 
 
 def test_the_interval_holds_the_mean_and_is_the_same_for_the_same_seed() -> None:
-    one = compare("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
+    one = compare_paired("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
     assert one.low < one.difference < one.high
-    assert one == compare("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
+    assert one == compare_paired("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
 
 
 def test_the_interval_is_that_of_the_normal_approximation_on_many_queries() -> None:
     ours, theirs = noisy(0.6, 0, 2000), noisy(0.5, 1, 2000)
-    one = compare("other", table(ours), table(theirs), RULES.model_copy(update={"resamples": 5000}))
+    one = compare_paired("other", table(ours), table(theirs), RULES.model_copy(update={"resamples": 5000}))
     spread = 1.645 * (ours - theirs).std() / np.sqrt(2000)
     assert one.low == pytest.approx(one.difference - spread, abs=spread / 10)
     assert one.high == pytest.approx(one.difference + spread, abs=spread / 10)

@@ -9,8 +9,8 @@ from evaluation_world import World, small_world, write_run
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
-from tasks.core.evaluation.evidence import gather, overlap
-from tasks.core.evaluation.golden import Golden, ask, read_golden
+from tasks.core.evaluation.evidence import gather_evidence, overlap
+from tasks.core.evaluation.golden import Golden, answer_golden_queries, read_golden
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
 QUERIES = {"q1": "a river", "q2": "a castle"}
@@ -24,14 +24,14 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
 
 def test_a_query_equal_to_its_passage_is_answered_and_others_are_named_with_their_rank(world: World) -> None:
     golden = [Golden(query=TEXTS["p02"], passage_id="p02"), Golden(query=TEXTS["p02"], passage_id="p03")]
-    answers = ask(golden, world.encoder, world.embeddings, world.snapshot, depth=1)
+    answers = answer_golden_queries(golden, world.encoder, world.embeddings, world.snapshot, depth=1)
     assert answers.asked == 2
     (missed,) = answers.missed
     assert missed.startswith(f"golden query “{TEXTS['p02']}”: passage p03 stands at rank ")
 
 
 def test_a_golden_passage_that_is_gone_is_said_to_be_gone(world: World) -> None:
-    (missed,) = ask(
+    (missed,) = answer_golden_queries(
         [Golden(query="a river", passage_id="gone")], world.encoder, world.embeddings, world.snapshot, depth=10
     ).missed
     assert "passage gone is not in the snapshot" in missed
@@ -81,7 +81,7 @@ def test_evidence_is_gathered_from_the_artifacts(world: World, tmp_path: Path) -
         "bm25": evaluation(world, "bm25", none),
         "serving": evaluation(world, "serving", none),
     }
-    evidence = gather(world.home, figures, world.encoder, world.embeddings, world.snapshot, None, rules)
+    evidence = gather_evidence(world.home, figures, world.encoder, world.embeddings, world.snapshot, None, rules)
     assert evidence.challenger["ndcg@10"].to_pylist() == [1, 1]
     assert evidence.serving is not None
     assert evidence.serving["ndcg@10"].to_pylist() == [0, 0]

@@ -17,7 +17,7 @@ from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, e
 from tasks.core.report.night import recipe_of
 from tasks.core.retrieval import own_passages
 from tasks.core.retrieval.own_passages import leave_out_self
-from tasks.core.training.dev_evaluation import yardstick
+from tasks.core.training.dev_evaluation import dev_evaluation
 
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
 TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
@@ -81,7 +81,9 @@ def test_a_run_without_own_passages_is_the_same_in_pieces_of_any_size(
 def test_dev_figures_leave_it_out_as_well(world: World) -> None:
     encoder = load_encoder(world.encoder.path)
     settings = TrainingSettings(dev_passages=60)
-    plain, apart = (yardstick(world.snapshot, "dev", encoder, settings, leave_out_self=own) for own in (False, True))
+    plain, apart = (
+        dev_evaluation(world.snapshot, "dev", encoder, settings, leave_out_self=own) for own in (False, True)
+    )
     assert plain is not None
     assert apart is not None
     asked = encoder.encode_queries([TEXTS[one] for one in plain.query_ids])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from evaluation_world import write_snapshot
 
-from tasks.core.evaluation.segments import slices_of
+from tasks.core.evaluation.segments import segments_of
 
 QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two three four", "t1": "x", "t2": "y"}
 QRELS = [("q1", "a", "test"), ("q2", "b", "test"), ("q3", "c", "test"), ("q3", "a", "test"), ("q4", "d", "test")]
@@ -18,7 +18,7 @@ def members(
 ) -> dict[str, str]:
     now = write_snapshot(home, PASSAGES, QUERIES, [*QRELS, *train])
     before = None if serving is None else write_snapshot(home, serving, QUERIES, QRELS)
-    found = slices_of(now, "test", ASKED, before)
+    found = segments_of(now, "test", ASKED, before)
     return {
         name: " ".join(one for one, inside in zip(ASKED, chosen, strict=True) if inside)
         for name, chosen in found.items()

@@ -10,7 +10,7 @@ from pathlib import Path
 import flows.environment  # noqa: F401
 
 from prefect import flow, task  # isort: skip
-from tasks.compute import over_shards
+from tasks.compute import run_shards
 from tasks.core.base.sections.compute import ComputeSettings
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import load_encoder
@@ -25,7 +25,7 @@ def encode_some(settings: Settings, folder: Path, rank: int, shards: int) -> tup
 @flow
 def ask(home: Path, folder: Path, address: str) -> list[tuple[int, int]]:
     asked = ComputeSettings(engine="ray", address=address, gpus=1)
-    return over_shards(encode_some, Settings(home=home, compute=asked), folder, shards=10)
+    return run_shards(encode_some, Settings(home=home, compute=asked), folder, shards=10)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.base.files import newest_first
+from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Run, Snapshot
 from tasks.core.base.settings import MiningSettings
 from tasks.core.retrieval.bm25 import search_bm25
@@ -28,11 +28,11 @@ def test_slices_change_no_run_of_a_night(
     assert done.returncode == 0, done.stderr
     assert "BM25: slice 2 of 3: searching" in done.stderr
     assert "vectors: slice 3 of 3: searching" in done.stderr
-    (snapshot,), (index,) = newest_first(home, Snapshot), newest_first(home, Index)
+    (snapshot,), (index,) = receipts_newest_first(home, Snapshot), receipts_newest_first(home, Index)
     mining = MiningSettings(heap_mb=256)
-    _, own, _ = newest_first(home, Encoder)  # of three, the one that the first round trained
-    vectors = next(one for one in newest_first(home, Embeddings) if one.fingerprint == own.passage_fingerprint)
-    runs = {run.digest: run for run in newest_first(home, Run)}
+    _, own, _ = receipts_newest_first(home, Encoder)  # of three, the one that the first round trained
+    vectors = next(one for one in receipts_newest_first(home, Embeddings) if one.fingerprint == own.passage_fingerprint)
+    runs = {run.digest: run for run in receipts_newest_first(home, Run)}
     for whole in (
         search_bm25(again, index, judged(snapshot, "train"), mining.depth, mining),
         search_whole(training_search(again, snapshot, own, vectors, mining.depth)[0]),

@@ -11,7 +11,7 @@ import pytest
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Encoder, Release
 from tasks.core.mining.churn import churn
-from tasks.core.mining.false_negative_estimate import summed
+from tasks.core.mining.false_negative_estimate import summarize_hidden
 from tasks.core.report.night import Night
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
@@ -74,10 +74,10 @@ def test_each_positive_is_hidden_in_turn_and_looked_for(world):
 
 
 def test_the_interval_is_wilsons():
-    one = summed(hidden=10, found=3, let_through=2)
+    one = summarize_hidden(hidden=10, found=3, let_through=2)
     assert (one.low, one.high) == (0.0567, 0.5098)  # as in any table of it for 2 of 10
-    assert summed(hidden=400, found=9, let_through=0).low == 0
-    assert summed(0, 0, 0) is None
+    assert summarize_hidden(hidden=400, found=9, let_through=0).low == 0
+    assert summarize_hidden(0, 0, 0) is None
 
 
 def test_without_two_positives_the_estimate_says_so(world):

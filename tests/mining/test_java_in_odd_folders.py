@@ -11,7 +11,7 @@ from flows.doctor import Check, examine
 from tasks.core.base.settings import MiningSettings, Settings
 from tasks.core.retrieval import jvm
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.retrieval.bm25_searcher import Lexical
+from tasks.core.retrieval.bm25_searcher import Bm25Searcher
 from tasks.core.snapshot.reader import queries
 
 SETTINGS = MiningSettings(heap_mb=256, threads=1)
@@ -27,7 +27,7 @@ def test_a_home_with_a_space_quotes_and_other_letters_is_indexed_and_searched_in
     index = build_index(home, snapshot, SETTINGS)
     assert index.rows == 2
     assert search_bm25(home, index, queries(snapshot), 2, SETTINGS).rows == 2
-    lexical = Lexical(Settings(home=home, mining=SETTINGS), snapshot.digest)
+    lexical = Bm25Searcher(Settings(home=home, mining=SETTINGS), snapshot.digest)
     try:
         assert lexical.search(["zebra", "löwe lion"], 2) == [[0], [1]]
     finally:

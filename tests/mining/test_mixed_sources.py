@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.settings import MiningSettings, Shares
-from tasks.core.mining.mine import schedule
-from tasks.core.mining.random_draws import draw
+from tasks.core.mining.mine import source_shares
+from tasks.core.mining.random_draws import draw_random_candidates
 
 
 def named(prefix, count):
@@ -24,8 +24,8 @@ def by_source(rows):
 
 def test_the_first_round_is_bm25_and_later_ones_follow_the_shares(world):
     mining = MiningSettings(shares=Shares(bm25=0.3, random=0.7))
-    assert schedule(0, mining) == {"bm25": 1.0}
-    assert schedule(1, mining) == schedule(7, mining) == {"bm25": 0.3, "random": 0.7}
+    assert source_shares(0, mining) == {"bm25": 1.0}
+    assert source_shares(1, mining) == source_shares(7, mining) == {"bm25": 0.3, "random": 0.7}
     runs = {"bm25": {"q": ["b00"]}, "dense": {"q": ["d00"]}}
     _, rows = world.mine(
         {"+": "answer", **named("b", 1), **named("d", 1)}, {"q": "?"}, [("q", "+", "train")], runs, {"+": 1.0},
@@ -90,9 +90,11 @@ def test_the_rank_window_does_not_touch_random_negatives(world):
 
 def test_a_draw_depends_on_seed_and_query_alone_and_is_even():
     names = [f"q{number}" for number in range(3000)]
-    all_ = draw(names, 0, 10, 50, seed=1, source=0)
-    np.testing.assert_array_equal(all_.passage[20:40], draw(names[2:4], 2, 10, 50, seed=1, source=0).passage)
-    assert (all_.passage != draw(names, 0, 10, 50, seed=2, source=0).passage).mean() > 0.9
+    all_ = draw_random_candidates(names, 0, 10, 50, seed=1, source=0)
+    np.testing.assert_array_equal(
+        all_.passage[20:40], draw_random_candidates(names[2:4], 2, 10, 50, seed=1, source=0).passage
+    )
+    assert (all_.passage != draw_random_candidates(names, 0, 10, 50, seed=2, source=0).passage).mean() > 0.9
     counts = np.bincount(all_.passage, minlength=50)  # 30,000 draws, 600 a passage, standard deviation 24.2
     assert counts.sum() == 30_000
     assert abs(counts - 600).max() < 4.5 * 24.2

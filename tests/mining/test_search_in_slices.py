@@ -14,9 +14,9 @@ from tasks.core.base.settings import EncoderSettings, MiningSettings
 from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.dense import dense_search
-from tasks.core.retrieval.runs import Later
+from tasks.core.retrieval.runs import LazyVectors
 from tasks.core.retrieval.searches import Search, join_slices, search_slice, search_whole
-from tasks.core.retrieval.training_queries import VECTORS, keep_vectors, own_run, training_search
+from tasks.core.retrieval.training_queries import VECTORS, keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, queries
 
 SETTINGS = MiningSettings(heap_mb=256, threads=1)
@@ -48,7 +48,9 @@ def search_of(kind: str, home: Path, asked, at_once: int = 3) -> Search:
     if kind == "bm25":
         search = bm25_search(home, index, queries(snapshot), DEPTH, SETTINGS)
     else:
-        search = dense_search(home, "train", queries(snapshot), Later("vectors", lambda: vectors), embeddings, DEPTH)
+        search = dense_search(
+            home, "train", queries(snapshot), LazyVectors("vectors", lambda: vectors), embeddings, DEPTH
+        )
     return replace(search, at_once=at_once)
 
 
@@ -124,7 +126,7 @@ def test_training_queries_are_encoded_once_for_all_slices(tmp_path, asked, tiny_
         search, _ = training_search(home, snapshot, encoder, embeddings, DEPTH, mapped=True)
         search_slice(search, rank, 2)
     search, vectors = training_search(home, snapshot, encoder, embeddings, DEPTH)
-    run = own_run(search, vectors, 2)
+    run = run_search(search, vectors, 2)
     assert run.digest == whole.digest
     assert (run.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert not (run.path / VECTORS).exists()

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import file_digest, finished, produce, write_json
+from tasks.core.base.files import file_digest, produce, read_receipt, write_json
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.release.publish import publish, serving
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.text.normalization import full_text, text_hash
 
 PASSAGES, DIMENSION, SHARDS = 200, 24, 3
@@ -186,7 +186,7 @@ def served(settings) -> str | None:
 
 
 def recorded(home, name) -> Release:
-    release = finished(home / Release.shelf / name, Release)
+    release = read_receipt(home / Release.shelf / name, Release)
     assert release is not None
     return release
 
@@ -229,7 +229,7 @@ def main(settings, seed, line, name) -> None:
         os.kill(os.getpid(), signal.Signals[name])
 
     if line == "flip":
-        publisher = milvus_of(settings)
+        publisher = open_publisher(settings)
         move, publisher.flip = publisher.flip, lambda pointer: (strike(), move(pointer))
     with at(line, strike):
         release_night(settings, seed=int(seed), publisher=publisher)

@@ -12,8 +12,8 @@ from s3_server import s3_server
 
 from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.release.milvus import bulk, milvus_of
 from tasks.core.release.prune import prune
-from tasks.core.release.vector_stores import bulk, milvus_of
 
 SERVER = "http://127.0.0.1:19530"
 on_a_real_server = pytest.mark.parametrize("settings", [pytest.param("server", marks=pytest.mark.slow)], indirect=True)

@@ -28,7 +28,7 @@ from tasks.core.release.generation import Parts, check
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus.collection import connect
 from tasks.core.release.publish import serving
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 from tasks.core.training.trainer import base_encoder
 
@@ -139,7 +139,7 @@ def clear(settings):
     if settings.milvus.uri:
         client = connect(settings.milvus.uri)
         client.drop_alias(settings.milvus.alias)
-        for name in milvus_of(settings).collections():
+        for name in open_publisher(settings).collections():
             client.drop_collection(name)
         client.close()
     lose_ledger(settings)
@@ -170,14 +170,14 @@ def verified(settings):
     parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
     with open_ledger(settings) as ledger:
         generation = next(one for one in ledger.generations() if one.number == release.generation)
-    assert check(generation, parts, milvus_of(settings)) == 1
+    assert check(generation, parts, open_publisher(settings)) == 1
     return release
 
 
 def content(settings):
     """All that the serving collection holds, and the digest of its release."""
     release, _ = serving(settings)
-    with closing(milvus_of(settings).open(release.collection)) as reader:
+    with closing(open_publisher(settings).open(release.collection)) as reader:
         (hits,) = reader.search(np.ones((1, release.dimension), np.float32), 2 * ROWS, ["title", "text", "vector"])
     assert len(hits) == ROWS
     rows = [(hit.row, hit.passage_id, hit.fields["title"], hit.fields["text"], *hit.fields["vector"]) for hit in hits]
@@ -188,7 +188,7 @@ def nothing_left(settings):
     """Only the two newest releases are there, and nothing half made of any kind."""
     with open_ledger(settings) as ledger:
         kept = {one.collection for one in ledger.releases() if not one.pruned}
-    assert milvus_of(settings).collections() == kept
+    assert open_publisher(settings).collections() == kept
     assert len(kept) == 2
     home = settings.home
     if not settings.milvus.uri:

@@ -10,7 +10,7 @@ from tasks.core.base.sections.indexes import BUILD, EVERYWHERE, build_params, se
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.release.prune import prune
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 
 ON_GPUS = {index for index in BUILD if index.startswith("GPU_")}
 SERVER = "http://127.0.0.1:19530"
@@ -64,7 +64,7 @@ def test_other_numbers_make_another_release_of_the_same_parts(settings):
     coarse = release_night(with_milvus(settings, index="HNSW", index_params={"M": 8}), seed=1)
     fine = release_night(with_milvus(settings, index="HNSW", index_params={"M": 32}), seed=1)
     assert coarse.digest != fine.digest
-    assert milvus_of(settings).identity(fine.collection).index_params == '{"M": 32, "efConstruction": 200}'
+    assert open_publisher(settings).identity(fine.collection).index_params == '{"M": 32, "efConstruction": 200}'
 
 
 @pytest.mark.parametrize("settings", ["lite"], indirect=True)

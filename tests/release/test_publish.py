@@ -11,12 +11,12 @@ from release_fixtures import everywhere
 from release_world import HashingEncoder, as_text, encoder_of, release_night, served
 
 from tasks.core.base.errors import StaleNight
-from tasks.core.base.files import finished
+from tasks.core.base.files import read_receipt
 from tasks.core.base.receipts import Release
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.ledger import open_ledger
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
 WORLD = Path(__file__).with_name("release_world.py")
@@ -39,7 +39,7 @@ def test_a_release_serves_with_all_that_belongs_to_it(settings):
     now, epoch = serving(settings)
     assert (now.release, epoch, now.rows, now.metrics) == (release.release, 1, 200, {"ndcg@10": 0.01})
     assert release.release.startswith("r0001-")
-    pointer = milvus_of(settings).serving()
+    pointer = open_publisher(settings).serving()
     assert (pointer.release, pointer.collection) == (release.release, release.collection)
     assert pointer.fingerprint == release.fingerprint == encoder_of(settings.home, 1).fingerprint
     assert json.loads((release.path / "manifest.json").read_text())["encoder"] == encoder_of(settings.home, 1).digest
@@ -52,7 +52,7 @@ def test_a_release_keeps_the_settings_in_effect_and_an_older_one_without_them_is
     manifest = json.loads((release.path / "manifest.json").read_text())
     assert manifest.pop("settings") == release.settings
     (release.path / "manifest.json").write_text(json.dumps(manifest))
-    assert finished(release.path, Release).settings == {}
+    assert read_receipt(release.path, Release).settings == {}
 
 
 @everywhere
@@ -80,7 +80,7 @@ def test_a_stale_night_leaves_the_pointer_alone(settings):
         release_night(settings, seed=1, epoch=began_at)
     assert served(settings) == newer.release
     assert [one.release for one in list_releases(settings)] == [newer.release]
-    assert len(milvus_of(settings).collections()) == 2  # the candidate stays for the janitor
+    assert len(open_publisher(settings).collections()) == 2  # the candidate stays for the janitor
 
 
 @everywhere

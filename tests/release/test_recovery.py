@@ -12,8 +12,8 @@ from tasks.core.base.errors import NightshiftError, StaleNight
 from tasks.core.release.history import list_releases, serving
 from tasks.core.release.publish import pin, prune, unpin
 from tasks.core.release.publisher import Pointer
-from tasks.core.release.rollback import rollback, withdrawn
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.rollback import find_withdrawn, rollback
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
 
@@ -25,7 +25,9 @@ def test_a_lost_ledger_is_made_again_with_its_history(settings):
     lose_ledger(settings)
     assert served(settings) == second.release
     assert list_releases(settings) == known
-    assert withdrawn(settings, third.digest) == third.release  # what a person took back does not come back by itself
+    assert (
+        find_withdrawn(settings, third.digest) == third.release
+    )  # what a person took back does not come back by itself
     assert release_night(settings, seed=4).generation == 4
     assert rollback(settings).release == second.release
     assert rollback(settings).release == first.release
@@ -36,10 +38,10 @@ def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(
     first = release_night(settings, seed=1)
     with pytest.raises(StaleNight):
         release_night(settings, seed=2, epoch=7)
-    (orphan,) = milvus_of(settings).collections() - {first.collection}
+    (orphan,) = open_publisher(settings).collections() - {first.collection}
     lose_ledger(settings)
     assert prune(settings) == [orphan]
-    assert milvus_of(settings).collections() == {first.collection}
+    assert open_publisher(settings).collections() == {first.collection}
     lose_ledger(settings)
     assert release_night(settings, seed=2).generation == 3
 
@@ -75,7 +77,7 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
 def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog):
     first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
     # A crash left the pointer on another release than the ledger, and both collections are lost.
-    milvus_of(settings).flip(
+    open_publisher(settings).flip(
         Pointer(release=first.release, epoch=1, collection=first.collection, fingerprint=first.fingerprint)
     )
     shutil.rmtree(settings.home / "milvus")
@@ -97,4 +99,4 @@ def test_an_alias_of_another_home_is_left_alone(settings, tmp_path):
     for act in (serving, prune, lambda settings: release_night(settings, seed=2)):
         with pytest.raises(NightshiftError, match="made in another home"):
             act(theirs)
-    assert milvus_of(theirs).serving().release == ours.release
+    assert open_publisher(theirs).serving().release == ours.release

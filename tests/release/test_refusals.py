@@ -30,8 +30,8 @@ from tasks.core.release.generation import Parts
 from tasks.core.release.ledger import Generation
 from tasks.core.release.milvus.embedded import EmbeddedMilvus
 from tasks.core.release.publisher import Identity
-from tasks.core.release.rows import paired
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.rows import rows_with_vectors
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.release.verify import (
     Candidate,
     check_count_equal,
@@ -54,8 +54,8 @@ def candidate(settings, change=lambda rows: rows, **other):
     asked = with_milvus(settings, samples=64).milvus
     generation = GENERATION._replace(family=asked.alias)
     identity = Parts(encoder, embeddings, snapshot, asked, HashingEncoder).identity(generation)
-    rows = pa.Table.from_batches(paired(snapshot, embeddings, 64))
-    milvus = milvus_of(settings)
+    rows = pa.Table.from_batches(rows_with_vectors(snapshot, embeddings, 64))
+    milvus = open_publisher(settings)
     milvus.build(identity, change(rows).combine_chunks().to_batches())
     with closing(milvus.open(identity.collection)) as reader:
         whole = Candidate(reader, identity, snapshot, embeddings, HashingEncoder(encoder.path), asked)
@@ -179,7 +179,7 @@ def test_equal_passages_may_find_each_other(settings):
     encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, rows)
     parts = Parts(encoder, embeddings_of(settings.home, encoder, snapshot), snapshot, settings.milvus, HashingEncoder)
     milvus = EmbeddedMilvus(settings.home)
-    milvus.build(parts.identity(GENERATION), paired(snapshot, parts.embeddings, 64))
+    milvus.build(parts.identity(GENERATION), rows_with_vectors(snapshot, parts.embeddings, 64))
     with closing(milvus.open(GENERATION.collection)) as reader:
         identity = parts.identity(GENERATION)
         verify(Candidate(reader, identity, snapshot, parts.embeddings, HashingEncoder(encoder.path), parts.settings))
@@ -268,7 +268,7 @@ def test_an_id_longer_than_milvus_holds_is_named(settings):
     encoder = encoder_of(settings.home)
     snapshot = snapshot_of(settings.home, [*texts(5), {"passage_id": "é" * 32_768, "title": "", "text": "lamp"}])
     with pytest.raises(BadInput, match="row 5 of the snapshot"):
-        list(paired(snapshot, embeddings_of(settings.home, encoder, snapshot), 4))
+        list(rows_with_vectors(snapshot, embeddings_of(settings.home, encoder, snapshot), 4))
 
 
 def test_a_collection_that_is_no_release_is_refused():

@@ -23,7 +23,7 @@ from release_world import (
 from s3_server import s3_server
 
 from tasks.core.base import artifact_store as store
-from tasks.core.base.files import load, look_up, produce
+from tasks.core.base.files import find_by_key, load, produce
 from tasks.core.base.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
 from tasks.core.embedding.text_index import build_index, index_of
 from tasks.core.release.history import list_releases
@@ -101,7 +101,7 @@ def test_what_is_used_begins_its_days_again(settings):
     run, other = a_run(settings.home, "q1"), a_run(settings.home, "q2")
     for one in (run, other):
         os.utime(one.path, (time.time() - 40 * DAY,) * 2)
-    assert look_up(settings.home, Run, {"name": "q1"}) == run.model_copy(update={"reused": True})
+    assert find_by_key(settings.home, Run, {"name": "q1"}) == run.model_copy(update={"reused": True})
     assert remove_unused(settings) == [other.path]
     assert remove_unused(settings) == []
 

@@ -15,7 +15,7 @@ from tasks.core.release.names import short_name
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.rollback import rollback
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
 
@@ -114,7 +114,7 @@ def test_prune_never_takes_what_serves_nor_its_way_back(settings):
     assert prune(with_milvus(settings, keep=2)) == [names[2].collection]
     assert rollback(settings).release == names[0].release
     with pytest.raises(NightshiftError, match="is serving"):
-        milvus_of(settings).drop(names[0].collection)
+        open_publisher(settings).drop(names[0].collection)
 
 
 @ledgers

@@ -11,7 +11,7 @@ from release_world import HashingEncoder, release_night, small, snapshot_of, tex
 
 from tasks.core.base.errors import Impossible
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.retrieval.bm25_searcher import Lexical
+from tasks.core.retrieval.bm25_searcher import Bm25Searcher
 from tasks.core.search.fusion import reciprocal_rank
 from tasks.core.search.searcher import Searcher
 
@@ -31,7 +31,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lexical(world):
     settings, snapshot = world
-    one = Lexical(settings, snapshot.digest)
+    one = Bm25Searcher(settings, snapshot.digest)
     yield one
     one.close()
 
@@ -85,7 +85,7 @@ def test_a_filter_holds_for_what_only_bm25_found(searcher):
 
 def test_a_java_that_was_killed_is_said_so_and_started_again(world):
     settings, snapshot = world
-    one = Lexical(settings, snapshot.digest)
+    one = Bm25Searcher(settings, snapshot.digest)
     before = one.search(["lamp"], 5)
     os.kill(one._child.pid, signal.SIGKILL)
     one._child.wait()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi.testclient import TestClient
 from release_world import HashingEncoder, release_night, small
 
-from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.search.http import make_app
 from tasks.core.search.service import Service
+from tasks.core.search.settings import ServiceSettings
 
 
 def serving(settings, **service):

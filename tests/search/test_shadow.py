@@ -20,7 +20,7 @@ from tasks.core.search.filters import Filters
 from tasks.core.search.live import LiveShadow, live_summary
 from tasks.core.search.named_releases import find_release, loadable, open_release
 from tasks.core.search.searcher import Searcher
-from tasks.core.search.shadow import read_queries, sampled, shadow
+from tasks.core.search.shadow import read_queries, sample_queries, shadow
 
 QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper", "meadow n77"]
 
@@ -146,10 +146,10 @@ def test_queries_are_read_as_text_or_json_and_sampled_by_seed(tmp_path):
     with pytest.raises(NightshiftError, match="gone"):
         read_queries(tmp_path / "gone")
     many = [str(n) for n in range(100)]
-    assert sampled(many, 0.1, seed=3) == sampled(many, 0.1, seed=3) != sampled(many, 0.1, seed=4)
-    assert len(sampled(many, 0.1, seed=3)) == 10
-    assert sampled(many, 1, seed=0) == many
-    assert sampled([], 0.5, seed=0) == []
+    assert sample_queries(many, 0.1, seed=3) == sample_queries(many, 0.1, seed=3) != sample_queries(many, 0.1, seed=4)
+    assert len(sample_queries(many, 0.1, seed=3)) == 10
+    assert sample_queries(many, 1, seed=0) == many
+    assert sample_queries([], 0.5, seed=0) == []
 
 
 def test_the_command_says_what_is_wrong(world):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.core.training.loop import Job
-from tasks.core.training.ranks import Ranks, joined
+from tasks.core.training.ranks import Ranks, join_process_group
 
 LOSSES = ("infonce", "triplet", "supcon", "margin_mse", "kl")
 
@@ -19,7 +19,7 @@ def gradients(job: Job, ranks: Ranks) -> dict[str, torch.Tensor]:
     """The loss and every weight's gradient, for the first batch under each loss."""
     from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
     from tasks.core.training.batches import batch_at, plan
-    from tasks.core.training.losses.choose import loss_of
+    from tasks.core.training.losses.choose import choose_loss
     from tasks.core.training.pairs import load_pairs
     from tasks.core.training.step import add_gradients
 
@@ -32,7 +32,7 @@ def gradients(job: Job, ranks: Ranks) -> dict[str, torch.Tensor]:
         data = load_pairs(job.snapshot, job.negatives, encoder, settings)
         batch = batch_at(data, plan(data, settings, 1)[0], settings, 0)
         encoder.passage.zero_grad(set_to_none=True)
-        value = add_gradients(encoder, data, batch, loss_of(settings), settings, ranks)
+        value = add_gradients(encoder, data, batch, choose_loss(settings), settings, ranks)
         found[f"{name} loss"] = torch.tensor(value)
         for weight, parameter in encoder.passage.named_parameters():
             if parameter.grad is not None:
@@ -42,7 +42,7 @@ def gradients(job: Job, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    with joined() as ranks:
+    with join_process_group() as ranks:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             found = gradients(Job.model_validate_json(file.read_text()), ranks)
         calls = sum(event.count for event in profile.key_averages() if event.key == "c10d::allreduce_")

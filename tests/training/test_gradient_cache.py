@@ -11,7 +11,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.training.gradient_cache import Forward
-from tasks.core.training.losses.choose import loss_of, nested
+from tasks.core.training.losses.choose import choose_loss, matryoshka
 from tasks.core.training.losses.infonce import DIRECTIONS
 from tasks.core.training.losses.relations import Relations
 
@@ -48,7 +48,7 @@ def relations(dtype: torch.dtype) -> Relations:
 
 def gradients(tower: nn.Module, sides: list[list[list[int]]], facts: Relations, name: str, keep: bool) -> list[Tensor]:
     """Of all weights, after one loss over all vectors; with the same dropout whenever it is called."""
-    loss = nested(loss_of(TrainingSettings(loss=name, directions=DIRECTIONS)), (3,), normalize=True)
+    loss = matryoshka(choose_loss(TrainingSettings(loss=name, directions=DIRECTIONS)), (3,), normalize=True)
     tower.zero_grad()
     torch.manual_seed(7)
     forward = Forward([(tower, side) for side in sides], 40, keep=keep, autocast=nullcontext)
@@ -73,7 +73,7 @@ def test_the_plain_gradient_is_that_of_one_graph_over_all_texts() -> None:
     tower, sides, facts = Bag().eval(), [texts(QUERIES), texts(PASSAGES)], relations(torch.float64)
     found = gradients(tower, sides, facts, "infonce", keep=True)
     tower.zero_grad()
-    loss = nested(loss_of(TrainingSettings(directions=DIRECTIONS)), (3,), normalize=True)
+    loss = matryoshka(choose_loss(TrainingSettings(directions=DIRECTIONS)), (3,), normalize=True)
     loss(tower(sides[0], 0), tower(sides[1], 0), facts).backward()
     for one, parameter in zip(found, tower.parameters(), strict=True):
         assert parameter.grad is not None
@@ -101,7 +101,7 @@ def test_a_frozen_tower_gets_no_gradient_and_the_other_its_own() -> None:
     torch.manual_seed(0)
     asking, frozen = Bag().eval(), Bag().eval().requires_grad_(False)
     facts, sides = relations(torch.float64), [texts(QUERIES), texts(PASSAGES)]
-    loss = loss_of(TrainingSettings())
+    loss = choose_loss(TrainingSettings())
     forward = Forward([(asking, sides[0]), (frozen, sides[1])], 40, keep=False, autocast=nullcontext)
     assert not forward.vectors[1].requires_grad
     (gradient,) = torch.autograd.grad(loss(forward.vectors[0], forward.vectors[1], facts), forward.vectors[:1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.base.settings import TrainingSettings
-from tasks.core.training.losses.choose import loss_of, nested
+from tasks.core.training.losses.choose import choose_loss, matryoshka
 from tasks.core.training.losses.distillation import kl, margin_mse
 from tasks.core.training.losses.infonce import DIRECTIONS, infonce
 from tasks.core.training.losses.relations import Relations
@@ -181,14 +181,14 @@ def dials(name: str, **more: object) -> TrainingSettings:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_is_that_of_the_loss(name: str) -> None:
     queries, passages, relations = batch()
-    loss = loss_of(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(dials(name, directions=DIRECTIONS))
     assert torch.autograd.gradcheck(lambda q, p: loss(q, p, relations), (queries, passages))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_queries_and_passages_says_nothing(name: str) -> None:
     queries, passages, relations = batch()
-    loss = loss_of(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(dials(name, directions=DIRECTIONS))
     rows, columns = torch.randperm(4), torch.randperm(7)
     assert relations.teacher is not None
     moved = Relations(
@@ -203,7 +203,7 @@ def test_the_order_of_queries_and_passages_says_nothing(name: str) -> None:
 def test_perfect_vectors_with_a_duplicated_positive_lose_nothing(name: str) -> None:
     queries = torch.eye(4)[[0, 1, 2, 0]]  # queries 0 and 3 have the same positive text
     known = torch.eye(4)[[0, 1, 2, 0]] @ torch.eye(4)[:, [0, 1, 2, 0]] > 0
-    loss = loss_of(dials(name, temperature=0.001, directions=DIRECTIONS))
+    loss = choose_loss(dials(name, temperature=0.001, directions=DIRECTIONS))
     assert loss(queries, queries, Relations(torch.arange(4), known, known)).item() == 0
 
 
@@ -219,7 +219,7 @@ def test_a_near_duplicate_of_a_positive_gets_no_gradient(name: str) -> None:
     assert relations.teacher is not None
     known = relations.known.clone()
     known[:, 5] = True  # passage 5 is like a positive of every query, and judged for none
-    loss = loss_of(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(dials(name, directions=DIRECTIONS))
     loss(queries, passages, Relations(relations.own, relations.positive, known, relations.teacher)).backward()
     assert passages.grad is not None
     assert passages.grad[5].abs().sum() == 0
@@ -228,8 +228,8 @@ def test_a_near_duplicate_of_a_positive_gets_no_gradient(name: str) -> None:
 
 def test_nested_dimensions_are_the_mean_of_the_loss_at_each() -> None:
     queries, passages, relations = batch()
-    loss = loss_of(dials("infonce"))
+    loss = choose_loss(dials("infonce"))
     cut = [torch.nn.functional.normalize(side[:, :2], dim=1) for side in (queries, passages)]
     expected = (loss(queries, passages, relations) + loss(cut[0], cut[1], relations)) / 2
-    assert nested(loss, (2,), normalize=True)(queries, passages, relations).item() == pytest.approx(expected.item())
-    assert nested(loss, (), normalize=True) is loss
+    assert matryoshka(loss, (2,), normalize=True)(queries, passages, relations).item() == pytest.approx(expected.item())
+    assert matryoshka(loss, (), normalize=True) is loss

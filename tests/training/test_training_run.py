@@ -19,7 +19,7 @@ from tasks.core.training import dev_decisions as dev
 from tasks.core.training import loop, trainer
 from tasks.core.training.batches import Batch, batch_at
 from tasks.core.training.checkpoint import Progress
-from tasks.core.training.dev_evaluation import yardstick
+from tasks.core.training.dev_evaluation import dev_evaluation
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import rate
@@ -144,7 +144,7 @@ def test_training_ends_early_and_the_best_weights_on_dev_queries_are_kept(
     figures = f"dev nDCG@10 {after[encoder.kept]:.4f}; {after[0]:.4f} at step 0"
     assert f"Keeping the weights of step {encoder.kept} ({figures})" in caplog.text
     saved = load_encoder(encoder.path)
-    at = yardstick(snapshot, "dev", saved, shaky.training)
+    at = dev_evaluation(snapshot, "dev", saved, shaky.training)
     assert at is not None
     assert at.ndcg(saved, Ranks(), nullcontext).mean() == pytest.approx(after[encoder.kept])
 

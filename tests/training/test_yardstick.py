@@ -13,7 +13,7 @@ from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.retrieval.runs import RUN_FILE, run_writer
-from tasks.core.training.dev_evaluation import Yardstick, yardstick
+from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 from tasks.core.training.ranks import Ranks
 
 
@@ -46,7 +46,7 @@ def test_the_pool_has_all_answers_then_the_best_candidates_then_passages_at_rand
     encoder: DualEncoder, snapshot: Snapshot, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(dev_queries=5, dev_passages=15)
-    bare = yardstick(snapshot, "dev", encoder, settings)
+    bare = dev_evaluation(snapshot, "dev", encoder, settings)
     assert bare is not None
     assert len(bare.query_ids) == 5
     answers = {f"p{one[1:]}" for one in bare.query_ids}
@@ -55,21 +55,21 @@ def test_the_pool_has_all_answers_then_the_best_candidates_then_passages_at_rand
     lines = [(bare.query_ids[n % 2], passage, 1 + n // 2) for n, passage in enumerate(others)]
     lines += [("q0", "p0", 1)]  # not asked
     run = run_of(tmp_path / "home", lines)
-    full = yardstick(snapshot, "dev", encoder, settings, run)
+    full = dev_evaluation(snapshot, "dev", encoder, settings, run)
     assert full is not None
     assert answers | set(others[:5]) <= set(full.passage_ids)  # half of the ten places that are left
     assert 10 <= len(full.passage_ids) <= 15
-    assert full == yardstick(snapshot, "dev", encoder, settings, run)
+    assert full == dev_evaluation(snapshot, "dev", encoder, settings, run)
 
 
 def test_a_split_without_queries_has_no_yardstick(encoder: DualEncoder, snapshot: Snapshot) -> None:
-    assert yardstick(snapshot, "elsewhere", encoder, TrainingSettings()) is None
+    assert dev_evaluation(snapshot, "elsewhere", encoder, TrainingSettings()) is None
 
 
 def test_the_figure_is_ndcg_of_the_ranking_by_inner_product(encoder: DualEncoder) -> None:
     passages = ["a golden river", "the silent castle", "one falcon"]
     answers = pa.table({"query_id": ["x", "y"], "passage_id": ["p1", "p2"], "relevance": pa.array([1, 1], pa.int32())})
-    at = Yardstick(
+    at = DevEvaluation(
         ["x", "y"],
         ["p0", "p1", "p2"],
         encoder.query.tokenize(["a golden river", "one falcon"]),

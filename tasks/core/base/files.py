@@ -48,16 +48,16 @@ __all__ = [
     "exclusive",
     "file_digest",
     "files_under",
-    "finished",
-    "held",
+    "find_artifact",
+    "find_by_key",
     "load",
-    "look_up",
-    "newest_first",
+    "partial_folder",
     "produce",
+    "read_receipt",
     "read_verified",
+    "receipts_newest_first",
     "sync_files",
     "sync_folder",
-    "unfinished",
     "write_json",
     "write_text",
 ]
@@ -71,7 +71,7 @@ def artifact_digest(kind: type[Receipt], key: Mapping[str, object]) -> str:
     return digest_of({"kind": kind.__name__, **key})
 
 
-def unfinished(home: Path, kind: type[Receipt], digest: str) -> Path:
+def partial_folder(home: Path, kind: type[Receipt], digest: str) -> Path:
     """Where the artifact of this name lies until it is finished."""
     return home / kind.shelf / f".{digest}.partial"
 
@@ -104,7 +104,7 @@ def produce(
     with FileLock(_lock(target)):
         if (receipt := _settled(target, kind) or _fetched(target, kind, _settled)) is not None:
             return receipt
-        aside = unfinished(home, kind, digest)
+        aside = partial_folder(home, kind, digest)
         if not resumable:
             shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ def _built(folder: Path, build: Callable[[Path], Mapping[str, Any]]) -> Mapping[
     return build(folder)
 
 
-def finished(target: Path, kind: type[R]) -> R | None:
+def read_receipt(target: Path, kind: type[R]) -> R | None:
     """Read the receipt of the artifact in `target`, and nothing else of it; None when its manifest is not readable.
 
     Raises:
@@ -216,7 +216,7 @@ def _checked(target: Path, kind: type[R]) -> tuple[R, bool]:
     return receipt, sealed
 
 
-def held(home: Path, kind: type[R], digest: str) -> R | None:
+def find_artifact(home: Path, kind: type[R], digest: str) -> R | None:
     """The receipt of a finished, undamaged artifact of this home or of its store; None: neither has it."""
     target = home / kind.shelf / digest
     return _used(target, kind) or _fetched(target, kind, read_verified)
@@ -241,16 +241,16 @@ def _lock(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
 
 
-def look_up(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
+def find_by_key(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
     """The receipt of the artifact that `key` names; None when it is not finished."""
-    return held(home, kind, artifact_digest(kind, key))
+    return find_artifact(home, kind, artifact_digest(kind, key))
 
 
-def newest_first(home: Path, kind: type[R]) -> list[R]:
+def receipts_newest_first(home: Path, kind: type[R]) -> list[R]:
     """The receipts of all finished artifacts of a kind, newest first; `read_verified` those whose files you read."""
     found: list[tuple[int, R]] = []
     for manifest in (home / kind.shelf).glob(f"[!.]*/{MANIFEST}"):
-        receipt = finished(manifest.parent, kind)
+        receipt = read_receipt(manifest.parent, kind)
         if receipt is not None:
             found.append((manifest.stat().st_mtime_ns, receipt))
     found.sort(key=lambda pair: pair[0], reverse=True)
@@ -264,7 +264,7 @@ def load(home: Path, kind: type[R], digest: str) -> R:
         Mismatch: it is not there, though something names it.
         Damaged: it was damaged, and is set aside.
     """
-    receipt = held(home, kind, digest)
+    receipt = find_artifact(home, kind, digest)
     if receipt is None:
         target = home / kind.shelf / digest
         if aside := max(target.parent.glob(f".{digest}.damaged-*"), default=None):

@@ -20,12 +20,12 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def ending_with_us(command: Sequence[str]) -> list[str]:
+def command_that_ends_with_parent(command: Sequence[str]) -> list[str]:
     """`command`, the first word an absolute path, as a child that Linux kills when the thread that starts it ends."""
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Let Linux kill this process when its parent ends, also when that was killed; end now when it already has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

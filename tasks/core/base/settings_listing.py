@@ -15,7 +15,7 @@ from tasks.core.base.toml import toml_value
 WIDTH = 100  # of a comment, in characters
 
 
-def dials(settings: BaseModel) -> str:
+def format_settings(settings: BaseModel) -> str:
     """Return TOML that loads to equal settings, its paths absolute.
 
     Secrets are left out, and settings without a value are commented out.

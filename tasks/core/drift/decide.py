@@ -112,7 +112,7 @@ def decide(state: State, found: Measurement | None, now: datetime, settings: Dri
     return state, decision
 
 
-def due(state: State, queries: int, now: datetime, settings: DriftSettings) -> bool:
+def is_window_due(state: State, queries: int, now: datetime, settings: DriftSettings) -> bool:
     """Whether so many new queries are a window by now."""
     last = state.windows[-1].at if state.windows else None
     return queries >= settings.min_queries and (last is None or now - last >= timedelta(hours=settings.window_hours))

@@ -16,7 +16,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
-from tasks.core.drift.statistics import Known
+from tasks.core.drift.statistics import ReferenceData
 from tasks.core.drift.topics import nearest
 from tasks.core.text.words import STOP_WORDS, words_of
 
@@ -27,7 +27,7 @@ PENALTY = 1.0
 SPACES = re.compile(r"\s+")
 
 
-def explain(known: Known, texts: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> Explanation:
+def explain(known: ReferenceData, texts: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> Explanation:
     """Hold new queries against the reference's.
 
     vectors: float32 (queries, dimension) of `texts`. low: bool (queries,), those that score low.
@@ -89,7 +89,7 @@ def _logistic(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _moved_slices(known: Known, now: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> list[MovedSlice]:
+def _moved_slices(known: ReferenceData, now: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> list[MovedSlice]:
     """Slices whose share, or whose part of the low scores, differs most from the reference, the largest first."""
     before, their_vectors = known.held_out
     slices = [*_by_length(now, before), *_by_topic(before, known.topics, vectors, their_vectors)]

@@ -16,7 +16,7 @@ NOTHING_NEW = (
 LOW = 0.05  # share of the reference's own queries that score low, by definition
 
 
-class Work(StrEnum):
+class Action(StrEnum):
     """The least work that is enough."""
 
     SKIP = "skip"  # nothing changed
@@ -109,7 +109,7 @@ class Window(Frozen):
 class Drift(Frozen):
     """The verdict, with its cause in words and every signal behind it."""
 
-    verdict: Work
+    verdict: Action
     cause: str
     signals: tuple[Signal, ...] = ()
     passages: Changes = Changes()
@@ -129,8 +129,8 @@ class Drift(Frozen):
         Input that looks broken is not trained on. With `learnt`, the serving release has trained on all that the
         source holds: a person is asked for labels.
         """
-        if self.verdict in (Work.RETRAIN, Work.SUSPECT, Work.LABEL):
+        if self.verdict in (Action.RETRAIN, Action.SUSPECT, Action.LABEL):
             return self
         if learnt:
-            return self.model_copy(update={"verdict": Work.LABEL, "cause": f"{because}; {NOTHING_NEW}"})
-        return self.model_copy(update={"verdict": Work.RETRAIN, "cause": f"{because}; {self.cause}"})
+            return self.model_copy(update={"verdict": Action.LABEL, "cause": f"{because}; {NOTHING_NEW}"})
+        return self.model_copy(update={"verdict": Action.RETRAIN, "cause": f"{because}; {self.cause}"})

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import held, load
+from tasks.core.base.files import find_artifact, load
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.drift.explain import explain
 from tasks.core.drift.findings import Explanation, Measurement
-from tasks.core.drift.statistics import Known, asked, build_reference, measure, recall_of
+from tasks.core.drift.statistics import ReferenceData, build_reference, held_out_queries, measure, recall_of
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.snapshot.reader import QUERIES, passage_texts
 from tasks.core.text.words import hashed, unseen_share, vocabulary
@@ -27,7 +27,7 @@ log = logging.getLogger("nightshift.drift")
 BATCH = 8192  # queries read at once
 
 
-class Served:
+class ServingRelease:
     """What serves: encoder, embeddings and reference of the serving release, opened when they are needed."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Served:
     @cached_property
     def embeddings(self) -> Embeddings:
         """Its passages' vectors, embedded again where they are lost."""
-        found = held(self.home, Embeddings, self.release.embeddings)
+        found = find_artifact(self.home, Embeddings, self.release.embeddings)
         if found is not None:
             return found
         log.warning("embeddings of release %s are lost: embedding its passages again", self.release.release)
@@ -52,12 +52,12 @@ class Served:
         return gather_shards(self.home, self.encoder, self.snapshot, rules.shards, vectors=rules.vectors)
 
     @cached_property
-    def known(self) -> Known:
+    def known(self) -> ReferenceData:
         """Its reference, made now if it is not there."""
-        return Known(build_reference(self.home, self.encoder, self.embeddings, self.snapshot))
+        return ReferenceData(build_reference(self.home, self.encoder, self.embeddings, self.snapshot))
 
 
-def new_queries(served: Served, snapshot: Snapshot, seen: Snapshot | None = None) -> Iterator[str]:
+def new_queries(served: ServingRelease, snapshot: Snapshot, seen: Snapshot | None = None) -> Iterator[str]:
     """The queries of `snapshot` that the serving snapshot does not have, nor `seen`, as a stream."""
     if snapshot.digest == served.release.snapshot or (seen is not None and snapshot.digest == seen.digest):
         return
@@ -65,7 +65,7 @@ def new_queries(served: Served, snapshot: Snapshot, seen: Snapshot | None = None
     yield from unknown(served.known, _texts(snapshot), had)
 
 
-def unknown(known: Known, texts: Iterator[str], had: np.ndarray) -> Iterator[str]:
+def unknown(known: ReferenceData, texts: Iterator[str], had: np.ndarray) -> Iterator[str]:
     """Those of `texts` that neither the serving snapshot's queries nor `had`, sorted hashes uint64, have."""
     for batch in _batches(texts):
         hashes = hashed(batch)
@@ -73,9 +73,9 @@ def unknown(known: Known, texts: Iterator[str], had: np.ndarray) -> Iterator[str
         yield from (text for text, one in zip(batch, old, strict=True) if not one)
 
 
-def examine(served: Served, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> Examination:
+def examine(served: ServingRelease, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> Examination:
     """Ask the serving release's passages and measure."""
-    vectors, scores, found = asked(served.encoder, served.embeddings, texts)
+    vectors, scores, found = held_out_queries(served.encoder, served.embeddings, texts)
     recalls = recall_of(texts, found, snapshot, served.embeddings)
     unseen = unseen_terms(served, snapshot, texts, settings)
     measured = measure(served.known.receipt, scores, served.known.usual_low(vectors), recalls, unseen)
@@ -86,7 +86,7 @@ class Examination:
     """Measured queries, and on request what explains them."""
 
     def __init__(
-        self, known: Known, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
+        self, known: ReferenceData, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
     ) -> None:
         self.known, self.texts, self.vectors, self.scores, self.measured = known, texts, vectors, scores, measured
 
@@ -102,7 +102,7 @@ class Examination:
         return explain(self.known, self.texts, self.vectors, self.scores < self.known.receipt.low_score)
 
 
-def unseen_terms(served: Served, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> float:
+def unseen_terms(served: ServingRelease, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> float:
     """Share of the terms of `texts` that the serving corpus does not have, nor its training queries.
 
     Only where that is suspect is `snapshot` read through too: a new topic comes with new passages, a typo does not.

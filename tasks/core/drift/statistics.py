@@ -49,7 +49,7 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         for split in sorted(set(snapshot.splits) - {"train"}):
             held_out.add(queries(snapshot, split)["text"].to_pylist())
         terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, "train")["text"].to_pylist()))
-        vectors, scores, found = asked(encoder, embeddings, held_out.texts)
+        vectors, scores, found = held_out_queries(encoder, embeddings, held_out.texts)
         recalls = recall_of(held_out.texts, found, snapshot, embeddings)
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
@@ -70,7 +70,7 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
     return produce(home, Reference, key, build)
 
 
-class Known:
+class ReferenceData:
     """An opened reference: what it holds is read when it is first asked for."""
 
     def __init__(self, receipt: Reference) -> None:
@@ -109,7 +109,7 @@ class Known:
         return loaded
 
 
-def asked(
+def held_out_queries(
     encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
     """Ask all passages by exact search.

@@ -16,17 +16,17 @@ PRIOR = 20  # queries of the overall share that every topic's own share is mixed
 
 
 def topics_of(vectors: np.ndarray) -> np.ndarray:
-    """Unit centres float32 (topics, dimension) of spherical k-means over vectors (queries, dimension).
+    """Cluster vectors (queries, dimension) by spherical k-means; return unit centers float32 (topics, dimension).
 
-    The same for the same vectors; at most TOPICS, and one where there are few queries.
+    Equal vectors give equal centers. There are at most TOPICS topics, and one when there are few queries.
     """
+    import faiss
+
     count = max(1, min(TOPICS, len(vectors) // MEMBERS))
-    centres = vectors[np.random.default_rng(0).permutation(len(vectors))[:count]]
-    for _ in range(15):
-        members = nearest(vectors, centres)
-        sums = np.stack([vectors[members == topic].sum(axis=0) for topic in np.unique(members)])
-        centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return centres
+    clustering = faiss.Kmeans(vectors.shape[1], count, niter=15, spherical=True, seed=0, min_points_per_centroid=1)
+    clustering.train(np.ascontiguousarray(vectors, np.float32))
+    assert clustering.centroids is not None
+    return np.asarray(clustering.centroids)
 
 
 def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:

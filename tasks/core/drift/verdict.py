@@ -8,20 +8,20 @@ from typing import Any
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.decide import recall_threshold
-from tasks.core.drift.findings import LISTED, NOTHING_NEW, Changes, Drift, Measurement, Signal, Work
-from tasks.core.drift.new_queries import Examination, Served
+from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
+from tasks.core.drift.new_queries import Examination, ServingRelease
 from tasks.core.snapshot.reader import compare, qrels
 
 
 def first(snapshot: Snapshot) -> Drift:
     """The verdict when nothing serves."""
-    return Drift(verdict=Work.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
+    return Drift(verdict=Action.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
 
 
 def incomparable(serving: Release, snapshot: Snapshot) -> Drift:
     """The verdict when the serving release's snapshot is lost: what changed is unknown, so the whole work is done."""
     cause = f"snapshot {serving.snapshot} of release {serving.release} is lost, so nothing can be compared with it"
-    return Drift(verdict=Work.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
+    return Drift(verdict=Action.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
 NEW_PAIRS = "new_training_pairs"
@@ -47,7 +47,7 @@ class Data:
         return self.recipe_changed or self.new_pairs or self.changes != Changes()
 
 
-def compared(served: Served, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Data:
+def compare_snapshots(served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Data:
     """Passages, training pairs and settings beside those of the serving release."""
     recipe_changed = served.release.recipe != recipe
     if served.release.snapshot == snapshot.digest:
@@ -77,7 +77,7 @@ def query_signals(found: Examination, threshold: float, settings: DriftSettings)
     )
 
 
-def explained(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
+def with_explanation(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
     """The fields of a verdict that say what moved."""
     why = found.explanation
     drifted = any(signal.fired for signal in signals)
@@ -85,7 +85,7 @@ def explained(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]
     return {"signals": signals, "terms": why.terms, "slices": why.slices, "unfamiliar": unfamiliar}
 
 
-def concluded(
+def decide_action(
     data: Data,
     fresh: dict[str, int],
     *,
@@ -105,7 +105,7 @@ def concluded(
         cause=cause,
         passages=data.changes,
         fresh=fresh,
-        trigger=trigger and verdict is Work.RETRAIN,
+        trigger=trigger and verdict is Action.RETRAIN,
         signals=data.signals + signals,
         **more,
     )
@@ -119,32 +119,34 @@ def unknown_words(found: Measurement) -> str:
     )
 
 
-def told(signal: Signal) -> str:
+def describe(signal: Signal) -> str:
     """A signal that fired, in words."""
     sign = "<" if signal.name == "recall@10" else ">"
     return f"{signal.name.replace('_', ' ')} {signal.value:.3f} {sign} {signal.threshold:.3f}"
 
 
-def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Work, str]:
+def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Action, str]:
     if broken:
         return (
-            Work.SUSPECT,
+            Action.SUSPECT,
             f"{broken}; look at the feed before training",
         )
     causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
-    causes += [told(one) for one in data.signals if one.fired]
+    causes += [describe(one) for one in data.signals if one.fired]
     aside = [drifting] if drifting else []
     if causes or (trigger and data.learnable):
-        return Work.RETRAIN, "; ".join(causes + aside)
+        return Action.RETRAIN, "; ".join(causes + aside)
     if trigger:
-        return Work.LABEL, "; ".join([*aside, NOTHING_NEW])
+        return Action.LABEL, "; ".join([*aside, NOTHING_NEW])
     one = data.changes
     if moved := one.new + one.changed + one.gone:
         words = f"{moved} passages changed ({one.new} new, {one.changed} changed, {one.gone} gone)"
-        return Work.REFRESH, "; ".join([words, *aside])
+        return Action.REFRESH, "; ".join([words, *aside])
     if data.same:
-        return Work.SKIP, "; ".join(["passages, queries, qrels and settings are those of the serving release", *aside])
-    return Work.SKIP, "; ".join(aside or ["no passage changed, and too few new queries and pairs to act on"])
+        return Action.SKIP, "; ".join(
+            ["passages, queries, qrels and settings are those of the serving release", *aside]
+        )
+    return Action.SKIP, "; ".join(aside or ["no passage changed, and too few new queries and pairs to act on"])
 
 
 def _signal(name: str, value: float, threshold: float) -> Signal:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from tasks.core.base.checksums import read_record, set_aside, write_record
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
-from tasks.core.base.files import exclusive, held, write_text
+from tasks.core.base.files import exclusive, find_artifact, write_text
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import (
@@ -30,24 +30,24 @@ from tasks.core.drift.decide import (
     LogPlace,
     State,
     decide,
-    due,
+    is_window_due,
     low_threshold,
     suspect,
     under,
 )
-from tasks.core.drift.findings import LISTED, Drift, Measurement, Signal, Work
-from tasks.core.drift.new_queries import Examination, Served, examine, new_queries, unknown, unseen_terms
+from tasks.core.drift.findings import LISTED, Action, Drift, Measurement, Signal
+from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, unknown, unseen_terms
 from tasks.core.drift.query_log import Reading, log
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
-    compared,
-    concluded,
-    explained,
+    compare_snapshots,
+    decide_action,
+    describe,
     first,
     incomparable,
     query_signals,
-    told,
     unknown_words,
+    with_explanation,
 )
 from tasks.core.snapshot.reader import load_snapshot
 
@@ -78,10 +78,10 @@ def watch(
     """
     if serving is None:
         return first(snapshot)
-    before = held(settings.home, Snapshot, serving.snapshot)
+    before = find_artifact(settings.home, Snapshot, serving.snapshot)
     if before is None:
         return incomparable(serving, snapshot)
-    served = Served(settings.home, serving, before, settings.embedding)
+    served = ServingRelease(settings.home, serving, before, settings.embedding)
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings, served, snapshot, read_state(file), now)
@@ -104,7 +104,7 @@ def _line(unfamiliar: tuple[str, float]) -> str:
 def with_unfamiliar(home: Path, drift: Drift) -> Drift:
     """Add the queries to label, those of the last window that fired, to a decision that asks for labels."""
     file = (home / UNFAMILIAR).absolute()
-    if drift.verdict is not Work.LABEL or not file.exists():
+    if drift.verdict is not Action.LABEL or not file.exists():
         return drift
     with file.open(encoding="utf-8") as lines:
         queries = tuple(json.loads(line)["query"] for line in islice(lines, LISTED))
@@ -139,7 +139,9 @@ def read_state(file: Path) -> State:
 class Check:
     """One look at the queries."""
 
-    def __init__(self, settings: Settings, served: Served, snapshot: Snapshot, state: State, now: datetime) -> None:
+    def __init__(
+        self, settings: Settings, served: ServingRelease, snapshot: Snapshot, state: State, now: datetime
+    ) -> None:
         self.settings, self.dials, self.snapshot, self.now = settings, settings.drift, snapshot, now
         self.served = served
         self.before = state
@@ -149,7 +151,7 @@ class Check:
 
     def verdict(self, recipe: str) -> Drift:
         """Judge a window if one is due and full, and put everything together."""
-        data = compared(self.served, self.snapshot, recipe, self.dials)
+        data = compare_snapshots(self.served, self.snapshot, recipe, self.dials)
         baseline = self.state.baseline
         found = self._window()
         measured = None if found is None else found.measured
@@ -158,12 +160,12 @@ class Check:
         more: dict[str, Any] = {}
         if found is not None:
             threshold = low_threshold(baseline, found.measured.queries, found.measured.held_out, self.dials)
-            more = explained(found, query_signals(found, threshold, self.dials))
+            more = with_explanation(found, query_signals(found, threshold, self.dials))
             last = self.state.windows[-1]
             self.unfamiliar = found.unfamiliar if last.fired or last.worse else []
         labels_came = self.state.labels_wanted and data.new_pairs
         drifting = LABELS_CAME if labels_came else _words(decision, more.get("signals", ()))
-        drift = concluded(
+        drift = decide_action(
             data,
             self.fresh,
             broken=broken,
@@ -174,13 +176,13 @@ class Check:
             windows=self.state.windows[-SHOWN:],
             **more,
         )
-        wanted = drift.verdict is Work.LABEL or (self.state.labels_wanted and drift.verdict is not Work.RETRAIN)
+        wanted = drift.verdict is Action.LABEL or (self.state.labels_wanted and drift.verdict is not Action.RETRAIN)
         self.state = self.state.model_copy(update={"labels_wanted": wanted})
         return drift
 
     def _window(self) -> Examination | None:
         """The new queries, once they are enough and it is time."""
-        if not due(self.state, self.dials.max_queries, self.now, self.dials):
+        if not is_window_due(self.state, self.dials.max_queries, self.now, self.dials):
             return None  # too early, however many have come
         sample = Sample(self.dials.max_queries, seed=self.state.number)
         sample.add(self._counted("snapshot", new_queries(self.served, self.snapshot, self._seen())))
@@ -189,7 +191,7 @@ class Check:
             reading = Reading(self._place(self.dials.queries))
             sample.add(self._counted("log", unknown(self.served.known, reading.texts(), NONE)))
             place = reading.place
-        if not due(self.state, len(sample), self.now, self.dials):
+        if not is_window_due(self.state, len(sample), self.now, self.dials):
             return None
         self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": place})
         return examine(self.served, self.snapshot, sample.texts, self.dials)
@@ -241,6 +243,6 @@ class Check:
 
 def _words(decision: Decision, signals: tuple[Signal, ...]) -> str:
     """What moved in the queries, what it was that did so last, and what holds a retrain back."""
-    fired = [told(one) for one in signals if one.fired and one.name != "unseen_terms"]
+    fired = [describe(one) for one in signals if one.fired and one.name != "unseen_terms"]
     held = [f"no retrain for it: {decision.held}"] if decision.held else []
     return "; ".join([*([decision.cause] if decision.cause else []), *fired, *held])

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.embedding.plan import REPEAT, Plan
-from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.shard_work import ShardWork
 from tasks.core.embedding.stored_shards import rows_before, shard_files, vectors_at
 from tasks.core.snapshot.passage_ranges import passages_between
 from tasks.core.text.content_digest import ContentDigest
@@ -23,7 +23,7 @@ from tasks.core.text.content_digest import ContentDigest
 GROUP_ROWS = 4096  # rows of a row group
 
 
-def others_needed(work: Work, plan: Plan) -> list[int]:
+def others_needed(work: ShardWork, plan: Plan) -> list[int]:
     """The earlier shards that hold vectors of texts which this one repeats."""
     rows = plan.row[plan.source == REPEAT]
     rows = rows[rows < work.start]
@@ -32,7 +32,7 @@ def others_needed(work: Work, plan: Plan) -> list[int]:
     return needed
 
 
-def assemble(work: Work, plan: Plan, parts: list[Path], counts: dict[str, int]) -> str:
+def assemble(work: ShardWork, plan: Plan, parts: list[Path], counts: dict[str, int]) -> str:
     """Write the shard: passage_id, text_hash, vector, in snapshot order; the digest of its content.
 
     `parts` hold the vectors of `plan.encode`, in its order. Row groups have 4,096 rows; what names the vectors, and
@@ -81,7 +81,7 @@ class _Gathered:
         return np.fromfile(self._path, self._kind, (end - start) * width, offset=offset)
 
 
-def _gather(work: Work, plan: Plan, parts: list[Path], gathered: _Gathered) -> None:
+def _gather(work: ShardWork, plan: Plan, parts: list[Path], gathered: _Gathered) -> None:
     dimension, done = work.encoder.dimension, 0
     encoded = plan.encode - work.start
     for part in parts:
@@ -98,7 +98,7 @@ def _gather(work: Work, plan: Plan, parts: list[Path], gathered: _Gathered) -> N
     _gather_repeats(work, plan, gathered)
 
 
-def _gather_repeats(work: Work, plan: Plan, gathered: _Gathered) -> None:
+def _gather_repeats(work: ShardWork, plan: Plan, gathered: _Gathered) -> None:
     rows = np.flatnonzero(plan.source == REPEAT)
     for rank in others_needed(work, plan):
         other = work.other(rank)
@@ -111,7 +111,7 @@ def _gather_repeats(work: Work, plan: Plan, gathered: _Gathered) -> None:
         gathered.put(some, gathered.take(plan.row[some] - work.start))
 
 
-def _row_groups(work: Work, gathered: _Gathered, schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(work: ShardWork, gathered: _Gathered, schema: pa.Schema) -> Iterator[pa.Table]:
     for start in range(work.start, work.end, GROUP_ROWS):
         end = min(start + GROUP_ROWS, work.end)
         names = passages_between(work.snapshot, start, end, ["passage_id", "text_hash"], GROUP_ROWS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.base.files import newest_first, read_verified
+from tasks.core.base.files import read_verified, receipts_newest_first
 from tasks.core.base.receipts import Embeddings, TextIndex
 from tasks.core.embedding.text_index import index_of
 
@@ -20,7 +20,7 @@ class Source:
 
 def sources(home: Path, fingerprint: str, vectors: str) -> list[Source]:
     """Finished embeddings under this passage fingerprint, newest first, in numbers no coarser than `vectors`."""
-    every = newest_first(home, Embeddings)
+    every = receipts_newest_first(home, Embeddings)
     found = [one for one in every if one.fingerprint == fingerprint and one.vectors in ("float32", vectors)]
     indexed = ((one, index_of(home, one.snapshot)) for one in found)
     return [Source(one, index) for one, index in indexed if index is not None]

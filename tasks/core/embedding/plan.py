@@ -14,7 +14,7 @@ import numpy as np
 from tasks.core.base.files import sync_files, write_json
 from tasks.core.base.receipts import Embeddings, TextIndex
 from tasks.core.embedding.known_vectors import source_named, sources
-from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.shard_work import ShardWork
 from tasks.core.embedding.text_index import find, first_between, hashes_between
 
 ENCODE, REPEAT = -1, -2  # sources that are no earlier embeddings: the encoder; an earlier passage of this snapshot
@@ -46,7 +46,7 @@ class Plan:
         return {"embedded": embedded, "avoided": len(self.source) - embedded, "repeated": repeated}
 
 
-def plan_of(work: Work, index: TextIndex) -> Plan:
+def plan_of(work: ShardWork, index: TextIndex) -> Plan:
     """The plan of an earlier try, or a new one when there is none, or what it builds on was removed or damaged."""
     plan = _read(work)
     if plan is None:
@@ -58,7 +58,7 @@ def plan_of(work: Work, index: TextIndex) -> Plan:
     return plan
 
 
-def _read(work: Work) -> Plan | None:
+def _read(work: ShardWork) -> Plan | None:
     try:
         digests = json.loads((work.scratch / DONE).read_text(encoding="utf-8"))
         source, row = np.fromfile(work.scratch / SOURCE, "<i4"), np.fromfile(work.scratch / ROW, "<i8")
@@ -71,7 +71,7 @@ def _read(work: Work) -> Plan | None:
     return Plan(source, row, there)
 
 
-def _make(work: Work, index: TextIndex) -> None:
+def _make(work: ShardWork, index: TextIndex) -> None:
     earlier = sources(work.home, work.encoder.passage_fingerprint, work.vectors)
     used: list[str] = []  # digests of the sources that have a vector for this shard; only their bytes are verified
     with (work.scratch / SOURCE).open("wb") as source_file, (work.scratch / ROW).open("wb") as row_file:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tasks.core.base.progress import report_progress
+
 log = logging.getLogger("nightshift.embedding")
 
 SECONDS = 4.0  # between two reports
@@ -39,7 +41,7 @@ class Pace:
 Watch = Callable[[Pace], None]
 
 
-class Meter:
+class SpeedMeter:
     """Counts what is encoded and tells the log, and `watch` if there is one, every few seconds and at the end."""
 
     def __init__(self, rank: int, world_size: int, done: int, of: int, watch: Watch | None) -> None:
@@ -52,6 +54,7 @@ class Meter:
         """Count a window."""
         self._done += passages
         self._tokens += tokens
+        report_progress(f"embed shard {self._rank + 1} of {self._world_size}", self._done, self._of)
         now = time.monotonic()
         if now - self._told < SECONDS and self._done < self._of:
             return

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def read_ahead(items: Iterable[T]) -> Iterator[T]:
     """The items in their order, each made in a thread while the one before it is worked on; one waits at most."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
@@ -20,10 +20,10 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-class Behind:
+class BackgroundWriter:
     """Runs one piece of work in a thread; the next waits until it is done. An error is raised there, or at the end."""
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
         self._last: Future[None] | None = None
         return self

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.base.files import artifact_digest, unfinished
+from tasks.core.base.files import artifact_digest, partial_folder
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.embedding.stored_shards import rows_before, shard_name
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardWork:
     """Shard `rank` of `world_size`: the snapshot's rows [start, end)."""
 
     home: Path
@@ -45,7 +45,7 @@ class Work:
     @property
     def folder(self) -> Path:
         """Where shards lie until they are sealed."""
-        return unfinished(self.home, Embeddings, self.digest)
+        return partial_folder(self.home, Embeddings, self.digest)
 
     @property
     def file(self) -> Path:
@@ -62,6 +62,6 @@ class Work:
         """Where its plan and its finished windows lie until then."""
         return self.folder / f".{self.rank:05d}"
 
-    def other(self, rank: int) -> Work:
+    def other(self, rank: int) -> ShardWork:
         """Another shard of the same embedding."""
-        return Work(self.home, self.encoder, self.snapshot, rank, self.world_size, self.vectors)
+        return ShardWork(self.home, self.encoder, self.snapshot, rank, self.world_size, self.vectors)

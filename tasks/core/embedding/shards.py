@@ -15,14 +15,14 @@ import numpy as np
 
 from tasks.core.base.checksums import check_digest, digest_once
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import exclusive, look_up, produce, write_json
+from tasks.core.base.files import exclusive, find_by_key, produce, write_json
 from tasks.core.base.memory import Peak
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot, TextIndex
 from tasks.core.embedding.assemble import assemble, others_needed
 from tasks.core.embedding.plan import Plan, plan_of
-from tasks.core.embedding.progress import Meter, Watch
-from tasks.core.embedding.read_ahead import Behind, ahead
-from tasks.core.embedding.shard_work import Work
+from tasks.core.embedding.progress import SpeedMeter, Watch
+from tasks.core.embedding.read_ahead import BackgroundWriter, read_ahead
+from tasks.core.embedding.shard_work import ShardWork
 from tasks.core.embedding.stored_shards import shard_name
 from tasks.core.embedding.text_index import build_index
 from tasks.core.embedding.token_cache import TokenCache
@@ -52,8 +52,8 @@ def embed_shard(
     them is kept when it is done, and a killed shard goes on behind it. A shard that repeats texts of one before it
     which is not done yet is encoded now, and its file is written by `gather_shards`. `watch` hears every few seconds.
     """
-    work = Work(home, encoder, snapshot, rank, world_size, vectors)
-    if sealed(home, encoder, snapshot, world_size, vectors) is not None:
+    work = ShardWork(home, encoder, snapshot, rank, world_size, vectors)
+    if find_embeddings(home, encoder, snapshot, world_size, vectors) is not None:
         return work.end - work.start
     work.folder.mkdir(parents=True, exist_ok=True)
     with exclusive(work.folder / f".{rank:05d}.lock"):
@@ -68,11 +68,11 @@ def embed_shard(
     return work.end - work.start
 
 
-def sealed(
+def find_embeddings(
     home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, vectors: str = "float32"
 ) -> Embeddings | None:
     """The embeddings of this snapshot under this encoder, when an earlier step has sealed them."""
-    return look_up(home, Embeddings, Work(home, encoder, snapshot, 0, world_size, vectors).key)
+    return find_by_key(home, Embeddings, ShardWork(home, encoder, snapshot, 0, world_size, vectors).key)
 
 
 def gather_shards(
@@ -108,10 +108,12 @@ def gather_shards(
             "parents": (encoder.digest, snapshot.digest),
         }
 
-    return produce(home, Embeddings, Work(home, encoder, snapshot, 0, world_size, vectors).key, build, resumable=True)
+    return produce(
+        home, Embeddings, ShardWork(home, encoder, snapshot, 0, world_size, vectors).key, build, resumable=True
+    )
 
 
-def _make(work: Work, watch: Watch | None) -> dict[str, Any] | None:
+def _make(work: ShardWork, watch: Watch | None) -> dict[str, Any] | None:
     """Encode what has to be encoded, then write the shard; its facts, None when it has to wait for another shard."""
     index = build_index(work.home, work.snapshot)
     plan = plan_of(work, index)
@@ -128,7 +130,7 @@ def _make(work: Work, watch: Watch | None) -> dict[str, Any] | None:
     return {"rows": work.end - work.start, **counts, "content": content, "digest": digest_once(work.file)}
 
 
-def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None) -> list[Path]:
+def _encoded(work: ShardWork, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None) -> list[Path]:
     """The files with the vectors of `plan.encode`, a window each; those that an earlier try left are not made again."""
     rows = plan.encode
     windows = [rows[low : low + WINDOW] for low in range(0, len(rows), WINDOW)]
@@ -139,14 +141,14 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
     model = load_encoder(work.encoder.path)
     tokens = TokenCache(work.home, model.passage, work.snapshot, index)
     done = len(rows) - sum(len(windows[number]) for number in todo)
-    meter = Meter(work.rank, work.world_size, done, len(rows), watch)
+    meter = SpeedMeter(work.rank, work.world_size, done, len(rows), watch)
 
     def read() -> Iterator[tuple[int, list[Any]]]:
         for number in todo:
             yield number, tokens.take(windows[number])
 
-    with Behind() as writer:
-        for number, ids in ahead(read()):
+    with BackgroundWriter() as writer:
+        for number, ids in read_ahead(read()):
             made = model.passage.encode(ids, model.token_budget)
             writer.do(_keep, parts[number], _finite(made.astype(work.vectors, copy=False), work.encoder))
             meter.add(len(ids), sum(map(len, ids)))
@@ -154,7 +156,7 @@ def _encoded(work: Work, plan: Plan, index: TextIndex, counts: dict[str, int], w
     return parts
 
 
-def _whole(part: Path, rows: int, work: Work) -> bool:
+def _whole(part: Path, rows: int, work: ShardWork) -> bool:
     """Whether an earlier try left the vectors of a window, all of them."""
     size = rows * work.encoder.dimension * np.dtype(work.vectors).itemsize
     return part.exists() and part.stat().st_size == size

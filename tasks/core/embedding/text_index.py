@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import look_up, produce, read_verified
+from tasks.core.base.files import find_by_key, produce, read_verified
 from tasks.core.base.receipts import Snapshot, TextIndex
 from tasks.core.snapshot.passage_ranges import passages_between
 
@@ -47,7 +47,7 @@ def build_index(home: Path, snapshot: Snapshot) -> TextIndex:
 
 def index_of(home: Path, snapshot: str) -> TextIndex | None:
     """The index of the snapshot of this digest; None when neither it nor the snapshot is there any more."""
-    if (found := look_up(home, TextIndex, _key(snapshot))) is not None:
+    if (found := find_by_key(home, TextIndex, _key(snapshot))) is not None:
         return found
     receipt = read_verified(home / Snapshot.shelf / snapshot, Snapshot)
     return None if receipt is None else build_index(home, receipt)

@@ -23,10 +23,10 @@ import pyarrow as pa
 from tasks.core.base.files import (
     artifact_digest,
     exclusive,
-    newest_first,
+    partial_folder,
     produce,
     read_verified,
-    unfinished,
+    receipts_newest_first,
     write_json,
 )
 from tasks.core.base.receipts import Snapshot, TextIndex, Tokens
@@ -93,7 +93,7 @@ class KnownTokens:
 
 def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens | None:
     """What is finished under this tokenizer: of this snapshot, or else the newest of another; None: nothing."""
-    found = [one for one in newest_first(home, Tokens) if one.tokenizer == tokenizer]
+    found = [one for one in receipts_newest_first(home, Tokens) if one.tokenizer == tokenizer]
     for tokens in sorted(found, key=lambda one: one.snapshot != snapshot.digest):
         index = index_of(home, tokens.snapshot)
         if index is not None and read_verified(tokens.path, Tokens) is not None:
@@ -144,7 +144,7 @@ class TokenCache:
         folder = self._home / Tokens.shelf / digest
         self._sealed = self._sealed or read_verified(folder, Tokens) is not None
         if not self._sealed:
-            folder = unfinished(self._home, Tokens, digest)
+            folder = partial_folder(self._home, Tokens, digest)
             folder.mkdir(parents=True, exist_ok=True)
             for block in np.unique(rows // BLOCK_ROWS).tolist():
                 self._made(folder, block)

@@ -20,7 +20,7 @@ from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
 from tasks.core.encoder.damage import check_readable, damaged, read_sealed_json
-from tasks.core.encoder.hardware import require
+from tasks.core.encoder.hardware import check_supported
 from tasks.core.encoder.layout import write_router, write_tower
 from tasks.core.encoder.model_parts import (
     PROJECTION,
@@ -117,7 +117,7 @@ class DualEncoder:
 
         Raises Mismatch when this machine lacks what the path needs.
         """
-        require(self.spec.precision)
+        check_supported(self.spec.precision)
         if self.spec.precision.startswith("openvino"):
             self._to_openvino()
         else:

@@ -28,7 +28,7 @@ def paths_here() -> list[Precision]:
     return [path for path in FASTEST_FIRST if _pays(path)]
 
 
-def lack(path: Precision) -> str:
+def missing_for(path: Precision) -> str:
     """What this machine lacks to compute as `path` does, as a clause for a sentence; empty when it lacks nothing.
 
     Torch computes bf16 anywhere, if slowly. OpenVINO does not: where the processor has no bf16 it takes float32
@@ -43,9 +43,9 @@ def lack(path: Precision) -> str:
     return ""
 
 
-def require(path: Precision) -> None:
+def check_supported(path: Precision) -> None:
     """Raise Mismatch when this machine cannot compute as `path` does."""
-    if what := lack(path):
+    if what := missing_for(path):
         raise Mismatch(
             f"the encoder's vectors are made by the numeric path {path}, and {what}. Encode on a machine that has it, "
             'or make the encoder anew with [embedding] precision = "fp32".'
@@ -59,7 +59,7 @@ def _pays(path: Precision) -> bool:
         return has_bf16()
     if path in INT8 and find_spec("nncf") is None:
         return False
-    return not torch.cuda.is_available() and not lack(path)
+    return not torch.cuda.is_available() and not missing_for(path)
 
 
 def _cpu_has(*names: str) -> bool:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.core.base.files import held
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.settings import GateSettings
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
-from tasks.core.evaluation.golden import ask, read_golden
-from tasks.core.evaluation.segments import slices_of
+from tasks.core.evaluation.golden import answer_golden_queries, read_golden
+from tasks.core.evaluation.segments import segments_of
 
 TOP = 10  # ranks that overlap looks at
 
 
-def gather(
+def gather_evidence(
     home: Path,
     figures: Mapping[str, Evaluation],
     encoder: Encoder,
@@ -48,16 +48,18 @@ def gather(
     """
     tables = {name: read_per_query(figure) for name, figure in figures.items()}
     challenger = figures["challenger"]
-    before = None if serving is None else held(home, Snapshot, serving.snapshot)
+    before = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
-        golden = ask(read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth)
+        golden = answer_golden_queries(
+            read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth
+        )
     return Evidence(
         challenger=tables["challenger"],
         bm25=tables["bm25"],
         base=tables.get("base"),
         serving=tables.get("serving"),
-        slices=slices_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), before),
+        slices=segments_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), before),
         golden=golden,
         overlap=overlap(home, challenger, figures["serving"]) if "serving" in figures else None,
         withdrawn=withdrawn,

@@ -56,7 +56,9 @@ def read_golden(file: Path) -> list[Golden]:
     return golden
 
 
-def ask(golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int) -> Answers:
+def answer_golden_queries(
+    golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int
+) -> Answers:
     """Ask every golden query by exact search; its passage must be among the first `depth`."""
     from tasks.core.encoder.dual_encoder import load_encoder
 

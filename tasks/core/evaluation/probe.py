@@ -21,8 +21,8 @@ from tasks.core.base.receipts import Encoder, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, read_run
-from tasks.core.evaluation.gate import Finding, Probe
-from tasks.core.evaluation.significance import compare
+from tasks.core.evaluation.gate import GateCheck, Probe
+from tasks.core.evaluation.significance import compare_paired
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, judged, passages, qrels
 
 log = logging.getLogger("nightshift.evaluation")
@@ -60,12 +60,12 @@ def probe(
     pool = _pool(settings.home, snapshot, rules.split, asked, chosen)
     log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, asked.num_rows)
     ours, theirs = (_measured(settings, encoder, pool) for encoder in (challenger, rival))
-    seen = compare(name, ours, theirs, settings.gate)
+    seen = compare_paired(name, ours, theirs, settings.gate)
     worse = seen.high < -settings.gate.margin
     log.info("probe: %s against %s", seen, name)
     words = f"clearly worse than {name} already on a pool of {pool.rows:,} of {snapshot.rows:,} passages: {seen}"
     remedy = f"a gain of {-settings.gate.margin - seen.high:.4f} nDCG@10 or more on this pool"
-    finding = Finding(held=False, words=words, remedy=remedy) if worse else None
+    finding = GateCheck(held=False, words=words, remedy=remedy) if worse else None
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=seen, finding=finding)
 
 

@@ -12,7 +12,9 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.snapshot.reader import passages, qrels, queries
 
 
-def slices_of(snapshot: Snapshot, split: str, query_ids: list[str], serving: Snapshot | None) -> dict[str, np.ndarray]:
+def segments_of(
+    snapshot: Snapshot, split: str, query_ids: list[str], serving: Snapshot | None
+) -> dict[str, np.ndarray]:
     """Name of a slice → which of `query_ids` belong to it, bool (queries,); slices of none or of all are left out.
 
     Long and short queries are parted at the median number of words; head and tail at the median of how often a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import bootstrap
 
 from tasks.core.base.settings import GateSettings
 
@@ -27,7 +28,7 @@ class Comparison(BaseModel):
         return f"nDCG@10 {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}) on {self.queries} queries"
 
 
-def compare(
+def compare_paired(
     against: str,
     ours: pa.Table,
     theirs: pa.Table,
@@ -63,13 +64,13 @@ def interval(differences: np.ndarray, settings: GateSettings, confidence: float 
     confidence: of each end, in place of the settings'.
     """
     sure = settings.confidence if confidence is None else confidence
-    low, high = np.quantile(_resampled_means(differences, settings), [1 - sure, sure])
-    return float(low), float(high)
-
-
-def _resampled_means(values: np.ndarray, settings: GateSettings) -> np.ndarray:
-    """The mean of each resample, float64 (resamples,)."""
-    rng = np.random.default_rng(settings.seed)
-    step = max(1, DRAWN_AT_ONCE // len(values))
-    sizes = [min(step, settings.resamples - start) for start in range(0, settings.resamples, step)]
-    return np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes])
+    resampled = bootstrap(
+        (np.resize(differences, max(2, len(differences))),),  # scipy wants two; a lone query resamples to itself
+        np.mean,
+        n_resamples=settings.resamples,
+        batch=max(1, DRAWN_AT_ONCE // len(differences)),
+        confidence_level=2 * sure - 1,
+        method="percentile",
+        rng=np.random.default_rng(settings.seed),
+    ).confidence_interval
+    return float(resampled.low), float(resampled.high)

@@ -30,7 +30,7 @@ _log = logging.getLogger("nightshift.ingest")
 Read = Callable[[str], Iterable[pa.RecordBatch]]
 
 
-def judge(
+def validate_source(
     connection: duckdb.DuckDBPyConnection, read: Read, scratch: Path, data: DataSettings, last: Snapshot | None
 ) -> tuple[list[Tally], list[RuleCount]]:
     """Stage the three tables that `read(table)` streams and hold them against the contracts.
@@ -68,7 +68,7 @@ def load_contracts() -> list[Contract]:
         raise NightshiftError(f"data contract {error}") from error
 
 
-def tell(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
+def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
     """Log what became of the rows, the first refused row of each table, and every rule that something broke."""
     _log.info("source: %s", source)
     for one in tallies:

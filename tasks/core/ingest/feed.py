@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from tasks.core.base.duckdb_session import database, one_number, quoted
 from tasks.core.base.errors import BadInput
-from tasks.core.base.files import held, newest_first
+from tasks.core.base.files import find_artifact, receipts_newest_first
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.toml import toml_value
@@ -26,8 +26,8 @@ def refuse_another_feed(settings: Settings, serving: Release | None, snapshot: S
     """
     if serving is None or settings.data.replace_feed or serving.snapshot == snapshot.digest:
         return
-    served = held(settings.home, Snapshot, serving.snapshot)
-    feeds = {reading.snapshot: reading.feed for reading in reversed(newest_first(settings.home, Ingested))}
+    served = find_artifact(settings.home, Snapshot, serving.snapshot)
+    feeds = {reading.snapshot: reading.feed for reading in reversed(receipts_newest_first(settings.home, Ingested))}
     before = feeds.get(serving.snapshot, "")
     now = settings.data.feed or feeds.get(snapshot.digest, "")
     if served is None or before in ("", now) or (shared := _shared_texts(served, snapshot)) >= LEAST_SHARED:

@@ -14,11 +14,19 @@ import pyarrow.parquet as pq
 from data_contracts.contract import TABLES, contract_file
 from tasks.core.base.duckdb_session import database
 from tasks.core.base.errors import BadInput
-from tasks.core.base.files import digest_of, file_digest, files_under, held, look_up, produce, read_verified
+from tasks.core.base.files import (
+    digest_of,
+    file_digest,
+    files_under,
+    find_artifact,
+    find_by_key,
+    produce,
+    read_verified,
+)
 from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
-from tasks.core.ingest.decision import decide, judge, tell
+from tasks.core.ingest.decision import decide, log_outcome, validate_source
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_accepted
 from tasks.core.snapshot.reader import load_snapshot
@@ -65,12 +73,12 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         return {**fields, "feed": feed, "identity": identity, "parents": (beside,) if beside else ()}
 
     key = {**key, "beside": beside}
-    earlier = look_up(settings.home, Ingested, key)
+    earlier = find_by_key(settings.home, Ingested, key)
     if earlier is not None and _would_read_otherwise(settings.home, earlier):
         _log.info("an earlier version refused rows, or named splits, that are read otherwise now: reading again")
         key["reading"] = _READING
     ingested = produce(settings.home, Ingested, key, build)
-    if held(settings.home, Snapshot, ingested.snapshot) is None:
+    if find_artifact(settings.home, Snapshot, ingested.snapshot) is None:
         _log.info("snapshot %s was removed: reading the source again", ingested.snapshot)
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)
@@ -94,7 +102,7 @@ def _would_read_otherwise(home: Path, ingested: Ingested) -> bool:
     """Whether an ingest of an earlier version refused rows, or used names of splits, that are read otherwise now."""
     if ingested.reading >= _READING:
         return False
-    snapshot = held(home, Snapshot, ingested.snapshot)
+    snapshot = find_artifact(home, Snapshot, ingested.snapshot)
     renamed = snapshot is not None and any(known_split(name) != name for name in snapshot.splits)
     return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _REFUSED_MORE)
 
@@ -115,11 +123,11 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
     read = source.open(scratch)
     last = read_verified(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
     with database(scratch) as connection:
-        tallies, rules = judge(connection, read, scratch, settings.data, last)
+        tallies, rules = validate_source(connection, read, scratch, settings.data, last)
         first = write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
-        tell(source.name, tallies, rules, first)
+        log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
             snapshot = _snapshot(connection, scratch, settings)

@@ -77,7 +77,7 @@ class LongTextReader:
         self._stream.close()
 
 
-def portions(batch: pa.RecordBatch, sizes: str, limit: int) -> Iterator[pa.RecordBatch]:
+def split_by_size(batch: pa.RecordBatch, sizes: str, limit: int) -> Iterator[pa.RecordBatch]:
     """Cut a batch so that the column `sizes` of each part adds up to about `limit` (more where one row alone does)."""
     weights = pc.fill_null(batch[sizes], 0).to_numpy()
     cuts = np.flatnonzero(np.diff(np.cumsum(weights) // limit)) + 1

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tasks.core.base.duckdb_session import one_number
 from tasks.core.base.settings import cores
-from tasks.core.ingest.long_texts import LONG, LongTextReader, LongTextWriter, long_texts, portions
+from tasks.core.ingest.long_texts import LONG, LongTextReader, LongTextWriter, long_texts, split_by_size
 from tasks.core.text.shingles import shingle
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, of: str, scratc
                a.size + b.size AS together
         FROM candidates c JOIN candidate_texts a ON a.row = c.row JOIN candidate_texts b ON b.row = c.other""")
     batches = pairs.to_arrow_table().combine_chunks().to_batches(_AT_ONCE)
-    parts = [part for batch in batches for part in portions(batch, "together", _AT_ONCE_BYTES)]
+    parts = [part for batch in batches for part in split_by_size(batch, "together", _AT_ONCE_BYTES)]
     with LongTextReader(file) as texts, ThreadPoolExecutor(cores()) as several:
         found = list(several.map(partial(_similar, texts), parts))
     connection.register("near_rows", pa.concat_tables([_PAIRS.empty_table(), *found]))

@@ -18,7 +18,7 @@ from data_contracts.contract import MERGE, ROWS_OF, Contract, contract_file
 from tasks.core.base.duckdb_session import one_number, quoted
 from tasks.core.base.files import write_json
 from tasks.core.base.receipts import RuleCount
-from tasks.core.ingest.long_texts import LONG, LongTextReader, long_texts, portions
+from tasks.core.ingest.long_texts import LONG, LongTextReader, long_texts, split_by_size
 from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.rows import COLUMNS
 
@@ -194,7 +194,7 @@ def _refused(connection: duckdb.DuckDBPyConnection, table: str, scratch: Path) -
     with ExitStack() as stack:
         files = {name: stack.enter_context(LongTextReader(long_texts(scratch, table, name))) for name in LONG[table]}
         for batch in rows.to_arrow_reader(_AT_ONCE):
-            for part in portions(batch, "size", _AT_ONCE_BYTES):
+            for part in split_by_size(batch, "size", _AT_ONCE_BYTES):
                 columns = [part[name] for name in _REFUSED.names[:-1]]
                 yield pa.RecordBatch.from_arrays([*columns, _records(part, files)], schema=_REFUSED)
 

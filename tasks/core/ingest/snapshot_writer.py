@@ -16,7 +16,7 @@ from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
 from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
-from tasks.core.ingest.long_texts import LongTextReader, long_texts, portions
+from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, carve
@@ -153,7 +153,7 @@ def _in_order(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[
     keep(connection, f"SELECT {places} FROM passages_accepted ORDER BY passage_id", order)
     with pq.ParquetFile(order) as file, LongTextReader(long_texts(scratch, "passages", "text")) as texts:
         for batch in file.iter_batches(_AT_ONCE):
-            for rows in portions(batch, "text_size", _AT_ONCE_BYTES):
+            for rows in split_by_size(batch, "text_size", _AT_ONCE_BYTES):
                 text = texts.read(rows["text_at"], rows["text_size"]).cast(pa.string())
                 columns = [rows["passage_id"], rows["title"], text, hashes_of(rows["title"], text)]
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)

@@ -36,7 +36,7 @@ class Limit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
+class SourceSummary:
     """What a source holds; counts stop at MOST_ROWS, and `more` names the tables that go on."""
 
     format: str
@@ -69,7 +69,7 @@ class Look:
         return name or "mine"
 
 
-def look_at(path: str, query: str = "", passage: str = "") -> Look:
+def summarize_source(path: str, query: str = "", passage: str = "") -> SourceSummary:
     """Read a source once, up to MOST_ROWS rows a table, and count tokens with the default base model's tokenizer.
 
     `query` and `passage` name the columns of a source of pairs.
@@ -87,7 +87,7 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
         if not count.rows:
             first = f" The first: {count.first_fault}" if count.first_fault else " The table is empty."
             raise NightshiftError(f"{path}: no row of its {count.table} can be read.{first}")
-    return Look(
+    return SourceSummary(
         format=source.format,
         path=path if "://" in path else str(Path(path).expanduser().resolve()),
         passages=passages.rows,
@@ -103,7 +103,7 @@ def look_at(path: str, query: str = "", passage: str = "") -> Look:
     )
 
 
-def settings_text(look: Look, home: str) -> str:
+def settings_text(look: SourceSummary, home: str) -> str:
     """A commented settings file for the source: what was found, and what follows from it."""
     more = "+" if "qrels" in look.more else ""
     judged = ", ".join(f"{split} {count:,}{more}" for split, count in look.qrels.items())
@@ -177,16 +177,16 @@ def _limit(limit: Limit, what: str, cost: str = "") -> str:
     return f"# tokens; leaves {limit.whole:.0%} of the {what} whole{cost}"
 
 
-def _held_back(look: Look) -> str:
+def _held_back(look: SourceSummary) -> str:
     missing = " and ".join(split for split in ("dev", "test") if split not in look.qrels)
     return f"# of the train queries, for {missing}: the source has none"
 
 
-def _own(look: Look) -> str:
+def _own(look: SourceSummary) -> str:
     return f"# {look.own_passage:.0%} of the queries are passages too: a query is no answer to itself"
 
 
-def _judging(look: Look) -> str:
+def _judging(look: SourceSummary) -> str:
     """Not dev: training looks at it to choose its weights. Where there is no test split, one is made."""
     others = [split for split in look.qrels if split not in ("train", "dev", "test")]
     return "test" if "test" in look.qrels or not others else others[0]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tasks.core.base.files import write_json
 from tasks.core.base.receipts import Snapshot
 from tasks.core.mining.candidates import Candidates
-from tasks.core.mining.filters import KEPT, REASONS, Facts, Reason
+from tasks.core.mining.filters import KEPT, REASONS, FilterInputs, Reason
 from tasks.core.mining.passage_texts import texts_of
 from tasks.core.retrieval.exact import ids_of
 from tasks.core.snapshot.reader import PASSAGES
@@ -41,7 +41,7 @@ def draw_queries(count: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, min(QUERIES, count), replace=False).tolist())
 
 
-def sampled(row: int, outcome: Outcome, facts: Facts) -> dict[str, list[dict[str, Any]]]:
+def sample_of(row: int, outcome: Outcome, facts: FilterInputs) -> dict[str, list[dict[str, Any]]]:
     """A positive of query `row`, its negatives and some of what was refused; passages by snapshot row."""
     candidates = outcome.candidates
     positives = np.flatnonzero(facts.positive_query == row)[:1]
@@ -56,7 +56,7 @@ def sampled(row: int, outcome: Outcome, facts: Facts) -> dict[str, list[dict[str
         shown[reason] += 1
     return {
         "positives": [
-            {"passage": int(facts.positive_passage[i]), "dense_score": float(facts.positive_score[i])}
+            {"passage": int(facts.positive_passage[i]), "dense_score": _number(facts.positive_score[i])}
             for i in positives
         ],
         "negatives": [
@@ -98,7 +98,7 @@ def _entry(number: int, outcome: Outcome) -> dict[str, Any]:
         "source": outcome.sources[candidates.source[number]],
         "rank": int(candidates.rank[number]),
         "score": _number(candidates.score[number]),
-        "dense_score": float(candidates.dense[number]),
+        "dense_score": _number(candidates.dense[number]),
     }
 
 

@@ -10,7 +10,9 @@ from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.filters import KEPT, REASONS, Reason, pair_keys
 from tasks.core.mining.passage_texts import Texts
 
-Ask = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of queries and of passages → probabilities float32 (n,)
+ScorePairs = Callable[
+    [np.ndarray, np.ndarray], np.ndarray
+]  # rows of queries and of passages → probabilities float32 (n,)
 
 
 def choose(candidates: Candidates, verdict: np.ndarray, texts: Texts, shares: np.ndarray, per_query: int) -> np.ndarray:
@@ -36,13 +38,13 @@ def choose(candidates: Candidates, verdict: np.ndarray, texts: Texts, shares: np
     return placed
 
 
-def choose_asking(
+def choose_with_cross_encoder(
     candidates: Candidates,
     verdict: np.ndarray,
     texts: Texts,
     shares: np.ndarray,
     per_query: int,
-    ask: Ask,
+    ask: ScorePairs,
     most: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`choose`, but what `ask` gives a probability above `most` is refused, in place, and the next takes its turn.

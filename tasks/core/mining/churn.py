@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import finished, read_verified
+from tasks.core.base.files import read_receipt, read_verified
 from tasks.core.base.receipts import Encoder, Negatives, Release
 from tasks.core.mining.round import NEGATIVES_FILE
 
@@ -26,12 +26,12 @@ def churn(home: Path, negatives: Negatives, serving: Release | None) -> float | 
 
 def _learned_from(home: Path, encoder: str, round_number: int) -> Negatives | None:
     """The negatives of a round in the training of an encoder (by digest) or of those that it started from."""
-    step = finished(home / Encoder.shelf / encoder, Encoder)
+    step = read_receipt(home / Encoder.shelf / encoder, Encoder)
     while step is not None:
         for digest in step.parents:
             one = read_verified(home / Negatives.shelf / digest, Negatives)
             if one is not None and one.round == round_number:
                 return one
-        starts = [finished(home / Encoder.shelf / digest, Encoder) for digest in step.parents]
+        starts = [read_receipt(home / Encoder.shelf / digest, Encoder) for digest in step.parents]
         step = next((one for one in starts if one is not None), None)
     return None

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+from scipy.stats import binomtest
 
 from tasks.core.base.receipts import Hidden
 from tasks.core.base.settings import MiningSettings
 from tasks.core.mining.candidates import Candidates
-from tasks.core.mining.choice import Ask
-from tasks.core.mining.filters import KEPT, Facts, judge
+from tasks.core.mining.choice import ScorePairs
+from tasks.core.mining.filters import KEPT, FilterInputs, apply_filters
 from tasks.core.text.shingles import expand
 
 MOST = 2_000  # positives that are hidden
-Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 
 
-def draw_hidden(facts: Facts, seed: int) -> np.ndarray:
+def draw_hidden(facts: FilterInputs, seed: int) -> np.ndarray:
     """Rows of `facts`' positives to hide, ascending int64: 2,000 drawn by `seed`, of queries with two or more."""
     sizes = np.bincount(facts.positive_query, minlength=len(facts.query_class))
     several = np.flatnonzero(sizes[facts.positive_query] > 1)
@@ -25,8 +23,8 @@ def draw_hidden(facts: Facts, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(several, count, replace=False))
 
 
-def try_hidden(
-    candidates: Candidates, facts: Facts, hidden: np.ndarray, mining: MiningSettings, ask: Ask | None
+def count_hidden_let_through(
+    candidates: Candidates, facts: FilterInputs, hidden: np.ndarray, mining: MiningSettings, ask: ScorePairs | None
 ) -> tuple[int, int]:
     """Hide each positive in `hidden` (rows of `facts`' positives) alone, and ask the rules about it as a candidate.
 
@@ -45,18 +43,16 @@ def try_hidden(
     rows, number = expand(first, np.searchsorted(keys, wanted, "right") - first)
     some = candidates.take(order[rows])
     tried = Candidates(number, some.passage, some.source, some.rank, some.score, some.dense)
-    kept = np.flatnonzero(judge(tried, alone, mining) == KEPT)
+    kept = np.flatnonzero(apply_filters(tried, alone, mining) == KEPT)
     if ask is not None:
         kept = kept[ask(queries[number[kept]], some.passage[kept]) <= mining.cross_encoder.most]
     return len(np.unique(number)), len(np.unique(number[kept]))
 
 
-def summed(hidden: int, found: int, let_through: int) -> Hidden | None:
-    """The counts with Wilson's interval of the share let through, positives taken as independent; None without any."""
+def summarize_hidden(hidden: int, found: int, let_through: int) -> Hidden | None:
+    """Sum up the counts, with Wilson's 95 % interval of the share let through; None when nothing was hidden."""
     if hidden == 0:
         return None
-    share, weight = let_through / hidden, Z * Z / hidden
-    middle = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return Hidden(hidden=hidden, found=found, let_through=let_through, low=round(low, 4), high=round(high, 4))
+    interval = binomtest(let_through, hidden).proportion_ci(0.95, method="wilson")
+    low, high = round(float(interval.low), 4), round(float(interval.high), 4)
+    return Hidden(hidden=hidden, found=found, let_through=let_through, low=low, high=high)

@@ -38,7 +38,7 @@ KEPT = -1  # the verdict on a candidate that no rule refuses
 
 
 @dataclass(frozen=True)
-class Facts:
+class FilterInputs:
     """What the rules know beside the candidates. Queries are numbered as the candidates' are, passages by snapshot row.
 
     A query may have no positive; then it has no negative either.
@@ -50,18 +50,18 @@ class Facts:
     positive_passage: np.ndarray  # int64 (n,): … and their known positives
     positive_score: np.ndarray  # float32 (n,): inner products of these pairs
 
-    def of_queries(self, queries: np.ndarray, positives: np.ndarray) -> Facts:
+    def of_queries(self, queries: np.ndarray, positives: np.ndarray) -> FilterInputs:
         """The same about other queries: number i is `queries[i]`, its known positives those that `positives` give.
 
         positives: int64 (2, n): query number, ascending, and a row of these facts' positives.
         """
         at = positives[1]
-        return Facts(
+        return FilterInputs(
             self.texts, self.query_class[queries], positives[0], self.positive_passage[at], self.positive_score[at]
         )
 
 
-def judge(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def apply_filters(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """The verdict on each candidate, int8: KEPT, or the number in REASONS of the first rule that refuses it."""
     verdict = np.full(len(candidates), KEPT, np.int8)
     standing = np.arange(len(candidates))
@@ -72,12 +72,12 @@ def judge(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.nd
     return verdict
 
 
-def known_positive(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def known_positive(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """It is a judged positive of the query, in any split."""
     return _in_pairs(candidates.query, candidates.passage, facts.positive_query, facts.positive_passage)
 
 
-def text_of_positive(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def text_of_positive(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """It has the same text as a positive of the query."""
     classes = facts.texts.classes
     return _in_pairs(
@@ -85,13 +85,13 @@ def text_of_positive(candidates: Candidates, facts: Facts, mining: MiningSetting
     )
 
 
-def text_of_query(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def text_of_query(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """It says just what the query says."""
     same: np.ndarray = facts.texts.classes[candidates.passage] == facts.query_class[candidates.query]
     return same
 
 
-def rank_window(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def rank_window(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """It stands among the first `skip_top` of its run or after `last_rank`; a random draw has no rank to speak of."""
     last = mining.last_rank or np.iinfo(np.int32).max
     outside: np.ndarray = (candidates.rank <= mining.skip_top) | (candidates.rank > last)
@@ -99,7 +99,7 @@ def rank_window(candidates: Candidates, facts: Facts, mining: MiningSettings) ->
     return outside
 
 
-def near_duplicate(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def near_duplicate(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """Its five-word shingles have a Jaccard similarity of `near_duplicate` or more with those of a positive."""
     refused = np.zeros(len(candidates), bool)
     for owner, positive in _beside_positives(candidates, facts):
@@ -108,7 +108,7 @@ def near_duplicate(candidates: Candidates, facts: Facts, mining: MiningSettings)
     return refused
 
 
-def above_margin(candidates: Candidates, facts: Facts, mining: MiningSettings) -> np.ndarray:
+def above_margin(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """The encoder scores it above `margin` of the query's lowest (or mean) positive: perhaps an unjudged positive.
 
     This is TopK-PercPos of NV-Retriever (Moreira et al. 2024), written so that it is also right for negative
@@ -120,7 +120,7 @@ def above_margin(candidates: Candidates, facts: Facts, mining: MiningSettings) -
     return above
 
 
-Rule = Callable[[Candidates, Facts, MiningSettings], np.ndarray]
+Rule = Callable[[Candidates, FilterInputs, MiningSettings], np.ndarray]
 RULES: Mapping[Reason, Rule] = {
     Reason.KNOWN_POSITIVE: known_positive,
     Reason.TEXT_OF_POSITIVE: text_of_positive,
@@ -131,7 +131,7 @@ RULES: Mapping[Reason, Rule] = {
 }
 
 
-def seen(candidates: Candidates, facts: Facts, mining: MiningSettings) -> dict[Reason, np.ndarray]:
+def measure_candidates(candidates: Candidates, facts: FilterInputs, mining: MiningSettings) -> dict[Reason, np.ndarray]:
     """What the measuring rules saw of candidates, float32 (n,) each: a candidate was let through below the limits.
 
     near_duplicate: the Jaccard similarity to the nearest positive. above_margin: the dense score as a share of the
@@ -146,7 +146,7 @@ def seen(candidates: Candidates, facts: Facts, mining: MiningSettings) -> dict[R
     return {Reason.NEAR_DUPLICATE: nearest, Reason.ABOVE_MARGIN: share.astype(np.float32)}
 
 
-def _positive_scores(facts: Facts, mining: MiningSettings) -> np.ndarray:
+def _positive_scores(facts: FilterInputs, mining: MiningSettings) -> np.ndarray:
     """What the margin is taken of for each query, float64; infinite for a query without a positive."""
     count = len(facts.query_class)
     scores = facts.positive_score.astype(np.float64)
@@ -159,7 +159,7 @@ def _positive_scores(facts: Facts, mining: MiningSettings) -> np.ndarray:
     return lowest
 
 
-def _beside_positives(candidates: Candidates, facts: Facts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _beside_positives(candidates: Candidates, facts: FilterInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each candidate beside every positive of its query, in pieces: candidate numbers, and the positives' rows."""
     low = np.searchsorted(facts.positive_query, candidates.query, "left")
     counts = np.searchsorted(facts.positive_query, candidates.query, "right") - low

@@ -12,7 +12,9 @@ from tasks.core.text.shingles import mix
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-def draw(query_ids: list[str], first: int, count: int, passages: int, seed: object, source: int) -> Candidates:
+def draw_random_candidates(
+    query_ids: list[str], first: int, count: int, passages: int, seed: object, source: int
+) -> Candidates:
     """`count` of the snapshot's `passages` rows for each query, drawn evenly and with repeats.
 
     A query's draws follow from `seed` and its id alone, whatever other queries there are. `first` is the row of the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tasks.core.base.errors import Damaged
-from tasks.core.base.files import held
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Release
 from tasks.core.base.settings import Settings
 from tasks.core.release.ledger import open_ledger
@@ -42,5 +42,5 @@ def comparable(settings: Settings, serving: Release | None) -> Release | None:
 
 
 def _encoder_is_whole(settings: Settings, release: Release) -> bool:
-    encoder = held(settings.home, Encoder, release.encoder)
+    encoder = find_artifact(settings.home, Encoder, release.encoder)
     return encoder is not None and encoder.fingerprint == release.fingerprint

@@ -15,7 +15,7 @@ from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.ledger import Generation, Ledger
 from tasks.core.release.milvus.collection import METRIC
 from tasks.core.release.publisher import Identity, Loader, Publisher
-from tasks.core.release.rows import paired
+from tasks.core.release.rows import rows_with_vectors
 from tasks.core.release.verify import Candidate, verify
 
 log = logging.getLogger("nightshift.release")
@@ -85,7 +85,7 @@ def build(generation: Generation, parts: Parts, publisher: Publisher) -> float:
     Raises Mismatch as `paired` and `verify` do.
     """
     log.info("%s: building generation %d", generation.collection, generation.number)
-    batches = paired(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
+    batches = rows_with_vectors(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
     publisher.build(parts.identity(generation), batches)
     return check(generation, parts, publisher)
 

@@ -10,7 +10,7 @@ from tasks.core.base.settings import Settings
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.publisher import Pointer, Publisher
 from tasks.core.release.recovery import read_manifest, recover
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 
 log = logging.getLogger("nightshift.release")
 
@@ -23,7 +23,7 @@ def serving(settings: Settings, publisher: Publisher | None = None) -> tuple[Rel
     Raises Unreachable: Milvus does not answer; NightshiftError: the pointer names what no night of this home made.
     """
     with open_ledger(settings) as ledger, ledger.exclusive():
-        return reconciled(ledger, publisher or milvus_of(settings))
+        return reconcile(ledger, publisher or open_publisher(settings))
 
 
 def list_releases(settings: Settings) -> list[Release]:
@@ -40,7 +40,7 @@ def known_releases(settings: Settings) -> list[Release]:
     return known or list_releases(settings)
 
 
-def reconciled(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int]:
+def reconcile(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int]:
     """`serving`, inside the caller's transaction.
 
     A crash between the pointer's move and the ledger's commit leaves them apart: the pointer wins if its release

@@ -9,11 +9,11 @@ from pathlib import Path
 from tasks.core.base.files import write_text
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import reconciled
+from tasks.core.release.history import reconcile
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 
 FOLDER = "pins"
 
@@ -24,7 +24,7 @@ def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Re
     Raises NoSuchRelease when it is unknown, or was pruned already.
     """
     with open_ledger(settings) as ledger, ledger.exclusive():  # pruning decides inside the same transaction
-        reconciled(ledger, publisher or milvus_of(settings))
+        reconcile(ledger, publisher or open_publisher(settings))
         known = {one.release: one for one in ledger.releases() if not one.pruned}
         name = pick_name(name, known)
         stamp = {"release": name, "pinned": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -11,13 +11,13 @@ from itertools import pairwise
 
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import reconciled
+from tasks.core.release.history import reconcile
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.pins import pinned
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.rollback import rollback_target
-from tasks.core.release.vector_stores import milvus_of
-from tasks.core.search.live import forget
+from tasks.core.release.shadow_files import remove_shadow_files
+from tasks.core.release.vector_stores import open_publisher
 
 log = logging.getLogger("nightshift.release")
 
@@ -29,31 +29,31 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
     ones, those that served within the last `grace_minutes`, and what another process is building. Generations that
     never served go, whatever their age. What shadow searches noted goes with its release.
     """
-    publisher = publisher or milvus_of(settings)
+    publisher = publisher or open_publisher(settings)
     removed = []
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
-            reconciled(ledger, publisher)  # enters what a lost ledger forgot
+            reconcile(ledger, publisher)  # enters what a lost ledger forgot
         present = publisher.collections()
         for generation in ledger.generations():
             if generation.collection not in present:
                 continue
             with ledger.held(generation) as free:
-                if free and _condemned(ledger, publisher, generation, settings.milvus):
+                if free and _is_prunable(ledger, publisher, generation, settings.milvus):
                     publisher.drop(generation.collection)
                     removed.append(generation.collection)
                     log.info("%s: removed, no longer retained", generation.collection)
                 elif free and _idle(ledger, publisher, generation, settings.milvus):
                     publisher.unload(generation.collection)
-        forget(settings.home, {one.release for one in ledger.releases() if not one.pruned})
+        remove_shadow_files(settings.home, {one.release for one in ledger.releases() if not one.pruned})
     publisher.tidy()
     return removed
 
 
-def _condemned(ledger: Ledger, publisher: Publisher, generation: Generation, settings: MilvusSettings) -> bool:
+def _is_prunable(ledger: Ledger, publisher: Publisher, generation: Generation, settings: MilvusSettings) -> bool:
     """Decide and record it in one transaction, so that no pointer can move to a collection that is going."""
     with ledger.exclusive():
-        current, _ = reconciled(ledger, publisher)
+        current, _ = reconcile(ledger, publisher)
         live = [one.release for one in ledger.releases() if not one.pruned]
         kept = {*live[: settings.keep], current and current.release, rollback_target(ledger, current)}
         kept |= pinned(ledger.home) | _served_since(ledger, settings.grace_minutes)
@@ -66,7 +66,7 @@ def _condemned(ledger: Ledger, publisher: Publisher, generation: Generation, set
 def _idle(ledger: Ledger, publisher: Publisher, generation: Generation, settings: MilvusSettings) -> bool:
     """Whether nobody is likely to search it: a rollback to it, or a searcher that does, loads it again."""
     with ledger.exclusive():
-        current, _ = reconciled(ledger, publisher)
+        current, _ = reconcile(ledger, publisher)
         used = {current and current.release} | pinned(ledger.home) | _served_since(ledger, settings.grace_minutes)
         return generation.release not in used
 

@@ -14,16 +14,16 @@ from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.release.generation import Parts, build, candidates, usable
-from tasks.core.release.history import list_releases, point_to, reconciled, serving
+from tasks.core.release.history import list_releases, point_to, reconcile, serving
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import read_manifest
-from tasks.core.release.rollback import rollback, withdrawn
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.rollback import find_withdrawn, rollback
+from tasks.core.release.vector_stores import open_publisher
 
-__all__ = ["list_releases", "pin", "prune", "publish", "rollback", "serving", "unpin", "withdrawn"]
+__all__ = ["find_withdrawn", "list_releases", "pin", "prune", "publish", "rollback", "serving", "unpin"]
 
 log = logging.getLogger("nightshift.release")
 
@@ -57,7 +57,7 @@ def publish(
         StaleNight: another release went live since; the generation stays as a candidate until it is pruned.
     """
     start = time.perf_counter()
-    publisher = publisher or milvus_of(settings)
+    publisher = publisher or open_publisher(settings)
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader)
 
     def record(generation: Generation, recall: float, peak_mb: int) -> Release:
@@ -82,7 +82,7 @@ def publish(
 
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
-            current, _ = reconciled(ledger, publisher)
+            current, _ = reconcile(ledger, publisher)
         _check_not_shrunk(snapshot, current, settings.milvus.max_shrink)
         for generation in candidates(ledger, parts):
             with ledger.held(generation) as free:
@@ -112,7 +112,7 @@ def _check_not_shrunk(snapshot: Snapshot, current: Release | None, most: float) 
 def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:
     """Check the fence and move the pointer, as one transaction; an earlier record of this release is kept."""
     with ledger.exclusive():
-        current, epoch = reconciled(ledger, publisher)
+        current, epoch = reconcile(ledger, publisher)
         # Another night may have published the same parts meanwhile; then its collection stays.
         same = current is not None and current.digest == release.digest
         if current is not None and same and (current.collection == release.collection or epoch != expected_epoch):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
-from tasks.core.base.files import MANIFEST, finished, write_json
+from tasks.core.base.files import MANIFEST, read_receipt, write_json
 from tasks.core.base.receipts import Encoder, Release
 from tasks.core.release.damage import set_aside
 from tasks.core.release.ledger import Generation, Ledger, lock_names
@@ -56,7 +56,7 @@ def read_manifest(folder: Path) -> Release | None:
     """The release whose manifest is in `folder`; None when there is none, or it is damaged, and set aside."""
     reason = "it cannot be read"
     try:
-        release = finished(folder, Release)
+        release = read_receipt(folder, Release)
     except (ValueError, TypeError, NightshiftError) as error:
         release, reason = None, str(error)
     if release is None:

@@ -15,7 +15,7 @@ from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import restore_manifests
 from tasks.core.release.reindex import reindex
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.bm25 import build_index, find_index
 from tasks.core.retrieval.lucene_files import check_lucene, damaged_indexes
 
@@ -38,7 +38,7 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
         restore_manifests(ledger)
     _repair_lexical(settings, release)
     try:
-        _check(release, milvus_of(settings))
+        _check(release, open_publisher(settings))
     except Unreachable:
         raise
     except NightshiftError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.core.base import artifact_store as store
-from tasks.core.base.files import files_under, newest_first
+from tasks.core.base.files import files_under, receipts_newest_first
 from tasks.core.base.receipts import (
     Embeddings,
     Encoder,
@@ -69,11 +69,11 @@ def _kept(settings: Settings) -> set[str]:
     """Digests that must stay: what releases are made of, what they are compared with, what is made of that alone."""
     releases = [release for release in known_releases(settings) if not release.pruned]
     kept = {digest for one in releases for digest in (one.encoder, one.embeddings, one.snapshot)}
-    bases = {one.digest for one in newest_first(settings.home, Encoder) if one.steps == 0}
-    for one in newest_first(settings.home, Embeddings):
+    bases = {one.digest for one in receipts_newest_first(settings.home, Encoder) if one.steps == 0}
+    for one in receipts_newest_first(settings.home, Embeddings):
         if one.snapshot in kept and bases.intersection(one.parents):
             kept |= {one.digest, *one.parents}
-    beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in newest_first(settings.home, kind)]
+    beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in receipts_newest_first(settings.home, kind)]
     while more := {one.digest for one in beside if one.parents and kept.issuperset(one.parents)} - kept:
         kept |= more
     return kept

@@ -5,11 +5,11 @@ from __future__ import annotations
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import check_loads, point_to, reconciled
+from tasks.core.release.history import check_loads, point_to, reconcile
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 
 
 def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:
@@ -20,10 +20,10 @@ def rollback(settings: Settings, to: str | None = None, publisher: Publisher | N
     Raises NightshiftError: no older release, an unknown or pruned one, one that another process is pointing to or
     removing; Mismatch: its collection is not what was recorded.
     """
-    publisher = publisher or milvus_of(settings)
+    publisher = publisher or open_publisher(settings)
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
-            current, epoch = reconciled(ledger, publisher)
+            current, epoch = reconcile(ledger, publisher)
             target = _target(ledger, current, to)
         generation = next(one for one in ledger.generations() if one.number == target.generation)
         with ledger.held(generation) as free:
@@ -31,7 +31,7 @@ def rollback(settings: Settings, to: str | None = None, publisher: Publisher | N
                 raise NightshiftError(f"release {target.release}: another process is at work on it; try again")
             check_loads(target, publisher)
             with ledger.exclusive():
-                _, now = reconciled(ledger, publisher)
+                _, now = reconcile(ledger, publisher)
                 if now != epoch:
                     raise NightshiftError("another release went live at this moment; look at `nightshift releases`")
                 point_to(ledger, publisher, target, epoch + 1, "rollback")
@@ -56,7 +56,7 @@ def releases_before(settings: Settings, name: str) -> list[Release]:
     return [known[other] for other in dict.fromkeys(reversed(stack)) if other != name and other in known]
 
 
-def withdrawn(settings: Settings, digest: str) -> str | None:
+def find_withdrawn(settings: Settings, digest: str) -> str | None:
     """The release with this digest that a person rolled back from and has not pointed to since, if any.
 
     What was taken back by hand must not come back by itself on the next night.

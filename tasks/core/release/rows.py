@@ -19,7 +19,7 @@ LIMIT = 65_535  # bytes in a Milvus VARCHAR, the largest there is
 COLUMNS = ["passage_id", "title", "text", "text_hash"]
 
 
-def paired(
+def rows_with_vectors(
     snapshot: Snapshot, embeddings: Embeddings, size: int, limit: int | None = LIMIT
 ) -> Iterator[pa.RecordBatch]:
     """The snapshot's passages with their vectors, `size` rows at a time, in snapshot order.

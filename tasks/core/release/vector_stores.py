@@ -8,6 +8,6 @@ from tasks.core.release.milvus.server import ServerMilvus
 from tasks.core.release.publisher import Publisher
 
 
-def milvus_of(settings: Settings) -> Publisher:
+def open_publisher(settings: Settings) -> Publisher:
     """A Milvus server when `[milvus] uri` names one, else milvus-lite directories below home."""
     return ServerMilvus(settings.milvus) if settings.milvus.uri else EmbeddedMilvus(settings.home, settings.milvus)

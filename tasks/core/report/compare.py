@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.files import MANIFEST, load, newest_first, read_verified
+from tasks.core.base.files import MANIFEST, load, read_verified, receipts_newest_first
 from tasks.core.base.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.resolved_settings import Change, differences
 from tasks.core.base.settings import Settings
@@ -18,7 +18,7 @@ from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, read_per_query, run_of
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.query_cases import Case, most_different
-from tasks.core.evaluation.significance import MEASURE, Comparison, compare
+from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
@@ -48,7 +48,7 @@ class QueryPair(BaseModel):
     b: float
 
 
-class Duel(BaseModel):
+class SystemComparison(BaseModel):
     """What B gains over A. In a case, “ours” is B and “theirs” is A."""
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,7 @@ class Duel(BaseModel):
     settings: tuple[Change, ...] | None = None  # that differ; None: not both are releases with recorded settings
 
 
-def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
+def compare_systems(settings: Settings, a: str, b: str, cases: int) -> SystemComparison:
     """Compare B with A on the same queries of the same snapshot.
 
     `a` and `b` are releases or the beginning of their names, "serving", "base", "bm25", or digests of evaluations. Two
@@ -92,14 +92,14 @@ def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
         )
     ]
     losses, gains = most_different(settings.home, ours, theirs, snapshot, cases)
-    return Duel(
+    return SystemComparison(
         a=_label(left),
         b=_label(right),
         evaluations=(theirs.digest, ours.digest),
         snapshot=snapshot.digest,
         split=split,
         metrics=(theirs.metrics, ours.metrics),
-        comparison=compare(_label(left), after, before, settings.gate),
+        comparison=compare_paired(_label(left), after, before, settings.gate),
         better=sum(pair.b > pair.a for pair in pairs),
         worse=sum(pair.b < pair.a for pair in pairs),
         overlap=overlap(settings.home, ours, theirs),
@@ -110,7 +110,7 @@ def duel(settings: Settings, a: str, b: str, cases: int) -> Duel:
     )
 
 
-def export(home: Path, found: Duel, folder: Path) -> None:
+def export(home: Path, found: SystemComparison, folder: Path) -> None:
     """Write `a.run`, `b.run` and `qrels` into `folder`, in TREC's form."""
     for name, digest in zip(("a", "b"), found.evaluations, strict=True):
         write_trec(run_of(home, load(home, Evaluation, digest)), folder / f"{name}.run", tag=name)
@@ -179,7 +179,7 @@ def _evaluation(settings: Settings, one: Named, snapshot: Snapshot, split: str) 
 def _base(settings: Settings) -> Encoder:
     """The base model of the settings, as the newest night that used it left it."""
     model = settings.encoder.model
-    for encoder in newest_first(settings.home, Encoder):
+    for encoder in receipts_newest_first(settings.home, Encoder):
         if encoder.steps == 0 and encoder.base == model:
             return encoder
     raise NightshiftError(f"base model {model}: no night has used it yet; nightshift run does")

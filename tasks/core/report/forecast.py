@@ -7,10 +7,10 @@ import time
 from itertools import islice
 from typing import NamedTuple
 
-from tasks.core.base.files import newest_first
+from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 
 SAMPLE = 128  # passages that are encoded to see how fast this machine is
@@ -47,14 +47,14 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
 
     Makes the base encoder's artifact if it is not there, as the night would.
     """
-    if drift.verdict in (Work.SKIP, Work.SUSPECT, Work.LABEL):
+    if drift.verdict in (Action.SKIP, Action.SUSPECT, Action.LABEL):
         return Forecast([], 0)
-    speed = _speed(settings, snapshot, sample, trains=drift.verdict is Work.RETRAIN)
+    speed = _speed(settings, snapshot, sample, trains=drift.verdict is Action.RETRAIN)
     moved = drift.passages.new + drift.passages.changed
-    if drift.verdict is Work.REFRESH:
+    if drift.verdict is Action.REFRESH:
         steps = [_embedding(speed, moved, "changed passages, serving encoder"), _publishing(snapshot.rows)]
         return Forecast(steps, snapshot.rows * speed.dimension * 8)
-    compared = moved if newest_first(settings.home, Embeddings) else snapshot.rows
+    compared = moved if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
     rounds = settings.mining.rounds
     steps = [
         _mining(settings, snapshot),
@@ -95,7 +95,7 @@ def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool)
         stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
         stepper.pace(ids[:8])
         train = stepper.pace(ids)
-    earlier = next((one for one in newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
+    earlier = next((one for one in receipts_newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
     if earlier is not None and earlier.seconds:
         encode, known = earlier.tokens / earlier.seconds, "as in an earlier night"
     weights = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -109,7 +109,7 @@ def _embedding(speed: _Speed, rows: int, what: str) -> Cost:
 def _mining(settings: Settings, snapshot: Snapshot) -> Cost:
     asked, rounds = snapshot.splits.get("train", 0), settings.mining.rounds
     amount = f"{asked:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
-    earlier = next(iter(newest_first(settings.home, Negatives)), None)
+    earlier = next(iter(receipts_newest_first(settings.home, Negatives)), None)
     if earlier is not None and earlier.seconds:
         return Cost("mine", amount, rounds * asked * earlier.seconds / earlier.queries, "as in an earlier night")
     return Cost("mine", amount, rounds * asked / QUERIES_A_SECOND, "a rule of thumb")
@@ -133,7 +133,8 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int
 def _earlier_training(settings: Settings) -> Encoder | None:
     """The newest encoder that a night trained and timed."""
     return next(
-        (encoder for encoder in newest_first(settings.home, Encoder) if encoder.steps and encoder.seconds), None
+        (encoder for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps and encoder.seconds),
+        None,
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.files import MANIFEST, exclusive, finished, sync_folder
+from tasks.core.base.files import MANIFEST, exclusive, read_receipt, sync_folder
 from tasks.core.base.receipts import Release
 from tasks.core.report.night import Night
 
@@ -88,7 +88,7 @@ def read_history(home: Path) -> pa.Table:
 
 def _released(home: Path) -> list[dict[str, object]]:
     """The rows of the nights that made a release, as far as its record tells."""
-    releases = [finished(path.parent, Release) for path in (home / Release.shelf).glob(f"*/{MANIFEST}")]
+    releases = [read_receipt(path.parent, Release) for path in (home / Release.shelf).glob(f"*/{MANIFEST}")]
     pages = sorted(_began(page) for page in (home / REPORTS).glob("????-??-??T??????Z.html"))
     rows: list[dict[str, object]] = []
     for release in sorted((one for one in releases if one is not None), key=lambda one: one.generation):

@@ -24,7 +24,7 @@ from tasks.core.base.receipts import (
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
-from tasks.core.evaluation.gate import Probe, Verdict
+from tasks.core.evaluation.gate import Decision, Probe
 
 
 class Night(BaseModel):
@@ -48,7 +48,7 @@ class Night(BaseModel):
     embeddings: Embeddings | None = None
     probe: Probe | None = None
     figures: dict[str, Evaluation] = {}
-    verdict: Verdict | None = None
+    verdict: Decision | None = None
     release: Release | None = None
     failure: str = ""  # what ended the night before its end
     failed_step: str = ""  # the step that raised it; empty: not known
@@ -128,7 +128,7 @@ QUIET = {
 }
 
 
-def last_line(night: Night) -> str:
+def outcome_line(night: Night) -> str:
     """The line that a night ends with: outcome, release, figures, report."""
     served = night.serves
     words = [f"{night.outcome}:"]

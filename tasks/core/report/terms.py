@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tasks.core.evaluation.gate import Finding
+from tasks.core.evaluation.gate import GateCheck
 from tasks.core.mining.filters import Reason
 
 TERMS = {
@@ -54,7 +54,7 @@ class Mark(NamedTuple):
 PASSED, FAILED, INFORMS = Mark("✓", "passed", "good"), Mark("✗", "failed", "bad"), Mark("!", "note", "note")
 
 
-def mark_of(finding: Finding) -> Mark:
+def mark_of(finding: GateCheck) -> Mark:
     """Failed, passed, or a loss that decides nothing, which is no reason for a check mark."""
     if not finding.held:
         return FAILED

@@ -22,7 +22,7 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import artifact_digest, look_up, produce
+from tasks.core.base.files import artifact_digest, find_by_key, produce
 from tasks.core.base.receipts import Index, Run, Snapshot
 from tasks.core.base.settings import MiningSettings, cores
 from tasks.core.retrieval.exact import ids_of
@@ -66,7 +66,7 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
 
 def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
     """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
-    return look_up(home, Index, _index_key(snapshot, mining))
+    return find_by_key(home, Index, _index_key(snapshot, mining))
 
 
 def try_indexing(home: Path, mining: MiningSettings) -> None:

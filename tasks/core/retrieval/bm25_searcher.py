@@ -25,7 +25,7 @@ NEXT = "Search without fusion until `nightshift releases repair` or the next nig
 CHILD = Path(__file__).with_name("lucene.py")
 
 
-class Lexical:
+class Bm25Searcher:
     """BM25 over one snapshot, started by the first search; safe for several threads, which take turns."""
 
     def __init__(self, settings: Settings, snapshot: str) -> None:

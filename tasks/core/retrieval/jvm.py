@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.processes import ending_with_us
+from tasks.core.base.processes import command_that_ends_with_parent
 
 OLDEST_JAVA = 21  # what Anserini's classes are compiled for
 TAIL = 2000  # characters of a failed child's log that a person gets to see
@@ -35,7 +35,7 @@ def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_fil
         *(f"-Djava.io.tmpdir={work.absolute()}", "-cp", str(anserini_jar()), main_class, *arguments),
     ]
     with log_file.open("wb") as log:
-        command = ending_with_us(java)
+        command = command_that_ends_with_parent(java)
         child = subprocess.Popen(  # noqa: S603
             command, cwd=work, env=java_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )

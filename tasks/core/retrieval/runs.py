@@ -24,7 +24,7 @@ def queries_digest(queries: pa.Table) -> str:
 
 
 @dataclass(frozen=True)
-class Later:
+class LazyVectors:
     """Query vectors float32 (queries, dimension) that are made when they are needed, and not before.
 
     `name` says which vectors they are: the fingerprint of the encoder.
@@ -34,12 +34,12 @@ class Later:
     make: Callable[[], np.ndarray]
 
 
-QueryVectors = np.ndarray | Later
+QueryVectors = np.ndarray | LazyVectors
 
 
 def vectors_of(vectors: QueryVectors) -> np.ndarray:
     """The vectors themselves, made now if need be."""
-    return vectors.make() if isinstance(vectors, Later) else vectors
+    return vectors.make() if isinstance(vectors, LazyVectors) else vectors
 
 
 def vectors_digest(vectors: QueryVectors) -> str:
@@ -47,7 +47,7 @@ def vectors_digest(vectors: QueryVectors) -> str:
 
     Passages may keep their vectors while those of the queries change with their encoder.
     """
-    if isinstance(vectors, Later):
+    if isinstance(vectors, LazyVectors):
         return vectors.name
     return hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:20]
 

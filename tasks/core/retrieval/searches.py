@@ -17,7 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import artifact_digest, exclusive, look_up, produce, sync_files, sync_folder, unfinished
+from tasks.core.base.files import (
+    artifact_digest,
+    exclusive,
+    find_by_key,
+    partial_folder,
+    produce,
+    sync_files,
+    sync_folder,
+)
 from tasks.core.base.memory import Peak
 from tasks.core.base.receipts import Run
 from tasks.core.retrieval.runs import RUN_FILE, append_run, run_writer
@@ -49,12 +57,12 @@ class Search:
     @property
     def folder(self) -> Path:
         """Where the run lies until it is finished."""
-        return unfinished(self.home, Run, artifact_digest(Run, self.key))
+        return partial_folder(self.home, Run, artifact_digest(Run, self.key))
 
 
-def searched(search: Search) -> Run | None:
+def find_run(search: Search) -> Run | None:
     """The run, when it has been made."""
-    return look_up(search.home, Run, search.key)
+    return find_by_key(search.home, Run, search.key)
 
 
 def search_whole(search: Search) -> Run:
@@ -73,7 +81,7 @@ def search_slice(search: Search, rank: int, world_size: int) -> int:
     The slice is finished when its file has its name; one that crashed is begun again.
     """
     asked = _slice(search, rank, world_size)
-    if searched(search) is not None:
+    if find_run(search) is not None:
         return len(asked)
     search.folder.mkdir(parents=True, exist_ok=True)
     target = _file(search.folder, rank, world_size)

@@ -12,8 +12,8 @@ import numpy as np
 from tasks.core.base.receipts import Embeddings, Encoder, Run, Snapshot
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.retrieval.dense import dense_search
-from tasks.core.retrieval.runs import Later, vectors_of
-from tasks.core.retrieval.searches import Search, join_slices, search_whole, searched
+from tasks.core.retrieval.runs import LazyVectors, vectors_of
+from tasks.core.retrieval.searches import Search, find_run, join_slices, search_whole
 from tasks.core.snapshot.reader import judged
 
 VECTORS = "queries.npy"
@@ -21,7 +21,7 @@ VECTORS = "queries.npy"
 
 def training_search(
     home: Path, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, depth: int, *, mapped: bool = False
-) -> tuple[Search, Later]:
+) -> tuple[Search, LazyVectors]:
     """The exact search of the training queries, and their vectors: those that were kept for slices, or made at need.
 
     With `mapped` those that were kept stay in their file, of which a slice reads its part.
@@ -36,12 +36,12 @@ def training_search(
             return vectors
         return load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
 
-    later = Later(encoder.fingerprint, made)
+    later = LazyVectors(encoder.fingerprint, made)
     search = dense_search(home, "train", asked, later, embeddings, depth)
     return search, later
 
 
-def keep_vectors(search: Search, vectors: Later) -> int:
+def keep_vectors(search: Search, vectors: LazyVectors) -> int:
     """Make the vectors and keep them until the slices are joined; return how many they are.
 
     Made at once and on one host: in other batches, or by another machine, their last bits would be others, and the
@@ -58,10 +58,10 @@ def keep_vectors(search: Search, vectors: Later) -> int:
     return len(search.queries)
 
 
-def own_run(search: Search, vectors: Later, slices: int) -> Run:
+def run_search(search: Search, vectors: LazyVectors, slices: int) -> Run:
     """The run of a `training_search`, in one piece or joined of its slices."""
     if slices == 1:
         return search_whole(search)
-    if searched(search) is None:
+    if find_run(search) is None:
         vectors_of(vectors)  # joining removes what was kept, and mining asks for them next
     return join_slices(search, slices)

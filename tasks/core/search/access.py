@@ -33,7 +33,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class AccessGuard:
     """ASGI middleware: host, token, size of the body; headers on every answer.
 
     Without a token only this machine may ask, under one of its own names: so no page of another site gets at the

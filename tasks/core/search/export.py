@@ -21,8 +21,8 @@ from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.release.publisher import Loader, Opener, default_loader
-from tasks.core.release.rows import paired
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.rows import rows_with_vectors
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.runs import append_run, run_writer
 from tasks.core.search.named_releases import find_release
 from tasks.core.search.pinned import check_pair
@@ -114,7 +114,9 @@ def _put(aside: Path, to: Path) -> None:
 
 def _pairs(source: Source) -> Iterator[pa.RecordBatch]:
     embeddings = load(source.settings.home, Embeddings, source.release.embeddings)
-    return (batch.drop_columns(["whole"]) for batch in paired(source.snapshot, embeddings, BATCH, limit=None))
+    return (
+        batch.drop_columns(["whole"]) for batch in rows_with_vectors(source.snapshot, embeddings, BATCH, limit=None)
+    )
 
 
 def _parquet(source: Source, folder: Path) -> None:
@@ -187,7 +189,7 @@ def _trec(source: Source, folder: Path) -> None:
     vectors = encoder.encode_queries(asked["text"].to_pylist())
     step = max(1, HITS // depth)
     with (
-        closing((source.opener or milvus_of(settings)).open(release.collection)) as reader,
+        closing((source.opener or open_publisher(settings)).open(release.collection)) as reader,
         run_writer(folder) as writer,
     ):
         check_pair(reader, encoder, release.release)

@@ -19,9 +19,9 @@ from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreach
 from tasks.core.base.settings import Settings
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
-from tasks.core.search.access import Guard, as_json
+from tasks.core.search.access import AccessGuard, as_json
 from tasks.core.search.reports import add_reports
-from tasks.core.search.requests import Answered, Ask, Health, Refusal, Releases, Status
+from tasks.core.search.requests import Health, Refusal, Releases, SearchRequest, SearchResponse, Status
 from tasks.core.search.service import Service, check_address
 from tasks.core.search.worker_pool import Full, TooSlow
 
@@ -91,13 +91,13 @@ def make_app(service: Service) -> FastAPI:
 
     # No page of its documentation: those load their scripts from elsewhere.
     app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(Guard, settings=service.settings.service)
+    app.add_middleware(AccessGuard, settings=service.settings.service)
     _add_pages(app)
     add_reports(app, service.settings.home)
     _add_errors(app)
 
-    @app.post("/search", response_model=Answered, responses=REFUSALS)
-    async def search(ask: Ask) -> Response:
+    @app.post("/search", response_model=SearchResponse, responses=REFUSALS)
+    async def search(ask: SearchRequest) -> Response:
         """The best passages for one query, or for several, from one release."""
         answered = await service.answer(ask)
         return Response(answered.model_dump_json(), media_type="application/json")

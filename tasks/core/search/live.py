@@ -7,23 +7,21 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Collection
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.release.shadow_files import FOLDER
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import Answer
 from tasks.core.search.searcher import Searcher
-from tasks.core.search.shadow import Seen, Shadow, seen, summary
+from tasks.core.search.shadow import Shadow, ShadowResult, compare_answers, summary
 
 log = logging.getLogger("nightshift.search")
 
 WAITING = 64  # requests that wait for the challenger; more are left out, never delayed
-FOLDER = "shadow"
-DAYS = 30  # for which is kept what people asked
 
 
 class LiveShadow:
@@ -72,7 +70,7 @@ class LiveShadow:
 
     def _compare(self, served: list[Answer], k: int, where: Filters, fuse: bool) -> None:
         shadowed = self._challenger.search([one.query for one in served], k, where=where, fuse=fuse)
-        found = [seen(one, other, k) for one, other in zip(served, shadowed, strict=True)]
+        found = [compare_answers(one, other, k) for one, other in zip(served, shadowed, strict=True)]
         lines = "".join(one.model_dump_json() + "\n" for one in found)
         self._folder.mkdir(parents=True, exist_ok=True)
         day = datetime.now(UTC).date().isoformat()
@@ -89,12 +87,12 @@ class LiveShadow:
 def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
     """What the service has seen of a release so far. Raises NightshiftError when that is nothing."""
     files = sorted((home / FOLDER).glob(f"{release}-*.jsonl"))
-    noted: list[Seen] = []
+    noted: list[ShadowResult] = []
     damaged = 0
     # Only a line feed ends a line: a query may hold other separators.
     for line in (line for file in files for line in file.read_bytes().split(b"\n") if line.strip()):
         try:
-            noted.append(Seen.model_validate_json(line))
+            noted.append(ShadowResult.model_validate_json(line))
         except ValidationError:  # being written, or damaged
             damaged += 1
     if damaged:
@@ -104,12 +102,3 @@ def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
             f"release {release}: no live query was asked of it; serve with [service] shadow_release = {release!r}"
         )
     return summary(noted, show)
-
-
-def forget(home: Path, kept: Collection[str]) -> None:
-    """Remove what was seen of releases other than `kept`, and what is older than `DAYS`."""
-    oldest = datetime.now(UTC).date() - timedelta(days=DAYS)
-    for file in (home / FOLDER).glob("r*-*-????-??-??.jsonl"):
-        release, day = file.stem[:-11], date.fromisoformat(file.stem[-10:])
-        if release not in kept or day < oldest:
-            file.unlink(missing_ok=True)

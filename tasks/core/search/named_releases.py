@@ -7,7 +7,7 @@ from tasks.core.base.settings import Settings
 from tasks.core.release.history import known_releases
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, default_loader
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
 SERVING = "serving"  # the name of whichever release the pointer names
@@ -25,7 +25,7 @@ def find_release(settings: Settings, name: str, opener: Opener | None = None) ->
     """
     known = loadable(settings)
     if name == SERVING:
-        pointer = (opener or milvus_of(settings)).serving()
+        pointer = (opener or open_publisher(settings)).serving()
         name = pointer.release if pointer is not None else ""
     picked = pick_name(name or SERVING, [release.release for release in known])
     return next(release for release in known if release.release == picked)
@@ -38,7 +38,7 @@ def open_release(
 
     Raises NoSuchRelease as `find_release` does, and what `Searcher.open` raises.
     """
-    milvus = opener or milvus_of(settings)
+    milvus = opener or open_publisher(settings)
     still = {
         "milvus": settings.milvus.model_copy(update={"notice_seconds": 0.0}),
         "release": settings.release.model_copy(update={"serve_previous_when_damaged": False}),

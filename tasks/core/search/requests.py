@@ -32,7 +32,7 @@ Query = Annotated[
 ]
 
 
-class Ask(Section):
+class SearchRequest(Section):
     """One query, or several that one release answers together."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ class Ask(Section):
     release: str = Field("", max_length=100, description="the release that answers; empty: the serving one")
 
     @model_validator(mode="after")
-    def _one_or_several(self) -> Ask:
+    def _one_or_several(self) -> SearchRequest:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
         if len(self.asked) * self.k > HITS_A_REQUEST:
@@ -64,7 +64,7 @@ class Ask(Section):
         return [self.query] if self.query is not None else self.queries or []
 
 
-class Answered(BaseModel):
+class SearchResponse(BaseModel):
     """The answers, all from `release`, in the order of the queries."""
 
     release: str
@@ -95,7 +95,7 @@ class Health(BaseModel):
     reason: str = ""
 
 
-class Shown(BaseModel):
+class Comparison(BaseModel):
     """A release that can be searched."""
 
     release: str
@@ -108,7 +108,7 @@ class Shown(BaseModel):
     reason: str
 
     @classmethod
-    def of(cls, one: Release) -> Shown:
+    def of(cls, one: Release) -> Comparison:
         """What is shown of a release's receipt."""
         return cls(passages=one.rows, **one.model_dump(include=set(cls.model_fields) - {"passages"}))
 
@@ -117,4 +117,4 @@ class Releases(BaseModel):
     """The release that answers now, and all that can be asked by name, newest first."""
 
     serving: str
-    releases: list[Shown]
+    releases: list[Comparison]

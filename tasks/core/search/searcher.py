@@ -17,8 +17,8 @@ from tasks.core.base.settings import Settings
 from tasks.core.release import history
 from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
 from tasks.core.release.rollback import releases_before
-from tasks.core.release.vector_stores import milvus_of
-from tasks.core.retrieval.bm25_searcher import Lexical
+from tasks.core.release.vector_stores import open_publisher
+from tasks.core.retrieval.bm25_searcher import Bm25Searcher
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
 
@@ -57,7 +57,7 @@ class Searcher:
             Mismatch: the encoder's own fingerprint or dimension is not that of the collection.
             Unreachable: the Milvus server does not answer.
         """
-        return cls(settings, loader, publisher or milvus_of(settings))
+        return cls(settings, loader, publisher or open_publisher(settings))
 
     @property
     def release(self) -> str:
@@ -261,7 +261,7 @@ class Searcher:
             reader.close()
             raise
         snapshot = reader.identity.snapshot
-        lexical = Lexical(self._settings, snapshot)
+        lexical = Bm25Searcher(self._settings, snapshot)
         return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / snapshot, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:

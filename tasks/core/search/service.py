@@ -11,13 +11,13 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.base.settings import Settings
 from tasks.core.release.publisher import Loader, Opener, default_loader
-from tasks.core.release.vector_stores import milvus_of
+from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.live import LiveShadow
 from tasks.core.search.named_releases import find_release, loadable, open_release
 from tasks.core.search.pinned import Answer
-from tasks.core.search.requests import Answered, Ask, Health, Releases, Shown, Status
+from tasks.core.search.requests import Comparison, Health, Releases, SearchRequest, SearchResponse, Status
 from tasks.core.search.searcher import Searcher
-from tasks.core.search.worker_pool import Lane
+from tasks.core.search.worker_pool import WorkerPool
 
 log = logging.getLogger("nightshift.search")
 
@@ -31,14 +31,14 @@ class Service:
         self.settings, self._searcher, self._loader, self._opener = settings, searcher, loader, opener
         self._beside: OrderedDict[str, Searcher] = OrderedDict()
         self._live: LiveShadow | None = None
-        self._serving_lane = Lane("serving", settings.service.concurrency)
+        self._serving_lane = WorkerPool("serving", settings.service.concurrency)
         # Opening a release takes seconds: comparisons wait for each other, and nothing that serves waits for them.
-        self._beside_lane = Lane("comparing", 1)
+        self._beside_lane = WorkerPool("comparing", 1)
 
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, opener: Opener | None = None) -> Service:
         """Open the serving release, and that of `[service] shadow_release`. Raises as `Searcher.open` does."""
-        milvus = opener or milvus_of(settings)
+        milvus = opener or open_publisher(settings)
         service = cls(settings, Searcher.open(settings, loader, milvus), loader, milvus)
         if name := settings.service.shadow_release:
             try:
@@ -71,9 +71,9 @@ class Service:
 
     def releases(self) -> Releases:
         """What serves and what can be asked by name."""
-        return Releases(serving=self.release, releases=[Shown.of(one) for one in loadable(self.settings)])
+        return Releases(serving=self.release, releases=[Comparison.of(one) for one in loadable(self.settings)])
 
-    async def answer(self, ask: Ask) -> Answered:
+    async def answer(self, ask: SearchRequest) -> SearchResponse:
         """The answers to a request.
 
         Raises Full, TooSlow, NoSuchRelease, and what `Searcher.search` raises.
@@ -87,7 +87,7 @@ class Service:
             answers = await self._beside_lane.run(lambda: _search(self._named(ask.release), ask), seconds)
         elif self._live is not None:
             self._live.offer(answers, ask.k, ask.filters, ask.fuse)
-        return Answered(release=answers[0].release, seconds=time.perf_counter() - began, answers=answers)
+        return SearchResponse(release=answers[0].release, seconds=time.perf_counter() - began, answers=answers)
 
     def close(self) -> None:
         """End what is under way, then give everything back."""
@@ -110,7 +110,7 @@ class Service:
         return self._beside[name]
 
 
-def _search(searcher: Searcher, ask: Ask) -> list[Answer]:
+def _search(searcher: Searcher, ask: SearchRequest) -> list[Answer]:
     return searcher.search(ask.asked, ask.k, where=ask.filters, fuse=ask.fuse)
 
 

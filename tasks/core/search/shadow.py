@@ -26,7 +26,7 @@ log = logging.getLogger("nightshift.search")
 BATCH = 256  # queries asked at once
 
 
-class Seen(BaseModel):
+class ShadowResult(BaseModel):
     """One query and what both releases answered: ids of passages, best first."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Shadow(BaseModel):
     rbo: float  # rank-biased overlap, p = 0.9
     shift: float  # ranks by which a passage moved
     same_first: float  # share of queries with the same best passage
-    moved: tuple[Seen, ...]  # the queries whose answers lie furthest apart
+    moved: tuple[ShadowResult, ...]  # the queries whose answers lie furthest apart
 
 
 def shadow(
@@ -83,14 +83,14 @@ def shadow(
         for first in range(0, len(queries), BATCH):
             asked = queries[first : first + BATCH]
             pairs = zip(ours.search(asked, k), theirs.search(asked, k), strict=True)
-            found += [seen(one, other, k) for one, other in pairs]
+            found += [compare_answers(one, other, k) for one, other in pairs]
     return summary(found, show)
 
 
-def seen(served: Answer, shadowed: Answer, k: int) -> Seen:
+def compare_answers(served: Answer, shadowed: Answer, k: int) -> ShadowResult:
     """Both answers to one query, measured."""
     left, right = (tuple(hit.passage_id for hit in one.hits) for one in (served, shadowed))
-    return Seen(
+    return ShadowResult(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         query=served.query,
         k=k,
@@ -104,7 +104,7 @@ def seen(served: Answer, shadowed: Answer, k: int) -> Seen:
     )
 
 
-def summary(found: Sequence[Seen], show: int) -> Shadow:
+def summary(found: Sequence[ShadowResult], show: int) -> Shadow:
     """Means over what was seen, and the `show` queries that moved most; `found` is not empty."""
     count = len(found)
     return Shadow(
@@ -120,7 +120,7 @@ def summary(found: Sequence[Seen], show: int) -> Shadow:
     )
 
 
-def held_out(settings: Settings, opener: Opener | None = None) -> list[str]:
+def held_out_queries(settings: Settings, opener: Opener | None = None) -> list[str]:
     """The held-out queries of the serving release's snapshot. Raises BadInput when the split has none."""
     snapshot = load_snapshot(settings.home, find_release(settings, SERVING, opener).snapshot)
     texts: list[str] = judged(snapshot, settings.evaluation.split)["text"].to_pylist()
@@ -141,7 +141,7 @@ def read_queries(file: Path) -> list[str]:
     return [query for query in queries if query]
 
 
-def sampled(queries: Sequence[str], share: float, seed: int) -> list[str]:
+def sample_queries(queries: Sequence[str], share: float, seed: int) -> list[str]:
     """A share of the queries, at least one where there are some, in their order; the same for the same seed."""
     wanted = min(len(queries), max(1, round(share * len(queries))))
     chosen = sorted(random.Random(seed).sample(range(len(queries)), wanted))  # noqa: S311

@@ -22,7 +22,7 @@ class TooSlow(NightshiftError):
     """No answer in the time that was given."""
 
 
-class Lane:
+class WorkerPool:
     """Threads, and a bounded number of places before them. Used from one event loop."""
 
     def __init__(self, name: str, threads: int) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.duckdb_session import database, quoted
 from tasks.core.base.errors import BadInput, NightshiftError
-from tasks.core.base.files import held
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Snapshot
 from tasks.core.text.normalization import full_text
 
@@ -32,7 +32,7 @@ class Changes:
 
 def load_snapshot(home: Path, digest: str) -> Snapshot:
     """The receipt of a finished snapshot. Raises NightshiftError when it is not there."""
-    found = held(home, Snapshot, digest)
+    found = find_artifact(home, Snapshot, digest)
     if found is None:
         raise NightshiftError(f"snapshot {digest}: not found in {home / Snapshot.shelf}. Ingest its source again.")
     return found

@@ -24,7 +24,7 @@ from tasks.core.sources.column_names import NAMES, OPTIONAL, all_names
 from tasks.core.sources.fields import first_name, json_object, texts
 from tasks.core.sources.judgments import Judged, read_judgments, split_of_qrels
 from tasks.core.sources.lines import lines
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Fault, Values, batches
 
 _ROOT = "qrels.tsv"
@@ -35,7 +35,7 @@ _TEXTS = {table: tuple(NAMES[table])[1:] for table in ("passages", "queries")}  
 class BeirFolder:
     """The files of one collection."""
 
-    place: Place
+    place: Location
     corpus: Stored
     queries: Stored
     qrels: Judged
@@ -60,7 +60,7 @@ class BeirFolder:
             yield from batches(table, lines(self.place, file), partial(_row, table))
 
 
-def locate(place: Place) -> BeirFolder:
+def locate(place: Location) -> BeirFolder:
     """Find the files of the collection in `place`.
 
     Raises BadInput when a file is missing, or when one is there in two forms.

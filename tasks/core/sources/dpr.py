@@ -14,8 +14,8 @@ from __future__ import annotations
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.examples import Names
 from tasks.core.sources.json_array import records
-from tasks.core.sources.locations import Place
-from tasks.core.sources.nested import NestedFiles
+from tasks.core.sources.locations import Location
+from tasks.core.sources.nested import NestedSource
 
 NAMES = Names(
     query_id=("question_id", "query_id"),
@@ -26,7 +26,7 @@ NAMES = Names(
 )
 
 
-def locate(place: Place) -> NestedFiles:
+def locate(place: Location) -> NestedSource:
     """Find the files in `place`: .json, or .jsonl with one question a line.
 
     Raises BadInput when there is none, or when one is there in two forms.
@@ -35,4 +35,4 @@ def locate(place: Place) -> NestedFiles:
     if not found:
         raise BadInput(f"{place.shown}: holds no .json file. [data] path takes DPR's files or the folder they lie in.")
     place.once(found)
-    return NestedFiles(place, found, records, NAMES)
+    return NestedSource(place, found, records, NAMES)

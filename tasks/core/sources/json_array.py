@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.lines import BOM, CHUNK, LONGEST, Growing, lines
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Raw
 
 _VISIBLE = re.compile(rb"\S")
@@ -27,7 +27,7 @@ _CLOSING_LINE = re.compile(rb"\n([ \t]*)\]\s*$")
 _LONGEST_INDENT = 4096
 
 
-def elements(place: Place, file: Stored) -> Iterator[Raw]:
+def elements(place: Location, file: Stored) -> Iterator[Raw]:
     """Every element of the array that the file holds; numbers count from 1.
 
     Raises BadInput, naming the element reached, when the file cannot be read, holds no array, or ends within it.
@@ -49,7 +49,7 @@ def elements(place: Place, file: Stored) -> Iterator[Raw]:
             )
 
 
-def records(place: Place, file: Stored) -> Iterator[Raw]:
+def records(place: Location, file: Stored) -> Iterator[Raw]:
     """The elements of the array in a .json file, or the lines of any other. Raises BadInput as they do."""
     return elements(place, file) if file.bare.endswith(".json") else lines(place, file)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tasks.core.sources.column_names import NAMES, read_header
 from tasks.core.sources.fields import judgment, relevance
 from tasks.core.sources.lines import lines
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Fault, Values, batches
 from tasks.core.sources.split_names import known_split
 
@@ -22,14 +22,14 @@ _ORDER = [name for name in NAMES["qrels"] if name != "split"]
 Judged = list[tuple[str, Stored]]  # split, file
 
 
-def split_of_qrels(place: Place, file: Stored, name: str) -> str:
+def split_of_qrels(place: Location, file: Stored, name: str) -> str:
     """The split that a qrels file is of, given what its name says of it; without any it is the train split."""
     if not name:
         _log.info("%s: its name gives no split, so it is read as the train split", place.where(file))
     return known_split(name) if name else "train"
 
 
-def read_judgments(place: Place, judged: Judged) -> Iterator[pa.RecordBatch]:
+def read_judgments(place: Location, judged: Judged) -> Iterator[pa.RecordBatch]:
     """Stream the files in the schema of qrels.
 
     Raises BadInput for a file that cannot be read, or whose header lacks a column.

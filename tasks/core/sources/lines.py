@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Fault, Raw
 
 LONGEST = 16 * 2**20  # bytes
@@ -23,7 +23,7 @@ CHUNK = 2**20
 BOM = b"\xef\xbb\xbf"
 
 
-def lines(place: Place, file: Stored) -> Iterator[Raw]:
+def lines(place: Location, file: Stored) -> Iterator[Raw]:
     """Every line that is not blank, without its end; numbers count from 1 as an editor does, blank lines included.
 
     Raises BadInput, naming the line reached, when the file cannot be read to its end (a cut or damaged .gz or .zst).
@@ -39,14 +39,14 @@ def lines(place: Place, file: Stored) -> Iterator[Raw]:
                 yield Raw(file.name, number, content, line.fault())
 
 
-def head_of(place: Place, file: Stored) -> bytes:
+def head_of(place: Location, file: Stored) -> bytes:
     """The first MiB of a file, decompressed. Raises BadInput when the file cannot be read."""
     with place.reading(file), place.opened(file) as stream:
         head: bytes = stream.read(CHUNK)
     return head
 
 
-def head_lines(place: Place, file: Stored) -> list[Raw]:
+def head_lines(place: Location, file: Stored) -> list[Raw]:
     """The lines in the first MiB of a file that are not blank and not cut.
 
     Raises BadInput when the file cannot be read.

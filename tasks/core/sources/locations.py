@@ -51,7 +51,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A source's root on its filesystem."""
 
     shown: str  # for people: without credentials
@@ -162,7 +162,7 @@ class Place:
         return Stored(name, info.path, info.size, info.mtime_ns)
 
 
-def find(path: Path | str) -> Place:
+def find(path: Path | str) -> Location:
     """The place that `[data] path` names: a local path, or an address with a scheme.
 
     Raises BadInput when there is nothing, or when the address cannot be understood or reached.
@@ -178,7 +178,7 @@ def find(path: Path | str) -> Place:
         ) from error
     if info.type == fs.FileType.NotFound:
         raise BadInput(f"{shown}: no such folder or file. Set [data] path to where the source lies.")
-    return Place(shown, filesystem, root, single=info.type == fs.FileType.File)
+    return Location(shown, filesystem, root, single=info.type == fs.FileType.File)
 
 
 def _is_no_data(name: str) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.judgments import Judged, read_judgments, split_of_qrels
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.split_names import known_split
 from tasks.core.sources.tabbed import Tabbed, look_into
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("nightshift.ingest")
 class MsMarcoFolder:
     """The files of one collection."""
 
-    place: Place
+    place: Location
     collection: Tabbed
     queries: list[Tabbed]
     qrels: Judged
@@ -59,7 +59,7 @@ class MsMarcoFolder:
                 yield batch
 
 
-def locate(place: Place) -> MsMarcoFolder:
+def locate(place: Location) -> MsMarcoFolder:
     """Find the files of the collection in `place`.
 
     Raises BadInput when a file is missing, or when one is there in two forms.
@@ -86,7 +86,7 @@ def locate(place: Place) -> MsMarcoFolder:
     return MsMarcoFolder(place, look_into(place, collection, "passages"), judged_queries, judged)
 
 
-def _by_split(place: Place, files: list[Stored], kind: str) -> list[tuple[str, Stored]]:
+def _by_split(place: Location, files: list[Stored], kind: str) -> list[tuple[str, Stored]]:
     """The files of a kind, each with the name that it gives to its split."""
     tables = [file for file in files if file.bare.startswith(f"{kind}.") and file.bare.endswith(".tsv")]
     place.once(tables)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from tasks.core.base.duckdb_session import database, quoted
 from tasks.core.sources.examples import LABELS, Names, Part, parts
 from tasks.core.sources.lines import head_of
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import SCHEMAS, Fault, Raw, Rows, Values
 from tasks.core.sources.split_names import SPLITS, split_of
 
@@ -36,15 +36,15 @@ _BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
-class NestedFiles:
+class NestedSource:
     """Files of records, each file of the split that its name gives; several may be of one split.
 
     Where no file is called train, those whose names give no known split are the train split.
     """
 
-    place: Place
+    place: Location
     found: list[Stored]
-    records: Callable[[Place, Stored], Iterator[Raw]]
+    records: Callable[[Location, Stored], Iterator[Raw]]
     names: Names
     columns: Mapping[str, str] = field(default_factory=dict)  # chosen by the user: query, passage
 

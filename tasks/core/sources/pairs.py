@@ -24,8 +24,8 @@ from tasks.core.sources.fields import json_object
 from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.json_array import elements, records
 from tasks.core.sources.lines import LONGEST, head_lines
-from tasks.core.sources.locations import Place, Stored
-from tasks.core.sources.nested import NestedFiles
+from tasks.core.sources.locations import Location, Stored
+from tasks.core.sources.nested import NestedSource
 from tasks.core.sources.parquet import opened
 from tasks.core.sources.rows import Fault, Raw
 
@@ -38,7 +38,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv", *_TYPED)
 _ROWS_LOOKED_AT = 100
 
 
-def locate(place: Place, query: str = "", passage: str = "") -> NestedFiles:
+def locate(place: Location, query: str = "", passage: str = "") -> NestedSource:
     """Find the files in `place` and the columns of their records; `query` and `passage` choose them by name.
 
     Raises BadInput when there is no file, when no row of the first file can be read, or when its columns do not show
@@ -58,10 +58,10 @@ def locate(place: Place, query: str = "", passage: str = "") -> NestedFiles:
         passage_id=(),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedFiles(place, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    return NestedSource(place, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
 
 
-def columns_of(place: Place, file: Stored) -> list[str]:
+def columns_of(place: Location, file: Stored) -> list[str]:
     """The names of a file's columns, or of the fields of its first records.
 
     Raises BadInput when the file is empty, when none of its first records can be read, and for a file of clicks.
@@ -83,7 +83,7 @@ def columns_of(place: Place, file: Stored) -> list[str]:
     return columns
 
 
-def _fields(place: Place, file: Stored) -> list[str]:
+def _fields(place: Location, file: Stored) -> list[str]:
     fields: dict[str, None] = {}
     fault = ""
     rows = iter(head_lines(place, file)) if file.bare.endswith(".jsonl") else elements(place, file)
@@ -115,13 +115,13 @@ def _choose(columns: list[str], chosen: str, known: tuple[str, ...], what: str, 
     )
 
 
-def _records(wanted: tuple[str, ...], place: Place, file: Stored) -> Iterator[Raw]:
+def _records(wanted: tuple[str, ...], place: Location, file: Stored) -> Iterator[Raw]:
     if file.bare.endswith((".jsonl", ".json")):
         return records(place, file)
     return _typed(wanted, place, file) if file.bare.endswith(_TYPED) else _delimited(place, file)
 
 
-def _typed(wanted: tuple[str, ...], place: Place, file: Stored) -> Iterator[Raw]:
+def _typed(wanted: tuple[str, ...], place: Location, file: Stored) -> Iterator[Raw]:
     """The rows of a Parquet or Arrow file as JSON, with the columns that may be needed."""
     number = 0
     with place.reading(file, lambda: f" past row {number}"), opened(place, file) as (schema, batches):
@@ -133,7 +133,7 @@ def _typed(wanted: tuple[str, ...], place: Place, file: Stored) -> Iterator[Raw]
                 yield Raw(file.name, number, _json(row))
 
 
-def _delimited(place: Place, file: Stored) -> Iterator[Raw]:
+def _delimited(place: Location, file: Stored) -> Iterator[Raw]:
     """The rows of a CSV or TSV file with a header as JSON; the number of a row is that of its last line.
 
     A row with another number of columns than the header, or broken quoting, has a fault. Raises BadInput where broken

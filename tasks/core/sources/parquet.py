@@ -30,7 +30,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.sources.columns import Layout, rows_of
 from tasks.core.sources.judgments import split_of_qrels
 from tasks.core.sources.lines import CHUNK
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.split_names import split_of
 
 _TABLES = {"corpus": "passages", "passages": "passages", "queries": "queries", "qrels": "qrels"}
@@ -46,7 +46,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 class ColumnarFiles:
     """The files of one collection, by table."""
 
-    place: Place
+    place: Location
     tables: dict[str, list[Stored]]
 
     def files(self) -> list[Stored]:
@@ -80,7 +80,7 @@ class ColumnarFiles:
                 done += batch.num_rows
 
 
-def locate(place: Place) -> ColumnarFiles:
+def locate(place: Location) -> ColumnarFiles:
     """Find the .parquet and .arrow files in `place` and its folders. Raises BadInput when a table has none."""
     tables: dict[str, list[Stored]] = {table: [] for table in ("passages", "queries", "qrels")}
     for file in place.files(deep=True):
@@ -103,7 +103,7 @@ def _split(name: str) -> str | None:
 
 
 @contextmanager
-def opened(place: Place, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def opened(place: Location, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Open a Parquet or Arrow file: its schema, and its rows in batches of at most 8,192."""
     with place.filesystem.open_input_file(file.path) as handle:
         if file.name.endswith(".parquet"):

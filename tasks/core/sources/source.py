@@ -13,8 +13,8 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.settings import DataSettings
 from tasks.core.sources import beir, demo, dpr, msmarco, pairs, tevatron
 from tasks.core.sources import parquet as columnar
-from tasks.core.sources.locations import Place, find
-from tasks.core.sources.nested import NestedFiles
+from tasks.core.sources.locations import Location, find
+from tasks.core.sources.nested import NestedSource
 
 _log = logging.getLogger("nightshift.ingest")
 _VERSION = 2  # raise it when the same files would give other rows
@@ -69,11 +69,11 @@ def recognize(path: Path | str, query: str = "", passage: str = "") -> Recognize
     """
     place = find(path)
     name, located = _recognize(place, query, passage)
-    columns = located.columns if isinstance(located, NestedFiles) else {}
+    columns = located.columns if isinstance(located, NestedSource) else {}
     return Recognized(name, _opener(located), tuple(sorted(place.left_out)), columns)
 
 
-def _recognize(place: Place, query: str, passage: str) -> tuple[str, _Located]:
+def _recognize(place: Location, query: str, passage: str) -> tuple[str, _Located]:
     if query or passage:
         return "pairs", pairs.locate(place, query, passage)
     names = [file.bare for file in place.files()]
@@ -97,27 +97,27 @@ def _recognize(place: Place, query: str, passage: str) -> tuple[str, _Located]:
     )
 
 
-def _of_records(place: Place, fields: set[str]) -> tuple[str, _Located]:
+def _of_records(place: Location, fields: set[str]) -> tuple[str, _Located]:
     for name, names in (("dpr", dpr.NAMES), ("tevatron", tevatron.NAMES)):
         if fields & set(names.positives) and fields & set(names.query):
             return name, _LOCATE[name](place)
     return "pairs", pairs.locate(place)
 
 
-def _locate(name: str, place: Place, query: str, passage: str) -> _Located:
+def _locate(name: str, place: Location, query: str, passage: str) -> _Located:
     return pairs.locate(place, query, passage) if name == "pairs" else _LOCATE[name](place)
 
 
 def _opener(located: _Located) -> Callable[[Path], Read]:
-    return located.open if isinstance(located, NestedFiles) else lambda _: located.read
+    return located.open if isinstance(located, NestedSource) else lambda _: located.read
 
 
 def _demo(scratch: Path, data: DataSettings) -> Read:
     return beir.locate(find(demo.write(scratch / "demo", data.max_passages, data.seed))).read
 
 
-_Located = beir.BeirFolder | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedFiles
-_LOCATE: Mapping[str, Callable[[Place], _Located]] = {
+_Located = beir.BeirFolder | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedSource
+_LOCATE: Mapping[str, Callable[[Location], _Located]] = {
     "beir": beir.locate,
     "msmarco": msmarco.locate,
     "parquet": columnar.locate,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tasks.core.sources.column_names import NAMES, read_header
 from tasks.core.sources.fields import utf8
 from tasks.core.sources.lines import head_lines, lines
-from tasks.core.sources.locations import Place, Stored
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Fault, Values, batches
 
 _log = logging.getLogger("nightshift.ingest")
@@ -34,7 +34,7 @@ class Tabbed:
     header: dict[str, int] | None
     quoted: bool
 
-    def read(self, place: Place, first_row: int) -> Iterator[pa.RecordBatch]:
+    def read(self, place: Location, first_row: int) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the schema of the table. Raises BadInput for a file that cannot be read."""
         rows = islice(lines(place, self.file), 1 if self.header else 0, None)
         places = self.header or _PLAIN[self.table]
@@ -46,7 +46,7 @@ class Tabbed:
         return {**header, **({"quoted": True} if self.quoted else {})}
 
 
-def look_into(place: Place, file: Stored, table: str) -> Tabbed:
+def look_into(place: Location, file: Stored, table: str) -> Tabbed:
     """Find out whether a file has a header and quoted texts, and log both.
 
     Raises BadInput for a header that lacks a column, or a file that cannot be read.

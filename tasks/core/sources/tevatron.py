@@ -14,8 +14,8 @@ from __future__ import annotations
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.examples import Names
 from tasks.core.sources.lines import lines
-from tasks.core.sources.locations import Place
-from tasks.core.sources.nested import NestedFiles
+from tasks.core.sources.locations import Location
+from tasks.core.sources.nested import NestedSource
 
 NAMES = Names(
     query_id=("query_id",),
@@ -26,10 +26,10 @@ NAMES = Names(
 )
 
 
-def locate(place: Place) -> NestedFiles:
+def locate(place: Location) -> NestedSource:
     """Find the .jsonl files in `place`. Raises BadInput when there is none, or when one is there in two forms."""
     found = [file for file in place.files() if file.bare.endswith(".jsonl")]
     if not found:
         raise BadInput(f"{place.shown}: holds no .jsonl file. [data] path takes such files or the folder they lie in.")
     place.once(found)
-    return NestedFiles(place, found, lines, NAMES)
+    return NestedSource(place, found, lines, NAMES)

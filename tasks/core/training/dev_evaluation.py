@@ -29,7 +29,7 @@ DEPTH = 10  # passages ranked for a query
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class DevEvaluation:
     """Tokenised queries and passages with their ids, and who answers whom."""
 
     query_ids: list[str]
@@ -65,7 +65,7 @@ class Yardstick:
         return values
 
 
-def yardstick(
+def dev_evaluation(
     snapshot: Snapshot,
     split: str,
     encoder: DualEncoder,
@@ -73,7 +73,7 @@ def yardstick(
     candidates: Run | None = None,
     *,
     leave_out_self: bool = False,
-) -> Yardstick | None:
+) -> DevEvaluation | None:
     """Draw `dev_queries` of a split, and `dev_passages` to rank them over; None when the split has no query.
 
     `candidates` is a run over queries of the split: half of the places that the answers leave are for its best
@@ -94,7 +94,7 @@ def yardstick(
     left = max(0, settings.dev_passages - len(wanted))
     random = set(rng.choice(snapshot.rows, min(snapshot.rows, left), replace=False).tolist())
     ids, texts = _read(snapshot, wanted, random)
-    return Yardstick(
+    return DevEvaluation(
         query_ids=asked["query_id"].to_pylist(),
         passage_ids=ids,
         query_tokens=encoder.query.tokenize(asked["text"].to_pylist()),

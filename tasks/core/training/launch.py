@@ -16,10 +16,10 @@ import torch
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_text
-from tasks.core.base.processes import die_with
+from tasks.core.base.processes import exit_with_parent
 from tasks.core.base.settings import cores
 from tasks.core.training.loop import Job, Outcome, run
-from tasks.core.training.ranks import Ranks, joined
+from tasks.core.training.ranks import Ranks, join_process_group
 
 log = logging.getLogger("nightshift.training")
 
@@ -62,7 +62,7 @@ def _watch(job_file: Path, processes: int) -> tuple[int, str]:
     command = [sys.executable, "-m", __name__, str(os.getpid()), str(processes), str(job_file)]
     child = subprocess.Popen(  # noqa: S603
         command,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
+        env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"},  # not the user's folder
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -107,7 +107,7 @@ def forget_refusal(job: Job) -> None:
 
 def main(parent: int, processes: int, job_file: str) -> None:
     """What the child does: be torchrun."""
-    die_with(parent)
+    exit_with_parent(parent)
     from torch.distributed import run as torchrun
 
     torchrun.main(["--standalone", f"--nproc-per-node={processes}", "-m", "tasks.core.training.worker", job_file])
@@ -115,9 +115,9 @@ def main(parent: int, processes: int, job_file: str) -> None:
 
 def work(job_file: Path) -> None:
     """What each process of torchrun does: its rank of the job. The first one writes the outcome."""
-    die_with(os.getppid())
+    exit_with_parent(os.getppid())
     job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
-    with joined() as ranks:
+    with join_process_group() as ranks:
         if ranks.leads:
             logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s: %(message)s", force=True)
         outcome = take_part(job, ranks)

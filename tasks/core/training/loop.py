@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
@@ -25,7 +26,7 @@ from tasks.core.training.checkpoint import (
     trained_weights,
 )
 from tasks.core.training.dev_decisions import is_finished, record_start, record_step, step_to_keep
-from tasks.core.training.dev_evaluation import Yardstick, yardstick
+from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, numeric
@@ -90,7 +91,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
     dev, frozen = _yardsticks(job, encoder)
 
-    def evaluate(at: Yardstick) -> np.ndarray:
+    def evaluate(at: DevEvaluation) -> np.ndarray:
         return at.ndcg(encoder, ranks, numeric(settings, stepper.device))
 
     before = None if frozen is None else float(evaluate(frozen).mean())
@@ -112,14 +113,14 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     )
 
 
-def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[Yardstick | None, Yardstick | None]:
+def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | None, DevEvaluation | None]:
     """Dev queries to stop by, and held-out queries of the older snapshot that show what is forgotten."""
     settings, held_out = job.settings.training, job.settings.evaluation
     dev, frozen, own = None, None, held_out.leave_out_self
     if settings.evaluate_every:
-        dev = yardstick(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=own)
+        dev = dev_evaluation(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=own)
     if job.older is not None:
-        frozen = yardstick(job.older, held_out.split, encoder, settings, leave_out_self=own)
+        frozen = dev_evaluation(job.older, held_out.split, encoder, settings, leave_out_self=own)
     return dev, frozen
 
 
@@ -156,6 +157,7 @@ def _reporter(steps: int, done: int) -> Callable[[Progress], None]:
     def report(progress: Progress) -> None:
         nonlocal last
         now, step = time.monotonic(), progress.steps
+        report_progress("train", step, steps)
         if now - last < REPORT_SECONDS and step < steps:
             return
         last = now

@@ -24,12 +24,12 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import GateSettings
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.dual_encoder import SPEC, DualEncoder, places, read_spec
-from tasks.core.encoder.hardware import lack, paths_here
+from tasks.core.encoder.hardware import missing_for, paths_here
 from tasks.core.encoder.tower import TokenIds
 from tasks.core.evaluation.significance import interval
 from tasks.core.snapshot.reader import passages, queries
 from tasks.core.text.normalization import full_text
-from tasks.core.training.dev_evaluation import Yardstick, yardstick
+from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 
 log = logging.getLogger("nightshift.encoder")
 
@@ -72,7 +72,7 @@ def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettin
         NightshiftError: a path was asked for by name and this machine does not have it.
     """
     for path in paths_tried(settings):
-        if what := lack(path):
+        if what := missing_for(path):
             raise NightshiftError(f'[embedding] precision = "{path}": {what}')
     candidates = [path for path in paths_tried(settings) if path != "fp32"]
     if candidates:
@@ -114,7 +114,7 @@ def paths_tried(settings: EmbeddingSettings) -> list[Precision]:
 class _Exact:
     """Texts, and their fp32 vectors."""
 
-    yard: Yardstick | None
+    yard: DevEvaluation | None
     query_tokens: TokenIds
     passage_tokens: TokenIds
     asked: np.ndarray
@@ -123,7 +123,7 @@ class _Exact:
     @classmethod
     def of(cls, folder: Path, snapshot: Snapshot) -> _Exact:
         encoder = _encoder(folder, "fp32")
-        yard = yardstick(snapshot, "dev", encoder, DEV)
+        yard = dev_evaluation(snapshot, "dev", encoder, DEV)
         if yard is not None:
             asked, pool = yard.query_tokens, yard.passage_tokens
         else:

@@ -76,7 +76,7 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def join_process_group() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started; alone when it started none.
 
     Ray Train joins those that it started, each on its device, before they get here, and parts them itself.

@@ -17,7 +17,7 @@ from tasks.core.encoder.dual_encoder import DualEncoder
 from tasks.core.encoder.hardware import has_bf16
 from tasks.core.training.batches import Batch
 from tasks.core.training.gradient_cache import Forward, TokenIds
-from tasks.core.training.losses.choose import Loss, loss_of, nested
+from tasks.core.training.losses.choose import Loss, choose_loss, matryoshka
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
@@ -36,7 +36,9 @@ class Stepper:
         encoder.query.to(self.device)
         self.optimizer = _optimizer(self.model, self.settings)
         _choose_attention(encoder, self.settings, self.device)
-        self.loss = nested(loss_of(self.settings), settings.encoder.dimensions, normalize=encoder.spec.normalize)
+        self.loss = matryoshka(
+            choose_loss(self.settings), settings.encoder.dimensions, normalize=encoder.spec.normalize
+        )
 
     def step(self, data: TrainingPairs, batch: Batch, number: int) -> float:
         """Take step `number` (from 0) with this batch; return its loss.

@@ -10,7 +10,7 @@ from tasks.core.encoder.adapters import add_adapters
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec
 
 
-def dials_of(settings: EncoderSettings) -> dict[str, Any]:
+def training_keys(settings: EncoderSettings) -> dict[str, Any]:
     """The encoder settings that decide what a training makes of the encoder that it starts from."""
     return settings.model_dump(exclude={"model", "query_model", "start"})
 

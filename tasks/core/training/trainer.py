@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tasks.core.base.files import look_up, produce
+from tasks.core.base.files import find_by_key, produce
 from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
@@ -30,7 +30,7 @@ from tasks.core.encoder.dual_encoder import (
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
-from tasks.core.training.trainable import dials_of
+from tasks.core.training.trainable import training_keys
 
 VERSION = 2  # of what a training makes of the same inputs; a change makes new artifacts
 
@@ -64,7 +64,7 @@ def check_base(settings: Settings) -> Bases:
     """
     bases = find_bases(settings.encoder)
     key = _base_key(bases, EncoderSpec.of(settings.encoder, "fp32"), settings)
-    if look_up(settings.home, Encoder, key) is None:
+    if find_by_key(settings.home, Encoder, key) is None:
         check_bases(bases, settings.encoder)
     return bases
 
@@ -113,7 +113,7 @@ def train(
         "candidates": None if candidates is None else candidates.digest,
         "older": None if older is None else older.digest,
         "training": settings.training.recipe(),
-        "encoder": dials_of(settings.encoder),
+        "encoder": training_keys(settings.encoder),
         "evaluation": settings.evaluation.split,
         "embedding": _numeric(settings),
         "version": VERSION,

@@ -20,7 +20,7 @@ Loss = Callable[[Tensor, Tensor, Relations], Tensor]
 TAUGHT = ("margin_mse", "kl")  # losses that need teacher scores
 
 
-def loss_of(settings: TrainingSettings) -> Loss:
+def choose_loss(settings: TrainingSettings) -> Loss:
     """(queries (q, d), passages (p, d), relations) → scalar."""
     losses: dict[str, Loss] = {
         "infonce": partial(infonce, temperature=settings.temperature, directions=settings.directions),
@@ -32,7 +32,7 @@ def loss_of(settings: TrainingSettings) -> Loss:
     return losses[settings.loss]
 
 
-def nested(loss: Loss, dimensions: Sequence[int], *, normalize: bool) -> Loss:
+def matryoshka(loss: Loss, dimensions: Sequence[int], *, normalize: bool) -> Loss:
     """The mean of `loss` over whole vectors and over their first so many numbers, so that a vector may be cut there.
 
     Kusupati et al., "Matryoshka Representation Learning" (2022), with equal weights.

@@ -1,0 +1,15 @@
+"""Turns off the telemetry of dependencies. Import it before them. A variable that is already set stays."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+for name, value in DEFAULTS.items():
+    os.environ.setdefault(name, value)
