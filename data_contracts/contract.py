@@ -1,7 +1,7 @@
-"""Reads a contract: an Open Data Contract Standard file whose quality rules Great Expectations runs.
+"""Loads data contracts: Open Data Contract Standard files whose quality rules Great Expectations runs.
 
-Contracts are trusted files of the project: a rule's column name reaches SQL (only after it was taken
-apart into a property of the table and a known measure).
+Contracts are trusted files of the project. The column name of a rule reaches SQL only after it was parsed into a
+property of the table and a known measure.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 import yaml
 
-from data_contracts.measures import Kind, Measured, take_apart
+from data_contracts.measures import Kind, Measured, parse_column
 from data_contracts.statements import statement
 
 FOLDER = Path(__file__).parent
-# In the order in which they are judged: qrels point to the first two, and pairs are qrels that are positive, with the
-# query's text and the split that the night uses them in. A refused pair is a refused row of qrels.
+# In the order of validation: qrels refer to passages and queries. Pairs are the positive qrels, with the text of the
+# query and the split that the night uses. A refused pair is a refused row of qrels.
 TABLES = ("passages", "queries", "qrels", "pairs")
-ROWS_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
+SOURCE_TABLE_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
 SEVERITIES = ("error", "warn")
-MERGE = "merge"  # the severity of a rule about equal copies: the row is accepted as the same row as an earlier one
+MERGE = "merge"  # severity of a rule about equal copies: the row is merged with an earlier equal row
 
 
 class ContractError(Exception):
-    """A contract that cannot be run as written; the message names file and rule. Never treated as "no bad rows"."""
+    """A contract that cannot be run. The message names the file and the rule. Never treated as "no bad rows"."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Rule:
     """One quality rule: a Great Expectations expectation over one measured column."""
 
     name: str
-    description: str  # what is wrong with a row that fails it
-    severity: str  # error: the row goes to quarantine; warn: it is counted; merge: it is an equal copy of another row
+    description: str  # the problem of a row that fails the rule
+    severity: str  # error: quarantine the row; warn: count the row; merge: the row equals an earlier row
     measured: Measured
     expectation: str
     kwargs: Mapping[str, Any]
 
     @property
     def threshold(self) -> str:
-        """What a value must be, in a few words: `1 to 512`, `at most 2000`, `0`, `present`."""
+        """Return the allowed values in a few words: `1 to 512`, `at most 2000`, `0`, `present`."""
         low, high = self.kwargs.get("min_value"), self.kwargs.get("max_value")
         if low is not None or high is not None:
             return f"at most {high}" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
@@ -56,72 +56,75 @@ class Rule:
 
     @property
     def statement(self) -> str:
-        """What is true of everything that passes, in words."""
+        """Return what is true of every row that passes, as a sentence."""
         return statement(self.measured, self.expectation, self.kwargs, self.threshold)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What one table must keep."""
+    """The contract of one table: its properties and rules."""
 
     table: str
     version: str
     file: Path
     properties: tuple[str, ...]
-    key: tuple[str, ...]  # the properties that together name a row
-    foreign: Mapping[str, tuple[str, str]]  # property -> (table, property) that it must be found in
+    key: tuple[str, ...]  # the properties that together identify a row
+    foreign_keys: Mapping[str, tuple[str, str]]  # property -> the (table, property) that must contain its value
     rules: tuple[Rule, ...]
 
     @property
-    def rows_of(self) -> str:
-        """The table of the source whose rows these are."""
-        return ROWS_OF[self.table]
+    def source_table(self) -> str:
+        """Return the source table that the rows come from."""
+        return SOURCE_TABLE_OF[self.table]
 
-    def of_kind(self, *kinds: Kind) -> list[Rule]:
-        """The rules whose measures are of `kinds`."""
+    def rules_of_kind(self, *kinds: Kind) -> list[Rule]:
+        """Return the rules whose measures are of one of the `kinds`."""
         return [rule for rule in self.rules if rule.measured.kind in kinds]
 
 
 def contract_file(table: str) -> Path:
-    """Where the contract of `table` lies."""
+    """Return the path of the contract of `table`."""
     return FOLDER / f"{table}.yaml"
 
 
 def load_contract(file: Path) -> Contract:
     """Read and check the contract in `file`.
 
-    Raises ContractError when the YAML breaks the standard's JSON schema (a misspelt key included), repeats a key,
-    or has a rule without name, description or severity, with another engine, or over an unknown column.
+    Raises ContractError when the YAML violates the JSON schema of the standard (including misspelled keys), repeats a
+    key, or has a rule without name, description, or severity, with another engine, or for an unknown column.
     """
-    document = _checked(file)
+    document = _read_document(file)
     if len(document.get("schema", [])) != 1:
-        raise ContractError(f"{file.name}: a contract here describes exactly one table under `schema`")
+        raise ContractError(f"{file.name}: `schema` must describe exactly one table")
     schema = document["schema"][0]
     properties = schema.get("properties", [])
-    names = tuple(one["name"] for one in properties)
-    entries = [*schema.get("quality", []), *(entry for one in properties for entry in one.get("quality", []))]
+    names = tuple(column["name"] for column in properties)
+    entries = [*schema.get("quality", []), *(entry for column in properties for entry in column.get("quality", []))]
     if schema["name"] not in TABLES:
-        raise ContractError(f"{file.name}: table {schema['name']!r} is none of {', '.join(TABLES)}")
+        raise ContractError(f"{file.name}: unknown table {schema['name']!r}. Known tables: {', '.join(TABLES)}")
     rules = tuple(_rule(entry, names, file) for entry in entries)
     if len({rule.name for rule in rules}) != len(rules):
         raise ContractError(f"{file.name}: two rules have the same name")
-    foreign = dict(_foreign(one, file) for one in properties if one.get("relationships"))
-    if lost := [rule.name for rule in rules if rule.measured.measure == "known" and rule.measured.of not in foreign]:
-        raise ContractError(f"{file.name}, rule {lost[0]}: its property has no `relationships` to look in")
-    keys = sorted((one.get("primaryKeyPosition", 1), one["name"]) for one in properties if one.get("primaryKey"))
+    foreign_keys = dict(_foreign_key(column, file) for column in properties if column.get("relationships"))
+    for rule in rules:
+        if rule.measured.measure == "known" and rule.measured.subject not in foreign_keys:
+            raise ContractError(f"{file.name}, rule {rule.name}: its property has no `relationships`")
+    keys = sorted(
+        (column.get("primaryKeyPosition", 1), column["name"]) for column in properties if column.get("primaryKey")
+    )
     return Contract(
         table=schema["name"],
         version=document["version"],
         file=file,
         properties=names,
         key=tuple(name for _, name in keys),
-        foreign=foreign,
+        foreign_keys=foreign_keys,
         rules=rules,
     )
 
 
-class _OneKeyOnce(yaml.SafeLoader):
-    """A safe loader that refuses a repeated key instead of quietly keeping the last one."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses repeated keys, which PyYAML would overwrite silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = [key.value for key, _ in node.value]
@@ -139,22 +142,22 @@ def _validator() -> Any:
     return jsonschema.validators.validator_for(schema)(schema)
 
 
-def _checked(file: Path) -> dict[str, Any]:
+def _read_document(file: Path) -> dict[str, Any]:
     try:
-        return _document(file.name, file.read_text(encoding="utf-8"))
+        return _parse_document(file.name, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{file.name}: cannot be read: {error}") from error
 
 
-@cache  # a night asks for each contract several times; nobody changes what is returned
-def _document(name: str, text: str) -> dict[str, Any]:
+@cache  # a night loads each contract several times; no caller modifies the document
+def _parse_document(name: str, text: str) -> dict[str, Any]:
     from jsonschema.exceptions import best_match
 
-    document: dict[str, Any] = yaml.load(text, Loader=_OneKeyOnce)  # noqa: S506 - a SafeLoader
+    document: dict[str, Any] = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     fault = best_match(_validator().iter_errors(document))
     if fault is not None:
-        where = ".".join(map(str, fault.absolute_path)) or "the top level"
-        raise ContractError(f"{name}: not a valid data contract at {where}: {fault.message}")
+        place = ".".join(map(str, fault.absolute_path)) or "the top level"
+        raise ContractError(f"{name}: not a valid data contract at {place}: {fault.message}")
     return document
 
 
@@ -164,25 +167,25 @@ def _rule(entry: Mapping[str, Any], properties: tuple[str, ...], file: Path) -> 
     if not name or not entry.get("description") or entry.get("severity") not in SEVERITIES:
         raise ContractError(f"{where}: needs a name, a description, and severity error or warn")
     if entry.get("type") != "custom" or entry.get("engine") != "greatExpectations":
-        raise ContractError(f"{where}: only `type: custom` with `engine: greatExpectations` can be run here")
+        raise ContractError(f"{where}: only `type: custom` with `engine: greatExpectations` can be run")
     implementation = entry["implementation"]
     if not isinstance(implementation, dict) or set(implementation) != {"type", "kwargs"}:
-        raise ContractError(f"{where}: `implementation` holds `type` and `kwargs`, nothing else")
+        raise ContractError(f"{where}: `implementation` must have `type` and `kwargs`, and nothing else")
     kwargs = dict(implementation["kwargs"])
     if hiding := sorted({"mostly", "row_condition"} & set(kwargs)):
-        raise ContractError(f"{where}: `{hiding[0]}` would hide bad rows; the share allowed is [data] max_refused")
-    measured = take_apart(str(kwargs.get("column")), properties)
+        raise ContractError(f"{where}: `{hiding[0]}` would hide bad rows. Set the allowed share in [data] max_refused.")
+    measured = parse_column(str(kwargs.get("column")), properties)
     if measured is None:
-        raise ContractError(f"{where}: column {kwargs.get('column')!r} is no <property>_<measure> of this table")
+        raise ContractError(f"{where}: column {kwargs.get('column')!r} is not a <property>_<measure> of this table")
     if measured.kind is Kind.COLLECTION and entry["severity"] == "error":
-        raise ContractError(f"{where}: can only warn, for other tables were accepted before it is known")
+        raise ContractError(f"{where}: must have severity warn, because other tables are accepted before it is checked")
     merges = measured.measure == "repeats" and entry["severity"] == "error"
     severity = MERGE if merges else entry["severity"]
     return Rule(name, entry["description"], severity, measured, implementation["type"], kwargs)
 
 
-def _foreign(one: Mapping[str, Any], file: Path) -> tuple[str, tuple[str, str]]:
-    table, _, name = str(one["relationships"][0]["to"]).partition(".")
+def _foreign_key(column: Mapping[str, Any], file: Path) -> tuple[str, tuple[str, str]]:
+    table, _, name = str(column["relationships"][0]["to"]).partition(".")
     if table not in TABLES or not name:
-        raise ContractError(f"{file.name}, property {one['name']}: `to` must name <table>.<property>")
-    return one["name"], (table, name)
+        raise ContractError(f"{file.name}, property {column['name']}: `to` must name <table>.<property>")
+    return column["name"], (table, name)

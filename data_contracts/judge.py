@@ -1,7 +1,7 @@
-"""Runs contract rules with Great Expectations over the distinct values of measured columns.
+"""Runs contract rules with Great Expectations on the distinct values of measured columns.
 
-A rule's verdict on a row depends on one measured value only, so a million rows need no more verdicts than there are
-different values. Importing Great Expectations takes seconds: this module is imported only when rows are really judged.
+Whether a row passes a rule depends on one measured value, so checking the distinct values checks all rows. Importing
+Great Expectations takes seconds, so import this module only to check rows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from great_expectations.expectations.registry import get_expectation_impl
 if TYPE_CHECKING:
     import pandas as pd
 
-# COMPLETE lists every failing value, not the first 20; the values themselves stay out of the answer.
-_EVERY_ROW = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
-# What judges each value by itself. Others look at other rows too (uniqueness, order, outliers), which distinct values
-# cannot show, or at the type of the whole column; a table says those with measures such as `key_repeats`.
-_BY_VALUE = {
+# COMPLETE lists every failing value, not only the first 20; the result omits the values themselves.
+_ALL_ROWS = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
+# Expectations that check each value separately. Others compare rows (uniqueness, order, outliers) or check the type of
+# the column, which distinct values cannot show. Contracts express those with measures such as `key_repeats`.
+_VALUE_EXPECTATIONS = {
     "expect_column_value_lengths_to_be_between",
     "expect_column_value_lengths_to_equal",
     "expect_column_values_to_be_between",
@@ -50,25 +50,33 @@ _BY_VALUE = {
 
 
 def compile_rules(contract: Contract, rules: Sequence[Rule]) -> Any:
-    """Make a Great Expectations suite of `rules`.
+    """Return a Great Expectations suite of `rules`.
 
-    Raises ContractError for an expectation that does not exist, that does not judge each value by itself, or that has
+    Raises ContractError for an expectation that does not exist, that does not check each value separately, or that has
     wrong arguments.
     """
     expectations = [_expectation(contract, rule) for rule in rules]
     return gx.ExpectationSuite(contract.table, expectations=expectations)
 
 
-def judge(suite: Any, frame: pd.DataFrame) -> dict[str, list[int]]:
-    """The places in `frame`, whose index is called `row`, that failed each rule. Every rule has an entry.
+def check_values(suite: Any, frame: pd.DataFrame) -> dict[str, list[int]]:
+    """Check every value of `frame`, and return the index labels that failed each rule.
 
-    Counts, not `success`, decide. Raises ContractError when a rule could not be run or did not list all that failed.
+    Args:
+        suite: the rules, from `compile_rules`.
+        frame: one column per measured column; its index is named `row`.
+
+    Returns one entry per rule, taken from the reported counts, not from `success`.
+
+    Raises ContractError when a rule could not be run or did not list every failed value.
     """
-    batch = _whole_frames().get_batch({"dataframe": frame})
-    outcome = batch.validate(suite, result_format=_EVERY_ROW)
-    failed = {one.expectation_config.meta["rule"]: _rows(suite, one, len(frame)) for one in outcome.results}
+    batch = _batch_definition().get_batch({"dataframe": frame})
+    outcome = batch.validate(suite, result_format=_ALL_ROWS)
+    failed = {
+        result.expectation_config.meta["rule"]: _failed_rows(suite, result, len(frame)) for result in outcome.results
+    }
     if len(failed) != len(suite.expectations):
-        raise ContractError(f"{suite.name}: {len(suite.expectations)} rules were asked, {len(failed)} answered")
+        raise ContractError(f"{suite.name}: {len(failed)} of {len(suite.expectations)} rules returned a result")
     return failed
 
 
@@ -76,28 +84,29 @@ def _expectation(contract: Contract, rule: Rule) -> Any:
     where = f"{contract.file.name}, rule {rule.name}"
     try:
         kind = get_expectation_impl(rule.expectation)
-        if rule.expectation not in _BY_VALUE:
+        if rule.expectation not in _VALUE_EXPECTATIONS:
             raise ContractError(
-                f"{where}: {rule.expectation} does not judge single rows by their own value, so none can be quarantined"
+                f"{where}: {rule.expectation} does not check single rows by their value, so no row can be quarantined"
             )
         return kind(**rule.kwargs, meta={"rule": rule.name})
     except (gx.exceptions.GreatExpectationsError, ValueError, TypeError) as error:
         raise ContractError(f"{where}: Great Expectations cannot run it: {error}") from error
 
 
-def _rows(suite: Any, one: Any, size: int) -> list[int]:
-    name = one.expectation_config.meta["rule"]
-    count = one.result.get("unexpected_count")
-    if count is None or one.exception_info.get("raised_exception", True) or one.result["element_count"] != size:
-        raise ContractError(f"{suite.name}, rule {name}: could not be run: {one.exception_info}")
-    rows = [int(row) for group in one.result["unexpected_index_list"] for row in group["row"]]
+def _failed_rows(suite: Any, result: Any, size: int) -> list[int]:
+    name = result.expectation_config.meta["rule"]
+    count = result.result.get("unexpected_count")
+    if count is None or result.exception_info.get("raised_exception", True) or result.result["element_count"] != size:
+        raise ContractError(f"{suite.name}, rule {name}: could not be run: {result.exception_info}")
+    rows = [int(row) for group in result.result["unexpected_index_list"] for row in group["row"]]
     if len(rows) != count:
         raise ContractError(f"{suite.name}, rule {name}: {count} rows failed but {len(rows)} are listed")
     return rows
 
 
 @cache
-def _whole_frames() -> Any:
+def _batch_definition() -> Any:
+    """Return the batch definition of a whole pandas frame, in an ephemeral context without telemetry."""
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
         progress_bars=ProgressBarsConfig(globally=False),

@@ -1,4 +1,4 @@
-"""Rules in words: a positive statement about a row, a table or a pair that passes."""
+"""Phrases rules as positive statements about a row, a table, or a pair that passes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 from data_contracts.measures import Measured
 
-# Measures that are 0 or 1, or counts of what must not occur: (measure, the only value allowed) -> statement.
-# `{p}` is the property, `{what}` the same without `_id`.
+# (measure, the only allowed value) -> statement. `{p}` is the property, `{entity}` the property without `_id`.
 _EXACT: Mapping[tuple[str, object], str] = {
     ("visible", 1): "{p} has visible characters",
     ("breaks", 0): "{p} has no white space and no control characters",
@@ -18,12 +17,12 @@ _EXACT: Mapping[tuple[str, object], str] = {
     ("mojibake", 0): "{p} was decoded correctly (é is not “Ã©”)",
     ("markup", 0): "{p} has no HTML tags or entities",
     ("boilerplate", 0): "{p} has no standard phrases of web pages, such as “accept all cookies”",
-    ("known", 1): "{p} is the id of an accepted {what}",
+    ("known", 1): "{p} is the id of an accepted {entity}",
     ("repeats", 0): "no row repeats an earlier row",
     ("conflicts", 0): "no row contradicts an earlier row with the same ids",
-    ("splits", 1): "each {what} is in one split only",
+    ("splits", 1): "each {entity} is in one split only",
     ("copies", 0): "{p} differs from the {p} of every earlier row",
-    ("contradictions", 0): "no judgment of the same passage and the same query text says the opposite",
+    ("contradictions", 0): "no judgment of the same passage and the same query text contradicts another",
     ("leaks", 0): "no training query has the same text as a held-out query",
     ("shared", 0): "no held-out query has the same text as a query of another held-out split",
     ("heldout", 0): "no passage of a training pair answers a held-out query",
@@ -34,7 +33,7 @@ _RANGE = {
     "bytes": "{p} has {range} bytes",
     "tokens": "{p} has {range} tokens (estimated)",
     "value": "{p} is {range}",
-    "positives": "each {what} has {range} relevant passages",
+    "positives": "each {entity} has {range} relevant passages",
     "nearness": "the similarity of {p} to earlier rows is {range} (share of equal five-word sequences)",
     "share": "the share of a split's queries that one passage answers is {range}",
     "rows": "the table has {range} rows",
@@ -45,20 +44,20 @@ _RANGE = {
 
 
 def statement(measured: Measured, expectation: str, kwargs: Mapping[str, Any], threshold: str) -> str:
-    """What is true of everything that passes a rule, as one statement.
+    """Return what is true of everything that passes a rule, as one statement.
 
-    `threshold` completes the statement of a rule that this module has no words for.
+    A rule without a phrase in this module is described by its property, its measure, and `threshold`.
     """
-    names = {"p": measured.of, "what": measured.of.removesuffix("_id")}
+    names = {"p": measured.subject, "entity": measured.subject.removesuffix("_id")}
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
     if measured.measure in _RANGE and (low is not None or high is not None):
         return _RANGE[measured.measure].format(range=_range(low, high), **names)
     allowed: Sequence[object] = kwargs.get("value_set") or ()
-    if len(allowed) == 1 and (words := _EXACT.get((measured.measure, allowed[0]))):
-        return words.format(**names)
+    if len(allowed) == 1 and (phrase := _EXACT.get((measured.measure, allowed[0]))):
+        return phrase.format(**names)
     if expectation == "expect_column_values_to_not_be_null":
-        return f"{measured.of} is present"
-    return f"{measured.of}, {measured.measure}: {threshold}"
+        return f"{measured.subject} is present"
+    return f"{measured.subject}, {measured.measure}: {threshold}"
 
 
 def _range(low: float | None, high: float | None) -> str:

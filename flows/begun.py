@@ -1,4 +1,4 @@
-"""When runs of flows began, in files below home: the watchdog reads them, and needs no Prefect server for it."""
+"""Start times of flow runs, stored in home so the watchdog can read them without a Prefect server."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
 
-KEPT = 100  # newest beginnings of each flow
+KEPT = 100  # newest starts stored per flow
 
 
 class Begun(BaseModel):
-    """One run that began."""
+    """One run that started."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    run: str  # its id on the Prefect server
+    run: str  # run id on the Prefect server
     at: datetime
-    scheduled: datetime | None = None  # the time its schedule set; None for a run that a person or an event started
+    scheduled: datetime | None = None  # scheduled start; None for a run started manually or by an event
     process: int
     host: str
 
 
 def record_begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Record that a run begins: an `on_running` hook of every flow."""
+    """Record the start of a run. The `on_running` hook of every flow."""
     settings_file = flow_run.parameters.get("settings_file")
     home = load_settings(Path(settings_file) if settings_file else None).home
     begun = Begun(
@@ -51,7 +51,7 @@ def record_begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
 
 
 def read_begun(home: Path, flow: str) -> list[Begun]:
-    """Read the newest runs of `flow` that began, oldest first; empty when the record is missing or damaged."""
+    """Read the last recorded starts of `flow`, oldest first. Empty when the record is missing or damaged."""
     try:
         return [Begun(**run) for run in json.loads(_file(home, flow).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):

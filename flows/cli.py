@@ -1,4 +1,4 @@
-"""The `nightshift` command. Heavy things are imported inside the commands, so that help is quick."""
+"""The `nightshift` command. Commands import heavy dependencies themselves to keep `--help` fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.core.drift.findings import Drift
 
 INTERRUPTED = (
-    "interrupted: the night stopped. What served before still serves. "
+    "interrupted: the night stopped. The serving release is unchanged. "
     "The next night resumes after the last finished step."
 )
 
@@ -43,8 +43,8 @@ app.add_typer(releases, name="releases")
 app.add_typer(prefect)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"nightshift {version('nightshift')}")
@@ -53,58 +53,61 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show details, and the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show detailed logs and full tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Makes a dense retriever better every night, safely: validate, mine, train, evaluate, embed, swap, serve."""
+    """Improve a dense retriever every night: validate data, mine negatives, train, embed, evaluate, publish, serve."""
     if debug:
         os.environ["NIGHTSHIFT_DEBUG"] = "1"
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command line."""
     import flows.environment  # noqa: F401
 
     try:
         check_arguments(sys.argv[1:])
         app()
-    except BaseException as end:
-        _clear_frames(end)
+    except BaseException as error:
+        _clear_frames(error)
         raise
 
 
-def _clear_frames(end: BaseException) -> None:
-    """Release what the frames of an error hold.
+def _clear_frames(error: BaseException) -> None:
+    """Clear the local variables in the tracebacks of an error and of its causes.
 
-    Prefect keeps the error of a run until the process ends. A DuckDB connection in one of its frames would then
-    outlive the interpreter, and DuckDB would print forty lines about that below the error.
+    Prefect keeps a run's error until the process ends. A DuckDB connection in one of its frames would then outlive
+    the interpreter, and DuckDB would print forty lines of warnings below the error.
     """
     cleared: set[int] = set()
-    waiting: list[BaseException | None] = [end]
-    while waiting:
-        error = waiting.pop()
-        if error is not None and id(error) not in cleared:
-            cleared.add(id(error))
-            traceback.clear_frames(error.__traceback__)
-            waiting += [error.__cause__, error.__context__]
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is not None and id(current) not in cleared:
+            cleared.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            pending += [current.__cause__, current.__context__]
 
 
 @app.command(epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
 @readable_errors
 def run(
     settings: SettingsFile = None,
-    reason: Annotated[str, typer.Option(help="Why this night runs; kept with its release.")] = "by hand",
+    reason: Annotated[str, typer.Option(help="Why this night runs. Stored with its release.")] = "manual",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Validate, and say what a night would do and cost; do no more.")
+        bool, typer.Option("--dry-run", help="Validate the data, print what a night would do and cost, and stop.")
     ] = False,
 ) -> None:
-    """Run one night, now. Exit 0: promoted, rejected or nothing to do. Exit 1: failed, and what served still serves."""
+    """Run one night now.
+
+    Exit 0: promoted, rejected, or nothing to do. Exit 1: failed; the serving release is unchanged.
+    """
     from flows.terminal_log import announce, only_warnings_of_prefect
 
     if dry_run:
-        announce("Reading the source, to forecast a night")
+        announce("Reading the source to forecast a night")
         _print_plan(load(settings))
         return
     announce(f"Starting a night ({reason}). Loading PyTorch and Prefect takes about 10 seconds.")
@@ -132,23 +135,23 @@ def run(
     error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
     if os.environ.get("NIGHTSHIFT_DEBUG"):
         traceback.print_exception(error)
-    words = explain(error) or f"{type(error).__name__}: {error}"
-    typer.secho(visible(f"error: {words}\n{_after_failure(loaded, error)}"), fg="red", err=True)
+    message = explain(error) or f"{type(error).__name__}: {error}"
+    typer.secho(visible(f"error: {message}\n{_after_failure(loaded, error)}"), fg="red", err=True)
     _clear_frames(error)
     leave(2 if isinstance(error, BadUsage) else 1)
 
 
 def _after_failure(settings: Settings, error: Exception) -> str:
-    """Which step failed, what serves, and where the report is."""
+    """Describe which step failed, which release serves, and where the report is."""
     from tasks.core.release.vector_stores import open_publisher
     from tasks.core.report.history import find_report
     from tasks.policy import step_of
 
-    served, report = "What served before still serves.", ""
-    with suppress(NightshiftError):  # Milvus may be what failed
+    served, report = "The serving release is unchanged.", ""
+    with suppress(NightshiftError):  # the failure may be that Milvus is unreachable
         pointer = open_publisher(settings).serving()
         served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
-    with suppress(NightshiftError):  # the night may have failed before its report
+    with suppress(NightshiftError):  # the night may have failed before it wrote its report
         path, night = find_report(settings.home)
         report = f" Report: {path}" if night["outcome"] == "Failed" else ""
     step = f" in the step “{name}”" if (name := step_of(error)) else ""
@@ -165,7 +168,7 @@ def _print_plan(settings: Settings) -> None:
     echo(f"home {settings.home.absolute()}")
     check_side_files(settings)
     try_indexing(settings.home, settings.mining)
-    ingested, snapshot, drift = _look(settings)
+    ingested, snapshot, drift = _measure_drift(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
     for warning in data_warnings(settings, snapshot):
         echo(f"warning: {warning}")
@@ -176,11 +179,11 @@ def _print_plan(settings: Settings) -> None:
 def rollback(
     to: Annotated[
         str | None,
-        typer.Option(help="The release to serve, or the beginning of its name; else the one that served before."),
+        typer.Option(help="Release to serve, or the beginning of its name. Default: the release that served before."),
     ] = None,
     settings: SettingsFile = None,
 ) -> None:
-    """Serve an older release again. Moves the pointer; embeds nothing."""
+    """Serve an older release again. Moves the pointer and embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
 
     release = move_back(load(settings), to)
@@ -190,21 +193,21 @@ def rollback(
 @app.command(epilog="Example: nightshift drift --json")
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """Compare the source and the query log, as they are now, with the serving release. Remembers nothing."""
+    """Compare the current source and query log with the serving release. Stores no drift state."""
     from flows.terminal_log import announce
 
     announce("Comparing the source and the query log with the serving release")
-    _, _, found = _look(load(settings))
+    _, _, comparison = _measure_drift(load(settings))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
         return
     from flows.terminal import print_drift
 
-    print_drift(found)
+    print_drift(comparison)
 
 
-def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
-    """Read the source and decide what a night would do, without remembering it."""
+def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
+    """Read the source and decide what a night would do, without storing drift state."""
     from tasks.core.drift.watch import watch
     from tasks.core.ingest.feed import refuse_another_feed
     from tasks.core.ingest.ingest import ingest
@@ -221,28 +224,28 @@ def _look(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 @app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")
 @readable_errors
 def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """Show what the newest reading of the source refused, by rule, with samples; also that of a stopped night."""
+    """Show the rows that the last ingest refused, by rule, with samples. Includes stopped nights."""
     from tasks.core.ingest.refused_rows import newest_refusals
 
-    found = newest_refusals(load(settings).home)
+    refusals = newest_refusals(load(settings).home)
     if as_json:
-        print_json(found)
+        print_json(refusals)
         return
     from flows.terminal import print_refusals
 
-    print_refusals(found)
+    print_refusals(refusals)
 
 
 @app.command(epilog="Example: nightshift doctor --settings night.toml")
 @readable_errors
 def doctor(settings: SettingsFile = None) -> None:
-    """Check what a night needs: Java, disk, model, Milvus, Prefect; say how to mend each. Exit 1 when one fails."""
+    """Check Java, disk, model, Milvus, and Prefect, and print a fix for each failure. Exit 1 if a check fails."""
     from flows.doctor import examine
     from flows.terminal import print_checks
 
     checks = examine(load(settings))
     print_checks(checks)
-    if not all(check.well for check in checks):
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 

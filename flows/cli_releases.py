@@ -1,4 +1,4 @@
-"""The commands around releases: list them, pin one, let it go again."""
+"""Commands for releases: list, pin, unpin, repair."""
 
 from __future__ import annotations
 
@@ -11,65 +11,64 @@ from flows.options import AsJson, SettingsFile, fail, load, print_json, readable
 if TYPE_CHECKING:
     from tasks.core.base.receipts import Release
 
-releases = typer.Typer(help="List the releases, newest first, and which one serves.", invoke_without_command=True)
+releases = typer.Typer(help="List releases, newest first, and mark the serving release.", invoke_without_command=True)
 
-Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Its name or the beginning of it, such as r0001.")]
+Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Release name, or its beginning, such as r0001.")]
 
 
 @releases.callback(epilog="Example: nightshift releases --json")
 @readable_errors
 def listing(context: typer.Context, as_json: AsJson = False, settings: SettingsFile = None) -> None:
-    """List the releases, newest first, and which one serves."""
+    """List releases, newest first, and mark the serving release."""
     if context.invoked_subcommand is not None:
         return
-    from tasks.core.release.pins import pinned
+    from tasks.core.release.pins import pinned_releases
     from tasks.core.release.publish import list_releases, serving
 
     loaded = load(settings)
     current, _ = serving(loaded)
-    known, kept = list_releases(loaded), pinned(loaded.home)
+    known, pins = list_releases(loaded), pinned_releases(loaded.home)
     if as_json:
-        shown = [{**_shown(one), "pinned": one.release in kept, "pruned": one.pruned} for one in known]
-        print_json({"serving": current.release if current else None, "releases": shown})
+        rows = [{**_row(release), "pinned": release.release in pins, "pruned": release.pruned} for release in known]
+        print_json({"serving": current.release if current else None, "releases": rows})
         return
     from flows.terminal import print_releases
 
-    print_releases(current, known, kept)
+    print_releases(current, known, pins)
 
 
 @releases.command(epilog="Example: nightshift releases pin r0001")
 @readable_errors
 def pin(release: Name, settings: SettingsFile = None) -> None:
-    """Never prune this release."""
-    from tasks.core.release.publish import pin as keep
+    """Keep a release: retention never prunes it."""
+    from tasks.core.release.publish import pin as pin_release
 
-    kept = keep(load(settings), release)
-    typer.echo(f"release {kept.release} is pinned: it stays until `nightshift releases unpin {kept.release}`")
+    pinned = pin_release(load(settings), release)
+    typer.echo(f"release {pinned.release} is pinned until `nightshift releases unpin {pinned.release}`")
 
 
 @releases.command(epilog="Example: nightshift releases unpin r0001")
 @readable_errors
 def unpin(release: Name, settings: SettingsFile = None) -> None:
-    """Let retention decide about this release again."""
-    from tasks.core.release.publish import unpin as let_go
+    """Unpin a release: retention may prune it again."""
+    from tasks.core.release.publish import unpin as unpin_release
 
-    freed = let_go(load(settings), release)
-    typer.echo(f"release {freed} is not pinned any more")
+    typer.echo(f"release {unpin_release(load(settings), release)} is no longer pinned")
 
 
 @releases.command(epilog="Example: nightshift releases repair")
 @readable_errors
 def repair(settings: SettingsFile = None) -> None:
-    """Verify the serving release, and rebuild what is damaged from the stored vectors. Embeds nothing."""
+    """Verify the serving release and rebuild damaged parts from the stored vectors. Embeds nothing."""
     from tasks.core.release.repair import repair as rebuild
 
     release, _ = rebuild(load(settings))
     if release is None:
-        fail("no release serves; `nightshift rollback` takes an older one, `nightshift run` makes one")
-    typer.echo(f"release {release.release} serves and is whole")
+        fail("no release serves. Run `nightshift rollback` to serve an older release, or `nightshift run` to make one")
+    typer.echo(f"release {release.release} serves and is intact")
 
 
-def _shown(release: Release) -> dict[str, object]:
-    named = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
-    fields = release.model_dump(mode="json", include=set(named))
-    return {**{name: fields[name] for name in named}, "encoder": release.fingerprint, "passages": release.rows}
+def _row(release: Release) -> dict[str, object]:
+    names = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
+    fields = release.model_dump(mode="json", include=set(names))
+    return {**{name: fields[name] for name in names}, "encoder": release.fingerprint, "passages": release.rows}

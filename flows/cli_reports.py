@@ -1,4 +1,4 @@
-"""The commands that look back: the page of a night, and two systems side by side."""
+"""Commands that show results: the report of a night, and the comparison of two systems."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ reports = typer.Typer()
 @readable_errors
 def report(
     run: Annotated[
-        str | None, typer.Argument(help="A release, or how a night's page is called: 2026-03-01. Without it the last.")
+        str | None,
+        typer.Argument(help="A release, or the start of a night, such as 2026-03-01. Default: the last night."),
     ] = None,
     as_json: AsJson = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Print the path of a night's report, one HTML page."""
+    """Print the path of a night's report (one HTML page)."""
     from tasks.core.report.history import find_report
 
     path, row = find_report(load(settings).home, run)
@@ -34,30 +35,30 @@ def report(
 @reports.command(epilog="Example: nightshift compare bm25 serving")
 @readable_errors
 def compare(
-    one: Annotated[
+    a: Annotated[
         str,
         typer.Argument(
             metavar="A", help="A release such as r0001, “serving”, “base”, “bm25”, or an evaluation's digest."
         ),
     ],
-    other: Annotated[str, typer.Argument(metavar="B", help="The same; gains are those of B over A.")],
-    cases: Annotated[int, typer.Option(min=0, help="How many queries to show of each kind.")] = 5,
+    b: Annotated[str, typer.Argument(metavar="B", help="Same choices as A. Gains are those of B over A.")],
+    cases: Annotated[int, typer.Option(min=0, help="Number of worst and of best queries to show.")] = 5,
     trec: Annotated[
-        Path | None, typer.Option(help="Write both runs and the qrels into this folder, in TREC's form.")
+        Path | None, typer.Option(help="Write both runs and the qrels to this folder, in TREC format.")
     ] = None,
     as_json: AsJson = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Compare two systems query by query on the same held-out queries and passages."""
+    """Compare two systems, query by query, on the same held-out queries and passages."""
     from tasks.core.report.compare import compare_systems, export
 
     loaded = load(settings)
-    found = compare_systems(loaded, one, other, cases)
+    comparison = compare_systems(loaded, a, b, cases)
     if trec is not None:
-        export(loaded.home, found, trec)
+        export(loaded.home, comparison, trec)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
         return
     from flows.terminal import print_comparison
 
-    print_comparison(found)
+    print_comparison(comparison)

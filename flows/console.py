@@ -1,4 +1,4 @@
-"""How the command prints: data may hold anything, and no terminal obeys it."""
+"""Terminal output that shows control characters of the data instead of sending them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _BEYOND_ASCII = re.compile("[\x7f-\x9f]")
 
 
 def open_console(**options: Any) -> Console:
-    """Return a console that shows control characters in what it prints instead of sending them."""
+    """Return a console that shows control characters instead of sending them."""
     console = Console(**options)
     console.push_render_hook(_ShowControls())
     return console
 
 
 def escape_controls(document: str) -> str:
-    """Escape the control characters that JSON leaves as they are: DEL and those after it."""
+    """Escape the control characters that JSON does not escape: U+007F to U+009F."""
     return _BEYOND_ASCII.sub(lambda match: f"\\u{ord(match.group()):04x}", document)
 
 
 def show_controls_in_log_lines() -> None:
-    """Let no log line of Nightshift hold a control character, on the terminal, in Prefect, or in a worker's log."""
-    make = logging.getLogRecordFactory()
-    if getattr(make, "shows_controls", False):
+    """Replace control characters in all log lines of Nightshift: on the terminal, in Prefect, and in worker logs."""
+    make_record = logging.getLogRecordFactory()
+    if getattr(make_record, "shows_controls", False):
         return
 
     def make_visible(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
+        record = make_record(*args, **kwargs)
         if record.name.partition(".")[0] == "nightshift":
             record.msg, record.args = visible(record.getMessage()), ()
         return record
@@ -49,7 +49,7 @@ class _ShowControls(RenderHook):
 
 
 class _Visible:
-    """A renderable whose text is `visible`; the console's own styles and line ends stay."""
+    """Wrap a renderable and make its text `visible`. The console's styles and line ends are kept."""
 
     def __init__(self, renderable: ConsoleRenderable) -> None:
         self._renderable = renderable

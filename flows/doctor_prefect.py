@@ -1,4 +1,4 @@
-"""What `nightshift doctor` checks of the server that `nightshift up` started on this home."""
+"""Checks of the local server that `nightshift up` started, for `nightshift doctor`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from datetime import UTC, datetime, timedelta
 
 from flows.local_prefect import GRACE, Running, api_of, prefect_folder, started
 from flows.prefect_processes import lives
-from flows.schedules import late_runs, next_runs, read_schedules, spoken_name, spoken_time
+from flows.schedules import display_name, display_time, late_runs, next_runs, read_schedules
 from flows.server_log import read_errors
 from flows.watchdog import missing_runs
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import Settings
 
-HEARTBEAT = timedelta(seconds=90)  # a worker sends one every 30 seconds
+HEARTBEAT = timedelta(seconds=90)  # oldest accepted heartbeat; a worker sends one every 30 seconds
 Probe = tuple[str, Callable[[Settings], str], str]
 
 
 def probes(settings: Settings) -> list[Probe]:
-    """List the checks of the local server; empty when `nightshift up` started none on this home."""
+    """List the checks of the local server. Empty when `nightshift up` started no server on this home."""
     if started(settings.home) is None:
         return []
     return [
         ("server", _server, "start it again: nightshift up"),
         ("worker", _worker, "see worker.log; start it again: nightshift up"),
-        ("schedule", _schedule, "see server.log; install what infra/constraints.txt says; nightshift down, then up"),
+        (
+            "schedule",
+            _schedule,
+            "see server.log; install the versions in infra/constraints.txt; then: nightshift down, nightshift up",
+        ),
         ("runs", _runs, "see worker.log and the run in the UI; run the night now: nightshift run"),
         ("watchdog", _watchdog, "start it again: nightshift up"),
         ("logs", _logs, "read the lines around the errors; then: nightshift down, nightshift up"),
@@ -48,7 +52,7 @@ def _server(settings: Settings) -> str:
 def _worker(settings: Settings) -> str:
     known = _known(settings)
     if not lives(known.worker):
-        raise NightshiftError(f"the worker is dead (process {known.worker}): no scheduled run begins")
+        raise NightshiftError(f"the worker is dead (process {known.worker}): no scheduled run starts")
     workers = api_of(settings.home, known).post("work_pools/nightshift/workers/filter", {})
     newest = max((worker["last_heartbeat_time"] or "" for worker in workers), default="")
     if not newest:
@@ -65,40 +69,40 @@ def _schedule(settings: Settings) -> str:
     planned = next_runs(api, schedules)
     unplanned = [schedule.deployment for schedule in schedules if not planned[schedule.id]]
     if unplanned:
-        raise NightshiftError(f"the server has planned no run of {', '.join(unplanned)}")
-    words = [
-        f"next {spoken_name(schedule.deployment)} {spoken_time(when, now)}"
+        raise NightshiftError(f"the server has scheduled no run of {', '.join(unplanned)}")
+    starts = [
+        f"next {display_name(schedule.deployment)} {display_time(when, now)}"
         for schedule in schedules
         if (when := planned[schedule.id])
     ]
-    return ", ".join(words) or "no deployment has an active schedule"
+    return ", ".join(starts) or "no deployment has an active schedule"
 
 
 def _runs(settings: Settings) -> str:
     missing = missing_runs(settings.home, GRACE, datetime.now(UTC))
     if missing:
-        words = [f"{len(times)} of {name}, last {max(times):%d %b %H:%M} UTC" for name, times in missing.items()]
-        raise NightshiftError(f"scheduled runs did not begin in the last two days: {'; '.join(words)}")
+        runs = [f"{len(times)} of {name}, last {max(times):%d %b %H:%M} UTC" for name, times in missing.items()]
+        raise NightshiftError(f"scheduled runs did not start in the last two days: {'; '.join(runs)}")
     late = late_runs(api_of(settings.home, _known(settings)), GRACE)
     if late:
         names = ", ".join(run["name"] for run in late[:5])
-        raise NightshiftError(f"{len(late)} runs are late, no worker picked them up: {names}")
-    return "every scheduled run began, and none is late"
+        raise NightshiftError(f"{len(late)} runs are late: no worker picked them up ({names})")
+    return "every scheduled run started on time"
 
 
 def _watchdog(settings: Settings) -> str:
     known = _known(settings)
     if not lives(known.watchdog):
-        raise NightshiftError("the watchdog is dead: nobody reports a scheduled run that does not begin")
+        raise NightshiftError("the watchdog is dead: missing scheduled runs are not reported")
     return f"runs; its log: {prefect_folder(settings.home) / 'watchdog.log'}"
 
 
 def _logs(settings: Settings) -> str:
-    found = [
+    errors = [
         f"{name}: {error}"
         for name in ("server.log", "worker.log")
         for error in read_errors(prefect_folder(settings.home) / name)
     ]
-    if found:
-        raise NightshiftError("errors since the last start: " + "; ".join(found[:5]))
+    if errors:
+        raise NightshiftError("errors since the last start: " + "; ".join(errors[:5]))
     return "no error in server.log and worker.log since the last start"

@@ -1,4 +1,4 @@
-"""Between nights: is this traffic still what the serving encoder knows? And the retrain that follows when it is not."""
+"""Flows that check queries and passages for drift between nights, and retrain when they drifted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tasks.core.report.night import Night, recipe_of
 
 @flow(name="watch-drift", flow_run_name=run_name, on_running=[record_begin])
 def watch_drift(settings_file: Path | None = None) -> State[Drift]:
-    """Read the source and the query log, compare them with what serves, and announce the verdict as an event.
+    """Compare the source and the query log with the serving release, and emit the action as a Prefect event.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
 
     Returns:
-        Completed as Quiet, Changed, Drifting, Retrain, Unlabeled or Suspect, with the verdict as data.
+        Completed as Quiet, Changed, Drifting, Retrain, Unlabeled, or Suspect; the drift result is its data.
     """
     settings = load_settings(settings_file)
     serving, _ = release.reconcile(settings)
@@ -37,14 +37,14 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
 
 
 @flow(name="retrain-on-drift", flow_run_name=run_name, on_running=[record_begin])
-def retrain_on_drift(settings_file: Path | None = None, reason: str = "drift: by hand") -> State[Night]:
-    """A night that retrains at least, whatever little else has changed.
+def retrain_on_drift(settings_file: Path | None = None, reason: str = "drift: manual") -> State[Night]:
+    """Run a night that always retrains, even if little has changed.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
-        reason: What moved; kept with the release. The automation fills it in from the drift event.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
+        reason: What drifted. Stored with the release. The automation fills it in from the drift event.
 
     Returns:
-        As a night.
+        The state of the night, as `nightly` returns it.
     """
     return whole_night(load_settings(settings_file), reason, retrain=True)

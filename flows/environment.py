@@ -1,6 +1,6 @@
-"""What must be in the environment before Prefect and other dependencies are imported: no telemetry, our logs.
+"""Set environment variables that Prefect and other dependencies read at import: no telemetry, Nightshift's logs.
 
-Imported first by everything that imports Prefect. Whatever the user has set stays as it is.
+Every module that imports Prefect imports this module first. Variables that the user has set are not changed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ DEFAULTS = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # the core's log lines belong to the run that caused them
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # show the core's log lines with their flow run
     "TOKENIZERS_PARALLELISM": "true",
-    "PYTHONSAFEPATH": "1",  # children never import a tasks.py or flows/ of the folder that a user works in
-    # Threads that wait for each other sleep instead of spinning: with spinning, one other busy process on the machine
-    # (Prefect's server, a search) makes training two to four times slower.
+    "PYTHONSAFEPATH": "1",  # child processes must not import tasks.py or flows/ from the user's working directory
+    # Waiting threads sleep instead of spinning. With spinning, one other busy process (Prefect's server, a search)
+    # makes training two to four times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
 show_controls_in_log_lines()
-logging.getLogger("nightshift").setLevel(logging.INFO)  # Prefect attaches its handler, not a level
+logging.getLogger("nightshift").setLevel(logging.INFO)  # Prefect adds a handler but sets no level

@@ -1,4 +1,4 @@
-"""A Prefect server, a worker, and a watchdog on this machine, for users who have no Prefect: start, find, end."""
+"""Start, find, and stop a local Prefect server, worker, and watchdog, for users without a Prefect server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from flows.server_log import read_errors
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import exclusive, write_json, write_text
 
-HEALTHY_WITHIN = 120  # seconds; on a busy machine a first start makes a database meanwhile
-SCHEDULED_WITHIN = 90  # seconds; the scheduler looks for new deployments every 5 seconds, and for all every 60
+HEALTHY_WITHIN = 120  # seconds; the first start creates a database
+SCHEDULED_WITHIN = 90  # seconds; the scheduler handles new deployments every 5 seconds, all deployments every 60
 HOST = "127.0.0.1"
-GRACE = timedelta(minutes=10)  # how late a scheduled run may begin before the watchdog sends an alert
+GRACE = timedelta(minutes=10)  # a run that starts later than this triggers a watchdog alert
 
-# Defaults of the server that `up` starts; what the user has set in the environment stays.
+# Defaults of the server that `up` starts. Variables that the user has set take precedence.
 SERVER_DEFAULTS = {
-    # Leases in memory are lost when the server dies, and their slots stay taken: no run would begin again.
+    # Leases in memory are lost when the server dies. Their slots would stay taken, and no run would start again.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "10",
@@ -39,7 +39,7 @@ SERVER_DEFAULTS = {
 
 
 class Running(BaseModel):
-    """What `nightshift up` left running, as it stands in `<home>/prefect/up.json`."""
+    """Processes that `nightshift up` started, as stored in `<home>/prefect/up.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,16 +50,16 @@ class Running(BaseModel):
 
     @property
     def port(self) -> int:
-        """The server's port."""
+        """Port of the server."""
         return int(self.url.rpartition(":")[2])
 
 
 def start(
     home: Path, settings_file: Path | None, deployments: Path | None, port: int, grace: timedelta = GRACE
 ) -> Running:
-    """Start server, deployments, worker, and watchdog, or those of them that do not run. Safe to call again.
+    """Start the server, deployments, worker, and watchdog, unless they run already. Safe to call again.
 
-    Raises NightshiftError when the port is taken, or one of them does not start: with the end of its log.
+    Raises NightshiftError when the port is taken, or, with the end of its log, when the server does not start.
     """
     folder = prefect_folder(home)
     with exclusive(folder / "up.lock"):
@@ -84,7 +84,7 @@ def start(
 
 
 def started(home: Path) -> Running | None:
-    """Read what `start` started on this home and `stop` did not end, whether it lives or not."""
+    """Return the processes that `start` recorded on this home, dead or alive. None before `start` and after `stop`."""
     try:
         return Running(**json.loads((prefect_folder(home) / "up.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -92,30 +92,30 @@ def started(home: Path) -> Running | None:
 
 
 def running(home: Path) -> Running | None:
-    """Read what runs of what `start` started on this home; None when its server does not."""
+    """Return the processes that `start` recorded on this home, or None when the server is dead."""
     known = started(home)
     return known if known and lives(known.server) else None
 
 
 def save_running(home: Path, now: Running) -> None:
-    """Store what runs; hold `up.lock` meanwhile."""
+    """Store the processes. The caller must hold `up.lock`."""
     write_json(prefect_folder(home) / "up.json", now.model_dump())
 
 
 def prefect_folder(home: Path) -> Path:
-    """The folder of the server, its database, and its logs."""
+    """Return the folder of the server's database and logs."""
     return home.absolute() / "prefect"
 
 
 def api_of(home: Path, known: Running) -> PrefectApi:
-    """The REST interface of the server that runs on this home."""
+    """Return a client for the REST API of this home's server."""
     return PrefectApi.with_login(f"{known.url}/api", login(home))
 
 
 def wait_until_scheduled(home: Path, known: Running) -> list[tuple[Schedule, datetime]]:
-    """Wait until the next run of every active schedule exists on the server; return the schedules with its time.
+    """Wait until the server has scheduled a run of every active schedule; return schedules and start times.
 
-    Raises NightshiftError with the server's own errors when a run does not appear.
+    Raises NightshiftError, with the errors in the server's log, when a run is not scheduled in time.
     """
     api = api_of(home, known)
     schedules = keep_schedules(home, read_schedules(api))
@@ -131,14 +131,14 @@ def wait_until_scheduled(home: Path, known: Running) -> list[tuple[Schedule, dat
     log = prefect_folder(home) / "server.log"
     errors = "\n".join(str(error) for error in read_errors(log)) or "no errors"
     raise NightshiftError(
-        f"the Prefect server planned no run of {', '.join(sorted(missing)) or 'a schedule'} within {SCHEDULED_WITHIN} "
-        f"seconds: no night would begin. Errors in {log}:\n{errors}\n"
-        "Install the versions of infra/constraints.txt; then: nightshift down, nightshift up."
+        f"the Prefect server scheduled no run of {', '.join(sorted(missing)) or 'a schedule'} within "
+        f"{SCHEDULED_WITHIN} seconds, so no night would start. Errors in {log}:\n{errors}\n"
+        "Install the versions in infra/constraints.txt. Then run: nightshift down, nightshift up."
     )
 
 
 def use_running_server(home: Path) -> None:
-    """Let this process, which has not imported Prefect yet, speak to the server that runs on this home, if any."""
+    """Point this process at the server that runs on this home, if any. Call before importing Prefect."""
     known = running(home)
     if known is not None and "PREFECT_API_URL" not in os.environ:
         os.environ["PREFECT_API_URL"] = f"{known.url}/api"
@@ -146,22 +146,22 @@ def use_running_server(home: Path) -> None:
 
 
 def login(home: Path) -> str:
-    """`user:password` of this home's server: PREFECT_SERVER_API_AUTH_STRING, or else made once and kept."""
-    if given := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        return given
+    """Return `user:password` of this home's server: PREFECT_SERVER_API_AUTH_STRING, or a stored random password."""
+    if configured := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        return configured
     file = home / "prefect" / "login"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        before = os.umask(0o077)
+        previous = os.umask(0o077)
         try:
             write_text(file, f"nightshift:{secrets.token_urlsafe(18)}\n")
         finally:
-            os.umask(before)
+            os.umask(previous)
     return file.read_text(encoding="utf-8").strip()
 
 
-def runs_under_way(home: Path, known: Running) -> list[str]:
-    """The names of the flow runs that a worker is at.
+def active_runs(home: Path, known: Running) -> list[str]:
+    """List the names of the flow runs in progress.
 
     Raises Unreachable when the server does not answer.
     """
@@ -170,9 +170,9 @@ def runs_under_way(home: Path, known: Running) -> list[str]:
 
 
 def stop(home: Path, known: Running) -> None:
-    """End watchdog, worker, and server; a run under way ends with them, and the next night resumes its work."""
+    """Stop the watchdog, worker, server, and runs in progress. The next night resumes their work."""
     with exclusive(prefect_folder(home) / "up.lock"):
-        known = started(home) or known  # the watchdog may have replaced a process meanwhile
+        known = started(home) or known  # the watchdog may have restarted a process
         for process in (known.watchdog, known.worker, known.server):
             end(process)
         (prefect_folder(home) / "up.json").unlink(missing_ok=True)
@@ -180,9 +180,9 @@ def stop(home: Path, known: Running) -> None:
 
 
 def wait_until_healthy(log: Path, environment: Mapping[str, str], alive: Callable[[], bool]) -> None:
-    """Wait for the server whose PREFECT_API_URL `environment` has, while it is `alive`.
+    """Wait until the server at PREFECT_API_URL in `environment` is healthy, while `alive()` is true.
 
-    Raises NightshiftError, with the end of its log, when it ends or takes too long.
+    Raises NightshiftError, with the end of `log`, when the server exits or takes too long.
     """
     api = PrefectApi.with_login(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING", ""))
     deadline = time.monotonic() + HEALTHY_WITHIN
@@ -195,7 +195,7 @@ def wait_until_healthy(log: Path, environment: Mapping[str, str], alive: Callabl
 
 
 def start_server(folder: Path, environment: Mapping[str, str], port: int) -> int:
-    """Start the server; return its process id.
+    """Start the server and return its process id.
 
     Raises NightshiftError when the port is taken.
     """
@@ -205,15 +205,15 @@ def start_server(folder: Path, environment: Mapping[str, str], port: int) -> int
             probe.bind((HOST, port))
         except OSError as error:
             raise NightshiftError(
-                f"port {port} of {HOST} is taken: by another Prefect? Point PREFECT_API_URL at it and run "
-                "`python -m infra.bootstrap`, or choose another: nightshift up --port 4300"
+                f"port {port} of {HOST} is taken. If a Prefect server uses it, set PREFECT_API_URL to it and run "
+                "`python -m infra.bootstrap`. Otherwise choose another port: nightshift up --port 4300"
             ) from error
     arguments = ("server", "start", "--host", HOST, "--port", str(port))
     return spawn(folder / "server.log", environment, "flows.prefect_server", *arguments)
 
 
 def start_worker(folder: Path, environment: Mapping[str, str]) -> int:
-    """Start the worker; return its process id."""
+    """Start the worker and return its process id."""
     arguments = ("worker", "start", "--pool", "nightshift", "--type", "process")
     return spawn(folder / "worker.log", environment, "prefect", *arguments)
 
@@ -224,9 +224,9 @@ def _start_watchdog(home: Path, environment: Mapping[str, str], grace: timedelta
 
 
 def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, str]:
-    more = {"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}
+    settings = {"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}
     return {
-        **more,
+        **settings,
         "NIGHTSHIFT_HOME": str(home.absolute()),
         "PREFECT_HOME": str(home.absolute() / "prefect"),
         "PREFECT_API_URL": f"{url}/api",
@@ -237,8 +237,8 @@ def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, 
 
 
 def _bootstrap(environment: Mapping[str, str], deployments: Path | None) -> None:
-    more = ["--deployments", str(deployments)] if deployments else []
-    command = [sys.executable, "-m", "infra.bootstrap", *more]
+    options = ["--deployments", str(deployments)] if deployments else []
+    command = [sys.executable, "-m", "infra.bootstrap", *options]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:
-        raise NightshiftError(f"the deployments could not be made:\n{done.stdout}{done.stderr}")
+        raise NightshiftError(f"the deployments could not be created:\n{done.stdout}{done.stderr}")

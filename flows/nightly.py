@@ -1,4 +1,4 @@
-"""A night: data in, a better release out, or none and the old one serves on."""
+"""The nightly flow: build a new release from data, and publish it if it is better than the serving release."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from tasks.server_loss import loss
 
 log = logging.getLogger("nightshift.night")
 
-ENDS = {Action.SKIP: "Skipped", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}  # nights that change nothing
+EARLY_OUTCOMES = {Action.SKIP: "Skipped", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}  # change nothing
 
 
 @flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
 def nightly(settings_file: Path | None = None, reason: str = "schedule") -> State[Night]:
-    """Validate, mine, train, embed, evaluate and, when the gate says so, swap.
+    """Validate, mine, train, embed, and evaluate; publish if the gate promotes the challenger.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
-        reason: Why this night runs; kept with its release.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
+        reason: Why this night runs. Stored with the release.
 
     Returns:
-        Completed as Promoted, Rejected, Skipped, Unlabeled or Suspect, with the night's outcome as data.
+        Completed as Promoted, Rejected, Skipped, Unlabeled, or Suspect; the night's record is its data.
     """
     return whole_night(load_settings(settings_file), reason)
 
 
 def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> State[Night]:
-    """One night under the publishing lock, on record also when it fails; with `retrain` no less than a retrain."""
+    """Run a night under the publishing lock, and report it even if it fails. `retrain` forces a retrain."""
     loss.install()
     log.info("home %s", settings.home.absolute())
     with one_publisher(settings):
@@ -62,9 +62,9 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
 
 
 def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
-    """The night itself, in the order in which it is told."""
+    """Run the steps of a night in order."""
     ingest.check_side_files(settings)
-    serving, epoch = release.reconcile(settings, rebuild=True)
+    serving, generation = release.reconcile(settings, rebuild=True)
     book.note(serving=serving)
     begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
@@ -75,8 +75,8 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     book.note(drift=drift)
     if serving is not None and drift.verdict is Action.SKIP:
         mining.index_served(settings, serving)
-    if drift.verdict in ENDS:
-        return _end(settings, book, ENDS[drift.verdict])
+    if drift.verdict in EARLY_OUTCOMES:
+        return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
@@ -89,25 +89,25 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     )
     base_vectors = embed(settings, base, snapshot)
     book.note(index=index, base_vectors=base_vectors)
-    before, known = base, base_vectors  # what the challenger has to hold its own against
+    rival, rival_vectors = base, base_vectors  # the challenger is compared with these
     if serving is not None:
-        before = release.encoder_of(settings, serving)
-        known = embed(settings, before, snapshot)
-    challenger = before
+        rival = release.encoder_of(settings, serving)
+        rival_vectors = embed(settings, rival, snapshot)
+    challenger = rival
     if drift.verdict is Action.RETRAIN:
-        start = before if settings.encoder.start == "serving" else base
+        start = rival if settings.encoder.start == "serving" else base
         challenger = iterate(settings, snapshot, index, start, book)
         first = book.night.trained[0]
-        if (fallen := judge_training(first)) is not None:
-            book.note(encoder=first, verdict=Decision(findings=(fallen,)))
+        if (failed_check := judge_training(first)) is not None:
+            book.note(encoder=first, verdict=Decision(findings=(failed_check,)))
             return _end(settings, book, "Rejected")
-        probe = evaluation.probe(settings, snapshot, challenger, before, known, held_out, serving)
+        probe = evaluation.probe(settings, snapshot, challenger, rival, rival_vectors, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
             book.note(verdict=Decision(findings=(probe.finding,)))
             return _end(settings, book, "Rejected")
-    which = "trained" if drift.verdict is Action.RETRAIN else "serving"
-    begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {which} encoder")
+    trained = drift.verdict is Action.RETRAIN
+    begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
     book.note(encoder=challenger, embeddings=vectors)
 
@@ -118,19 +118,25 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot),
     }
     if serving is not None:
-        figures["serving"] = evaluation.evaluate(settings, "serving", before, known, snapshot)
-    taken_back = release.withdrawn(settings, challenger, vectors, snapshot)
-    trained = drift.verdict is Action.RETRAIN
-    verdict = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=taken_back
+        figures["serving"] = evaluation.evaluate(settings, "serving", rival, rival_vectors, snapshot)
+    withdrawn = release.withdrawn(settings, challenger, vectors, snapshot)
+    decision = evaluation.gate(
+        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=withdrawn
     )
-    book.note(figures=figures, verdict=verdict)
-    if not verdict.promote:
+    book.note(figures=figures, verdict=decision)
+    if not decision.promote:
         return _end(settings, book, "Rejected")
 
     begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
     published = release.publish(
-        settings, challenger, vectors, snapshot, figures, recipe=recipe, reason=book.night.reason, expected_epoch=epoch
+        settings,
+        challenger,
+        vectors,
+        snapshot,
+        figures,
+        recipe=recipe,
+        reason=book.night.reason,
+        expected_epoch=generation,
     )
     book.note(release=published)
     release.prune(settings)
@@ -138,19 +144,22 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
 
 def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
-    """Mine and train for the rounds that the settings ask for; each mines with the encoder of the one before.
+    """Mine and train for `[mining] rounds`. Each round mines with the encoder of the round before.
 
-    A round that does not improve on its start ends them, and its start is the challenger.
+    Stops at the first round that does not improve on its start encoder.
+
+    Returns:
+        The challenger: the encoder of the last round that improved, or `encoder` if no round did.
     """
     begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
-    found = search(settings, snapshot, index)
-    looks = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
-    dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if looks else None
+    bm25 = search(settings, snapshot, index)
+    uses_dev = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
+    dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if uses_dev else None
     for round_ in range(settings.mining.rounds):
         if round_ > 0:
             begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
         vectors = embed(settings, encoder, snapshot)
-        negatives = mine(settings, snapshot, found, encoder, vectors, round_, book.night.serving)
+        negatives = mine(settings, snapshot, bm25, encoder, vectors, round_, book.night.serving)
         book.note(negatives=(*book.night.negatives, negatives))
         begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
         trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
@@ -162,9 +171,9 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
-    """BM25's best passages for the training queries, in one piece or slice by slice."""
-    if slices := mining.bm25_slices(settings, snapshot, index):
-        run_shards(mining.search_bm25_slice, mining.on_processors(settings), snapshot, index, shards=slices)
+    """Search the training queries with BM25, sharded if `[mining] shards` is above 1."""
+    if shards := mining.count_bm25_shards(settings, snapshot, index):
+        run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
     return mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
 
 
@@ -177,25 +186,26 @@ def mine(
     round_: int,
     serving: Release | None,
 ) -> Negatives:
-    """The round's negatives; what the encoder searches for them, in one piece or slice by slice."""
-    if slices := mining.dense_slices(settings, snapshot, encoder, vectors, round_):
+    """Mine the negatives of a round. The dense search is sharded if `[mining] shards` is above 1."""
+    if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
-        run_shards(mining.search_dense_slice, mining.on_processors(settings), snapshot, encoder, vectors, shards=slices)
+        run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)
     return mining.mine_negatives(settings, snapshot, bm25, encoder, vectors, round_, serving)
 
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
-    """All passages under one encoder, shard by shard."""
+    """Embed all passages with an encoder, shard by shard."""
     world_size = settings.embedding.shards
-    if (known := find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)) is not None:
-        return known
+    embeddings = find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)
+    if embeddings is not None:
+        return embeddings
     run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
 
 
-def _end(settings: Settings, book: Logbook, name: str) -> State[Night]:
-    night = report.write(settings, book.night.having(outcome=name))
+def _end(settings: Settings, book: Logbook, outcome: str) -> State[Night]:
+    night = report.write(settings, book.night.having(outcome=outcome))
     release.remove_unused(settings)
-    get_run_logger().info("%s: %s", name, night.why)
+    get_run_logger().info("%s: %s", outcome, night.why)
     keep_outcome(night)
-    return Completed(name=name, message=night.why, data=night)
+    return Completed(name=outcome, message=night.why, data=night)

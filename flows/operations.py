@@ -1,4 +1,4 @@
-"""What a person does to releases between nights, as flows: roll back, prune, reindex."""
+"""Flows for manual operations on releases: roll back, prune, reindex."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tasks.core.base.settings_file import load_settings
 
 
 @flow(name="rollback", flow_run_name=run_name, on_running=[record_begin])
-def rollback(settings_file: Path | None = None, to: str | None = None, reason: str = "by hand") -> State[str]:
-    """Serve an older release again, in seconds; nothing is embedded. A night under way becomes stale and ends.
+def rollback(settings_file: Path | None = None, to: str | None = None, reason: str = "manual") -> State[str]:
+    """Serve an older release again, in seconds, without embedding. A night in progress becomes stale and stops.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
-        to: The release to serve, or the beginning of its name, such as r0001; empty: the one that served before.
-        reason: Why; it becomes part of the run's name.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
+        to: Release to serve, or the beginning of its name, such as r0001. Default: the release that served before.
+        reason: Why you roll back. Becomes part of the run's name.
     """
     served = release.rollback(load_settings(settings_file), to or None)
     return Completed(name="Rolled back", message=f"release {served.release} serves", data=served.release)
@@ -30,10 +30,10 @@ def rollback(settings_file: Path | None = None, to: str | None = None, reason: s
 
 @flow(name="prune", flow_run_name=run_name, on_running=[record_begin])
 def prune(settings_file: Path | None = None) -> State[list[str]]:
-    """Remove collections that retention no longer keeps, and what crashed nights left. Nights do it as they end.
+    """Remove collections that retention no longer keeps or that crashed nights left. Every promoted night does this.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
     """
     removed = release.prune(load_settings(settings_file))
     return Completed(message=f"{len(removed)} collections removed: {', '.join(removed) or 'none'}", data=removed)
@@ -41,14 +41,14 @@ def prune(settings_file: Path | None = None) -> State[list[str]]:
 
 @flow(name="reindex", flow_run_name=run_name, on_running=[record_begin])
 def reindex(settings_file: Path | None = None, reason: str = "index settings") -> State[str]:
-    """Build the serving release's collection anew, with the index settings of today, and swap. Embeds nothing.
+    """Rebuild the serving release's collection with the current index settings, and publish it. Embeds nothing.
 
     Args:
-        settings_file: A TOML file; else the file that NIGHTSHIFT_SETTINGS names, else the defaults.
-        reason: Why; kept with the release.
+        settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
+        reason: Why you rebuild it. Stored with the release.
     """
     settings = load_settings(settings_file)
     with one_publisher(settings):
-        made = release.reindex(settings, reason)
+        reindexed = release.reindex(settings, reason)
         release.prune(settings)
-    return Completed(name="Promoted", message=f"release {made.release} serves", data=made.release)
+    return Completed(name="Promoted", message=f"release {reindexed.release} serves", data=reindexed.release)

@@ -1,4 +1,4 @@
-"""What all commands have in common: their options, readable errors, JSON."""
+"""Shared parts of all commands: options, readable errors, JSON output."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", help="TOML settings; without it the defaults: the demo corpus.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML settings file. Default: the demo corpus.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Show an error as its message; with --debug (or NIGHTSHIFT_DEBUG=1) the traceback instead.
+    """Wrap a command: print errors as messages, or as tracebacks with --debug (NIGHTSHIFT_DEBUG=1).
 
-    Exits 2 for settings, options and queries that cannot be used, 1 for every other error.
+    Exits 2 for invalid settings, options, and queries, and 1 for every other error.
     """
 
     @wraps(command)
@@ -44,21 +42,21 @@ def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
         except Exception as error:
             if os.environ.get("NIGHTSHIFT_DEBUG"):
                 raise
-            if (words := explain(error)) is not None:
-                fail(words, 2 if isinstance(error, BadUsage) else 1)
-            fail(f"{describe(error)}\nThis should not happen. To see where: nightshift --debug …")
+            if (message := explain(error)) is not None:
+                fail(message, 2 if isinstance(error, BadUsage) else 1)
+            fail(f"{describe(error)}\nThis should not happen. For the traceback: nightshift --debug …")
 
     return wrapped
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """Print what went wrong, and exit with `status`."""
+    """Print an error and exit with `status`."""
     typer.secho(f"error: {visible(message)}", fg="red", err=True)
     raise typer.Exit(status)
 
 
 def echo(message: str) -> None:
-    """Print a line on standard output; what a terminal would obey in it is shown instead."""
+    """Print a line to stdout, with control characters made visible."""
     typer.echo(visible(message))
 
 
@@ -69,8 +67,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
             check_text(argument)
         except ValueError:
             typer.secho(
-                f"error: the argument {visible(argument)} is not UTF-8. Type it in a UTF-8 terminal; a file that has "
-                "such a name needs another.",
+                f"error: the argument {visible(argument)} is not UTF-8. Use a UTF-8 terminal, and rename "
+                "files whose names are not UTF-8.",
                 fg="red",
                 err=True,
             )
@@ -78,9 +76,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def load(file: Path | None) -> Settings:
-    """The settings, with the core's log lines on standard error from here on.
+    """Load the settings, and log to stderr from here on.
 
-    Raises BadUsage when home is a file, and what `load_settings` raises.
+    Raises BadUsage when home is a file or `load_settings` refuses the settings.
     """
     from flows.terminal_log import show_progress
     from tasks.core.base.errors import BadUsage
@@ -89,12 +87,12 @@ def load(file: Path | None) -> Settings:
     show_progress()
     settings = load_settings(file)
     if settings.home.exists() and not settings.home.is_dir():
-        raise BadUsage(f"home {settings.home}: a file, where a folder is needed. Set home or NIGHTSHIFT_HOME.")
-    if settings.as_written(""):  # not where the working directory would suggest
+        raise BadUsage(f"home {settings.home}: a file, but a folder is needed. Set home or NIGHTSHIFT_HOME.")
+    if settings.as_written(""):  # home is not the folder that the working directory suggests
         logging.getLogger("nightshift.settings").info("home %s", settings.home)
     return settings
 
 
 def print_json(value: object) -> None:
-    """One indented document on standard output."""
+    """Print an indented JSON document to stdout."""
     typer.echo(escape_controls(json.dumps(value, indent=2, ensure_ascii=False)))

@@ -1,4 +1,4 @@
-"""Requests to a Prefect server's REST interface, without importing Prefect: for commands and the watchdog."""
+"""Client for a Prefect server's REST API that does not import Prefect, for commands and the watchdog."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 
 from tasks.core.base.errors import Unreachable
 
-TIMEOUT = 10  # seconds for an answer
+TIMEOUT = 10  # seconds per request
 
 
 class PrefectApi(NamedTuple):
-    """Address of the API, such as http://127.0.0.1:4200/api, and the value of the Authorization header."""
+    """URL of the API, such as http://127.0.0.1:4200/api, and the value of the Authorization header."""
 
     url: str
     authorization: str = ""
 
     @classmethod
     def with_login(cls, url: str, login: str) -> PrefectApi:
-        """The API at `url` for `login`, as user:password; empty: without a login."""
+        """Return a client for `url` with the login `user:password`, or without a login if `login` is empty."""
         return cls(url, "Basic " + base64.b64encode(login.encode()).decode() if login else "")
 
     @classmethod
     def configured(cls) -> PrefectApi | None:
-        """The server that PREFECT_API_URL names, with its login or its key; None when it is not set."""
+        """Return a client for PREFECT_API_URL, with its login or API key. None when the variable is not set."""
         url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
         if not url:
             return None
@@ -36,16 +36,16 @@ class PrefectApi(NamedTuple):
         return cls.with_login(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
 
     def get(self, path: str) -> Any:
-        """Read one object.
+        """Send a GET request and return the JSON response.
 
-        Raises Unreachable when the server does not answer, or refuses.
+        Raises Unreachable when the server does not answer or returns an error.
         """
         return self._request(path, None)
 
     def post(self, path: str, body: object) -> Any:
-        """Query a filter, or change something.
+        """Send a POST request with a JSON body and return the JSON response.
 
-        Raises Unreachable when the server does not answer, or refuses.
+        Raises Unreachable when the server does not answer or returns an error.
         """
         return self._request(path, json.dumps(body).encode())
 

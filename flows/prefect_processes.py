@@ -1,4 +1,4 @@
-"""Start, check, and end the processes of a Prefect server on this machine."""
+"""Start, check, and stop the processes of a local Prefect server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from flows.server_log import mark_start
 
-ENDS_WITHIN = 30  # seconds between SIGTERM and SIGKILL
+TERMINATION_TIMEOUT = 30  # seconds between SIGTERM and SIGKILL
 
 
 def spawn(log: Path, environment: Mapping[str, str], module: str, *arguments: str) -> int:
-    """Start `python -m module …` as its own session, so that it outlives the terminal; return its process id."""
+    """Start `python -m module …` in a new session, which outlives the terminal; return its process id."""
     mark_start(log)
     with log.open("ab") as out:
         return subprocess.Popen(  # noqa: S603 (our own command)
@@ -30,23 +30,23 @@ def spawn(log: Path, environment: Mapping[str, str], module: str, *arguments: st
 
 
 def lives(process: int) -> bool:
-    """Return whether this process runs and is one of ours: the system uses process ids again."""
+    """Return whether this process runs and belongs to Nightshift. The system may reuse process ids."""
     if process <= 0:
         return False
-    command = ["ps", "-ww", "-o", "stat=,command=", "-p", str(process)]  # -ww: else cut at $COLUMNS, the name too
+    command = ["ps", "-ww", "-o", "stat=,command=", "-p", str(process)]  # -ww: no cut at $COLUMNS
     shown = subprocess.run(command, capture_output=True, text=True).stdout.lstrip()  # noqa: S603
     return ("prefect" in shown or "flows.watchdog" in shown) and not shown.startswith("Z")
 
 
 def end(process: int) -> None:
-    """End this process and its group, first with SIGTERM."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    """Stop this process and its group with SIGTERM, then SIGKILL."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
         if not lives(process):
             return
         try:
-            os.killpg(process, how)
+            os.killpg(process, signal_number)
         except ProcessLookupError:
             return
-        deadline = time.monotonic() + ENDS_WITHIN
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
         while lives(process) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -1,9 +1,9 @@
-"""Prefect's server on SQLite, with transactions that take the write lock when they begin.
+"""Run Prefect's server on SQLite with IMMEDIATE transactions, which take the write lock when they begin.
 
-Prefect 3.8 reads before it writes in many transactions, and begins them as DEFERRED. If another transaction writes in
-between, SQLite refuses the write at once with "database is locked", whatever the timeout: a worker loses its channel,
-and requests end with 503. An IMMEDIATE transaction waits its turn instead. Prefect has that mode, and this module uses
-it for every transaction. Remove it when a Prefect release begins its transactions that way.
+Prefect 3.8 uses DEFERRED transactions, many of which read before they write. If another transaction writes in between,
+SQLite refuses the write at once with "database is locked", regardless of the timeout. A worker then loses its
+connection, and requests fail with 503. IMMEDIATE transactions wait for the lock instead. Prefect supports them; this
+module uses them everywhere. Remove it when a Prefect release does so by default.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ AioSqliteConfiguration.begin_transaction = _begin_immediate  # type: ignore[meth
 
 
 def create_app() -> FastAPI:
-    """Create the server as an application for uvicorn."""
+    """Create the server application for uvicorn."""
     from prefect.server.api.server import create_app as create
 
     return create()
 
 
 def main() -> None:
-    """Run the command `prefect` with this command line, such as `server start`."""
+    """Run the `prefect` command with the arguments of this process, such as `server start`."""
     from prefect.cli import app
 
     app()

@@ -1,4 +1,4 @@
-"""Run a flow of a night in this process, and learn its outcome also when the Prefect server dies meanwhile."""
+"""Run a night's flow in this process, and get its outcome even if the Prefect server dies."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tasks.core.base.errors import Unreachable
 from tasks.core.report.night import Night
 from tasks.server_loss import loss
 
-_outcomes: list[Night | Exception] = []  # of the nights of this process; Prefect may fail to hand the last one over
+_outcomes: list[Night | Exception] = []  # of nights in this process, in case Prefect cannot return the last one
 
 
 def keep_outcome(outcome: Night | Exception) -> None:
-    """Remember how a night ended, before Prefect is told."""
+    """Store the outcome of a night, before it is reported to Prefect."""
     _outcomes.append(outcome)
 
 
 def run_night(night: Callable[..., State[Any]], *arguments: Any) -> object:
-    """Run the flow `night` to its end.
+    """Run the flow `night` to completion.
 
     Returns:
         The night's record, or the error that ended it.
 
-    Raises Unreachable when the Prefect server is gone before the night began.
+    Raises Unreachable when the Prefect server is gone before the night started.
     """
     _outcomes.clear()
     try:
@@ -39,14 +39,14 @@ def run_night(night: Callable[..., State[Any]], *arguments: Any) -> object:
     except httpx.HTTPError as error:  # Prefect could not store the run's state
         if not _outcomes:
             raise Unreachable(
-                f"The Prefect server does not answer ({error}). Run again: nightshift run continues after the last "
+                f"The Prefect server does not answer ({error}). Run `nightshift run` again. It resumes after the last "
                 "finished step."
             ) from error
         return _outcomes[-1]
 
 
 def leave(code: object) -> NoReturn:
-    """End this process with `code`; at once if the Prefect server is gone: Prefect would wait for it for minutes."""
+    """Exit with `code`; immediately if the Prefect server is gone, because Prefect would wait minutes for it."""
     if loss.warned and loss.noticed():
         logging.shutdown()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What runs are called, and the one lock that everything takes which makes releases."""
+"""Names and links of flow runs, and the lock that every run takes before it publishes a release."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prefect.settings import PREFECT_UI_ENABLED
 from tasks.core.base.files import exclusive
 from tasks.core.base.settings import Settings
 
-PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py makes
-LEASE = 60  # seconds that the limit stays taken after its holder was killed; Prefect takes no less
-WORDS = 3  # of a reason, in a run's name
-SMALL = {"a", "of", "on", "the", "to"}
+PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py creates
+LEASE = 60  # seconds until the limit is freed after its holder was killed; Prefect's minimum
+WORDS = 3  # of the reason that a run's name includes
+STOP_WORDS = {"a", "of", "on", "the", "to"}
 
 
 def run_name() -> str:
@@ -28,18 +28,18 @@ def run_name() -> str:
 
 
 def _slug(reason: str) -> str:
-    """The words of a reason up to its first colon, as they stand in an address."""
+    """Return the first words of a reason, up to its first colon, joined with hyphens."""
     words = re.findall(r"[a-z0-9]+", reason.split(":")[0].lower())
-    return "-".join([word for word in words if word not in SMALL][:WORDS])
+    return "-".join([word for word in words if word not in STOP_WORDS][:WORDS])
 
 
 def run_url() -> str:
-    """The address of this run in Prefect's user interface; empty where its server has none."""
+    """Return the URL of this run in the Prefect UI. Empty if the server has no UI."""
     return runtime.flow_run.ui_url or "" if PREFECT_UI_ENABLED.value() else ""
 
 
 def log_of(settings: Settings) -> str:
-    """Where the log of this run can be read: the worker's file, or the command that prints it."""
+    """Return where to read the log of this run: the worker's log file, or the command that prints it."""
     if runtime.deployment.id is not None and (file := settings.home.absolute() / "prefect" / "worker.log").exists():
         return str(file)
     return f"prefect flow-run logs {runtime.flow_run.id}"
@@ -47,18 +47,19 @@ def log_of(settings: Settings) -> str:
 
 @contextmanager
 def one_publisher(settings: Settings) -> Iterator[None]:
-    """Wait until no other run makes a release, on this home and on every worker of the Prefect server.
+    """Wait until no other run builds a release, on this home and on every worker of the Prefect server.
 
-    A courtesy, so that two nights do not do the same work twice: what forbids an older night to overwrite a newer
-    release is the ledger's fence. So a night goes on when the server cannot renew its place. A rollback does not wait.
+    This only avoids duplicate work. The ledger's fence is what prevents an older night from overwriting a newer
+    release, so a night continues even if the server cannot renew the lease. A rollback does not wait.
 
-    Raises ConcurrencySlotAcquisitionError in a deployment when the limit is not there: run `python -m infra.bootstrap`.
+    Raises ConcurrencySlotAcquisitionError in a deployment without the limit. Run `python -m infra.bootstrap` to create
+    it.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         if runtime.deployment.id is not None:
-            get_run_logger().info("waiting for %s: one run at a time makes a release", PUBLISHING)
-            held.enter_context(
+            get_run_logger().info("Waiting for the limit %s: only one run at a time builds a release", PUBLISHING)
+            locks.enter_context(
                 concurrency(PUBLISHING, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False)
             )
-        held.enter_context(exclusive(settings.home / "night.lock"))
+        locks.enter_context(exclusive(settings.home / "night.lock"))
         yield

@@ -1,4 +1,4 @@
-"""The active schedules of the deployments: when runs are due, and which runs the Prefect server has planned."""
+"""Active schedules of the deployments: when runs are due, and which runs the Prefect server has scheduled."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from flows.prefect_api import PrefectApi
 from tasks.core.base.files import write_json
 
-TAG = "nightshift"  # of every deployment in infra/prefect.yaml
-SPOKEN = {"nightly": "night", "watch-drift": "drift check", "retrain-on-drift": "retrain"}
+TAG = "nightshift"  # tag of every deployment in infra/prefect.yaml
+DISPLAY_NAMES = {"nightly": "night", "watch-drift": "drift check", "retrain-on-drift": "retrain"}
 
 
 class Schedule(BaseModel):
@@ -26,13 +26,13 @@ class Schedule(BaseModel):
     id: str
     deployment: str
     flow: str
-    definition: dict[str, Any]  # cron, interval, or rrule, as the Prefect server has it
-    since: datetime  # runs that were due before are none of this schedule's
+    definition: dict[str, Any]  # cron, interval, or rrule, as stored on the Prefect server
+    since: datetime  # start of the schedule; no run is due earlier
 
     def due(self, after: datetime, until: datetime) -> list[datetime]:
-        """List the times after `after` and up to `until` at which a run should begin, oldest first.
+        """List the times after `after` and up to `until` at which a run should start, oldest first.
 
-        Computed here with Prefect's calendar classes: no server takes part in it.
+        Uses Prefect's calendar classes and needs no server.
         """
         from prefect.server.schemas.schedules import SCHEDULE_TYPES
         from pydantic import TypeAdapter
@@ -66,7 +66,7 @@ def read_schedules(api: PrefectApi) -> list[Schedule]:
 
 
 def keep_schedules(home: Path, schedules: Sequence[Schedule]) -> list[Schedule]:
-    """Store the schedules below home, for times when the server is gone; an unchanged one keeps its `since`."""
+    """Store the schedules in home, for use without the server. An unchanged schedule keeps its `since`."""
     known = {(schedule.id, json.dumps(schedule.definition)): schedule for schedule in kept_schedules(home)}
     merged = [known.get((schedule.id, json.dumps(schedule.definition)), schedule) for schedule in schedules]
     if merged != kept_schedules(home):
@@ -75,7 +75,7 @@ def keep_schedules(home: Path, schedules: Sequence[Schedule]) -> list[Schedule]:
 
 
 def kept_schedules(home: Path) -> list[Schedule]:
-    """Read what `keep_schedules` stored; empty when nothing is."""
+    """Read the schedules that `keep_schedules` stored. Empty when there are none."""
     try:
         return [Schedule(**schedule) for schedule in json.loads(_file(home).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -83,12 +83,12 @@ def kept_schedules(home: Path) -> list[Schedule]:
 
 
 def forget_schedules(home: Path) -> None:
-    """Remove what `keep_schedules` stored: nothing is due until schedules are stored again."""
+    """Delete the stored schedules. No run is due until schedules are stored again."""
     _file(home).unlink(missing_ok=True)
 
 
 def next_runs(api: PrefectApi, schedules: Sequence[Schedule]) -> dict[str, datetime | None]:
-    """Look up, for each schedule's id, when the next run begins that the server has planned; None without a run.
+    """Return the start time of the next scheduled run for each schedule id, or None without a run.
 
     Raises Unreachable when the server does not answer.
     """
@@ -114,7 +114,7 @@ def next_runs(api: PrefectApi, schedules: Sequence[Schedule]) -> dict[str, datet
 
 
 def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
-    """List the scheduled runs that no worker picked up within `grace` of their time.
+    """List the scheduled runs that no worker picked up within `grace`.
 
     Raises Unreachable when the server does not answer.
     """
@@ -129,13 +129,13 @@ def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
     return runs
 
 
-def spoken_name(deployment: str) -> str:
-    """Name what a deployment runs: night, drift check."""
-    return SPOKEN.get(deployment, deployment)
+def display_name(deployment: str) -> str:
+    """Return a short name for a deployment's runs, such as “drift check”."""
+    return DISPLAY_NAMES.get(deployment, deployment)
 
 
-def spoken_time(time: datetime, now: datetime) -> str:
-    """Format a time to come: today 17:30 UTC, tomorrow 02:00 UTC, Sat 30 Nov 02:00 UTC."""
+def display_time(time: datetime, now: datetime) -> str:
+    """Format a future time: today 17:30 UTC, tomorrow 02:00 UTC, Sat 30 Nov 02:00 UTC."""
     days = (time.astimezone(UTC).date() - now.astimezone(UTC).date()).days
     day = {0: "today", 1: "tomorrow"}.get(days, f"{time.astimezone(UTC):%a %d %b}")
     return f"{day} {time.astimezone(UTC):%H:%M} UTC"

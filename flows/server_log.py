@@ -1,4 +1,4 @@
-"""The logs of the Prefect server and the worker: the errors since their last start."""
+"""Errors in the logs of the Prefect server and worker since their last start."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 STARTED = "--- nightshift started this process at "
-# Prefect's own format, uvicorn's, and what Python prints for an exception that nobody caught.
+# Error lines of Prefect, of uvicorn, and of uncaught Python exceptions.
 ERROR = re.compile(
     r"^(?:(?P<time>\d\d:\d\d:\d\d)\S* \| )?(?:ERROR|CRITICAL)\s*[|:]|^Traceback \(most recent call last\)"
 )
-CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27,}|0x[0-9a-f]+|\d+")  # ids, addresses, and numbers
+VARIABLE_PARTS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27,}|0x[0-9a-f]+|\d+")  # ids, addresses, and numbers
 
 
 class LogError(NamedTuple):
-    """One kind of error line: the newest line of its kind, how many there are, and the time in the newest."""
+    """A group of similar error lines: the newest line, the number of lines, and the time of the newest."""
 
     line: str
     lines: int
@@ -28,14 +28,14 @@ class LogError(NamedTuple):
 
 
 def mark_start(log: Path) -> None:
-    """Append a line that separates what a new process logs from what the one before it logged."""
+    """Append a line that marks the start of a new process in the log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"{STARTED}{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
 
 
 def lines_since_start(log: Path) -> list[str]:
-    """Read what the running process logged; empty when there is no log."""
+    """Read the lines that the current process logged. Empty when there is no log."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -45,13 +45,13 @@ def lines_since_start(log: Path) -> list[str]:
 
 
 def read_errors(log: Path) -> list[LogError]:
-    """Group the error lines since the last start by their text without ids and numbers, most frequent first."""
+    """Group error lines since the last start, ignoring ids and numbers; most frequent first."""
     kinds: dict[str, LogError] = {}
     for line in lines_since_start(log):
         match = ERROR.match(line)
         if match is None:
             continue
-        kind = CHANGING.sub("#", line)
+        kind = VARIABLE_PARTS.sub("#", line)
         lines = kinds[kind].lines if kind in kinds else 0
         kinds[kind] = LogError(line, lines + 1, match["time"] or "")
     return sorted(kinds.values(), key=lambda error: -error.lines)

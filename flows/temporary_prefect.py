@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one night, for those who have none. It ends with the night, killed or not."""
+"""A temporary Prefect server for one night. It exits with the night, even if the night is killed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tempfile import TemporaryDirectory
 from flows.local_prefect import HOST, wait_until_healthy
 from tasks.core.base.processes import command_that_ends_with_parent
 
-RETRIES = 2  # of a request, 6 seconds in all: a server on this machine is busy for a moment, or it is dead
+RETRIES = 2  # per request, 6 seconds in total; a local server that is silent for longer is dead
 
 
 @contextmanager
 def prefect_server() -> Iterator[None]:
-    """The Prefect server that is configured; where none is, one of our own on a free port, over the usual database.
+    """Use the configured Prefect server, or start a temporary one on a free port with Prefect's default database.
 
-    Prefect starts such a server too, and leaves it behind when the night is killed.
+    Prefect's own temporary server keeps running when the night is killed.
 
-    Raises NightshiftError when it does not start.
+    Raises NightshiftError when the server does not start.
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -42,8 +42,8 @@ def prefect_server() -> Iterator[None]:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     url = f"http://{HOST}:{port}/api"
-    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **own}
+    overrides = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **overrides}
     # Without an app folder uvicorn imports from the folder that the user works in, which may have a flows/ of its own.
     application = ["--app-dir", str(Path(__file__).parents[1]), "--factory", "flows.prefect_server:create_app"]
     command = [sys.executable, "-m", "uvicorn", *application]
@@ -59,11 +59,11 @@ def prefect_server() -> Iterator[None]:
         try:
             wait_until_healthy(Path(log.name), {"PREFECT_API_URL": url}, lambda: server.poll() is None)
             changed = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_UI_ENABLED: False}
-            with temporary_settings(changed):  # without a UI, so that reports link to no page
+            with temporary_settings(changed):  # no UI: reports must not link to a server that will be gone
                 try:
                     yield
                 finally:
-                    if server.poll() is None:  # send what waits: at the end of this process the server is gone
+                    if server.poll() is None:  # send pending logs and events before the server stops
                         APILogWorker.drain_all()
                         EventsWorker.drain_all()
         finally:

@@ -1,4 +1,4 @@
-"""The log of a command on standard error: headings, progress, warnings."""
+"""Log of a command on stderr: headings, progress, warnings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.core.base.errors import NightshiftError
 
 log = logging.getLogger("nightshift.night")
 
-HEADINGS = {"nightshift.stage", "nightshift.night"}  # loggers whose lines stand at the margin
+HEADINGS = {"nightshift.stage", "nightshift.night"}  # loggers whose lines are not indented
 
 
-class Lines(logging.Handler):
-    """Prints what the core logs, one line each: the time, then the message, indented below its heading."""
+class TerminalHandler(logging.Handler):
+    """Prints each log record on one line: the time, then the message, indented below its heading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,27 +34,27 @@ class Lines(logging.Handler):
 
 
 def show_progress() -> None:
-    """Print the core's log lines on standard error; the detailed ones only with `--debug` (NIGHTSHIFT_DEBUG=1)."""
+    """Print the core's log lines to stderr; debug lines only with `--debug` (NIGHTSHIFT_DEBUG=1)."""
     logger = logging.getLogger("nightshift")
     logger.setLevel(logging.DEBUG if os.environ.get("NIGHTSHIFT_DEBUG") else logging.INFO)
-    if not any(isinstance(handler, Lines) for handler in logger.handlers):
-        logger.addHandler(Lines())
+    if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
+        logger.addHandler(TerminalHandler())
 
 
 def announce(line: str) -> None:
-    """Print what a command begins to do, before it imports what takes seconds."""
+    """Print what a command is about to do, before slow imports."""
     show_progress()
     log.info("%s", line)
 
 
 def only_warnings_of_prefect() -> None:
-    """Print Prefect's own warnings and errors, except those that the command reports itself when it ends.
+    """Hide Prefect's log lines below WARNING, and errors that the command itself reports at its end.
 
-    Prefect's log of the run, in its database and its UI, keeps everything.
+    Prefect's database and UI keep the full log.
     """
     import prefect.main  # noqa: F401  (sets the handlers up)
 
-    def worth_showing(record: logging.LogRecord) -> bool:
+    def is_relevant(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], NightshiftError):
             return False
         if record.getMessage().startswith("Finished in state") or "Crash detected!" in record.getMessage():
@@ -62,4 +62,4 @@ def only_warnings_of_prefect() -> None:
         return record.levelno >= logging.WARNING and not record.name.startswith("nightshift")
 
     for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_showing)
+        handler.addFilter(is_relevant)

@@ -1,4 +1,4 @@
-"""What a dry run prints: what came in, what a night would do, and what that would cost."""
+"""Print the plan of a dry run: rows read, action, and cost per step."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from tasks.core.drift.findings import Drift
     from tasks.core.report.forecast import Forecast
 
-TODO = {
+PLANS = {
     Action.SKIP: "do nothing",
-    Action.SUSPECT: "touch nothing, and ask for a look at the input",
-    Action.LABEL: "touch nothing, and ask for labels",
-    Action.REFRESH: "embed what changed with the serving encoder, and swap",
-    Action.RETRAIN: "mine, train and embed, and swap if the gate agrees",
+    Action.SUSPECT: "change nothing and ask you to check the input",
+    Action.LABEL: "change nothing and ask you to label queries",
+    Action.REFRESH: "embed the changed passages with the serving encoder and publish",
+    Action.RETRAIN: "mine, train, and embed, and publish if the gate promotes",
 }
 
 
 def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
-    """The rows read, the verdict, a line for each step, and the sum."""
+    """Print the rows read, the action, one line per step, and the total."""
     console = open_console(highlight=False)
     console.print(ingested.balance)
-    console.print(Text(f"a night would {TODO[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
+    console.print(Text(f"a night would {PLANS[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("step", "of", "takes about", "known from"):
+    for name in ("step", "amount", "takes about", "estimated from"):
         table.add_column(name)
-    for one in plan.steps:
-        table.add_row(one.step, one.amount, minutes(one.seconds), one.known)
-    table.add_row("in all", "", minutes(plan.seconds), "", style="bold")
+    for cost in plan.steps:
+        table.add_row(cost.step, cost.amount, minutes(cost.seconds), cost.basis)
+    table.add_row("total", "", minutes(plan.seconds), "", style="bold")
     console.print(table)
-    console.print(f"and leaves about {plan.bytes / 2**20:,.0f} MiB on the disk. Times may be off by a factor of two.")
+    console.print(f"Adds about {plan.bytes / 2**20:,.0f} MiB on disk. Times may be off by a factor of two.")

@@ -1,8 +1,8 @@
-"""The watchdog of scheduled runs: outside Prefect, so that it also speaks when Prefect is broken or gone.
+"""Watchdog of scheduled runs. It runs outside Prefect, so it also sends alerts when Prefect is broken or gone.
 
-It computes from the schedules, stored below home, when each run should have begun, and reads the records that runs
-leave below home as they begin (flows/begun.py). `nightshift up` starts it as a process, which also restarts a dead
-server or worker; `nightshift watchdog` runs one check, for cron.
+It computes from the schedules stored in home when each run should have started, and compares these times with the
+start times that runs record in home (flows/begun.py). `nightshift up` starts it as a process, which also restarts a
+dead server or worker. `nightshift watchdog` runs one check, for cron.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from flows.begun import read_begun
 from flows.local_prefect import api_of, prefect_folder, running, started
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
-from flows.schedules import Schedule, keep_schedules, kept_schedules, read_schedules, spoken_time
+from flows.schedules import Schedule, display_time, keep_schedules, kept_schedules, read_schedules
 from flows.supervision import Supervisor
 from tasks.core.base.errors import Unreachable
 from tasks.core.base.files import exclusive, write_json
 
-LOOK_BACK = timedelta(days=2)  # older runs that are missing are not reported again
-EVERY = 10.0  # seconds between two checks
+LOOK_BACK = timedelta(days=2)  # missing runs that are older are not reported
+INTERVAL = 10.0  # seconds between two checks
 
 
 class Alert(NamedTuple):
-    """One message to a person."""
+    """Subject and body of an alert."""
 
     subject: str
     body: str
 
 
 def missing_runs(home: Path, grace: timedelta, now: datetime) -> dict[str, list[datetime]]:
-    """List, for each deployment, the times at which a scheduled run should have begun and did not within `grace`.
+    """List, for each deployment, the times of scheduled runs that did not start within `grace`.
 
-    A run that waits for the run before it, which is still in progress on this machine, is not missing.
+    A run is not missing while the previous run of its flow is still in progress on this machine.
     """
     missing: dict[str, list[datetime]] = {}
     for schedule in kept_schedules(home):
@@ -58,7 +58,7 @@ def missing_runs(home: Path, grace: timedelta, now: datetime) -> dict[str, list[
 
 
 def refresh_schedules(home: Path, api: PrefectApi | None) -> list[Schedule]:
-    """Store the schedules that the server has now; without an answer the stored ones stay."""
+    """Store the server's current schedules and return them. If the server does not answer, return the stored ones."""
     try:
         return keep_schedules(home, read_schedules(api)) if api else kept_schedules(home)
     except Unreachable:
@@ -66,7 +66,7 @@ def refresh_schedules(home: Path, api: PrefectApi | None) -> list[Schedule]:
 
 
 def check_once(home: Path, grace: timedelta, api: PrefectApi | None) -> list[Alert]:
-    """Report each scheduled run that did not begin, once; the alerts of this check."""
+    """Return an alert for each missing run that was not reported before."""
     now = datetime.now(UTC)
     refresh_schedules(home, api)
     missing = missing_runs(home, grace, now)
@@ -74,17 +74,17 @@ def check_once(home: Path, grace: timedelta, api: PrefectApi | None) -> list[Ale
         reported = _reported(home)
         alerts = []
         for deployment, times in missing.items():
-            fresh = [when for when in times if f"{deployment} {when.isoformat()}" not in reported]
-            if fresh:
-                alerts.append(_missing_alert(deployment, fresh, grace, now, api))
+            unreported = [when for when in times if f"{deployment} {when.isoformat()}" not in reported]
+            if unreported:
+                alerts.append(_missing_alert(deployment, unreported, grace, now, api))
         names = [f"{deployment} {when.isoformat()}" for deployment, times in missing.items() for when in times]
         if set(names) != reported:
             write_json(_reported_file(home), sorted(names))
     return alerts
 
 
-def tell(alerts: list[Alert]) -> None:
-    """Log each alert, and send it to the webhook that NIGHTSHIFT_ALERT_URL names, if any."""
+def send_alerts(alerts: list[Alert]) -> None:
+    """Log each alert, and send it to the webhook at NIGHTSHIFT_ALERT_URL, if set."""
     url = os.environ.get("NIGHTSHIFT_ALERT_URL", "")
     for alert in alerts:
         _log(f"{alert.subject}. {alert.body}")
@@ -98,10 +98,10 @@ def tell(alerts: list[Alert]) -> None:
 def _missing_alert(
     deployment: str, times: list[datetime], grace: timedelta, now: datetime, api: PrefectApi | None
 ) -> Alert:
-    due = f"due {spoken_time(max(times), now)}, and not begun {grace.total_seconds() / 60:g} minutes later"
-    body = f"{len(times)} runs did not begin, the last of them {due}. " if len(times) > 1 else f"It was {due}. "
+    due = f"due {display_time(max(times), now)} and did not start within {grace.total_seconds() / 60:g} minutes"
+    body = f"{len(times)} runs are missing. The last was {due}. " if len(times) > 1 else f"The run was {due}. "
     body += "The Prefect server does not answer. " if api is not None and not api.answers() else ""
-    return Alert(f"Nightshift: no scheduled run of {deployment}", f"{body}See what is wrong: nightshift doctor")
+    return Alert(f"Nightshift: no scheduled run of {deployment}", f"{body}Run `nightshift doctor` to see why")
 
 
 def _reported(home: Path) -> set[str]:
@@ -121,21 +121,21 @@ def _log(message: str) -> None:
 
 
 def watch(home: Path, grace: timedelta) -> None:
-    """Check again and again, until `nightshift down` ends this process."""
+    """Check periodically until `nightshift down` stops this process."""
     supervisor = Supervisor(home, _log)
-    _log(f"watching: a scheduled run may begin {grace.total_seconds() / 60:g} minutes late")
+    _log(f"Watching. A scheduled run may start {grace.total_seconds() / 60:g} minutes late")
     while started(home) is not None:
         try:
             _check(home, grace, supervisor)
-        except Exception as error:  # a full disk, a damaged file: it must not end the watchdog
-            _log(f"this check failed: {type(error).__name__}: {error}")
-        time.sleep(min(EVERY, max(1.0, grace.total_seconds() / 2)))
+        except Exception as error:  # a full disk or a damaged file must not stop the watchdog
+            _log(f"Check failed: {type(error).__name__}: {error}")
+        time.sleep(min(INTERVAL, max(1.0, grace.total_seconds() / 2)))
 
 
 def _check(home: Path, grace: timedelta, supervisor: Supervisor) -> None:
-    tell([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
-    known = running(home)
-    tell(check_once(home, grace, api_of(home, known) if known else None))
+    send_alerts([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
+    server = running(home)
+    send_alerts(check_once(home, grace, api_of(home, server) if server else None))
 
 
 if __name__ == "__main__":

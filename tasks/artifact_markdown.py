@@ -1,7 +1,7 @@
-"""Markdown for artifacts, with every text of the data shown as it is.
+"""Markdown for Prefect artifacts, with all text from the data escaped.
 
-Artifacts are Markdown and no Prefect tables: the cells of a table are Markdown in one of Prefect's two user interfaces
-and plain text in the other, so no way to write a text suits both.
+Prefect's table artifacts are not used: one of Prefect's two UIs renders their cells as Markdown and the other as plain
+text, so no escaping is right for both.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-WIDEST = 120  # characters of a text of the data
+WIDEST = 120  # characters shown of a text from the data
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-_ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")  # where an invisible word joiner keeps a link from forming
+_ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")  # an invisible word joiner here prevents automatic links
 
 Cell = str | int | float | None
 
 
 def escape(text: str) -> str:
-    """Write a text on one line, so that no character of it is markup, and no address in it a link."""
+    """Return a text on one line, with Markdown characters escaped and automatic links prevented."""
     return _PUNCTUATION.sub(r"\\\1", _ADDRESS.sub("\u2060", " ".join(text.split())))
 
 
 def shorten(text: str) -> str:
-    """Cut a text of the data to its beginning, on one line."""
+    """Return the first `WIDEST` characters of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= WIDEST else line[:WIDEST] + " …"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """The lines of a table; columns of numbers are aligned to the right. Without rows: nothing."""
+    """Return the lines of a Markdown table, with numeric columns aligned right. Empty without rows."""
     if not rows:
         return []
     numeric = [not any(isinstance(row[place], str) for row in rows) for place in range(len(columns))]

@@ -1,4 +1,4 @@
-"""Where the shards of a step are worked on: here, one after the other, or on the workers of a Ray cluster."""
+"""Run the shards of a step in this process, one after the other, or on the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tasks.policy import ON_RAY, name_step
 log = logging.getLogger("nightshift.compute")
 R = TypeVar("R")
 
-# What a worker must have in its environment before it imports anything, as flows/environment.py has set it here.
-PASSED_ON = (
+# Variables of flows/environment.py that a worker needs before it imports anything.
+FORWARDED_VARIABLES = (
     "DO_NOT_TRACK",
     "PREFECT_SERVER_ANALYTICS_ENABLED",
     "PREFECT_LOGGING_EXTRA_LOGGERS",
@@ -35,68 +35,71 @@ PASSED_ON = (
     "OMP_WAIT_POLICY",
 )
 
-OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # what Ray calls a resource, and asking for it
+OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # name of a Ray resource → option that requests it
 
 
 def run_shards(step: Task[..., R], settings: Settings, *arguments: object, shards: int) -> list[R]:
-    """`step(settings, *arguments, rank, shards)` for every rank below `shards`, on `[compute] engine`; their results.
+    """Run `step(settings, *arguments, rank, shards)` for every rank on `[compute] engine`; return results by rank.
 
-    Each rank is a task run of its own on either engine. On Ray as many run at once as the cluster has room for, and a
-    rank whose worker or host is lost goes to another one. The error of the first rank that failed is raised when all
-    the others have ended, so that what they finished is there for the next try.
+    Each rank is a separate task run. On Ray, as many ranks run at once as the cluster has room for, and a rank whose
+    worker or host is lost runs again on another one. If ranks fail, the others still finish, so the next attempt can
+    reuse their work; then the error of the first failed rank is raised.
 
-    Raises NightshiftError when Ray, or a Prefect server for its workers, is missing; Unreachable when no cluster
-    answers, or a rank has lost too many workers.
+    Raises:
+        NightshiftError: Ray, or a Prefect server for its workers, is missing.
+        Unreachable: no cluster answers, or a rank lost too many workers.
     """
     calls = [(settings, *arguments, rank, shards) for rank in range(shards)]
     if settings.compute.engine == "local":
         return [step(*call) for call in calls]
     parameters = [get_call_parameters(step.fn, call, {}) for call in calls]
-    heard = step.with_options(on_completion=[_said], on_failure=[name_step, _said])
+    logged_step = step.with_options(on_completion=[_flush_logs], on_failure=[name_step, _flush_logs])
     with _cluster(settings.compute) as runner:
-        return _results([runner.submit(heard, one) for one in parameters])
+        return _results([runner.submit(logged_step, call) for call in parameters])
 
 
 @contextmanager
 def _cluster(compute: ComputeSettings) -> Iterator[Any]:
-    """A connection to the cluster that submits what `compute` asks for.
+    """Connect to the cluster; yield a task runner that requests the resources of `compute` for each shard.
 
-    For some shards only, not the whole night: workers that stayed would keep the memory of GPUs that training needs.
+    Connect for the shards of one step only. Idle workers would keep GPU memory that training needs.
     """
     check_ray()
     from prefect_ray import RayTaskRunner
     from prefect_ray.context import remote_options
 
-    with redirect_stdout(sys.stderr), ExitStack() as held:  # Ray tells there of what it lost, at its end as well
-        with _reaching(compute):
-            runner = held.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
-        asked = request(compute)
-        log_room(asked, "shards")
-        held.enter_context(remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in asked.items()}))
+    with redirect_stdout(sys.stderr), ExitStack() as resources:  # Ray prints to stdout, also while it disconnects
+        with _translate_errors(compute):
+            runner = resources.enter_context(RayTaskRunner(compute.address or "local", _connection(compute)))
+        requested = request(compute)
+        log_room(requested, "shards")
+        resources.enter_context(
+            remote_options(**ON_RAY, **{OPTIONS[name]: amount for name, amount in requested.items()})
+        )
         yield runner
 
 
 def check_ray() -> None:
-    """Raise NightshiftError, with what to do, when Ray, or a Prefect server for its workers, is missing."""
+    """Raise NightshiftError, with the fix, when Ray or a Prefect server for its workers is missing."""
     if find_spec("prefect_ray") is None:
         raise NightshiftError('[compute] engine = "ray" needs Ray: pip install "nightshift[ray]"')
     if not PREFECT_API_URL.value():
         raise NightshiftError(
-            '[compute] engine = "ray": its workers need a Prefect server that they can reach. Start one '
-            "(nightshift up, prefect server start) and name it in PREFECT_API_URL"
+            '[compute] engine = "ray": Ray workers need a Prefect server that they can reach. Start one '
+            "(nightshift up, prefect server start) and set PREFECT_API_URL to it"
         )
 
 
 @contextmanager
 def connect_to_ray(compute: ComputeSettings) -> Iterator[None]:
-    """A connection to the cluster for calls of Ray's own, beside shards; a cluster of this host where none is named.
+    """Connect to `[compute] address` for direct calls to Ray; without an address, start a cluster on this host.
 
-    Raises Unreachable, with the address, where no cluster answers.
+    Raises Unreachable, with the address, when no cluster answers.
     """
     import ray
 
     with redirect_stdout(sys.stderr):
-        with _reaching(compute):
+        with _translate_errors(compute):
             ray.init(compute.address or "local", **_connection(compute))
         try:
             yield
@@ -105,12 +108,12 @@ def connect_to_ray(compute: ComputeSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _reaching(compute: ComputeSettings) -> Iterator[None]:
-    """Raise Unreachable, with the address, for what Ray raises where no cluster answers."""
+def _translate_errors(compute: ComputeSettings) -> Iterator[None]:
+    """Turn Ray's connection errors into Unreachable, with the address."""
     try:
         yield
     except (ConnectionError, RuntimeError) as error:
-        raise Unreachable(f'[compute] address = "{compute.address}": no Ray answers there: {error}') from error
+        raise Unreachable(f'[compute] address = "{compute.address}": no Ray cluster answers: {error}') from error
 
 
 def _results(futures: Sequence[Any]) -> list[Any]:
@@ -121,11 +124,11 @@ def _results(futures: Sequence[Any]) -> list[Any]:
     for rank, future in enumerate(futures):
         try:
             results.append(future.result())
-            log.info("shard %d of %d: back from Ray", rank + 1, len(futures))
+            log.info("Shard %d of %d: finished on Ray", rank + 1, len(futures))
         except RayTaskError as error:
-            failures.append(error)  # what the worker itself raised, such as Nightshift that is not installed there
+            failures.append(error)  # raised by the worker, for example because Nightshift is not installed there
         except RayError as error:
-            failures.append(Unreachable(f"Ray lost the workers of shard {rank}, run again: {error}"))
+            failures.append(Unreachable(f"Ray lost the workers of shard {rank}. Run again. Ray reports: {error}"))
         except Exception as error:
             failures.append(error)
     if failures:
@@ -134,36 +137,38 @@ def _results(futures: Sequence[Any]) -> list[Any]:
 
 
 def _connection(compute: ComputeSettings) -> dict[str, Any]:
-    """How `ray.init` is called. What workers say goes to Prefect alone: here the lines of all would run together."""
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    """Return the arguments of `ray.init`. Worker logs go to Prefect only; here the lines of all workers would mix."""
+    environment = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
     return {
         **({} if compute.address else {"include_dashboard": False}),
         "logging_level": logging.WARNING,
         "log_to_driver": False,
-        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": f"{__name__}.{_listen.__name__}"},
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": f"{__name__}.{_enable_logs.__name__}"},
     }
 
 
-def _listen() -> None:
-    """What each worker does first: let the core's log lines through, which Prefect sends to the run they belong to."""
+def _enable_logs() -> None:
+    """Set the log level in a new worker, so Prefect gets the core's log lines."""
     logging.getLogger("nightshift").setLevel(logging.INFO)
 
 
-def _said(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
-    """Send what a shard said before its worker may go; Prefect would send it some seconds later."""
+def _flush_logs(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
+    """Send a shard's log lines now: the worker may be gone before Prefect sends them, seconds later."""
     APILogHandler().flush()
 
 
 def request(compute: ComputeSettings) -> dict[str, float]:
-    """What a shard or a training process asks for, by Ray's names of resources."""
-    asked = {"CPU": compute.cpus, "GPU": compute.gpus, "memory": compute.memory_gb * 2**30}
-    return {name: amount for name, amount in asked.items() if amount}
+    """Return the resources that a shard or a training process requests, by Ray resource name."""
+    amounts = {"CPU": compute.cpus, "GPU": compute.gpus, "memory": compute.memory_gb * 2**30}
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def describe_cluster(compute: ComputeSettings) -> str:
-    """Connect to the cluster as a night would, and say what is there.
+    """Connect to the cluster as a night does, and describe its size.
 
-    Raises NightshiftError when Ray, or a Prefect server for its workers, is missing; Unreachable when none answers.
+    Raises:
+        NightshiftError: Ray, or a Prefect server for its workers, is missing.
+        Unreachable: no cluster answers.
     """
     check_ray()
     import ray
@@ -175,16 +180,19 @@ def describe_cluster(compute: ComputeSettings) -> str:
     return f"ray {ray.__version__} at {compute.address}: {hosts} hosts, room for {room} shards at once"
 
 
-def log_room(asked: dict[str, float], what: str) -> None:
-    """Say how many shards (or `what` else) run at once. A cluster without room may grow: a night waits for that."""
-    hosts, room = _room(asked)
-    say = log.info if room else log.warning
-    say("Ray: %d hosts, room for %d %s at once%s", hosts, room, what, "" if room else ": waiting until it grows")
+def log_room(requested: dict[str, float], units: str) -> None:
+    """Log how many `units` ("shards") can run at once. A night waits for a cluster without room to grow."""
+    hosts, room = _room(requested)
+    level = logging.INFO if room else logging.WARNING
+    suffix = "" if room else ". Waiting until the cluster grows"
+    log.log(level, "Ray: %d hosts, room for %d %s at once%s", hosts, room, units, suffix)
 
 
-def _room(asked: dict[str, float]) -> tuple[int, int]:
-    """Hosts of the cluster, and how many times they have together what is asked for."""
+def _room(requested: dict[str, float]) -> tuple[int, int]:
+    """Return the number of hosts, and how many times they can provide the requested resources in total."""
     import ray
 
     hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return len(hosts), sum(int(min(host.get(name, 0) // amount for name, amount in asked.items())) for host in hosts)
+    return len(hosts), sum(
+        int(min(host.get(name, 0) // amount for name, amount in requested.items())) for host in hosts
+    )

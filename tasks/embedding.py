@@ -1,4 +1,4 @@
-"""Tasks around shards: one a shard, so that each is seen, timed and repeated by itself."""
+"""Tasks that embed passages, one task run per shard, to show, time, and retry shards separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.policy import STEP
 
 @task(name="embed-shard", task_run_name="embed rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
 def embed_shard(settings: Settings, encoder: Encoder, snapshot: Snapshot, rank: int, world_size: int) -> int:
-    """Embed one slice of the passages, shown as it goes on; its rows."""
+    """Embed one shard of the passages and show its progress; return its number of rows."""
     return shards.embed_shard(
         settings.home,
         encoder,
@@ -27,6 +27,6 @@ def embed_shard(settings: Settings, encoder: Encoder, snapshot: Snapshot, rank: 
 
 @task(name="gather-shards", task_run_name="gather shards, {encoder.fingerprint}", **STEP)
 def gather_shards(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
-    """Check the shards and seal them as one artifact."""
-    rules = settings.embedding
-    return shards.gather_shards(settings.home, encoder, snapshot, rules.shards, vectors=rules.vectors)
+    """Check the shards and combine them into one artifact."""
+    embedding = settings.embedding
+    return shards.gather_shards(settings.home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)

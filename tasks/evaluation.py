@@ -1,4 +1,4 @@
-"""Tasks around measuring and deciding."""
+"""Tasks that evaluate encoders and decide on promotion."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tasks.policy import STEP
 def evaluate(
     settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
 ) -> Evaluation:
-    """Measure an encoder on the held-out queries by exact search."""
+    """Evaluate an encoder on the held-out queries with exact search."""
     return evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, settings.evaluation)
 
 
 @task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
 def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
-    """Measure BM25 on the held-out queries."""
+    """Evaluate BM25 on the held-out queries."""
     return evaluate_ranking(settings.home, "bm25", run, snapshot, settings.evaluation)
 
 
@@ -38,7 +38,7 @@ def probe(
     bm25: Run,
     serving: Release | None,
 ) -> Probe:
-    """Look at a pool of passages before all are embedded. The rival is what serves, or else the base model."""
+    """Compare challenger and rival (serving encoder or base model) on a pool of passages, before embedding them all."""
     held_out = settings.evaluation
     dense = encoder_run(settings.home, rival, vectors, snapshot, held_out.split, held_out.depth)
     name = "the serving release" if serving else "the base model"
@@ -57,15 +57,17 @@ def gate(
     trained: bool,
     withdrawn: str | None,
 ) -> Decision:
-    """Promote or reject, with reasons.
+    """Promote or reject the challenger, with reasons.
 
-    `trained`: the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a reason
-    to reject. `withdrawn`: the release of the same parts that was rolled back by hand.
+    Args:
+        trained: Whether the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a
+            reason to reject.
+        withdrawn: Release of the same parts that a user rolled back, if any.
     """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
     evidence = gather_evidence(
         settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn, trained=trained
     )
-    verdict = decide(evidence, rules)
-    report.evaluation_table(verdict, figures)
-    return verdict
+    decision = decide(evidence, rules)
+    report.evaluation_table(decision, figures)
+    return decision

@@ -1,4 +1,4 @@
-"""Tasks around the data: read, validate, snapshot, compare with what serves, announce what moved."""
+"""Tasks that read and validate data, compare it with the serving release, and announce drift."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("nightshift.ingest")
 
 @task(name="validate", task_run_name="validate {settings.data.format} data", **OVER_THE_WIRE)
 def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
-    """Run the contracts over the source; refused rows to quarantine, accepted rows into a snapshot."""
+    """Check the source against the contracts: quarantine refused rows, write accepted rows to a snapshot."""
     ingested, snapshot = ingest(settings)
     report.contract_table(ingested, snapshot)
     return ingested, snapshot
@@ -32,13 +32,13 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
 
 @task(name="check", task_run_name="check files and Java", **STEP)
 def check_side_files(settings: Settings) -> None:
-    """Stop a night before it begins when a file is missing that it would read hours later."""
+    """Stop a night at its start if Java or a file that it reads later is missing."""
     preflight.check_side_files(settings)
 
 
-@task(name="warn", task_run_name="warn of what the data lack", **OVER_THE_WIRE)
+@task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)
 def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
-    """Log a warning for too few held-out queries, and for a token limit that cuts most passages."""
+    """Warn if there are too few held-out queries, or if the token limit cuts most passages."""
     for warning in data_warnings.data_warnings(settings, snapshot):
         log.warning("%s", warning)
 
@@ -47,20 +47,20 @@ def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
 def compare_with_serving(
     settings: Settings, serving: Release | None, snapshot: Snapshot, recipe: str, retrain_because: str = ""
 ) -> Drift:
-    """Decide the least work that is enough; with `retrain_because` that is no less than a retrain.
+    """Decide the action of the night: the least work that is enough. `retrain_because` forces a retrain.
 
-    Raises BadInput when the source is another collection than the one that serves.
+    Raises BadInput when the source is a different collection than the serving one.
     """
     refuse_another_feed(settings, serving, snapshot)
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
     if retrain_because:
-        learnt = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)
-        drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learnt))
+        learned = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)
+        drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learned))
     report.drift_table(drift)
     report.drift_history(drift)
     if drift.verdict is Action.LABEL:
         report.unfamiliar_queries(drift)
-        log.warning("label these %d unfamiliar queries. All of them: %s", len(drift.unfamiliar), drift.unfamiliar_file)
+        log.warning("Label these %d unfamiliar queries. Full list: %s", len(drift.unfamiliar), drift.unfamiliar_file)
         for query in drift.unfamiliar:
             log.warning("  %s", query)
     return drift
@@ -68,8 +68,8 @@ def compare_with_serving(
 
 @task(name="announce", task_run_name="announce: {drift.verdict}", **STEP)
 def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
-    """Emit the verdict as an event, `nightshift.drift.<name>`; the name, which is the run's state too."""
-    name = _told(drift)
+    """Emit the drift action as the event `nightshift.drift.<name>`; return the name, which is also the run's state."""
+    name = _state_name(drift)
     emit_event(
         event=f"nightshift.drift.{name.lower()}",
         resource={
@@ -82,17 +82,17 @@ def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
             "held": drift.held,
             "window": drift.window,
             "release": serving.release if serving else None,
-            "signals": [one.model_dump() for one in drift.signals],
+            "signals": [signal.model_dump() for signal in drift.signals],
         },
     )
     return name
 
 
-def _told(drift: Drift) -> str:
+def _state_name(drift: Drift) -> str:
     if drift.trigger:
         return "Retrain"
     if drift.verdict is Action.RETRAIN or drift.held:
-        return "Drifting"  # the night will retrain, or something holds it
+        return "Drifting"  # the next night retrains, or the retrain is on hold
     return {Action.SKIP: "Quiet", Action.REFRESH: "Changed", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}[
         drift.verdict
     ]

@@ -1,4 +1,4 @@
-"""Tasks around BM25 and hard negatives."""
+"""Tasks that search with BM25 and mine hard negatives."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from tasks.policy import STEP
 
 @task(name="index", task_run_name="index {snapshot.rows} passages with BM25", **STEP)
 def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
-    """Build the Lucene index of a snapshot."""
+    """Build the BM25 index (Lucene) of a snapshot."""
     return build_index(settings.home, snapshot, settings.mining)
 
 
 def index_served(settings: Settings, serving: Release) -> Index:
-    """Verify the index that searches of the serving release read; a damaged one is built again."""
+    """Verify the BM25 index of the serving release; rebuild it if it is damaged."""
     return index_passages(settings, load_snapshot(settings.home, serving.snapshot))
 
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
-    """BM25's best passages for the queries of a split; a split whose qrels look shuffled stops the night.
+    """Search the queries of a split with BM25. The run of the training queries is joined from `[mining] shards`.
 
-    Those of the training queries are joined of their slices, where `[mining] shards` cuts them.
+    Raises BadInput when the qrels of the split look shuffled.
     """
-    search, slices = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining), 1
-    if split == "train":
-        slices = settings.mining.shards
-    run = search_whole(search) if slices == 1 else join_slices(search, slices)
+    search = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining)
+    shards = settings.mining.shards if split == "train" else 1
+    run = search_whole(search) if shards == 1 else join_slices(search, shards)
     warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
     return run
 
 
-def bm25_slices(settings: Settings, snapshot: Snapshot, index: Index) -> int:
-    """The slices of the training queries that BM25 has yet to search; 0: the run is there, or made in one piece."""
-    mining, asked = settings.mining, judged(snapshot, "train")
-    if mining.shards == 1 or find_run(bm25_search(settings.home, index, asked, mining.depth, mining)):
+def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> int:
+    """Return the number of query shards to search with BM25. 0 if the run exists or is not sharded."""
+    mining, queries = settings.mining, judged(snapshot, "train")
+    if mining.shards == 1 or find_run(bm25_search(settings.home, index, queries, mining.depth, mining)):
         return 0
     return mining.shards
 
 
-@task(name="search-bm25-slice", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
-def search_bm25_slice(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
-    """Search one slice of the training queries with BM25; its queries."""
-    mining, asked = settings.mining, judged(snapshot, "train")
-    return search_slice(bm25_search(settings.home, index, asked, mining.depth, mining), rank, world_size)
+@task(name="search-bm25-shard", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
+def search_bm25_shard(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
+    """Search one shard of the training queries with BM25; return its number of queries."""
+    mining, queries = settings.mining, judged(snapshot, "train")
+    return search_slice(bm25_search(settings.home, index, queries, mining.depth, mining), rank, world_size)
 
 
-def dense_slices(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, round_: int) -> int:
-    """The slices of the training queries that the encoder has yet to search in this round, as `bm25_slices`."""
+def count_dense_shards(
+    settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, round_: int
+) -> int:
+    """Return the number of query shards to search with the encoder. 0 if the run exists or is not sharded."""
     mining = settings.mining
     if mining.shards == 1 or "dense" not in source_shares(round_, mining):
         return 0
@@ -69,22 +70,22 @@ def dense_slices(settings: Settings, snapshot: Snapshot, encoder: Encoder, embed
 
 @task(name="encode-queries", task_run_name="encode training queries, {encoder.fingerprint}", **STEP)
 def encode_queries(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings) -> int:
-    """Vectors of the training queries, for the slices of their search; how many."""
+    """Encode and store the training queries for the sharded search; return their number."""
     return keep_vectors(*training_search(settings.home, snapshot, encoder, embeddings, settings.mining.depth))
 
 
-@task(name="search-dense-slice", task_run_name="search rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
-def search_dense_slice(
+@task(name="search-dense-shard", task_run_name="search rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
+def search_dense_shard(
     settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, rank: int, world_size: int
 ) -> int:
-    """Search one slice of the training queries exactly in the embeddings; its queries."""
+    """Search one shard of the training queries in the embeddings, exactly; return its number of queries."""
     depth = settings.mining.depth
     search, _ = training_search(settings.home, snapshot, encoder, embeddings, depth, mapped=True)
     return search_slice(search, rank, world_size)
 
 
-def on_processors(settings: Settings) -> Settings:
-    """The settings as slices get them: on Ray without a GPU, and with as many threads of Lucene as cores asked for."""
+def cpu_settings(settings: Settings) -> Settings:
+    """Return the settings for search shards: on Ray without a GPU, and with one Lucene thread per requested core."""
     compute, mining = settings.compute, settings.mining
     if compute.engine == "local":
         return settings
@@ -106,9 +107,9 @@ def mine_negatives(
     round_: int,
     serving: Release | None,
 ) -> Negatives:
-    """The candidates that the round's schedule asks for, then the filters; told beside those of the serving release.
+    """Mine the negatives of a round from the sources that its schedule lists, and report churn and a sample.
 
-    The training queries are encoded once at most, and not at all when everything is there.
+    The training queries are encoded at most once, and not at all if all results exist.
     """
     home, mining = settings.home, settings.mining
     search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)

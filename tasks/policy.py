@@ -1,4 +1,4 @@
-"""How Prefect treats every task: what is retried, what is cached, what a run is called. One screen."""
+"""Prefect options of all tasks: retries, caching, and error notes."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-NOTE = "in step "  # begins the note on an error that names the task run it ended
+NOTE = "in step "  # prefix of the error note that names the failed task run
 
 
 def name_step(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
-    """Note on a task's error which task run it ended: a failed night reports its step."""
+    """Add the name of the failed task run to its error, so a failed night can report the step."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, BaseException):
         error.add_note(f"{NOTE}{run.name}")
 
 
 def step_of(error: BaseException) -> str:
-    """The name of the task run that `error` ended; empty when it was raised outside of tasks."""
+    """Return the name of the task run that raised `error`. Empty if it was raised outside of tasks."""
     notes = (note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE))
     return next(notes, "").removeprefix(NOTE)
 
 
-# Prefect's own cache would key on arguments, which a path or a name does not change when bytes do.
-# A step is finished when its manifest exists (tasks/core/base/files.py): a rerun finds that, and is as quick.
+# Prefect's cache is off. It keys on arguments, and a path does not change when the content of its file does.
+# A step is finished when its manifest exists (tasks/core/base/files.py), so a rerun is fast without that cache.
 STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "on_failure": [name_step]}
 
 TRANSPORT_FAULTS = (ConnectionError, TimeoutError)
 
 
 def transport_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """True for a fault that may be gone in a minute. Bad data and broken invariants are never tried again."""
+    """Return whether the task failed with a transient network error. Bad data and broken invariants are not retried."""
     try:
         state.result()
     except TRANSPORT_FAULTS:
@@ -42,7 +42,7 @@ def transport_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     return False
 
 
-# For steps that speak to something over a socket: a Milvus server, an object store, a hub.
+# For steps that use the network: a Milvus server, an object store, a model hub.
 OVER_THE_WIRE: dict[str, Any] = {
     **STEP,
     "retries": 3,
@@ -50,6 +50,6 @@ OVER_THE_WIRE: dict[str, Any] = {
     "retry_condition_fn": transport_fault,
 }
 
-# For shards on Ray. It tries again only what its own faults ended: a worker or a host that was lost. What a shard
-# itself raises is raised. `max_calls`: a worker that had a GPU would else end after each shard, its encoder with it.
+# For shards on Ray. Ray retries only shards whose worker or host was lost; errors that a shard raises are not retried.
+# `max_calls`: 0 keeps a GPU worker and its loaded encoder for the next shard.
 ON_RAY: dict[str, Any] = {"max_retries": 3, "max_calls": 0}

@@ -1,4 +1,4 @@
-"""A training in processes on the hosts of a Ray cluster: Ray Train starts them and gives lost ones a new place."""
+"""Train in processes on a Ray cluster. Ray Train starts the processes and restarts lost ones on other hosts."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from prefect.logging.handlers import APILogHandler
 from tasks.compute import check_ray, connect_to_ray, log_room, request
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.compute import ComputeSettings
-from tasks.core.training.launch import forget_refusal, refusal, take_part
+from tasks.core.training.launch import forget_refusal, refusal, run_rank
 from tasks.core.training.loop import Job, Outcome
 from tasks.core.training.ranks import Ranks, join_process_group
 from tasks.policy import ON_RAY
 
 log = logging.getLogger("nightshift.training")
 
-RAY_FOLDER = "ray"  # Ray Train's own notes, in the job's folder; it wants one that all hosts see
+RAY_FOLDER = "ray"  # Ray Train's state in the job's folder, which all hosts must see
 
 
 def train_on_ray(job: Job) -> Outcome:
-    """Do the job in up to `[training] processes` processes, as many as the cluster has room for, and at least one.
+    """Run the job in 1 to `[training] processes` processes, as many as the cluster has room for.
 
-    Their number does not change what is learned, but for rounding. When a host is lost they begin again at the last
-    checkpoint, in as many places as are left; three times, then the training fails.
+    The number of processes changes the result only by rounding. When a host is lost, training restarts from the last
+    checkpoint on the remaining hosts, at most three times.
 
-    Raises NightshiftError when Ray, or a Prefect server for its workers, is missing, when a process refuses or when
-    processes are lost too often; Unreachable when no cluster answers.
+    Raises:
+        NightshiftError: Ray, or a Prefect server for its workers, is missing; a process refuses the job; or processes
+            are lost too often.
+        Unreachable: no cluster answers.
     """
     check_ray()
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    compute, most = job.settings.compute, job.settings.training.processes
-    asked = training_request(compute)
+    compute, max_processes = job.settings.compute, job.settings.training.processes
+    requested = training_request(compute)
     forget_refusal(job)
     shutil.rmtree(job.folder / RAY_FOLDER, ignore_errors=True)
-    trainer = TorchTrainer(  # its types are those of Ray's first Train, which has nothing elastic
+    trainer = TorchTrainer(  # its type hints lack elastic worker counts
         _process,  # type: ignore[arg-type]
         train_loop_config={"job": job.model_dump_json(), "context": serialize_context()},
         scaling_config=ScalingConfig(
-            num_workers=(1, most),  # type: ignore[arg-type]
-            use_gpu="GPU" in asked,
-            resources_per_worker=asked,
+            num_workers=(1, max_processes),  # type: ignore[arg-type]
+            use_gpu="GPU" in requested,
+            resources_per_worker=requested,
         ),
         run_config=RunConfig(
             name=RAY_FOLDER,
@@ -57,48 +59,48 @@ def train_on_ray(job: Job) -> Outcome:
         ),
     )
     with connect_to_ray(compute):
-        log_room(asked, "training processes")
+        log_room(requested, "training processes")
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             raise NightshiftError(
                 refusal(job)
-                or f"training on Ray failed. Run again: it goes on from its last checkpoint. What Ray says: {error}"
+                or f"training on Ray failed. Run again to resume from the last checkpoint. Ray reports: {error}"
             ) from error
-    if refused := refusal(job):
-        raise NightshiftError(refused)
+    if reason := refusal(job):
+        raise NightshiftError(reason)
     shutil.rmtree(job.folder / RAY_FOLDER, ignore_errors=True)
     return Outcome.model_validate_json(outcome)
 
 
 def training_request(compute: ComputeSettings) -> dict[str, float]:
-    """What a training process asks for, by Ray's names of resources: what a shard does, but no part of a GPU."""
-    asked = request(compute)
-    return asked | ({"GPU": math.ceil(asked["GPU"])} if "GPU" in asked else {})
+    """Return the resources of a training process, by Ray resource name: those of a shard, with whole GPUs."""
+    requested = request(compute)
+    return requested | ({"GPU": math.ceil(requested["GPU"])} if "GPU" in requested else {})
 
 
 def _process(config: dict[str, Any]) -> str | None:
-    """What each process does: its rank of the job. The first one returns the outcome, as JSON."""
+    """Run one rank of the job. Rank 0 returns the outcome as JSON, the others None."""
     job = Job.model_validate_json(config["job"])
     with join_process_group() as ranks:
-        if ranks.as_the_first(bool(refusal(job))):
-            return None  # begun again after a refusal, which another try would not change
+        if ranks.broadcast(bool(refusal(job))):
+            return None  # restarted after a refusal, which a retry cannot change
         with _logging_to_prefect(ranks, config["context"]):
-            outcome = take_part(job, ranks)
+            outcome = run_rank(job, ranks)
     return outcome.model_dump_json() if ranks.leads else None
 
 
 @contextmanager
 def _logging_to_prefect(ranks: Ranks, context: dict[str, Any]) -> Iterator[None]:
-    """Let the first process's log lines go to the task run that trains; the others say the same."""
+    """Send the log lines of rank 0 to the training task run; mute the other ranks, which log the same."""
     logger = logging.getLogger("nightshift")
     if not ranks.leads:
         logger.setLevel(logging.CRITICAL)
         yield
         return
     with hydrated_context(context):
-        log.info("training on Ray, in %d process%s", ranks.size, "" if ranks.size == 1 else "es")
-        APILogHandler().flush()  # else sent some seconds later, when the process may be gone
+        log.info("Training on Ray in %d process%s", ranks.size, "" if ranks.size == 1 else "es")
+        APILogHandler().flush()  # without this they are sent seconds later, when the process may be gone
         try:
             yield
         finally:

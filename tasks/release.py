@@ -1,4 +1,4 @@
-"""Tasks around the pointer: what serves, publish, prune."""
+"""Tasks that publish, roll back, reindex, and prune releases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.drift.statistics import build_reference
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
-from tasks.core.release.comparable import comparable
+from tasks.core.release.comparable import find_comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.release.repair import repair
@@ -21,21 +21,25 @@ from tasks.policy import OVER_THE_WIRE, STEP
 
 @task(name="reconcile", task_run_name="reconcile", **OVER_THE_WIRE)
 def reconcile(settings: Settings, *, rebuild: bool = False) -> tuple[Release | None, int]:
-    """Repair what a crashed night left; return the release to compare with, and the pointer's epoch.
+    """Repair the state after a crashed night; return the serving release and the pointer's generation.
 
-    With `rebuild` verify the serving release too, and rebuild its damaged parts.
+    Args:
+        rebuild: Also verify the serving release, and rebuild its damaged parts.
+
+    Returns:
+        The release to compare with, or None, and the generation that `publish` expects.
     """
-    serving, epoch = repair(settings) if rebuild else releases.serving(settings)
-    return comparable(settings, serving), epoch
+    serving, generation = repair(settings) if rebuild else releases.serving(settings)
+    return find_comparable(settings, serving), generation
 
 
 def encoder_of(settings: Settings, release: Release) -> Encoder:
-    """The encoder that belongs to a release."""
+    """Load the encoder of a release."""
     return load(settings.home, Encoder, release.encoder)
 
 
 def withdrawn(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> str | None:
-    """The release of these very parts that a person rolled back, if any."""
+    """Return the release with exactly these parts that a user rolled back, if any."""
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader)
     return releases.find_withdrawn(settings, parts.digest)
 
@@ -52,7 +56,7 @@ def publish(
     reason: str,
     expected_epoch: int,
 ) -> Release:
-    """Build, verify and swap in the night's collection."""
+    """Build and verify the night's collection, and move the pointer to it."""
     build_reference(settings.home, encoder, embeddings, snapshot)
     release = releases.publish(
         settings,
@@ -73,19 +77,19 @@ def publish(
 
 @task(name="prune", task_run_name="prune", **OVER_THE_WIRE)
 def prune(settings: Settings) -> list[str]:
-    """Remove collections that retention no longer keeps, and those that crashed nights left."""
+    """Remove collections that retention no longer keeps or that crashed nights left; return their names."""
     return releases.prune(settings)
 
 
 @task(name="remove-unused", task_run_name="remove unused artifacts", **STEP)
 def remove_unused(settings: Settings) -> int:
-    """Remove artifacts that no release is made of and no night has used for `keep_days`; how many."""
+    """Delete artifacts that no release needs and no night used for `keep_days` days; return their number."""
     return len(retention.remove_unused(settings))
 
 
 @task(name="rollback", task_run_name="rollback", **STEP)
 def rollback(settings: Settings, to: str | None) -> Release:
-    """Point to an older release. Never tried again by itself: a second time it would go back one more."""
+    """Move the pointer to an older release. Never retried: a second attempt would go back one more release."""
     release = releases.rollback(settings, to)
     report.release_card(release)
     return release
@@ -93,7 +97,7 @@ def rollback(settings: Settings, to: str | None) -> Release:
 
 @task(name="reindex", task_run_name="reindex", **OVER_THE_WIRE)
 def reindex(settings: Settings, reason: str) -> Release:
-    """Build the serving release's collection anew, and swap."""
+    """Rebuild the serving release's collection, and move the pointer to it."""
     release = again.reindex(settings, reason)
     report.release_card(release)
     return release

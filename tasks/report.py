@@ -1,4 +1,4 @@
-"""The only maker of Prefect artifacts, and the task that writes the night report."""
+"""Create all Prefect artifacts, and write the night report."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from tasks.server_loss import (
     update_progress_artifact,
 )
 
-NEXT = {  # of a night that needs a person
-    "Failed": "fix what the message names, and run the night again; it resumes after the last finished step",
-    "Rejected": "read the failed checks below; the next night tries again with new data or other settings",
-    "Suspect": "look at the feed: the next night decides again",
+NEXT_STEPS = {  # for outcomes that need a person
+    "Failed": "fix the cause in the message and run the night again. It resumes after the last finished step",
+    "Rejected": "read the failed checks below. The next night tries again with new data or other settings",
+    "Suspect": "check the feed. The next night decides again",
     "Unlabeled": "add the queries of the artifact unfamiliar\\-queries to the train split, each with a qrel",
 }
 
 
 @task(name="report", task_run_name="report: {night.outcome}", **STEP)
 def write(settings: Settings, night: Night) -> Night:
-    """Write the night's row of the history, the HTML report and its summary in the Prefect UI; with the page's path."""
+    """Write the history row, the HTML report, and its summary in Prefect; return the night with the report's path."""
     night = night.having(ended=datetime.now(UTC))
     record(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
@@ -55,40 +55,40 @@ def write(settings: Settings, night: Night) -> Night:
 
 
 def failed(settings: Settings, night: Night, error: Exception) -> None:
-    """Leave a failed night in the history and as a page, with all that was known. An error in that is only logged."""
+    """Write history and report of a failed night, as far as it got. An error while writing is only logged."""
     failure = {"failure": describe(error), "failed_step": step_of(error)}
     refused = getattr(error, "refused", None)
     try:
         write(settings, night.having(outcome="Failed", refused=refused, **failure))
     except Exception:
-        get_run_logger().warning("no report of the failed night", exc_info=True)
+        get_run_logger().warning("Could not write the report of the failed night", exc_info=True)
 
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
-    """The contract rules that rows broke, errors first, and how many rules were met."""
+    """Publish the contract rules that rows broke, errors first, and the number of rules that passed."""
     broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == "warn")
-    kept = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
-    lines = [_broken(rule) for rule in broken]
-    lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules were met.", ""]
-    lines.append(f"All rules with samples: {_code(ingested.path.absolute() / PAGE)}")
-    _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {kept}.")
+    contents = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
+    lines = [_broken_rule(rule) for rule in broken]
+    lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules passed.", ""]
+    lines.append(f"All rules, with samples: {_code(ingested.path.absolute() / PAGE)}")
+    _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {contents}.")
 
 
-def _broken(rule: RuleCount) -> str:
+def _broken_rule(rule: RuleCount) -> str:
     rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
-    where = rows if rule.checked_rows else f"{rule.table}: {rule.observed}, required {rule.threshold}"
+    result = rows if rule.checked_rows else f"{rule.table}: {rule.observed}, required {rule.threshold}"
     offenders = shorten(", ".join(rule.offenders))
     first = f". First: {escape(offenders)}" if offenders else ""
-    return f"- **{escape(rule.rule)}** ({rule.severity}), {escape(where)}: {escape(rule.description)}{first}"
+    return f"- **{escape(rule.rule)}** ({rule.severity}), {escape(result)}: {escape(rule.description)}{first}"
 
 
 def drift_table(drift: Drift) -> None:
-    """What changed since the serving snapshot, what follows from it, and the terms and segments that moved most."""
+    """Publish the drift action, its signals, the changes, and the terms and segments that moved most."""
     signals = [
         (
             signal.name.replace("_", " "),
             signal.value,
-            "explains only" if signal.threshold is None else f"{signal.threshold:.4f}",
+            "information only" if signal.threshold is None else f"{signal.threshold:.4f}",
             "fired" if signal.fired else "",
         )
         for signal in drift.signals
@@ -103,15 +103,15 @@ def drift_table(drift: Drift) -> None:
 
 
 def unfamiliar_queries(drift: Drift) -> None:
-    """The queries that a person should label: the lowest scores of the last window that drifted."""
+    """Publish the queries to label: those with the lowest scores in the last window that drifted."""
     lines = [*(f"- {escape(query)}" for query in drift.unfamiliar), ""]
     if drift.unfamiliar_file is not None:
-        lines.append(f"All of them: {_code(drift.unfamiliar_file)}")
+        lines.append(f"All unfamiliar queries: {_code(drift.unfamiliar_file)}")
     _show("unfamiliar-queries", lines, drift.cause)
 
 
 def drift_history(drift: Drift) -> None:
-    """The windows of new queries that were judged, newest first: the drift over time."""
+    """Publish the drift result of each window of new queries, newest first."""
     rows = [
         (
             f"{window.number}, {window.at:%Y-%m-%d %H:%M}",
@@ -124,47 +124,48 @@ def drift_history(drift: Drift) -> None:
     ]
     if rows:
         lines = table(("window", "queries", "low-score share", "threshold", "result"), rows)
-        _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'nothing is held back'}")
+        _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'no retrain is on hold'}")
 
 
 def negatives_sample(negatives: Negatives) -> None:
-    """Mined negatives for human eyes: is any of them in truth an answer?"""
+    """Publish a sample of mined negatives for a person to check for false negatives."""
     lines = []
     for sample in json.loads((negatives.path / "sample.json").read_text(encoding="utf-8")):
         lines += ["", f"**{escape(shorten(sample['query']))}**", ""]
         lines += [
-            f"- {escape(shorten(kept['text']))} ({escape(kept['source'])}, rank {kept['rank']}, "
-            f"score {_score(kept['dense_score'], kept['trail']['above_margin'])})"
-            for kept in sample["negatives"][:2]
+            f"- {escape(shorten(negative['text']))} ({escape(negative['source'])}, rank {negative['rank']}, "
+            f"score {_score(negative['dense_score'], negative['trail']['above_margin'])})"
+            for negative in sample["negatives"][:2]
         ]
     _show("mined-negatives", lines, " ".join(describe_negatives(negatives)))
 
 
 def embedding_progress(encoder: Encoder) -> Watch:
-    """Follow an embedding in a progress artifact: the share of all passages, speed, time left."""
-    shown: list[UUID] = []
+    """Return a callback that shows embedding progress in a Prefect artifact: share of passages, speed, time left."""
+    artifacts: list[UUID] = []
 
     def watch(pace: Pace) -> None:
-        percent, words = 100 * pace.share, escape(f"Encoder {encoder.fingerprint}, {pace}")
+        percent, description = 100 * pace.share, escape(f"Encoder {encoder.fingerprint}, {pace}")
         try:
-            if shown:
-                update_progress_artifact(shown[0], percent, words)
+            if artifacts:
+                update_progress_artifact(artifacts[0], percent, description)
             else:
-                shown.append(cast(UUID, create_progress_artifact(percent, key="embedding", description=words)))
-        except Exception:  # hours of encoding do not hang on a server that shows them
-            get_run_logger().warning("progress of the embedding could not be shown", exc_info=True)
+                created = create_progress_artifact(percent, key="embedding", description=description)
+                artifacts.append(cast(UUID, created))
+        except Exception:  # showing progress must never stop the encoding
+            get_run_logger().warning("Could not show the embedding progress", exc_info=True)
 
     return watch
 
 
-def evaluation_table(verdict: Decision, figures: Mapping[str, Evaluation]) -> None:
-    """Measures of every system on the same held-out queries, under the gate's decision."""
-    decision = "promote" if verdict.promote else "reject"
-    _show("evaluation", _measures(figures), f"{decision}: {'; '.join(verdict.reasons)}")
+def evaluation_table(decision: Decision, figures: Mapping[str, Evaluation]) -> None:
+    """Publish the gate's decision, and the measures of every system on the same held-out queries."""
+    action = "promote" if decision.promote else "reject"
+    _show("evaluation", _measures(figures), f"{action}: {'; '.join(decision.reasons)}")
 
 
 def release_card(release: Release) -> None:
-    """What went live, and how to undo it."""
+    """Publish the facts of the new serving release, and how to undo it."""
     rows = [
         ("passages", f"{release.rows:,}"),
         *(
@@ -181,11 +182,11 @@ def release_card(release: Release) -> None:
 
 
 def _summary(settings: Settings, night: Night) -> list[str]:
-    serves = night.serves.release if night.serves else "no release yet" if night.serving_known else "what served before"
+    serves = night.serves.release if night.serves else "no release yet" if night.serving_known else "unchanged"
     lines = [f"# {night.outcome}", "", escape(night.why), "", f"- Serving: {escape(serves)}"]
     if night.failed_step:
         lines.append(f"- Failed step: {escape(night.failed_step)}")
-    lines += [f"- Next step: {NEXT[night.outcome]}"] if night.outcome in NEXT else []
+    lines += [f"- Next step: {NEXT_STEPS[night.outcome]}"] if night.outcome in NEXT_STEPS else []
     lines += [f"- Report: {_report(settings, night)}", ""]
     if night.verdict:
         lines += [f"- {mark_of(finding).sign} {escape(finding.words)}" for finding in night.verdict.findings] + [""]
@@ -204,7 +205,7 @@ def _measures(figures: Mapping[str, Evaluation]) -> list[str]:
 
 
 def _report(settings: Settings, night: Night) -> str:
-    """A link to the report where the settings say that people reach the search service, else its file."""
+    """Return a link to the report on the search service if [service] url is set, or else the report's path."""
     assert night.report is not None
     if url := settings.service.url:
         return f"[{night.report.stem}](<{url.rstrip('/')}/reports/{quote(night.report.name)}>)"

@@ -1,7 +1,7 @@
-"""A night whose Prefect server dies continues: Prefect shows the night, the home keeps it.
+"""Let a night continue when its Prefect server dies. All results are stored in home; Prefect only shows them.
 
-Prefect's clients log each failed request, most of them with a traceback. While the server does not answer, one warning
-in words stands for all of them, and nothing is sent to it.
+Prefect's clients log each failed request, mostly with a traceback. While the server does not answer, this module drops
+these log lines, logs one warning instead, and sends no artifacts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ log = logging.getLogger("nightshift.prefect")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PROBE_SECONDS = 15  # a server on a busy machine may take some
-# Where Prefect's clients report failed requests. Filters of a logger see only what is logged to that very logger.
+PROBE_SECONDS = 15  # timeout; a server on a busy machine may be slow
+# Loggers to which Prefect's clients report failed requests. A filter does not apply to child loggers.
 CLIENTS = (
     "prefect.events.clients",
     "prefect._internal",
@@ -32,15 +32,15 @@ CLIENTS = (
     "EventsWorker",
     "APILogWorker",
 )
-RUNS = ("prefect.flow_runs", "prefect.task_runs")  # report failed requests of the engine, and errors of the night
-WORDS = (
-    "The Prefect server does not answer. The night continues: its outcome, report, and release are stored in home. The "
-    "Prefect UI misses what happens until the server is back."
+RUNS = ("prefect.flow_runs", "prefect.task_runs")  # failed requests of the engine, and errors of the night
+WARNING = (
+    "The Prefect server does not answer. The night continues and stores its outcome, report, and release in home. The "
+    "Prefect UI shows no progress until the server is back."
 )
 
 
 class ServerLoss(logging.Filter):
-    """Notices that the server is gone, warns once, and drops what Prefect's clients log about it."""
+    """Detects that the server is gone, warns once, and drops the error logs of Prefect's clients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,20 +59,20 @@ class ServerLoss(logging.Filter):
             return False
         if not self.warned:
             self.warned = True
-            log.warning(WORDS)
+            log.warning(WARNING)
         return True
 
     def install(self) -> None:
-        """Watch this process from here on. Safe to call again."""
+        """Install the filter in this process. Safe to call again."""
         if self.installed or not PREFECT_API_URL.value():
             return
         self.installed = True
         for name in CLIENTS + RUNS:
             logging.getLogger(name).addFilter(self)
-        # The log handler writes its failures to standard error, past every logger, unless this is off.
+        # Otherwise the log handler writes its own failures to stderr, past all loggers.
         logging.raiseExceptions = False
         if not emit_events_to_cloud():
-            # By default each event waits 7 seconds for a dead server. Unsent events are sent when it is back.
+            # By default each event waits 7 seconds for a dead server. Unsent events are sent when the server is back.
             EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
 
 
@@ -80,7 +80,7 @@ loss = ServerLoss()
 
 
 def server_answers() -> bool:
-    """Return whether the configured server answers anything at all."""
+    """Return whether the configured server answers, with any status."""
     url = PREFECT_API_URL.value()
     if not url:
         return True  # Prefect starts one in this process when it needs it
@@ -91,23 +91,23 @@ def server_answers() -> bool:
     return True
 
 
-def shown(make: Callable[P, T]) -> Callable[P, T | None]:
-    """Make an artifact if the server answers; return None if it does not: a night does not depend on who shows it."""
+def tolerate_loss(create: Callable[P, T]) -> Callable[P, T | None]:
+    """Wrap a function that creates an artifact: return None if the server does not answer, so the night continues."""
 
-    @wraps(make)
+    @wraps(create)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
         if loss.noticed():
             return None
         try:
-            return make(*args, **kwargs)
+            return create(*args, **kwargs)
         except httpx.HTTPError as error:
             if not loss.noticed():
-                log.warning("The Prefect server refused an artifact, and the night continues without it: %s", error)
+                log.warning("The Prefect server refused an artifact; the night continues without it: %s", error)
             return None
 
     return guarded
 
 
-create_markdown_artifact = shown(artifacts.create_markdown_artifact)
-create_progress_artifact = shown(artifacts.create_progress_artifact)
-update_progress_artifact = shown(artifacts.update_progress_artifact)
+create_markdown_artifact = tolerate_loss(artifacts.create_markdown_artifact)
+create_progress_artifact = tolerate_loss(artifacts.create_progress_artifact)
+update_progress_artifact = tolerate_loss(artifacts.update_progress_artifact)

@@ -1,4 +1,4 @@
-"""Tasks around the encoder."""
+"""Tasks that load and train encoders."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.ray_training import train_on_ray
 
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
 def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
-    """The untrained encoder that the settings name."""
+    """Return the base encoder, without training, that `[encoder] model` names."""
     return trainer.base_encoder(settings.home, snapshot, settings)
 
 
 @task(name="check-learnable", task_run_name="check that {base.base} can learn from the texts", **STEP)
 def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> None:
-    """Warn of unknown tokens; stop a night that would train on texts that the base model cannot tell apart."""
+    """Warn about unknown tokens. Stop a night that would train on texts that look the same to the base model."""
     learnable.check_learnable(base, snapshot, will_train=will_train)
 
 
@@ -36,11 +36,19 @@ def train(
 ) -> Encoder:
     """Train the start encoder on the night's pairs and negatives.
 
-    `dev` is BM25's run over the dev queries. Where the start is the serving encoder, or pairs are replayed, the
-    serving release's snapshot, unless it is lost, shows what is forgotten.
+    If training starts from the serving encoder or replays pairs, the serving release's snapshot, if it still exists,
+    is used to measure forgetting.
+
+    Args:
+        dev: BM25's run on the dev queries.
+        serving: The serving release, if any.
     """
-    recalls = settings.encoder.start == "serving" or settings.training.replay > 0
-    older = find_artifact(settings.home, Snapshot, serving.snapshot) if serving is not None and recalls else None
+    measures_forgetting = settings.encoder.start == "serving" or settings.training.replay > 0
+    older = (
+        find_artifact(settings.home, Snapshot, serving.snapshot)
+        if serving is not None and measures_forgetting
+        else None
+    )
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
         settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch

@@ -87,7 +87,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "night.toml").write_text("mine")
     refused = run("init", str(tmp_path), "--to", str(tmp_path / "night.toml"))
     assert refused.returncode == 1
-    assert "is there already" in refused.stderr
+    assert "exists already" in refused.stderr
     assert (tmp_path / "night.toml").read_text() == "mine"
 
 
@@ -134,7 +134,7 @@ def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
         assert failed.returncode == 1
         assert "should not happen" not in failed.stderr
         assert failed.stderr.startswith(f"error: {name}")
-        assert "Give this user the right to read and write it" in failed.stderr
+        assert "Give this user read and write permission" in failed.stderr
 
 
 def test_a_full_disk_is_an_error_in_words() -> None:

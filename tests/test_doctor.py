@@ -1,4 +1,4 @@
-"""The doctor looks at real things, well and ill."""
+"""`nightshift doctor` on working and broken installations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.settings import EncoderSettings, Settings
 
 
-def test_what_is_well_is_found_well(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_installation_passes(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with s3_server("looked-at") as options:
         store = StoreSettings(url=f"s3://looked-at/nights?{options}")
         settings = Settings(home=tmp_path, store=store, encoder=EncoderSettings(model=str(tiny_model)))
-        checks = {one.name: one for one in examine(settings)}
+        checks = {check.name: check for check in examine(settings)}
     assert checks.keys() == {"java", "disk", "model", "milvus", "ledger", "prefect", "store"}
-    assert {name for name, one in checks.items() if not one.well} == set()
-    assert checks["store"].found == "s3://looked-at/nights takes and gives objects"
+    assert {name for name, check in checks.items() if not check.passed} == set()
+    assert checks["store"].detail == "s3://looked-at/nights writes and reads objects"
 
 
 def test_what_is_ill_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -39,25 +39,25 @@ def test_what_is_ill_is_told_with_what_to_do(tmp_path: Path) -> None:
     done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for name, mend in {
+    for name, fix in {
         "model": "demo extra",
         "milvus": "start",
         "prefect": "prefect server start",
         "store": "cluster.md",
     }.items():
         assert name in done.stdout
-        assert mend in " ".join(done.stdout.split())
+        assert fix in " ".join(done.stdout.split())
 
 
-def test_ray_without_a_prefect_server_for_its_workers_is_ill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_without_a_prefect_server_for_its_workers_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     settings = Settings(home=tmp_path, compute=ComputeSettings(engine="ray", address="127.0.0.1:9"))
-    (ray,) = (one for one in examine(settings) if one.name == "ray")
-    assert not ray.well
-    assert "PREFECT_API_URL" in ray.found or "nightshift[ray]" in ray.found
+    (ray,) = (check for check in examine(settings) if check.name == "ray")
+    assert not ray.passed
+    assert "PREFECT_API_URL" in ray.detail or "nightshift[ray]" in ray.detail
 
 
-def test_a_dead_server_of_up_is_ill_and_its_errors_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_of_up_fails_and_its_errors_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     folder = tmp_path / "prefect"
     folder.mkdir()
@@ -65,8 +65,8 @@ def test_a_dead_server_of_up_is_ill_and_its_errors_are_shown(tmp_path: Path, mon
     (folder / "server.log").write_text("02:00:00.000 | ERROR   | scheduler - Can't evaluate bulk DML statement\n" * 7)
     checks = {check.name: check for check in examine(Settings(home=tmp_path))}
     local = {"server", "worker", "schedule", "runs", "watchdog", "logs"}
-    assert {name for name in local if not checks[name].well} == local
-    assert "7 × " in checks["logs"].found
-    assert "bulk DML" in checks["logs"].found
-    assert "last at 02:00:00" in checks["logs"].found
-    assert "nightshift up" in checks["server"].mend
+    assert {name for name in local if not checks[name].passed} == local
+    assert "7 × " in checks["logs"].detail
+    assert "bulk DML" in checks["logs"].detail
+    assert "last at 02:00:00" in checks["logs"].detail
+    assert "nightshift up" in checks["server"].fix

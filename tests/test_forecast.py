@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.settings import Settings
-from tasks.core.drift.verdict import Changes, Drift, Work
+from tasks.core.drift.findings import Action, Changes, Drift
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.forecast import Forecast, forecast
@@ -24,22 +24,22 @@ def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) 
     )
 
 
-def of(settings: Settings, verdict: Work, **changes: int) -> Forecast:
+def of(settings: Settings, verdict: Action, **changes: int) -> Forecast:
     drift = Drift(verdict=verdict, cause="for the test", passages=Changes(**changes))
     return forecast(settings, ingest(settings)[1], drift)
 
 
 def test_a_night_with_nothing_to_do_costs_nothing(settings: Settings) -> None:
-    assert of(settings, Work.SKIP) == ([], 0)
-    assert of(settings, Work.SUSPECT) == ([], 0)
+    assert of(settings, Action.SKIP) == ([], 0)
+    assert of(settings, Action.SUSPECT) == ([], 0)
 
 
 def test_the_first_night_mines_trains_and_embeds_everything(settings: Settings) -> None:
-    plan = of(settings, Work.RETRAIN, new=100)
+    plan = of(settings, Action.RETRAIN, new=100)
     amounts = {one.step: one.amount for one in plan.steps}
     assert amounts == {
         "mine": "36 queries",
-        "embed (what it is compared with)": "100 passages",
+        "embed (compared encoder)": "100 passages",
         "train": "24 steps of 12 queries",  # 36 pairs, 8 times, 12 at once
         "embed (challenger)": "100 passages",
         "publish": "100 rows",
@@ -49,7 +49,7 @@ def test_the_first_night_mines_trains_and_embeds_everything(settings: Settings) 
 
 
 def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
-    plan = of(settings, Work.REFRESH, new=3, changed=2)
+    plan = of(settings, Action.REFRESH, new=3, changed=2)
     assert [(one.step, one.amount) for one in plan.steps] == [
         ("embed (changed passages, serving encoder)", "5 passages"),
         ("publish", "100 rows"),
@@ -59,12 +59,12 @@ def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
 def test_what_earlier_nights_took_is_what_the_next_will_take(settings: Settings) -> None:
     snapshot = ingest(settings)[1]
     gather_shards(settings.home, base_encoder(settings.home, snapshot, settings), snapshot, 1)
-    plan = of(settings, Work.REFRESH, new=50)
-    assert plan.steps[0].known == "measured on 100 passages"  # too few were embedded to go by
+    plan = of(settings, Action.REFRESH, new=50)
+    assert plan.steps[0].basis == "100 encoded passages"  # too few were embedded to go by
     more = settings.model_copy(update={"mining": settings.mining.model_copy(update={"rounds": 2})})
-    assert {one.step: one.amount for one in of(more, Work.RETRAIN, new=7).steps} == {
+    assert {one.step: one.amount for one in of(more, Action.RETRAIN, new=7).steps} == {
         "mine": "36 queries in 2 rounds",
-        "embed (what it is compared with)": "7 passages",
+        "embed (compared encoder)": "7 passages",
         "train": "48 steps of 12 queries",
         "embed (challenger)": "200 passages",
         "publish": "100 rows",

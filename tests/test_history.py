@@ -10,7 +10,7 @@ import pytest
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
 from tasks.core.base.receipts import Evaluation, Release
-from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.gate import Decision, GateCheck
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
@@ -42,7 +42,7 @@ def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
     }
     against = Comparison(against="the serving release", difference=0.1, low=0.05, high=0.15, queries=300)
     verdict = Decision(findings=(GateCheck(held=True, words="better"),), comparisons=(against,))
-    drift = Drift(verdict=Work.RETRAIN, cause="new pairs")
+    drift = Drift(verdict=Action.RETRAIN, cause="new pairs")
     record(
         tmp_path,
         night(0, "Promoted").having(ended=START + timedelta(hours=1), figures=figures, verdict=verdict, drift=drift),
@@ -98,10 +98,10 @@ def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> No
     assert (path.name, row["outcome"], row["began"]) == (made[1], "Rejected", "2026-03-02T02:00:00+00:00")
 
 
-@pytest.mark.parametrize(("run", "said"), [("2026-03", "3 reports fit"), ("r0009-a", "no report fits")])
-def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("run", "problem"), [("2026-03", "3 reports match"), ("r0009-a", "no report matches")])
+def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, problem: str, tmp_path: Path) -> None:
     pages(tmp_path)
-    with pytest.raises(NightshiftError, match=said):
+    with pytest.raises(NightshiftError, match=problem):
         find_report(tmp_path, run)
 
 

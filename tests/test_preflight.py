@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.errors import BadInput, NightshiftError
-from tasks.core.base.settings import (
-    CrossEncoderSettings,
-    DataSettings,
-    EncoderSettings,
-    GateSettings,
-    MiningSettings,
-    Settings,
-)
+from tasks.core.base.sections.evaluation import GateSettings
+from tasks.core.base.settings import CrossEncoderSettings, DataSettings, EncoderSettings, MiningSettings, Settings
 from tasks.core.ingest.data_warnings import data_warnings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.source_summary import summarize_source

@@ -13,7 +13,7 @@ from evaluation_world import write_run, write_snapshot
 from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
-from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.gate import Decision, GateCheck, Probe
 from tasks.core.evaluation.significance import Comparison
@@ -67,7 +67,7 @@ def night(tmp_path: Path) -> Night:
         ),
         snapshot=snapshot,
         serving=None,
-        drift=Drift(verdict=Work.RETRAIN, cause="new pairs"),
+        drift=Drift(verdict=Action.RETRAIN, cause="new pairs"),
         trained=(encoder,),
         probe=Probe(passages=2, of=3, why="the pool would be most of the corpus"),
         figures=figures(
@@ -99,16 +99,16 @@ def release(name: str) -> Release:
 class Remote(HTMLParser):
     """Collects everything that a browser would fetch."""
 
-    found: list[str]
+    resources: list[str]
     links: list[str]
 
     def __init__(self) -> None:
         super().__init__()
-        self.found, self.links = [], []
+        self.resources, self.links = [], []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = ("src", "xlink:href", "srcset", "data", "poster", *(["href"] if tag != "a" else []))
-        self.found += [value for name, value in attrs if name in names and value and not value.startswith("#")]
+        self.resources += [value for name, value in attrs if name in names and value and not value.startswith("#")]
         if tag == "a":
             self.links += [value for name, value in attrs if name == "href" and value]
 
@@ -123,7 +123,7 @@ def test_the_report_says_the_verdict_and_fetches_nothing(night: Night, tmp_path:
     assert page.index("not shown to be no worse") < page.index("against BM25") < page.index("<section>")
     reader = Remote()
     reader.feed(page)
-    assert reader.found == []
+    assert reader.resources == []
     assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative: a home may be moved
     assert len(page) < 2_000_000
 
@@ -223,20 +223,20 @@ def test_nights_link_to_each_other_to_their_run_and_to_releases(night: Night, tm
     home = tmp_path / "home"
     first = night.having(outcome="Promoted", release=release("r0001-a"), run_url="http://prefect/runs/flow-run/1")
     second = night.having(began=night.began + timedelta(days=1), serving=release("r0001-a"))
-    for one in (first, second):
-        record(home, one)
-        write_report(home, one)
+    for night in (first, second):
+        record(home, night)
+        write_report(home, night)
         write_index(home)
     links = {}
     for path in (home / "reports").glob("*.html"):
         reader = Remote()
         reader.feed(path.read_text())
         links[path.name] = set(reader.links)
-    one, other = "2026-03-01T020000Z.html", "2026-03-02T020000Z.html"
-    assert links[one] >= {"index.html", other, "http://prefect/runs/flow-run/1"}
-    assert links[other] >= {"index.html", one}
-    assert links["index.html"] == {one, other}
-    assert all(not link.startswith(("/", "file:")) for found in links.values() for link in found)
+    first_page, second_page = "2026-03-01T020000Z.html", "2026-03-02T020000Z.html"
+    assert links[first_page] >= {"index.html", second_page, "http://prefect/runs/flow-run/1"}
+    assert links[second_page] >= {"index.html", first_page}
+    assert links["index.html"] == {first_page, second_page}
+    assert all(not link.startswith(("/", "file:")) for targets in links.values() for link in targets)
     index = (home / "reports" / "index.html").read_text()
     assert index.index("Rejected") < index.index("Promoted")  # newest first
 

@@ -91,7 +91,7 @@ def test_what_is_only_below_the_working_directory_is_used_with_a_warning(
     loaded = load_settings(file)
     assert loaded.home.absolute() == tmp_path / "var/x"
     assert loaded.gate.golden == file.parent / "golden.jsonl"
-    assert f"which is used: {tmp_path / 'var/x'}" in caplog.text
+    assert f"Using the path in the working directory: {tmp_path / 'var/x'}" in caplog.text
     caplog.clear()
     load_settings(file)
     assert not caplog.text  # once is enough
@@ -116,7 +116,7 @@ def test_a_tilde_is_the_home_folder_of_the_user_in_every_path(tmp_path: Path, mo
     file.replace(tmp_path / "me" / "night.toml")
     assert load_settings().encoder.query_model == str(tmp_path / "me/query")
     monkeypatch.setenv("NIGHTSHIFT_HOME", "~nobody-of-this-name/x")
-    with pytest.raises(BadUsage, match="no user of this name"):
+    with pytest.raises(BadUsage, match="this user has no home folder"):
         load_settings()
 
 

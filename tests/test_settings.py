@@ -44,7 +44,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
         ('[data]\nformat = "beir"', r"\[data\]: \[data\] format = \"beir\" needs \[data\] path"),
         ("[training", "not valid TOML"),
         ("a = " + "[" * 100_000, "not valid TOML"),
-        ('home = ""', "it is empty"),
+        ('home = ""', "the path is empty"),
     ],
 )
 def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, named: str) -> None:
@@ -108,7 +108,7 @@ def test_a_mistyped_variable_is_an_error_with_what_was_perhaps_meant(monkeypatch
         load_settings()
     monkeypatch.setenv("NIGHTSHIFT_TRAINING__BATCH_SIZE", "8")
     monkeypatch.setenv("NIGHTSHIFT_ENCODER__DIMENSIONS", "64,32")
-    with pytest.raises(BadUsage, match="given as JSON"):
+    with pytest.raises(BadUsage, match="lists and tables as JSON"):
         load_settings()
 
 

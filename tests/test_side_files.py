@@ -27,7 +27,7 @@ def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path)
     file = tmp_path / "golden.jsonl"
     cases = {
         b"fine\ncaf\xe9\n": "line 2: not UTF-8",
-        "fine\nü".encode("utf-16-le"): "line 1: a NUL character. Is it UTF-16",
+        "fine\nü".encode("utf-16-le"): "line 1: a NUL character. Is this UTF-16",
         b"\xff\xfe\n": "line 1: not UTF-16",
     }
     for content, named in cases.items():

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import norm
 
-from tasks.core.base.settings import GateSettings
+from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.evaluation.gate import Decision, Evidence, decide
 
 # Share of queries whose relevant passage stands at rank 1, 2, … 10; the rest find it lower or not at all.
@@ -88,7 +88,7 @@ def judge(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, rules:
     halves = [rng.random(len(ours)) < 0.5 for _ in range(2)]
     slices = {f"{number}{side}": half == side for number, half in enumerate(halves) for side in (False, True)}
     floor = _table(theirs * 0.6)
-    return decide(Evidence(_table(ours), floor, serving=_table(theirs), slices=slices), rules)
+    return decide(Evidence(_table(ours), floor, serving=_table(theirs), segments=slices), rules)
 
 
 def rates(found: list[Decision]) -> tuple[float, float]:

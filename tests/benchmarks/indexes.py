@@ -33,10 +33,10 @@ from tasks.core.release.milvus.bulk import bulk_insert
 from tasks.core.release.milvus.collection import (
     CollectionReader,
     connect,
+    convert_errors,
     create,
     fill,
     index_and_load,
-    readable,
 )
 from tasks.core.release.publisher import Identity
 
@@ -112,7 +112,7 @@ def one_index(
     best: list[set[int]],
 ) -> None:
     """Fill, build, and search with each of the settings that are tried."""
-    with readable(identity.index):
+    with convert_errors(identity.index):
         create(client, identity)
         fill(client, identity, batches(passages))
         start = time.perf_counter()

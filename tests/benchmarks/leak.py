@@ -43,7 +43,7 @@ from tasks.core.mining.cross_encoder import CrossEncoder, find_cross_encoder
 from tasks.core.mining.filters import KEPT, RULES, FilterInputs, Reason
 from tasks.core.mining.mine import NEGATIVES_FILE, mine
 from tasks.core.mining.passage_texts import build_shingles, open_texts
-from tasks.core.mining.round import MiningRound, candidate_blocks, cross_encoder_scorer, filter_inputs
+from tasks.core.mining.round import MiningRound, candidate_batches, cross_encoder_scorer, filter_inputs
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.snapshot.reader import PASSAGES, queries
@@ -126,7 +126,7 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
     judging = CrossEncoder(find_cross_encoder(mining.cross_encoder), mining.cross_encoder.tokens) if model else None
     texts = open_texts(build_shingles(home, snapshot))
     this = MiningRound(snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging)
-    candidates = Candidates.joined([some for _, some in candidate_blocks(this)])
+    candidates = Candidates.joined([some for _, some in candidate_batches(this)])
     ids = pq.read_table(snapshot.path / PASSAGES, columns=["passage_id"])["passage_id"].to_pylist()
     names = asked["query_id"].to_pylist()
     pairs = zip(candidates.query.tolist(), candidates.passage.tolist(), strict=True)
@@ -140,7 +140,8 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
 def _check(study: Study, mined: Any) -> None:
     """No known positive is among the negatives that the whole step mines, and the study below chooses the same."""
     positives = set(zip(study.facts.positive_query.tolist(), study.facts.positive_passage.tolist(), strict=True))
-    names, ids = study.this.wording["query_id"], pq.read_table(study.this.snapshot.path / PASSAGES)["passage_id"]
+    names = study.this.training_queries["query_id"]
+    ids = pq.read_table(study.this.snapshot.path / PASSAGES)["passage_id"]
     rows = zip(index_in(mined["query_id"], names).tolist(), index_in(mined["passage_id"], ids).tolist(), strict=True)
     assert not positives & set(rows), "a known positive is among the negatives"
     asked = study.this.cross_encoder is not None

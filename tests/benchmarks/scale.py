@@ -186,11 +186,8 @@ def _embed(home: Path, shards: int) -> Facts:
     from flows.nightly import embed
     from tasks.core.base.settings_file import load_settings
 
-    (encoder,), (snapshot,), settings = (
-        receipts_newest_first(home, Encoder),
-        receipts_newest_first(home, Snapshot),
-        load_settings(),
-    )
+    settings, (encoder,) = load_settings(), receipts_newest_first(home, Encoder)
+    (snapshot,) = receipts_newest_first(home, Snapshot)
 
     @flow
     def embedding() -> Facts:
@@ -214,11 +211,8 @@ def _search(home: Path, slices: int) -> Facts:
     from tasks.core.mining.mine import mine
     from tasks.core.retrieval.training_queries import run_search, training_search
 
-    (encoder,), (snapshot,), settings = (
-        receipts_newest_first(home, Encoder),
-        receipts_newest_first(home, Snapshot),
-        load_settings(),
-    )
+    settings, (encoder,) = load_settings(), receipts_newest_first(home, Encoder)
+    (snapshot,) = receipts_newest_first(home, Snapshot)
     (index,), (vectors,) = receipts_newest_first(home, Index), receipts_newest_first(home, Embeddings)
 
     @flow
@@ -232,7 +226,7 @@ def _search(home: Path, slices: int) -> Facts:
             found = [search(settings, snapshot, index)]
             times.append(time.time())
             if slices > 1:
-                step, given = mining.search_dense_slice, mining.on_processors(settings)
+                step, given = mining.search_dense_shard, mining.cpu_settings(settings)
                 run_shards(step, given, snapshot, encoder, vectors, shards=slices)
             found.append(run_search(own, asked, slices))
             times.append(time.time())

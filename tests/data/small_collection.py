@@ -40,7 +40,7 @@ def passage(number: int) -> dict[str, object]:
 
 
 def query(number: int) -> dict[str, object]:
-    return {"_id": f"q{number}", "text": f"what is said in passage {number}"}
+    return {"_id": f"q{number}", "text": f"what is written in passage {number}"}
 
 
 def build(folder: Path) -> Collection:

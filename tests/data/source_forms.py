@@ -1,4 +1,4 @@
-"""One small collection, written in every form that a source may have. The same words in each."""
+"""Write the same small collection in every form of a source."""
 
 import gzip
 import json
@@ -15,10 +15,10 @@ from tasks.core.sources.source import find_source
 
 SPLITS = {"train": range(20), "dev": range(20, 25), "test": range(25, 30)}
 PASSAGES = [
-    {"_id": f"p{n}", "title": f"Title {n}", "text": f'Passage {n} says "so" – {{[in brackets]}}, ünïcode.'}
+    {"_id": f"p{n}", "title": f"Title {n}", "text": f'Passage {n} reads "so" – {{[in brackets]}}, ünïcode.'}
     for n in range(30)
 ]
-QUERIES = [{"_id": f"q{n}", "text": f"what is said in passage {n}"} for n in range(30)]
+QUERIES = [{"_id": f"q{n}", "text": f"what is written in passage {n}"} for n in range(30)]
 Passage = dict[str, str]
 
 
@@ -40,7 +40,7 @@ def jsonl(rows: list[Any]) -> str:
 
 
 def beir(root: Path, ending: str = "", titled: bool = True) -> None:
-    put(root, "corpus.jsonl", jsonl([one if titled else {**one, "title": ""} for one in PASSAGES]), ending)
+    put(root, "corpus.jsonl", jsonl([passage if titled else {**passage, "title": ""} for passage in PASSAGES]), ending)
     put(root, "queries.jsonl", jsonl(QUERIES), ending)
     for split, numbers in SPLITS.items():
         lines = "".join(f"q{n}\tp{n}\t1\n" for n in numbers)
@@ -48,7 +48,7 @@ def beir(root: Path, ending: str = "", titled: bool = True) -> None:
 
 
 def msmarco(root: Path, ending: str = "", columns: int = 4) -> None:
-    put(root, "collection.tsv", "".join(f"{one['_id']}\t{one['text']}\n" for one in PASSAGES), ending)
+    put(root, "collection.tsv", "".join(f"{passage['_id']}\t{passage['text']}\n" for passage in PASSAGES), ending)
     for split, numbers in SPLITS.items():
         put(root, f"queries.{split}.tsv", "".join(f"q{n}\t{QUERIES[n]['text']}\n" for n in numbers), ending)
         middle = "0\t" if columns == 4 else ""
@@ -56,7 +56,7 @@ def msmarco(root: Path, ending: str = "", columns: int = 4) -> None:
 
 
 def dpr(root: Path, ending: str = "", indent: int | None = 4) -> None:
-    """Questions have no ids in DPR; `question_id` is taken where it is there."""
+    """DPR questions have no ids; `question_id` is used where present."""
     for split, numbers in SPLITS.items():
         records = [
             {
@@ -87,9 +87,9 @@ def tevatron(root: Path, ending: str = "") -> None:
 
 
 def sentence_transformers(root: Path, ending: str = "") -> None:
-    """Texts alone: ids and titles are not in it."""
+    """Texts only, without ids and titles."""
     for split, numbers in SPLITS.items():
-        text = [one["text"] for one in PASSAGES]
+        text = [passage["text"] for passage in PASSAGES]
         records = [
             {"anchor": QUERIES[n]["text"], "positive": text[n], "negative_1": text[(n + 1) % 30], "negative_2": text[0]}
             for n in numbers
@@ -128,12 +128,12 @@ def hub_folder(root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if name not in SPLITS:
             table = table.rename_columns(["id", *table.column_names[1:]])
-            table = table.cast(pa.schema([(one, pa.large_string()) for one in table.column_names]))
+            table = table.cast(pa.schema([(column, pa.large_string()) for column in table.column_names]))
             pq.write_table(table.slice(0, 12), folder / f"{name}-00000-of-00002.parquet")
             pq.write_table(table.slice(12), folder / f"{name}-00001-of-00002.parquet")
         else:
-            said = "validation" if name == "dev" else name
-            pq.write_table(table, folder / f"{said}-00000-of-00001.parquet")
+            split_name = "validation" if name == "dev" else name
+            pq.write_table(table, folder / f"{split_name}-00000-of-00001.parquet")
 
 
 def saved_to_disk(root: Path) -> None:
@@ -178,26 +178,28 @@ FORMS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def rows(form: str, path: Path | str, scratch: Path) -> dict[str, list[dict[str, Any]]]:
-    """All rows that a source yields, by table; batches must be in their schema and sound."""
+    """Return all rows of a source by table, after checking the schema and the validity of all batches."""
     source = find_source(DataSettings(format=form, path=path))  # type: ignore[arg-type]
     scratch.mkdir(parents=True, exist_ok=True)
     read = source.open(scratch)
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_by_table: dict[str, list[dict[str, Any]]] = {}
     for table in ("passages", "queries", "qrels"):
-        found[table] = []
+        rows_by_table[table] = []
         for batch in read(table):
             assert batch.schema == SCHEMAS[table]
             batch.validate(full=True)
-            found[table] += batch.to_pylist()
-        numbers = [row["row"] for row in found[table]]
+            rows_by_table[table] += batch.to_pylist()
+        numbers = [row["row"] for row in rows_by_table[table]]
         assert numbers == sorted(set(numbers))
-        assert all((row["record"] is None) == (row["form"] is not None) and row["line"] > 0 for row in found[table])
-    return found
+        assert all(
+            (row["record"] is None) == (row["form"] is not None) and row["line"] > 0 for row in rows_by_table[table]
+        )
+    return rows_by_table
 
 
-def values(found: dict[str, list[dict[str, Any]]]) -> dict[str, set[tuple[Any, ...]]]:
-    """What the rows say, without where they stand."""
-    return {table: {tuple(row.values())[8:] for row in several} for table, several in found.items()}
+def values(rows_by_table: dict[str, list[dict[str, Any]]]) -> dict[str, set[tuple[Any, ...]]]:
+    """Return the values of the rows, without their provenance."""
+    return {table: {tuple(row.values())[8:] for row in table_rows} for table, table_rows in rows_by_table.items()}
 
 
 def _named(passage: Passage, name: str) -> Passage:

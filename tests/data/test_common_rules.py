@@ -1,4 +1,4 @@
-"""Ids, scores, titles, splits, and columns mean the same in every format; what other programs leave is no data."""
+"""Ids, scores, titles, splits, and columns mean the same in every format; files of other programs are skipped."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_fraction_as_a_score_is_refused_with_the_rule_in_every_format(tmp_path
     FORMS["parquet"][1](tmp_path / "parquet")
     put_parquet(tmp_path / "parquet/qrels/train.parquet", [{"query-id": "q1", "corpus-id": "p1", "score": 0.5}])
     for form in ("beir", "msmarco", "parquet"):
-        found = rows(form, tmp_path / form, tmp_path)["qrels"]
-        (row,) = [row for row in found if row["fault"]]
+        rows_read = rows(form, tmp_path / form, tmp_path)["qrels"]
+        (row,) = [row for row in rows_read if row["fault"]]
         assert (row["fault"], "has a fraction; write judgments as whole numbers" in row["fault_detail"]) == (
             "bad_score", True,
         ), form  # fmt: skip
@@ -78,9 +78,9 @@ def test_qrels_may_have_the_columns_of_trec_a_header_in_any_order_or_none(tmp_pa
         msmarco(tmp_path / f"msmarco{number}")
         put(tmp_path / f"msmarco{number}", "qrels.train.tsv", lines)
         for form in ("beir", "msmarco"):
-            found = rows(form, tmp_path / f"{form}{number}", tmp_path)["qrels"]
-            train = {(row["query_id"], row["passage_id"], row["split"], row["relevance"]) for row in found}
-            assert {one for one in train if one[2] == "train"} == expected, (form, lines)
+            rows_read = rows(form, tmp_path / f"{form}{number}", tmp_path)["qrels"]
+            train = {(row["query_id"], row["passage_id"], row["split"], row["relevance"]) for row in rows_read}
+            assert {qrel for qrel in train if qrel[2] == "train"} == expected, (form, lines)
 
 
 def test_a_header_that_lacks_a_column_names_the_file_and_what_is_expected(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_qrels_without_a_split_in_their_name_are_the_train_split_and_it_is_logge
     for form in ("beir", "msmarco", "parquet"):
         caplog.clear()
         with caplog.at_level("INFO", "nightshift.ingest"):
-            found = rows(form, tmp_path / form, tmp_path)["qrels"]
-        assert [row["split"] for row in found] == ["train"], form
-        assert "its name gives no split, so it is read as the train split" in caplog.text, form
+            rows_read = rows(form, tmp_path / form, tmp_path)["qrels"]
+        assert [row["split"] for row in rows_read] == ["train"], form
+        assert "read as the train split, because its name has no split" in caplog.text, form
 
 
 def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: 
     ]
     put_parquet(tmp_path / "parquet/qrels.parquet", judged)
     for form in ("beir", "msmarco", "tevatron", "dpr", "parquet"):
-        found = [row["split"] for row in rows(form, tmp_path / form, tmp_path / f"{form}-scratch")["qrels"]]
-        assert {split: found.count(split) for split in set(found)} == {"train": 20, "dev": 5, "test": 5}, form
+        splits = [row["split"] for row in rows(form, tmp_path / form, tmp_path / f"{form}-scratch")["qrels"]]
+        assert {split: splits.count(split) for split in set(splits)} == {"train": 20, "dev": 5, "test": 5}, form
 
 
 def test_files_that_other_programs_leave_are_not_read_at_any_depth_and_named(
@@ -159,7 +159,7 @@ def test_files_that_other_programs_leave_are_not_read_at_any_depth_and_named(
         caplog.clear()
         with caplog.at_level("INFO", "nightshift.ingest"):
             assert values(rows(form, tmp_path / form, tmp_path / f"{form}-b")) == before[form]
-        assert f"no data: {', '.join(sorted(names))}" in caplog.text
+        assert f"not data: {', '.join(sorted(names))}" in caplog.text
 
 
 def test_joiners_are_letters_of_an_id_and_white_space_and_controls_are_not(collection: Collection) -> None:
@@ -176,18 +176,19 @@ def test_a_label_of_0_makes_a_judgment_of_not_relevant_and_never_a_positive(tmp_
     records = [{"anchor": f"question {n}", "positive": passages[n], "label": n % 3} for n in range(12)]
     more = [
         ({"label": False}, 0), ({"score": 1.0}, 1), ({"label": "0"}, 0), ({"labels": [0]}, 0), ({}, 1),
-        ({"score": 0.4}, "field score: score '0.4' has a fraction"), ({"label": None}, "field label: no number (None)"),
+        ({"score": 0.4}, "field score: score '0.4' has a fraction"),
+        ({"label": None}, "field label: not a number (None)"),
         ({"label": "entailment"}, "field label: score 'entailment' is not a whole number"),
         ({"label": 0.3, "negative": "A passage that another model scored."}, 1),  # a teacher's score of a triplet
     ]  # fmt: skip
     records += [{"anchor": f"extra {n}", "positive": passages[0], **fields} for n, (fields, _) in enumerate(more)]
     put(tmp_path / "source", "train.jsonl", jsonl(records))
-    found = rows("tevatron", tmp_path / "source", tmp_path / "scratch")
-    assert [row["relevance"] for row in found["qrels"][:12]] == [n % 3 for n in range(12)]
-    for row, (fields, outcome) in zip(found["qrels"][12:], more, strict=True):
+    rows_read = rows("tevatron", tmp_path / "source", tmp_path / "scratch")
+    assert [row["relevance"] for row in rows_read["qrels"][:12]] == [n % 3 for n in range(12)]
+    for row, (fields, outcome) in zip(rows_read["qrels"][12:], more, strict=True):
         assert outcome == row["relevance"] if isinstance(outcome, int) else outcome in row["fault_detail"], fields
-    assert json.loads(next(row["record"] for row in found["qrels"] if row["fault"]))["score"] == 0.4
-    assert {row["text"] for row in found["passages"]} == {*passages, "A passage that another model scored."}
+    assert json.loads(next(row["record"] for row in rows_read["qrels"] if row["fault"]))["score"] == 0.4
+    assert {row["text"] for row in rows_read["passages"]} == {*passages, "A passage that another model scored."}
     data = DataSettings(format="tevatron", path=tmp_path / "source", max_refused=0.5)
     ingested, snapshot = ingest(Settings(home=tmp_path / "home", data=data))
     assert (ingested.quarantined, snapshot.qrels, snapshot.queries) == (3, 8 + 3, 21)

@@ -14,12 +14,12 @@ def page_of(folder: Path) -> str:
 
 def rows_of(page: str) -> dict[str, tuple[str, str, str]]:
     """Rule -> its status, statement and severity, as a person reads them."""
-    found = {}
+    results = {}
     for row in re.findall(r"<tr[^>]*><td class=\"state\">(.*?)</tr>", page, re.DOTALL):
         words = [word.strip() for word in re.sub(r"<[^>]*>", "\n", row).split("\n") if word.strip()]
         status, statement, rule, severity = words[:4]
-        found[rule] = (status, statement, severity.removeprefix("· ").split(" ")[0])
-    return found
+        results[rule] = (status, statement, severity.removeprefix("· ").split(" ")[0])
+    return results
 
 
 def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(collection: Collection) -> None:
@@ -33,7 +33,7 @@ def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(c
     assert rules["query_id_present"] == ("✓ passed", "query_id is present", "error")
     assert rules["query_text_length"] == ("✓ passed", "text has at most 10,000 characters", "error")
     assert rules["qrels_grown"][0] == "– not checked"  # there is no snapshot to compare with yet
-    assert not [one for _, one, _ in rules.values() if "longer than" in one or "no accepted" in one or ":" in one]
+    assert not [text for _, text, _ in rules.values() if "longer than" in text or "no accepted" in text or ":" in text]
 
 
 def test_the_page_shows_rows_that_failed_links_to_all_and_loads_nothing(collection: Collection) -> None:
@@ -70,19 +70,19 @@ def test_quarantine_lists_the_newest_refusals_by_rule(collection: Collection, st
             ingest(collection.settings(max_refused=0.01))
     else:
         ingest(collection.settings())
-    found = newest_refusals(collection.home)
-    assert found["in"] == {"passages": 35, "queries": 30, "qrels": 31}
-    assert found["accepted"] == {"passages": 30, "queries": 30, "qrels": 30}
-    assert found["quarantined"] == {"passages": 5, "queries": 0, "qrels": 1}
-    json_rule, leak_rule = found["rules"]
+    refusals = newest_refusals(collection.home)
+    assert refusals["in"] == {"passages": 35, "queries": 30, "qrels": 31}
+    assert refusals["accepted"] == {"passages": 30, "queries": 30, "qrels": 30}
+    assert refusals["quarantined"] == {"passages": 5, "queries": 0, "qrels": 1}
+    json_rule, leak_rule = refusals["rules"]
     assert (json_rule["table"], json_rule["rule"], json_rule["rows"]) == ("passages", "malformed_json", 5)
-    assert [one["row"] for one in json_rule["samples"]] == [first, first + 1, first + 2]
+    assert [sample["row"] for sample in json_rule["samples"]] == [first, first + 1, first + 2]
     assert (leak_rule["table"], leak_rule["rule"], leak_rule["rows"]) == ("qrels", "pair_query_leaks", 1)
     (sample,) = leak_rule["samples"]
     assert (sample["file"], sample["row"]) == ("qrels/train.tsv", leak)
     assert "cheating" in sample["reason"]
     ingest(collection.settings(max_refused=0.9))
-    assert newest_refusals(collection.home) == found  # the same refusals, of an ingest now
+    assert newest_refusals(collection.home) == refusals  # the same refusals, of an ingest now
 
 
 def test_the_limit_may_be_one_per_table(collection: Collection) -> None:

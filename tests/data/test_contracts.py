@@ -80,25 +80,25 @@ def test_a_rule_that_cannot_be_compiled_stops(tmp_path: Path, old: str, new: str
 def test_a_rule_that_fails_to_run_is_no_zero(tmp_path: Path, old: str, new: str) -> None:
     import pandas as pd
 
-    from data_contracts.judge import compile_rules, judge
+    from data_contracts.judge import check_values, compile_rules
 
     contract = load_contract(spoiled(tmp_path, old, new))
     suite = compile_rules(contract, [rule for rule in contract.rules if rule.name == "passage_text_short"])
     with pytest.raises(ContractError, match="could not be run"):
-        judge(suite, pd.DataFrame({"text_chars": [1]}, index=pd.Index([0], name="row")))
+        check_values(suite, pd.DataFrame({"text_chars": [1]}, index=pd.Index([0], name="row")))
 
 
 def test_every_failing_row_is_listed_and_null_is_left_to_its_own_rule() -> None:
     import pandas as pd
 
-    from data_contracts.judge import compile_rules, judge
+    from data_contracts.judge import check_values, compile_rules
 
     contract = load_contract(contract_file("passages"))
     wanted = ("passage_text_short", "passage_text_present")
     suite = compile_rules(contract, [rule for rule in contract.rules if rule.name in wanted])
     lengths = [5.0] * 100 + [None] * 50 + [100.0]
     frame = pd.DataFrame({"text_chars": lengths}, index=pd.RangeIndex(1000, 1151, name="row"))
-    failed = judge(suite, frame)
+    failed = check_values(suite, frame)
     assert failed == {
         "passage_text_short": list(range(1000, 1100)),
         "passage_text_present": list(range(1100, 1150)),

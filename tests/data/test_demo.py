@@ -22,7 +22,7 @@ def hidden_home(size: int) -> str:
     """Build a little home for the toys.
 
     Build a little home
-    for the toys. The home has as many rooms as `size` says, and every one of them has a door
+    for the toys. The home has as many rooms as given by `size`, and each of them has a door
     and a window, so that no toy sits in the dark for long.
     """
     message = "Build a little home for the toys"
@@ -31,7 +31,7 @@ def hidden_home(size: int) -> str:
 
 def not_exported(size: int) -> str:
     """Nobody outside can see this function at all."""
-    return "nothing of this can be found, whatever one searches for, however long one searches for it"
+    return "nothing of this can be reached, for any search text and after any number of searches"
 '''
 TRAINS = '''
 from typing import overload
@@ -64,7 +64,7 @@ def couple(first: Engine) -> Engine: ...
 def couple(first, second=None):
     """Hang one wagon behind another one, e.g. for a longer train.
 
-    Both have to stand still. When they do not, nothing happens and the first wagon is given back alone.
+    Both have to stand still. When they do not, nothing happens and the first wagon is returned alone.
     """
     return first if second is None else (first, second)
 
@@ -72,7 +72,7 @@ def couple(first, second=None):
 def same_words(first, second=None):
     """Hang one wagon behind another one, e.g. for a longer train.
 
-    Both have to stand still. When they do not, nothing happens and the first wagon is given back alone.
+    Both have to stand still. When they do not, nothing happens and the first wagon is returned alone.
     """
     return first if second is None else (first, second)
 '''
@@ -121,13 +121,13 @@ def test_definitions_go_by_the_name_under_which_they_are_exported(toys: Path) ->
 
 def test_a_pair_is_a_summary_and_the_rest_of_its_definition(toys: Path, tmp_path: Path) -> None:
     demo.write(tmp_path / "out", 10, 0, {"toys": toys})
-    found = read(tmp_path / "out")
-    assert set(found) == {"toys.make_home", "toys.Engine", "toys.Engine.whistle", "toys.couple"}
-    whistle = found["toys.Engine.whistle"]
+    passages = read(tmp_path / "out")
+    assert set(passages) == {"toys.make_home", "toys.Engine", "toys.Engine.whistle", "toys.couple"}
+    whistle = passages["toys.Engine.whistle"]
     assert whistle["query"] == "Warn everybody near the track by a toys.sound of steam"
     assert whistle["text"].startswith("def whistle(self, times: int = 1) -> str:\nThe louder the whistle")
     assert whistle["text"].endswith('return "tuut" * times * self.power')
-    assert found["toys.Engine"]["text"].endswith("Methods: whistle, stop")
+    assert passages["toys.Engine"]["text"].endswith("Methods: whistle, stop")
 
 
 def test_the_query_is_nowhere_in_its_passage(toys: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_no_module_is_in_two_splits_and_shares_are_about_70_10_20(many: Path, tm
     assert len(modules["test"]) == pytest.approx(12, abs=7)
 
 
-def test_a_module_lies_in_one_split_by_its_name() -> None:
+def test_a_module_is_in_one_split_by_its_name() -> None:
     names = [f"module{number}" for number in range(2000)]
     splits = [demo.split_of(name, 0) for name in names]
     assert splits.count("train") / 2000 == pytest.approx(0.7, abs=0.04)
@@ -164,11 +164,11 @@ def test_a_module_lies_in_one_split_by_its_name() -> None:
 
 def test_the_same_environment_and_seed_give_the_same_bytes(many: Path, toys: Path, tmp_path: Path) -> None:
     roots = {"many": many, "toys": toys}
-    one, two = demo.write(tmp_path / "one", 20, 3, roots), demo.write(tmp_path / "two", 20, 3, roots)
+    first, second = demo.write(tmp_path / "first", 20, 3, roots), demo.write(tmp_path / "second", 20, 3, roots)
     other = demo.write(tmp_path / "other", 20, 4, roots)
-    files = [file.relative_to(one) for file in one.rglob("*.*")]
-    assert [(one / file).read_bytes() for file in files] == [(two / file).read_bytes() for file in files]
-    assert (one / "corpus.jsonl").read_bytes() != (other / "corpus.jsonl").read_bytes()
+    files = [file.relative_to(first) for file in first.rglob("*.*")]
+    assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
+    assert (first / "corpus.jsonl").read_bytes() != (other / "corpus.jsonl").read_bytes()
 
 
 def test_the_cap_is_shared_among_packages(many: Path, toys: Path, tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_what_is_installed_makes_a_demo_with_names_people_know(tmp_path: Path) -
 
     root = Path(networkx.__file__).parent
     demo.write(tmp_path / "out", 400, 0, {"networkx": root})
-    found = read(tmp_path / "out")
-    assert len(found) == 400
-    assert all(title.startswith("networkx.") for title in found)
-    assert sum(title.count(".") == 1 for title in found) > 300
+    passages = read(tmp_path / "out")
+    assert len(passages) == 400
+    assert all(title.startswith("networkx.") for title in passages)
+    assert sum(title.count(".") == 1 for title in passages) > 300
 
 
 def test_near_duplicates_are_those_above_the_threshold_exactly() -> None:

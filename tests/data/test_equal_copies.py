@@ -33,14 +33,14 @@ def test_a_corpus_under_two_split_names_is_one_corpus(tmp_path: Path) -> None:
         snapshots.append(snapshot.digest)
     assert snapshots[0] == snapshots[1]
     assert (ingested.rows, ingested.accepted, ingested.merged, ingested.quarantined) == (120, 120, 30, 0)
-    assert ingested.balance == "120 rows read = 120 accepted (of these 30 equal copies, merged) + 0 in quarantine"
+    assert ingested.balance == "120 rows read = 120 accepted (including 30 merged copies) + 0 quarantined"
 
 
 def test_copies_are_merged_in_every_table_and_contradictions_are_refused(
     collection: Collection, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, clean = ingest(collection.settings())
-    assert first.balance == "90 rows read = 90 accepted + 0 in quarantine"
+    assert first.balance == "90 rows read = 90 accepted + 0 quarantined"
     copies = [
         ("corpus.jsonl", collection.add("corpus.jsonl", passage(3), passage(3))),
         ("queries.jsonl", collection.add("queries.jsonl", query(3))),
@@ -52,7 +52,7 @@ def test_copies_are_merged_in_every_table_and_contradictions_are_refused(
     assert snapshot.digest == clean.digest
     assert (ingested.rows, ingested.accepted, ingested.merged, ingested.quarantined) == (95, 94, 4, 1)
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_conflicting"]
-    assert "2 equal copies of passages merged" in caplog.text
+    assert "merged 2 equal copies in passages" in caplog.text
     pointed = pq.read_table(ingested.path / "warnings.parquet").to_pylist()
     merged = [(row["file"], row["row"]) for row in pointed if str(row["rule"]).endswith("_repeated")]
     assert merged == [copies[0], (copies[0][0], copies[0][1] + 1), *copies[1:]]

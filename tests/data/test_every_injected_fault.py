@@ -1,4 +1,4 @@
-"""Whatever is wrong with a row, wherever it stands: its rule names it, and no other row is named."""
+"""Every injected fault is reported by its rule, and no clean row is reported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ERRORS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "query_text_visible": (QUERIES, lambda n: text(_id=f"qblank{n}", text="\u00a0")),
     "query_text_length": (QUERIES, lambda n: text(_id=f"qlong{n}", text=f"{n}" * 10_001)),
     "query_text_nuls": (QUERIES, lambda n: text(_id=f"qnul{n}", text=f"a nul \0 in a query {n}")),
-    "query_conflicting": (QUERIES, lambda n: text(**{**query(n % 30), "text": f"asked otherwise, time {n}"})),
+    "query_conflicting": (QUERIES, lambda n: text(**{**query(n % 30), "text": f"another query text, number {n}"})),
     "malformed_row": (TRAIN, lambda n: b"q1 p%d" % n),
     "bad_score": (TRAIN, lambda n: b"q1\tp%d\tmuch" % n),
     "qrel_query_known": (TRAIN, lambda n: b"nobody%d\tp1\t1" % n),
@@ -59,7 +59,7 @@ COPIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "query_repeated": (QUERIES, lambda n: text(**query(n % 30))),
     "qrel_repeated": (TRAIN, lambda n: b"q%d\tp%d\t1" % (n % 20, n % 20)),
 }
-# rule -> (file, the n-th line that is pointed at and kept)
+# rule -> (file, the n-th line that gets a warning and is kept)
 WARNINGS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "passage_title_length": (CORPUS, lambda n: text(_id=f"wt{n}", title="t" * 2001, text=f"under a long title {n}")),
     "passage_title_controls": (CORPUS, lambda n: text(_id=f"wc{n}", title="bell \a", text=f"a text under a bell {n}")),
@@ -94,17 +94,17 @@ def inject(how_many: dict[str, int], random: Any) -> None:
         ingested, snapshot = ingest(collection.settings(max_refused=0.99))
         refused = pq.read_table(ingested.path / "quarantine.parquet").to_pylist()
         pointed = pq.read_table(ingested.path / "warnings.parquet").to_pylist()
-        found = {(row["file"], row["row"]): row["rule"] for row in refused}
-        assert found == {place: rule for place, rule in expected.items() if rule in ERRORS}
-        assert len(found) == len(refused) == ingested.quarantined
-        own = {place: rule for place, rule in expected.items() if rule in WARNINGS or rule in COPIES}
-        copied = {place for place, rule in own.items() if rule in COPIES}
+        refused_rules = {(row["file"], row["row"]): row["rule"] for row in refused}
+        assert refused_rules == {place: rule for place, rule in expected.items() if rule in ERRORS}
+        assert len(refused_rules) == len(refused) == ingested.quarantined
+        kept_rules = {place: rule for place, rule in expected.items() if rule in WARNINGS or rule in COPIES}
+        copied = {place for place, rule in kept_rules.items() if rule in COPIES}
         lines = [
             ((r["file"], r["row"]), r["rule"])
             for r in pointed
             if r["rule"] in COPIES or (r["rule"] in WARNINGS and (r["file"], r["row"]) not in copied)
         ]
-        assert sorted(one for one in lines if one[0] not in found) == sorted(own.items())
+        assert sorted(line for line in lines if line[0] not in refused_rules) == sorted(kept_rules.items())
         assert ingested.rows == ingested.accepted + ingested.quarantined == 91 + len(expected)
         assert ingested.merged == len(copied)
         kept = Counter(file for (file, _), rule in expected.items() if rule in WARNINGS)
@@ -112,16 +112,16 @@ def inject(how_many: dict[str, int], random: Any) -> None:
         assert snapshot.queries == 30 + kept[QUERIES]
         assert snapshot.qrels == 30 + kept[TRAIN]
         failed: Counter[str] = Counter()
-        for one in ingested.rules:
-            failed[one.rule] += one.failed
+        for rule_count in ingested.rules:
+            failed[rule_count.rule] += rule_count.failed
         assert all(failed[rule] >= n for rule, n in Counter(expected.values()).items())
         injected.update(expected.values())
 
 
 def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dict[tuple[str, int], str]:
-    """Put the faulty lines among the good ones; returns rule by (file, line number).
+    """Insert the faulty lines among the good ones, and return (file, line number) -> rule.
 
-    What repeats or copies a row has to stand somewhere below it.
+    A line that repeats or copies a row is inserted below it.
     """
     faults: dict[str, list[tuple[str, bytes]]] = {CORPUS: [], QUERIES: [], TRAIN: []}
     for rule, (file, line) in (ERRORS | COPIES | WARNINGS).items():
@@ -133,8 +133,8 @@ def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dic
         if file == CORPUS:
             good.append((None, text(_id="original", text=f"{LONG} and in the end nothing differs")))
         head, good = (good[:1], good[1:]) if file == TRAIN else ([], good)
-        early = [one for one in lines if not compares(one[0])]
-        late = [one for one in lines if compares(one[0])]
+        early = [fault for fault in lines if not compares(fault[0])]
+        late = [fault for fault in lines if compares(fault[0])]
         first = mixed(good, early, random)
         last_good = max(place for place, (rule, _) in enumerate(first) if rule is None) + 1
         ordered = [*head, *first[:last_good], *mixed(first[last_good:], late, random)]
@@ -147,11 +147,11 @@ def compares(rule: str) -> bool:
     return rule.endswith(("_repeated", "_conflicting", "_copied", "_near"))
 
 
-def mixed(one: list[Any], two: list[Any], random: Any) -> list[Any]:
-    """Both lists in one, each in its own order."""
-    marks = [True] * len(one) + [False] * len(two)
+def mixed(left: list[Any], right: list[Any], random: Any) -> list[Any]:
+    """Merge two lists at random, each in its original order."""
+    marks = [True] * len(left) + [False] * len(right)
     random.shuffle(marks)
-    first, second = iter(one), iter(two)
+    first, second = iter(left), iter(right)
     return [next(first) if mark else next(second) for mark in marks]
 
 

@@ -13,13 +13,13 @@ from tasks.core.ingest.ingest import ingest
 
 GOOD = {"docid": "new", "title": "", "text": "a passage that no other record has"}
 FAULTY = [
-    ({"query_id": "f0", "query": "which", "positive_passages": [7]}, "holds a int, expected a passage"),
-    ({"query_id": "f1", "query": "which", "positive_passages": [{"docid": "x"}]}, "holds a passage without text"),
+    ({"query_id": "f0", "query": "which", "positive_passages": [7]}, "expected a passage, not int"),
+    ({"query_id": "f1", "query": "which", "positive_passages": [{"docid": "x"}]}, "has a passage without text"),
     ({"query_id": "f2", "query": "which", "positive_passages": [{**GOOD, "text": {"a": 5}}]}, "the text is a dict"),
     ({"query_id": "f3", "query": "which", "positive_passages": [{**GOOD, "title": []}]}, "the title is a list"),
     ({"query_id": "f4", "query": "which", "positive_passages": [{**GOOD, "docid": True}]}, "the id is a bool"),
     ({"query_id": "f5", "query": ["no", "text"], "positive_passages": []}, "the text is a list"),
-    ({"query_id": "f6", "query": "half \ud800 a pair", "positive_passages": []}, "is no character"),
+    ({"query_id": "f6", "query": "half \ud800 a pair", "positive_passages": []}, "is not a character"),
     ({"query_id": "f7", "positive_passages": []}, "has no field query or anchor or question"),
 ]
 

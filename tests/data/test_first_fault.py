@@ -17,7 +17,7 @@ from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.sources.first_fault import guess_cause, shorten
 
 LINES = jsonl(PASSAGES)
-WRONG = {  # what a corpus.jsonl may hold instead -> what the message says of it
+WRONG = {  # the guess in the message -> wrong content of corpus.jsonl
     "UTF-16; save it as UTF-8": LINES.encode("utf-16"),
     "UTF-16": LINES.encode("utf-16-be"),
     "Latin-1 or Windows-1252": b'{"_id": "p1", "text": "caf\xe9 and more"}\n' * 9,
@@ -40,7 +40,7 @@ def test_a_file_of_another_kind_is_named_with_its_first_fault_by_init_and_by_the
         place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(looks)}"
         with pytest.raises(NightshiftError, match=rf"no row of its passages can be read\. The first: {place}"):
             summarize_source(str(collection.root))
-    with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first of them: {place}"):
+    with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first refused row: {place}"):
         ingest(collection.settings())
 
 
@@ -75,7 +75,7 @@ def test_a_compressed_file_without_its_ending_is_read_and_it_is_logged(
         put(tmp_path, "corpus.jsonl", pack(LINES.encode(), ending))
         with caplog.at_level(logging.INFO, "nightshift.ingest"):
             assert len(rows("beir", tmp_path, tmp_path)["passages"]) == 30
-        assert f"corpus.jsonl: its first bytes are those of {codec}, so it is read as such" in caplog.text
+        assert f"corpus.jsonl: read as {codec}, because of its first bytes" in caplog.text
 
 
 def test_a_file_that_is_not_what_its_ending_says_is_refused_with_what_it_looks_like(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused_with_what_it_looks_l
 def test_a_folder_of_no_source_lists_what_it_holds(tmp_path: Path) -> None:
     put(tmp_path, "corpus.zip", b"PK\x03\x04")
     put(tmp_path, ".DS_Store", b"")
-    with pytest.raises(BadInput, match=r"no source that Nightshift knows. It holds corpus\.zip\. Nightshift reads"):
+    with pytest.raises(BadInput, match=r"no source that Nightshift knows. It contains corpus\.zip\. Nightshift reads"):
         summarize_source(str(tmp_path))
 
 
@@ -107,21 +107,23 @@ def test_a_header_is_no_row_and_quoting_as_in_csv_is_removed_where_all_follow_it
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     msmarco(tmp_path)
-    texts = ['She said "hoot" to it', '"Owls"', "no quote at all", 'one " alone']
+    texts = ['She called "hoot" to it', '"Owls"', "no quote at all", 'one " alone']
     written = ["pid\tpassage", *(f'p{n}\t"{text.replace(chr(34), chr(34) * 2)}"' for n, text in enumerate(texts))]
     minimal = [*written[:3], "p2\tno quote at all", written[4]]
     for lines in (written, minimal):
         caplog.clear()
         put(tmp_path, "collection.tsv", "\n".join(lines) + "\n")
         with caplog.at_level(logging.INFO, "nightshift.ingest"):
-            found = rows("msmarco", tmp_path, tmp_path)["passages"]
-        assert [(row["passage_id"], row["text"]) for row in found] == [(f"p{n}", one) for n, one in enumerate(texts)]
+            rows_read = rows("msmarco", tmp_path, tmp_path)["passages"]
+        assert [(row["passage_id"], row["text"]) for row in rows_read] == [
+            (f"p{n}", text) for n, text in enumerate(texts)
+        ]
         assert "the first line is a header, not a row" in caplog.text
-        assert "texts are quoted as in CSV; quotes are removed" in caplog.text
+        assert "texts are quoted as in CSV: removing quotes" in caplog.text
     put(tmp_path, "collection.tsv", "\n".join([*written[1:], 'p9\tsome "raw" quotes']) + "\n")
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
-        found = rows("msmarco", tmp_path, tmp_path)["passages"]
-    assert found[0]["text"] == '"She said ""hoot"" to it"'
+        rows_read = rows("msmarco", tmp_path, tmp_path)["passages"]
+    assert rows_read[0]["text"] == '"She called ""hoot"" to it"'
     assert "3 of the first 5 texts look quoted as in CSV" in caplog.text
 
 

@@ -64,17 +64,19 @@ FAULTS = [
 def test_every_kind_of_bad_line_goes_to_quarantine_with_rule_file_row_and_raw_text(collection: Collection) -> None:
     expected = {(file, collection.add(file, line)): (rule, line) for file, line, rule in FAULTS}
     ingested, snapshot = ingest(collection.settings())
-    found = {(row["file"], row["row"]): row for row in quarantine_of(ingested)}
-    assert {place: row["rule"] for place, row in found.items()} == {
+    quarantined = {(row["file"], row["row"]): row for row in quarantine_of(ingested)}
+    assert {place: row["rule"] for place, row in quarantined.items()} == {
         place: rule for place, (rule, _) in expected.items()
     }
     for place, (_, line) in expected.items():
-        assert found[place]["record"] == line.decode("utf-8", "backslashreplace")
-        assert found[place]["reason"]
+        assert quarantined[place]["record"] == line.decode("utf-8", "backslashreplace")
+        assert quarantined[place]["reason"]
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (90 + len(FAULTS), 90, len(FAULTS))
     assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30, 30)
     counted = Counter(rule for *_, rule in FAULTS)
-    failed = {(one.table, one.rule): one.failed for one in ingested.rules if one.severity == "error" and one.failed}
+    failed = {
+        (rule.table, rule.rule): rule.failed for rule in ingested.rules if rule.severity == "error" and rule.failed
+    }
     assert sum(failed.values()) == sum(counted.values())
     assert {rule for _, rule in failed} == set(counted)
     tables = json.loads((ingested.path / "validation.json").read_text())["tables"]
@@ -142,7 +144,7 @@ def test_too_many_refused_rows_stop_the_night_and_keep_the_quarantine(collection
     (kept,) = (collection.home / "refused").iterdir()
     assert str(kept / "quarantine.parquet") in str(stop.value)
     refused = pq.read_table(kept / "quarantine.parquet").to_pylist()
-    assert [one["record"] for one in refused] == ["not json", "nor this"]
+    assert [row["record"] for row in refused] == ["not json", "nor this"]
     assert (kept / "validation.json").is_file()
     with pytest.raises(BadInput):  # and again, from the start
         ingest(collection.settings(max_refused=0.05))
@@ -225,11 +227,11 @@ def test_sources_that_say_the_same_make_one_snapshot(collection: Collection) -> 
 
 
 def test_another_split_is_another_snapshot(collection: Collection) -> None:
-    _, one = ingest(collection.settings())
+    _, first = ingest(collection.settings())
     (collection.root / "qrels" / "dev.tsv").rename(collection.root / "qrels" / "heldout.tsv")
-    _, two = ingest(collection.settings())
-    assert one.digest != two.digest
-    assert two.splits["heldout"] == 5
+    _, second = ingest(collection.settings())
+    assert first.digest != second.digest
+    assert second.splits["heldout"] == 5
 
 
 def test_a_pruned_snapshot_is_made_again(collection: Collection) -> None:
@@ -268,9 +270,9 @@ def test_the_text_hash_in_a_snapshot_is_that_of_the_full_text(collection: Collec
 def test_compare_counts_new_changed_and_gone_passages(collection: Collection, tmp_path: Path) -> None:
     _, old = ingest(collection.settings())
     lines = (collection.root / "corpus.jsonl").read_bytes().splitlines()
-    changed = json.dumps({**passage(1), "text": "Written anew, and longer."}).encode()
+    changed = json.dumps({**passage(1), "text": "Written again, and longer."}).encode()
     added = [json.dumps(passage(n)).encode() for n in (30, 31, 32)]
     (collection.root / "corpus.jsonl").write_bytes(b"\n".join([lines[0], changed, *lines[2:-2], *added]))
     _, new = ingest(collection.settings())
-    found = compare(old, new)
-    assert (found.new, found.changed, found.gone, found.same) == (3, 1, 2, 27)
+    counts = compare(old, new)
+    assert (counts.new, counts.changed, counts.gone, counts.same) == (3, 1, 2, 27)

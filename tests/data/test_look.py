@@ -17,15 +17,15 @@ from tasks.core.ingest.source_summary import LONGEST, settings_text, summarize_s
 def test_every_form_is_recognised_and_its_settings_load(form: str, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path / "source")
-    found = summarize_source(f"{tmp_path}/source/../source")
-    assert (found.name, found.format, found.passages, found.queries) == ("source", kind, 30, 30)
-    assert found.qrels == {"train": 20, "dev": 5, "test": 5}
+    summary = summarize_source(f"{tmp_path}/source/../source")
+    assert (summary.name, summary.format, summary.passages, summary.queries) == ("source", kind, 30, 30)
+    assert summary.qrels == {"train": 20, "dev": 5, "test": 5}
     file = tmp_path / "night.toml"
-    file.write_text(settings_text(found, str(tmp_path / "home")))
+    file.write_text(settings_text(summary, str(tmp_path / "home")))
     settings = load_settings(file)
     assert (settings.data.format, settings.data.path) == (kind, tmp_path / "source")
-    assert settings.encoder.passage_tokens == found.passage_limit.tokens == 32
-    assert found.passage_limit.whole == 1.0
+    assert settings.encoder.passage_tokens == summary.passage_limit.tokens == 32
+    assert summary.passage_limit.whole == 1.0
 
 
 def test_long_passages_get_a_limit_that_a_night_can_afford(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_long_passages_get_a_limit_that_a_night_can_afford(tmp_path: Path) -> No
     assert summarize_source(str(tmp_path)).passage_limit == (LONGEST, 0.0)
 
 
-def test_a_source_that_lacks_a_file_is_told_which(tmp_path: Path) -> None:
+def test_an_error_names_the_missing_file(tmp_path: Path) -> None:
     beir(tmp_path)
     (tmp_path / "queries.jsonl").unlink()
     with pytest.raises(BadInput, match=r"queries\.jsonl: not found"):
@@ -51,7 +51,7 @@ def test_queries_that_are_passages_themselves_suggest_to_leave_them_out(tmp_path
     beir(tmp_path / "other")
     assert "leave_out_self" not in settings_text(summarize_source(str(tmp_path / "other")), "home")
     beir(tmp_path / "own")
-    queries = [{"_id": one["_id"], "text": one["text"]} for one in PASSAGES]
+    queries = [{"_id": passage["_id"], "text": passage["text"]} for passage in PASSAGES]
     put(tmp_path / "own", "queries.jsonl", jsonl(queries))
     written = settings_text(summarize_source(str(tmp_path / "own")), "home")
     (line,) = [line for line in written.splitlines() if line.startswith("leave_out_self = true")]

@@ -30,15 +30,17 @@ def test_texts_come_back_from_any_place(
     file = tmp_path_factory.mktemp("long") / "texts"
     with LongTextWriter(file) as writer:
         places = [writer.add(pa.array(["cut off", *texts], pa.string()).slice(1)) for texts in lists]
-    at = [one for starts, _ in places for one in starts.to_pylist()]
-    sizes = [one for _, found in places for one in found.to_pylist()]
+    at = [start for starts, _ in places for start in starts.to_pylist()]
+    sizes = [size for _, column in places for size in column.to_pylist()]
     wanted = [text for texts in lists for text in texts]
     shuffled = order.sample(range(len(wanted)), len(wanted))
     with LongTextReader(file) as reader:
-        found = reader.read(
+        refused_rows = reader.read(
             pa.array([at[n] for n in shuffled], pa.int64()), pa.array([sizes[n] for n in shuffled], pa.int64())
         )
-    assert [None if one is None else one.decode() for one in found.to_pylist()] == [wanted[n] for n in shuffled]
+    assert [None if text is None else text.decode() for text in refused_rows.to_pylist()] == [
+        wanted[n] for n in shuffled
+    ]
 
 
 @settings(deadline=None)
@@ -46,8 +48,8 @@ def test_texts_come_back_from_any_place(
 def test_portions_hold_all_rows_and_stay_small(sizes: list[int | None], limit: int) -> None:
     batch = pa.record_batch({"size": pa.array(sizes, pa.int64())})
     parts = [part["size"].to_pylist() for part in split_by_size(batch, "size", limit)]
-    assert [one for part in parts for one in part] == sizes
-    assert all(sum(one or 0 for one in part[1:]) <= limit for part in parts)
+    assert [size for part in parts for size in part] == sizes
+    assert all(sum(size or 0 for size in part[1:]) <= limit for part in parts)
 
 
 @settings(deadline=None)
@@ -67,20 +69,20 @@ def test_a_content_digest_depends_on_the_values_and_not_on_the_batches(rows: lis
 
 
 def test_a_refused_row_of_a_parquet_file_is_kept_as_its_json(collection: Collection, tmp_path: Path) -> None:
-    """Also where the staged values differ from what the file says: a title that is null, a score with a point."""
+    """Even where the staged values differ from the file: a null title, a floating-point score."""
     root = tmp_path / "columnar"
     root.mkdir()
     bad = [
-        {"docid": "a b", "title": None, "contents": 'says "no"\\ and\n\x0b é 界'},
+        {"docid": "a b", "title": None, "contents": 'reads "no"\\ and\n\x0b é 界'},
         {"docid": "p1", "title": "T\t1", "contents": "another text of p1"},
         {"docid": "empty", "title": "", "contents": ""},
         {"docid": None, "title": "none", "contents": "no id at all"},
     ]
     good = [{"docid": f"p{n}", "title": f"T{n}", "contents": f"The text of passage {n}."} for n in range(30)]
     pq.write_table(pa.Table.from_pylist([*good, *bad]), root / "corpus.parquet")
-    asked = [{"qid": 7, "query": None}]
+    null_queries = [{"qid": 7, "query": None}]
     whole = [{"qid": n + 100, "query": f"question {n}"} for n in range(30)]
-    pq.write_table(pa.Table.from_pylist([*whole, *asked]), root / "queries.parquet")
+    pq.write_table(pa.Table.from_pylist([*whole, *null_queries]), root / "queries.parquet")
     kinds = {"train": pa.int64(), "dev": pa.float64(), "test": pa.string()}
     lost = {}
     for place, (split, kind) in enumerate(kinds.items()):
@@ -89,19 +91,21 @@ def test_a_refused_row_of_a_parquet_file_is_kept_as_its_json(collection: Collect
         pq.write_table(pa.table({**ids, "label": scores}), root / f"qrels-{split}.parquet")
         lost[split] = {"query_id": "nobody", "passage_id": "p2", "label": 2.0 if split == "dev" else "2"}
     ingested, _ = ingest(collection.settings(format="parquet", path=root))
-    found = quarantine_of(ingested)
+    refused_rows = quarantine_of(ingested)
     of = {
-        table: [json.loads(str(row["record"])) for row in found if row["table"] == table]
+        table: [json.loads(str(row["record"])) for row in refused_rows if row["table"] == table]
         for table in ("passages", "queries")
     }
     assert of["passages"] == bad
     assert of["queries"] == [{"qid": "7", "query": None}]
     for split, record in lost.items():
         (row,) = [
-            row for row in found if str(row["file"]) == f"qrels-{split}.parquet" and row["rule"] == "qrel_query_known"
+            row
+            for row in refused_rows
+            if str(row["file"]) == f"qrels-{split}.parquet" and row["rule"] == "qrel_query_known"
         ]
         assert row["record"] == json.dumps(record, ensure_ascii=False)
-    assert [row["record"] for row in found if row["table"] == "passages"] == [
+    assert [row["record"] for row in refused_rows if row["table"] == "passages"] == [
         json.dumps(row, ensure_ascii=False) for row in bad
     ]
 

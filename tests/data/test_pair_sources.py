@@ -1,4 +1,4 @@
-"""Pairs in any two columns are read from JSON, CSV, TSV and Parquet; what is not read says which columns there are."""
+"""Pairs in any two columns are read from JSON, CSV, TSV, and Parquet; errors list the columns."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def put_parquet(root: Path, name: str, columns: tuple[str, str]) -> None:
 
 
 def pairs_of(path: Path) -> list[tuple[str, str, str, int]]:
-    found = rows("pairs", path, path.with_name(f"{path.name}-scratch"))
-    assert not [row for table in found.values() for row in table if row["fault"]]
-    query = {row["query_id"]: row["text"] for row in found["queries"]}
-    passage = {row["passage_id"]: row["text"] for row in found["passages"]}
+    rows_read = rows("pairs", path, path.with_name(f"{path.name}-scratch"))
+    assert not [row for table in rows_read.values() for row in table if row["fault"]]
+    query = {row["query_id"]: row["text"] for row in rows_read["queries"]}
+    passage = {row["passage_id"]: row["text"] for row in rows_read["passages"]}
     return [
-        (query[row["query_id"]], passage[row["passage_id"]], row["split"], row["relevance"]) for row in found["qrels"]
+        (query[row["query_id"]], passage[row["passage_id"]], row["split"], row["relevance"])
+        for row in rows_read["qrels"]
     ]
 
 
@@ -52,8 +53,10 @@ def test_two_columns_of_known_names_are_recognized_and_read_from_every_kind_of_f
     put_csv(tmp_path / "tsv", "faq.tsv", ("query", "document"), "\t")
     put_parquet(tmp_path / "parquet", "any.parquet", ("anchor", "context"))
     for name in ("jsonl", "json", "flag", "csv", "excel", "tsv", "parquet"):
-        look = summarize_source(str(tmp_path / name))
-        assert (look.format, look.passages, look.qrels) == ("pairs", 12 + (name == "flag"), {"train": 12}), name
+        summary = summarize_source(str(tmp_path / name))
+        assert (summary.format, summary.passages, summary.qrels) == ("pairs", 12 + (name == "flag"), {"train": 12}), (
+            name
+        )
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
 
 
@@ -64,19 +67,19 @@ def test_a_file_of_any_name_is_the_train_split_unless_another_is(tmp_path: Path)
     put(tmp_path / "named", "train.jsonl", jsonl(records[0]))
     put(tmp_path / "named", "held-out.jsonl", jsonl(records[1]))
     for name, splits in (("any", {"train", "dev"}), ("named", {"train", "held-out"})):
-        found = rows("tevatron", tmp_path / name, tmp_path / f"{name}-scratch")
-        assert {row["split"] for row in found["qrels"]} == splits
+        rows_read = rows("tevatron", tmp_path / name, tmp_path / f"{name}-scratch")
+        assert {row["split"] for row in rows_read["qrels"]} == splits
 
 
 def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tmp_path: Path) -> None:
     put_csv(tmp_path / "source", "tickets.csv", ("Subject line", "Resolution"))
-    told = CliRunner().invoke(app, ["init", str(tmp_path / "source"), "--to", str(tmp_path / "night.toml")])
-    assert told.exit_code == 1
-    assert "no column that is known to hold the query (query, anchor, question)" in told.output.replace("\n", " ")
-    assert "Its columns: Subject line, Resolution. Choose with nightshift init" in told.output.replace("\n", " ")
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "source"), "--to", str(tmp_path / "night.toml")])
+    assert result.exit_code == 1
+    assert "no column with a known name for the query (query, anchor, question)" in result.output.replace("\n", " ")
+    assert "Its columns: Subject line, Resolution. Choose with nightshift init" in result.output.replace("\n", " ")
     chosen = ["--query", "Subject line", "--passage", "Resolution", "--to", str(tmp_path / "night.toml")]
-    told = CliRunner().invoke(app, ["init", str(tmp_path / "source"), *chosen])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "source"), *chosen])
+    assert result.exit_code == 0, result.output
     data = load_settings(tmp_path / "night.toml").data
     assert (data.format, data.query_column, data.passage_column) == ("pairs", "Subject line", "Resolution")
     read = find_source(data).open(tmp_path)
@@ -87,13 +90,13 @@ def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tm
 
 def test_other_columns_are_another_source(tmp_path: Path) -> None:
     put(tmp_path, "faq.jsonl", jsonl([{"question": "q", "answer": "short", "context": "long"}]))
-    with pytest.raises(BadInput, match=r"several columns that could hold the passage: answer, context\. Its columns"):
+    with pytest.raises(BadInput, match=r"several columns that could be the passage: answer, context\. Its columns"):
         summarize_source(str(tmp_path))
-    one, two = (
+    first, second = (
         find_source(DataSettings(format="pairs", path=tmp_path, passage_column=column)).identity
         for column in ("answer", "context")
     )
-    assert one != two
+    assert first != second
 
 
 def test_a_click_log_is_named_as_such(tmp_path: Path) -> None:
@@ -106,16 +109,16 @@ def test_a_row_of_a_csv_file_that_is_damaged_costs_itself_alone(tmp_path: Path) 
     lines = [b"question,answer,label", b"one,1st,1", b"two,2nd", b'thr"ee,3rd,0', b'"fo"ur,4th,1', b"f\xffve,5th,1",
              b"", b'"s""ix","6th\n and a half",1']  # fmt: skip
     put(tmp_path / "source", "train.csv", b"\r\n".join(lines))
-    found = rows("pairs", tmp_path / "source", tmp_path / "scratch")
-    assert [(row["text"], row["line"], row["fault_detail"]) for row in found["queries"]] == [
+    rows_read = rows("pairs", tmp_path / "source", tmp_path / "scratch")
+    assert [(row["text"], row["line"], row["fault_detail"]) for row in rows_read["queries"]] == [
         ("one", 2, None),
         (None, 3, "2 columns where the header has 3"),
         ('thr"ee', 4, None),
         (None, 5, "broken quoting: ',' expected after '\"'"),
-        (None, 6, "the row holds bytes that are not UTF-8"),
+        (None, 6, "the row has bytes that are not UTF-8"),
         ('s"ix', 9, None),
     ]
-    assert [row["relevance"] for row in found["qrels"]] == [1, 0, 1]
+    assert [row["relevance"] for row in rows_read["qrels"]] == [1, 0, 1]
 
 
 def test_a_quote_that_swallows_lines_of_a_csv_file_stops_the_night_with_the_line(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_a_quote_that_swallows_lines_of_a_csv_file_stops_the_night_with_the_line
 
 def test_an_empty_file_and_a_wrong_name_of_a_column_are_said(tmp_path: Path) -> None:
     put(tmp_path, "faq.csv", "question,answer\n")
-    with pytest.raises(BadInput, match=r"faq\.csv: holds no row below its header"):
+    with pytest.raises(BadInput, match=r"faq\.csv: has no row below its header"):
         summarize_source(str(tmp_path))
     put(tmp_path, "faq.csv", "question,answer\na,b\n")
     with pytest.raises(BadInput, match=r"faq\.csv: has no column reply\. Its columns: question, answer"):

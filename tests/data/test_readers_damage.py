@@ -16,7 +16,7 @@ from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.ingest import ingest
 
 SEEDS = 80
-MOST_MIB = 768  # over the bare program, whatever the files hold; readers/lines.py says so
+MOST_MIB = 768  # in addition to the bare program, for any content; see sources/lines.py
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
@@ -58,8 +58,8 @@ def test_two_members_in_one_compressed_file_are_read_to_the_end(tmp_path: Path) 
 def test_a_damaged_columnar_file_is_named_or_its_rows_are_sound(form: str, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path)
-    files = sorted(one for one in tmp_path.rglob("*.*") if one.suffix in (".parquet", ".arrow"))
-    files = [one for one in files if not one.name.startswith("cache-")]
+    files = sorted(file for file in tmp_path.rglob("*.*") if file.suffix in (".parquet", ".arrow"))
+    files = [file for file in files if not file.name.startswith("cache-")]
     unnamed = []
     for seed in range(SEEDS):
         draw = random.Random(seed)
@@ -98,20 +98,20 @@ def test_typed_columns_that_hold_no_text_are_refused_and_bad_values_quarantined(
     pq.write_table(pa.table({"_id": [1, 2, 3], "text": raw}), tmp_path / "corpus.parquet")
     scores = pa.table({"query-id": ["a", "b", "c"], "corpus-id": ["d", "e", "f"], "score": [1.0, 0.5, None]})
     pq.write_table(scores, tmp_path / "qrels" / "train.parquet")
-    found = rows("parquet", tmp_path, tmp_path)
-    assert [(row["passage_id"], row["fault"], row["text"]) for row in found["passages"]] == [
+    rows_read = rows("parquet", tmp_path, tmp_path)
+    assert [(row["passage_id"], row["fault"], row["text"]) for row in rows_read["passages"]] == [
         ("1", None, "fine"),
         ("2", "invalid_utf8", "not \\xff utf-8"),
         ("3", None, None),
     ]
-    train = [row for row in found["qrels"] if row["split"] == "train"]
+    train = [row for row in rows_read["qrels"] if row["split"] == "train"]
     assert [(row["relevance"], row["fault"], row["line"]) for row in train] == [
         (1, None, 1),
         (None, "bad_score", 2),
         (None, None, 3),
     ]
     pq.write_table(pa.table({"_id": ["1"], "text": [[1.5]]}), tmp_path / "corpus.parquet")
-    with pytest.raises(BadInput, match=r"corpus\.parquet: column text is of type list"):
+    with pytest.raises(BadInput, match=r"corpus\.parquet: column text has type list"):
         rows("parquet", tmp_path, tmp_path)
     pq.write_table(pa.table({"_id": ["1"], "body": ["b"]}), tmp_path / "corpus.parquet")
     with pytest.raises(BadInput, match=r"corpus\.parquet: has no column text or passage or contents, only _id, body"):
@@ -159,7 +159,7 @@ def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path:
         "bare = peak(); scratch = Path(sys.argv[3]); scratch.mkdir()\n"
         "from tasks.core.sources.source import find_source; from tasks.core.base.settings import DataSettings\n"
         "read = find_source(DataSettings(format=sys.argv[1], path=sys.argv[2])).open(scratch)\n"
-        "ids = [one for batch in read('passages') for one in batch.column('passage_id').to_pylist()]\n"
+        "ids = [name for batch in read('passages') for name in batch.column('passage_id').to_pylist()]\n"
         "assert 'after' in ids; list(read('queries')); print(peak() - bare)"
     )
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""Whatever a source's files hold: rows, or a message with file and row; and no row that was left alone is lost."""
+"""Any content of source files gives rows, or an error with file and row; intact rows are never lost."""
 
 import json
 import random
@@ -62,10 +62,10 @@ def test_every_good_line_is_a_row_and_every_bad_one_a_fault_with_its_bytes(
     (root / "corpus.jsonl").unlink()
     data = end.join(line for line, _ in lines) + (end if last else b"")
     put(root, "corpus.jsonl", (b"\xef\xbb\xbf" if bom else b"") + data, ending)
-    found = rows("beir", root, root)["passages"]
-    expected = [(number, *one) for number, one in enumerate(lines, start=1) if one[0].strip()]
-    assert [row["line"] for row in found] == [number for number, _, _ in expected]
-    for row, (_, line, good) in zip(found, expected, strict=True):
+    rows_read = rows("beir", root, root)["passages"]
+    expected = [(number, *line) for number, line in enumerate(lines, start=1) if line[0].strip()]
+    assert [row["line"] for row in rows_read] == [number for number, _, _ in expected]
+    for row, (_, line, good) in zip(rows_read, expected, strict=True):
         assert row["record"] == line.rstrip(b"\r").decode("utf-8", "backslashreplace") or row["record"] == line.decode(
             "utf-8", "backslashreplace"
         )
@@ -97,7 +97,7 @@ SPECIAL = [
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """`data` with one to three wounds."""
+    """Return `data` with one to three corruptions."""
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         a, b = sorted(draw.randrange(len(data) + 1) for _ in range(2))
         near = min(b, a + draw.randrange(1, 40))
@@ -120,35 +120,35 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return data
 
 
-def wound(root: Path, draw: random.Random) -> Path:
-    """Wound one file of a source; returns it."""
+def corrupt(root: Path, draw: random.Random) -> Path:
+    """Corrupt a file of a source, and return its path."""
     file = draw.choice(sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".json"))
     file.write_bytes(mutated(file.read_bytes(), draw))
     return file
 
 
 @pytest.mark.parametrize("write", [beir, msmarco], ids=["beir", "msmarco"])
-def test_lines_that_a_wound_left_alone_are_rows_as_before(write: Any, tmp_path: Path) -> None:
+def test_lines_that_a_corruption_left_alone_are_rows_as_before(write: Any, tmp_path: Path) -> None:
     kind = write.__name__
     write(tmp_path / "whole")
     before = rows(kind, tmp_path / "whole", tmp_path / "scratch")
-    known = {(table, row["file"], row["record"]): row for table, several in before.items() for row in several}
+    known = {(table, row["file"], row["record"]): row for table, table_rows in before.items() for row in table_rows}
     stopped = []
     for seed in range(SEEDS * 3):
         root = tmp_path / str(seed)
         write(root)
-        file = wound(root, random.Random(seed))
+        file = corrupt(root, random.Random(seed))
         name = file.relative_to(root).as_posix()
         try:
-            found = rows(kind, root, root)
+            rows_read = rows(kind, root, root)
         except BadInput as error:
             stopped.append(f"{name}: header is" in str(error))
             continue
-        several = [(table, row) for table, many in found.items() for row in many]
+        table_rows = [(table, row) for table, many in rows_read.items() for row in many]
         lines = [line for line in file.read_bytes().split(b"\n") if line.strip()]
         header = name.startswith("qrels/") and lines and lines[0].rstrip(b"\r") == b"query-id\tcorpus-id\tscore"
-        assert sum(row["file"] == name for _, row in several) == len(lines) - bool(header), seed
-        for table, row in several:
+        assert sum(row["file"] == name for _, row in table_rows) == len(lines) - bool(header), seed
+        for table, row in table_rows:
             if (old := known.get((table, row["file"], row["record"]))) is not None:
                 assert {**row, "row": 0, "line": 0} == {**old, "row": 0, "line": 0}, seed
             assert row["fault"] is None or row["fault_detail"], seed
@@ -156,18 +156,18 @@ def test_lines_that_a_wound_left_alone_are_rows_as_before(write: Any, tmp_path: 
     assert len(stopped) < SEEDS
 
 
-def test_records_that_a_wound_left_alone_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
+def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
     tevatron(tmp_path / "whole")
     whole = {line for file in (tmp_path / "whole").iterdir() for line in file.read_bytes().split(b"\n") if line}
     for seed in range(SEEDS):
         root = tmp_path / str(seed)
         tevatron(root)
-        file = wound(root, random.Random(seed))
-        found = rows("tevatron", root, root)
+        file = corrupt(root, random.Random(seed))
+        rows_read = rows("tevatron", root, root)
         intact = [json.loads(line) for line in file.read_bytes().split(b"\n") if line in whole]
-        accepted = {(row["query_id"], row["text"]) for row in found["queries"] if row["fault"] is None}
-        pairs = {(row["query_id"], row["passage_id"]) for row in found["qrels"]}
-        texts = {(row["passage_id"], row["text"]) for row in found["passages"] if row["fault"] is None}
+        accepted = {(row["query_id"], row["text"]) for row in rows_read["queries"] if row["fault"] is None}
+        pairs = {(row["query_id"], row["passage_id"]) for row in rows_read["qrels"]}
+        texts = {(row["passage_id"], row["text"]) for row in rows_read["passages"] if row["fault"] is None}
         for record in intact:
             assert (record["query_id"], record["query"]) in accepted, seed
             for passage in record["positive_passages"] + record["negative_passages"]:
@@ -176,12 +176,14 @@ def test_records_that_a_wound_left_alone_keep_their_query_passages_and_positives
 
 
 @pytest.mark.parametrize("indent", [4, 1, 0, None])
-def test_a_wound_within_one_question_of_an_array_costs_that_question_alone(indent: int | None, tmp_path: Path) -> None:
+def test_a_corruption_within_one_question_of_an_array_costs_that_question_alone(
+    indent: int | None, tmp_path: Path
+) -> None:
     """Unless the file is one line, where a lost bracket leaves no trace of where the next question begins."""
     dpr(tmp_path, indent=indent)
     file = tmp_path / "biencoder-small-train.json"
     whole = file.read_bytes()
-    others = {one["_id"] for one in QUERIES} - {"q7"}
+    intact = {query["_id"] for query in QUERIES} - {"q7"}
     start, end = whole.index(b'"q7"') - 20, whole.index(b'"q8"') - 40
     stopped = []
     for seed in range(SEEDS * 2):
@@ -192,10 +194,10 @@ def test_a_wound_within_one_question_of_an_array_costs_that_question_alone(inden
         try:
             accepted = questions(file)
         except BadInput as error:
-            stopped.append(re.search(r"biencoder-small-train\.json: ends past element \d+ ", str(error)))
+            stopped.append(re.search(r"biencoder-small-train\.json: ends after element \d+ ", str(error)))
             continue
         if indent:
-            assert {one for one in others if int(one[1:]) < 20} <= accepted, seed
+            assert {name for name in intact if int(name[1:]) < 20} <= accepted, seed
     assert all(stopped)
     assert len(stopped) < (1 if indent else SEEDS)
 
@@ -203,5 +205,11 @@ def test_a_wound_within_one_question_of_an_array_costs_that_question_alone(inden
 def questions(file: Path) -> set[str]:
     """Ids of the questions that can be read."""
     place = find(file)
-    found = [part for raw in elements(place, place.files()[0]) for part in parts(raw.content, "train", dpr_names)]
-    return {str(part.parsed[0]) for part in found if part.table == "queries" and not isinstance(part.parsed, Fault)}
+    rows_of_records = [
+        part for raw in elements(place, place.files()[0]) for part in parts(raw.content, "train", dpr_names)
+    ]
+    return {
+        str(part.parsed[0])
+        for part in rows_of_records
+        if part.table == "queries" and not isinstance(part.parsed, Fault)
+    }

@@ -1,4 +1,4 @@
-"""Rules that look at several tables, or at the last snapshot; each with what must not set it off."""
+"""Rules that compare tables, or the last snapshot; each with a case that must not trigger it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.core.ingest.ingest import ingest
 
 
 def failed(ingested: Ingested) -> dict[str, int]:
-    return {one.rule: one.failed for one in ingested.rules if one.failed}
+    return {rule.rule: rule.failed for rule in ingested.rules if rule.failed}
 
 
 def pointed(ingested: Ingested, rule: str) -> list[tuple[str, int]]:
@@ -27,7 +27,7 @@ def test_a_clean_collection_sets_nothing_off(collection: Collection) -> None:
 
 
 def test_a_training_query_of_a_held_out_wording_is_refused_and_never_the_held_out_one(collection: Collection) -> None:
-    collection.add("queries.jsonl", {"_id": "again", "text": "  WHAT is said\tin passage 27 ?"})
+    collection.add("queries.jsonl", {"_id": "again", "text": "  WHAT is written\tin passage 27 ?"})
     row = collection.add("qrels/train.tsv", "again\tp27\t1")
     ingested, snapshot = ingest(collection.settings())
     (refused,) = quarantine_of(ingested)
@@ -48,7 +48,7 @@ def test_queries_of_one_wording_are_held_back_together(collection: Collection) -
 
 
 def test_judgements_that_contradict_each_other_are_pointed_at(collection: Collection) -> None:
-    collection.add("queries.jsonl", {"_id": "again", "text": "What is said in passage 3?"})
+    collection.add("queries.jsonl", {"_id": "again", "text": "What is written in passage 3?"})
     zero = collection.add("qrels/train.tsv", "again\tp3\t0", "again\tp4\t0", "q3\tp5\t1")
     ingested, _ = ingest(collection.settings())
     assert pointed(ingested, "qrel_contradicted") == [("qrels/train.tsv", 5), ("qrels/train.tsv", zero)]
@@ -72,7 +72,7 @@ def test_a_passage_that_answers_everything_is_refused(collection: Collection) ->
     assert {row["rule"] for row in quarantine_of(ingested)} == {"pair_passage_everywhere"}
 
 
-def test_a_table_that_shrank_to_less_than_half_stops_the_night_until_told_that_it_is_meant(
+def test_a_table_that_shrank_to_less_than_half_stops_the_night_unless_comparison_is_off(
     collection: Collection,
 ) -> None:
     _, before = ingest(collection.settings())
@@ -105,7 +105,7 @@ def test_another_alphabet_and_another_language_are_noticed(collection: Collectio
         (collection.root / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return failed(ingest(collection.settings())[0])
 
-    same = rewritten("The text of a passage, its number said anew")
+    same = rewritten("The text of a passage, its number written again")
     assert not {"passages_script_changed", "passages_language_changed"} & set(same)
     german = rewritten("Ein ganz anderer Absatz mit seiner eigenen Nummer")
     assert "passages_language_changed" in german

@@ -49,7 +49,7 @@ def made_run(folder: Path, rows: list[tuple[str, str, int]]) -> Run:
 def test_right_qrels_pass_although_a_run_covers_the_whole_corpus(judged: tuple[Run, pa.Table]) -> None:
     run, right = judged
     fit = check_qrels_fit(run, right, 5.0)
-    assert fit.telling
+    assert fit.conclusive
     assert fit.lift > 5
 
 
@@ -68,17 +68,17 @@ def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", [("q1", "a", 1), ("q1", "b", 2), ("q2", "a", 1), ("q2", "c", 2), ("q2", "b", 4)])
     fit = qrels_fit(run, pa.table({"query_id": ["q1", "q2", "q3"], "passage_id": ["a", "b", "d"]}))
     assert (fit.queries, fit.pairs, fit.answered) == (3, 3, 2 / 3)
-    assert fit.found == 2 / 3
-    assert fit.by_chance == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert fit.recall == 2 / 3
+    assert fit.chance_recall == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     gain, chance = (1 + 1 / 4) / 3, ((1 + 1) / 3 + (1 / 2 + 1 / 4) / 3) / 3
     assert fit.lift == pytest.approx(gain / chance)
-    assert not fit.telling
+    assert not fit.conclusive
 
 
 def test_a_witness_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", [("q1", "a", 1)])
     judgements = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
-    assert not check_qrels_fit(run, judgements, 5.0).telling
+    assert not check_qrels_fit(run, judgements, 5.0).conclusive
 
 
 def test_queries_without_any_hit_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Every form of a source says the same, wherever it lies."""
+"""Every form of a source gives the same snapshot, at any location."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_one_collection_is_one_snapshot_in_whatever_form_it_comes(form: str, tmp
 
 @pytest.mark.parametrize("columns", [3, 4])
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
-def test_ms_marco_says_what_beir_says_without_titles(ending: str, columns: int, tmp_path: Path) -> None:
+def test_ms_marco_gives_the_rows_of_beir_without_titles(ending: str, columns: int, tmp_path: Path) -> None:
     msmarco(tmp_path / "msmarco", ending, columns)
     beir(tmp_path / "beir", titled=False)
     assert values(rows("msmarco", tmp_path / "msmarco", tmp_path)) == values(rows("beir", tmp_path / "beir", tmp_path))
@@ -61,15 +61,15 @@ def test_ms_marco_says_what_beir_says_without_titles(ending: str, columns: int, 
 
 def test_sentence_transformers_lines_are_named_by_their_texts(tmp_path: Path) -> None:
     sentence_transformers(tmp_path / "source")
-    found = rows("tevatron", tmp_path / "source", tmp_path / "scratch")
-    name = {one["_id"]: text_hash("", one["text"]) for one in PASSAGES}
-    assert {row["passage_id"]: row["text"] for row in found["passages"]} == {
-        name[one["_id"]]: one["text"] for one in PASSAGES
+    rows_read = rows("tevatron", tmp_path / "source", tmp_path / "scratch")
+    name = {passage["_id"]: text_hash("", passage["text"]) for passage in PASSAGES}
+    assert {row["passage_id"]: row["text"] for row in rows_read["passages"]} == {
+        name[passage["_id"]]: passage["text"] for passage in PASSAGES
     }
-    assert len(found["passages"]) == 30
-    text = {row["query_id"]: row["text"] for row in found["queries"]}
-    assert sorted(text.values()) == sorted(one["text"] for one in QUERIES)
-    assert {(text[row["query_id"]], row["passage_id"], row["split"]) for row in found["qrels"]} == {
+    assert len(rows_read["passages"]) == 30
+    text = {row["query_id"]: row["text"] for row in rows_read["queries"]}
+    assert sorted(text.values()) == sorted(query["text"] for query in QUERIES)
+    assert {(text[row["query_id"]], row["passage_id"], row["split"]) for row in rows_read["qrels"]} == {
         (QUERIES[n]["text"], name[f"p{n}"], split) for split, numbers in SPLITS.items() for n in numbers
     }
 
@@ -78,9 +78,9 @@ def test_a_passage_of_one_id_and_two_texts_stays_two_rows_for_the_contract(tmp_p
     line = '{"query": "q", "positive_passages": [{"docid": "p", "text": "one"}], "negative_passages": [%s]}\n'
     other = '{"docid": "p", "text": "two"}, {"docid": "p", "text": "one"}'
     put(tmp_path, "train.jsonl", line % other + line % other)
-    found = rows("tevatron", tmp_path, tmp_path / "scratch")
-    assert [(row["passage_id"], row["text"]) for row in found["passages"]] == [("p", "one"), ("p", "two")]
-    assert (len(found["queries"]), len(found["qrels"])) == (1, 1)
+    rows_read = rows("tevatron", tmp_path, tmp_path / "scratch")
+    assert [(row["passage_id"], row["text"]) for row in rows_read["passages"]] == [("p", "one"), ("p", "two")]
+    assert (len(rows_read["queries"]), len(rows_read["qrels"])) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_passage_of_one_id_and_two_texts_stays_two_rows_for_the_contract(tmp_p
         ("nq-adv-hn.json", "nq-adv-hn"),
     ],
 )
-def test_a_file_name_says_the_split(name: str, split: str) -> None:
+def test_a_file_name_gives_the_split(name: str, split: str) -> None:
     assert split_of(name) == split
 
 
@@ -106,11 +106,11 @@ def test_ms_marco_query_files_that_nobody_judged_are_left_out_and_named(
     put(tmp_path, "queries.eval.tsv", "q99\twho judges this\n")
     with caplog.at_level("INFO", "nightshift.ingest"):
         assert len(rows("msmarco", tmp_path, tmp_path / "scratch")["queries"]) == 30
-    assert "queries.eval.tsv: left out" in caplog.text
+    assert "queries.eval.tsv: skipped" in caplog.text
     (tmp_path / "queries.dev.tsv").unlink()
-    with pytest.raises(BadInput, match=r"queries\.dev\.tsv: not found, though qrels\.dev\.tsv judges"):
+    with pytest.raises(BadInput, match=r"queries\.dev\.tsv: not found, but qrels\.dev\.tsv refers"):
         rows("msmarco", tmp_path, tmp_path / "scratch")
-    put(tmp_path, "queries.tsv", "".join(f"{one['_id']}\t{one['text']}\n" for one in QUERIES))
+    put(tmp_path, "queries.tsv", "".join(f"{query['_id']}\t{query['text']}\n" for query in QUERIES))
     assert len(rows("msmarco", tmp_path, tmp_path / "scratch")["qrels"]) == 30
 
 
@@ -140,11 +140,11 @@ def test_an_address_that_nobody_understands_is_refused_with_the_next_step(addres
 def test_the_name_of_a_source_is_its_content_and_not_its_place_or_date(tmp_path: Path) -> None:
     beir(tmp_path / "one")
     beir(tmp_path / "two")
-    one, two = (find_source(DataSettings(format="beir", path=tmp_path / name)) for name in ("one", "two"))
+    first, second = (find_source(DataSettings(format="beir", path=tmp_path / name)) for name in ("one", "two"))
     local = find_source(DataSettings(format="beir", path=f"file://{tmp_path}/two"))
-    assert one.identity == two.identity == local.identity
+    assert first.identity == second.identity == local.identity
     put(tmp_path / "two", "queries.jsonl", (tmp_path / "two" / "queries.jsonl").read_bytes() + b"\n")
-    assert find_source(DataSettings(format="beir", path=tmp_path / "two")).identity != one.identity
+    assert find_source(DataSettings(format="beir", path=tmp_path / "two")).identity != first.identity
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

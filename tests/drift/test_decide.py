@@ -1,4 +1,4 @@
-"""The rules of drift, on figures alone."""
+"""Drift decisions, on figures alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from tasks.core.base.settings import DriftSettings
 from tasks.core.drift.decide import (
     Baseline,
-    Decision,
-    Normal,
+    NormalWindow,
+    RetrainDecision,
     State,
     decide,
     is_window_due,
+    looks_damaged,
     low_threshold,
-    suspect,
-    under,
+    with_reference,
 )
 from tasks.core.drift.findings import Measurement
 
@@ -23,7 +23,7 @@ NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
 RULES = DriftSettings()
 
 
-def found(low: float = 0.05, *, unseen: float = 0.0, recall: float = 0.8, judged: int = 0) -> Measurement:
+def window_of(low: float = 0.05, *, unseen: float = 0.0, recall: float = 0.8, judged: int = 0) -> Measurement:
     return Measurement(
         queries=1000,
         low=low,
@@ -40,102 +40,106 @@ def found(low: float = 0.05, *, unseen: float = 0.0, recall: float = 0.8, judged
 
 def nights(
     *figures: Measurement | None, rules: DriftSettings = RULES, state: State | None = None, first: int = 0
-) -> tuple[State, list[Decision]]:
-    """One window a night."""
-    state, said = state or State(reference="r"), []
-    for number, one in enumerate(figures):
-        state, decision = decide(state, one, NIGHT + timedelta(days=first + number), rules)
-        said.append(decision)
-    return state, said
+) -> tuple[State, list[RetrainDecision]]:
+    """Judge one window per night; return the state and all decisions."""
+    state, decisions = state or State(reference="r"), []
+    for number, measurement in enumerate(figures):
+        state, decision = decide(state, measurement, NIGHT + timedelta(days=first + number), rules)
+        decisions.append(decision)
+    return state, decisions
 
 
 def test_one_window_is_no_drift_and_two_of_three_are() -> None:
-    _, said = nights(found(0.2), found(0.05), found(0.2))
-    assert [one.trigger for one in said] == [False, False, True]
-    assert [one.held for one in said] == ["first of 2 windows", "first of 2 windows", ""]
+    _, decisions = nights(window_of(0.2), window_of(0.05), window_of(0.2))
+    assert [decision.trigger for decision in decisions] == [False, False, True]
+    assert [decision.held for decision in decisions] == ["first of 2 windows", "first of 2 windows", ""]
 
 
 def test_two_windows_with_two_normal_ones_between_are_no_drift() -> None:
-    _, said = nights(found(0.2), found(), found(), found(0.2))
-    assert not any(one.trigger for one in said)
+    _, decisions = nights(window_of(0.2), window_of(), window_of(), window_of(0.2))
+    assert not any(decision.trigger for decision in decisions)
 
 
 def test_nothing_starts_during_the_cooldown_and_drift_that_stays_starts_again_after_it() -> None:
-    _, said = nights(*[found(0.2)] * 10)
-    assert [number for number, one in enumerate(said) if one.trigger] == [1, 8]
-    assert said[3].held == "cooldown until 2026-11-09 02:00"
+    _, decisions = nights(*[window_of(0.2)] * 10)
+    assert [number for number, decision in enumerate(decisions) if decision.trigger] == [1, 8]
+    assert decisions[3].held == "cooldown until 2026-11-09 02:00"
 
 
 def test_a_trigger_is_not_repeated_on_the_windows_that_it_came_from() -> None:
-    state, _ = nights(found(0.2), found(0.2))
-    _, said = nights(None, state=state, first=30)
-    assert said == [Decision()]
+    state, _ = nights(window_of(0.2), window_of(0.2))
+    _, decisions = nights(None, state=state, first=30)
+    assert decisions == [RetrainDecision()]
 
 
 def test_the_budget_ends_retrains_until_its_days_are_over() -> None:
     rules = RULES.model_copy(update={"cooldown_days": 0.0, "budget": 2})
-    state, said = nights(*[found(0.2)] * 8, rules=rules)
-    assert [number for number, one in enumerate(said) if one.trigger] == [1, 3]
-    assert said[-1].held == "budget of 2 in 30 days is spent"
-    _, later = nights(found(0.2), rules=rules, state=state, first=32)
+    state, decisions = nights(*[window_of(0.2)] * 8, rules=rules)
+    assert [number for number, decision in enumerate(decisions) if decision.trigger] == [1, 3]
+    assert decisions[-1].held == "budget of 2 in 30 days is spent"
+    _, later = nights(window_of(0.2), rules=rules, state=state, first=32)
     assert later[0].trigger
 
 
-def test_with_approval_nothing_starts_by_itself() -> None:
-    _, said = nights(*[found(0.2)] * 3, rules=RULES.model_copy(update={"approval": True}))
-    assert not any(one.trigger for one in said)
-    assert said[-1].held == "waits for a person's approval"
+def test_with_approval_nothing_starts_automatically() -> None:
+    _, decisions = nights(*[window_of(0.2)] * 3, rules=RULES.model_copy(update={"approval": True}))
+    assert not any(decision.trigger for decision in decisions)
+    assert decisions[-1].held == "waits for a person's approval"
 
 
 def test_damaged_queries_never_retrain_however_many_windows_they_last() -> None:
     for low, unseen in ((0.05, 0.06), (0.12, 0.05), (0.6, 0.4), (1.0, 0.9)):
-        state, said = nights(*[found(low, unseen=unseen)] * 20)
-        assert not any(one.trigger or one.held for one in said)
+        state, decisions = nights(*[window_of(low, unseen=unseen)] * 20)
+        assert not any(decision.trigger or decision.held for decision in decisions)
         assert all(window.suspect for window in state.windows)
         assert state.baseline == Baseline()
 
 
 def test_new_words_that_come_with_many_more_low_scores_are_drift_and_not_damage() -> None:
-    _, said = nights(*[found(0.35, unseen=0.06)] * 2)
-    assert said[-1].trigger
+    _, decisions = nights(*[window_of(0.35, unseen=0.06)] * 2)
+    assert decisions[-1].trigger
 
 
 def test_a_few_unseen_words_without_low_scores_are_neither() -> None:
-    assert not suspect(found(unseen=0.04), Baseline(), RULES)
-    assert nights(*[found(unseen=0.04)] * 5)[1] == [Decision()] * 5
+    assert not looks_damaged(window_of(unseen=0.04), Baseline(), RULES)
+    assert nights(*[window_of(unseen=0.04)] * 5)[1] == [RetrainDecision()] * 5
 
 
 def test_windows_that_fired_or_are_suspect_do_not_calibrate() -> None:
-    state, _ = nights(found(0.04), found(0.2), found(0.05, unseen=0.2), found(0.06))
-    assert [one.low for one in state.baseline.windows] == [0.04, 0.06]
+    state, _ = nights(window_of(0.04), window_of(0.2), window_of(0.05, unseen=0.2), window_of(0.06))
+    assert [window.low for window in state.baseline.windows] == [0.04, 0.06]
 
 
 def test_the_baseline_is_the_first_normal_windows_so_that_slow_drift_is_not_taken_for_normal() -> None:
-    state, said = nights(*[found(0.05)] * 25, *[found(0.05 + 0.001 * night) for night in range(60)])
+    state, decisions = nights(*[window_of(0.05)] * 25, *[window_of(0.05 + 0.001 * night) for night in range(60)])
     assert len(state.baseline.windows) == 20
-    assert any(one.trigger for one in said)
+    assert any(decision.trigger for decision in decisions)
 
 
-def test_another_reference_begins_anew_but_keeps_cooldown_and_budget() -> None:
-    state, _ = nights(*[found(0.04)] * 5, *[found(0.2)] * 2)
-    state = under(state, "other")
+def test_another_reference_resets_the_baseline_but_keeps_cooldown_and_budget() -> None:
+    state, _ = nights(*[window_of(0.04)] * 5, *[window_of(0.2)] * 2)
+    state = with_reference(state, "other")
     assert state.baseline.windows == ()
     assert len(state.triggers) == 1
-    _, said = nights(found(), *[found(0.2)] * 3, state=state, first=8)
-    assert [one.held for one in said] == ["", "first of 2 windows", *["cooldown until 2026-11-14 02:00"] * 2]
+    _, decisions = nights(window_of(), *[window_of(0.2)] * 3, state=state, first=8)
+    assert [decision.held for decision in decisions] == [
+        "",
+        "first of 2 windows",
+        *["cooldown until 2026-11-14 02:00"] * 2,
+    ]
 
 
-def test_what_a_retrain_for_drift_could_not_mend_asks_for_no_other_one() -> None:
-    state, said = nights(*[found(0.2)] * 2)
-    assert said[-1].trigger
-    state, said = nights(*[found(0.2)] * 30, state=under(state, "other"), first=3)
-    assert not any(one.trigger or one.held for one in said)
-    assert nights(*[found(0.3)] * 2, state=state, first=40)[1][-1].trigger
+def test_drift_that_a_retrain_could_not_fix_requests_no_other_retrain() -> None:
+    state, decisions = nights(*[window_of(0.2)] * 2)
+    assert decisions[-1].trigger
+    state, decisions = nights(*[window_of(0.2)] * 30, state=with_reference(state, "other"), first=3)
+    assert not any(decision.trigger or decision.held for decision in decisions)
+    assert nights(*[window_of(0.3)] * 2, state=state, first=40)[1][-1].trigger
 
 
 def test_a_promotion_for_another_reason_does_not_take_what_comes_for_normal() -> None:
-    state, _ = nights(*[found(0.04)] * 5)
-    assert nights(*[found(0.2)] * 2, state=under(state, "other"), first=6)[1][-1].trigger
+    state, _ = nights(*[window_of(0.04)] * 5)
+    assert nights(*[window_of(0.2)] * 2, state=with_reference(state, "other"), first=6)[1][-1].trigger
 
 
 def test_the_threshold_is_three_deviations_above_the_level_of_normal_windows() -> None:
@@ -144,29 +148,29 @@ def test_the_threshold_is_three_deviations_above_the_level_of_normal_windows() -
     assert math.isclose(
         low_threshold(Baseline(), 1000, 2000, rules), 0.05 + 3 * math.sqrt(chance / 1000 + chance / 2000)
     )
-    baseline = Baseline(windows=tuple(Normal(queries=10**9, low=low) for low in (0.04, 0.06) * 10))
+    baseline = Baseline(windows=tuple(NormalWindow(queries=10**9, low=low) for low in (0.04, 0.06) * 10))
     level, wobble = 0.05, 20 * 0.01**2 / 30
     of_level = (2 / 22) ** 2 * chance / 2000 + 20 * wobble / 22**2
     expected = level + 3 * math.sqrt(wobble + chance / 1000 + of_level)
     assert math.isclose(low_threshold(baseline, 1000, 2000, rules), expected, rel_tol=1e-6)
 
 
-def test_the_least_effect_is_asked_for_however_many_queries_there_are() -> None:
+def test_the_least_effect_is_required_for_any_number_of_queries() -> None:
     rules = RULES.model_copy(update={"wobble": 0.0, "low_score_effect": 0.03})
     assert math.isclose(low_threshold(Baseline(), 10**9, 10**9, rules), 0.08)
 
 
-def test_recall_that_fell_is_confirmed_by_itself() -> None:
-    _, said = nights(*[found(recall=0.6, judged=1000)] * 2)
-    assert said[-1].trigger
-    assert said[-1].cause == "drift of queries: Recall@10 fell in 2 of the last 2 windows"
-    _, mixed = nights(found(0.2), found(recall=0.6, judged=1000))
+def test_a_fall_of_recall_is_confirmed_separately() -> None:
+    _, decisions = nights(*[window_of(recall=0.6, judged=1000)] * 2)
+    assert decisions[-1].trigger
+    assert decisions[-1].cause == "drift of queries: Recall@10 fell in 2 of the last 2 windows"
+    _, mixed = nights(window_of(0.2), window_of(recall=0.6, judged=1000))
     assert not mixed[-1].trigger
-    assert not any(one.trigger for one in nights(*[found(recall=0.6, judged=20)] * 5)[1])
+    assert not any(decision.trigger for decision in nights(*[window_of(recall=0.6, judged=20)] * 5)[1])
 
 
 def test_a_window_is_due_by_count_and_by_time() -> None:
-    state, _ = nights(found())
+    state, _ = nights(window_of())
     assert not is_window_due(State(), 499, NIGHT, RULES)
     assert is_window_due(State(), 500, NIGHT, RULES)
     assert not is_window_due(state, 500, NIGHT + timedelta(hours=19), RULES)

@@ -1,4 +1,4 @@
-"""Drift that no retrain can fix asks a person for labels; a look remembers nothing."""
+"""Drift that no retrain can fix requests labels; a check with `remember=False` writes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from traffic import NIGHT, THINGS, ask, look, unfamiliar
+from traffic import NIGHT, THINGS, check_drift, log_queries, unfamiliar
 
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
@@ -16,14 +16,14 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
 
 
-def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_start_the_retrain(
+def test_drift_with_nothing_new_to_train_on_requests_labels_once_and_labels_start_the_retrain(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
-    ask(logged, *unfamiliar(0))
-    first = look(logged, serving, snapshot, 0)
+    log_queries(logged, *unfamiliar(0))
+    first = check_drift(logged, serving, snapshot, 0)
     assert (first.verdict, first.unfamiliar_file) == (Action.SKIP, None)
-    ask(logged, *unfamiliar(1))
-    second = look(logged, serving, snapshot, 1)
+    log_queries(logged, *unfamiliar(1))
+    second = check_drift(logged, serving, snapshot, 1)
     assert (second.verdict, second.trigger) == (Action.LABEL, False)
     assert "add them to the train queries" in second.cause
     assert second.unfamiliar_file is not None
@@ -32,41 +32,41 @@ def test_drift_with_nothing_new_to_train_on_asks_for_labels_once_and_labels_star
     assert len(second.unfamiliar) == 20 < len(listed) <= 30
     assert [line["score"] for line in listed] == sorted(line["score"] for line in listed)
     assert set(second.unfamiliar) <= set(unfamiliar(1))
-    assert look(logged, serving, snapshot, 2).verdict is Action.SKIP  # a person is asked once
+    assert check_drift(logged, serving, snapshot, 2).verdict is Action.SKIP  # labels are requested once
 
     assert logged.data.path is not None
     source = Path(logged.data.path)
     with (source / "queries.jsonl").open("a") as queries, (source / "qrels/train.tsv").open("a") as qrels:
         queries.write(json.dumps({"_id": "labeled", "text": second.unfamiliar[0]}) + "\n")
         qrels.write("labeled\tp3\t1\n")
-    rules = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
-    rules = logged.model_copy(update={"drift": rules})
-    labeled = look(rules, serving, ingest(logged)[1], 3)
+    settings = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
+    settings = logged.model_copy(update={"drift": settings})
+    labeled = check_drift(settings, serving, ingest(logged)[1], 3)
     assert (labeled.verdict, labeled.trigger) == (Action.RETRAIN, True)
-    assert "labels came" in labeled.cause
-    assert look(rules, serving, ingest(logged)[1], 4).verdict is Action.SKIP
+    assert "requested labels arrived" in labeled.cause
+    assert check_drift(settings, serving, ingest(logged)[1], 4).verdict is Action.SKIP
 
 
-def test_a_look_that_remembers_nothing_reads_the_log_and_writes_nothing(
+def test_a_check_without_remember_reads_the_log_and_writes_nothing(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
     def files() -> dict[Path, bytes]:
         return {file: file.read_bytes() for file in (logged.home / "drift").glob("*.json*")}
 
     for night in range(2):
-        ask(logged, *unfamiliar(night))
+        log_queries(logged, *unfamiliar(night))
         before = files()
-        seen = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
+        drift = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
         assert files() == before
-        assert seen == look(logged, serving, snapshot, night).model_copy(
-            update={"unfamiliar_file": seen.unfamiliar_file}
+        assert drift == check_drift(logged, serving, snapshot, night).model_copy(
+            update={"unfamiliar_file": drift.unfamiliar_file}
         )
-    assert seen.verdict is Action.LABEL
-    assert seen.fresh == {"snapshot": 0, "log": 30}
+    assert drift.verdict is Action.LABEL
+    assert drift.fresh == {"snapshot": 0, "log": 30}
 
 
 def test_terms_that_moved_leave_out_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
-    ask(logged, *unfamiliar(5))
-    terms = {term.term for term in look(logged, serving, snapshot, 0).terms}
+    log_queries(logged, *unfamiliar(5))
+    terms = {term.term for term in check_drift(logged, serving, snapshot, 0).terms}
     assert terms & set(THINGS)
     assert not terms & {"of", "where", "was", "the", "a"}

@@ -1,4 +1,4 @@
-"""The query log, and the sample of it."""
+"""Reading and sampling the query log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.errors import BadInput
-from tasks.core.drift.decide import LogPlace
-from tasks.core.drift.query_log import Reading
+from tasks.core.drift.decide import LogPosition
+from tasks.core.drift.query_log import LogReader
 from tasks.core.drift.sample import Sample
 
 
@@ -19,19 +19,19 @@ def write(path: Path, *texts: str, mode: str = "a") -> None:
         file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
 
 
-def read(path: Path, place: LogPlace | None = None) -> tuple[list[str], Reading]:
-    reading = Reading(place or LogPlace(path=str(path)))
-    return list(reading.texts()), reading
+def read(path: Path, position: LogPosition | None = None) -> tuple[list[str], LogReader]:
+    reader = LogReader(position or LogPosition(path=str(path)))
+    return list(reader.texts()), reader
 
 
 def test_each_line_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
     write(path, "a", "b")
-    first, reading = read(path)
+    first, reader = read(path)
     write(path, "c")
-    second, reading = read(path, reading.place)
+    second, reader = read(path, reader.position)
     assert (first, second) == (["a", "b"], ["c"])
-    assert read(path, reading.place)[0] == []
+    assert read(path, reader.position)[0] == []
 
 
 def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
@@ -39,19 +39,19 @@ def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
     write(path, "a")
     with path.open("a") as file:
         file.write('{"query": "b')
-    first, reading = read(path)
+    first, reader = read(path)
     with path.open("a") as file:
         file.write('c"}\n')
-    assert (first, read(path, reading.place)[0]) == (["a"], ["bc"])
+    assert (first, read(path, reader.position)[0]) == (["a"], ["bc"])
 
 
 @pytest.mark.parametrize("texts", [("x",), ("x", "y", "a longer line than there was")])
 def test_a_rotated_log_is_read_from_its_start(tmp_path: Path, texts: tuple[str, ...]) -> None:
     path = tmp_path / "log"
     write(path, "a", "b")
-    _, reading = read(path)
+    _, reader = read(path)
     write(path, *texts, mode="w")
-    assert read(path, reading.place)[0] == list(texts)
+    assert read(path, reader.position)[0] == list(texts)
 
 
 def test_bad_lines_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -59,26 +59,26 @@ def test_bad_lines_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCap
     write(path, "a")
     path.write_bytes(path.read_bytes() + b'nonsense\n{"query": 7}\n[1]\n\xff\xfe\n\n')
     write(path, "b")
-    texts, reading = read(path)
+    texts, reader = read(path)
     assert texts == ["a", "b"]
-    assert reading.skipped == 4
+    assert reader.skipped == 4
     assert f"{path}: skipped 4 lines" in caplog.text
     assert "the first is line 2: 1 × not JSON; " in caplog.text
-    assert read(path, reading.place)[0] == []
+    assert read(path, reader.position)[0] == []
 
 
 def test_no_line_ends_a_reading_and_the_place_moves_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'\xef\xbb\xbf{"query": "first"}\n{"query": "nice \\ud83d"}\n' + b"[" * 200_000 + b"\n")
     write(path, "second")
-    texts, reading = read(path)
+    texts, reader = read(path)
     assert texts == ["first", "second"]
-    assert reading.skipped == 2
+    assert reader.skipped == 2
     assert "the first is line 2: 1 × it holds \\ud83d" in caplog.text
     assert "nested too deeply" in caplog.text
     write(path, "third")
     path.write_bytes(path.read_bytes() + b'{"query": 7}\n')
-    assert read(path, reading.place)[0] == ["third"]
+    assert read(path, reader.position)[0] == ["third"]
     assert "the first is line 6: 1 × no text under query" in caplog.text
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
-from tasks.core.drift.verdict import Drift, Work
+from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.watch import watch
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
@@ -23,43 +23,43 @@ def append(settings: Settings, name: str, *lines: str) -> None:
 
 
 def new_queries(settings: Settings, texts: list[str]) -> None:
-    """Queries of the test split, so that they are traffic and not training pairs."""
+    """Add queries to the test split, where they are traffic and not training pairs."""
     append(settings, "queries.jsonl", *(json.dumps({"_id": f"n{n}", "text": text}) for n, text in enumerate(texts)))
     append(settings, "qrels/test.tsv", *(f"n{n}\tp{n}\t1" for n in range(len(texts))))
 
 
 def test_the_first_night_trains(settings: Settings) -> None:
-    assert now(settings, None).verdict is Work.RETRAIN
+    assert now(settings, None).verdict is Action.RETRAIN
 
 
 def test_an_unchanged_source_needs_nothing(settings: Settings, serving: Release) -> None:
-    assert now(settings, serving).verdict is Work.SKIP
+    assert now(settings, serving).verdict is Action.SKIP
 
 
 def test_a_few_changed_passages_need_a_refresh(settings: Settings, serving: Release) -> None:
     append(settings, "corpus.jsonl", json.dumps({"_id": "new", "text": "a silent market"}))
-    found = now(settings, serving)
-    assert found.verdict is Work.REFRESH
-    assert found.passages.model_dump() == {"new": 1, "changed": 0, "gone": 0}
+    drift = now(settings, serving)
+    assert drift.verdict is Action.REFRESH
+    assert drift.passages.model_dump() == {"new": 1, "changed": 0, "gone": 0}
 
 
 def test_new_training_pairs_need_a_retrain(settings: Settings, serving: Release) -> None:
     append(settings, "qrels/train.tsv", "q0\tp1\t1", "q1\tp2\t1")
-    found = now(settings, serving)
-    assert found.verdict is Work.RETRAIN
-    assert [signal.name for signal in found.signals if signal.fired] == ["new_training_pairs"]
-    assert {signal.name: signal.value for signal in found.signals}["new_training_pairs"] == 2 / 36
+    drift = now(settings, serving)
+    assert drift.verdict is Action.RETRAIN
+    assert [signal.name for signal in drift.signals if signal.fired] == ["new_training_pairs"]
+    assert {signal.name: signal.value for signal in drift.signals}["new_training_pairs"] == 2 / 36
 
 
 def test_other_training_settings_need_a_retrain(settings: Settings, serving: Release) -> None:
     training = settings.training.model_copy(update={"epochs": 7.0})
-    assert now(settings.model_copy(update={"training": training}), serving).verdict is Work.RETRAIN
+    assert now(settings.model_copy(update={"training": training}), serving).verdict is Action.RETRAIN
 
 
 def test_many_words_seen_nowhere_are_suspect_and_never_retrain(settings: Settings, serving: Release) -> None:
     new_queries(settings, [f"whree wsa hte brkoen riverr {n} sene" for n in range(30)])
     append(settings, "qrels/train.tsv", "q0\tp1\t1", "q1\tp2\t1")
-    assert now(settings, serving).verdict is Work.SUSPECT
+    assert now(settings, serving).verdict is Action.SUSPECT
 
 
 def test_too_few_new_queries_are_not_judged(settings: Settings, serving: Release) -> None:
@@ -73,5 +73,5 @@ def test_too_few_new_queries_are_not_judged(settings: Settings, serving: Release
 def test_queries_like_those_of_before_do_not_fire(settings: Settings, serving: Release) -> None:
     things = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
     new_queries(settings, [f"where was the {thing} near the {other} seen" for thing in things for other in things[:3]])
-    found = now(settings, serving)
-    assert {signal.name: signal.fired for signal in found.signals}["unseen_terms"] is False
+    drift = now(settings, serving)
+    assert {signal.name: signal.fired for signal in drift.signals}["unseen_terms"] is False

@@ -1,4 +1,4 @@
-"""Queries that people ask, as before and of another kind, and checks of them."""
+"""Usual and unfamiliar queries, and drift checks on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THINGS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", 
 NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
 
 
-def ask(settings: Settings, *texts: str) -> None:
+def log_queries(settings: Settings, *texts: str) -> None:
     assert settings.drift.queries is not None
     with settings.drift.queries.open("a") as file:
         file.writelines(json.dumps({"query": text}) + "\n" for text in texts)
@@ -33,9 +33,9 @@ def usual(night: int) -> list[str]:
 
 
 def unfamiliar(night: int) -> list[str]:
-    """Known words, so that they are no damage, in no order that a query ever had: scores fall."""
-    return [f"{'of ' * (6 + night)}{one} {other}" for one in THINGS for other in THINGS[:3]]
+    """Known words, which do not look damaged, in an order that no query had: scores fall."""
+    return [f"{'of ' * (6 + night)}{thing} {other}" for thing in THINGS for other in THINGS[:3]]
 
 
-def look(settings: Settings, serving: Release, snapshot: Snapshot, night: float) -> Drift:
+def check_drift(settings: Settings, serving: Release, snapshot: Snapshot, night: float) -> Drift:
     return watch(settings, serving, snapshot, recipe_of(settings), NIGHT + timedelta(days=night))

@@ -1,4 +1,4 @@
-"""Embeds in a process of its own, in windows so small that a kill finds it anywhere."""
+"""Embed in a separate process with small windows, so that a kill may interrupt any step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from tasks.core.embedding import assemble, shards
 from tasks.core.embedding import token_cache as tokens
 
 SHARDS = 3
-PRELOAD = ["tasks.core.embedding.shards", "transformers.models.bert.modeling_bert"]  # so that a process begins at once
+# Imported in advance, so that a process starts quickly.
+PRELOAD = ["tasks.core.embedding.shards", "transformers.models.bert.modeling_bert"]
 
 
 def embed(home: Path, encoder: str, snapshot: str, begun: Connection) -> None:
-    """Embed and seal; `begun` hears when the work begins."""
+    """Embed and seal. Send a message on `begun` when the work starts."""
     torch.set_num_threads(1)
     shards.WINDOW, assemble.GROUP_ROWS, tokens.BLOCK_ROWS, tokens.TEXTS_AT_ONCE = 16, 16, 64, 16
     begun.send("begun")

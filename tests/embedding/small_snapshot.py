@@ -1,4 +1,4 @@
-"""A snapshot of given texts, without queries."""
+"""Make a snapshot of given texts, without queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.core.text.normalization import text_hash
 
 
 def snapshot_of(home: Path, texts: Sequence[str], group: int = 4) -> Snapshot:
-    """Passages p000000, p000001, … of these texts, in row groups of `group`."""
+    """Return a snapshot of these texts as passages p000000, p000001, …, with `group` rows in a row group."""
 
     def build(folder: Path) -> dict[str, object]:
         hashes = [text_hash("", text) for text in texts]

@@ -1,4 +1,4 @@
-"""Encoders of many kinds go through OpenVINO with the vectors that torch gives, or torch keeps them."""
+"""OpenVINO computes the same vectors as torch for many architectures; for others torch is used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.core.training.numeric_path import choose_precision
 
 pytestmark = pytest.mark.skipif(bool(missing_for("openvino-fp32")), reason=missing_for("openvino-fp32"))
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "", "a castle " * 20]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "", "a castle " * 20]
 SMALL = {
     "vocab_size": 200,
     "hidden_size": 32,
@@ -59,7 +59,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectors_are_those_of_torch(kind: str, tiny_model: Path) -> None:
+def test_vectors_equal_those_of_torch(kind: str, tiny_model: Path) -> None:
     tower = tower_of(kind, tiny_model)
     ids = tower.tokenize(TEXTS)
     exact = tower.encode(ids, 256)
@@ -76,16 +76,16 @@ def test_an_operation_that_openvino_lacks_is_named(tiny_model: Path) -> None:
 
     tower, before = tower_of("bert", tiny_model), logging.getLogger().level
     tower.projection = Bessel()  # type: ignore[assignment]
-    with pytest.raises(NightshiftError, match=r"openvino cannot take over this BertModel \(.*bessel_j0"):
+    with pytest.raises(NightshiftError, match=r"openvino cannot convert this BertModel \(.*bessel_j0"):
         graph.convert(tower)
-    assert logging.getLogger().level == before  # a conversion that fails silences everyone's warnings
+    assert logging.getLogger().level == before  # OpenVINO raises the level when a conversion fails
 
 
 @pytest.mark.skipif(not any(path.startswith("openvino") for path in paths_here()), reason="torch is faster here")
 def test_torch_keeps_an_encoder_that_openvino_computes_otherwise(
     tiny_model: Path, collection: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kind = "longformer"  # pads by a text's length, and only the length at conversion is known to the graph
+    kind = "longformer"  # pads by text length, but the graph knows only the length used in the conversion
     tower_of(kind, tiny_model).transformer.save_pretrained(tmp_path / "base")
     read_tokenizer(tiny_model).save_pretrained(tmp_path / "base")
     data = {"format": "beir", "path": collection()}
@@ -95,7 +95,7 @@ def test_torch_keeps_an_encoder_that_openvino_computes_otherwise(
     start_from(tmp_path / "base", EncoderSpec.of(EncoderSettings(), "fp32"), folder)
     choice = choose_precision(folder, snapshot, EmbeddingSettings(min_cosine=0.9999))
     assert not choice.precision.startswith("openvino")
-    assert re.search(r"openvino-\S+ is refused, it is not faithful here: cosine to fp32 0\.", caplog.text)
+    assert re.search(r"openvino-\S+ is not used, because it is not faithful here: cosine to fp32 0\.", caplog.text)
 
 
 def tower_of(kind: str, tiny_model: Path) -> Tower:
@@ -103,5 +103,5 @@ def tower_of(kind: str, tiny_model: Path) -> Tower:
 
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(kind, **SMALL, **SMALL_OTHERWISE.get(kind, {})))
-    model.config.use_cache = False  # as where it is read from a folder
+    model.config.use_cache = False  # as when read from a folder
     return Tower(read_tokenizer(tiny_model), model.eval(), None, Side("mean", True, 0, 0, "", 60))

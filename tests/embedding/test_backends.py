@@ -1,4 +1,4 @@
-"""Every numeric path gives the vectors of torch in float32, within its bound, whatever the encoder is made like."""
+"""Every numeric path gives the vectors of torch in float32, within its bound, for every kind of encoder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tasks.core.encoder.backends.batches import GRAIN, micro_batches
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, read_spec, start_from
 from tasks.core.encoder.hardware import missing_for
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, "", "a castle"]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 100, "", "a castle"]
 PATHS: list[Precision] = ["bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]
-# Of a model of 32 dimensions, which rounds worse than one of 384.
+# For a model with 32 dimensions, which has larger rounding errors than one with 384.
 LOWEST_COSINE = {"bf16": 0.999, "openvino-fp32": 0.999999, "openvino-bf16": 0.999} | dict.fromkeys(INT8, 0.97)
 
 
@@ -43,20 +43,20 @@ def need(path: Precision) -> None:
         pytest.skip(what)
 
 
-MADE_LIKE: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     "mean": {"pooling": "mean"},
     "cls, projected, separate": {"pooling": "cls", "shared": False, "dimension": 16},
     "last, projected, cut": {"pooling": "last", "serve_dimension": 8, "dimension": 24},
     "long vectors, prompt": {"normalize": False, "query_prompt": "find ", "query_tokens": 9},
 }
-# Calibrating takes a second each time, and the two int8 paths have the same graph.
-PAIRS = [(path, like) for like in MADE_LIKE for path in PATHS if path != "openvino-int8-bf16" or like == "mean"]
+# Each calibration takes a second, and both int8 paths use the same graph.
+PAIRS = [(path, like) for like in VARIANTS for path in PATHS if path != "openvino-int8-bf16" or like == "mean"]
 
 
 @pytest.mark.parametrize(("path", "like"), PAIRS)
 def test_both_sides_are_near_to_torch_in_float32(path: Precision, like: str, tiny_model: Path, tmp_path: Path) -> None:
     need(path)
-    folder = started(tiny_model, tmp_path / "encoder", **MADE_LIKE[like])
+    folder = started(tiny_model, tmp_path / "encoder", **VARIANTS[like])
     exact, fast = load_encoder(folder), on_path(folder, path)
     for theirs, ours in (
         (exact.encode_passages(TEXTS), fast.encode_passages(TEXTS)),
@@ -77,7 +77,7 @@ def test_lists_and_arrays_of_token_ids_in_any_order_give_the_same_vectors(
     encoder = on_path(started(tiny_model, tmp_path / "encoder"), path)
     ids = encoder.passage.tokenize(TEXTS * 20)
     vectors = encoder.passage.encode(ids, 256)
-    arrays = [np.array(one, np.int32) for one in reversed(ids)]
+    arrays = [np.array(row, np.int32) for row in reversed(ids)]
     np.testing.assert_allclose(encoder.passage.encode(arrays, 256)[::-1], vectors, atol=2e-6)
     assert encoder.passage.encode([], 256).shape == (0, 32)
 
@@ -108,7 +108,7 @@ def test_the_same_texts_calibrate_the_same_graph(tiny_model: Path, tmp_path: Pat
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_an_encoder_of_a_path_that_this_machine_lacks_says_what_to_install(
+def test_an_unsupported_numeric_path_names_the_package_to_install(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "encoder"
@@ -132,7 +132,7 @@ def test_batches_hold_every_row_once_in_few_shapes_within_the_budget() -> None:
     assert len(shapes) <= 4 * 4  # widths 16, 32, 48, 60; full, 16, 4, 1
 
 
-def test_a_text_beyond_the_budget_is_a_batch_of_its_own() -> None:
+def test_a_text_longer_than_the_budget_gets_a_separate_batch() -> None:
     assert [(rows.tolist(), width) for rows, width in micro_batches(np.array([9, 30, 0]), 100, 16)] == [
         ([1], 32),
         ([0], 16),
@@ -140,11 +140,11 @@ def test_a_text_beyond_the_budget_is_a_batch_of_its_own() -> None:
     ]
 
 
-def test_nothing_is_reported_to_anyone() -> None:
+def test_openvino_and_nncf_send_no_telemetry() -> None:
     need("openvino-fp32")
     code = (
         "import sys, logging; kind = logging.getLoggerClass();"
-        "from tasks.core.embedding.backends import graph; graph._import_nncf();"
+        "from tasks.core.encoder.backends import graph; graph._import_nncf();"
         "import openvino.tools.ovc.convert_impl as ovc; from nncf.telemetry.wrapper import telemetry;"
         "assert sys.modules['openvino_telemetry'] is None and 'stub' in ovc.tm.__name__, ovc.tm;"
         "assert type(telemetry).__name__ == 'MagicMock' and logging.getLoggerClass() is kind"

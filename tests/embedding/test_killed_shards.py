@@ -1,4 +1,4 @@
-"""Kills an embedding at random moments, and holds what comes of it against one that nobody disturbed."""
+"""Kill an embedding at random moments and compare the result with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tasks.core.training.trainer import base_encoder
 
 KILLS = 20
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern"]
-STORIES = [f"the story of a {WORDS[n % 8]} near one {WORDS[n // 8 % 8]} told {n} times" for n in range(240)]
+STORIES = [f"the story of a {WORDS[n % 8]} near one {WORDS[n // 8 % 8]} seen {n} times" for n in range(240)]
 TEXTS = STORIES + STORIES[:240:4]
 
 
 @pytest.fixture
 def made(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
-    """A home with a snapshot, a fifth of whose passages repeat others of it, and an encoder."""
+    """A home with an encoder and a snapshot in which a fifth of the passages are repeats."""
     home = tmp_path / "home"
     settings = Settings.model_validate(
         {"home": home, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
@@ -40,7 +40,9 @@ def made(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_the_bytes_of_a_straight_run(made: tuple[Path, Encoder, Snapshot], tmp_path: Path) -> None:
+def test_twenty_kills_give_the_same_bytes_as_an_undisturbed_run(
+    made: tuple[Path, Encoder, Snapshot], tmp_path: Path
+) -> None:
     home, encoder, snapshot = made
     straight = copy_of(home, tmp_path / "straight")
     seconds = finished_in(straight, encoder, snapshot)
@@ -53,7 +55,7 @@ def test_twenty_kills_leave_the_bytes_of_a_straight_run(made: tuple[Path, Encode
         here, before = copy_of(home, tmp_path / f"round{round_}"), killed
         while not killed_after(chance.uniform(0, seconds), here, encoder, snapshot):
             killed += 1
-            assert killed - before < 50, "no try comes any further than the one before it"
+            assert killed - before < 50, "no progress after 50 kills"
         assert contents(here) == expected
         embeddings = only(here)
         ids = pa.concat_tables([pq.read_table(file, columns=["passage_id"]) for file in shard_files(embeddings)])
@@ -67,7 +69,7 @@ def copy_of(home: Path, where: Path) -> Path:
 
 
 def begin(home: Path, encoder: Encoder, snapshot: Snapshot) -> ForkServerProcess:
-    """A process that embeds, at the moment at which its work begins."""
+    """Start a process that embeds, and return it when its work starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(embedding_worker.PRELOAD)
     ours, theirs = context.Pipe(duplex=False)
@@ -79,7 +81,7 @@ def begin(home: Path, encoder: Encoder, snapshot: Snapshot) -> ForkServerProcess
 
 
 def finished_in(home: Path, encoder: Encoder, snapshot: Snapshot) -> float:
-    """Seconds that an undisturbed run takes."""
+    """Return the duration of an undisturbed run in seconds."""
     process, began = begin(home, encoder, snapshot), time.perf_counter()
     process.join()
     assert process.exitcode == 0
@@ -87,7 +89,7 @@ def finished_in(home: Path, encoder: Encoder, snapshot: Snapshot) -> float:
 
 
 def killed_after(seconds: float, home: Path, encoder: Encoder, snapshot: Snapshot) -> bool:
-    """Run, and kill after so long with a signal that cannot be caught; True when it was done before that."""
+    """Run, and kill the process after `seconds` with SIGKILL. Return True if it finished before."""
     process = begin(home, encoder, snapshot)
     process.join(seconds)
     process.kill()

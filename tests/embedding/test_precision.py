@@ -1,4 +1,4 @@
-"""A faster numeric path serves only where it is faithful to fp32 on this snapshot."""
+"""A faster numeric path is used only if it is faithful to fp32 on this snapshot."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import torch
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.embedding import INT8, EmbeddingSettings
-from tasks.core.base.settings import EncoderSettings, GateSettings, Settings
+from tasks.core.base.sections.evaluation import GateSettings
+from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.encoder import hardware as machine
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, passage_fingerprint, read_spec, start_from
 from tasks.core.encoder.hardware import missing_for, paths_here
 from tasks.core.evaluation.significance import interval
 from tasks.core.ingest.ingest import ingest
-from tasks.core.training.numeric_path import Choice, _is_taken, choose_precision
+from tasks.core.training.numeric_path import Choice, _is_accepted, choose_precision
 from tasks.core.training.trainer import base_encoder
 
 int8 = pytest.mark.skipif(bool(missing_for("openvino-int8")), reason=missing_for("openvino-int8"))
@@ -40,7 +41,7 @@ def snapshot(collection: Callable[..., Path], tmp_path: Path) -> Snapshot:
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
-    """An encoder of large random weights: rounding them moves its vectors."""
+    """An encoder with large random weights, whose vectors change when weights are rounded."""
     from transformers import BertConfig, BertModel
 
     base = tmp_path / "base"
@@ -52,8 +53,8 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def chosen(folder: Path, snapshot: Snapshot, **dials: object) -> Choice:
-    choice = choose_precision(folder, snapshot, EmbeddingSettings(**dials))  # type: ignore[arg-type]
+def chosen(folder: Path, snapshot: Snapshot, **options: object) -> Choice:
+    choice = choose_precision(folder, snapshot, EmbeddingSettings(**options))  # type: ignore[arg-type]
     assert read_spec(folder).precision == choice.precision
     return choice
 
@@ -71,7 +72,7 @@ def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_
     with caplog.at_level(logging.INFO, "nightshift.encoder"):
         choice = chosen(folder, snapshot, min_cosine=0.999999, max_ndcg_change=1.0)
     assert choice.precision in ("openvino-fp32", "fp32")
-    refused = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    refused = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
     assert len(refused) == [path for path in paths_here() if path not in INT8].index(choice.precision)
     assert all("cosine to fp32 0." in line and "(bound 0.999999)" in line for line in refused)
 
@@ -88,12 +89,15 @@ def test_int8_that_is_not_faithful_is_refused_and_leaves_no_graph(
     assert taken.ndcg_interval[0] < taken.ndcg_change < taken.ndcg_interval[1]  # rounding moved passages past others
     refused = chosen(folder, snapshot, precision="fastest", **lenient | {"int8_min_cosine": 0.999999})
     assert refused.precision == next(path for path in paths_here() if path not in INT8)
-    assert f"{taken.precision} is refused, it is not faithful here: cosine to fp32 {taken.fidelity:.5f}" in caplog.text
+    assert (
+        f"{taken.precision} is not used, because it is not faithful here: cosine to fp32 {taken.fidelity:.5f}"
+        in caplog.text
+    )
     assert not (folder / graph.FOLDER).exists()
 
 
 def measured(change: float, spread: float, queries: int, cosine: float = 0.9999) -> Choice:
-    """A path whose nDCG@10 changes by this much in the mean of many queries."""
+    """Return a path whose nDCG@10 changes by `change` on average over `queries` queries."""
     changes = np.random.default_rng(0).normal(0, spread, queries)
     changes += change - changes.mean()
     return Choice("bf16", cosine, float(changes.mean()), interval(changes, GateSettings(resamples=500)), queries)
@@ -113,20 +117,20 @@ def test_only_a_loss_that_is_more_than_chance_and_than_the_bound_refuses_a_path(
         (0.0, 0.0, 500, True),
     ]
     for change, spread, queries, taken in cases:
-        assert _is_taken(measured(change, spread, queries), settings) is taken, (change, spread, queries)
-        assert not _is_taken(measured(change, spread, queries, cosine=0.99), settings)
+        assert _is_accepted(measured(change, spread, queries), settings) is taken, (change, spread, queries)
+        assert not _is_accepted(measured(change, spread, queries, cosine=0.99), settings)
     assert "nDCG@10 +0.0042 (" in caplog.text
     assert "on 20 dev queries, too few to decide (bound -0.002)" in caplog.text
 
 
-def test_a_path_asked_for_by_name_is_kept_and_said_to_be_unfaithful(
+def test_an_explicit_path_is_used_with_a_warning_if_it_is_unfaithful(
     folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert chosen(folder, snapshot, precision="bf16", min_cosine=1.0).precision == "bf16"
-    assert "bf16, asked for by name, is not faithful here" in caplog.text
+    assert "bf16 is not faithful here, but" in caplog.text
 
 
-def test_a_path_asked_for_by_name_that_is_not_here_is_an_error(
+def test_an_explicit_path_that_is_unsupported_is_an_error(
     folder: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None)  # as where the extra is not installed
@@ -136,7 +140,7 @@ def test_a_path_asked_for_by_name_that_is_not_here_is_an_error(
 
 
 @int8
-def test_an_int8_encoder_is_sealed_with_its_graph_and_figures_and_an_altered_graph_is_noticed(
+def test_an_int8_encoder_is_sealed_with_its_graph_and_metrics_and_an_altered_graph_is_detected(
     tiny_model: Path, snapshot: Snapshot, tmp_path: Path
 ) -> None:
     settings = Settings(

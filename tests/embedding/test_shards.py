@@ -72,7 +72,7 @@ def test_a_finished_shard_is_not_made_again_after_a_crash(made: Made) -> None:
     (partial,) = (home / "embeddings").glob(".*.partial")
     manifest = partial / f"{shard_name(1, 3)}.json"
     before = manifest.stat().st_mtime_ns
-    (partial / f".{shard_name(0, 3)}").write_bytes(b"half a shard")  # what a kill in the middle leaves
+    (partial / f".{shard_name(0, 3)}").write_bytes(b"half a shard")  # left behind by a kill
     embeddings = gather_shards(home, encoder, snapshot, 3)
     assert (embeddings.path / manifest.name).stat().st_mtime_ns == before
     assert embeddings.rows == snapshot.rows
@@ -97,7 +97,7 @@ def test_only_changed_passages_are_embedded_on_another_night(made: Made, setting
             np.testing.assert_array_equal(vector, kept[name])
 
 
-def test_what_a_killed_embedding_left_damaged_is_made_again(made: Made) -> None:
+def test_a_damaged_shard_of_a_killed_embedding_is_rebuilt(made: Made) -> None:
     home, encoder, snapshot = made
     whole = gather_shards(home, encoder, snapshot, 2)
     whole.path.rename(home / "whole")
@@ -110,7 +110,7 @@ def test_what_a_killed_embedding_left_damaged_is_made_again(made: Made) -> None:
     assert len(list((home / "embeddings").glob(".*.damaged-*"))) == 1
 
 
-def test_scratch_files_that_were_cut_are_made_again(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_scratch_files_are_rebuilt(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, encoder, snapshot = made
     whole = gather_shards(home, encoder, snapshot, 1)
     for kind in ("embeddings", "tokens"):
@@ -128,14 +128,14 @@ def test_scratch_files_that_were_cut_are_made_again(made: Made, monkeypatch: pyt
 
 def test_two_runs_give_the_same_bytes(made: Made, tmp_path: Path) -> None:
     home, encoder, snapshot = made
-    one = gather_shards(home, encoder, snapshot, 2)
-    first = [(one.path / shard_name(rank, 2)).read_bytes() for rank in range(2)]
-    shutil.rmtree(one.path)
-    two = gather_shards(home, encoder, snapshot, 2)
-    assert [(two.path / shard_name(rank, 2)).read_bytes() for rank in range(2)] == first
+    first = gather_shards(home, encoder, snapshot, 2)
+    expected = [(first.path / shard_name(rank, 2)).read_bytes() for rank in range(2)]
+    shutil.rmtree(first.path)
+    second = gather_shards(home, encoder, snapshot, 2)
+    assert [(second.path / shard_name(rank, 2)).read_bytes() for rank in range(2)] == expected
 
 
-def test_a_killed_shard_goes_on_behind_its_last_window(
+def test_a_killed_shard_resumes_after_its_last_window(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, encoder, snapshot = made
@@ -158,15 +158,15 @@ def test_a_killed_shard_goes_on_behind_its_last_window(
     embeddings = gather_shards(home, encoder, snapshot, 2)
     assert windows == 80 // 8 + 1
     assert embeddings.tokens == straight.tokens
-    for one, two in zip(shard_files(embeddings), shard_files(straight), strict=True):
-        assert one.read_bytes() == two.read_bytes()
+    for resumed, undisturbed in zip(shard_files(embeddings), shard_files(straight), strict=True):
+        assert resumed.read_bytes() == undisturbed.read_bytes()
 
 
 STORIES = [f"one story {n}" for n in range(30)]
 
 
-def test_a_text_is_encoded_once_wherever_it_stands(settings: Settings) -> None:
-    """A fifth of the passages repeat others, in their own shard and across shards, made in any order."""
+def test_a_repeated_text_is_encoded_once(settings: Settings) -> None:
+    """A fifth of the passages repeat others, within a shard and across shards, embedded in any order."""
     home = settings.home
     texts = [*STORIES[:20], "one story 3", "one story 19", *STORIES[20:], "one story 25", *STORIES[:5]]
     snapshot = snapshot_of(home, texts)
@@ -184,25 +184,25 @@ def test_a_text_is_encoded_once_wherever_it_stands(settings: Settings) -> None:
     assert [file.read_bytes() for file in shard_files(again)] == [file.read_bytes() for file in shard_files(embeddings)]
 
 
-def test_a_text_that_comes_back_is_taken_from_the_night_that_knew_it(settings: Settings) -> None:
-    """Passages of three nights: what was deleted is gone, what returns is not encoded again."""
+def test_a_returning_text_reuses_the_vector_of_an_earlier_night(settings: Settings) -> None:
+    """Three nights: deleted passages disappear, and returning ones are not encoded again."""
     home = settings.home
     nights = [STORIES[:20], STORIES[5:25], ["another one", *STORIES[:10], *STORIES[:3]]]
     snapshots = [snapshot_of(home, texts) for texts in nights]
     encoder = base_encoder(home, snapshots[0], settings)
     made = [gather_shards(home, encoder, snapshot, 3) for snapshot in snapshots]
-    assert [(one.embedded, one.avoided, one.repeated) for one in made] == [(20, 0, 0), (5, 15, 0), (1, 13, 0)]
+    assert [(night.embedded, night.avoided, night.repeated) for night in made] == [(20, 0, 0), (5, 15, 0), (1, 13, 0)]
     assert table_of(made[1])["passage_id"].to_pylist() == [f"p{row:06d}" for row in range(20)]
     whole = load_encoder(encoder.path).encode_passages(nights[2])
     np.testing.assert_allclose(vectors_of(table_of(made[2])), whole, atol=1e-6)
 
 
-def test_half_the_numbers_are_read_as_the_whole_ones(settings: Settings) -> None:
+def test_float16_vectors_are_read_as_float32(settings: Settings) -> None:
     home, snapshot = settings.home, snapshot_of(settings.home, STORIES)
     encoder = base_encoder(home, snapshot, settings)
     half = gather_shards(home, encoder, snapshot, 2, vectors="float16")
     whole = gather_shards(home, encoder, snapshot, 2)
-    assert (half.embedded, whole.embedded) == (30, 30)  # the exact numbers are never made out of coarser ones
+    assert (half.embedded, whole.embedded) == (30, 30)  # float32 vectors are never converted from float16
     assert find_embeddings(home, encoder, snapshot, 2) == whole.model_copy(update={"reused": True})
     rows = np.array([29, 3, 3, 16])
     near, exact = exact_vectors(half, rows), exact_vectors(whole, rows)
@@ -211,22 +211,24 @@ def test_half_the_numbers_are_read_as_the_whole_ones(settings: Settings) -> None
     (batch,) = rows_with_vectors(snapshot, half, 100)
     assert batch["vector"].type == pa.list_(pa.float32(), 32)
     later = snapshot_of(home, [*STORIES, "another one"])
-    assert gather_shards(home, encoder, later, 3, vectors="float16").embedded == 1  # but coarser out of exact ones
+    # float16 vectors, however, are converted from float32
+    assert gather_shards(home, encoder, later, 3, vectors="float16").embedded == 1
 
 
-def test_the_file_says_what_it_holds(made: Made) -> None:
+def test_the_metadata_of_a_file_describes_its_content(made: Made) -> None:
     home, encoder, snapshot = made
     embeddings = gather_shards(home, encoder, snapshot, 2)
     for rank, file in enumerate(shard_files(embeddings)):
-        said = {name.decode(): value.decode() for name, value in pq.read_metadata(file).metadata.items()}
-        facts = json.loads((embeddings.path / f"{file.name}.json").read_text())
-        assert said["fingerprint"] == encoder.passage_fingerprint
-        assert (said["rank"], said["rows"], said["embedded"], said["avoided"]) == (str(rank), "40", "40", "0")
-        assert said["content"] == facts["content"]
-        assert embeddings.digests[rank] == facts["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        metadata = {name.decode(): value.decode() for name, value in pq.read_metadata(file).metadata.items()}
+        manifest = json.loads((embeddings.path / f"{file.name}.json").read_text())
+        assert metadata["fingerprint"] == encoder.passage_fingerprint
+        expected = {"rank": str(rank), "rows": "40", "embedded": "40", "avoided": "0"}
+        assert {name: metadata[name] for name in expected} == expected
+        assert metadata["content"] == manifest["content"]
+        assert embeddings.digests[rank] == manifest["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_a_sealed_shard_that_was_altered_is_not_read(made: Made) -> None:
+def test_an_altered_shard_is_refused(made: Made) -> None:
     home, encoder, snapshot = made
     embeddings = gather_shards(home, encoder, snapshot, 2)
     file = embeddings.path / shard_name(1, 2)
@@ -237,18 +239,18 @@ def test_a_sealed_shard_that_was_altered_is_not_read(made: Made) -> None:
         lambda: exact_vectors(embeddings, np.array([0])),
         lambda: list(rows_with_vectors(snapshot, embeddings, 100)),
     ):
-        with pytest.raises(Mismatch, match=r"shard-00001.*other bytes.*embeds again"):
+        with pytest.raises(Mismatch, match=r"shard-00001.*content has changed.*embeds again"):
             read()
 
 
-def test_progress_is_told_seldom_and_at_the_end(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_at_intervals_and_at_the_end(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, encoder, snapshot = made
     monkeypatch.setattr(shards, "WINDOW", 8)
     seen: list[Pace] = []
     embed_shard(home, encoder, snapshot, 1, 2, watch=seen.append)
     (last,) = seen
-    assert (last.done, last.of, last.share, last.left) == (40, 40, 1.0, 0.0)
-    assert last.tokens > last.passages > 0
+    assert (last.done, last.total, last.share, last.seconds_left) == (40, 40, 1.0, 0.0)
+    assert last.tokens_per_second > last.passages_per_second > 0
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     embed_shard(home, encoder, snapshot, 0, 2, watch=seen.append)
     assert [pace.done for pace in seen[1:]] == [8, 16, 24, 32, 40]

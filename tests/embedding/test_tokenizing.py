@@ -1,4 +1,4 @@
-"""A text is tokenised only as far as the limit reaches, and the ids are those of the whole text."""
+"""Texts are tokenized only up to the limit, with the same ids as the whole text."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def tokenizer(tiny_model: Path) -> Any:
 
 @settings(max_examples=200, deadline=None)
 @given(texts=st.lists(st.lists(PIECES, max_size=40).map("".join), max_size=3), limit=st.integers(3, 12))
-def test_ids_are_those_of_the_whole_text(tokenizer: Any, texts: list[str], limit: int) -> None:
+def test_ids_equal_those_of_the_whole_text(tokenizer: Any, texts: list[str], limit: int) -> None:
     whole = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
     assert token_ids(tokenizer, texts, limit) == whole
 
 
-def test_words_behind_the_limit_are_not_tokenised(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_beyond_the_limit_are_not_tokenized(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given_texts: list[str] = []
 
-    def spy(texts: list[str], **dials: Any) -> Any:
+    def spy(texts: list[str], **options: Any) -> Any:
         given_texts.extend(texts)
-        return type(tokenizer).__call__(tokenizer, texts, **dials)
+        return type(tokenizer).__call__(tokenizer, texts, **options)
 
     class Watched:
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
 
-        def __call__(self, texts: list[str], **dials: Any) -> Any:
-            return spy(texts, **dials)
+        def __call__(self, texts: list[str], **options: Any) -> Any:
+            return spy(texts, **options)
 
     assert len(token_ids(Watched(), ["river " * 1000], 6)[0]) == 6
     assert given_texts == ["river river river river river river"]

@@ -14,7 +14,7 @@ from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.embedding import text_index as textindex
 from tasks.core.embedding import token_cache as tokens
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.embedding.text_index import build_index, find, first_between, hash_bytes, hashes_between
+from tasks.core.embedding.text_index import build_index, find_rows, hash_bytes, read_first_rows, read_hashes
 from tasks.core.embedding.token_cache import TokenCache, known_tokens
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, save_encoder, start_from
 from tasks.core.encoder.tokenizer_digest import tokenizer_key
@@ -38,13 +38,13 @@ def started(base: Path, folder: Path, **settings: object) -> DualEncoder:
 
 
 def cached(home: Path, tower: Tower, texts: Sequence[str]) -> tuple[TokenCache, np.ndarray]:
-    """The cache of these texts, and for each the first row that has it."""
+    """Return the cache of these texts, and the first row of each text."""
     snapshot = snapshot_of(home, texts)
     index = build_index(home, snapshot)
-    return TokenCache(home, tower, snapshot, index), first_between(index, 0, len(texts))
+    return TokenCache(home, tower, snapshot, index), read_first_rows(index, 0, len(texts))
 
 
-def test_the_first_row_of_each_text_is_found_whatever_way_hashes_are_divided(
+def test_the_first_row_of_each_text_is_found_for_any_bucket_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"text {n * n % 61}" for n in range(300)]
@@ -53,22 +53,22 @@ def test_the_first_row_of_each_text_is_found_whatever_way_hashes_are_divided(
     index = build_index(tmp_path, snapshot_of(tmp_path, texts))
     firsts = [texts.index(text) for text in texts]
     assert index.distinct == len(set(texts))
-    assert first_between(index, 0, 300).tolist() == firsts
-    assert first_between(index, 17, 29).tolist() == firsts[17:29]
-    asked = pa.array([text_hash("", text) for text in [*texts, "another text"]])
-    assert find(index, hash_bytes(asked)).tolist() == [*firsts, -1]
-    assert hashes_between(index, 250, 300).tolist() == hash_bytes(asked)[250:300].tolist()
+    assert read_first_rows(index, 0, 300).tolist() == firsts
+    assert read_first_rows(index, 17, 29).tolist() == firsts[17:29]
+    hashes = hash_bytes(pa.array([text_hash("", text) for text in [*texts, "another text"]]))
+    assert find_rows(index, hashes).tolist() == [*firsts, -1]
+    assert read_hashes(index, 250, 300).tolist() == hashes[250:300].tolist()
 
 
-def test_a_stretch_of_rows_is_read_from_its_own_row_groups(tmp_path: Path) -> None:
+def test_a_range_of_rows_is_read_from_its_row_groups(tmp_path: Path) -> None:
     snapshot = snapshot_of(tmp_path, [f"text {n}" for n in range(11)], group=4)
     for start, end in [(0, 11), (3, 5), (4, 8), (7, 11), (10, 11), (5, 5), (0, 0)]:
         batches = list(passages_between(snapshot, start, end, ["text"], batch_rows=3))
-        found = [text for batch in batches for text in batch["text"].to_pylist()]
-        assert found == [f"text {n}" for n in range(start, end)]
+        read = [text for batch in batches for text in batch["text"].to_pylist()]
+        assert read == [f"text {n}" for n in range(start, end)]
 
 
-def test_cached_ids_are_the_tokenizers_own(
+def test_cached_ids_equal_those_of_the_tokenizer(
     encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "BLOCK_ROWS", 4)
@@ -79,28 +79,28 @@ def test_cached_ids_are_the_tokenizers_own(
     sealed = cache.seal()
     assert (sealed.texts, sealed.tokenised, sealed.copied) == (6, 6, 0)
     assert sealed.tokens == sum(map(len, encoder.passage.tokenize(list(dict.fromkeys(STORIES)))))
-    found = [ids.tolist() for ids in cache.take(first)]
-    assert found == encoder.passage.tokenize(STORIES)
-    assert cache.lengths(first).tolist() == [len(ids) for ids in found]
+    ids_of_texts = [ids.tolist() for ids in cache.take(first)]
+    assert ids_of_texts == encoder.passage.tokenize(STORIES)
+    assert cache.lengths(first).tolist() == [len(ids) for ids in ids_of_texts]
 
 
-def test_another_night_tokenises_only_new_texts(
+def test_a_later_night_tokenizes_only_new_texts(
     encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "BLOCK_ROWS", 4)
     cached(tmp_path, encoder.passage, STORIES)[0].seal()
     later = ["silent", *reversed(STORIES[2:]), "a lantern"]
-    asked: list[str] = []
+    tokenized: list[str] = []
     tokenize = encoder.passage.tokenize
-    monkeypatch.setattr(encoder.passage, "tokenize", lambda texts: asked.extend(texts) or tokenize(texts))
+    monkeypatch.setattr(encoder.passage, "tokenize", lambda texts: tokenized.extend(texts) or tokenize(texts))
     cache, first = cached(tmp_path, encoder.passage, later)
     sealed = cache.seal()
-    assert asked == ["silent", "a lantern"]
+    assert tokenized == ["silent", "a lantern"]
     assert (sealed.texts, sealed.tokenised, sealed.copied) == (8, 2, 6)
     assert [ids.tolist() for ids in cache.take(first)] == tokenize(later)
 
 
-def test_a_block_that_was_killed_is_made_again(encoder: DualEncoder, tmp_path: Path) -> None:
+def test_an_incomplete_block_is_rebuilt(encoder: DualEncoder, tmp_path: Path) -> None:
     whole = cached(tmp_path / "straight", encoder.passage, STORIES)[0].seal()
     cache, first = cached(tmp_path / "killed", encoder.passage, STORIES)
     cache.take(first)
@@ -112,7 +112,7 @@ def test_a_block_that_was_killed_is_made_again(encoder: DualEncoder, tmp_path: P
         assert (sealed.path / name).read_bytes() == (whole.path / name).read_bytes()
 
 
-def test_retrained_weights_keep_the_tokens_and_everything_else_changes_them(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_key_ignores_weights_only(tiny_model: Path, tmp_path: Path) -> None:
     base = started(tiny_model, tmp_path / "base", passage_tokens=12)
     base.passage.tokenize(["a text that the tokenizer has seen " * 9])
     save_encoder(base, tmp_path / "trained")
@@ -124,7 +124,7 @@ def test_retrained_weights_keep_the_tokens_and_everything_else_changes_them(tiny
     assert (tmp_path / "again" / "model.safetensors").read_bytes() != weights
     assert again.fingerprint != base.fingerprint
     assert tokenizer_key(again.passage) == tokenizer_key(trained.passage) == tokenizer_key(base.passage)
-    others = [
+    variants = [
         started(tiny_model, tmp_path / "limit", passage_tokens=13),
         started(tiny_model, tmp_path / "prompt", passage_tokens=12, passage_prompt="passage: "),
     ]
@@ -134,8 +134,8 @@ def test_retrained_weights_keep_the_tokens_and_everything_else_changes_them(tiny
     for file in tiny_model.iterdir():
         (altered / file.name).write_bytes(file.read_bytes().replace(b'"river"', b'"rivers"'))
     (altered / "vocab.txt").write_text(words)
-    others.append(started(altered, tmp_path / "words", passage_tokens=12))
-    assert len({tokenizer_key(one.passage) for one in (base, *others)}) == 4
+    variants.append(started(altered, tmp_path / "words", passage_tokens=12))
+    assert len({tokenizer_key(encoder.passage) for encoder in (base, *variants)}) == 4
 
 
 def test_training_has_the_same_ids_with_and_without_the_cache(
@@ -159,7 +159,7 @@ def test_training_has_the_same_ids_with_and_without_the_cache(
 
 
 def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Path) -> None:
-    """Embedding leaves it, another encoder of the same tokenizer finds it whole, a later night copies what stayed."""
+    """Another encoder with the same tokenizer reuses the cache, and a later night copies the ids of known texts."""
     settings = Settings.model_validate(
         {"home": tmp_path, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
     )
@@ -177,7 +177,7 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
     texts = ["silent orchid", *STORIES]
     later = snapshot_of(tmp_path, texts)
     gather_shards(tmp_path, base, later, 2)
-    second = next(one for one in caches(tmp_path) if one.snapshot == later.digest)
+    second = next(cache for cache in caches(tmp_path) if cache.snapshot == later.digest)
     assert (second.texts, second.tokenised, second.copied) == (7, 1, 6)
     tower = load_encoder(base.path).passage
     known = known_tokens(tmp_path, tokenizer_key(tower), later)
@@ -187,5 +187,5 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
 
 
 def caches(home: Path) -> list[Tokens]:
-    found = [read_receipt(path, Tokens) for path in sorted((home / "tokens").glob("[!.]*"))]
-    return [one.model_copy(update={"reused": False}) for one in found if one is not None]
+    receipts = [read_receipt(path, Tokens) for path in sorted((home / "tokens").glob("[!.]*"))]
+    return [receipt.model_copy(update={"reused": False}) for receipt in receipts if receipt is not None]

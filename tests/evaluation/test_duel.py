@@ -32,27 +32,27 @@ def pair(world: World) -> tuple[Evaluation, Evaluation]:
 
 
 def test_gains_are_those_of_the_second_over_the_first(world: World, pair: tuple[Evaluation, Evaluation]) -> None:
-    found = compare_systems(world.settings, pair[0].digest, pair[1].digest[:10], cases=5)
-    assert (found.better, found.worse, found.comparison.queries) == (1, 1, 3)
-    assert found.comparison.difference == pytest.approx((0 + 1 + (1 / 2 - 1)) / 3)
-    assert [(case.query, case.gain, case.their_rank, case.our_rank) for case in found.gains] == [
+    comparison = compare_systems(world.settings, pair[0].digest, pair[1].digest[:10], cases=5)
+    assert (comparison.better, comparison.worse, comparison.comparison.queries) == (1, 1, 3)
+    assert comparison.comparison.difference == pytest.approx((0 + 1 + (1 / 2 - 1)) / 3)
+    assert [(case.query, case.gain, case.their_rank, case.our_rank) for case in comparison.gains] == [
         ("a castle", 1.0, None, 1)
     ]
-    assert [(case.query, case.gain, case.their_rank, case.our_rank) for case in found.losses] == [
+    assert [(case.query, case.gain, case.their_rank, case.our_rank) for case in comparison.losses] == [
         ("a violin", -0.5, 1, 3)
     ]
-    (loss,) = found.losses
-    assert [one.relevant for one in loss.our_first] == [False, False, True]
+    (loss,) = comparison.losses
+    assert [passage.relevant for passage in loss.our_first] == [False, False, True]
     assert loss.their_first[0].text == "the story of a violin"
-    assert [(one.a, one.b) for one in found.queries] == [(1, 1), (0, 1), (1, 0.5)]
-    assert found.overlap == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert [(query.a, query.b) for query in comparison.queries] == [(1, 1), (0, 1), (1, 0.5)]
+    assert comparison.overlap == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_both_runs_and_the_judgements_are_exported(
     world: World, pair: tuple[Evaluation, Evaluation], tmp_path: Path
 ) -> None:
-    found = compare_systems(world.settings, pair[0].digest, pair[1].digest, cases=0)
-    export(world.home, found, tmp_path / "trec")
+    comparison = compare_systems(world.settings, pair[0].digest, pair[1].digest, cases=0)
+    export(world.home, comparison, tmp_path / "trec")
     assert (tmp_path / "trec" / "a.run").read_text().splitlines()[1].split()[:4] == ["q2", "Q0", "p03", "1"]
     assert len((tmp_path / "trec" / "b.run").read_text().splitlines()) == 6
     assert (tmp_path / "trec" / "qrels").read_text().splitlines() == ["q1 0 p00 1", "q2 0 p01 1", "q3 0 p02 1"]
@@ -63,15 +63,15 @@ def test_the_base_model_and_bm25_are_compared_like_any_system(
 ) -> None:
     with pytest.raises(NightshiftError, match="no release serves yet"):
         compare_systems(world.settings, "base", "bm25", cases=0)
-    found = compare_systems(world.settings, pair[0].digest, "bm25", cases=0)
-    assert (found.b, found.metrics[1]["ndcg@10"]) == ("bm25", 1.0)
-    found = compare_systems(world.settings, "base", pair[0].digest, cases=0)
-    assert found.a == "base"
+    comparison = compare_systems(world.settings, pair[0].digest, "bm25", cases=0)
+    assert (comparison.b, comparison.metrics[1]["ndcg@10"]) == ("bm25", 1.0)
+    comparison = compare_systems(world.settings, "base", pair[0].digest, cases=0)
+    assert comparison.a == "base"
     again = compare_systems(world.settings, "base", pair[0].digest, cases=0)
-    assert again == found  # measured once
+    assert again == comparison  # measured once
 
 
-def test_a_name_that_is_nothing_is_refused_and_says_what_there_is(world: World, pair: tuple[Evaluation, ...]) -> None:
+def test_an_unknown_name_is_refused_with_the_known_names(world: World, pair: tuple[Evaluation, ...]) -> None:
     with pytest.raises(NightshiftError, match="'r0009-x': no release and no evaluation"):
         compare_systems(world.settings, "r0009-x", pair[0].digest, cases=0)
     with pytest.raises(NightshiftError, match="Releases: none yet"):
@@ -79,7 +79,7 @@ def test_a_name_that_is_nothing_is_refused_and_says_what_there_is(world: World, 
 
 
 def test_evaluations_of_different_passages_are_not_compared(world: World, pair: tuple[Evaluation, ...]) -> None:
-    other = write_snapshot(world.home, {**TEXTS, "more": "one more"}, QUERIES, QRELS)
+    other = write_snapshot(world.home, {**TEXTS, "more": "another story"}, QUERIES, QRELS)
     elsewhere = evaluate_run(world.home, "x", write_run(world.home, {"q1": ["p00"]}), other, "test")
     with pytest.raises(NightshiftError, match="different queries or passages"):
         compare_systems(world.settings, elsewhere.digest, pair[0].digest, cases=0)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tasks.core.base.settings import GateSettings
+from tasks.core.base.sections.evaluation import GateSettings
 
 TRIALS = 200
 

@@ -25,12 +25,12 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
 def test_a_query_equal_to_its_passage_is_answered_and_others_are_named_with_their_rank(world: World) -> None:
     golden = [Golden(query=TEXTS["p02"], passage_id="p02"), Golden(query=TEXTS["p02"], passage_id="p03")]
     answers = answer_golden_queries(golden, world.encoder, world.embeddings, world.snapshot, depth=1)
-    assert answers.asked == 2
+    assert answers.total == 2
     (missed,) = answers.missed
-    assert missed.startswith(f"golden query “{TEXTS['p02']}”: passage p03 stands at rank ")
+    assert missed.startswith(f"golden query “{TEXTS['p02']}”: passage p03 is at rank ")
 
 
-def test_a_golden_passage_that_is_gone_is_said_to_be_gone(world: World) -> None:
+def test_a_missing_golden_passage_is_reported(world: World) -> None:
     (missed,) = answer_golden_queries(
         [Golden(query="a river", passage_id="gone")], world.encoder, world.embeddings, world.snapshot, depth=10
     ).missed
@@ -64,11 +64,11 @@ def evaluation(world: World, system: str, ranked: dict[str, list[str]]) -> Evalu
 
 
 def test_overlap_is_the_share_of_the_first_passages_in_common(world: World) -> None:
-    one = evaluation(world, "one", {"q1": ["p00", "p01"], "q2": ["p01", "p02"]})
-    other = evaluation(world, "other", {"q1": ["p01", "p00"], "q2": ["p01", "p03"]})
-    assert overlap(world.home, one, other) == pytest.approx((2 / 2 + 1 / 2) / 2)
-    assert overlap(world.home, one, one) == 1
-    assert overlap(world.home, one, other, top=1) == pytest.approx((0 + 1) / 2)
+    left = evaluation(world, "left", {"q1": ["p00", "p01"], "q2": ["p01", "p02"]})
+    right = evaluation(world, "right", {"q1": ["p01", "p00"], "q2": ["p01", "p03"]})
+    assert overlap(world.home, left, right) == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert overlap(world.home, left, left) == 1
+    assert overlap(world.home, left, right, top=1) == pytest.approx((0 + 1) / 2)
 
 
 def test_evidence_is_gathered_from_the_artifacts(world: World, tmp_path: Path) -> None:

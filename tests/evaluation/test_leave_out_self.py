@@ -1,4 +1,4 @@
-"""Where queries are passages too, a query's own passage may be left out of its rankings; by default it is kept."""
+"""If queries are also passages, rankings keep the passage of the query by default and can leave it out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from evaluation_world import World, small_world, write_run
 
 from tasks.core.base.receipts import Evaluation
+from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.settings import EvaluationSettings
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, evaluate_run, read_run, run_of
 from tasks.core.report.night import recipe_of
@@ -31,11 +31,11 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
 
 
 def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_query: dict[str, list[str]] = {}
     for row in read_run(run_of(home, evaluation)).to_pylist():
-        found.setdefault(row["query_id"], []).append(row["passage_id"])
-        assert row["rank"] == len(found[row["query_id"]])
-    return found
+        by_query.setdefault(row["query_id"], []).append(row["passage_id"])
+        assert row["rank"] == len(by_query[row["query_id"]])
+    return by_query
 
 
 def test_the_own_passage_leads_by_default_and_is_gone_when_it_is_left_out(world: World) -> None:
@@ -66,28 +66,31 @@ def test_a_run_without_own_passages_is_the_same_in_pieces_of_any_size(
 ) -> None:
     monkeypatch.setattr(own_passages, "LINES_AT_ONCE", lines)
     chance, ids = random.Random(lines), sorted(TEXTS)
-    given = {query: chance.sample(ids, 1 + place % 9) for place, query in enumerate(ids[:20])}
+    rankings = {query: chance.sample(ids, 1 + position % 9) for position, query in enumerate(ids[:20])}
     for query in ids[:20:3]:
-        given[query][chance.randrange(len(given[query]))] = query
-    run = leave_out_self(tmp_path, write_run(tmp_path, given), 5)
-    found: dict[str, list[tuple[int, str]]] = {}
+        rankings[query][chance.randrange(len(rankings[query]))] = query
+    run = leave_out_self(tmp_path, write_run(tmp_path, rankings), 5)
+    by_query: dict[str, list[tuple[int, str]]] = {}
     for row in read_run(run).to_pylist():
-        found.setdefault(row["query_id"], []).append((row["rank"], row["passage_id"]))
-    wanted = {query: [one for one in passages if one != query][:5] for query, passages in given.items()}
-    assert found == {query: list(enumerate(passages, 1)) for query, passages in wanted.items() if passages}
-    assert run.rows == sum(map(len, wanted.values()))
+        by_query.setdefault(row["query_id"], []).append((row["rank"], row["passage_id"]))
+    expected = {
+        query: [passage for passage in passages if passage != query][:5] for query, passages in rankings.items()
+    }
+    assert by_query == {query: list(enumerate(passages, 1)) for query, passages in expected.items() if passages}
+    assert run.rows == sum(map(len, expected.values()))
 
 
 def test_dev_figures_leave_it_out_as_well(world: World) -> None:
     encoder = load_encoder(world.encoder.path)
     settings = TrainingSettings(dev_passages=60)
     plain, apart = (
-        dev_evaluation(world.snapshot, "dev", encoder, settings, leave_out_self=own) for own in (False, True)
+        dev_evaluation(world.snapshot, "dev", encoder, settings, leave_out_self=leave_out)
+        for leave_out in (False, True)
     )
     assert plain is not None
     assert apart is not None
-    asked = encoder.encode_queries([TEXTS[one] for one in plain.query_ids])
-    pool = encoder.encode_passages([TEXTS[one] for one in plain.passage_ids])
-    assert apart.ndcg_of(asked, pool).mean() > plain.ndcg_of(asked, pool).mean()
-    answers = np.array([plain.passage_ids.index(f"p{(int(one[1:]) + 1) % 60:02d}") for one in plain.query_ids])
-    assert (apart.ndcg_of(pool[answers], pool) == 1).all()  # a query that is its answer's text
+    query_vectors = encoder.encode_queries([TEXTS[query] for query in plain.query_ids])
+    pool = encoder.encode_passages([TEXTS[passage] for passage in plain.passage_ids])
+    assert apart.ndcg_of(query_vectors, pool).mean() > plain.ndcg_of(query_vectors, pool).mean()
+    answers = np.array([plain.passage_ids.index(f"p{(int(query[1:]) + 1) % 60:02d}") for query in plain.query_ids])
+    assert (apart.ndcg_of(pool[answers], pool) == 1).all()  # each query is the text of its answer

@@ -43,7 +43,7 @@ def runs(world: World) -> tuple[Run, Run]:
 
 
 def damaged(world: World) -> Encoder:
-    """The world's encoder with most of its weights drawn anew from noise."""
+    """The encoder of the world with its word embeddings replaced by noise."""
 
     def build(folder: Path) -> dict[str, object]:
         encoder = load_encoder.__wrapped__(world.encoder.path)
@@ -61,52 +61,54 @@ def damaged(world: World) -> Encoder:
 
 def test_a_clearly_worse_challenger_is_rejected_before_the_corpus_is_embedded(world: World) -> None:
     worse = damaged(world)
-    seen = probe(rules(world, probe_share=1), world.snapshot, worse, world.encoder, "the serving release", runs(world))
-    assert seen.finding is not None
-    assert seen.finding.words.startswith("clearly worse than the serving release already on a pool of ")
-    assert seen.comparison is not None
-    assert seen.comparison.queries == 40
-    assert 40 < seen.passages < world.snapshot.rows
+    result = probe(
+        rules(world, probe_share=1), world.snapshot, worse, world.encoder, "the serving release", runs(world)
+    )
+    assert result.finding is not None
+    assert result.finding.words.startswith("clearly worse than the serving release already on a pool of ")
+    assert result.comparison is not None
+    assert result.comparison.queries == 40
+    assert 40 < result.passages < world.snapshot.rows
 
 
 def test_an_equal_challenger_passes_and_the_vectors_of_the_pool_are_not_made_twice(world: World) -> None:
     better = damaged(world)  # the rival is the damaged one
-    seen = probe(rules(world, probe_share=1), world.snapshot, better, better, "the base model", runs(world))
-    assert seen.finding is None
-    assert seen.comparison is not None
-    assert seen.comparison.difference == 0
+    result = probe(rules(world, probe_share=1), world.snapshot, better, better, "the base model", runs(world))
+    assert result.finding is None
+    assert result.comparison is not None
+    assert result.comparison.difference == 0
     whole = gather_shards(world.home, better, world.snapshot, 1)
-    assert whole.avoided >= seen.passages
+    assert whole.avoided >= result.passages
     assert whole.embedded == world.snapshot.rows - whole.avoided
 
 
-def test_the_pool_holds_answers_and_candidates_of_the_asked_queries(world: World) -> None:
-    found = probe(
+def test_the_pool_has_the_answers_and_top_passages_of_the_drawn_queries(world: World) -> None:
+    result = probe(
         rules(world, probe_share=1, probe_random=0), world.snapshot, world.encoder, world.encoder, "x", runs(world)
     )
     (pool,) = [
         path for path in (world.home / "snapshots").glob("*/manifest.json") if path.parent != world.snapshot.path
     ]
-    asked = set(pq.read_table(pool.parent / "queries.parquet")["query_id"].to_pylist())
+    drawn = set(pq.read_table(pool.parent / "queries.parquet")["query_id"].to_pylist())
     ids = set(pq.read_table(pool.parent / "passages.parquet")["passage_id"].to_pylist())
-    wanted = {passage for query, passage, _ in QRELS if query in asked}
+    expected = {passage for query, passage, _ in QRELS if query in drawn}
     for run in runs(world):
         hits = pq.read_table(run.path / "run.parquet").to_pylist()
-        wanted |= {hit["passage_id"] for hit in hits if hit["query_id"] in asked and hit["rank"] <= 2}
-    assert len(asked) == 40
-    assert ids == wanted
-    assert found.passages == len(wanted)
+        expected |= {hit["passage_id"] for hit in hits if hit["query_id"] in drawn and hit["rank"] <= 2}
+    assert len(drawn) == 40
+    assert ids == expected
+    assert result.passages == len(expected)
 
 
-def test_a_pool_that_would_be_most_of_the_corpus_is_left_out_and_said_so(world: World) -> None:
-    seen = probe(rules(world, probe_share=0.2), world.snapshot, world.encoder, world.encoder, "x", runs(world))
-    assert seen.comparison is None
-    assert "most of the corpus" in seen.why
+def test_a_pool_that_would_be_most_of_the_corpus_is_skipped_with_a_reason(world: World) -> None:
+    result = probe(rules(world, probe_share=0.2), world.snapshot, world.encoder, world.encoder, "x", runs(world))
+    assert result.comparison is None
+    assert "most of the corpus" in result.why
 
 
 @pytest.mark.parametrize(("queries", "why"), [(0, "switched off"), (19, "19 queries are too few")])
 def test_too_few_queries_leave_the_probe_out(world: World, queries: int, why: str) -> None:
-    some = rules(world, probe_share=1, probe_queries=queries)
-    seen = probe(some, world.snapshot, damaged(world), world.encoder, "x", runs(world))
-    assert seen.finding is None
-    assert seen.why == why
+    settings = rules(world, probe_share=1, probe_queries=queries)
+    result = probe(settings, world.snapshot, damaged(world), world.encoder, "x", runs(world))
+    assert result.finding is None
+    assert result.why == why

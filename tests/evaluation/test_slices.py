@@ -10,7 +10,7 @@ QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two t
 QRELS = [("q1", "a", "test"), ("q2", "b", "test"), ("q3", "c", "test"), ("q3", "a", "test"), ("q4", "d", "test")]
 TRAIN = [("t1", "a", "train"), ("t2", "a", "train"), ("t2", "b", "train")]
 PASSAGES = {"a": "first", "b": "second", "c": "third", "d": "fourth"}
-ASKED = ["q1", "q2", "q3", "q4"]
+QUERY_IDS = ["q1", "q2", "q3", "q4"]
 
 
 def members(
@@ -18,27 +18,27 @@ def members(
 ) -> dict[str, str]:
     now = write_snapshot(home, PASSAGES, QUERIES, [*QRELS, *train])
     before = None if serving is None else write_snapshot(home, serving, QUERIES, QRELS)
-    found = segments_of(now, "test", ASKED, before)
+    segments = segments_of(now, "test", QUERY_IDS, before)
     return {
-        name: " ".join(one for one, inside in zip(ASKED, chosen, strict=True) if inside)
-        for name, chosen in found.items()
+        name: " ".join(query for query, inside in zip(QUERY_IDS, chosen, strict=True) if inside)
+        for name, chosen in segments.items()
     }
 
 
-def test_queries_are_parted_by_length_and_by_how_often_their_passages_are_asked_for(tmp_path: Path) -> None:
+def test_queries_are_split_by_length_and_by_how_often_their_passages_are_positives(tmp_path: Path) -> None:
     assert members(tmp_path) == {
         "short queries": "q1 q2",
         "long queries": "q3 q4",
-        "head: passages often asked for": "q1 q3",  # passage a, twice a positive in training
-        "tail: passages seldom asked for": "q2 q4",
+        "head: frequently requested passages": "q1 q3",  # passage a, twice a positive in training
+        "tail: rarely requested passages": "q2 q4",
     }
 
 
-def test_a_slice_of_all_or_none_is_left_out(tmp_path: Path) -> None:
+def test_a_segment_of_all_or_none_is_left_out(tmp_path: Path) -> None:
     assert set(members(tmp_path, train=[])) == {"short queries", "long queries"}
 
 
 def test_new_passages_are_those_not_served_or_served_with_another_text(tmp_path: Path) -> None:
-    found = members(tmp_path, serving={"a": "first", "b": "another text", "d": "fourth"})
-    assert found["new passages"] == "q2 q3"
-    assert found["passages served before"] == "q1 q4"
+    segments = members(tmp_path, serving={"a": "first", "b": "another text", "d": "fourth"})
+    assert segments["new passages"] == "q2 q3"
+    assert segments["passages served before"] == "q1 q4"

@@ -31,13 +31,13 @@ def snapshot_in(folder: Path, judged: list[tuple[str, str, int]]) -> Snapshot:
 
 
 def drawn(seed: int) -> tuple[list[tuple[str, str, int, float]], list[tuple[str, str, int]]]:
-    """A run of random length with many tied scores, graded judgements, and queries that nobody answered."""
+    """A run of random length with many tied scores, graded judgements, and unanswered queries."""
     chance = random.Random(seed)
     hits, judged = [], []
     for number in range(40):
         passages = [f"p{n}" for n in chance.sample(range(300), chance.choice([0, 3, 12, 150]))]
         scores = sorted((chance.randrange(20) / 4 for _ in passages), reverse=True)
-        hits += [(f"q{number}", one, rank + 1, scores[rank]) for rank, one in enumerate(passages)]
+        hits += [(f"q{number}", passage, rank + 1, scores[rank]) for rank, passage in enumerate(passages)]
         relevant = chance.sample(range(300), chance.randint(1, 30))
         judged += [(f"q{number}", f"p{n}", chance.randint(1, 3)) for n in sorted(relevant)]
     return hits, judged
@@ -58,8 +58,8 @@ def test_trec_eval_computes_the_same_figures_from_the_exported_files(seed: int, 
     measures = {"ndcg_cut_10", "recall_100", "map_cut_100", "recip_rank"}
     whole = pytrec_eval.RelevanceEvaluator(theirs_qrels, measures).evaluate(theirs_run)
     at_ten = {
-        query: dict(sorted(found.items(), key=lambda one: -one[1])[:10]) for query, found in theirs_run.items()
-    }  # trec_eval has no cut of its own for the reciprocal rank
+        query: dict(sorted(hits.items(), key=lambda hit: -hit[1])[:10]) for query, hits in theirs_run.items()
+    }  # trec_eval has no cutoff for the reciprocal rank
     cut = pytrec_eval.RelevanceEvaluator(theirs_qrels, {"recip_rank"}).evaluate(at_ten)
 
     ours = per_query(pq.read_table(run.path / "run.parquet"), pq.read_table(snapshot.path / "qrels.parquet"))

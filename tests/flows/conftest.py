@@ -1,4 +1,4 @@
-"""A real Prefect server for the tests of this folder, and the command as a person runs it."""
+"""A real Prefect server and the `nightshift` command, for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMORY = 80 * 2**20  # bytes that a host of Ray shares; it takes no less than 75
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own on a free port of the loopback; its API's URL."""
+    """Start a Prefect server on a free local port; yield the URL of its API."""
     with serving_prefect(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
@@ -82,13 +82,13 @@ def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedPr
 
 
 @pytest.fixture
-def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A webhook of one's own: its address, and what it was told."""
-    heard: list[dict[str, str]] = []
+def alerts() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A webhook for tests: its address, and the alerts that it received."""
+    received: list[dict[str, str]] = []
 
     class Listener(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -96,7 +96,7 @@ def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/alerts", heard
+        yield f"http://127.0.0.1:{server.server_port}/alerts", received
         server.shutdown()
 
 
@@ -104,11 +104,11 @@ def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
 def operated(
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
     environment: Environment,
-    told: tuple[str, list[dict[str, str]]],
+    alerts: tuple[str, list[dict[str, str]]],
 ) -> Callable[..., AbstractContextManager[Operated]]:
-    """Run `nightshift up` with some arguments on the home of `environment`; alerts go to `told`."""
+    """Run `nightshift up` with some arguments on the home of `environment`; alerts go to `alerts`."""
     environment.pop("PREFECT_API_URL")
-    environment["NIGHTSHIFT_ALERT_URL"] = told[0]
+    environment["NIGHTSHIFT_ALERT_URL"] = alerts[0]
     return lambda *arguments: operating(nightshift, Path(environment["NIGHTSHIFT_HOME"]), *arguments)
 
 

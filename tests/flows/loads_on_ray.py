@@ -1,4 +1,4 @@
-"""What a worker loads when it gets many shards: `loads_on_ray.py HOME ENCODER ADDRESS` prints [[process, loads]]."""
+"""Count encoder loads per worker over many shards: `loads_on_ray.py HOME ENCODER ADDRESS` prints [[process, loads]]."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def encode_some(settings: Settings, folder: Path, rank: int, shards: int) -> tup
 
 @flow
 def ask(home: Path, folder: Path, address: str) -> list[tuple[int, int]]:
-    asked = ComputeSettings(engine="ray", address=address, gpus=1)
-    return run_shards(encode_some, Settings(home=home, compute=asked), folder, shards=10)
+    compute = ComputeSettings(engine="ray", address=address, gpus=1)
+    return run_shards(encode_some, Settings(home=home, compute=compute), folder, shards=10)
 
 
 if __name__ == "__main__":

@@ -64,21 +64,21 @@ class Operated:
     def wait(self, run: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            found: dict[str, Any] = self.ask(f"flow_runs/{run}")
-            if found["state"] and found["state"]["type"] in ENDED:
-                return found
+            flow_run: dict[str, Any] = self.ask(f"flow_runs/{run}")
+            if flow_run["state"] and flow_run["state"]["type"] in ENDED:
+                return flow_run
             time.sleep(0.5)
-        raise TimeoutError(f"{run}: {found['state']}")
+        raise TimeoutError(f"{run}: {flow_run['state']}")
 
     def outcome(self, flow: str, **parameters: object) -> str:
         name: str = self.wait(self.start(flow, **parameters))["state"]["name"]
         return name
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask(
+        runs: list[dict[str, Any]] = self.ask(
             "flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"}
         )
-        return found
+        return runs
 
     def until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""Prefect servers of our own, each in a process."""
+"""Prefect servers for tests, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flows.server_log import LogError, read_errors
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody has now."""
+    """Return a free local port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -58,14 +58,14 @@ def assert_no_errors(folder: Path, allowed: Sequence[str] = ()) -> None:
     assert not errors, "\n".join(f"{name}: {error}" for name, error in errors)
 
 
-def asked(api: str, what: str, body: object) -> list[dict[str, Any]]:
-    """What a server has of some kind, by one of its filters."""
+def query_server(api: str, what: str, body: object) -> list[dict[str, Any]]:
+    """Return the objects of kind `what` that match a filter."""
     request = urllib.request.Request(
         f"{api}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = json.load(answer)
-    return found
+        rows: list[dict[str, Any]] = json.load(answer)
+    return rows
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Whole nights over a home in which files were damaged: the night makes them again, or its error says what to do."""
+"""Whole nights over a home in which files were damaged: the night makes them again, or its error names the fix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def serving(nightshift: Command) -> dict[str, Any]:
     done = nightshift("releases", "--json")
     assert done.returncode == 0, done.stderr
     known = json.loads(done.stdout)
-    return next(one for one in known["releases"] if one["release"] == known["serving"])
+    return next(release for release in known["releases"] if release["release"] == known["serving"])
 
 
 def one_more(source: Path) -> None:
@@ -64,17 +64,17 @@ def test_nights_over_a_damaged_home_end_in_words_and_promote_what_an_undamaged_o
             HARMS[harm](file)
         what = str({str(file.relative_to(home)): harm for file, harm in harmed.items()})
         night = nightshift("run")
-        said = night.stdout + night.stderr
-        assert not [word for word in RAW if word in said], f"{what}\n{said}"
+        output = night.stdout + night.stderr
+        assert not [word for word in RAW if word in output], f"{what}\n{output}"
         counts["in words"] += night.returncode
         if night.returncode:
             night = nightshift("run")
         assert night.returncode == 0, f"{what}\n{night.stderr}"
         assert night.stdout.startswith("Promoted"), f"{what}\n{night.stdout}{night.stderr}"
-        lost = "lost" in said
+        lost = "lost" in output
         counts["lost" if lost else "made again"] += 1
-        found = serving(nightshift)
-        same = [name for name in FIGURES if lost or found[name] == undamaged[name]]
-        assert same == list(FIGURES), f"{what}\n{found}"
+        current = serving(nightshift)
+        same = [name for name in FIGURES if lost or current[name] == undamaged[name]]
+        assert same == list(FIGURES), f"{what}\n{current}"
         assert nightshift("run").stdout.startswith("Skipped"), what
     print(counts)

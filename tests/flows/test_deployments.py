@@ -23,23 +23,23 @@ pytestmark = pytest.mark.xdist_group("prefect")
 
 @pytest.fixture(scope="module")
 def deployments() -> dict[str, Any]:
-    return {one["name"]: one for one in yaml.safe_load(FILE.read_text())["deployments"]}
+    return {deployment["name"]: deployment for deployment in yaml.safe_load(FILE.read_text())["deployments"]}
 
 
 def test_every_parameter_of_every_deployment_has_help_in_its_form(deployments: dict[str, Any]) -> None:
     assert set(deployments) == {"nightly", "watch-drift", "retrain-on-drift", "rollback", "prune", "reindex"}
-    for one in deployments.values():
-        for name, field in parameter_schema(import_object(one["entrypoint"])).properties.items():
-            assert field.get("description"), f"{one['name']}: {name}"
+    for deployment in deployments.values():
+        for name, field in parameter_schema(import_object(deployment["entrypoint"])).properties.items():
+            assert field.get("description"), f"{deployment['name']}: {name}"
 
 
 def test_schedules_have_a_slug_and_a_time_zone(deployments: dict[str, Any]) -> None:
-    for one in deployments.values():
-        assert all({"slug", "cron", "timezone"} <= set(schedule) for schedule in one.get("schedules", []))
+    for deployment in deployments.values():
+        assert all({"slug", "cron", "timezone"} <= set(schedule) for schedule in deployment.get("schedules", []))
 
 
 def test_runs_wait_for_each_other_and_none_is_thrown_away(deployments: dict[str, Any]) -> None:
-    waiting = {name for name, one in deployments.items() if one.get("concurrency_limit")}
+    waiting = {name for name, deployment in deployments.items() if deployment.get("concurrency_limit")}
     assert waiting == set(deployments) - {"rollback"}  # a person who rolls back does not wait for a night
     assert all(deployments[name]["concurrency_limit"]["collision_strategy"] == "ENQUEUE" for name in waiting)
 
@@ -50,20 +50,20 @@ def test_no_secret_stands_in_the_file() -> None:
 
 
 def test_bootstrap_again_leaves_one_of_each(environment: Environment, prefect_server: str) -> None:
-    told = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
+    with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
     for _ in range(2):
         command = [sys.executable, "-m", "infra.bootstrap"]
-        done = subprocess.run(command, env=told, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=with_alerts, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-        automations = [one["name"] for one in _ask(prefect_server, "automations/filter")]
+        automations = [row["name"] for row in _ask(prefect_server, "automations/filter")]
         assert sorted(automations) == sorted(set(automations))
         assert len(automations) == 6
-        found = _ask(prefect_server, "deployments/filter")
-        assert len(found) == 6
-        assert {one["work_pool_name"] for one in found} == {"nightshift"}
-        schedules = {one["name"]: [plan["slug"] for plan in one["schedules"]] for one in found if one["schedules"]}
+        deployed = _ask(prefect_server, "deployments/filter")
+        assert len(deployed) == 6
+        assert {row["work_pool_name"] for row in deployed} == {"nightshift"}
+        schedules = {row["name"]: [plan["slug"] for plan in row["schedules"]] for row in deployed if row["schedules"]}
         assert schedules == {"nightly": ["nightly"], "watch-drift": ["hourly"]}
-        limits = {one["name"]: one["limit"] for one in _ask(prefect_server, "v2/concurrency_limits/filter")}
+        limits = {row["name"]: row["limit"] for row in _ask(prefect_server, "v2/concurrency_limits/filter")}
         assert limits["nightshift-publishing"] == 1
 
 

@@ -26,12 +26,14 @@ def test_slices_change_no_run_of_a_night(
     changed = {"MINING__SHARDS": "3", "MINING__ROUNDS": "2", "TRAINING__EPOCHS": "1", "GATE__MARGIN": "1"}
     done = nightshift("run", **{f"NIGHTSHIFT_{name}": value for name, value in changed.items()})
     assert done.returncode == 0, done.stderr
-    assert "BM25: slice 2 of 3: searching" in done.stderr
-    assert "vectors: slice 3 of 3: searching" in done.stderr
+    assert "BM25: shard 2 of 3: searching" in done.stderr
+    assert "vectors: shard 3 of 3: searching" in done.stderr
     (snapshot,), (index,) = receipts_newest_first(home, Snapshot), receipts_newest_first(home, Index)
     mining = MiningSettings(heap_mb=256)
     _, own, _ = receipts_newest_first(home, Encoder)  # of three, the one that the first round trained
-    vectors = next(one for one in receipts_newest_first(home, Embeddings) if one.fingerprint == own.passage_fingerprint)
+    vectors = next(
+        vectors for vectors in receipts_newest_first(home, Embeddings) if vectors.fingerprint == own.passage_fingerprint
+    )
     runs = {run.digest: run for run in receipts_newest_first(home, Run)}
     for whole in (
         search_bm25(again, index, judged(snapshot, "train"), mining.depth, mining),

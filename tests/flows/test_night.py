@@ -38,8 +38,8 @@ def append(environment: Environment, name: str, row: dict[str, str]) -> None:
 
 def manifests(environment: Environment) -> dict[Path, int]:
     home = Path(environment["NIGHTSHIFT_HOME"])
-    found = [path for path in home.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
-    return {path: path.stat().st_mtime_ns for path in found}
+    paths = [path for path in home.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.mark.usefixtures("served")
@@ -76,22 +76,22 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert {"name": "milvus.samples", "before": "64", "after": "32"} in changes
     assert {change["name"] for change in changes} <= {"milvus.samples", "home", "data.path"}  # the home was copied
 
-    asked = "a silent glacier and a broken engine"
-    found = document(nightshift("search", asked, "-k", "3", "--json"))
-    assert found["release"] == newest["release"]
-    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
-    assert set(found["hits"][0]) == {"rank", "score", "passage_id", "title", "text"}
-    assert "fresh" in {hit["passage_id"] for hit in found["hits"]}
+    query = "a silent glacier and a broken engine"
+    answer = document(nightshift("search", query, "-k", "3", "--json"))
+    assert answer["release"] == newest["release"]
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    assert set(answer["hits"][0]) == {"rank", "score", "passage_id", "title", "text"}
+    assert "fresh" in {hit["passage_id"] for hit in answer["hits"]}
 
     back = nightshift("rollback")
     assert back.returncode == 0, back.stderr
-    found = document(nightshift("search", asked, "--json"))
-    assert found["release"] == oldest["release"]
-    assert "fresh" not in {hit["passage_id"] for hit in found["hits"]}
+    answer = document(nightshift("search", query, "--json"))
+    assert answer["release"] == oldest["release"]
+    assert "fresh" not in {hit["passage_id"] for hit in answer["hits"]}
 
     again = nightshift("run")
     assert again.returncode == 0, again.stderr
-    assert "rolled back by hand" in again.stdout  # what a person took back does not come back by itself
+    assert "rolled back manually" in again.stdout  # what a person took back must not come back
     assert document(nightshift("releases", "--json"))["serving"] == oldest["release"]
     forward = nightshift("rollback", "--to", newest["release"])
     assert forward.returncode == 0, forward.stderr
@@ -99,7 +99,9 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 
     runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
-    artifacts = {one["key"]: one["data"] for one in post(f"{prefect_server}/artifacts/latest/filter", {})}
+    artifacts = {
+        artifact["key"]: artifact["data"] for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
+    }
     newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
     assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
     assert "- Report: `" in artifacts["night-report"]
@@ -130,7 +132,7 @@ def test_a_night_killed_at_any_line_goes_on_where_it_was(
     command = [sys.executable, "-m", "flows.cli", "--debug", "run"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
         assert night.stderr is not None
-        assert any(line in said for said in night.stderr), f"the night never said {line!r}"
+        assert any(line in logged for logged in night.stderr), f"the night never logged {line!r}"
         night.kill()
     finished = manifests(environment)
     again = nightshift("run")
@@ -222,17 +224,17 @@ def test_an_interrupted_night_ends_with_one_line_and_resumes(nightshift: Command
 def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
     failed = nightshift("run", NIGHTSHIFT_EVALUATION__SPLIT="tset")
     assert failed.returncode == 1
-    assert "split 'tset' has no judged query; there are: dev, test, train" in failed.stderr
+    assert "split 'tset' has no judged query; available splits: dev, test, train" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
 def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Environment) -> None:
     append(environment, "corpus.jsonl", {"_id": "empty", "title": "", "text": " "})
     assert nightshift("run", "--dry-run").returncode == 0
-    found = document(nightshift("quarantine", "--json"))
-    assert found["in"]["passages"] == found["accepted"]["passages"] + 1 == 101
-    assert found["quarantined"] == {"passages": 1, "queries": 0, "qrels": 0}
-    (rule,) = found["rules"]
+    refusals = document(nightshift("quarantine", "--json"))
+    assert refusals["in"]["passages"] == refusals["accepted"]["passages"] + 1 == 101
+    assert refusals["quarantined"] == {"passages": 1, "queries": 0, "qrels": 0}
+    (rule,) = refusals["rules"]
     assert (rule["table"], rule["rows"]) == ("passages", 1)
     assert rule["samples"][0]["file"].endswith("corpus.jsonl")
     assert rule["samples"][0]["row"] == 101
@@ -242,7 +244,7 @@ def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Env
 def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
     nightshift: Command, environment: Environment, prefect_server: str, tmp_path: Path
 ) -> None:
-    queries = [f"{'of ' * (6 + n % 3)}{one} {other}" for n, one in enumerate(THINGS) for other in THINGS[:3]]
+    queries = [f"{'of ' * (6 + n % 3)}{thing} {other}" for n, thing in enumerate(THINGS) for other in THINGS[:3]]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps({"query": query}) + "\n" for query in queries))
     drift = {
         "NIGHTSHIFT_DRIFT__QUERIES": str(tmp_path / "log.jsonl"),
@@ -259,7 +261,9 @@ def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
     assert first in night.stderr
     assert first in Path(document(nightshift("report", "--json"))["report"]).read_text()
     (artifact,) = (
-        one for one in post(f"{prefect_server}/artifacts/latest/filter", {}) if one["key"] == "unfamiliar-queries"
+        artifact
+        for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
+        if artifact["key"] == "unfamiliar-queries"
     )
     assert first in artifact["data"]
 

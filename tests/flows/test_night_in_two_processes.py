@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
 def challenger(home: Path) -> dict[str, Any]:
     """The manifest of the encoder that was trained; it is named by what it was trained from."""
-    found = [json.loads(path.read_text()) for path in home.glob("encoders/*/manifest.json")]
-    (trained,) = (one for one in found if one["steps"] > 0)
+    encoders = [json.loads(path.read_text()) for path in home.glob("encoders/*/manifest.json")]
+    (trained,) = (encoder for encoder in encoders if encoder["steps"] > 0)
     return trained
 
 
@@ -31,9 +31,9 @@ def test_a_night_that_trains_in_two_processes_trains_what_one_does(
         night = nightshift("run", OMP_NUM_THREADS="1", NIGHTSHIFT_EMBEDDING__PRECISION="fp32", **more)
         assert night.stdout.startswith("Promoted"), night.stdout + night.stderr
         assert ("training in 2 processes" in night.stderr) == (processes == "2")
-    one, two = (challenger(home) for home in homes.values())
-    assert one["digest"] == two["digest"]  # how many processes is no part of the recipe
-    assert one["steps"] == two["steps"] > 10
-    np.testing.assert_allclose(two["loss"][:3], one["loss"][:3], rtol=1e-4)
+    single, double = (challenger(home) for home in homes.values())
+    assert single["digest"] == double["digest"]  # how many processes is no part of the recipe
+    assert single["steps"] == double["steps"] > 10
+    np.testing.assert_allclose(double["loss"][:3], single["loss"][:3], rtol=1e-4)
     # Two halves are added in another order than a whole, and each step carries that rounding on.
-    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(double["loss"], single["loss"], rtol=1e-3, atol=1e-3)

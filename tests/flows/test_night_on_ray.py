@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from prefect_servers import asked, serving_prefect
+from prefect_servers import query_server, serving_prefect
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
 
@@ -38,8 +38,8 @@ SHARDS = 12
 @pytest.fixture(scope="module")
 def database() -> Iterator[tuple[str, str]]:
     """Address and password of a PostgreSQL."""
-    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as found:
-        yield found
+    with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as postgres:
+        yield postgres
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def alone(environment: Environment, tmp_path: Path) -> Environment:
-    """The environment of a night on this machine by itself."""
+    """The environment of a night on this machine alone."""
     return {
         **environment,
         "OMP_NUM_THREADS": "1",
@@ -130,20 +130,20 @@ def answers(environment: Environment) -> list[str]:
 
 
 def assert_same_night(apart: Environment, alone: Environment) -> None:
-    """What both nights made is the same, and what was made apart lies in the store too."""
+    """What both nights made is the same, and the store has what the remote night made."""
     here, there = apart["NIGHTSHIFT_HOME"], alone["NIGHTSHIFT_HOME"]
     for pattern, count in (("negatives/*/negatives.parquet", 1), ("embeddings/*/shard-*.parquet", 2 * SHARDS)):
-        found, expected = files(here, pattern), files(there, pattern)
-        assert len(found) == count
-        assert found.keys() == expected.keys()  # digests of all that they are made from
-        for name, file in found.items():
+        actual, expected = files(here, pattern), files(there, pattern)
+        assert len(actual) == count
+        assert actual.keys() == expected.keys()  # digests of all that they are made from
+        for name, file in actual.items():
             if name.startswith("negatives"):
                 assert file.read_bytes() == expected[name].read_bytes()
             else:
                 assert (vectors(file) * vectors(expected[name])).sum(axis=1).min() > 0.9999
     assert answers(apart) == answers(alone)
     store, root = fs.FileSystem.from_uri(apart["NIGHTSHIFT_STORE__URL"])
-    kept = {one.path for one in store.get_file_info(fs.FileSelector(root, recursive=True))}
+    kept = {entry.path for entry in store.get_file_info(fs.FileSelector(root, recursive=True))}
     for kind in ("snapshots", "indexes", "negatives", "encoders", "tokens", "embeddings"):
         made = {path.parent.name for path in files(here, f"{kind}/[!.]*/manifest.json").values()}
         assert made
@@ -154,11 +154,11 @@ def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
     apart: Environment, alone: Environment, client_port: int, prefect_server: str
 ) -> None:
     night(apart)
-    seen = asked(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
+    seen = query_server(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
     assert len(seen) == 2 * SHARDS  # of base and challenger, each a task run of its own
     assert {run["state_type"] for run in seen} == {"COMPLETED"}
-    said = asked(prefect_server, "logs", {"logs": {"task_run_id": {"any_": [run["id"] for run in seen]}}})
-    assert any(f"of {SHARDS}: " in line["message"] for line in said)  # what the core says on a worker
+    lines = query_server(prefect_server, "logs", {"logs": {"task_run_id": {"any_": [run["id"] for run in seen]}}})
+    assert any(f"of {SHARDS}: " in line["message"] for line in lines)  # what the core logs on a worker
     night(alone)
     assert_same_night(apart, alone)
 
@@ -186,8 +186,8 @@ def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(
             time.sleep(0.01)
         cluster.remove_node(victim, allow_graceful=False)
         left = SHARDS - len(files(home, "embeddings/.*/shard-*.json"))
-        out, said = running.communicate(timeout=300)
-    assert running.returncode == 0, said
+        out, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
     assert out.startswith("Promoted"), out
     assert left > 0  # the host died before all was done
     assert len(files(home, "embeddings/*/manifest.json")) == 2

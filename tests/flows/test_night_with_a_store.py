@@ -20,22 +20,22 @@ def url() -> Iterator[str]:
 
 def manifests(home: Path) -> dict[str, bytes]:
     """The manifests of everything that costs something, by name."""
-    found = (one for one in home.glob("*/[!.]*/manifest.json") if one.parts[-3] != "releases")
-    return {str(path.relative_to(home)): path.read_bytes() for path in found}
+    paths = (path for path in home.glob("*/[!.]*/manifest.json") if path.parts[-3] != "releases")
+    return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 
 
 def test_a_second_host_makes_its_release_of_what_the_first_one_made(
     url: str, nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     homes = [tmp_path / "first", tmp_path / "second"]
-    said = []
+    logs = []
     for home in homes:
         night = nightshift("run", NIGHTSHIFT_HOME=str(home), NIGHTSHIFT_STORE__URL=url, **CREDENTIALS)
         assert night.stdout.startswith("Promoted"), night.stdout + night.stderr
-        said.append(night.stderr)
+        logs.append(night.stderr)
     for work in ("BM25: indexing", "mined", "loss", "shard 1 of 4"):
-        assert work in said[0]
-        assert work not in said[1]
+        assert work in logs[0]
+        assert work not in logs[1]
     first, second = (manifests(home) for home in homes)
     assert len(second) > 8
     assert {name: first[name] for name in second} == second

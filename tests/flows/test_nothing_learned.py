@@ -29,12 +29,12 @@ def test_a_night_in_a_script_that_the_model_cannot_read_stops_before_training(
         ids = [json.loads(line)["_id"] for line in (source / f"{name}.jsonl").read_text().splitlines()]
         texts = [THAI[number % 4] * (1 + number // 4) for number in range(len(ids))]
         ending = "" if name == "corpus" else "กุ้ง"
-        rows = [{"_id": one, "text": text + ending} for one, text in zip(ids, texts, strict=True)]
+        rows = [{"_id": key, "text": text + ending} for key, text in zip(ids, texts, strict=True)]
         write_lines(source / f"{name}.jsonl", rows)
     stopped = nightshift("run", NIGHTSHIFT_DATA__MAX_REFUSED="1", NIGHTSHIFT_DATA__MIN_LIFT="0")
     assert stopped.returncode == 1, stopped.stdout
     assert "nothing can be learned from this data with" in stopped.stderr
-    assert "consists of unknown tokens by half or more" in stopped.stderr
+    assert "at least half of the query's or the passage's tokens are unknown" in stopped.stderr
     assert "BM25 has no hit for" in stopped.stdout + stopped.stderr
     home = Path(environment["NIGHTSHIFT_HOME"])
     assert not list(home.glob("negatives/*/manifest.json"))
@@ -58,6 +58,6 @@ def test_a_training_that_collapses_is_rejected_before_the_corpus_is_embedded(
     assert "; best later step 0." in rejected.stdout
     assert "Keeping the weights of step 0" in rejected.stdout + rejected.stderr
     assert set(home.glob("embeddings/*/manifest.json")) == before
-    told = json.loads(nightshift("report", "--json").stdout)
-    assert told["outcome"] == "Rejected"
-    assert told["why"].startswith("training did not improve on step 0")
+    report = json.loads(nightshift("report", "--json").stdout)
+    assert report["outcome"] == "Rejected"
+    assert report["why"].startswith("training did not improve on step 0")

@@ -33,14 +33,14 @@ class Feed:
     """The source of the nights: sixty passages, and queries that are added to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.random, self.asked = folder, random.Random(0), 0
+        self.folder, self.random, self.count = folder, random.Random(0), 0
         self.known: set[str] = set()
         passages = map(json.loads, (folder / "corpus.jsonl").read_text().splitlines())
-        self.answer = {one["title"]: one["_id"] for one in passages if one["title"]}
+        self.answer = {row["title"]: row["_id"] for row in passages if row["title"]}
 
     def ordinary(self) -> str:
-        one, other = self.random.choices(list(self.answer), k=2)
-        return f"find the story of the {one} and one {other}"
+        first, second = self.random.choices(list(self.answer), k=2)
+        return f"find the story of the {first} and one {second}"
 
     def unfamiliar(self) -> str:
         """Words that are all known, in questions about nothing that stands in a passage."""
@@ -57,11 +57,11 @@ class Feed:
             if text in self.known:
                 continue
             self.known.add(text)
-            found = re.search(r"story of the (\w+ \w+) and one", text)
-            passage = self.answer[found[1]] if found else f"p{self.asked % 60}"
-            queries.append(json.dumps({"_id": f"f{self.asked}", "text": text}) + "\n")
-            qrels.append(f"f{self.asked}\t{passage}\t1\n")
-            self.asked += 1
+            match = re.search(r"story of the (\w+ \w+) and one", text)
+            passage = self.answer[match[1]] if match else f"p{self.count % 60}"
+            queries.append(json.dumps({"_id": f"f{self.count}", "text": text}) + "\n")
+            qrels.append(f"f{self.count}\t{passage}\t1\n")
+            self.count += 1
         with (self.folder / "queries.jsonl").open("a") as file:
             file.writelines(queries)
         with (self.folder / "qrels" / f"{split}.tsv").open("a") as file:
@@ -95,7 +95,7 @@ def served(environment: Environment) -> str:
 
 
 def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
-    up: Operated, feed: Feed, environment: Environment, told: tuple[str, list[dict[str, str]]]
+    up: Operated, feed: Feed, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{up.url}/api/flow_runs/count")  # nobody gets in without the login
@@ -115,7 +115,7 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     assert up.runs("retrain-on-drift") == []
     feed.add(feed.unfamiliar, WINDOW, "train")
     assert up.outcome("watch-drift") == "Retrain"
-    up.until(lambda: bool(up.runs("retrain-on-drift")), "a retrain that starts by itself")
+    up.until(lambda: bool(up.runs("retrain-on-drift")), "an automatic retrain")
     (retrain,) = up.runs("retrain-on-drift")
     ended = up.wait(retrain["id"])
     assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
@@ -130,8 +130,8 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     up.allowed += A_NIGHT_FAILED
     (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").write_text("{ not json\n" * 50)
     assert up.outcome("nightly") == "Failed"
-    up.until(lambda: bool(told[1]), "word of the failure")
-    assert "Failed" in told[1][0]["subject"]
+    up.until(lambda: bool(alerts[1]), "word of the failure")
+    assert "Failed" in alerts[1][0]["subject"]
     assert len(up.runs("retrain-on-drift")) == 1
 
 
@@ -140,7 +140,7 @@ def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
 ) -> None:
     assert up.outcome("nightly") == "Promoted"
     feed.add(feed.ordinary, 60, "train")
-    both = [up.start("nightly"), up.start("retrain-on-drift", reason="drift of queries: by hand")]
+    both = [up.start("nightly"), up.start("retrain-on-drift", reason="drift of queries: manual")]
     first, last = sorted((up.wait(run) for run in both), key=lambda run: run["end_time"])
     assert {run["state"]["name"] for run in (first, last)} <= {"Promoted", "Skipped", "Rejected"}
     work = [_work_began(up, run["id"]) for run in (first, last)]
@@ -166,15 +166,15 @@ def test_the_next_night_begins_soon_after_worker_and_run_are_killed(up: Operated
 
 
 def test_a_night_outlives_its_server_which_comes_back(
-    up: Operated, environment: Environment, told: tuple[str, list[dict[str, str]]]
+    up: Operated, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     run = up.start("nightly", reason="schedule")
     up.until(lambda: bool(_tasks(up, run)), "the work of a night")
     # The worker's clients lose their connections, say so, and recover.
     up.allowed += [r"prefect\.(worker|runner|events|_internal)", "Exception in callback FlowRun", "^Traceback"]
     os.kill(up.process("server"), signal.SIGKILL)
-    up.until(lambda: bool(told[1]), "an alert about the dead server")
-    assert told[1][0]["subject"] == "Nightshift: the Prefect server was dead"
+    up.until(lambda: bool(alerts[1]), "an alert about the dead server")
+    assert alerts[1][0]["subject"] == "Nightshift: the Prefect server was dead"
     assert up.wait(run)["state"]["name"] == "Promoted"
     assert served(environment).startswith("r0001-")
 

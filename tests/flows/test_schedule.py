@@ -59,12 +59,12 @@ def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
     operated: Operating,
     often: Path,
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
-    told: tuple[str, list[dict[str, str]]],
+    alerts: tuple[str, list[dict[str, str]]],
 ) -> None:
     with operated("--deployments", str(often), "--grace", "0.2") as up:
         assert "next night: today" in up.words
         assert "next drift check: no schedule" in up.words
-        up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+        up.until(lambda: bool(nights_that_ended(up)), "a scheduled night")
         assert set(nights_that_ended(up)) == {"Skipped"}
         checks = nightshift("doctor").stdout
         well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
@@ -73,8 +73,8 @@ def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
         up.pause_worker()
         paused = datetime.now(UTC).isoformat()
         up.until(lambda: max(reported(up), default="") > paused, "a run that is due and does not begin")
-        up.until(lambda: bool(told[1]), "an alert for it")
-        assert told[1][-1]["subject"] == "Nightshift: no scheduled run of nightly"
+        up.until(lambda: bool(alerts[1]), "an alert for it")
+        assert alerts[1][-1]["subject"] == "Nightshift: no scheduled run of nightly"
 
 
 @pytest.mark.usefixtures("served")
@@ -90,7 +90,7 @@ def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path
             "PREFECT_API_DATABASE_PASSWORD": password,
         }
         with operated("--deployments", str(often)) as up:
-            up.until(lambda: bool(nights_that_ended(up)), "a night that begins by itself")
+            up.until(lambda: bool(nights_that_ended(up)), "a scheduled night")
             assert set(nights_that_ended(up)) == {"Skipped"}
             assert not list(up.folder.glob("*.db"))  # it is PostgreSQL that planned it
 
@@ -104,5 +104,5 @@ def test_up_fails_when_the_server_plans_no_run(environment: Environment, monkeyp
         subprocess.run(bootstrap, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
         monkeypatch.setattr(local_prefect, "SCHEDULED_WITHIN", 2)
         known = local_prefect.Running(url=url.removesuffix("/api"), server=0, worker=0)
-        with pytest.raises(NightshiftError, match=r"planned no run of nightly, watch-drift .*\n.*no errors"):
+        with pytest.raises(NightshiftError, match=r"scheduled no run of nightly, watch-drift .*\n.*no errors"):
             local_prefect.wait_until_scheduled(home, known)

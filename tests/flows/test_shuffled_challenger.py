@@ -1,4 +1,4 @@
-"""A challenger that learned nonsense is rejected, nothing that serves changes, and the page says why."""
+"""A challenger that learned nonsense is rejected, nothing that serves changes, and the report explains why."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def shuffle_qrels(file: Path) -> None:
 
 def pointer(environment: Environment) -> dict[str, Any]:
     (file,) = Path(environment["NIGHTSHIFT_HOME"]).rglob("serving.json")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    return manifest
 
 
 @pytest.mark.usefixtures("served")
@@ -57,10 +57,10 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     reason = "not shown to be no worse than the serving release"
     assert rejected.stdout.startswith(f"Rejected: {reason}")
     assert pointer(environment) == before
-    told = document(nightshift("report", "--json"))
-    assert told["outcome"] == "Rejected"
-    assert reason in told["why"]
-    page = html.unescape(Path(told["report"]).read_text())
+    report = document(nightshift("report", "--json"))
+    assert report["outcome"] == "Rejected"
+    assert reason in report["why"]
+    page = html.unescape(Path(report["report"]).read_text())
     assert reason in page
     assert f"<code>{before['release']}</code></a> still serves" in page
     assert "What would have changed it: " in page
@@ -79,7 +79,9 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     # Two systems that a night left, side by side: the page names them.
     shelf = Path(environment["NIGHTSHIFT_HOME"]) / "evaluations"
     systems = {
-        found["system"]: found for path in shelf.glob("*/manifest.json") for found in [json.loads(path.read_text())]
+        evaluation["system"]: evaluation
+        for path in shelf.glob("*/manifest.json")
+        for evaluation in [json.loads(path.read_text())]
     }
     duel = document(nightshift("compare", "serving", systems["bm25"]["digest"], "--json"))
     assert duel["a"] == before["release"]
@@ -129,12 +131,12 @@ def as_beir(snapshot: Path, folder: Path) -> None:
     """Write a snapshot's rows as a BEIR folder."""
     (folder / "qrels").mkdir(parents=True)
     passages = pq.read_table(snapshot / "passages.parquet").to_pylist()
-    rows = [{"_id": one["passage_id"], "title": one["title"], "text": one["text"]} for one in passages]
+    rows = [{"_id": row["passage_id"], "title": row["title"], "text": row["text"]} for row in passages]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     queries = pq.read_table(snapshot / "queries.parquet").to_pylist()
-    rows = [{"_id": one["query_id"], "text": one["text"]} for one in queries]
+    rows = [{"_id": row["query_id"], "text": row["text"]} for row in queries]
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     qrels = pq.read_table(snapshot / "qrels.parquet").to_pylist()
-    for split in {one["split"] for one in qrels}:
-        lines = [f"{one['query_id']}\t{one['passage_id']}\t1" for one in qrels if one["split"] == split]
+    for split in {row["split"] for row in qrels}:
+        lines = [f"{row['query_id']}\t{row['passage_id']}\t1" for row in qrels if row["split"] == split]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")

@@ -15,7 +15,7 @@ import pytest
 
 NIGHT = """
 import flows.environment
-from flows.temporary_prefect import a_server
+from flows.temporary_prefect import prefect_server
 from prefect import flow, get_run_logger
 from prefect.settings import PREFECT_API_URL
 
@@ -25,7 +25,7 @@ def night():
     input()
     get_run_logger().info("the last line")
 
-with a_server():
+with prefect_server():
     night()
 print(PREFECT_API_URL.value())
 """
@@ -59,9 +59,9 @@ def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
         if killed:
             night.kill()
         else:
-            out, said = night.communicate("\n")
+            out, errors = night.communicate("\n")
             assert out.strip() == "None"
-            assert "Error" not in said  # all that was to be sent found the server
+            assert "Error" not in errors  # all that was to be sent found the server
     deadline = time.monotonic() + 20
     while answers(url) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -71,9 +71,9 @@ def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
 def test_one_that_is_configured_is_taken() -> None:
     code = """
 import flows.environment
-from flows.temporary_prefect import a_server
+from flows.temporary_prefect import prefect_server
 from prefect.settings import PREFECT_API_URL
-with a_server():
+with prefect_server():
     print(PREFECT_API_URL.value())
 """
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefect_servers import asked
+from prefect_servers import query_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 pytest.importorskip("prefect_ray")
@@ -39,8 +39,8 @@ def apart(environment: Environment, cluster: Any, tmp_path: Path) -> Environment
 
 def trained(environment: Environment) -> tuple[Path, dict[str, Any]]:
     """Folder and manifest of the encoder that a night trained."""
-    found = [(path.parent, json.loads(path.read_text())) for path in encoders(environment, "*/manifest.json")]
-    (only,) = (one for one in found if one[1]["steps"] > 0)
+    encoders_made = [(path.parent, json.loads(path.read_text())) for path in encoders(environment, "*/manifest.json")]
+    (only,) = (made for made in encoders_made if made[1]["steps"] > 0)
     return only
 
 
@@ -48,10 +48,10 @@ def encoders(environment: Environment, pattern: str) -> list[Path]:
     return list(Path(environment["NIGHTSHIFT_HOME"], "encoders").glob(pattern))
 
 
-def said(api: str, task: str) -> list[str]:
+def logged(api: str, task: str) -> list[str]:
     """What the last task run of this name has in its log."""
-    runs = asked(api, "task_runs", {"task_runs": {"name": {"like_": task}}, "sort": "EXPECTED_START_TIME_DESC"})
-    lines = asked(api, "logs", {"logs": {"task_run_id": {"any_": [runs[0]["id"]]}}, "sort": "TIMESTAMP_ASC"})
+    runs = query_server(api, "task_runs", {"task_runs": {"name": {"like_": task}}, "sort": "EXPECTED_START_TIME_DESC"})
+    lines = query_server(api, "logs", {"logs": {"task_run_id": {"any_": [runs[0]["id"]]}}, "sort": "TIMESTAMP_ASC"})
     return [line["message"] for line in lines]
 
 
@@ -78,8 +78,8 @@ def test_a_training_across_hosts_trains_what_one_process_does(
     assert out.startswith("Promoted"), out
     look = subprocess.run([sys.executable, "-m", "flows.cli", "doctor"], env=apart, capture_output=True, text=True)
     assert f"{2 if lost else 3} hosts, room for {1 if lost else 2} shards" in " ".join(look.stdout.split())
-    log = said(prefect_server, "train, round")
-    assert "training on Ray, in 2 processes" in log
+    log = logged(prefect_server, "train, round")
+    assert "Training on Ray in 2 processes" in log
     assert ("training on Ray, in 1 process" in log) == lost
     assert any(line.startswith("Resuming training after step") for line in log) == lost
 
@@ -87,13 +87,13 @@ def test_a_training_across_hosts_trains_what_one_process_does(
     alone |= {"NIGHTSHIFT_HOME": str(tmp_path / "alone"), "NIGHTSHIFT_TRAINING__PROCESSES": "1"}
     done = nightshift("run", **alone)
     assert done.returncode == 0, done.stderr
-    (here, one), (there, two) = trained(alone), trained(apart)
-    assert one["digest"] == two["digest"]  # where it was trained is no part of the recipe
+    (here, local), (there, remote) = trained(alone), trained(apart)
+    assert local["digest"] == remote["digest"]  # where it was trained is no part of the recipe
     assert sorted(path.name for path in there.iterdir()) == sorted(path.name for path in here.iterdir())
-    assert one["steps"] == two["steps"] > 30
-    np.testing.assert_allclose(two["loss"][:3], one["loss"][:3], rtol=1e-4)
+    assert local["steps"] == remote["steps"] > 30
+    np.testing.assert_allclose(remote["loss"][:3], local["loss"][:3], rtol=1e-4)
     # Two halves are added in another order than a whole, and each step carries that rounding on.
-    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(remote["loss"], local["loss"], rtol=1e-2, atol=1e-2)
 
 
 def test_what_a_process_refuses_is_told_and_not_tried_again(
@@ -102,5 +102,5 @@ def test_what_a_process_refuses_is_told_and_not_tried_again(
     night = nightshift("run", **apart, NIGHTSHIFT_TRAINING__LOSS="kl")
     assert night.returncode == 1
     assert night.stderr.count('loss = "kl" learns from a teacher') >= 1
-    assert "Ray says" not in night.stderr
-    assert said(prefect_server, "train, round").count("training on Ray, in 2 processes") == 1
+    assert "Ray reports" not in night.stderr
+    assert logged(prefect_server, "train, round").count("Training on Ray in 2 processes") == 1

@@ -14,9 +14,9 @@ import pytest
 
 from flows.begun import Begun
 from flows.local_prefect import SERVER_DEFAULTS
-from flows.schedules import Schedule, keep_schedules, kept_schedules, spoken_time
+from flows.schedules import Schedule, display_time, keep_schedules, kept_schedules
 from flows.server_log import mark_start, read_errors
-from flows.watchdog import check_once, missing_runs, tell
+from flows.watchdog import check_once, missing_runs, send_alerts
 
 NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
 GRACE = timedelta(minutes=10)
@@ -80,14 +80,14 @@ def test_an_unchanged_schedule_is_due_since_it_was_first_seen(tmp_path: Path) ->
 
 
 def test_each_missing_run_is_reported_once_to_the_webhook(
-    tmp_path: Path, told: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, alerts: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NIGHTSHIFT_ALERT_URL", told[0])
+    monkeypatch.setenv("NIGHTSHIFT_ALERT_URL", alerts[0])
     start = datetime.now(UTC) - timedelta(minutes=30)
     keep_schedules(tmp_path, [schedule(interval=3600.0, anchor_date=start.isoformat(), timezone="UTC")])
     for _ in range(2):
-        tell(check_once(tmp_path, GRACE, None))
-    (alert,) = told[1]
+        send_alerts(check_once(tmp_path, GRACE, None))
+    (alert,) = alerts[1]
     assert alert["subject"] == "Nightshift: no scheduled run of nightly"
     assert "nightshift doctor" in alert["body"]
 
@@ -96,7 +96,7 @@ def test_the_command_exits_1_while_a_run_is_missing_and_needs_no_server(tmp_path
     environment = {**os.environ, "NIGHTSHIFT_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     command = [sys.executable, "-m", "flows.cli", "watchdog"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "every scheduled run began\n")
+    assert (done.returncode, done.stdout) == (0, "every scheduled run started\n")
     keep_schedules(tmp_path, [schedule(cron="0 * * * *", timezone="UTC")])
     for _ in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -121,9 +121,9 @@ def test_errors_of_a_log_are_grouped_and_only_those_since_the_last_start_count(t
     assert uvicorn.line == "ERROR:    Application startup failed."
 
 
-def test_times_are_said_as_a_person_says_them() -> None:
-    spoken = [spoken_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
-    assert spoken == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
+def test_future_times_are_formatted_relative_to_today() -> None:
+    shown = [display_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
+    assert shown == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
 
 
 def test_leases_outlive_the_server_that_gave_them() -> None:

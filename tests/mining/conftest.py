@@ -1,4 +1,4 @@
-"""Small worlds for mining, written by hand: snapshots, embeddings and runs as their real files."""
+"""Small snapshots, embeddings, and runs for mining tests, written as real files."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def write_run(folder: Path, ranked: Mapping[str, Sequence[str]]) -> Run:
     """A run: query id → passage ids, best first; the scores count down."""
     folder.mkdir(parents=True)
     queries = pa.table({"query_id": pa.array(list(ranked), pa.string())})
-    sizes = [len(found) for found in ranked.values()]
-    ids = pa.array([one for found in ranked.values() for one in found], pa.string())
-    scores = np.array([100.0 - place for size in sizes for place in range(size)])
+    sizes = [len(passages) for passages in ranked.values()]
+    ids = pa.array([passage for passages in ranked.values() for passage in passages], pa.string())
+    scores = np.array([100.0 - rank for size in sizes for rank in range(size)])
     with run_writer(folder) as writer:
         rows = append_run(writer, queries, np.repeat(np.arange(len(sizes)), sizes), ids, scores)
     return Run(digest=f"run-{next(_NUMBER)}", path=folder, rows=rows, queries=len(ranked), depth=max(sizes, default=0))
@@ -85,21 +85,21 @@ def write_run(folder: Path, ranked: Mapping[str, Sequence[str]]) -> Run:
 
 @dataclass
 class World:
-    """What `mine` gets; `scores` are each passage's inner product with every query."""
+    """Arguments for `mine`; `scores` is the inner product of each passage with every query."""
 
     home: Path
 
     def mine(self, passages, queries, qrels, runs, scores=None, vectors=None, round_number=1, **changes):
         folder = self.home / f"w{len(list(self.home.iterdir()))}"
         snapshot = write_snapshot(folder / "snapshot", passages, queries, qrels)
-        own = scores or {}
-        numbers = np.array([[own.get(name, 0.0), 1.0] for name in passages], np.float32)
+        score_of = scores or {}
+        numbers = np.array([[score_of.get(passage, 0.0), 1.0] for passage in passages], np.float32)
         embeddings = write_embeddings(folder / "embeddings", list(passages), numbers, snapshot=snapshot.digest)
         train = {query for query, _, split in qrels if split == "train"}
-        asked = np.array([[1.0, 0.0]] * len(train), np.float32) if vectors is None else vectors
-        tagged = [(name, write_run(folder / name, ranked)) for name, ranked in runs.items()]
+        query_vectors = np.array([[1.0, 0.0]] * len(train), np.float32) if vectors is None else vectors
+        tagged = [(passage, write_run(folder / passage, ranked)) for passage, ranked in runs.items()]
         settings = SETTINGS.model_copy(update=changes)
-        receipt = mine(folder, snapshot, tagged, embeddings, asked, round_number, settings)
+        receipt = mine(folder, snapshot, tagged, embeddings, query_vectors, round_number, settings)
         rows = pq.read_table(receipt.path / "negatives.parquet").to_pylist()
         assert receipt.rows == len(rows)
         return receipt, rows
@@ -117,7 +117,7 @@ def random_world() -> tuple[Any, ...]:
     random = np.random.default_rng(0)
     names = [f"p{number}" for number in range(60)]
     bodies = [" ".join(random.choice(list("abcdef"), 9)) for _ in names[:40]]
-    bodies += bodies[:20]  # every third text stands twice
+    bodies += bodies[:20]  # every third text occurs twice
     wordings = {f"q{number:02d}": f"question {number % 25}" for number in range(30)}
     qrels = sorted({(query, str(random.choice(names)), split) for query in wordings for split in ("train", "test")})
     runs = {
@@ -130,7 +130,7 @@ def random_world() -> tuple[Any, ...]:
 
 @pytest.fixture(scope="session")
 def crowd() -> Callable[[], tuple[Any, ...]]:
-    """The first arguments of `World.mine`: 30 queries, 60 passages of which a third is there twice."""
+    """The first arguments of `World.mine`: 30 queries and 60 passages, a third of them duplicates."""
     return random_world
 
 

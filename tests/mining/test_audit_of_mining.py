@@ -1,4 +1,4 @@
-"""What is told about a round: trails, counts, churn, and how many hidden positives slip through."""
+"""What mining reports about a round: trails, counts, churn, and how many hidden positives pass the filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.core.report.sentences import describe_negatives
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 
 
-def test_a_negative_keeps_what_the_rules_saw_of_it(world):
+def test_a_negative_records_what_the_filters_measured(world):
     passages = {"+": LONG, "second+": "else", "n": LONG + " a b c d e f", "far": "other", "below": "again"}
     scores = {"+": 1.0, "second+": 0.5, "n": 0.25, "far": 0.4, "below": -0.5}
     receipt, rows = world.mine(
@@ -30,7 +30,7 @@ def test_a_negative_keeps_what_the_rules_saw_of_it(world):
     assert trails["n"]["near_duplicate"] == pytest.approx(10 / 16)  # of the nearest positive
     assert trails["far"]["near_duplicate"] == 0
     assert [trails[name]["above_margin"] for name in ("n", "far", "below")] == pytest.approx([1 / 2, 4 / 5, -1])
-    assert {trail["cross_encoder"] for trail in trails.values()} == {None}  # there is none
+    assert {trail["cross_encoder"] for trail in trails.values()} == {None}  # no cross-encoder is set
     (sample,) = json.loads((receipt.path / "sample.json").read_text())
     assert sample["negatives"][0]["trail"] == pytest.approx(trails["n"])
 
@@ -54,10 +54,10 @@ def test_ranks_after_the_last_are_refused(world):
     assert receipt.refused["rank_window"] == 2
 
 
-def test_each_positive_is_hidden_in_turn_and_looked_for(world):
-    # q: a and b are found, and b is let through when hidden (its score lies below a's); c is no candidate.
-    # r: d and e are found, and each is refused as a near duplicate of the other.
-    # s: one positive alone is never hidden.
+def test_each_positive_is_hidden_and_counted_if_it_passes(world):
+    # q: a and b are candidates; b passes when hidden because it scores lower than a. c is no candidate.
+    # r: d and e are candidates; each is refused as a near duplicate of the other.
+    # s: a single positive is never hidden.
     passages = {"a": "ay", "b": "bee", "c": "sea", "d": LONG, "e": LONG + " fifteen", "n": "none"}
     scores = {"a": 1.0, "b": 0.5, "c": 0.9, "d": 1.0, "e": 1.0, "n": 0.0}
     pairs = [("q", "a"), ("q", "b"), ("q", "c"), ("r", "d"), ("r", "e"), ("s", "n")]
@@ -68,15 +68,15 @@ def test_each_positive_is_hidden_in_turn_and_looked_for(world):
     assert [(row["query_id"], row["passage_id"]) for row in rows] == [("q", "n")]
     hidden = receipt.hidden
     assert (hidden.hidden, hidden.found, hidden.let_through) == (5, 4, 1)
-    assert "5 known positives that were hidden in turn, 4 were among the candidates and 1" in " ".join(
+    assert "5 known positives, hidden one at a time, 4 were among the candidates and 1" in " ".join(
         describe_negatives(receipt)
     )
 
 
 def test_the_interval_is_wilsons():
-    one = summarize_hidden(hidden=10, found=3, let_through=2)
-    assert (one.low, one.high) == (0.0567, 0.5098)  # as in any table of it for 2 of 10
-    assert summarize_hidden(hidden=400, found=9, let_through=0).low == 0
+    estimate = summarize_hidden(hidden=10, matched=3, let_through=2)
+    assert (estimate.low, estimate.high) == (0.0567, 0.5098)  # the tabulated interval for 2 of 10
+    assert summarize_hidden(hidden=400, matched=9, let_through=0).low == 0
     assert summarize_hidden(0, 0, 0) is None
 
 
@@ -86,15 +86,15 @@ def test_without_two_positives_the_estimate_says_so(world):
     assert "no query has two positives" in " ".join(describe_negatives(receipt))
 
 
-def test_counts_are_told_with_the_share_of_queries_that_got_too_few(world):
+def test_counts_include_the_share_of_queries_with_too_few_negatives(world):
     receipt, _ = world.mine(
         {name: name for name in ("+", "a", "b", "c")}, {"q": "?", "r": "??"},
         [("q", "+", "train"), ("r", "+", "train")], {"bm25": {"q": ["a", "b", "c"], "r": ["+", "a"]}}, {"+": 1.0},
     )  # fmt: skip
     said = " ".join(describe_negatives(receipt))
-    assert "4 negatives (4 bm25) for 2 queries, out of 5 candidates" in said
-    assert "1 queries (50.0%) got fewer than requested" in said
-    assert "of which 1 were refused" in said
+    assert "4 negatives (4 bm25) for 2 queries, from 5 candidates" in said
+    assert "1 queries (50.0%) got fewer negatives than requested" in said
+    assert "(1 refused)" in said
 
 
 def encoder(home: Path, name: str, *parents: str) -> Encoder:
@@ -112,7 +112,7 @@ def test_churn_counts_pairs_that_the_serving_encoder_did_not_learn_from(world):
         world.mine(passages, {"q": "?", "r": "??"}, qrels, {"bm25": ranked}, {"+": 1.0})[0]
         for ranked in ({"q": ["a", "b"], "r": ["a"]}, {"q": ["b", "c"], "r": ["b", "a"]})
     )
-    home = last.path.parents[1]  # where the serving encoder and its negatives lie
+    home = last.path.parents[1]  # contains the serving encoder and its negatives
     first = encoder(home, "first", last.digest)
     second = encoder(home, "second", first.digest)  # a later round of the same night
     serving = Release.model_construct(encoder=second.digest)
@@ -120,7 +120,7 @@ def test_churn_counts_pairs_that_the_serving_encoder_did_not_learn_from(world):
     assert churn(home, last, serving) == 0
     assert churn(home, now.model_copy(update={"round": 5}), serving) is None
     assert churn(home, now, None) is None
-    assert "50.0% are pairs" in " ".join(describe_negatives(now.model_copy(update={"churn": 0.5})))
+    assert "50.0% of the pairs are new" in " ".join(describe_negatives(now.model_copy(update={"churn": 0.5})))
 
 
 def test_the_report_shows_25_queries_and_the_audit(world, tmp_path_factory, crowd):

@@ -1,4 +1,4 @@
-"""A cross-encoder as the last judge: a small one, really trained to tell texts that share a word."""
+"""Filtering with a cross-encoder: a small model, trained to recognize texts that share a word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = ["cat", "dog", "owl", "elk", "fox", "bee"]
 
 
 def save_model(folder: Path, classes: int, steps: int = 0) -> Path:
-    """A BERT of one layer; after some steps it knows that a passage answers the query which is the same word."""
+    """Save a one-layer BERT; after `steps` training steps it scores a passage high if it repeats the query."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
@@ -50,7 +50,7 @@ def trained(request, tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("cross-encoder") / "model", request.param, steps=150)
 
 
-def test_it_scores_pairs_alike_alone_and_in_any_company(trained):
+def test_scores_do_not_depend_on_the_batch(trained):
     model = CrossEncoder(trained, 16)
     pairs = [(a, " ".join([b] * repeats)) for a in WORDS for b in WORDS for repeats in (1, 3, 40)]
     together = model.probabilities(*map(list, zip(*pairs, strict=True)))
@@ -60,7 +60,7 @@ def test_it_scores_pairs_alike_alone_and_in_any_company(trained):
     assert model.probabilities([], []).shape == (0,)
 
 
-def test_what_it_takes_for_relevant_is_refused_and_the_next_takes_its_turn(world, trained):
+def test_candidates_scored_as_relevant_are_refused_and_the_next_is_chosen(world, trained):
     passages = {"+": "cat cat cat", "same": "cat cat", "a": "dog", "b": "owl", "c": "elk", "d": "bee"}
     settings = CrossEncoderSettings(model=str(trained), most=0.5, tokens=16)
     arguments = (
@@ -70,12 +70,12 @@ def test_what_it_takes_for_relevant_is_refused_and_the_next_takes_its_turn(world
     assert [row["passage_id"] for row in rows] == ["a", "b", "c"]
     assert receipt.refused["cross_encoder"] == 1
     assert max(row["trail"]["cross_encoder"] for row in rows) <= 0.5
-    assert receipt.candidates == 6 == receipt.rows + sum(receipt.refused.values()) + 1  # d was never asked about
+    assert receipt.candidates == 6 == receipt.rows + sum(receipt.refused.values()) + 1  # d was never scored
     everything, _ = world.mine(*arguments, cross_encoder=settings.model_copy(update={"most": 1.0}))
     assert everything.refused["cross_encoder"] == 0
 
 
-def test_a_query_whose_candidates_it_all_refuses_gets_none(world, trained):
+def test_a_query_with_only_refused_candidates_gets_no_negatives(world, trained):
     settings = CrossEncoderSettings(model=str(trained), most=0.0, tokens=16)
     receipt, rows = world.mine(
         {"+": "cat", "a": "dog", "b": "owl"}, {"q": "cat"}, [("q", "+", "train")], {"bm25": {"q": ["a", "b"]}},
@@ -85,7 +85,7 @@ def test_a_query_whose_candidates_it_all_refuses_gets_none(world, trained):
     assert (receipt.starved, receipt.refused["cross_encoder"]) == (1, 2)
 
 
-def test_hidden_positives_are_shown_to_it_too(world, trained):
+def test_hidden_positives_are_scored_too(world, trained):
     arguments = (
         {"one": "cat cat", "two": "cat cat cat", "n": "dog"}, {"q": "cat"},
         [("q", "one", "train"), ("q", "two", "train")], {"bm25": {"q": ["one", "n"]}}, {"one": 0.5, "two": 1.0},
@@ -101,8 +101,8 @@ def test_its_weights_name_the_negatives(world, trained, tmp_path_factory):
     assert cross_encoder_digest(trained) == cross_encoder_digest(trained)
 
 
-def test_a_model_that_would_judge_at_random_is_refused(tmp_path, tiny_model, trained):
-    with pytest.raises(NightshiftError, match="judge at random"):
+def test_a_model_without_a_classifier_is_refused(tmp_path, tiny_model, trained):
+    with pytest.raises(NightshiftError, match="score at random"):
         CrossEncoder(tiny_model, 16)  # an encoder: it has no classifier
     with pytest.raises(NightshiftError, match="3 classes"):
         CrossEncoder(save_model(tmp_path / "three", 3), 16)

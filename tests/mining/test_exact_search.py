@@ -1,4 +1,4 @@
-"""Exact search over shards, against plain numpy."""
+"""Compare exact search over shards with plain numpy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tasks.core.retrieval.dense import dense_run
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Blocks that divide neither shards nor row groups nor queries."""
+    """Set block sizes that do not align with shards, row groups, or queries."""
     monkeypatch.setattr(exact, "BLOCK_ROWS", 7)
     monkeypatch.setattr(exact, "BLOCK_QUERIES", 3)
     monkeypatch.setattr(exact, "PAIRS_AT_ONCE", 2)
 
 
 def whole_numbers(rows, seed, spread=2):
-    """Small whole numbers: products are exact and many are equal."""
+    """Return vectors of small integers, whose products are exact and often equal."""
     return np.random.default_rng(seed).integers(-spread, spread + 1, (rows, 5)).astype(np.float32)
 
 
@@ -56,23 +56,24 @@ def test_the_number_of_shards_changes_no_bit(tmp_path, make_embeddings):
     random = np.random.default_rng(3)
     vectors, queries = (random.standard_normal((n, 48)).astype(np.float32) for n in (60, 10))
     ids = [f"p{row}" for row in range(60)]
-    found = [
+    results = [
         exact.exact_search(queries, make_embeddings(tmp_path / f"{n}", ids, vectors, shards=n), 20) for n in (1, 2, 7)
     ]
-    for rows, scores in found[1:]:
-        assert rows.tobytes() == found[0][0].tobytes()
-        assert scores.tobytes() == found[0][1].tobytes()
+    for rows, scores in results[1:]:
+        assert rows.tobytes() == results[0][0].tobytes()
+        assert scores.tobytes() == results[0][1].tobytes()
 
 
-def test_vectors_ids_and_pair_scores_come_in_the_order_asked_for(tmp_path, make_embeddings):
+def test_vectors_ids_and_pair_scores_keep_the_order_of_the_request(tmp_path, make_embeddings):
     vectors, queries = whole_numbers(50, 4), whole_numbers(6, 5)
     embeddings = make_embeddings(tmp_path / "e", [f"p {row}" for row in range(50)], vectors, shards=4)
-    asked = np.array([49, 0, 7, 7, 13, 48, 1])
-    np.testing.assert_array_equal(exact.vectors_of(embeddings, asked), vectors[asked])
-    assert exact.passage_ids(embeddings, asked).to_pylist() == [f"p {row}" for row in asked]
-    of = np.array([0, 5, 1, 1, 2, 0, 3])
+    passage_rows = np.array([49, 0, 7, 7, 13, 48, 1])
+    np.testing.assert_array_equal(exact.vectors_of(embeddings, passage_rows), vectors[passage_rows])
+    assert exact.passage_ids(embeddings, passage_rows).to_pylist() == [f"p {row}" for row in passage_rows]
+    query_rows = np.array([0, 5, 1, 1, 2, 0, 3])
     np.testing.assert_array_equal(
-        exact.score_pairs(queries, embeddings, of, asked), (queries[of] * vectors[asked]).sum(axis=1)
+        exact.score_pairs(queries, embeddings, query_rows, passage_rows),
+        (queries[query_rows] * vectors[passage_rows]).sum(axis=1),
     )
 
 
@@ -86,14 +87,14 @@ def test_no_query_and_no_row_are_fine(tmp_path, make_embeddings):
     assert exact.score_pairs(none, embeddings, rows, rows).shape == (0,)
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path, make_embeddings):
+def test_mismatched_inputs_are_refused(tmp_path, make_embeddings):
     vectors = whole_numbers(9, 7)
     embeddings = make_embeddings(tmp_path / "e", list("abcdefghi"), vectors)
     with pytest.raises(Mismatch, match="dimension"):
         exact.exact_search(np.zeros((1, 4), np.float32), embeddings, 3)
     with pytest.raises(Mismatch, match="row 9"):
         exact.vectors_of(embeddings, np.array([9]))
-    with pytest.raises(Mismatch, match="receipt says 10"):
+    with pytest.raises(Mismatch, match="receipt lists 10"):
         exact.exact_search(vectors, embeddings.model_copy(update={"rows": 10}), 3)
     with pytest.raises(Mismatch, match="shards"):
         exact.exact_search(vectors, embeddings.model_copy(update={"shards": 3}), 3)
@@ -109,7 +110,7 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path, make_embeddings):
         exact.exact_search(broken, embeddings, 1)
 
 
-def test_a_dense_run_has_the_form_of_any_run(tmp_path, make_embeddings):
+def test_a_dense_run_has_the_common_run_format(tmp_path, make_embeddings):
     vectors = np.eye(5, dtype=np.float32)[[0, 1, 0]]
     embeddings = make_embeddings(tmp_path / "e", ["x", "q1", "z"], vectors)
     queries = pa.table({"query_id": ["q0", "q1"], "text": ["first", "second"]})
@@ -125,26 +126,26 @@ def test_a_dense_run_has_the_form_of_any_run(tmp_path, make_embeddings):
     assert not dense_run(tmp_path, "dense", queries, vectors[1:3], embeddings, 2).reused  # another query encoder
 
 
-def test_a_dense_search_does_not_hang_on_the_last_bits_of_a_product(tmp_path, make_embeddings, monkeypatch):
+def test_a_dense_search_does_not_depend_on_rounding(tmp_path, make_embeddings, monkeypatch):
     random = np.random.default_rng(5)
     vectors = random.standard_normal((200, 5)).astype(np.float32)
-    vectors[50:90] = vectors[7]  # more equal vectors than are looked at beyond the depth
+    vectors[50:90] = vectors[7]  # more equal vectors than SPARE candidates
     queries = np.concatenate([random.standard_normal((6, 5)), vectors[7:8]]).astype(np.float32)
     embeddings = make_embeddings(tmp_path / "e", [str(row) for row in range(200)], vectors)
     longest = float(np.linalg.norm(vectors, axis=1).max())
     bound = 5 * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)[:, None] * longest
 
-    def disturbed(asked, *rest):
-        rows, scores = exact.exact_search(asked, *rest)
-        of = [int(np.flatnonzero((queries == one).all(axis=1))[0]) for one in asked]
-        noise = bound[of] * random.uniform(-1, 1, scores.shape)
+    def disturbed(part, *rest):
+        rows, scores = exact.exact_search(part, *rest)
+        query_rows = [int(np.flatnonzero((queries == vector).all(axis=1))[0]) for vector in part]
+        noise = bound[query_rows] * random.uniform(-1, 1, scores.shape)
         order = np.argsort(-(scores + noise), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores + noise, order, axis=1)
 
-    expected = dense.certain_search(queries, embeddings, 20, longest)
+    expected = dense.reproducible_search(queries, embeddings, 20, longest)
     np.testing.assert_array_equal(expected[0], brute_force(queries, vectors, 20)[0])
     monkeypatch.setattr(dense, "exact_search", disturbed)
     for _ in range(5):
-        found = dense.certain_search(queries, embeddings, 20, longest)
-        assert found[0].tobytes() == expected[0].tobytes()
-        assert found[1].tobytes() == expected[1].tobytes()
+        results = dense.reproducible_search(queries, embeddings, 20, longest)
+        assert results[0].tobytes() == expected[0].tobytes()
+        assert results[1].tobytes() == expected[1].tobytes()

@@ -1,4 +1,4 @@
-"""Java as a child: found, checked, and never outliving its parent."""
+"""Find Java, run it in a child process, and stop it with its parent."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def java_home(folder, version):
     return folder
 
 
-def test_the_java_that_is_found_starts():
+def test_java_starts():
     assert "openjdk" in java_version()
 
 
-def test_a_fitting_java_home_comes_first_and_an_old_one_is_passed_over(tmp_path, monkeypatch):
+def test_a_recent_java_home_is_used_and_an_old_one_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "new", "21.0.4")))
     assert find_java() == tmp_path / "new" / "bin" / "java"
     for unfit in (java_home(tmp_path / "old", "17.0.15"), tmp_path / "missing"):
@@ -46,7 +46,7 @@ def test_a_fitting_java_home_comes_first_and_an_old_one_is_passed_over(tmp_path,
 
 def test_a_java_that_does_not_start_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "broken", "21.0.4")))
-    with pytest.raises(NightshiftError, match=r"broken/bin/java does not start: .* mend JAVA_HOME"):
+    with pytest.raises(NightshiftError, match=r"broken/bin/java does not start: .* fix JAVA_HOME"):
         java_version()
 
 
@@ -81,21 +81,21 @@ def test_java_dies_with_a_parent_that_is_killed(tmp_path, index):
         f"run_java({SEARCHER!r}, {arguments!r}, heap_mb=128, log_file=Path('log'), work=Path('.'))"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
-    end = open_when_read(pipe, parent)  # Java runs now, and waits for words that never come
+    end = open_when_read(pipe, parent)  # Java is running now and waits for input that never comes
     parent.kill()
     parent.wait()
     poller = select.poll()
     poller.register(end, 0)
     events = poller.poll(20_000)
     os.close(end)
-    assert events == [(end, select.POLLERR)]  # nobody holds the other end any more
+    assert events == [(end, select.POLLERR)]  # no process has the other end open
 
 
 def open_when_read(pipe, parent):
-    """Open the pipe for writing as soon as somebody has opened it for reading."""
+    """Open the pipe for writing as soon as a process has opened it for reading."""
     while True:
         try:
             return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"ended with {parent.wait(timeout=0.05)} before it read the pipe")
+                pytest.fail(f"exited with {parent.wait(timeout=0.05)} before it read the pipe")

@@ -1,4 +1,4 @@
-"""Java gets along with every folder that Python does."""
+"""Java works with every folder name that Python supports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = MiningSettings(heap_mb=256, threads=1)
 PASSAGES = {"p1": "the zebra grazes", "p2": "a lion sleeps"}
 
 
-def test_a_home_with_a_space_quotes_and_other_letters_is_indexed_and_searched_in_the_c_locale(
+def test_a_home_with_spaces_quotes_and_unicode_is_indexed_and_searched_in_the_c_locale(
     tmp_path: Path, make_snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
@@ -34,17 +34,15 @@ def test_a_home_with_a_space_quotes_and_other_letters_is_indexed_and_searched_in
         lexical.close()
 
 
-def test_the_doctor_lets_java_index_in_the_home_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_indexes_in_the_home_and_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "a home"
     settings = Settings(home=home, mining=SETTINGS)
-    assert "indexes below" in java_check(settings).found
+    assert "indexes below" in java_check(settings).detail
     assert not home.exists()
     monkeypatch.setattr(jvm, "java_environment", lambda: {**os.environ, "JAVA_TOOL_OPTIONS": "-Xmx"})
     failed = java_check(settings)
-    assert not failed.well
-    assert "in Java: exit status 1" in failed.found
+    assert not failed.passed
+    assert "in Java: exit status 1" in failed.detail
 
 
 def java_check(settings: Settings) -> Check:

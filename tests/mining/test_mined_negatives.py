@@ -1,4 +1,4 @@
-"""The rules of mining, each on an example made by hand."""
+"""Each mining filter on a small example."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_head_of_a_run_can_be_skipped(world):
     assert receipt.refused["rank_window"] == 2
 
 
-def test_a_query_whose_candidates_are_all_refused_gets_none_and_nothing_is_put_in_their_place(world):
+def test_a_query_with_only_refused_candidates_gets_no_negatives(world):
     receipt, rows = world.mine(
         texts("+", "a", "b", "n"), {"q": "?", "r": "??"}, [("q", "+", "train"), ("r", "+", "train")],
         {"bm25": {"q": ["a", "b", "+"], "r": ["n"]}}, {"+": 1.0, "a": 2.0, "b": 1.0},
@@ -125,7 +125,7 @@ def test_queries_of_other_splits_get_no_negatives(world):
     assert receipt.candidates == 1
 
 
-def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted_for(world, crowd):
+def test_no_positive_by_id_or_text_passes_and_every_candidate_is_counted(world, crowd):
     bodies, wordings, qrels, runs, scores = crowd()
     receipt, rows = world.mine(bodies, wordings, qrels, runs, scores, per_query=1000)
     forbidden: dict[str, set[str]] = {}
@@ -146,10 +146,10 @@ def test_no_positive_by_id_or_text_gets_through_and_every_candidate_is_accounted
 
 
 def test_same_inputs_same_bytes(world, crowd):
-    made = [world.mine(*crowd())[0] for _ in range(2)]
+    receipts = [world.mine(*crowd())[0] for _ in range(2)]
     for name in ("negatives.parquet", "sample.json"):
-        assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
-    assert sorted(file.name for file in made[0].path.iterdir()) == [
+        assert (receipts[0].path / name).read_bytes() == (receipts[1].path / name).read_bytes()
+    assert sorted(file.name for file in receipts[0].path.iterdir()) == [
         "checksums.json",
         "manifest.json",
         "negatives.parquet",
@@ -164,14 +164,14 @@ def test_the_sample_shows_texts_scores_and_reasons(world):
     )  # fmt: skip
     (sample,) = json.loads((receipt.path / "sample.json").read_text())
     assert (sample["query"], sample["positives"][0]["text"]) == ("what?", "text of +")
-    assert [(one["text"], one["rank"]) for one in sample["negatives"]] == [("text of n", 3)]
-    assert [(one["passage_id"], one["reason"]) for one in sample["refused"]] == [
+    assert [(entry["text"], entry["rank"]) for entry in sample["negatives"]] == [("text of n", 3)]
+    assert [(entry["passage_id"], entry["reason"]) for entry in sample["refused"]] == [
         ("+", "known_positive"),
         ("above", "above_margin"),
     ]
 
 
-def test_what_does_not_belong_together_is_refused(world):
+def test_inputs_that_do_not_match_are_refused(world):
     with pytest.raises(Mismatch, match="'stranger'"):
         world.mine(texts("+"), {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["stranger"]}})
     with pytest.raises(Mismatch, match="2 query vectors for 1"):

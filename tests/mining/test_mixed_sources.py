@@ -1,4 +1,4 @@
-"""Which source a negative comes from: BM25 first, then shares, turns and random draws."""
+"""Sources of negatives: BM25 in the first round, then shares, turns, and random draws."""
 
 from __future__ import annotations
 

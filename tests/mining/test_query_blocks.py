@@ -1,4 +1,4 @@
-"""Mining goes through the queries in blocks; where they are cut changes nothing."""
+"""Mining processes queries in batches; the batch size does not change the result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ MIXED = {"shares": Shares(bm25=0.4, dense=0.4, random=0.2), "per_query": 7}
 
 
 @pytest.mark.parametrize(("lines", "at_once"), [(7, 1), (64, 200), (100_000, 500)])
-def test_blocks_change_no_byte(world, crowd, monkeypatch, lines, at_once):
+def test_batch_size_changes_no_byte(world, crowd, monkeypatch, lines, at_once):
     whole, _ = world.mine(*crowd(), **MIXED)
     monkeypatch.setattr(candidates, "LINES_AT_ONCE", lines)
     monkeypatch.setattr(round, "CANDIDATES_AT_ONCE", at_once)
     cut, rows = world.mine(*crowd(), **MIXED)
     assert rows
     assert {row["source"] for row in rows} == {"bm25", "dense", "random"}
-    figures = {"rows", "candidates", "refused", "sources", "starved", "hidden"}
-    assert cut.model_dump(include=figures) == whole.model_dump(include=figures)
+    counts = {"rows", "candidates", "refused", "sources", "starved", "hidden"}
+    assert cut.model_dump(include=counts) == whole.model_dump(include=counts)
     assert (cut.path / "sample.json").read_bytes() == (whole.path / "sample.json").read_bytes()
-    tables = [world.table(one).combine_chunks() for one in (cut, whole)]
+    tables = [world.table(receipt).combine_chunks() for receipt in (cut, whole)]
     assert tables[0].equals(tables[1])
 
 
@@ -34,7 +34,7 @@ def test_a_run_in_another_order_is_refused(world):
         )  # fmt: skip
 
 
-def test_queries_without_a_hit_and_queries_of_others_are_fine(world):
+def test_queries_without_hits_and_of_other_splits_are_allowed(world):
     receipt, rows = world.mine(
         {"+": "p", "n": "n"}, {"a": "?", "b": "??", "c": "???", "d": "????"},
         [("a", "+", "train"), ("b", "+", "test"), ("c", "+", "train"), ("d", "+", "train")],

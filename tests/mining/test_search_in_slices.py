@@ -1,4 +1,4 @@
-"""Searching slice by slice of the queries gives the very run that one piece gives, whatever happens in between."""
+"""Searching shards of the queries gives the same run as one search, also after interruptions."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ QUERIES, DEPTH = 7, 7
 
 
 class Killed(BaseException):
-    """What a signal is to the code that it ends."""
+    """Stands for a signal that kills the process."""
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory, make_snapshot, make_embeddings):
-    """A snapshot of which many passages are alike, its index, its embeddings and vectors of its queries."""
+def world(tmp_path_factory, make_snapshot, make_embeddings):
+    """A snapshot with many similar passages, its index, its embeddings, and its query vectors."""
     home = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     texts = {f"p{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
     wordings = {f"q{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 4) % 50) for row in range(QUERIES)}
-    wordings["q2"] = wordings["q6"] = "xylophone"  # no passage has it
+    wordings["q2"] = wordings["q6"] = "xylophone"  # in no passage
     snapshot = make_snapshot(home / "snapshot", texts, wordings, [(query, "p0", "train") for query in wordings])
     vectors = random.standard_normal((600, 32)).astype(np.float32)
     vectors[300:400] = vectors[:100]
     embeddings = make_embeddings(home / "e", list(texts), vectors, snapshot=snapshot.digest, group=50)
-    asking = random.standard_normal((QUERIES, 32)).astype(np.float32)
-    return snapshot, build_index(home, snapshot, SETTINGS), embeddings, asking
+    query_vectors = random.standard_normal((QUERIES, 32)).astype(np.float32)
+    return snapshot, build_index(home, snapshot, SETTINGS), embeddings, query_vectors
 
 
-def search_of(kind: str, home: Path, asked, at_once: int = 3) -> Search:
-    snapshot, index, embeddings, vectors = asked
+def search_of(kind: str, home: Path, world, at_once: int = 3) -> Search:
+    snapshot, index, embeddings, vectors = world
     if kind == "bm25":
         search = bm25_search(home, index, queries(snapshot), DEPTH, SETTINGS)
     else:
@@ -54,23 +54,23 @@ def search_of(kind: str, home: Path, asked, at_once: int = 3) -> Search:
     return replace(search, at_once=at_once)
 
 
-@pytest.mark.parametrize(("kind", "slices"), [("bm25", 3), ("dense", 1), ("dense", 3), ("dense", QUERIES + 2)])
-def test_slices_give_the_bytes_of_one_piece(tmp_path, asked, kind, slices):
-    whole = search_whole(search_of(kind, tmp_path / "whole", asked))
-    search = search_of(kind, tmp_path / "slices", asked)
-    assert sum(search_slice(search, rank, slices) for rank in reversed(range(slices))) == QUERIES
-    joined = join_slices(search, slices)
+@pytest.mark.parametrize(("kind", "shards"), [("bm25", 3), ("dense", 1), ("dense", 3), ("dense", QUERIES + 2)])
+def test_shards_give_the_same_bytes_as_one_search(tmp_path, world, kind, shards):
+    whole = search_whole(search_of(kind, tmp_path / "whole", world))
+    search = search_of(kind, tmp_path / "shards", world)
+    assert sum(search_slice(search, rank, shards) for rank in reversed(range(shards))) == QUERIES
+    joined = join_slices(search, shards)
     same = {"digest", "rows", "queries", "depth", "parents"}
     assert joined.model_dump(include=same) == whole.model_dump(include=same)
     assert joined.rows == {"bm25": QUERIES - 2, "dense": QUERIES}[kind] * DEPTH
     assert (joined.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
-    assert pq.read_metadata(joined.path / "run.parquet").num_row_groups == 3  # blocks of three queries
+    assert pq.read_metadata(joined.path / "run.parquet").num_row_groups == 3  # batches of three queries
     assert sorted(file.name for file in joined.path.iterdir()) == ["checksums.json", "manifest.json", "run.parquet"]
     assert not search.folder.exists()
 
 
-def test_what_one_piece_has_found_is_not_searched_in_slices_and_the_other_way_round(tmp_path, asked):
-    search = search_of("dense", tmp_path, asked)
+def test_a_finished_run_is_reused_by_both_kinds_of_search(tmp_path, world):
+    search = search_of("dense", tmp_path, world)
     search_whole(search)
     assert search_slice(search, 0, 2) == QUERIES // 2
     assert not search.folder.exists()
@@ -78,38 +78,38 @@ def test_what_one_piece_has_found_is_not_searched_in_slices_and_the_other_way_ro
     assert search_whole(search).reused
 
 
-def test_a_killed_search_goes_on_behind_its_finished_slices(tmp_path, asked):
-    search, answered = search_of("dense", tmp_path, asked, at_once=2), []
+def test_a_killed_search_resumes_after_its_finished_shards(tmp_path, world):
+    search, answered = search_of("dense", tmp_path, world, at_once=2), []
 
     def killed(folder, start, end):
-        if start == 6:  # in the second block of the last slice
+        if start == 6:  # in the second batch of the last shard
             raise Killed
         return search.answer(folder, start, end)
 
-    def told(folder, start, end):
+    def recorded(folder, start, end):
         answered.append((start, end))
         return search.answer(folder, start, end)
 
     with pytest.raises(Killed):
         join_slices(replace(search, answer=killed), 3)
-    joined = join_slices(replace(search, answer=told), 3)
+    joined = join_slices(replace(search, answer=recorded), 3)
     assert answered == [(4, 6), (6, 7)]
-    whole = search_whole(search_of("dense", tmp_path / "whole", asked, at_once=2))
+    whole = search_whole(search_of("dense", tmp_path / "whole", world, at_once=2))
     assert (joined.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
 
 
-def test_another_number_of_slices_or_one_piece_goes_on_from_a_killed_search(tmp_path, asked):
-    found = []
+def test_a_killed_search_is_completed_with_another_number_of_shards(tmp_path, world):
+    runs = []
     for world_size in (4, 1):
-        search = search_of("dense", tmp_path / str(world_size), asked)
+        search = search_of("dense", tmp_path / str(world_size), world)
         search_slice(search, 0, 3)
-        found.append(join_slices(search, world_size) if world_size > 1 else search_whole(search))
-        assert not list(found[-1].path.glob("*slice*"))
-    assert (found[0].path / "run.parquet").read_bytes() == (found[1].path / "run.parquet").read_bytes()
+        runs.append(join_slices(search, world_size) if world_size > 1 else search_whole(search))
+        assert not list(runs[-1].path.glob("*slice*"))
+    assert (runs[0].path / "run.parquet").read_bytes() == (runs[1].path / "run.parquet").read_bytes()
 
 
-def test_training_queries_are_encoded_once_for_all_slices(tmp_path, asked, tiny_model, monkeypatch):
-    snapshot, _, embeddings, _ = asked
+def test_training_queries_are_encoded_once_for_all_shards(tmp_path, world, tiny_model, monkeypatch):
+    snapshot, _, embeddings, _ = world
     spec = EncoderSpec.of(EncoderSettings(query_tokens=32), "fp32")
     made = start_from(tiny_model, spec, tmp_path / "encoder")
     expected = made.encode_queries(judged(snapshot, "train")["text"].to_pylist())
@@ -117,11 +117,11 @@ def test_training_queries_are_encoded_once_for_all_slices(tmp_path, asked, tiny_
         digest="e", path=tmp_path / "encoder", rows=0, fingerprint="f", passage_fingerprint="f", dimension=32,
         base="tiny", steps=0, precision="fp32", fidelity=1,
     )  # fmt: skip
-    one_piece, _ = training_search(tmp_path / "whole", snapshot, encoder, embeddings, DEPTH)
-    whole = search_whole(one_piece)
-    home = tmp_path / "slices"
+    single, _ = training_search(tmp_path / "whole", snapshot, encoder, embeddings, DEPTH)
+    whole = search_whole(single)
+    home = tmp_path / "shards"
     assert keep_vectors(*training_search(home, snapshot, encoder, embeddings, DEPTH)) == QUERIES
-    monkeypatch.setattr("tasks.core.retrieval.training_queries.load_encoder", None)  # whoever encodes now fails
+    monkeypatch.setattr("tasks.core.retrieval.training_queries.load_encoder", None)  # encoding again would fail
     for rank in range(2):
         search, _ = training_search(home, snapshot, encoder, embeddings, DEPTH, mapped=True)
         search_slice(search, rank, 2)
@@ -130,4 +130,4 @@ def test_training_queries_are_encoded_once_for_all_slices(tmp_path, asked, tiny_
     assert run.digest == whole.digest
     assert (run.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert not (run.path / VECTORS).exists()
-    assert (vectors.make() == expected).all()  # they are there for what mining does next
+    assert (vectors.make() == expected).all()  # mining needs the vectors after the search

@@ -1,4 +1,4 @@
-"""Near duplicates against Python sets."""
+"""Near duplicates, compared with Python sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole mining step in processes of one and of two threads: the same bytes."""
+"""The mining step gives the same bytes with one and with two threads."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ mining = MiningSettings(
     threads=int(threads), heap_mb=256, per_query=6, depth=220, margin=1.0,
     shares={"bm25": 0.4, "dense": 0.4, "random": 0.2}, cross_encoder={"model": judge, "most": 0.6, "tokens": 32},
 )
-asked = queries(snapshot, "train")
+train_queries = queries(snapshot, "train")
 encoder = start_from(Path(model), EncoderSpec.of(EncoderSettings(query_tokens=32), "fp32"), home / "encoder")
-vectors = encoder.encode_queries(asked["text"].to_pylist())
-bm25 = search_bm25(home, build_index(home, snapshot, mining), asked, mining.depth, mining)
-dense = dense_run(home, "train", asked, vectors, embeddings, mining.depth)
+vectors = encoder.encode_queries(train_queries["text"].to_pylist())
+bm25 = search_bm25(home, build_index(home, snapshot, mining), train_queries, mining.depth, mining)
+dense = dense_run(home, "train", train_queries, vectors, embeddings, mining.depth)
 done = mine(home, snapshot, [("bm25", bm25), ("dense", dense)], embeddings, vectors, 1, mining)
 assert set(done.sources) == {"bm25", "dense", "random"}, done
 assert min(done.sources.values()) > 0, done
@@ -61,15 +61,15 @@ def test_one_and_two_threads_give_the_same_bytes(tmp_path, tiny_model, judge, ma
     random = np.random.default_rng(0)
     words = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
     texts = {f"p{row:03d}": " ".join(random.choice(words, random.integers(3, 12))) for row in range(300)}
-    asked = {f"q{row:03d}": " ".join(random.choice(words, random.integers(2, 9))) for row in range(90)}
-    qrels = [(query, f"p{random.integers(300):03d}", "train") for query in asked for _ in range(2)]
-    snapshot = make_snapshot(tmp_path / "snapshot", texts, asked, sorted(set(qrels)))
+    train_queries = {f"q{row:03d}": " ".join(random.choice(words, random.integers(2, 9))) for row in range(90)}
+    qrels = [(query, f"p{random.integers(300):03d}", "train") for query in train_queries for _ in range(2)]
+    snapshot = make_snapshot(tmp_path / "snapshot", texts, train_queries, sorted(set(qrels)))
     vectors = random.standard_normal((300, 32)).astype(np.float32)
-    vectors[100:130] = vectors[:30]  # equal vectors, of equal scores
+    vectors[100:130] = vectors[:30]  # equal vectors have equal scores
     embeddings = make_embeddings(tmp_path / "embeddings", list(texts), vectors, snapshot=snapshot.digest)
-    found = [run(tmp_path / f"{threads}", threads, snapshot, embeddings, tiny_model, judge) for threads in ("1", "2")]
+    folders = [run(tmp_path / f"{threads}", threads, snapshot, embeddings, tiny_model, judge) for threads in ("1", "2")]
     for name in ("negatives.parquet", "sample.json"):
-        assert (found[0] / name).read_bytes() == (found[1] / name).read_bytes()
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def run(home, threads, snapshot, embeddings, *models) -> Path:

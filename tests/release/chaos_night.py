@@ -1,8 +1,8 @@
-"""A night after training, in a process that may be killed: embed, publish, prune. It knows no orchestrator.
+"""The part of a night after training (embed, publish, prune), without an orchestrator, in a process that may be killed.
 
-Run as a program it loads everything heavy once, and forks a child for each line of standard input; so a night takes a
-second, and what is killed is the night and not the imports. A line is the JSON of a `Plan`; the answer is how the child
-ended. The signal comes from a thread of the child, which meets a moment better than another process would.
+Run as a program, it imports everything once and forks a child for each line of standard input. So a night takes one
+second, and the kill hits the night, not the imports. Each line is the JSON of a `Plan`; the reply is the child's exit
+code. A thread of the child sends the signal, because its timing is more precise than that of another process.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ROWS, SHARDS = 60, 3
 class Plan(NamedTuple):
     settings: str  # see `release_world.as_text`
     encoder: str  # digest of the Encoder artifact
-    tag: str  # which passages
-    log: str  # the file that the night's lines go to
-    line: int | None = None  # after this one, counted from 0, it is killed
-    delay: float = 0  # so many seconds after it
+    tag: str  # selects the passages
+    log: str  # the file that the night logs to
+    line: int | None = None  # kill the night after this log line, counted from 0
+    delay: float = 0  # seconds between that line and the kill
 
 
 def night(settings, encoder, tag) -> Release:
-    """Embed the passages that `tag` names, make a release of them, remove what is too old."""
+    """Embed the passages named by `tag`, publish a release of them, and prune."""
     snapshot = snapshot_of(settings.home, texts(ROWS, tag))
     embeddings = gather_shards(settings.home, encoder, snapshot, SHARDS)
     release = publish(
@@ -62,7 +62,7 @@ def night(settings, encoder, tag) -> Release:
 
 
 class Nursery:
-    """The process that forks nights."""
+    """A process that forks nights."""
 
     def __enter__(self):
         self.process = subprocess.Popen(
@@ -76,7 +76,7 @@ class Nursery:
         self.process.wait(timeout=60)
 
     def live(self, plan) -> int:
-        """Live a night: 0, or 1 after an error, or minus the signal that killed it."""
+        """Run a night; return 0, 1 after an error, or the negative number of the signal that killed it."""
         print(json.dumps(plan), file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
@@ -89,16 +89,16 @@ def live(plan) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     class Unbuffered(logging.Handler):
-        said = 0
+        logged = 0
 
         def emit(self, record):
             with suppress(OSError):
                 os.write(log, f"{time.monotonic()} {record.getMessage()}\n".encode())
-            if self.said == plan.line and plan.delay:
+            if self.logged == plan.line and plan.delay:
                 threading.Thread(target=strike).start()
-            elif self.said == plan.line:
+            elif self.logged == plan.line:
                 strike()
-            self.said += 1
+            self.logged += 1
 
     logger = logging.getLogger("nightshift")
     logger.setLevel(logging.DEBUG)
@@ -115,7 +115,7 @@ def live(plan) -> None:
 
 
 def lines_of(log) -> list[tuple[float, str]]:
-    """What a night has said so far, each with its time in seconds."""
+    """Return the lines that a night has logged so far, each with its time in seconds."""
     lines = Path(log).read_text().splitlines() if Path(log).exists() else []
     return [(float(line.partition(" ")[0]), line.partition(" ")[2]) for line in lines]
 

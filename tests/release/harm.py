@@ -1,4 +1,4 @@
-"""What a disk or a person does to a file: in place, so that every hard link of it is harmed too."""
+"""Damage files in place, like a failing disk or a careless user, so that all their hard links are damaged too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def flip(file: Path, at: float = 0.5) -> None:
-    """Invert a byte; `at` is its place as a share of the file."""
+    """Invert the bits of a byte at the relative position `at`, in [0, 1]."""
     place = int(at * (file.stat().st_size - 1))
     with file.open("r+b") as handle:
         handle.seek(place)

@@ -1,7 +1,7 @@
-"""Milvus servers for tests: `milvus-lite server`, and a real one where its wheel is installed.
+"""Milvus servers for tests: `milvus-lite server`, and a real Milvus if it is installed.
 
-The real one is the package `milvus` (2.3.5), in a virtual environment of its own: NIGHTSHIFT_TEST_MILVUS names its
-`milvus-server`, or the address of a server that runs already. It takes etcd's port, so a host runs one at a time.
+The real Milvus is the package `milvus` (2.3.5) in a separate virtual environment. NIGHTSHIFT_TEST_MILVUS is the path of
+its `milvus-server`, or the address of a running server. It uses etcd's port, so only one can run on a host.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REAL_PORT, REAL_HEALTH = 19530, "http://127.0.0.1:9091/healthz"
 
 
 class LiteServer:
-    """`milvus-lite server` over a folder; it can be killed and started again on its port."""
+    """A `milvus-lite server` on a folder. It can be killed and restarted on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -48,7 +48,7 @@ class LiteServer:
 
 @contextmanager
 def lite_server(folder):
-    """The address of a `milvus-lite server`."""
+    """Start a `milvus-lite server`; yield its address."""
     server = LiteServer(folder)
     try:
         yield server.uri
@@ -58,18 +58,16 @@ def lite_server(folder):
 
 @contextmanager
 def real_server(folder, **environment):
-    """The address of a real Milvus server, which may keep its data elsewhere; skips where there is none to start."""
+    """Start a real Milvus with `environment` variables; yield its address. Skips the test if it is not installed."""
     if REAL is None:
-        pytest.skip(
-            "no real Milvus: install milvus==2.3.5 in a venv of its own, NIGHTSHIFT_TEST_MILVUS=…/milvus-server"
-        )
+        pytest.skip("no real Milvus: install milvus==2.3.5 in a separate venv, NIGHTSHIFT_TEST_MILVUS=…/milvus-server")
     if REAL.startswith("http"):
         if environment:
-            pytest.skip("needs a Milvus server of its own, and NIGHTSHIFT_TEST_MILVUS names one that runs")
+            pytest.skip("needs to start a Milvus server, but NIGHTSHIFT_TEST_MILVUS is the address of a running one")
         yield REAL
         return
     if ONE_AT_A_TIME.is_locked:
-        pytest.skip("this process has a Milvus server already: run this file by itself")
+        pytest.skip("this process has a Milvus server already: run this file separately")
     with ONE_AT_A_TIME:
         process = subprocess.Popen(
             [REAL, "--data", str(folder), "--extra-config", "log.level=warn"],
@@ -81,7 +79,7 @@ def real_server(folder, **environment):
             wait_for(lambda: urllib.request.urlopen(REAL_HEALTH, timeout=1), process, 120)
             yield f"http://127.0.0.1:{REAL_PORT}"
         finally:
-            process.send_signal(signal.SIGINT)  # SIGTERM would leave its child behind
+            process.send_signal(signal.SIGINT)  # SIGTERM would not stop its child process
             process.wait(timeout=60)
 
 
@@ -97,6 +95,6 @@ def wait_for(answers, process, seconds):
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

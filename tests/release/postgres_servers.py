@@ -1,4 +1,4 @@
-"""A PostgreSQL for tests, where its programs are installed: apt-get install postgresql, or NIGHTSHIFT_TEST_POSTGRES.
+"""PostgreSQL servers for tests. Needs PostgreSQL: `apt-get install postgresql`, or set NIGHTSHIFT_TEST_POSTGRES.
 
 NIGHTSHIFT_TEST_POSTGRES names the folder of `initdb` and `postgres` where they are not on the path.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from milvus_servers import free_port, wait_for
 
-NAME, PASSWORD = "nightshift", "Sesame 42/&"  # what a URL could not carry as it is
+NAME, PASSWORD = "nightshift", "Sesame 42/&"  # needs escaping in a URL
 
 
 @contextmanager
 def postgres_server(folder):
-    """Address and password of a PostgreSQL; skips where there is none to start."""
+    """Start PostgreSQL; yield its address and password. Skips the test when PostgreSQL is not installed."""
     initdb, postgres = _program("initdb"), _program("postgres")
     if initdb is None or postgres is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql, or NIGHTSHIFT_TEST_POSTGRES=/usr/lib/postgresql/…/bin")

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of releases and of searching: a small home, on every kind of Milvus."""
+"""Fixtures for tests of releases and search: a small home on every kind of Milvus."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SERVERS = {"lite": lite_server, "server": real_server, "postgres": postgres_serv
 
 @pytest.fixture
 def settings(request, tmp_path):
-    """A new home: on the embedded Milvus, or where `everywhere` or `ledgers` say."""
+    """Return settings of a new home: on embedded Milvus, or on the kinds listed in `everywhere` or `ledgers`."""
     where, alias = getattr(request, "param", "embedded"), f"t{uuid.uuid4().hex[:12]}"
     if where == "embedded":
         return small(tmp_path / "var")
-    if where == "postgres":  # as several hosts have it: the pointer is an alias, the ledger lies elsewhere
+    if where == "postgres":  # a setup for several hosts: the pointer is an alias, the ledger is in PostgreSQL
         ledger, password = server("postgres")
         return small(tmp_path / "var", {"ledger": ledger, "password": password}, uri=server("lite"), alias=alias)
     return small(tmp_path / "var", uri=server(where), alias=alias)
@@ -39,7 +39,7 @@ def settings(request, tmp_path):
 
 @cache
 def server(kind):
-    """The address of a server that all tests of this process share; it ends with the process."""
+    """Return the address of a server that all tests of this process share. It stops with the process."""
     running = ExitStack()
     folder = running.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
     atexit.register(running.close)

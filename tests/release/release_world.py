@@ -1,6 +1,6 @@
-"""A small world for releases: passages, an encoder that hashes words, and its vectors, as the pipeline lays them out.
+"""Small test data for releases: passages, an encoder that hashes words, and its vectors, in the pipeline's layout.
 
-Run as a program it publishes a night, and kills or stops itself when a given line is logged: a real signal at a step.
+Run as a program, it publishes a night and sends itself a signal (to kill or stop) when a given line is logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violi
 
 
 def small(home, release=None, **milvus) -> Settings:
-    """Settings of a small home: nothing is kept for the sake of time, and no thread watches the pointer."""
+    """Return settings of a small home: no grace period for old releases, and no thread that watches the pointer."""
     return Settings(
         home=home,
         milvus={"batch_rows": 64, "samples": 16, "grace_minutes": 0, "notice_seconds": 0, **milvus},
@@ -40,19 +40,19 @@ def small(home, release=None, **milvus) -> Settings:
 
 
 def with_milvus(settings, **changed) -> Settings:
-    """The same settings but for some of `[milvus]`."""
+    """Return the settings with changes in `[milvus]`."""
     return small(settings.home, settings.release, **{**settings.milvus.model_dump(exclude_unset=True), **changed})
 
 
 def as_text(settings) -> str:
-    """For another process: see `settings_from`."""
+    """Serialize settings for another process, which reads them with `settings_from`."""
     release = {"ledger": settings.release.ledger, "password": settings.release.password.get_secret_value()}
     milvus = settings.milvus.model_dump(mode="json", exclude={"token"})
     return json.dumps({"home": str(settings.home), "release": release, **milvus})
 
 
 def lose_ledger(settings) -> None:
-    """Remove the ledger of a home, wherever it lies."""
+    """Remove the ledger of a home, in SQLite or PostgreSQL."""
     if settings.release.ledger:
         import psycopg
 
@@ -64,12 +64,12 @@ def lose_ledger(settings) -> None:
 
 
 def settings_from(text) -> Settings:
-    """The settings that `as_text` wrote."""
+    """Parse settings written by `as_text`."""
     return small(**json.loads(text))
 
 
 class HashingEncoder:
-    """Sums a random vector per word, seeded by the weights file; texts alike in words are near."""
+    """Encode a text as the sum of a random vector per word, seeded by the weights file. Similar texts are close."""
 
     def __init__(self, folder: Path) -> None:
         weights = folder / "weights.json"
@@ -105,12 +105,12 @@ def snapshot_of(home, rows) -> Snapshot:
     def build(folder):
         hashed = [{**row, "text_hash": text_hash(row["title"], row["text"])} for row in rows]
         pq.write_table(pa.Table.from_pylist(hashed), folder / "passages.parquet", row_group_size=64)
-        asked = [{"query_id": f"q{i}", "text": " ".join(row["text"].split()[:8])} for i, row in enumerate(rows[:20])]
-        pq.write_table(pa.Table.from_pylist(asked), folder / "queries.parquet")
-        judged = [{"query_id": f"q{i}", "passage_id": rows[i]["passage_id"]} for i in range(len(asked))]
-        judged = [{**one, "relevance": 1, "split": "train"} for one in judged]
+        queries = [{"query_id": f"q{i}", "text": " ".join(row["text"].split()[:8])} for i, row in enumerate(rows[:20])]
+        pq.write_table(pa.Table.from_pylist(queries), folder / "queries.parquet")
+        judged = [{"query_id": f"q{i}", "passage_id": rows[i]["passage_id"]} for i in range(len(queries))]
+        judged = [{**pair, "relevance": 1, "split": "train"} for pair in judged]
         pq.write_table(pa.Table.from_pylist(judged), folder / "qrels.parquet")
-        return {"rows": len(rows), "queries": len(asked), "qrels": len(judged), "splits": {"train": len(judged)}}
+        return {"rows": len(rows), "queries": len(queries), "qrels": len(judged), "splits": {"train": len(judged)}}
 
     return produce(home, Snapshot, {"rows": rows}, build)
 
@@ -131,7 +131,7 @@ def vectors_of(encoder, snapshot):
 
 
 def embeddings_of(home, encoder, snapshot, vectors=None) -> Embeddings:
-    """The vectors as three shards; `vectors` (n, dimension) in place of the encoder's own, to tell a lie."""
+    """Store vectors in three shards. `vectors` (n, dimension) replaces the encoder's vectors, to test wrong ones."""
     named = {"encoder": encoder.digest, "snapshot": snapshot.digest, "lie": vectors is not None}
 
     def build(folder):
@@ -160,7 +160,7 @@ def release_night(
     publisher=None,
     **encoder,
 ) -> Release:
-    """Publish the passages that `tag` names, or `snapshot`, under the encoder that `seed` names."""
+    """Publish `snapshot`, or the passages of `tag`, with the encoder of `seed`."""
     home = settings.home
     made, snapshot = encoder_of(home, seed, **encoder), snapshot or snapshot_of(home, texts(tag=tag))
     return publish(
@@ -192,7 +192,7 @@ def recorded(home, name) -> Release:
 
 
 class At(logging.Handler):
-    """Calls `act` when a line is logged, once."""
+    """Call `act` once, when a line is logged."""
 
     def __init__(self, line: str, act) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class At(logging.Handler):
 
 @contextmanager
 def at(line, act):
-    """Call `act` when the publishing in here logs a line that holds `line`."""
+    """Call `act` when the code in this context logs a message that contains `line`."""
     logger, handler = logging.getLogger("nightshift.release"), At(line, act)
     level = logger.level
     logger.setLevel(logging.DEBUG)
@@ -230,7 +230,7 @@ def main(settings, seed, line, name) -> None:
 
     if line == "flip":
         publisher = open_publisher(settings)
-        move, publisher.flip = publisher.flip, lambda pointer: (strike(), move(pointer))
+        move, publisher.move_pointer = publisher.move_pointer, lambda pointer: (strike(), move(pointer))
     with at(line, strike):
         release_night(settings, seed=int(seed), publisher=publisher)
 

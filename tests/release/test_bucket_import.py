@@ -1,4 +1,4 @@
-"""Bulk import into a real Milvus server whose data lies in a bucket, by way of that bucket."""
+"""Bulk import into a real Milvus server that keeps its data in a bucket, through that bucket."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def test_a_server_imports_from_the_bucket_that_it_keeps_its_data_in(tmp_path, ca
             "MINIO_REGION": REGION,
         }
         with real_server(Path(folder) / "data", **storage) as uri:
-            asked = with_milvus(small(tmp_path / "var", uri=uri), bulk=f"s3://milvus/nights?{options}")
-            first = release_night(asked, seed=1)
+            importing = with_milvus(small(tmp_path / "var", uri=uri), bulk=f"s3://milvus/nights?{options}")
+            first = release_night(importing, seed=1)
             assert first.rows == 200
             assert "200 of 200 passages imported (100 %)" in caplog.text
             bucket = fs.S3FileSystem(endpoint_override=place, region=REGION, allow_bucket_creation=True)
-            kept = {one.path for one in bucket.get_file_info(fs.FileSelector("milvus", recursive=True))}
+            kept = {file.path for file in bucket.get_file_info(fs.FileSelector("milvus", recursive=True))}
             assert any(path.startswith("milvus/files/insert_log/") for path in kept)  # Milvus's own
-            assert not any(path.startswith("milvus/nights/") for path in kept)  # and nothing of ours
+            assert not any(path.startswith("milvus/nights/") for path in kept)  # none of our files
 
-            elsewhere = with_milvus(asked, bulk=f"s3://milvus-of-others/nights?{options}")
+            elsewhere = with_milvus(importing, bulk=f"s3://milvus-of-others/nights?{options}")
             bucket.create_dir("milvus-of-others")
             with pytest.raises(NightshiftError, match=r"part-00000\.parquet"):
                 release_night(elsewhere, seed=2)
-            assert served(asked) == first.release
+            assert served(importing) == first.release

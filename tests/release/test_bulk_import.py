@@ -12,8 +12,9 @@ from s3_server import s3_server
 
 from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.sections.release import MilvusSettings
-from tasks.core.release.milvus import bulk, milvus_of
+from tasks.core.release.milvus import bulk
 from tasks.core.release.prune import prune
+from tasks.core.release.vector_stores import open_publisher
 
 SERVER = "http://127.0.0.1:19530"
 on_a_real_server = pytest.mark.parametrize("settings", [pytest.param("server", marks=pytest.mark.slow)], indirect=True)
@@ -36,37 +37,36 @@ def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, cap
     imported = release_night(
         with_milvus(settings, bulk=str(files), index="IVF_FLAT", index_params={"nlist": 1}), seed=1
     )
-    identities = [milvus_of(settings).identity(one.collection) for one in (inserted, imported)]
+    identities = [open_publisher(settings).identity(release.collection) for release in (inserted, imported)]
     differ = {name for name, value in identities[0] if getattr(identities[1], name) != value}
     assert differ == {"release", "digest", "collection", "index", "index_params"}
     assert contents(settings, inserted.collection) == contents(settings, imported.collection)
     assert "part-00003.parquet written, 8 passages" in caplog.text
-    assert "200 of 200 passages imported (100 %); 0 files under way" in caplog.text
+    assert "200 of 200 passages imported (100 %); 0 files in progress" in caplog.text
     assert served(settings) == imported.release
     assert list(files.iterdir()) == []
 
 
 def contents(settings, collection):
     """All that a collection holds, and what it answers."""
-    asked = HashingEncoder(next((settings.home / "encoders").glob("[!.]*"))).encode_queries(
-        [one["text"] for one in texts(20)]
-    )
-    with closing(milvus_of(settings).open(collection)) as reader:
+    encoder = HashingEncoder(next((settings.home / "encoders").glob("[!.]*")))
+    queries = encoder.encode_queries([passage["text"] for passage in texts(20)])
+    with closing(open_publisher(settings).open(collection)) as reader:
         rows = reader.fetch(range(200), ["title", "text", "text_hash", "whole", "vector"])
-        found = reader.search(asked, 10)
+        results = reader.search(queries, 10)
     held = [
-        (row, one.passage_id, *(one.fields[name] for name in ("title", "text", "text_hash", "whole")))
-        for row, one in sorted(rows.items())
+        (row, passage.passage_id, *(passage.fields[name] for name in ("title", "text", "text_hash", "whole")))
+        for row, passage in sorted(rows.items())
     ]
-    stored = np.stack([one.fields["vector"] for _, one in sorted(rows.items())]).astype(np.float32)
-    answers = [[(hit.row, round(hit.score, 4)) for hit in hits] for hits in found]
+    stored = np.stack([passage.fields["vector"] for _, passage in sorted(rows.items())]).astype(np.float32)
+    answers = [[(hit.row, round(hit.score, 4)) for hit in hits] for hits in results]
     return held, stored.tobytes(), answers
 
 
 @on_a_real_server
-def test_the_reason_why_a_file_is_refused_is_told_and_nothing_goes_live(settings, files):
+def test_a_rejected_file_is_reported_with_the_reason_and_nothing_goes_live(settings, files):
     before = release_night(settings, seed=1)
-    asked = with_milvus(settings, bulk=str(files))
+    importing = with_milvus(settings, bulk=str(files))
 
     def damage():
         (part,) = files.glob("*/part-00002.parquet")
@@ -76,27 +76,27 @@ def test_the_reason_why_a_file_is_refused_is_told_and_nothing_goes_live(settings
         at("part-00002.parquet written", damage),
         pytest.raises(NightshiftError, match=r"part-00002\.parquet.*parquet"),
     ):
-        release_night(asked, seed=2)
+        release_night(importing, seed=2)
     assert served(settings) == before.release
     assert list(files.iterdir()) == []
-    assert len(prune(asked)) == 1
-    assert release_night(asked, seed=2).rows == 200
+    assert len(prune(importing)) == 1
+    assert release_night(importing, seed=2).rows == 200
 
 
 @on_a_real_server
 def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
-    asked = with_milvus(settings, bulk=str(files))
+    importing = with_milvus(settings, bulk=str(files))
 
     def die():
         raise KeyboardInterrupt
 
     with at("part-00001.parquet written", die), pytest.raises(KeyboardInterrupt):
-        release_night(asked, seed=1)
-    (left,) = milvus_of(asked).collections()
+        release_night(importing, seed=1)
+    (left,) = open_publisher(importing).collections()
     (files / left).mkdir()  # as a kill leaves it
     (files / left / "part-00001.parquet").write_bytes(b"half")
-    release_night(asked, seed=1)
-    assert prune(asked) == [left]
+    release_night(importing, seed=1)
+    assert prune(importing) == [left]
     assert list(files.iterdir()) == []
 
 
@@ -117,20 +117,20 @@ def test_a_server_without_bulk_import_says_so_and_no_file_is_left(settings, file
 
 def test_files_go_into_a_bucket_and_are_named_as_the_server_finds_them_there(tmp_path):
     with s3_server("milvus") as options:
-        place = bulk._Place(f"s3://milvus/files?{options}", "c1")
-        place.files.create_dir(place.folder)
-        with place.files.open_output_stream(f"{place.folder}/part") as stream:
+        folder = bulk._SharedFolder(f"s3://milvus/files?{options}", "c1")
+        folder.files.create_dir(folder.path)
+        with folder.files.open_output_stream(f"{folder.path}/part") as stream:
             stream.write(b"x")
-        assert place.for_server(f"{place.folder}/part") == "files/c1/part"
-        place.clear()
-        assert place.files.get_file_info("milvus/files/c1/part").size is None
-        place.clear()
-    local = bulk._Place(str(tmp_path), "c1")
-    assert local.for_server(f"{local.folder}/part") == str(Path(tmp_path).resolve() / "c1" / "part")
+        assert folder.for_server(f"{folder.path}/part") == "files/c1/part"
+        folder.clear()
+        assert folder.files.get_file_info("milvus/files/c1/part").size is None
+        folder.clear()
+    local = bulk._SharedFolder(str(tmp_path), "c1")
+    assert local.for_server(f"{local.path}/part") == str(Path(tmp_path).resolve() / "c1" / "part")
 
 
 @lite
-def test_a_bucket_that_does_not_answer_is_told_of(settings):
+def test_a_bucket_that_does_not_answer_is_reported(settings):
     nobody = "s3://milvus/files?endpoint_override=http://127.0.0.1:9&region=us-east-1"
     with pytest.raises(Unreachable, match=r"\[milvus\] bulk = s3://milvus/files: "):
         release_night(with_milvus(settings, bulk=nobody))
@@ -138,7 +138,7 @@ def test_a_bucket_that_does_not_answer_is_told_of(settings):
 
 def test_bulk_and_replicas_are_for_a_server_and_addresses_hold_no_password():
     for given in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
-        with pytest.raises(ValidationError, match="for a Milvus server"):
+        with pytest.raises(ValidationError, match="need a Milvus server"):
             MilvusSettings(**given)
     with pytest.raises(ValidationError, match="password") as error:
         MilvusSettings(uri=SERVER, bulk="s3://me:Sesame42@bucket/folder")

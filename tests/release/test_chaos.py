@@ -1,6 +1,6 @@
-"""`kill -9` at random moments of a night, and the night again: something that verifies always serves, nothing is left.
+"""`kill -9` at random moments of a night, then rerun it: a verified release always serves, and nothing is left over.
 
-NIGHTSHIFT_TEST_KILLS says how many, for each kind of Milvus, and NIGHTSHIFT_TEST_SEED draws other moments.
+NIGHTSHIFT_TEST_KILLS sets the number of kills for each kind of Milvus, NIGHTSHIFT_TEST_SEED the random seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import load_encoder
-from tasks.core.release.generation import Parts, check
+from tasks.core.release.generation import Parts, verify_generation
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.milvus.collection import connect
 from tasks.core.release.publish import serving
@@ -36,7 +36,7 @@ KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "50"))
 SEED = int(os.environ.get("NIGHTSHIFT_TEST_SEED", "8"))
 QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper"]
 KEEP = {"keep": 2, "batch_rows": 10}
-STAGES = {  # what the last line of a killed night tells
+STAGES = {  # the last log line of a killed night, and its step
     "begun": "embed",
     "shard": "embed",
     "building": "load",
@@ -54,13 +54,13 @@ STAGES = {  # what the last line of a killed night tells
 
 @pytest.fixture
 def nursery():
-    with Nursery() as one:
-        yield one
+    with Nursery() as nursery:
+        yield nursery
 
 
 @pytest.fixture
 def seed_home(settings, tiny_model, tmp_path):
-    """A home with an encoder, the vectors of two nights and, where it can be copied, their two releases."""
+    """Create a home with an encoder, the vectors of two nights and, without a server, their two releases."""
     home = tmp_path / "seed"
     first = snapshot_of(home, texts(ROWS, "first"))
     encoder = base_encoder(home, first, Settings(home=home, encoder={"model": str(tiny_model), "passage_tokens": 32}))
@@ -83,10 +83,10 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))
     assert nursery.live(plan) == 0
     wanted = content(undisturbed)
-    said = lines_of(plan.log)
-    gaps = [after - before for (before, _), (after, _) in pairwise(said)]
+    logged = lines_of(plan.log)
+    gaps = [after - before for (before, _), (after, _) in pairwise(logged)]
     steps = defaultdict(list)
-    for number, (_, line) in enumerate(said[:-1]):
+    for number, (_, line) in enumerate(logged[:-1]):
         steps[step_of(line)].append(number)
 
     stages, moments = Counter(), drawn(steps, gaps)
@@ -101,10 +101,10 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
         code = nursery.live(plan._replace(line=line, delay=delay))
         if code == 0:
             clear(now)
-            continue  # it was over before; nothing was killed, and another moment is drawn
+            continue  # the night had already finished; draw another moment
         assert code == -signal.SIGKILL, log.read_text()
         stages[step_of(lines_of(log)[-1][1])] += 1
-        with Searcher.open(now, load_encoder) as searcher:  # before anything is mended
+        with Searcher.open(now, load_encoder) as searcher:  # before anything is repaired
             names = {answer.release for answer in searcher.search(QUERIES)}
         current = verified(now)
         assert names == {current.release}
@@ -112,20 +112,20 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
         assert nursery.live(plan) == 0, log.read_text()
         assert verified(now).reason == "night"
         assert content(now) == wanted
-        nothing_left(now)
+        check_nothing_left(now)
         clear(now)
     with capsys.disabled():
-        length = said[-1][0] - said[0][0]
+        length = logged[-1][0] - logged[0][0]
         print(f"\n{stages.total()} kills in nights of {length:.2f} s, {number} drawn, by step: {dict(stages)}")
     assert stages.total() >= KILLS
     assert set(stages) == set(steps)
 
 
 def drawn(steps, gaps):
-    """Moments of a night, each a line and the seconds after it: the steps in turn, for most of them are short.
+    """Yield random moments, each a log line and the seconds after it. Every step gets its turn, as most are short.
 
-    Every other time it is the very moment of the line: on a busy machine a step of a millisecond is over before any
-    other thread wakes.
+    Half of the moments are exactly at the line: on a busy machine, a step of a millisecond ends before another thread
+    wakes.
     """
     rng = random.Random(SEED)
     while True:
@@ -135,7 +135,7 @@ def drawn(steps, gaps):
 
 
 def clear(settings):
-    """Remove a home, and what it has on a server."""
+    """Remove a home and its collections on a server."""
     if settings.milvus.uri:
         client = connect(settings.milvus.uri)
         client.drop_alias(settings.milvus.alias)
@@ -147,7 +147,7 @@ def clear(settings):
 
 
 def begin(settings, seed, home, encoder):
-    """A home of its own with two releases, and an alias of its own on a server."""
+    """Create a separate home with two releases and, on a server, a separate alias."""
     shutil.copytree(seed, home)
     if not settings.milvus.uri:
         return small(home, **KEEP)
@@ -163,19 +163,19 @@ def two_nights(settings, encoder):
 
 
 def verified(settings):
-    """The serving release, after every check that a new one has to pass."""
+    """Run every check of a new release on the serving one, and return it."""
     release, _ = serving(settings)
     assert release is not None
     named = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
     parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
     with open_ledger(settings) as ledger:
-        generation = next(one for one in ledger.generations() if one.number == release.generation)
-    assert check(generation, parts, open_publisher(settings)) == 1
+        generation = next(entry for entry in ledger.generations() if entry.number == release.generation)
+    assert verify_generation(generation, parts, open_publisher(settings)) == 1
     return release
 
 
 def content(settings):
-    """All that the serving collection holds, and the digest of its release."""
+    """Return the digest of the serving release and all rows of its collection."""
     release, _ = serving(settings)
     with closing(open_publisher(settings).open(release.collection)) as reader:
         (hits,) = reader.search(np.ones((1, release.dimension), np.float32), 2 * ROWS, ["title", "text", "vector"])
@@ -184,10 +184,10 @@ def content(settings):
     return release.digest, sorted(rows)
 
 
-def nothing_left(settings):
-    """Only the two newest releases are there, and nothing half made of any kind."""
+def check_nothing_left(settings):
+    """Check that only the two newest releases exist, and no unfinished files."""
     with open_ledger(settings) as ledger:
-        kept = {one.collection for one in ledger.releases() if not one.pruned}
+        kept = {release.collection for release in ledger.releases() if not release.pruned}
     assert open_publisher(settings).collections() == kept
     assert len(kept) == 2
     home = settings.home
@@ -198,5 +198,5 @@ def nothing_left(settings):
 
 
 def step_of(line):
-    """The step that is under way when a night has said `line`."""
+    """Return the step in progress after a night has logged `line`."""
     return next((STAGES[word] for word in STAGES if word in line), "verify")

@@ -1,4 +1,4 @@
-"""Which release a night compares itself with when the serving encoder's files are damaged."""
+"""The release that a night compares with when files of the serving encoder are damaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from release_world import release_night, small
 
 from tasks.core.base.errors import Damaged
 from tasks.core.base.receipts import Encoder
-from tasks.core.release.comparable import comparable
+from tasks.core.release.comparable import find_comparable
 from tasks.core.release.rollback import rollback
 
 
@@ -20,9 +20,9 @@ def harm_encoder(settings, release, harm):
 
 def test_a_whole_release_is_compared_with_and_none_is_none(tmp_path):
     settings = small(tmp_path / "home")
-    assert comparable(settings, None) is None
+    assert find_comparable(settings, None) is None
     release = release_night(settings)
-    assert comparable(settings, release) == release
+    assert find_comparable(settings, release) == release
 
 
 def test_without_its_encoder_and_an_older_release_the_night_is_a_first_one(tmp_path, caplog):
@@ -30,7 +30,7 @@ def test_without_its_encoder_and_an_older_release_the_night_is_a_first_one(tmp_p
     release = release_night(settings)
     harm_encoder(settings, release, "flipped")
     with caplog.at_level(logging.WARNING):
-        assert comparable(settings, release) is None
+        assert find_comparable(settings, release) is None
     assert "trains from the base model" in caplog.text
     assert "restore the folder from a backup" in caplog.text
 
@@ -41,8 +41,8 @@ def test_without_its_encoder_the_way_back_to_the_release_before_is_named_and_wor
     harm_encoder(settings, second, "deleted")
     for _ in range(2):
         with pytest.raises(Damaged, match=rf"{second.release}.*backup.*nightshift rollback --to {first.release}"):
-            comparable(settings, second)
-    back = comparable(settings, rollback(settings, first.release))
+            find_comparable(settings, second)
+    back = find_comparable(settings, rollback(settings, first.release))
     assert back is not None
     assert back.release == first.release
 
@@ -50,4 +50,4 @@ def test_without_its_encoder_the_way_back_to_the_release_before_is_named_and_wor
 def test_an_encoder_of_other_weights_under_the_same_name_is_not_that_of_the_release(tmp_path):
     settings = small(tmp_path / "home")
     release = release_night(settings)
-    assert comparable(settings, release.model_copy(update={"fingerprint": "0" * 20})) is None
+    assert find_comparable(settings, release.model_copy(update={"fingerprint": "0" * 20})) is None

@@ -1,4 +1,4 @@
-"""Damaged files of a release: refused by name when they are opened, and made again from what is whole."""
+"""Damaged files of a release are reported when it is opened, and rebuilt from intact files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUERIES = [f"lamp river n{n}" for n in range(40)]
 
 def answers(settings):
     with Searcher.open(settings, HashingEncoder) as searcher:
-        return [[(hit.passage_id, hit.score, hit.text) for hit in one.hits] for one in searcher.search(QUERIES)]
+        return [[(hit.passage_id, hit.score, hit.text) for hit in answer.hits] for answer in searcher.search(QUERIES)]
 
 
 def folder_of(settings, release):
@@ -70,7 +70,7 @@ def test_any_harm_to_any_file_is_refused_in_words_or_changes_no_answer(settings)
     for name in ("data_000001_000200.parquet", "data_000001_000200.vector.flat.idx", "manifest.json", "schema.json"):
         assert {f"{name} {harm.__name__}" for harm in HARMS} <= set(refused)
     assert all(str(folder) in error and "nightshift releases repair" in error for error in refused.values())
-    # A generation without checksums is compared with its vectors; nothing needs milvus-lite's lock.
+    # Without checksums, a generation is compared with its vectors. milvus-lite recreates its lock.
     assert "checksums.json delete" not in refused
     assert answers(settings) == before
 
@@ -111,7 +111,7 @@ def test_a_damaged_collection_is_built_again_from_the_stored_vectors(settings):
     assert f"{first.release} was damaged" in again.reason
     assert answers(settings) == before
     assert repair(settings, HashingEncoder) == (again, epoch)
-    prune(settings)  # a damaged generation is in nobody's way
+    prune(settings)  # a damaged generation does not stop pruning
 
 
 def test_what_cannot_be_built_again_is_named_with_the_next_step(settings, caplog):
@@ -120,8 +120,8 @@ def test_what_cannot_be_built_again_is_named_with_the_next_step(settings, caplog
     for shard in (settings.home / "embeddings" / release.embeddings).glob("shard-*"):
         truncate(shard)
     assert repair(settings, HashingEncoder) == (None, 1)
-    assert f"release {release.release}: its collection cannot be made again" in caplog.text
-    assert "`nightshift rollback` serves the release before, `nightshift run` makes a new one" in caplog.text
+    assert f"release {release.release}: its collection cannot be rebuilt" in caplog.text
+    assert "with `nightshift rollback`, or make a new one with `nightshift run`" in caplog.text
 
 
 @everywhere
@@ -137,7 +137,7 @@ def test_on_a_server_a_passage_that_does_not_find_itself_is_noticed(settings):
     with closing(open_publisher(settings).open(release.collection)) as reader:
         with closing(MilvusClient(settings.milvus.uri)) as client:
             client.delete(release.collection, filter="row == 0")
-        with pytest.raises(Damaged, match=r"1 of 16 passages do not find themselves \(row 0"):
+        with pytest.raises(Damaged, match=r"1 of 16 passages do not find themselves \(first: row 0"):
             reader.check()
     again, _ = repair(settings, HashingEncoder)
     assert served(settings) == again.release != release.release
@@ -167,8 +167,8 @@ def test_the_command_says_what_serves_and_whether_it_is_whole(settings):
         return CliRunner().invoke(app, ["releases", "repair"], env={"NIGHTSHIFT_HOME": str(settings.home)})
 
     shown = command()
-    assert (shown.exit_code, "`nightshift run` makes one" in shown.output) == (1, True)
+    assert (shown.exit_code, "`nightshift run` to make one" in shown.output) == (1, True)
     release = release_night(settings)
     (settings.home / "serving.json").write_text("{")
     shown = command()
-    assert (shown.exit_code, shown.stdout) == (0, f"release {release.release} serves and is whole\n")
+    assert (shown.exit_code, shown.stdout) == (0, f"release {release.release} serves and is intact\n")

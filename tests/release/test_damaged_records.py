@@ -1,4 +1,4 @@
-"""A damaged pointer or ledger is set aside, and made again from what is whole."""
+"""A damaged pointer or ledger is set aside and rebuilt from intact files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.core.search.searcher import Searcher
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A home of three releases, the last of which was taken back."""
+    """Create a home with three releases, the last of which was rolled back."""
     settings = small(tmp_path_factory.mktemp("records") / "var")
     for seed in (1, 2, 3):
         release_night(settings, seed=seed)
@@ -29,7 +29,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def fresh(original, tmp_path):
-    """Make a copy of that home, the same one for every call."""
+    """Return a function that restores a copy of that home, always in the same folder."""
 
     def copy():
         shutil.rmtree(tmp_path / "var", ignore_errors=True)
@@ -40,7 +40,7 @@ def fresh(original, tmp_path):
 
 
 def facts(settings):
-    return [(one.release, one.metrics, one.pruned) for one in list_releases(settings)]
+    return [(entry.release, entry.metrics, entry.pruned) for entry in list_releases(settings)]
 
 
 def garbage(file):
@@ -113,11 +113,13 @@ def test_a_damaged_ledger_is_made_again(fresh, original, caplog):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         harm(ledger)
-        assert [one.release for one in known_releases(settings)] == [release for release, *_ in known], harm.__name__
+        assert [entry.release for entry in known_releases(settings)] == [release for release, *_ in known], (
+            harm.__name__
+        )
         assert (served(settings), facts(settings)) == (name, known), harm.__name__
         assert rollback(settings).release == known[-1][0], harm.__name__
         assert harm not in noticed or [*settings.home.glob(".ledger.sqlite.damaged-*")], harm.__name__
-    assert "made again from collections and release manifests" in caplog.text
+    assert "rebuilding the ledger from collections and release manifests" in caplog.text
 
 
 def test_when_pointer_and_ledger_are_both_lost_the_newest_release_serves(fresh, caplog):
@@ -126,12 +128,12 @@ def test_when_pointer_and_ledger_are_both_lost_the_newest_release_serves(fresh, 
     garbage(settings.home / "ledger.sqlite")
     newest = max(path.name for path in (settings.home / "releases").iterdir())
     assert serving(settings)[0].release == newest
-    assert f"the newest release, {newest}, is taken to serve" in caplog.text
+    assert f"the newest release, {newest}, serves now" in caplog.text
 
 
 def test_nothing_that_a_release_is_made_of_is_removed_while_the_ledger_is_damaged(fresh):
     settings = fresh()
-    kept = {one.encoder for one in list_releases(settings)}
+    kept = {entry.encoder for entry in list_releases(settings)}
     garbage(settings.home / "ledger.sqlite")
     remove_unused(settings, now=4e9)
     assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= kept
@@ -144,8 +146,8 @@ def test_a_manifest_lost_with_its_ledger_is_made_again_from_the_collection(fresh
         garbage(settings.home / "ledger.sqlite")
         harm(settings.home / "releases" / known[-1][0] / "manifest.json")
         assert served(settings) == name
-        assert [one.release for one in list_releases(settings)] == [release for release, *_ in known]
-    assert "made again from its collection, without figures" in caplog.text
+        assert [entry.release for entry in list_releases(settings)] == [release for release, *_ in known]
+    assert "rebuilt from its collection, without metrics" in caplog.text
 
 
 def test_a_record_of_another_version_is_named(fresh):

@@ -39,8 +39,8 @@ def test_published_bytes_are_never_written_by_readers(settings):
     release = release_night(settings)
     folder = settings.home / "milvus" / f"{release.collection}.db"
     before = {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)}
-    with Searcher.open(settings, HashingEncoder) as one, Searcher.open(settings, HashingEncoder) as other:
-        assert one.search("lamp river") == other.search("lamp river")
+    with Searcher.open(settings, HashingEncoder) as first, Searcher.open(settings, HashingEncoder) as second:
+        assert first.search("lamp river") == second.search("lamp river")
         shared = {file.suffix for file in files_under(folder) if file.stat().st_nlink > 1}
         assert shared == {".parquet", ".idx"}
     assert {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)} == before
@@ -63,11 +63,11 @@ def test_a_missing_collection_is_named(settings):
         EmbeddedMilvus(settings.home).open("nightshift_r0001_00000000")
 
 
-def test_a_pointer_damaged_by_hand_is_named(settings):
+def test_a_manually_damaged_pointer_is_named(settings):
     settings.home.mkdir()
     milvus = EmbeddedMilvus(settings.home)
     assert milvus.serving() is None
-    milvus.flip(Pointer(release="r", epoch=1, collection="c", fingerprint="f", why="publish"))
+    milvus.move_pointer(Pointer(release="r", epoch=1, collection="c", fingerprint="f", why="publish"))
     assert milvus.serving().release == "r"
     (settings.home / "serving.json").write_text("{}")
     with pytest.raises(NightshiftError, match="not a pointer"):
@@ -77,6 +77,6 @@ def test_a_pointer_damaged_by_hand_is_named(settings):
 def test_a_generation_opens_while_another_reader_has_it(settings):
     release = release_night(settings)
     milvus = EmbeddedMilvus(settings.home)
-    with closing(milvus.open(release.collection)) as one, closing(milvus.open(release.collection)) as other:
-        assert one.count() == other.count() == 200
-        assert one.keys(198, 500) == other.keys(198, 200)
+    with closing(milvus.open(release.collection)) as first, closing(milvus.open(release.collection)) as second:
+        assert first.count() == second.count() == 200
+        assert first.keys(198, 500) == second.keys(198, 200)

@@ -21,7 +21,7 @@ from tasks.core.search.searcher import Searcher
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with two releases, the second serving, and ten held-out queries."""
+    """Create a home with two releases, the second serving, and ten held-out queries."""
     settings = small(tmp_path_factory.mktemp("export") / "var")
     names = [release_night(settings, seed=seed).release for seed in (1, 2)]
     qrels = {"query_id": [f"q{n}" for n in range(10)], "passage_id": [f"p{n:04d}" for n in range(10)]}
@@ -37,11 +37,11 @@ def vectors(settings, seed):
 
 
 def identity(folder):
-    found = json.loads((folder / "release.json").read_text())
-    assert found.pop("sha256") == {
+    record = json.loads((folder / "release.json").read_text())
+    assert record.pop("sha256") == {
         file.name: file_digest(file) for file in folder.iterdir() if file.name != "release.json"
     }
-    return found
+    return record
 
 
 def test_faiss_finds_in_the_export_what_the_release_answers(world, tmp_path):
@@ -58,8 +58,8 @@ def test_faiss_finds_in_the_export_what_the_release_answers(world, tmp_path):
         hits = searcher.search("lamp n3", 5)[0].hits
     assert ids["passage_id"].take(rows[0]).to_pylist() == [hit.passage_id for hit in hits]
     assert scores[0] == pytest.approx([hit.score for hit in hits], abs=1e-5)
-    found = identity(folder)
-    assert (found["release"], found["fingerprint"], found["metric"]) == (second, encoder.fingerprint, "IP")
+    record = identity(folder)
+    assert (record["release"], record["fingerprint"], record["metric"]) == (second, encoder.fingerprint, "IP")
 
 
 def test_a_faiss_file_is_the_one_that_faiss_would_write(world, tmp_path):
@@ -99,8 +99,8 @@ def test_a_run_holds_what_the_release_answers_to_the_held_out_queries(world, tmp
     assert len(lines) == 10 * settings.evaluation.depth
     assert {line[5] for line in lines} == {first}
     encoder = HashingEncoder(encoder_of(settings.home, 1).path)
-    asked = " ".join(texts()[4]["text"].split()[:8])
-    best = np.argsort(-(vectors(settings, 1) @ encoder.encode_queries([asked])[0]))[:20]
+    query = " ".join(texts()[4]["text"].split()[:8])
+    best = np.argsort(-(vectors(settings, 1) @ encoder.encode_queries([query])[0]))[:20]
     assert [line[2] for line in lines if line[0] == "q4"][:20] == [f"p{row:04d}" for row in best]
     assert (folder / "qrels").read_text().splitlines()[0] == "q0 0 p0000 1"
 
@@ -142,7 +142,7 @@ def test_the_command_names_what_it_wrote_and_what_it_cannot_write(world, tmp_pat
     again = runner.invoke(app, ["export", first, "--format", "faiss", "--to", str(tmp_path / "out")], env=home)
     assert again.exit_code == 1
     assert "--force" in again.output
-    with pytest.raises(NoSuchRelease, match="Kept are"):
+    with pytest.raises(NoSuchRelease, match="Available"):
         export(settings, "r9", "faiss", tmp_path / "other", loader=HashingEncoder)
     with pytest.raises(NightshiftError, match="faiss, parquet, trec"):
         export(settings, first, "hdf5", tmp_path / "other", loader=HashingEncoder)

@@ -1,4 +1,4 @@
-"""A disk that is full, a Milvus that goes away and comes back: the old release serves, and the night runs again."""
+"""After a full disk or an outage of Milvus, the old release still serves and the night can run again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, and the way to give it another size."""
+    """Mount a small file system; yield its folder and a function that resizes it."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -102,7 +102,7 @@ def test_a_milvus_that_is_gone_is_named_and_a_searcher_survives_its_return(tmp_p
         with pytest.raises(Unreachable):
             release_night(settings, seed=2, epoch=1)
         lite.start()
-        # Soon, not at once: gRPC waits a little longer after each failed try.
+        # Not at once: gRPC waits longer after each failed attempt.
         assert wait_for(lambda: searcher.search(["lamp river"]), lite.process, 60) == before
     assert served(settings) == release.release
 

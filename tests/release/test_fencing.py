@@ -1,4 +1,4 @@
-"""One publisher at a time: who was paused, or worked on another ledger, moves nothing."""
+"""One publisher at a time: a publisher that was paused, or used another ledger, cannot move the pointer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORLD = Path(__file__).with_name("release_world.py")
 
 @contextmanager
 def paused(settings, seed, line):
-    """A publisher in another process, stopped (SIGSTOP) at a line of its work; it goes on when told to."""
+    """Run a publisher in another process and stop it (SIGSTOP) at a log line; `resume` continues it."""
     command = [sys.executable, str(WORLD), as_text(settings), str(seed), line, "SIGSTOP"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -34,10 +34,10 @@ def paused(settings, seed, line):
         process.wait()
 
 
-def go_on(process):
+def resume(process):
     process.send_signal(signal.SIGCONT)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
 
 
 @ledgers
@@ -45,9 +45,9 @@ def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(s
     release_night(settings, seed=1)
     with paused(settings, 2, "verified") as late:
         newer = release_night(settings, seed=3)
-        code, said = go_on(late)
+        code, errors = resume(late)
     assert code == 1
-    assert "StaleNight" in said
+    assert "StaleNight" in errors
     assert (served(settings), serving(settings)[1]) == (newer.release, 2)
 
 
@@ -59,7 +59,7 @@ def test_a_publisher_paused_between_check_and_move_keeps_all_others_out(settings
         monkeypatch.setattr(database, "BUSY_SECONDS", 0.5)
         with pytest.raises(NightshiftError, match="holds it"):
             release_night(settings, seed=3, epoch=began_at)
-        assert go_on(first)[0] == 0
+        assert resume(first)[0] == 0
     current, epoch = serving(settings)
     assert (current.reason, epoch) == ("seed 2", 2)
     with pytest.raises(StaleNight):

@@ -24,9 +24,9 @@ def test_what_milvus_lite_cannot_load_is_refused_before_it_is_built():
 
 
 def test_parameters_of_another_index_are_refused():
-    with pytest.raises(ValidationError, match="nlist is not for HNSW; it has M, efConstruction"):
+    with pytest.raises(ValidationError, match="nlist is no parameter of HNSW; it has M, efConstruction"):
         MilvusSettings(index="HNSW", index_params={"nlist": 8})
-    with pytest.raises(ValidationError, match="ef is not for FLAT; it has none"):
+    with pytest.raises(ValidationError, match="ef is no parameter of FLAT; it has none"):
         MilvusSettings(search_params={"ef": 8})
 
 
@@ -91,7 +91,7 @@ def test_a_release_that_lost_most_passages_is_refused_before_it_is_built(setting
     strict = with_milvus(settings, max_shrink=0)
     monkeypatch.setattr("release_world.PASSAGES", 199)
     monkeypatch.setattr("release_world.texts.__defaults__", (199, ""))
-    with pytest.raises(NightshiftError, match=r"199 passages, the serving release .* has 200"):
+    with pytest.raises(NightshiftError, match=r"199 passages, but the serving release .* has 200"):
         release_night(strict, seed=2)
     assert served(settings) == before.release
     assert release_night(settings, seed=2).rows == 199

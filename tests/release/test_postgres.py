@@ -1,4 +1,4 @@
-"""A ledger in PostgreSQL belongs to one home, and a session that is lost moves nothing."""
+"""A ledger in PostgreSQL belongs to one home, and a lost session cannot move the pointer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tasks.core.release.ledger_database import BOUND
 in_postgres = pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 
 
-def beside(settings, home, **changed):
-    """The same settings for another home."""
+def for_home(settings, home, **changed):
+    """Return the same settings for another home."""
     release = settings.release.model_copy(update=changed)
     return small(home, release, **settings.milvus.model_dump(exclude_unset=True))
 
@@ -29,33 +29,33 @@ def beside(settings, home, **changed):
 def test_a_ledger_of_another_home_is_left_alone(settings, tmp_path):
     release_night(settings)
     with pytest.raises(NightshiftError, match="belongs to another home"):
-        list_releases(beside(settings, tmp_path / "other"))
+        list_releases(for_home(settings, tmp_path / "other"))
 
 
 @in_postgres
 def test_a_home_seen_under_another_path_has_the_same_ledger(settings, tmp_path):
     release = release_night(settings)
     (tmp_path / "mounted").symlink_to(settings.home)
-    (found,) = list_releases(beside(settings, tmp_path / "mounted"))
-    assert found.release == release.release
+    (listed,) = list_releases(for_home(settings, tmp_path / "mounted"))
+    assert listed.release == release.release
 
 
 @in_postgres
-def test_a_home_with_a_ledger_in_postgresql_gets_none_in_sqlite_beside_it(settings):
+def test_a_home_with_a_ledger_in_postgresql_gets_none_in_sqlite_as_well(settings):
     release_night(settings)
     with pytest.raises(NightshiftError, match=r"\[release\] ledger"):
-        list_releases(beside(settings, settings.home, ledger=""))
+        list_releases(for_home(settings, settings.home, ledger=""))
 
 
 @in_postgres
 def test_a_home_that_moves_to_postgresql_keeps_its_releases(settings):
-    inside = beside(settings, settings.home, ledger="")
+    inside = for_home(settings, settings.home, ledger="")
     releases = [release_night(inside, seed=seed).release for seed in (1, 2)]
-    assert [one.release for one in list_releases(settings)] == releases[::-1]
+    assert [entry.release for entry in list_releases(settings)] == releases[::-1]
     assert served(settings) == releases[-1]
     assert release_night(settings, seed=3).generation == 3
     (settings.home / BOUND).unlink()
-    assert [one.generation for one in list_releases(inside)] == [3, 2, 1]  # and back
+    assert [entry.generation for entry in list_releases(inside)] == [3, 2, 1]  # the home returns to SQLite
 
 
 @in_postgres
@@ -64,8 +64,10 @@ def test_a_night_that_loses_its_session_moves_nothing(settings):
 
     def end_sessions():
         password = settings.release.password.get_secret_value()
-        with psycopg.connect(settings.release.ledger, password=password) as one:
-            one.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'nightshift'")
+        with psycopg.connect(settings.release.ledger, password=password) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'nightshift'"
+            )
 
     with at("keys equal", end_sessions), pytest.raises(Unreachable, match="no answer"):
         release_night(settings, seed=2)
@@ -87,12 +89,12 @@ def test_a_ledger_that_nobody_serves_is_unreachable(tmp_path):
 
 
 def test_without_psycopg_the_extra_is_named(tmp_path, monkeypatch):
-    found = builtins.__import__
+    real_import = builtins.__import__
 
     def without(name, *rest):
         if name == "psycopg":
             raise ImportError(name)
-        return found(name, *rest)
+        return real_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
     away = small(tmp_path, {"ledger": "postgresql://db/nightshift"})
@@ -104,7 +106,7 @@ def test_without_psycopg_the_extra_is_named(tmp_path, monkeypatch):
     "address", ["mysql://db/one", "postgresql://me:secret@db/one", "postgresql://db/one?password=secret"]
 )
 def test_an_address_that_holds_a_password_or_is_none_of_postgresql_is_refused(address):
-    with pytest.raises(ValidationError, match=r"leave it out|holds a password"):
+    with pytest.raises(ValidationError, match=r"omit it|contains a password"):
         ReleaseSettings(ledger=address)
 
 

@@ -48,7 +48,7 @@ def test_a_release_serves_with_all_that_belongs_to_it(settings):
 def test_a_release_keeps_the_settings_in_effect_and_an_older_one_without_them_is_read(settings):
     release = release_night(settings, seed=1)
     assert release.settings == resolve(settings)
-    assert [one.settings for one in list_releases(settings)] == [release.settings]
+    assert [entry.settings for entry in list_releases(settings)] == [release.settings]
     manifest = json.loads((release.path / "manifest.json").read_text())
     assert manifest.pop("settings") == release.settings
     (release.path / "manifest.json").write_text(json.dumps(manifest))
@@ -76,11 +76,11 @@ def test_an_older_release_made_again_is_pointed_to_and_not_built(settings, caplo
 def test_a_stale_night_leaves_the_pointer_alone(settings):
     _, began_at = serving(settings)
     newer = release_night(settings, seed=2)
-    with pytest.raises(StaleNight, match="went live while this night was under way"):
+    with pytest.raises(StaleNight, match="went live during this night"):
         release_night(settings, seed=1, epoch=began_at)
     assert served(settings) == newer.release
-    assert [one.release for one in list_releases(settings)] == [newer.release]
-    assert len(open_publisher(settings).collections()) == 2  # the candidate stays for the janitor
+    assert [entry.release for entry in list_releases(settings)] == [newer.release]
+    assert len(open_publisher(settings).collections()) == 2  # the candidate stays until it is pruned
 
 
 @everywhere
@@ -88,12 +88,12 @@ def test_a_release_that_went_live_within_the_build_is_not_overwritten(settings):
     newer = []
 
     class SlowEncoder(HashingEncoder):
-        """Another night publishes while this one verifies."""
+        """An encoder that lets another night publish during verification."""
 
-        def encode_queries(self, asked):
+        def encode_queries(self, texts):
             if not newer:
                 newer.append(release_night(settings, seed=2))
-            return super().encode_queries(asked)
+            return super().encode_queries(texts)
 
     with pytest.raises(StaleNight):
         release_night(settings, seed=1, epoch=0, loader=SlowEncoder)
@@ -124,7 +124,7 @@ def test_a_night_killed_at_any_step_is_run_again_and_serves(settings, line, live
     assert after.generation == (3 if built_again else 2)
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert searcher.search("entry 17 n17")[0].release == after.release
-    assert [one.release for one in list_releases(settings)] == [after.release, before.release]
+    assert [entry.release for entry in list_releases(settings)] == [after.release, before.release]
 
 
 def test_a_pointer_to_nothing_goes_back_to_the_last_release_of_the_ledger(settings):

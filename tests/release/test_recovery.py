@@ -1,4 +1,4 @@
-"""A ledger that was lost is made again from collections, manifests and the pointer."""
+"""A lost ledger is rebuilt from collections, manifests, and the pointer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ def test_a_lost_ledger_is_made_again_with_its_history(settings):
     lose_ledger(settings)
     assert served(settings) == second.release
     assert list_releases(settings) == known
-    assert (
-        find_withdrawn(settings, third.digest) == third.release
-    )  # what a person took back does not come back by itself
+    # The next night must not publish again what a user rolled back.
+    assert find_withdrawn(settings, third.digest) == third.release
     assert release_night(settings, seed=4).generation == 4
     assert rollback(settings).release == second.release
     assert rollback(settings).release == first.release
@@ -68,7 +67,7 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
     assert prune(few) == [releases[1].collection]
     unpin(few, releases[0].release)
     assert prune(few) == [releases[0].collection]
-    with pytest.raises(NightshiftError, match="unknown, or pruned"):
+    with pytest.raises(NightshiftError, match="unknown or pruned"):
         pin(few, releases[0].release)
     with pytest.raises(NightshiftError, match="not pinned"):
         unpin(few, releases[0].release)
@@ -77,12 +76,12 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
 def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog):
     first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
     # A crash left the pointer on another release than the ledger, and both collections are lost.
-    open_publisher(settings).flip(
+    open_publisher(settings).move_pointer(
         Pointer(release=first.release, epoch=1, collection=first.collection, fingerprint=first.fingerprint)
     )
     shutil.rmtree(settings.home / "milvus")
     assert serving(settings) == (None, 2)
-    assert "none serves; `nightshift rollback --to` takes an older one, `nightshift run` makes a new one" in caplog.text
+    assert "with `nightshift rollback --to`, or make a new one with `nightshift run`" in caplog.text
     assert release_night(settings, seed=3).release == served(settings)
 
 

@@ -1,4 +1,4 @@
-"""Old artifacts go; what a release is made of, what was refused, and what is still used stays."""
+"""Old artifacts are deleted; parts of releases, quarantined rows, and artifacts in use are kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tasks.core.embedding.text_index import build_index, index_of
 from tasks.core.release.history import list_releases
 from tasks.core.release.prune import prune
 from tasks.core.release.reindex import reindex
-from tasks.core.release.retention import DAY, FORGOTTEN, remove_unused
+from tasks.core.release.retention import DAY, DELETABLE, remove_unused
 from tasks.core.search.searcher import Searcher
 
 LATER = time.time() + 31 * DAY
@@ -41,7 +41,7 @@ def settings(tmp_path):
 
 
 def folders(home):
-    return {path for kind in FORGOTTEN for path in (home / kind.shelf).glob("*") if path.is_dir()}
+    return {path for kind in DELETABLE for path in (home / kind.shelf).glob("*") if path.is_dir()}
 
 
 def a_run(home, name):
@@ -56,13 +56,14 @@ def test_what_releases_are_made_of_stays_and_still_serves(settings):
     for seed in (1, 2, 3):
         release_night(settings, seed=seed)
     prune(settings)
-    kept = [one for one in list_releases(settings) if not one.pruned]
+    kept = [release for release in list_releases(settings) if not release.pruned]
     assert len(kept) == 2
     remove_unused(settings, LATER)
-    for one in kept:
-        for kind, digest in ((Encoder, one.encoder), (Embeddings, one.embeddings), (Snapshot, one.snapshot)):
+    for release in kept:
+        parts = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
+        for kind, digest in parts:
             load(settings.home, kind, digest)
-    (pruned,) = (one for one in list_releases(settings) if one.pruned)
+    (pruned,) = (release for release in list_releases(settings) if release.pruned)
     assert not (settings.home / Encoder.shelf / pruned.encoder).exists()
     assert not (settings.home / Embeddings.shelf / pruned.embeddings).exists()
     with Searcher.open(settings, HashingEncoder) as searcher:
@@ -99,8 +100,8 @@ def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings)
 
 def test_what_is_used_begins_its_days_again(settings):
     run, other = a_run(settings.home, "q1"), a_run(settings.home, "q2")
-    for one in (run, other):
-        os.utime(one.path, (time.time() - 40 * DAY,) * 2)
+    for artifact in (run, other):
+        os.utime(artifact.path, (time.time() - 40 * DAY,) * 2)
     assert find_by_key(settings.home, Run, {"name": "q1"}) == run.model_copy(update={"reused": True})
     assert remove_unused(settings) == [other.path]
     assert remove_unused(settings) == []
@@ -119,7 +120,7 @@ def test_what_a_crash_left_goes_too(settings):
 
 def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_again(settings):
     run = a_run(settings.home, "q1")
-    run.path.rename(run.path.with_name(f".{run.digest}.gone"))  # where a kill may leave it
+    run.path.rename(run.path.with_name(f".{run.digest}.gone"))  # as a kill may leave it
     again = a_run(settings.home, "q1")
     assert not again.reused
     assert {path.name for path in remove_unused(settings, LATER)} == {f".{run.digest}.gone", run.digest}
@@ -151,10 +152,10 @@ def test_what_goes_here_stays_in_the_store_and_is_kept_there_again_when_that_has
         store.attach(settings.home, url, tries=1)
         a_run(settings.home, "q1")
         remove_unused(settings, LATER)
-        assert a_run(settings.home, "q1").reused  # fetched
+        assert a_run(settings.home, "q1").reused  # fetched from the store
         remove_unused(settings, LATER)
         files, root = fs.FileSystem.from_uri(url)
-        files.delete_dir_contents(root)  # as the bucket's rules of expiry do
+        files.delete_dir_contents(root)  # like the bucket's expiry rules
         again = a_run(settings.home, "q1")
         assert not again.reused
         assert files.get_file_info(f"{root}/runs/{again.digest}.json").is_file

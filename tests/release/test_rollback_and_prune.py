@@ -64,27 +64,27 @@ def test_the_number_of_a_release_is_its_name(settings):
     assert rollback(settings, second[:7]).release == second
     assert pin(settings, "r0001").release == first
     assert unpin(settings, "r0001") == first
-    with pytest.raises(NightshiftError, match=f"'r000': the beginning of several: {second}, {first}"):
+    with pytest.raises(NightshiftError, match=f"'r000': matches several: {second}, {first}"):
         pin(settings, "r000")
     names = [first, second]
     assert [short_name(name, names) for name in names] == ["r0001", "r0002"]
-    assert short_name("r0001-aa", ["r0001-aa", "r0001-bb"]) == "r0001-aa"  # a ledger that was lost counts anew
+    assert short_name("r0001-aa", ["r0001-aa", "r0001-bb"]) == "r0001-aa"  # numbers restart after a ledger is lost
 
 
 def test_rollback_says_what_it_cannot_do(settings):
     with pytest.raises(NightshiftError, match="no release yet"):
         rollback(settings)
     only = release_night(settings, seed=1).release
-    with pytest.raises(NightshiftError, match=f"unknown. There are: {only}"):
+    with pytest.raises(NightshiftError, match=f"unknown. Known releases: {only}"):
         rollback(settings, "r0042-00000000")
-    with pytest.raises(NightshiftError, match="serves already"):
+    with pytest.raises(NightshiftError, match="already serves"):
         rollback(settings, only)
 
 
 def test_rollback_to_a_lost_collection_is_refused(settings):
     lost, now = release_night(settings, seed=1), release_night(settings, seed=2)
     shutil.rmtree(settings.home / "milvus" / f"{lost.collection}.db")
-    with pytest.raises(NightshiftError, match="not there"):
+    with pytest.raises(NightshiftError, match="not found"):
         rollback(settings)
     assert served(settings) == now.release
 
@@ -94,7 +94,7 @@ def test_prune_keeps_the_newest_and_marks_the_others(settings):
     names = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
     removed = prune(with_milvus(settings, keep=2))
     assert sorted(removed) == [names[0].collection, names[1].collection]
-    assert [(one.release, one.pruned) for one in list_releases(settings)] == [
+    assert [(entry.release, entry.pruned) for entry in list_releases(settings)] == [
         (names[3].release, False),
         (names[2].release, False),
         (names[1].release, True),
@@ -124,7 +124,7 @@ def test_prune_removes_candidates_but_not_one_that_is_being_built(settings):
         release_night(settings, seed=2, epoch=0)
     with open_ledger(settings) as ledger:
         candidate = ledger.generations()[0]
-        with ledger.held(candidate):
+        with ledger.lock_generation(candidate):
             assert prune(with_milvus(settings, keep=2)) == []
     assert prune(with_milvus(settings, keep=2)) == [candidate.collection]
 
@@ -138,7 +138,7 @@ def test_a_pruned_release_made_again_is_a_new_generation(settings):
     assert (again.generation, again.digest) == (4, first.digest)
 
 
-def test_readers_go_on_while_their_collection_is_pruned(settings):
+def test_readers_continue_while_their_collection_is_pruned(settings):
     release_night(settings, seed=1)
     with Searcher.open(settings, HashingEncoder) as searcher:
         before = searcher.search(QUERIES)
@@ -151,25 +151,25 @@ def test_readers_go_on_while_their_collection_is_pruned(settings):
 
 
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
-def test_a_release_that_is_kept_but_not_searched_gives_back_its_memory(settings):
+def test_a_release_that_is_kept_but_not_searched_is_released_from_memory(settings):
     first, second, third, fourth = (release_night(settings, seed=seed) for seed in (1, 2, 3, 4))
     pin(settings, first.release)
     prune(with_milvus(settings, keep=4, grace_minutes=60))
     assert loaded(settings, first, second, third, fourth) == [True] * 4
-    with open_release(settings, second.release, HashingEncoder) as beside:
-        before = beside.search(QUERIES)
+    with open_release(settings, second.release, HashingEncoder) as pinned:
+        before = pinned.search(QUERIES)
         prune(with_milvus(settings, keep=4))
         assert loaded(settings, first, second, third, fourth) == [True, False, False, True]
-        assert beside.search(QUERIES) == before  # loaded again when it is asked
+        assert pinned.search(QUERIES) == before  # loads the collection again
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert rollback(settings).release == third.release
         prune(with_milvus(settings, keep=4))
         assert loaded(settings, first, second, third, fourth) == [True, False, True, False]
-        assert searcher.search(QUERIES)[0].release == third.release  # no query is lost by it
+        assert searcher.search(QUERIES)[0].release == third.release  # no query fails
 
 
 def loaded(settings, *releases):
     client = connect(settings.milvus.uri)
-    states = [client.get_load_state(one.collection)["state"] for one in releases]
+    states = [client.get_load_state(release.collection)["state"] for release in releases]
     client.close()
     return [state == LoadState.Loaded for state in states]

@@ -1,4 +1,4 @@
-"""Damage while a searcher or the service runs: no query is answered from it; another release may answer."""
+"""Damage while a searcher or service runs: the damaged release answers no query; another release may answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_
         damage(settings, second)
         with pytest.raises(Damaged, match="nightshift releases repair"):
             searcher.check()
-        assert f"release {second.release} answers no more" in caplog.text
+        assert f"release {second.release} no longer answers" in caplog.text
         for _ in range(3):
             with pytest.raises(Damaged, match=r"\.idx: damaged"):
                 searcher.search(QUERIES, 5)
@@ -49,12 +49,12 @@ def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_
         again, _ = repair(settings, HashingEncoder)
         assert searcher.refresh()
         after = searcher.search(QUERIES, 5)
-    assert [one.release for one in after] == [again.release] * 3
-    assert [one.hits for one in after] == [one.hits for one in before]
+    assert [answer.release for answer in after] == [again.release] * 3
+    assert [answer.hits for answer in after] == [answer.hits for answer in before]
 
 
 class Held(HashingEncoder):
-    """Answers the query `hold` only when it is told to."""
+    """Waits for `free` before it encodes the query `hold`."""
 
     entered, free = threading.Event(), threading.Event()
 
@@ -65,7 +65,7 @@ class Held(HashingEncoder):
         return self.encode_passages(texts)
 
 
-def test_a_search_under_way_when_damage_is_noticed_is_refused_too(tmp_path):
+def test_a_search_in_progress_is_refused_when_damage_is_detected(tmp_path):
     settings, _, second = two_releases(tmp_path / "var")
     outcomes = []
     with Searcher.open(settings, Held) as searcher:
@@ -84,7 +84,7 @@ def test_a_search_under_way_when_damage_is_noticed_is_refused_too(tmp_path):
             searcher.check()
         Held.free.set()
         thread.join()
-    assert [type(one) for one in outcomes] == [Damaged]
+    assert [type(error) for error in outcomes] == [Damaged]
 
 
 def test_files_restored_in_place_answer_again(tmp_path):
@@ -94,23 +94,23 @@ def test_files_restored_in_place_answer_again(tmp_path):
         damage(settings, second)
         with pytest.raises(Damaged):
             searcher.check()
-        damage(settings, second)  # the same bit again: as it was
+        damage(settings, second)  # flips the same bit back
         searcher.check()
         assert searcher.search(QUERIES) == before
 
 
-def test_the_release_before_answers_where_settings_allow_it(tmp_path, caplog):
+def test_the_previous_release_answers_if_the_settings_allow_it(tmp_path, caplog):
     settings, first, second = two_releases(tmp_path / "var", serve_previous_when_damaged=True)
     with Searcher.open(settings, HashingEncoder) as searcher:
         damage(settings, second)
         searcher.check()
-        assert {one.release for one in searcher.search(QUERIES)} == {first.release}
+        assert {answer.release for answer in searcher.search(QUERIES)} == {first.release}
         assert searcher.stands_in_for == second.release
         assert f"release {first.release} answers in place of {second.release}" in caplog.text
         assert not searcher.refresh()  # the pointer has not moved: nothing is opened again
         with Searcher.open(settings, HashingEncoder) as other:
             assert other.search("lamp")[0].release == first.release
-        with pytest.raises(Damaged):  # a release that was named is that one or none
+        with pytest.raises(Damaged):  # a named release is never replaced by another
             open_release(settings, second.release, HashingEncoder)
         again, _ = repair(settings, HashingEncoder)
         assert searcher.refresh()
@@ -122,7 +122,7 @@ def test_the_release_before_answers_where_settings_allow_it(tmp_path, caplog):
 
 
 class Choosy(HashingEncoder):
-    """Loads no encoder whose folder holds a mark."""
+    """Refuse encoders whose folder contains a marker file."""
 
     def __init__(self, folder):
         if (folder / "damaged").exists():
@@ -130,7 +130,7 @@ class Choosy(HashingEncoder):
         super().__init__(folder)
 
 
-def test_a_damaged_encoder_is_refused_in_words_or_the_release_before_answers(tmp_path):
+def test_a_damaged_encoder_is_reported_or_the_previous_release_answers(tmp_path):
     settings, first, second = two_releases(tmp_path / "var")
     (settings.home / "encoders" / second.encoder / "damaged").touch()
     with pytest.raises(Damaged, match=r"config\.json: damaged"):
@@ -145,7 +145,7 @@ def client_of(settings, loader=HashingEncoder):
     return service, TestClient(make_app(service), base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
-def test_the_service_says_that_it_is_damaged_and_answers_again_after_a_repair(tmp_path):
+def test_the_service_reports_damage_and_answers_again_after_a_repair(tmp_path):
     settings, _, second = two_releases(tmp_path / "var")
     service, http = client_of(settings)
     with http as client:
@@ -165,10 +165,10 @@ def test_the_service_says_that_it_is_damaged_and_answers_again_after_a_repair(tm
         service._searcher.refresh()
         assert client.get("/healthz").json()["status"] == "ok"
         after = client.post("/search", json=ASK).json()["answers"]
-        assert [one["hits"] for one in after] == [one["hits"] for one in before]
+        assert [answer["hits"] for answer in after] == [answer["hits"] for answer in before]
 
 
-def test_the_service_answers_from_the_release_before_and_says_so(tmp_path):
+def test_the_service_reports_that_the_previous_release_answers(tmp_path):
     settings, first, second = two_releases(tmp_path / "var", serve_previous_when_damaged=True)
     service, http = client_of(settings)
     with http as client:
@@ -177,7 +177,7 @@ def test_the_service_answers_from_the_release_before_and_says_so(tmp_path):
         assert client.post("/search", json=ASK).json()["release"] == first.release
         health = client.get("/healthz")
         assert (health.status_code, health.json()["status"]) == (200, "degraded")
-        assert health.json()["reason"] == f"release {second.release} is damaged; the release before answers"
+        assert health.json()["reason"] == f"release {second.release} is damaged; the previous release answers"
 
 
 def test_the_service_survives_a_damaged_ledger_and_pointer(tmp_path):
@@ -189,19 +189,19 @@ def test_the_service_survives_a_damaged_ledger_and_pointer(tmp_path):
         assert client.post("/search", json=ASK).json()["release"] == second.release
         assert client.post("/search", json={**ASK, "release": first.release}).json()["release"] == first.release
         listed = client.get("/release").json()
-        assert [one["release"] for one in listed["releases"]] == [second.release, first.release]
+        assert [release["release"] for release in listed["releases"]] == [second.release, first.release]
 
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
-    """A home with a BM25 index; tests leave it whole."""
+    """A home with a BM25 index; tests must not leave damage."""
     settings = small(tmp_path_factory.mktemp("lexical") / "var", {"check_minutes": 0})
     release_night(settings)
     index = build_index(settings.home, snapshot_of(settings.home, texts()), settings.mining)
     return settings, index.path / "lucene"
 
 
-def test_any_harm_to_any_file_of_a_lucene_index_is_noticed(indexed):
+def test_damage_to_any_file_of_a_lucene_index_is_detected(indexed):
     _, folder = indexed
     check_lucene(folder)
     for file in [file for file in folder.iterdir() if file.name != "write.lock"]:
@@ -214,7 +214,7 @@ def test_any_harm_to_any_file_of_a_lucene_index_is_noticed(indexed):
     check_lucene(folder)
 
 
-def test_a_damaged_bm25_index_is_said_so_while_dense_search_goes_on_and_is_built_again(indexed):
+def test_a_damaged_bm25_index_is_reported_and_rebuilt_while_dense_search_continues(indexed):
     settings, folder = indexed
     service, http = client_of(settings)
     with http as client:
@@ -232,7 +232,7 @@ def test_a_damaged_bm25_index_is_said_so_while_dense_search_goes_on_and_is_built
         service._searcher.check()
         assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
         assert client.get("/healthz").json()["status"] == "ok"
-        # Built again under a Java that reads the old files: it starts again.
+        # The index was rebuilt while Java still reads the old files, so Java restarts.
         pid = service._searcher._pinned._lexical._child.pid
         flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
         repair(settings, HashingEncoder)

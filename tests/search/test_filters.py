@@ -23,7 +23,7 @@ ODD = [
 
 @pytest.fixture
 def odd_searcher(settings):
-    """A passage for each odd text, as its id, its title and the end of its text."""
+    """One passage per unusual text: as its id, its title, and the end of its text."""
     rows = [
         {**row, "passage_id": odd, "title": odd, "text": f"{row['text']} {odd}"}
         for row, odd in zip(texts(len(ODD)), ODD, strict=True)
@@ -43,32 +43,34 @@ def odd_searcher(settings):
         yield searcher
 
 
-def found(searcher, where):
+def matching_ids(searcher, where):
     return {hit.passage_id for hit in searcher.search("lamp", 100, where=where)[0].hits}
 
 
 @everywhere
-def test_a_filter_lets_through_exactly_what_its_words_say(odd_searcher):
+def test_a_filter_returns_exactly_the_matching_passages(odd_searcher):
     for odd in ODD:
-        assert found(odd_searcher, {"passage_id": {"in": [odd]}}) == {odd}
-        assert found(odd_searcher, {"passage_id": {"not_in": [odd]}}) == set(ODD) - {odd}
-        assert found(odd_searcher, {"title": {"prefix": odd}}) == {one for one in ODD if one.startswith(odd)}
-    assert found(odd_searcher, {"passage_id": {"in": ODD[:3]}, "title": {"prefix": "a"}}) == set(ODD[:2])
-    assert found(odd_searcher, {"passage_id": {"in": ["nobody"]}}) == set()
+        assert matching_ids(odd_searcher, {"passage_id": {"in": [odd]}}) == {odd}
+        assert matching_ids(odd_searcher, {"passage_id": {"not_in": [odd]}}) == set(ODD) - {odd}
+        assert matching_ids(odd_searcher, {"title": {"prefix": odd}}) == {
+            title for title in ODD if title.startswith(odd)
+        }
+    assert matching_ids(odd_searcher, {"passage_id": {"in": ODD[:3]}, "title": {"prefix": "a"}}) == set(ODD[:2])
+    assert matching_ids(odd_searcher, {"passage_id": {"in": ["nobody"]}}) == set()
 
 
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
-def test_a_server_too_old_for_contains_says_so_and_answers_on(odd_searcher):
+def test_a_server_too_old_for_contains_reports_it_and_keeps_answering(odd_searcher):
     with suppress(Impossible):
-        assert found(odd_searcher, {"title": {"contains": "_b"}}) == {"a_b"}
-    assert found(odd_searcher, None) == set(ODD)
+        assert matching_ids(odd_searcher, {"title": {"contains": "_b"}}) == {"a_b"}
+    assert matching_ids(odd_searcher, None) == set(ODD)
 
 
-def test_contains_means_its_letters_and_no_pattern(odd_searcher):
+def test_contains_matches_literal_text(odd_searcher):
     for odd in ODD:
-        assert found(odd_searcher, {"title": {"contains": odd}}) == {one for one in ODD if odd in one}
-    assert found(odd_searcher, {"title": {"contains": "0%"}}) == {"100%"}
-    assert found(odd_searcher, {"text": {"contains": " a_b"}}) == {"a_b"}
+        assert matching_ids(odd_searcher, {"title": {"contains": odd}}) == {title for title in ODD if odd in title}
+    assert matching_ids(odd_searcher, {"title": {"contains": "0%"}}) == {"100%"}
+    assert matching_ids(odd_searcher, {"text": {"contains": " a_b"}}) == {"a_b"}
 
 
 @examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,10 +80,10 @@ def test_no_text_is_more_than_one_literal_to_the_parser(value):
 
     for rule in ("in", "not_in"):
         tokens = tokenize(Filters.read({"title": {rule: [value]}}).expression())
-        assert [one.value for one in tokens if one.kind is TokenKind.STRING] == [value]
+        assert [token.value for token in tokens if token.kind is TokenKind.STRING] == [value]
         assert len(tokens) == (6 if rule == "in" else 7)
     tokens = tokenize(Filters.read({"title": {"contains": value}}).expression())
-    assert [one.kind for one in tokens] == [TokenKind.IDENT, TokenKind.LIKE, TokenKind.STRING, TokenKind.EOF]
+    assert [token.kind for token in tokens] == [TokenKind.IDENT, TokenKind.LIKE, TokenKind.STRING, TokenKind.EOF]
 
 
 @examples(max_examples=300, deadline=None)

@@ -20,7 +20,7 @@ QUERIES = ["lamp river stone n17", "copper  meadow\n", "n3", "orchard orchard vi
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A released home with a BM25 index, and its snapshot."""
+    """A home with a release and a BM25 index, and its snapshot."""
     settings = small(tmp_path_factory.mktemp("fusion") / "var")
     release_night(settings)
     snapshot = snapshot_of(settings.home, texts())
@@ -31,30 +31,30 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lexical(world):
     settings, snapshot = world
-    one = Bm25Searcher(settings, snapshot.digest)
-    yield one
-    one.close()
+    lexical = Bm25Searcher(settings, snapshot.digest)
+    yield lexical
+    lexical.close()
 
 
 @pytest.fixture(scope="module")
 def searcher(world):
-    with Searcher.open(world[0], HashingEncoder) as one:
-        yield one
+    with Searcher.open(world[0], HashingEncoder) as searcher:
+        yield searcher
 
 
-def test_each_ranking_gives_a_passage_the_inverse_of_sixty_and_its_rank():
-    found = reciprocal_rank([7, 4], [4, 9])
-    assert [row for row, _ in found] == [4, 7, 9]
+def test_each_ranking_adds_one_over_sixty_plus_rank():
+    ranking = reciprocal_rank([7, 4], [4, 9])
+    assert [row for row, _ in ranking] == [4, 7, 9]
     wanted = [Fraction(1, 62) + Fraction(1, 61), Fraction(1, 61), Fraction(1, 62)]
-    assert [score for _, score in found] == pytest.approx([float(one) for one in wanted], rel=1e-12)
+    assert [score for _, score in ranking] == pytest.approx([float(fraction) for fraction in wanted], rel=1e-12)
 
 
-def test_of_equal_scores_the_lower_row_comes_first():
+def test_ties_are_ordered_by_row():
     assert [row for row, _ in reciprocal_rank([5, 2], [2, 5])] == [2, 5]
     assert reciprocal_rank([], []) == []
 
 
-def test_java_that_stays_ranks_as_java_that_is_started_for_a_batch(world, lexical):
+def test_a_running_java_process_ranks_like_a_batch_process(world, lexical):
     settings, snapshot = world
     table = pa.table({"query_id": [f"q{n}" for n in range(len(QUERIES))], "text": QUERIES})
     index = build_index(settings.home, snapshot, settings.mining)
@@ -62,12 +62,12 @@ def test_java_that_stays_ranks_as_java_that_is_started_for_a_batch(world, lexica
     batch = [[hit["passage_id"] for hit in run if hit["query_id"] == f"q{n}"] for n in range(len(QUERIES))]
     alone = [[f"p{row:04d}" for row in lexical.search([query], 50)[0]] for query in QUERIES]
     assert alone == batch
-    assert [bool(one) for one in batch] == [True, True, True, True, False, False]
-    assert lexical.search(QUERIES, 50) == [[int(one[1:]) for one in ranking] for ranking in batch]
+    assert [bool(ids) for ids in batch] == [True, True, True, True, False, False]
+    assert lexical.search(QUERIES, 50) == [[int(passage_id[1:]) for passage_id in ranking] for ranking in batch]
 
 
 def test_a_fused_answer_is_the_fusion_of_both_rankings(searcher, lexical):
-    dense = [[int(hit.passage_id[1:]) for hit in one.hits] for one in searcher.search(QUERIES, 100)]
+    dense = [[int(hit.passage_id[1:]) for hit in answer.hits] for answer in searcher.search(QUERIES, 100)]
     for answer, ours, theirs in zip(
         searcher.search(QUERIES, 20, fuse=True), dense, lexical.search(QUERIES, 100), strict=True
     ):
@@ -77,27 +77,27 @@ def test_a_fused_answer_is_the_fusion_of_both_rankings(searcher, lexical):
         assert all(hit.text == texts()[int(hit.passage_id[1:])]["text"] for hit in answer.hits)
 
 
-def test_a_filter_holds_for_what_only_bm25_found(searcher):
+def test_a_filter_applies_to_hits_of_bm25_only(searcher):
     hits = searcher.search("copper n3", 20, where={"text": {"contains": "copper"}}, fuse=True)[0].hits
     assert len(hits) == 20
     assert all("copper" in hit.text for hit in hits)
 
 
-def test_a_java_that_was_killed_is_said_so_and_started_again(world):
+def test_a_killed_java_process_is_reported_and_restarted(world):
     settings, snapshot = world
-    one = Bm25Searcher(settings, snapshot.digest)
-    before = one.search(["lamp"], 5)
-    os.kill(one._child.pid, signal.SIGKILL)
-    one._child.wait()
-    with pytest.raises(Impossible, match="starts it again"):
-        one.search(["lamp"], 5)
-    assert one.search(["lamp"], 5) == before
-    child = one._child
-    one.close()
+    ranker = Bm25Searcher(settings, snapshot.digest)
+    before = ranker.search(["lamp"], 5)
+    os.kill(ranker._child.pid, signal.SIGKILL)
+    ranker._child.wait()
+    with pytest.raises(Impossible, match="restarts it"):
+        ranker.search(["lamp"], 5)
+    assert ranker.search(["lamp"], 5) == before
+    child = ranker._child
+    ranker.close()
     assert child.returncode is not None
 
 
-def test_without_an_index_fusion_is_refused_and_dense_search_goes_on(tmp_path):
+def test_without_an_index_fusion_is_refused_and_dense_search_works(tmp_path):
     settings = small(tmp_path / "var")
     release_night(settings)
     with Searcher.open(settings, HashingEncoder) as searcher:

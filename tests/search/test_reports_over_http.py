@@ -1,13 +1,13 @@
-"""Reports over HTTP: read-only, behind the service's token, and nothing else of home."""
+"""Reports over HTTP are read-only and need the token; no other file of home is served."""
 
 from __future__ import annotations
 
 from fastapi.testclient import TestClient
 from release_world import HashingEncoder, release_night, small
 
+from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.search.http import make_app
 from tasks.core.search.service import Service
-from tasks.core.search.settings import ServiceSettings
 
 
 def serving(settings, **service):
@@ -32,21 +32,21 @@ def test_reports_are_served_and_nothing_else_of_home(tmp_path):
     wrong = [f"/{path}" for path in secrets]
     wrong += ["/reports/../../outside.html", "/reports/%2e%2e/%2e%2e/outside.html", "/reports/..%2f..%2foutside.html"]
     wrong += ["/reports/.html", "/reports//etc/passwd", "/ingests/../reports/index.html", "/reports/nothing.html"]
-    with serving(settings) as one:
+    with serving(settings) as client:
         for path, text in {**pages, "reports/": "all nights"}.items():
-            given = one.get(f"/{path}")
+            given = client.get(f"/{path}")
             assert (given.status_code, given.text) == (200, text)
             assert "script" not in given.headers["content-security-policy"]
         for path in wrong:
-            response = one.get(path)
+            response = client.get(path)
             assert response.status_code == 404 or response.text == "all nights"  # the client resolved the dots itself
-        assert one.post("/reports/index.html").status_code == 405
-    with serving(settings, token="hidden-word") as one:
-        refusal = one.get("/reports/")
+        assert client.post("/reports/index.html").status_code == 405
+    with serving(settings, token="hidden-word") as client:
+        refusal = client.get("/reports/")
         assert (refusal.status_code, refusal.headers["www-authenticate"][:5]) == (401, "Basic")
-        assert one.get("/reports/", auth=("anyone", "wrong")).status_code == 401
-        assert one.get("/reports/", headers={"authorization": "Basic !"}).status_code == 401
-        assert one.get("/reports/", auth=("anyone", "hidden-word")).text == "all nights"
-        assert one.get("/reports/", headers={"authorization": "Bearer hidden-word"}).text == "all nights"
-        search = one.post("/search", json={"query": "lamp"}, auth=("anyone", "hidden-word"))
-        assert search.status_code == 401  # a browser would send it along from a page of another site
+        assert client.get("/reports/", auth=("anyone", "wrong")).status_code == 401
+        assert client.get("/reports/", headers={"authorization": "Basic !"}).status_code == 401
+        assert client.get("/reports/", auth=("anyone", "hidden-word")).text == "all nights"
+        assert client.get("/reports/", headers={"authorization": "Bearer hidden-word"}).text == "all nights"
+        search = client.post("/search", json={"query": "lamp"}, auth=("anyone", "hidden-word"))
+        assert search.status_code == 401  # browsers send Basic credentials with requests from other sites

@@ -32,7 +32,7 @@ def publish_rows(settings, rows):
 
 
 @everywhere
-def test_an_answer_is_that_of_exact_search(settings):
+def test_answers_equal_exact_search(settings):
     release = release_night(settings)
     encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, texts())
     query = "lamp river stone n17"
@@ -49,16 +49,16 @@ def test_an_answer_is_that_of_exact_search(settings):
 
 
 @everywhere
-def test_many_queries_get_the_answers_they_get_alone(settings):
+def test_batched_queries_get_the_same_answers_as_single_queries(settings):
     release_night(settings)
-    asked = [f"{word} n{i}" for i, word in enumerate(["lamp", "river", "stone"] * 20)]
+    queries = [f"{word} n{i}" for i, word in enumerate(["lamp", "river", "stone"] * 20)]
     with Searcher.open(settings, HashingEncoder) as searcher:
-        many = searcher.search(asked, 200)
-        assert [[hit.passage_id for hit in one.hits[:3]] for one in many[:4]] == [
-            [hit.passage_id for hit in searcher.search(query, 3)[0].hits] for query in asked[:4]
+        many = searcher.search(queries, 200)
+        assert [[hit.passage_id for hit in answer.hits[:3]] for answer in many[:4]] == [
+            [hit.passage_id for hit in searcher.search(query, 3)[0].hits] for query in queries[:4]
         ]
-        assert [one.query for one in many] == asked
-        assert {len(one.hits) for one in many} == {200}
+        assert [answer.query for answer in many] == queries
+        assert {len(answer.hits) for answer in many} == {200}
         assert len(searcher.search("lamp", 1000)[0].hits) == 200
         assert searcher.search([]) == []
 
@@ -108,13 +108,13 @@ def test_a_pointer_to_the_collection_of_another_release_is_corrected_or_refused(
     first, second = release_night(settings, seed=1), release_night(settings, seed=1, tag="new")
     milvus = EmbeddedMilvus(settings.home, settings.milvus)
     wrong = milvus.serving().model_copy(update={"collection": first.collection})
-    milvus.flip(wrong)
+    milvus.move_pointer(wrong)
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert searcher.search("lamp")[0].release == second.release
     assert milvus.serving().collection == second.collection
 
     milvus.serving = lambda: wrong
-    with pytest.raises(Mismatch, match=f"release {second.release}: its collection says {first.release}"):
+    with pytest.raises(Mismatch, match=f"release {second.release}: its collection belongs to {first.release}"):
         Searcher.open(settings, HashingEncoder, milvus)
 
 

@@ -23,7 +23,7 @@ LOCAL = "http://127.0.0.1"
 
 
 def serving(settings, loader=HashingEncoder, **service):
-    """A client of the service over what `settings` serve, with other `[service]` settings."""
+    """Return a test client of the service for this home, with changed `[service]` settings."""
     settings = settings.model_copy(update={"service": ServiceSettings(**service)})
     return TestClient(make_app(Service.open(settings, loader)), base_url=LOCAL, raise_server_exceptions=False)
 
@@ -37,39 +37,39 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(world):
-    with serving(world[0]) as one:
-        yield one
+    with serving(world[0]) as client:
+        yield client
 
 
 def refused(response, status):
     assert response.status_code == status
-    said = response.json()
-    assert sorted(said) == ["error", "next"]
-    assert all(said.values())
-    return said["error"]
+    body = response.json()
+    assert sorted(body) == ["error", "next"]
+    assert all(body.values())
+    return body["error"]
 
 
 def test_an_answer_over_http_is_the_searchers_own(world, client):
     settings, (_, second) = world
     rules = {"title": {"prefix": "entry 1"}}
     with Searcher.open(settings, HashingEncoder) as searcher:
-        one, several = searcher.search("lamp n3", 3), searcher.search(["lamp", "river"], 4, where=rules)
-    said = client.post("/search", json={"query": "lamp n3", "k": 3}).json()
-    assert said["answers"] == [answer.model_dump(mode="json") for answer in one]
-    assert said["release"] == second
-    said = client.post("/search", json={"queries": ["lamp", "river"], "k": 4, "filters": rules}).json()
-    assert said["answers"] == [answer.model_dump(mode="json") for answer in several]
+        single, several = searcher.search("lamp n3", 3), searcher.search(["lamp", "river"], 4, where=rules)
+    body = client.post("/search", json={"query": "lamp n3", "k": 3}).json()
+    assert body["answers"] == [answer.model_dump(mode="json") for answer in single]
+    assert body["release"] == second
+    body = client.post("/search", json={"queries": ["lamp", "river"], "k": 4, "filters": rules}).json()
+    assert body["answers"] == [answer.model_dump(mode="json") for answer in several]
 
 
 def test_another_release_answers_when_it_is_named(world, client):
     _, (first, second) = world
     for name in (first, second, first):
-        said = client.post("/search", json={"query": "lamp", "release": name}).json()
-        assert {said["release"], *(answer["release"] for answer in said["answers"])} == {name}
+        body = client.post("/search", json={"query": "lamp", "release": name}).json()
+        assert {body["release"], *(answer["release"] for answer in body["answers"])} == {name}
     known = client.get("/release").json()
     assert known["serving"] == second
-    assert [one["release"] for one in known["releases"]] == [second, first]
-    assert "Kept are" in refused(client.post("/search", json={"query": "lamp", "release": "r9"}), 404)
+    assert "Available" in refused(client.post("/search", json={"query": "lamp", "release": "r9"}), 404)
+    assert [release["release"] for release in known["releases"]] == [second, first]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +162,10 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host)
             server = await asyncio.start_server(lambda _, writer: served.set_result(writer), sock=listening)
             _, ours = await asyncio.open_connection(*listening.getsockname()[:2])
             theirs = (await served).get_extra_info("socket")
-            told = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            no_delay = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             ours.close()
             server.close()
-            return told
+            return no_delay
 
     assert asyncio.run(nodelay())
 
@@ -177,7 +177,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host)
         ([], 2, "give a query, or --serve"),
         (["lamp", "--serve"], 2, "give a query, or --serve"),
         (["lamp", "--where", "[1"], 2, "not JSON"),
-        (["lamp", "--where", "[1]"], 2, "not a table of rules"),
+        (["lamp", "--where", "[1]"], 2, "not a JSON object"),
         (["lamp"], 1, "nightshift run"),
         (["lamp", "--release", "r7"], 1, "none yet"),
     ],
@@ -189,7 +189,7 @@ def test_the_command_says_what_is_wrong(tmp_path, arguments, code, named):
 
 
 class Held(HashingEncoder):
-    """Answers the query `hold` only when it is told to."""
+    """Waits for `free` before it encodes the query `hold`."""
 
     entered, free = threading.Semaphore(0), threading.Event()
 
@@ -212,7 +212,7 @@ def test_when_every_place_is_taken_one_is_told_to_come_again_and_no_search_is_lo
         for thread in threads:
             thread.start()
         assert Held.entered.acquire(timeout=30)
-        while len(statuses) < 3:  # one under way, four that wait: the other three are refused
+        while len(statuses) < 3:  # one is running, four are queued, and the other three are refused
             pass
         response = client.post("/search", json={"query": "lamp"})
         assert "try again" in refused(response, 503)
@@ -272,7 +272,7 @@ def test_a_share_of_live_queries_goes_to_the_challenger_too(world):
     lines = [
         json.loads(line) for file in (settings.home / "shadow").iterdir() for line in file.read_text().splitlines()
     ]
-    assert [(one["query"], one["serving"], one["shadow"], one["k"]) for one in lines][:1] == [
+    assert [(line["query"], line["serving"], line["shadow"], line["k"]) for line in lines][:1] == [
         ("lamp n3", second, first, 4)
     ]
     with pytest.raises(NightshiftError, match="unknown"):
@@ -282,10 +282,10 @@ def test_a_share_of_live_queries_goes_to_the_challenger_too(world):
 def test_the_page_needs_nothing_from_elsewhere_and_its_policy_forbids_it(client):
     page, css, script = (client.get(path) for path in ("/", "/search.css", "/search.js"))
     assert page.headers["content-type"].startswith("text/html")
-    for one in (page, css, script):
-        assert "http://" not in one.text
-        assert "https://" not in one.text
-        policy = one.headers["content-security-policy"]
+    for response in (page, css, script):
+        assert "http://" not in response.text
+        assert "https://" not in response.text
+        policy = response.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
     assert "innerHTML" not in script.text

@@ -1,4 +1,4 @@
-"""The service as a process of its own: asked anything, and ended in the middle of a search."""
+"""The service in its own process: arbitrary requests, and shutdown during a search."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def settings(tmp_path_factory):
 
 @contextmanager
 def running(settings):
-    """The service in a process of its own, and its address."""
+    """Start the service in its own process; yield the process and the address."""
     port, world = free_port(), Path(__file__).parents[1] / "release"
     command = [sys.executable, "-c", SERVES, str(world), as_text(settings), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -82,7 +82,7 @@ def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
         thread.start()
         assert process.stdout.readline() == "held\n"
         process.send_signal(signal.SIGTERM)
-        process.stdin.write("go on\n")
+        process.stdin.write("continue\n")
         process.stdin.flush()
         thread.join(timeout=60)
         process.wait(timeout=60)
@@ -105,7 +105,7 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
         ).stdout
         hits = searcher.search("lamp <b> n3", 5, where={"title": {"prefix": "entry 1"}})[0].hits
     assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits] * 2
-    assert "5 of 5 passages in common, the same one first" in shown
+    assert "5 of 5 passages in common, same first passage" in shown
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
         ("GET", "/release", GenerationMode.POSITIVE),
     ],
 )
-def test_nothing_that_can_be_asked_makes_the_service_fail(settings, method, path, mode):
+def test_no_request_makes_the_service_fail(settings, method, path, mode):
     service = Service.open(settings, HashingEncoder)
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service), headers=HERE)
     statuses = set()

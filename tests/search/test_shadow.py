@@ -41,7 +41,7 @@ def test_overlap_is_the_share_in_common():
 def test_rank_biased_overlap_weighs_the_first_ranks_most():
     assert rank_biased("abcde", "abcde") == pytest.approx(1, abs=1e-12)
     assert rank_biased("abc", "xyz") == 0
-    # By hand, p = 1/2: agreement at depths 1, 2 is 0, 1; so 1 * (1/2)^2 + (1/2)/(1/2) * (0/2 + 1/4) = 1/2.
+    # For p = 1/2: agreement at depths 1, 2 is 0, 1; so 1 * (1/2)^2 + (1/2)/(1/2) * (0/2 + 1/4) = 1/2.
     assert rank_biased("ab", "ba", p=0.5) == pytest.approx(float(Fraction(1, 2)))
     assert rank_biased("abcd", "abdc") > rank_biased("abcd", "bacd")
     assert rank_biased("", "") == 1
@@ -56,22 +56,25 @@ def test_a_shift_counts_ranks_and_a_lost_passage_stands_behind_the_last():
 
 def test_a_release_beside_itself_agrees_wholly(world):
     settings, (_, second) = world
-    found = shadow(settings, second, QUERIES, loader=HashingEncoder)
-    assert (found.serving, found.shadow, found.queries) == ((second,), second, 4)
-    assert (found.overlap, found.shift, found.same_first) == (1, 0, 1)
-    assert found.rbo == pytest.approx(1)
+    result = shadow(settings, second, QUERIES, loader=HashingEncoder)
+    assert (result.serving, result.shadow, result.queries) == ((second,), second, 4)
+    assert (result.overlap, result.shift, result.same_first) == (1, 0, 1)
+    assert result.rbo == pytest.approx(1)
 
 
 def test_the_report_is_the_mean_of_its_queries_and_names_those_that_moved_most(world):
     settings, (first, second) = world
-    found = shadow(settings, first, QUERIES, k=5, show=4, loader=HashingEncoder)
+    result = shadow(settings, first, QUERIES, k=5, show=4, loader=HashingEncoder)
     with open_release(settings, first, HashingEncoder) as theirs, Searcher.open(settings, HashingEncoder) as ours:
         sets = [
-            [{hit.passage_id for hit in one.search(query, 5)[0].hits} for one in (ours, theirs)] for query in QUERIES
+            [{hit.passage_id for hit in searcher.search(query, 5)[0].hits} for searcher in (ours, theirs)]
+            for query in QUERIES
         ]
-    assert found.overlap == pytest.approx(sum(len(a & b) / 5 for a, b in sets) / 4)
-    assert [one.rbo for one in found.moved] == sorted(one.rbo for one in found.moved)
-    assert {one.query for one in found.moved} == set(QUERIES)
+    assert result.overlap == pytest.approx(sum(len(a & b) / 5 for a, b in sets) / 4)
+    assert [query_result.rbo for query_result in result.moved] == sorted(
+        query_result.rbo for query_result in result.moved
+    )
+    assert {query_result.query for query_result in result.moved} == set(QUERIES)
     assert served(settings) == second
 
 
@@ -81,14 +84,14 @@ def test_a_named_release_answers_wherever_the_pointer_is(world):
         assert not searcher.refresh()
         assert searcher.search("lamp")[0].release == first
     assert find_release(settings, "serving").release == second
-    assert [one.release for one in loadable(settings)] == [second, first]
+    assert [release.release for release in loadable(settings)] == [second, first]
     for name in ("r", "r9999", ""):
-        with pytest.raises(NoSuchRelease, match=f"Kept are: {second}, {first}"):
+        with pytest.raises(NoSuchRelease, match=f"Available: {second}, {first}"):
             find_release(settings, name)
 
 
 def ask_live(settings, release):
-    """Ask `QUERIES` of a release beside the serving one, and leave nothing else on record."""
+    """Shadow `QUERIES` with a release; delete earlier shadow results."""
     shutil.rmtree(settings.home / "shadow", ignore_errors=True)
     with Searcher.open(settings, HashingEncoder) as ours:
         live = LiveShadow(settings.home, open_release(settings, release, HashingEncoder), 1.0)
@@ -107,8 +110,8 @@ def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
     (file,) = (settings.home / "shadow").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [json.loads(line)["query"] for line in file.read_text().splitlines()] == QUERIES
-    asked = shadow(settings, first, QUERIES, k=5, show=0, loader=HashingEncoder)
-    assert live_summary(settings.home, first, show=0) == asked
+    expected = shadow(settings, first, QUERIES, k=5, show=0, loader=HashingEncoder)
+    assert live_summary(settings.home, first, show=0) == expected
     with pytest.raises(NightshiftError, match="shadow_release"):
         live_summary(settings.home, second)
 
@@ -137,11 +140,11 @@ def test_more_live_queries_than_the_challenger_answers_are_left_out_and_not_wait
 
 
 def test_queries_are_read_as_text_or_json_and_sampled_by_seed(tmp_path):
-    file = tmp_path / "asked.txt"
+    file = tmp_path / "queries.txt"
     file.write_text('plain words\n\n{"query": "one"}\n  {"query_id": "q", "text": "two"}  \n')
     assert read_queries(file) == ["plain words", "one", "two"]
     file.write_text("fine\n{broken\n")
-    with pytest.raises(NightshiftError, match=r"asked\.txt:2"):
+    with pytest.raises(NightshiftError, match=r"queries\.txt:2"):
         read_queries(file)
     with pytest.raises(NightshiftError, match="gone"):
         read_queries(tmp_path / "gone")
@@ -157,9 +160,9 @@ def test_the_command_says_what_is_wrong(world):
     runner, home = CliRunner(), {"NIGHTSHIFT_HOME": str(settings.home)}
     missing = runner.invoke(app, ["shadow", "r9", "--queries", str(settings.home)], env=home)
     assert missing.exit_code == 1
-    assert "one query a line" in missing.output
+    assert "one query per line" in missing.output
     ask_live(settings, first)
-    asked = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
-    assert json.loads(asked.stdout)["shadow"] == first
+    as_json = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
+    assert json.loads(as_json.stdout)["shadow"] == first
     shown = runner.invoke(app, ["shadow", first, "--live"], env=home)
     assert "overlap@5" in shown.stdout

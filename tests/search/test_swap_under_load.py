@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 
 class Load:
-    """Four threads that search and hold every answer against what that release alone says."""
+    """Search in four threads; compare every answer with the answer of its release alone."""
 
     def __init__(self, searcher, right):
         self.searcher, self.right = searcher, right
@@ -73,7 +73,7 @@ class Load:
 
 
 def own_answers(settings):
-    """What the serving release says to every query, while nothing else happens."""
+    """Return the serving release's answer to every query, without other load."""
     with Searcher.open(settings, HashingEncoder) as searcher:
         return {query: searcher.search(query, 10)[0] for query in ASKED}
 
@@ -116,4 +116,4 @@ def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, ca
     assert (quiet.errors + load.errors, quiet.wrong + load.wrong) == ([], [])
     assert len(load.seconds) >= QUERIES
     assert min(load.counted.values()) > QUERIES // 10
-    assert ratio <= 4  # two is the aim, and what an idle machine shows; a busy one swings
+    assert ratio <= 4  # an idle machine measures 2; a busy machine varies

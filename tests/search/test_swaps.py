@@ -1,4 +1,4 @@
-"""While the pointer moves, a query is answered wholly by one release."""
+"""While the pointer moves, each query is answered by one release only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of a few thousand random weights, one of each kind that encoders come in."""
+"""Models with a few thousand random weights, one per architecture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ["bert", "roberta", "distilbert", "modernbert", "t5", "qwen3"]
 
 
 def made(kind: str, tokenizer_of: Path, folder: Path, hidden: int = 32) -> Path:
-    """A model folder of this kind, with the tokenizer of another one."""
+    """Make a model folder of this architecture, with the tokenizer of another model."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""A snapshot of sixty passages with its negatives, and a training on it."""
+"""Test data for training: a snapshot of 60 passages with mined negatives, and a short training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
 
 
 def small_settings(home: Path, model: Path, **training: object) -> Settings:
-    """Settings of a training of nine steps in float32."""
+    """Return settings for a training of nine steps in float32."""
     dials = {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_every": 3, "precision": "fp32"}
     return Settings.model_validate(
         {
@@ -33,28 +33,30 @@ def small_settings(home: Path, model: Path, **training: object) -> Settings:
 
 
 def snapshot_of(home: Path, texts: dict[str, str], queries: dict[str, str], qrels: list[Qrel]) -> Snapshot:
-    """A finished snapshot of these passages, queries and positives."""
+    """Write a snapshot of these passages, queries, and positives."""
 
     def build(folder: Path) -> dict[str, object]:
         ids = sorted(texts)
-        hashes = [text_hash("", texts[one]) for one in ids]
-        columns = {"passage_id": ids, "title": [""] * len(ids), "text": [texts[one] for one in ids]}
+        hashes = [text_hash("", texts[passage]) for passage in ids]
+        columns = {"passage_id": ids, "title": [""] * len(ids), "text": [texts[passage] for passage in ids]}
         pq.write_table(pa.table({**columns, "text_hash": hashes}), folder / PASSAGES)
-        asked = sorted(queries)
-        pq.write_table(pa.table({"query_id": asked, "text": [queries[one] for one in asked]}), folder / QUERIES)
+        query_ids = sorted(queries)
+        pq.write_table(
+            pa.table({"query_id": query_ids, "text": [queries[query] for query in query_ids]}), folder / QUERIES
+        )
         ordered = sorted(qrels, key=lambda qrel: (qrel[2], qrel[0], qrel[1]))
         names = ("query_id", "passage_id", "split")
         table = {name: [qrel[place] for qrel in ordered] for place, name in enumerate(names)}
         relevance = pa.array([1] * len(ordered), pa.int32())
         pq.write_table(pa.table({**table, "relevance": relevance}), folder / QRELS)
         splits = {split: len({q for q, _, of in qrels if of == split}) for split in {of for _, _, of in qrels}}
-        return {"rows": len(ids), "queries": len(asked), "qrels": len(qrels), "splits": splits}
+        return {"rows": len(ids), "queries": len(query_ids), "qrels": len(qrels), "splits": splits}
 
     return produce(home, Snapshot, {"texts": texts, "queries": queries, "qrels": qrels}, build)
 
 
 def stories(home: Path, things: list[str] = THINGS, traits: list[str] = TRAITS) -> Snapshot:
-    """A passage and a query about each trait of each thing: three in five to train, the rest dev and test."""
+    """Write a snapshot with one passage and one query per pair of trait and thing: 60 % train, 20 % dev, 20 % test."""
     pairs = [f"{trait} {thing}" for trait in traits for thing in things]
     texts = {f"p{n}": f"the story of a {pair} told near one {pair.split()[1]}" for n, pair in enumerate(pairs)}
     queries = {f"q{n}": f"where was the {pair} seen" for n, pair in enumerate(pairs)}
@@ -63,7 +65,7 @@ def stories(home: Path, things: list[str] = THINGS, traits: list[str] = TRAITS) 
 
 
 def negatives_of(home: Path, pairs: list[tuple[str, str]], **columns: list[float]) -> Negatives:
-    """Mined negatives of these pairs of a query and a passage."""
+    """Write these pairs of query and passage as mined negatives."""
 
     def build(folder: Path) -> dict[str, object]:
         ids = {"query_id": [query for query, _ in pairs], "passage_id": [passage for _, passage in pairs]}
@@ -76,14 +78,14 @@ def negatives_of(home: Path, pairs: list[tuple[str, str]], **columns: list[float
 
 
 def next_passages(home: Path, snapshot: Snapshot) -> Negatives:
-    """Two negatives for each training query of `stories`: the next two passages."""
+    """Write two negatives for each training query of `stories`: the next two passages."""
     count = snapshot.queries
     pairs = [(f"q{n}", f"p{(n + step) % count}") for n in range(count) if n % 5 < 3 for step in (1, 2)]
     return negatives_of(home, pairs)
 
 
 def trained(snapshot: Snapshot, settings: Settings, **more: Snapshot | None) -> Encoder:
-    """The base model of the settings, trained."""
+    """Train the base model of the settings."""
     base = trainer.base_encoder(settings.home, snapshot, settings)
     mined = next_passages(settings.home, snapshot)
     return trainer.train(settings.home, base, snapshot, mined, settings, older=more.get("older"))

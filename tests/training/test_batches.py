@@ -10,7 +10,7 @@ from tasks.core.training.texts import TokenTable
 
 
 def pairs_of(pairs: list[tuple[int, int]], fresh: int | None = None, **more: object) -> TrainingPairs:
-    """Training pairs over passages that are each a cluster of their own, unless `more` says otherwise."""
+    """Make training pairs. Each passage is its own cluster, unless `more` overrides it."""
     passages = 1 + max(passage for _, passage in pairs)
     grouped = {query: np.array(sorted({p for q, p in pairs if q == query})) for query, _ in pairs}
     facts: dict[str, object] = {
@@ -36,7 +36,7 @@ def batches(data: TrainingPairs, settings: TrainingSettings, steps: int) -> list
     return [batch_at(data, rows[step], settings, step) for step in range(steps)]
 
 
-def test_a_pass_holds_every_pair_once_and_the_next_one_in_another_order() -> None:
+def test_each_epoch_has_every_pair_once_in_another_order() -> None:
     data = pairs_of([(n, n) for n in range(40)])
     rows = plan(data, dials(), 20)
     assert sorted(rows[:10].ravel()) == sorted(rows[10:].ravel()) == list(range(40))
@@ -54,8 +54,8 @@ def test_a_batch_depends_on_settings_and_step_alone() -> None:
     assert (other != short).any()
 
 
-def test_related_pairs_do_not_meet_where_that_can_be_avoided() -> None:
-    """Ten queries of four positives each, and pairs of queries that share one: few strangers for anyone."""
+def test_related_pairs_are_in_different_batches_if_possible() -> None:
+    """Ten queries with four positives each; pairs of queries share a positive, so most pairs are related."""
     pairs = [(query, 4 * query + place) for query in range(10) for place in range(4)]
     known = {query: np.array([4 * query + n for n in range(4)] + [4 * ((query + 1) % 10)]) for query in range(10)}
     for batch in batches(pairs_of(pairs, known=known), dials(), 8):
@@ -64,22 +64,22 @@ def test_related_pairs_do_not_meet_where_that_can_be_avoided() -> None:
         assert len(set(batch.queries.tolist())) == 4
 
 
-def test_near_duplicates_of_a_positive_do_not_meet_either() -> None:
-    cluster = np.arange(12) // 2  # passages 0 and 1 are alike, 2 and 3, …
+def test_near_duplicates_of_a_positive_are_in_different_batches() -> None:
+    cluster = np.arange(12) // 2  # passages 0 and 1 are near duplicates, so are 2 and 3, …
     data = pairs_of([(n, n) for n in range(12)], cluster=cluster, known={n: cluster[n : n + 1] for n in range(12)})
     for batch in batches(data, dials(), 6):
         assert len(set(cluster[batch.passages].tolist())) == 4
 
 
-def test_where_it_cannot_be_avoided_the_batch_is_full_and_masked() -> None:
+def test_unavoidable_related_pairs_are_masked() -> None:
     data = pairs_of([(0, n) for n in range(6)])  # one query only
     for batch in batches(data, dials(), 3):
         assert len(batch.queries) == 4
         assert batch.known.all()
 
 
-def test_no_pair_waits_for_ever() -> None:
-    many = [(0, n) for n in range(30)] + [(n, 30 + n) for n in range(1, 31)]  # half of all pairs are of one query
+def test_every_pair_is_admitted_eventually() -> None:
+    many = [(0, n) for n in range(30)] + [(n, 30 + n) for n in range(1, 31)]  # half of all pairs have the same query
     rows = plan(pairs_of(many), dials(), 15)
     assert len(set(rows.ravel().tolist())) > 45
 
@@ -88,7 +88,7 @@ def test_every_known_positive_is_masked_by_its_cluster_and_pulled_only_when_it_w
     data = pairs_of(
         [(0, 0), (1, 1), (0, 3)],
         negatives={1: np.array([2])},
-        cluster=np.array([0, 1, 0, 3]),  # passage 2 is like passage 0
+        cluster=np.array([0, 1, 0, 3]),  # passage 2 is a near duplicate of passage 0
         known={0: np.array([0, 3]), 1: np.array([1])},
     )
     batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1, more_positives=1), 0)
@@ -97,7 +97,7 @@ def test_every_known_positive_is_masked_by_its_cluster_and_pulled_only_when_it_w
     assert batch.positive.tolist() == [[True, False, True, False], [False, True, False, False]]
 
 
-def test_teacher_scores_stand_where_the_teacher_gave_them() -> None:
+def test_missing_teacher_scores_are_nan() -> None:
     teacher = {0: (np.array([0, 2]), np.array([3.0, 1.0], np.float32))}
     data = pairs_of([(0, 0), (1, 1)], negatives={0: np.array([2])}, cluster=np.arange(3), teacher=teacher)
     batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1), 0)
@@ -105,25 +105,25 @@ def test_teacher_scores_stand_where_the_teacher_gave_them() -> None:
     np.testing.assert_array_equal(batch.teacher, [[3, np.nan, 1], [np.nan] * 3])
 
 
-def test_replayed_pairs_take_their_share_of_every_batch() -> None:
+def test_every_batch_has_its_share_of_replayed_pairs() -> None:
     data = pairs_of([(n, n) for n in range(30)], fresh=24)
     settings = dials(replay=0.25)
     rows = plan(data, settings, 8)
     assert ((rows >= 24).sum(axis=1) == 1).all()
     assert sorted(rows[rows < 24].tolist()) == list(range(24))
-    assert steps_in(data, settings) == 8  # 24 of the night's own pairs, 3 a batch
+    assert steps_in(data, settings) == 8  # 24 pairs of this snapshot, 3 per batch
     nothing = pairs_of([(n, n) for n in range(24)])
     assert steps_in(nothing, settings) == 6
 
 
-def test_steps_follow_epochs_and_their_upper_bound() -> None:
+def test_steps_depend_on_epochs_and_max_steps() -> None:
     data = pairs_of([(n, n) for n in range(40)])
     assert steps_in(data, dials()) == 10
     assert steps_in(data, dials(epochs=0.01)) == 1
     assert steps_in(data, dials(epochs=2, max_steps=3)) == 3
 
 
-def test_a_token_table_gives_back_what_it_took() -> None:
+def test_a_token_table_returns_its_inputs() -> None:
     texts = [[5, 6], [], [7]], [[8, 9, 10]]
     table = TokenTable(texts)
     assert [table[row] for row in range(len(table))] == [[5, 6], [], [7], [8, 9, 10]]

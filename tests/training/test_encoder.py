@@ -17,7 +17,7 @@ from tasks.core.encoder.tower import _micro_batches
 
 TEXTS = [
     "a river",
-    "the story of one golden violin told near a castle",
+    "the story of one golden violin seen near a castle",
     "silent",
     "where is the falcon and the harbour",
 ]
@@ -67,7 +67,7 @@ def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path
     assert len(names) == len(changes) + 2
 
 
-DAMAGED = {  # bytes of a file as they may become on a bad disk -> words of the error
+DAMAGED = {  # contents of a damaged file -> expected error
     "config.json": (lambda held: held[:40], r"config\.json: cannot be read"),
     "tokenizer.json": (lambda held: b"", r"tokenizer\.json: cannot be read"),
     "encoder.json": (lambda held: b"\xff" + held[1:], r"encoder\.json: cannot be read"),
@@ -78,9 +78,7 @@ DAMAGED = {  # bytes of a file as they may become on a bad disk -> words of the 
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_damaged_encoder_is_reported_in_words_whatever_file_it_is(
-    shared: bool, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_damage_to_any_file_of_an_encoder_is_reported(shared: bool, tiny_model: Path, tmp_path: Path) -> None:
     whole = made(tiny_model, tmp_path / "encoder", shared=shared)
     write_json(whole / MANIFEST, {"fingerprint": fingerprint(whole)})
     load_encoder(whole)
@@ -100,7 +98,7 @@ def test_a_damaged_encoder_is_reported_in_words_whatever_file_it_is(
             load_encoder(folder)
 
 
-def test_the_fingerprint_does_not_depend_on_what_was_drawn_before(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_does_not_depend_on_random_state(tiny_model: Path, tmp_path: Path) -> None:
     names = set()
     for seed in (1, 2):  # the tiny model has no pooler: the library draws one
         torch.manual_seed(seed)
@@ -122,8 +120,8 @@ def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path)
     plain = load_encoder(made(tiny_model, tmp_path / "plain"))
     prompted = load_encoder(made(tiny_model, tmp_path / "prompted", query_prompt="find the story of "))
     np.testing.assert_array_equal(plain.encode_passages(TEXTS), prompted.encode_passages(TEXTS))
-    asked = ["find the story of " + text for text in TEXTS]
-    np.testing.assert_allclose(prompted.encode_queries(TEXTS), plain.encode_queries(asked), atol=1e-6)
+    with_prompt = ["find the story of " + text for text in TEXTS]
+    np.testing.assert_allclose(prompted.encode_queries(TEXTS), plain.encode_queries(with_prompt), atol=1e-6)
 
 
 def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> None:
@@ -140,9 +138,7 @@ def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked(m
         find_base(OFFLINE_MODEL)
 
 
-def test_a_base_model_that_is_not_there_is_named_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_base_model_is_reported_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NightshiftError, match=r"no config\.json in it\. Give the folder that holds the model"):
         find_base(str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

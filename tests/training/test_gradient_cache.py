@@ -20,7 +20,7 @@ QUERIES, PASSAGES = 12, 30
 
 
 class Bag(nn.Module):
-    """The smallest tower: the mean of token vectors through a layer with dropout, in float64."""
+    """A minimal tower: mean of token vectors, then a layer with dropout, in float64."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def relations(dtype: torch.dtype) -> Relations:
 
 
 def gradients(tower: nn.Module, sides: list[list[list[int]]], facts: Relations, name: str, keep: bool) -> list[Tensor]:
-    """Of all weights, after one loss over all vectors; with the same dropout whenever it is called."""
+    """Return the gradients of all weights for one loss over all vectors, with the same dropout in each call."""
     loss = matryoshka(choose_loss(TrainingSettings(loss=name, directions=DIRECTIONS)), (3,), normalize=True)
     tower.zero_grad()
     torch.manual_seed(7)
@@ -63,21 +63,21 @@ def test_the_cached_gradient_is_the_plain_one_in_float64(name: str, dropout: boo
     torch.manual_seed(0)
     tower, sides, facts = Bag().train(dropout), [texts(QUERIES), texts(PASSAGES)], relations(torch.float64)
     plain, cached = (gradients(tower, sides, facts, name, keep) for keep in (True, False))
-    for one, other in zip(plain, cached, strict=True):
-        assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
-    assert max(float(one.abs().max()) for one in plain) > 1e-6
+    for expected, actual in zip(plain, cached, strict=True):
+        assert torch.allclose(expected, actual, rtol=1e-10, atol=1e-10)
+    assert max(float(gradient.abs().max()) for gradient in plain) > 1e-6
 
 
 def test_the_plain_gradient_is_that_of_one_graph_over_all_texts() -> None:
     torch.manual_seed(0)
     tower, sides, facts = Bag().eval(), [texts(QUERIES), texts(PASSAGES)], relations(torch.float64)
-    found = gradients(tower, sides, facts, "infonce", keep=True)
+    actual = gradients(tower, sides, facts, "infonce", keep=True)
     tower.zero_grad()
     loss = matryoshka(choose_loss(TrainingSettings(directions=DIRECTIONS)), (3,), normalize=True)
     loss(tower(sides[0], 0), tower(sides[1], 0), facts).backward()
-    for one, parameter in zip(found, tower.parameters(), strict=True):
+    for gradient, parameter in zip(actual, tower.parameters(), strict=True):
         assert parameter.grad is not None
-        assert torch.allclose(one, parameter.grad, rtol=1e-10, atol=1e-12)
+        assert torch.allclose(gradient, parameter.grad, rtol=1e-10, atol=1e-12)
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_the_cached_gradient_of_a_transformer_is_the_plain_one(encoder: DualEnco
     tower.set_dropout(dropout)
     tower.train()
     plain, cached = (gradients(tower, sides, facts, name, keep) for keep in (True, False))
-    for one, other in zip(plain, cached, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+    for expected, actual in zip(plain, cached, strict=True):
+        assert torch.allclose(expected, actual, rtol=1e-4, atol=1e-6)
 
 
 def test_a_frozen_tower_gets_no_gradient_and_the_other_its_own() -> None:
@@ -106,12 +106,12 @@ def test_a_frozen_tower_gets_no_gradient_and_the_other_its_own() -> None:
     assert not forward.vectors[1].requires_grad
     (gradient,) = torch.autograd.grad(loss(forward.vectors[0], forward.vectors[1], facts), forward.vectors[:1])
     forward.backward([gradient, None])
-    found = [parameter.grad.clone() for parameter in asking.parameters() if parameter.grad is not None]
+    actual = [parameter.grad.clone() for parameter in asking.parameters() if parameter.grad is not None]
     asking.zero_grad()
     loss(asking(sides[0], 0), frozen(sides[1], 0), facts).backward()
-    for one, parameter in zip(found, asking.parameters(), strict=True):
+    for gradient, parameter in zip(actual, asking.parameters(), strict=True):
         assert parameter.grad is not None
-        assert torch.allclose(one, parameter.grad, rtol=1e-10, atol=1e-12)
+        assert torch.allclose(gradient, parameter.grad, rtol=1e-10, atol=1e-12)
 
 
 def test_only_one_chunk_of_a_cached_batch_is_in_memory_with_its_graph() -> None:

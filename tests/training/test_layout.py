@@ -13,7 +13,7 @@ from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
 from tasks.core.encoder.dual_encoder import EncoderSpec, fingerprint, load_encoder, save_encoder, start_from
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30, ""]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 30, ""]
 CASES: dict[str, dict[str, object]] = {
     "mean": {},
     "cls": {"pooling": "cls"},
@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, object]] = {
 
 
 def check(folder: Path) -> None:
-    """sentence-transformers gives our vectors on both sides of the encoder in `folder`."""
+    """Check that sentence-transformers and Nightshift compute the same vectors for both towers in `folder`."""
     from sentence_transformers import SentenceTransformer
 
     ours = load_encoder(folder)
@@ -88,9 +88,9 @@ def test_separate_encoders_also_load_one_by_one(tiny_model: Path, tmp_path: Path
 def test_the_weights_lie_on_disk_once(tiny_model: Path, tmp_path: Path) -> None:
     spec = EncoderSpec.of(EncoderSettings(dimension=12, serve_dimension=5), "fp32")
     start_from(tiny_model, spec, tmp_path)
-    found = {str(path.relative_to(tmp_path)): load_file(path) for path in tmp_path.rglob("*.safetensors")}
-    assert set(found) == {"model.safetensors", "2_Dense/model.safetensors", "3_Cut/model.safetensors"}
-    assert found["3_Cut/model.safetensors"]["linear.weight"].shape == (5, 12)
+    weights = {str(path.relative_to(tmp_path)): load_file(path) for path in tmp_path.rglob("*.safetensors")}
+    assert set(weights) == {"model.safetensors", "2_Dense/model.safetensors", "3_Cut/model.safetensors"}
+    assert weights["3_Cut/model.safetensors"]["linear.weight"].shape == (5, 12)
 
 
 @pytest.mark.parametrize("shared", [True, False])

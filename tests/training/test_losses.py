@@ -1,4 +1,4 @@
-"""Each loss against its formula, written out by hand in float64 with loops over queries and passages."""
+"""Each loss against its formula, computed in float64 with loops over queries and passages."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Relations]:
     return queries, passages, Relations(own, positive, known, teacher)
 
 
-def dot(one: Tensor, other: Tensor) -> float:
-    return float(sum(a * b for a, b in zip(one.tolist(), other.tolist(), strict=True)))
+def dot(left: Tensor, right: Tensor) -> float:
+    return float(sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True)))
 
 
 def negatives_of(relations: Relations, query: int) -> list[int]:
@@ -60,7 +60,7 @@ def test_infonce_is_the_formula_in_small_numbers() -> None:
 @pytest.mark.parametrize("directions", [DIRECTIONS[:1], DIRECTIONS[:2], DIRECTIONS[1:3], DIRECTIONS])
 def test_infonce_is_its_formula_in_every_direction(directions: tuple[str, ...]) -> None:
     queries, passages, relations = batch()
-    related = {(0, 3), (3, 0)}  # query 3 knows the positive of query 0
+    related = {(0, 3), (3, 0)}  # the positive of query 0 is a known positive of query 3
     total = 0.0
     for i in range(4):
         own = passages[i]
@@ -111,7 +111,7 @@ def test_supcon_over_positives_is_its_formula() -> None:
 
 def test_supcon_with_one_positive_a_query_is_infonce() -> None:
     queries, passages, relations = batch()
-    single = Relations(relations.own, relations.is_own, relations.known)
+    single = Relations(relations.target, relations.is_target, relations.known)
     loss = supcon(queries, passages, single, temperature=TAU)
     assert loss.item() == pytest.approx(infonce(queries, passages, single, temperature=TAU).item(), abs=1e-12)
 
@@ -164,9 +164,9 @@ def test_kl_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("loss", [margin_mse, kl])
-def test_without_any_teacher_score_distillation_says_nothing(loss: Callable[..., Tensor]) -> None:
+def test_distillation_without_teacher_scores_is_zero(loss: Callable[..., Tensor]) -> None:
     queries, passages, relations = batch()
-    silent = Relations(relations.own, relations.positive, relations.known, torch.full((4, 7), torch.nan))
+    silent = Relations(relations.target, relations.positive, relations.known, torch.full((4, 7), torch.nan))
     value = loss(queries, passages, silent, temperature=TAU)
     value.backward()
     assert value.item() == 0
@@ -186,13 +186,13 @@ def test_the_gradient_is_that_of_the_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_queries_and_passages_says_nothing(name: str) -> None:
+def test_losses_do_not_depend_on_the_order_of_queries_and_passages(name: str) -> None:
     queries, passages, relations = batch()
     loss = choose_loss(dials(name, directions=DIRECTIONS))
     rows, columns = torch.randperm(4), torch.randperm(7)
     assert relations.teacher is not None
     moved = Relations(
-        columns.argsort()[relations.own[rows]],
+        columns.argsort()[relations.target[rows]],
         *(table[rows][:, columns] for table in (relations.positive, relations.known, relations.teacher)),
     )
     expected = loss(queries, passages, relations).item()
@@ -200,14 +200,14 @@ def test_the_order_of_queries_and_passages_says_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["infonce", "triplet", "supcon"])
-def test_perfect_vectors_with_a_duplicated_positive_lose_nothing(name: str) -> None:
+def test_perfect_vectors_with_a_duplicated_positive_have_zero_loss(name: str) -> None:
     queries = torch.eye(4)[[0, 1, 2, 0]]  # queries 0 and 3 have the same positive text
     known = torch.eye(4)[[0, 1, 2, 0]] @ torch.eye(4)[:, [0, 1, 2, 0]] > 0
     loss = choose_loss(dials(name, temperature=0.001, directions=DIRECTIONS))
     assert loss(queries, queries, Relations(torch.arange(4), known, known)).item() == 0
 
 
-def test_without_the_mask_the_duplicate_would_cost_what_others_report() -> None:
+def test_without_the_mask_a_duplicated_positive_has_a_loss() -> None:
     queries, alone = torch.eye(4)[[0, 1, 2, 0]], torch.eye(4, dtype=torch.bool)
     loss = infonce(queries, queries, Relations(torch.arange(4), alone, alone), temperature=0.001)
     assert loss.item() == pytest.approx(math.log(2) / 2)  # .3466
@@ -218,9 +218,9 @@ def test_a_near_duplicate_of_a_positive_gets_no_gradient(name: str) -> None:
     queries, passages, relations = batch()
     assert relations.teacher is not None
     known = relations.known.clone()
-    known[:, 5] = True  # passage 5 is like a positive of every query, and judged for none
+    known[:, 5] = True  # passage 5 is a near duplicate of a positive of every query, but not judged
     loss = choose_loss(dials(name, directions=DIRECTIONS))
-    loss(queries, passages, Relations(relations.own, relations.positive, known, relations.teacher)).backward()
+    loss(queries, passages, Relations(relations.target, relations.positive, known, relations.teacher)).backward()
     assert passages.grad is not None
     assert passages.grad[5].abs().sum() == 0
     assert passages.grad[0].abs().sum() > 0

@@ -1,4 +1,4 @@
-"""A base model is taken as its authors made it, or refused with the reason; never half of it."""
+"""A base model is used exactly as published, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.core.encoder.base_model import check_bases, find_bases
 from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, start_from
 from tasks.core.training.trainer import base_encoder, check_base
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30, "a castle"]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 30, "a castle"]
 Damage = Callable[[Path], object]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
 
@@ -76,21 +76,21 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "pointer to weights": (put("model.safetensors", POINTER), r"model\.safetensors: a Git LFS pointer.*git lfs pull"),
     "pointer to tokenizer": (put("tokenizer.json", POINTER), r"tokenizer\.json: a Git LFS pointer"),
     "pointer to config": (put("config.json", POINTER), r"config\.json: a Git LFS pointer"),
-    "cut weights": (cut("model.safetensors"), r"model\.safetensors: not a whole .* of 1,500 bytes.*again"),
-    "empty weights": (put("model.safetensors", b""), r"model\.safetensors: not a whole safetensors file of 0 bytes"),
+    "cut weights": (cut("model.safetensors"), r"model\.safetensors: not a complete .*1,500 bytes.*again"),
+    "empty weights": (put("model.safetensors", b""), r"model\.safetensors: not a complete safetensors file \(0 bytes"),
     "pickled weights": (pickled, r"there is pytorch_model\.bin.*never loaded.*save_pretrained"),
-    "adapters": (adapters, r"holds adapters .* and no model\. Merge them"),
+    "adapters": (adapters, r"contains adapters .* but no model\. Merge them"),
     "half of the files of weights": (half_indexed, r"model-00002-of-00002\.safetensors is missing"),
     "cut config": (put("config.json", '{"model_type": "be'), r"config\.json: not valid JSON"),
     "config of nothing": (put("config.json", "{}"), r"config\.json: no model_type in it"),
     "config of an unknown model": (config(model_type="what"), "transformers cannot load it .*`what`"),
-    "config of a larger model": (config(hidden_size=64), "other weights than its safetensors hold .*two models"),
-    "config of a longer model": (config(num_hidden_layers=3), "weights are not in its safetensors .*at random"),
+    "config of a larger model": (config(hidden_size=64), "config.json and its safetensors do not match .*two models"),
+    "config of a longer model": (config(num_hidden_layers=3), "weights are not in its safetensors .*would be random"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_model_folder_that_is_not_whole_is_refused_with_the_file_and_the_next_step(
+def test_an_incomplete_model_folder_is_refused_with_the_file_and_the_next_step(
     case: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     damage, words = BROKEN[case]
@@ -104,7 +104,7 @@ def test_a_model_folder_that_is_not_whole_is_refused_with_the_file_and_the_next_
 
 
 def sentence_model(tiny: Path, folder: Path, *steps: Any, pooling: str = "mean", **more: Any) -> Path:
-    """A model folder as sentence-transformers writes it."""
+    """Make a model folder in the format of sentence-transformers."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -197,7 +197,7 @@ def with_custom_step(tiny: Path, folder: Path) -> Path:
 LACKING: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object], str]] = {
     "a dense step with an activation": (
         lambda tiny, to: sentence_model(tiny, to, dense(bias=True, activation_function=torch.nn.Tanh())), {},
-        r"dimension = …  # the Dense step 2_Dense: Nightshift takes over a linear map alone",
+        r"dimension = …  # the Dense step 2_Dense: Nightshift supports only a linear map",
     ),
     "two poolings": (
         lambda tiny, to: sentence_model(tiny, to, pooling=("mean", "max")), {},  # type: ignore[arg-type]
@@ -212,19 +212,19 @@ LACKING: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object], str]] 
         {"query_prompt": "find: "}, r"include_prompt = false in 1_Pooling/config\.json",
     ),
     "a layer norm": (layer_norm, {}, r"the step LayerNorm \(2_LayerNorm\)"),
-    "code of its own": (with_custom_step, {}, r"the step their_code\.Whiten"),
+    "custom code": (with_custom_step, {}, r"the step their_code\.Whiten"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LACKING)
-def test_what_nightshift_cannot_compute_is_refused_by_name(case: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_unsupported_models_are_refused_with_the_reason(case: str, tiny_model: Path, tmp_path: Path) -> None:
     make, stated, words = LACKING[case]
     settings = EncoderSettings.model_validate({"model": str(make(tiny_model, tmp_path / "base")), **stated})
     with pytest.raises(NightshiftError, match=words):
         check_bases(find_bases(settings), settings)
 
 
-def test_a_stated_setting_is_obeyed_with_a_warning(
+def test_an_explicit_setting_overrides_the_model_with_a_warning(
     tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     base = sentence_model(tiny_model, tmp_path / "base", dense(activation_function=torch.nn.Tanh()), pooling="max")
@@ -235,9 +235,7 @@ def test_a_stated_setting_is_obeyed_with_a_warning(
 
 
 @pytest.mark.parametrize("written", [{"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])
-def test_a_pooling_is_read_in_both_forms_that_it_is_written_in(
-    written: dict[str, object], tiny_model: Path, tmp_path: Path
-) -> None:
+def test_both_formats_of_a_pooling_file_are_read(written: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_model, base)
     write_json(base / "1_Pooling" / "config.json", written)
@@ -246,13 +244,13 @@ def test_a_pooling_is_read_in_both_forms_that_it_is_written_in(
         check_bases(find_bases(settings), settings)
 
 
-def test_a_home_that_began_with_other_settings_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_home_made_with_other_settings_still_works(tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_model, base)
     settings = small_settings(tmp_path / "home", base)
     snapshot = stories(settings.home)
     before = base_encoder(settings.home, snapshot, settings)
-    write_json(base / "1_Pooling" / "config.json", {"pooling_mode": "cls"})  # no part of what names the artifact
+    write_json(base / "1_Pooling" / "config.json", {"pooling_mode": "cls"})  # not part of the artifact key
     again = base_encoder(settings.home, snapshot, settings)
     assert again.reused
     assert again.digest == before.digest

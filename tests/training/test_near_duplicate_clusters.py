@@ -20,18 +20,18 @@ def words(rng: np.random.Generator, count: int) -> list[str]:
     return [f"w{number}" for number in rng.integers(0, 10_000, count)]
 
 
-def test_texts_are_joined_when_they_or_texts_between_them_are_alike() -> None:
+def test_similar_texts_are_clustered_transitively() -> None:
     base = [f"word{n}" for n in range(60)]
     first = " ".join(base)
     second = " ".join([*base[:58], "other", "end"])  # 54 of 58 shingles in common: 54/58 > .8
     third = " ".join(["new", "start", *base[2:58], "other", "end"])
     names = clusters_of([first, "something else entirely that shares nothing at all", second, third, "", ""])
     assert names[0] == names[2] == names[3]
-    assert len(set(names.tolist())) == 4  # the two texts without a word are not joined
+    assert len(set(names.tolist())) == 4  # the two texts without words are not clustered
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
-def test_the_pairs_are_those_of_comparing_every_text_with_every_other(threshold: float) -> None:
+def test_clusters_equal_those_of_comparing_all_pairs(threshold: float) -> None:
     rng = np.random.default_rng(0)
     texts = []
     for _ in range(30):
@@ -43,12 +43,12 @@ def test_the_pairs_are_those_of_comparing_every_text_with_every_other(threshold:
             texts.append(" ".join(changed))
     shingles = [{tuple(text.split()[i : i + 5]) for i in range(max(1, len(text.split()) - 4))} for text in texts]
     groups = list(range(len(texts)))
-    for one, other in combinations(range(len(texts)), 2):
-        if len(shingles[one] & shingles[other]) >= threshold * len(shingles[one] | shingles[other]):
-            old, new = groups[other], groups[one]
+    for left, right in combinations(range(len(texts)), 2):
+        if len(shingles[left] & shingles[right]) >= threshold * len(shingles[left] | shingles[right]):
+            old, new = groups[right], groups[left]
             groups = [new if group == old else group for group in groups]
-    found = clusters_of(texts, threshold).tolist()
-    assert [found.index(name) for name in found] == [groups.index(name) for name in groups]
+    actual = clusters_of(texts, threshold).tolist()
+    assert [actual.index(name) for name in actual] == [groups.index(name) for name in groups]
 
 
 def test_thousands_of_copies_of_a_template_are_one_cluster_though_few_of_them_are_compared() -> None:

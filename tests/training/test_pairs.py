@@ -13,7 +13,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 
-STORY = "the story of a golden violin told near one castle and one river and one market"
+STORY = "the story of a golden violin seen near one castle and one river and one market"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def encoder(tiny_model: Path, tmp_path: Path) -> DualEncoder:
 
 
 def now(home: Path) -> Snapshot:
-    """Two wordings of one query, a copy and a near copy of its passage, and a held-out query."""
+    """Two queries with equal texts, a copy and a near duplicate of their passage, and a held-out query."""
     texts = {"a": STORY, "copy": STORY, "near": STORY + " seen", "b": "a river", "c": "a castle", "d": "a falcon"}
     queries = {"q1": "golden violin", "q2": "golden violin", "q3": "river", "q4": "falcon"}
     qrels = [("q1", "a", "train"), ("q2", "b", "test"), ("q3", "b", "train"), ("q3", "c", "dev"), ("q4", "d", "test")]
@@ -37,10 +37,10 @@ def text(data: TrainingPairs, encoder: DualEncoder, row: int) -> str:
     return words
 
 
-def test_equal_texts_are_one_row_and_known_by_every_wording(encoder: DualEncoder, tmp_path: Path) -> None:
+def test_equal_texts_share_a_row(encoder: DualEncoder, tmp_path: Path) -> None:
     mined = negatives_of(tmp_path, [("q1", "near"), ("q1", "copy"), ("q1", "d"), ("q3", "d")])
     data = load_pairs(now(tmp_path), mined, encoder, TrainingSettings())
-    assert len(data.query_tokens) == 2  # "golden violin" and "river": q4 is not asked in training
+    assert len(data.query_tokens) == 2  # "golden violin" and "river": q4 is not a training query
     assert data.pairs.tolist() == [[0, 0], [1, data.pairs[1, 1]]]
     assert text(data, encoder, int(data.pairs[1, 1])) == "a river"
     known = {text(data, encoder, row) for row in range(len(data.cluster)) if data.cluster[row] in data.known[0]}
@@ -56,9 +56,7 @@ def older(home: Path) -> Snapshot:
     return snapshot_of(home, texts, queries, qrels)
 
 
-def test_replay_brings_what_only_the_older_snapshot_trains_on_and_nothing_held_out(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
+def test_replay_adds_only_older_training_pairs_that_are_not_held_out(encoder: DualEncoder, tmp_path: Path) -> None:
     mined = negatives_of(tmp_path, [("q1", "d")])
     data = load_pairs(now(tmp_path), mined, encoder, TrainingSettings(replay=0.5), older(tmp_path))
     replayed = [text(data, encoder, row) for row in data.pairs[data.fresh :, 1].tolist()]
@@ -70,9 +68,7 @@ def test_replay_brings_what_only_the_older_snapshot_trains_on_and_nothing_held_o
     assert len(without.pairs) == without.fresh == 2
 
 
-def test_a_teacher_s_scores_are_read_where_they_are_and_missed_where_they_are_needed(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
+def test_teacher_scores_are_read_and_required_by_distillation(encoder: DualEncoder, tmp_path: Path) -> None:
     settings = TrainingSettings(loss="margin_mse", teacher_temperature=2.0)
     with pytest.raises(BadInput, match="teacher_score"):
         load_pairs(now(tmp_path), negatives_of(tmp_path, [("q1", "d")]), encoder, settings)

@@ -1,4 +1,4 @@
-"""A query encoder trained alone: the passages keep their vectors, the release gets a name of its own."""
+"""Training only the query encoder: passages keep their vectors, and the release gets a new name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = ["a river", "the story of one golden violin"]
 
 
 def named(base: Path, folder: Path, query_base: Path | None = None, **settings: object) -> tuple[str, str]:
-    """Fingerprint and passage fingerprint of an encoder with these settings."""
+    """Return fingerprint and passage fingerprint of an encoder with these settings."""
     folder.mkdir()
     spec = EncoderSpec.of(EncoderSettings(**settings), "fp32")  # type: ignore[arg-type]
     start_from(base, spec, folder, query_base)
@@ -57,12 +57,12 @@ def test_two_base_models_give_each_side_its_own_start(tiny_model: Path, tmp_path
     other = made("distilbert", tiny_model, tmp_path / "other")
     named(tiny_model, tmp_path / "two", query_base=other, shared=False)
     named(other, tmp_path / "one")
-    two, one = load_encoder(tmp_path / "two"), load_encoder(tmp_path / "one")
-    np.testing.assert_array_equal(two.encode_queries(TEXTS), one.encode_queries(TEXTS))
-    assert not np.allclose(two.encode_passages(TEXTS), one.encode_passages(TEXTS))
+    two, single = load_encoder(tmp_path / "two"), load_encoder(tmp_path / "one")
+    np.testing.assert_array_equal(two.encode_queries(TEXTS), single.encode_queries(TEXTS))
+    assert not np.allclose(two.encode_passages(TEXTS), single.encode_passages(TEXTS))
 
 
-def test_base_models_of_two_widths_meet_in_a_projection(tiny_model: Path, tmp_path: Path) -> None:
+def test_base_models_of_different_widths_need_a_projection(tiny_model: Path, tmp_path: Path) -> None:
     wide = made("bert", tiny_model, tmp_path / "wide", hidden=48)
     with pytest.raises(NightshiftError, match=r"48 numbers.*32.*\n?.*dimension"):
         named(tiny_model, tmp_path / "none", query_base=wide, shared=False)
@@ -97,15 +97,15 @@ def released(settings: Settings, encoder: Encoder, embeddings: Embeddings, snaps
     )
 
 
-def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Settings) -> None:
+def test_training_only_the_query_encoder_embeds_no_passage(settings: Settings) -> None:
     home, snapshot = settings.home, stories(settings.home)
     negatives = next_passages(home, snapshot)
     start = trainer.base_encoder(home, snapshot, settings)
     vectors = gather_shards(home, start, snapshot, 2)
     new = trainer.train(home, start, snapshot, negatives, settings)
     weights = [
-        {side: file_digest(one.path / side / "model.safetensors") for side in ("query", "passage")}
-        for one in (start, new)
+        {side: file_digest(encoder.path / side / "model.safetensors") for side in ("query", "passage")}
+        for encoder in (start, new)
     ]
     assert weights[0]["passage"] == weights[1]["passage"]
     assert weights[0]["query"] != weights[1]["query"]
@@ -121,7 +121,7 @@ def test_a_night_that_trains_the_query_encoder_alone_embeds_nothing(settings: Se
     again = gather_shards(home, new, snapshot, 2)
     assert again.reused
     assert again.digest == vectors.digest
-    otherwise = gather_shards(home, new, snapshot, 3)  # a new artifact, of vectors that are known
+    otherwise = gather_shards(home, new, snapshot, 3)  # a new artifact that reuses existing vectors
     assert (otherwise.embedded, otherwise.avoided, otherwise.tokens) == (0, snapshot.rows, 0)
 
     first = released(settings, start, vectors, snapshot)

@@ -1,4 +1,4 @@
-"""Two processes over gloo give what one process gives: losses, gradients, weights."""
+"""Two processes with gloo compute the same losses, gradients, and weights as one process."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ def settings(tiny_model: Path, tmp_path: Path) -> Settings:
 
 
 def taught_job(settings: Settings, folder: Path) -> Job:
-    """A training whose positives and negatives have a teacher's scores."""
+    """Make a training job with teacher scores for positives and negatives."""
     snapshot = stories(settings.home)
     pairs = [(f"q{n}", f"p{(n + step) % 60}") for n in range(60) if n % 5 < 3 for step in (1, 2)]
     scores = np.random.default_rng(0).normal(size=len(pairs)).tolist()
     mined = negatives_of(settings.home, pairs, teacher_score=scores)
-    asked = sorted({query for query, _ in pairs})
-    own = {"query_id": asked, "passage_id": [f"p{query[1:]}" for query in asked], "teacher_score": [3.0] * len(asked)}
+    queries = sorted({query for query, _ in pairs})
+    own = {
+        "query_id": queries,
+        "passage_id": [f"p{query[1:]}" for query in queries],
+        "teacher_score": [3.0] * len(queries),
+    }
     pq.write_table(pa.table(own), mined.path / "positives.parquet")
     start = base_encoder(settings.home, snapshot, settings)
     return Job(folder=folder, start=start, snapshot=snapshot, negatives=mined, settings=settings)
 
 
-def test_losses_and_gradients_are_those_of_one_process_with_one_all_reduce_a_step(
+def test_two_processes_give_the_losses_and_gradients_of_one_with_one_all_reduce_per_step(
     settings: Settings, tmp_path: Path
 ) -> None:
     job = taught_job(settings, tmp_path)
@@ -54,33 +58,33 @@ def test_losses_and_gradients_are_those_of_one_process_with_one_all_reduce_a_ste
     whole = settings.model_copy(update={"training": settings.training.model_copy(update={"memory_tokens": 10**6})})
     alone = gradients(job.model_copy(update={"settings": whole}), Ranks())
     for rank in (0, 1):
-        found = load_file(tmp_path / f"gradients-{rank}.safetensors")
-        assert found.pop("all-reduces").item() == len(LOSSES)
-        assert found.keys() == alone.keys()
+        gradients_of_rank = load_file(tmp_path / f"gradients-{rank}.safetensors")
+        assert gradients_of_rank.pop("all-reduces").item() == len(LOSSES)
+        assert gradients_of_rank.keys() == alone.keys()
         for name, value in alone.items():
-            assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-6), name
+            assert torch.allclose(gradients_of_rank[name], value, rtol=1e-4, atol=1e-6), name
 
 
-def test_a_training_in_two_processes_ends_where_one_process_ends(tiny_model: Path, tmp_path: Path) -> None:
-    one, two = (
+def test_two_processes_train_the_same_weights_as_one(tiny_model: Path, tmp_path: Path) -> None:
+    single, double = (
         trained(stories(home), small_settings(home, tiny_model, processes=count, evaluate_every=5))
         for count, home in ((1, tmp_path / "one"), (2, tmp_path / "two"))
     )
-    np.testing.assert_allclose(two.loss, one.loss, rtol=1e-4)
-    np.testing.assert_allclose(two.dev, one.dev, atol=0.02)
-    assert sorted(path.name for path in two.path.iterdir()) == sorted(path.name for path in one.path.iterdir())
+    np.testing.assert_allclose(double.loss, single.loss, rtol=1e-4)
+    np.testing.assert_allclose(double.dev, single.dev, atol=0.02)
+    assert sorted(path.name for path in double.path.iterdir()) == sorted(path.name for path in single.path.iterdir())
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_reaches_the_person_as_it_was_said(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_training_process_is_raised_unchanged(tiny_model: Path, tmp_path: Path) -> None:
     settings = small_settings(tmp_path / "home", tiny_model, processes=2, loss="kl")
     with pytest.raises(NightshiftError, match=r"loss = \"kl\" learns from a teacher"):
         trained(stories(settings.home), settings)
 
 
-def test_shares_divide_texts_and_are_about_equal_in_tokens() -> None:
+def test_shards_divide_texts_and_are_about_equal_in_tokens() -> None:
     lengths = [3, 90, 4, 80, 5, 70, 6]
-    shares = [Ranks(rank, 3).shares(lengths) for rank in range(3)]
-    assert sorted(torch.cat(shares[0]).tolist()) == list(range(7))
-    assert [share.tolist() for share in shares[0]] == [share.tolist() for share in shares[2]]
-    assert max(sum(lengths[row] for row in share.tolist()) for share in shares[0]) < 110
+    shards = [Ranks(rank, 3).shards(lengths) for rank in range(3)]
+    assert sorted(torch.cat(shards[0]).tolist()) == list(range(7))
+    assert [shard.tolist() for shard in shards[0]] == [shard.tolist() for shard in shards[2]]
+    assert max(sum(lengths[row] for row in shard.tolist()) for shard in shards[0]) < 110

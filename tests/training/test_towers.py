@@ -13,7 +13,7 @@ from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, load_encoder, start_from
 from tasks.core.encoder.pooling import pool, prefixes
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 100, ""]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 100, ""]
 STATES = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]], [[1.0, 0.0], [2.0, 1.0], [6.0, 2.0]]])
 MASK = torch.tensor([[True, True, False], [True, True, True]])
 
@@ -28,7 +28,7 @@ def started(base: Path, folder: Path, **settings: object) -> DualEncoder:
     ("how", "padded", "full"),
     [("mean", (2, 4), (3, 1)), ("cls", (1, 2), (1, 0)), ("last", (3, 6), (6, 2))],
 )
-def test_padding_has_no_part_in_a_vector(how: str, padded: tuple[int, int], full: tuple[int, int]) -> None:
+def test_padding_does_not_change_a_vector(how: str, padded: tuple[int, int], full: tuple[int, int]) -> None:
     assert pool(STATES, MASK, how).tolist() == [list(padded), list(full)]
     assert pool(STATES[1:], None, how).tolist() == [list(full)]
 
@@ -44,8 +44,8 @@ def test_any_architecture_encodes_a_text_alone_as_it_does_among_others(
     alone = np.concatenate([encoder.encode_passages([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=2e-6)
     assert np.isfinite(together).all()
-    tells_apart = kind != "qwen3" or pooling != "cls"  # the first token of a causal model sees no other
-    assert (np.linalg.matrix_rank(together) > 2) == tells_apart
+    distinguishes_texts = kind != "qwen3" or pooling != "cls"  # the first token of a causal model sees no other
+    assert (np.linalg.matrix_rank(together) > 2) == distinguishes_texts
 
 
 def test_a_limit_is_never_beyond_the_positions_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_limit_is_never_beyond_the_positions_of_the_model(tiny_model: Path, tm
     for kind in KINDS:
         base = made(kind, tiny_model, tmp_path / f"{kind}-base")
         limits[kind] = started(base, tmp_path / kind, passage_tokens=500).passage.max_tokens
-    # RoBERTa starts to count behind the padding's position (0 here), T5's positions are relative: it has no end
+    # RoBERTa's positions start after the padding position (0 here); T5's positions are relative and unlimited
     assert limits == {"bert": 64, "roberta": 63, "distilbert": 64, "modernbert": 64, "t5": 500, "qwen3": 64}
 
 
@@ -64,7 +64,7 @@ def test_a_new_projection_keeps_inner_products_when_it_drops_nothing(tiny_model:
     np.testing.assert_allclose(plain @ plain.T, turned @ turned.T, atol=1e-5)
 
 
-def test_a_projection_gives_as_many_numbers_as_asked_for_and_is_trained(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_projection_has_the_configured_dimension_and_is_trained(tiny_model: Path, tmp_path: Path) -> None:
     encoder = started(tiny_model, tmp_path / "encoder", dimension=7)
     assert encoder.encode_queries(TEXTS).shape == (5, 7)
     encoder.passage(encoder.passage.tokenize(TEXTS), 1000)[:, 0].sum().backward()
@@ -75,10 +75,10 @@ def test_a_projection_gives_as_many_numbers_as_asked_for_and_is_trained(tiny_mod
 
 def test_prefixes_are_cut_and_scaled_to_length_one_again() -> None:
     vectors = torch.tensor([[0.6, 0.0, 0.8], [0.0, 0.0, 1.0]])
-    full, two, one = prefixes(vectors, [1, 2], normalize=True)
+    full, two, first = prefixes(vectors, [1, 2], normalize=True)
     assert full is vectors
     assert two.tolist() == [[1, 0], [0, 0]]
-    assert one.tolist() == [[1], [0]]
+    assert first.tolist() == [[1], [0]]
     plain = prefixes(torch.tensor([[3.0, 4.0, 5.0]]), [2, 3], normalize=False)
     assert [part.tolist() for part in plain] == [[[3, 4, 5]], [[3, 4]]]
 

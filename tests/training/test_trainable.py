@@ -22,30 +22,30 @@ from tasks.core.encoder.dual_encoder import (
 from tasks.core.encoder.tower import Tower
 from tasks.core.training.trainable import make_trainable, spec_to_train
 
-TEXTS = ["a river", "the story of one golden violin told near a castle", "silent", "one " * 30]
+TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 30]
 
 
 def started(base: Path, folder: Path, **settings: object) -> DualEncoder:
     folder.mkdir()
-    dials = EncoderSettings(**settings)  # type: ignore[arg-type]
-    encoder = start_from(base, EncoderSpec.of(dials, "fp32"), folder)
-    make_trainable(encoder, dials)
+    encoder_settings = EncoderSettings(**settings)  # type: ignore[arg-type]
+    encoder = start_from(base, EncoderSpec.of(encoder_settings, "fp32"), folder)
+    make_trainable(encoder, encoder_settings)
     return encoder
 
 
 def trained(tower: Tower) -> dict[str, torch.nn.Parameter]:
-    return {name: one for name, one in tower.named_parameters() if one.requires_grad}
+    return {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
 
 
 def step(*towers: Tower) -> None:
-    """Two steps of gradient descent on something or other."""
-    for _ in range(2):  # the first moves only B of an adapter, as B starts at zero
+    """Take two steps of gradient descent on an arbitrary loss."""
+    for _ in range(2):  # the first step changes only B of an adapter, because B starts at zero
         for tower in towers:
             tower.zero_grad()
             tower(tower.tokenize(TEXTS), 64)[:, :3].sum().backward()
             with torch.no_grad():
-                for one in trained(tower).values():
-                    one -= 0.5 * one.grad
+                for parameter in trained(tower).values():
+                    parameter -= 0.5 * parameter.grad
 
 
 def vectors(encoder: DualEncoder) -> np.ndarray:
@@ -58,14 +58,16 @@ def test_only_adapters_are_trained_and_what_is_saved_is_an_ordinary_model(
 ) -> None:
     base = made(kind, tiny_model, tmp_path / "base")
     encoder = started(base, tmp_path / "encoder", lora_rank=2)
-    before = {name: one.clone() for name, one in encoder.passage.named_parameters() if not one.requires_grad}
+    before = {
+        name: parameter.clone() for name, parameter in encoder.passage.named_parameters() if not parameter.requires_grad
+    }
     untouched = vectors(encoder)
     assert trained(encoder.passage)
     assert all(".lora_" in name for name in trained(encoder.passage))
     step(encoder.passage)
     assert all(
-        one.grad is None and torch.equal(before[name], one)
-        for name, one in encoder.passage.named_parameters()
+        parameter.grad is None and torch.equal(before[name], parameter)
+        for name, parameter in encoder.passage.named_parameters()
         if name in before
     )
     adapted = vectors(encoder)
@@ -89,24 +91,22 @@ def test_sentence_transformers_reads_what_adapters_trained(tiny_model: Path, tmp
     np.testing.assert_allclose(ours.encode_passages(TEXTS), theirs.encode_document(TEXTS), atol=1e-5, rtol=0)
 
 
-def test_adapters_stand_beside_the_named_layers_only_and_a_projection_is_trained_too(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_only_the_named_layers_get_adapters_and_a_projection_is_trained(tiny_model: Path, tmp_path: Path) -> None:
     tower = started(tiny_model, tmp_path / "a", lora_rank=3, lora_targets=("query", "value"), dimension=8).passage
     weights = trained(tower)
     assert len(weights) == 2 * 2 * 2 + 1  # layers × targets × (A, B), and the projection
-    assert sum(one.numel() for one in weights.values()) == 2 * 2 * 2 * 3 * 32 + 8 * 32
+    assert sum(parameter.numel() for parameter in weights.values()) == 2 * 2 * 2 * 3 * 32 + 8 * 32
 
 
-def test_adapters_are_drawn_alike_each_time(tiny_model: Path, tmp_path: Path) -> None:
+def test_adapters_are_initialized_reproducibly(tiny_model: Path, tmp_path: Path) -> None:
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         drawn.append(trained(started(tiny_model, tmp_path / str(seed), lora_rank=2).passage))
-    assert all(torch.equal(one, drawn[1][name]) for name, one in drawn[0].items())
+    assert all(torch.equal(parameter, drawn[1][name]) for name, parameter in drawn[0].items())
 
 
-def test_a_layer_that_is_not_there_is_named(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_missing_layer_is_named_in_the_error(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(NightshiftError, match=r"lora_targets.*no_such_layer"):
         started(tiny_model, tmp_path / "a", lora_rank=2, lora_targets=("no_such_layer",))
 
@@ -130,7 +130,7 @@ def test_a_frozen_passage_encoder_gets_no_gradient_and_no_dropout(tiny_model: Pa
     assert not torch.equal(encoder.query(ids, 64), encoder.query(ids, 64))
 
 
-def test_training_takes_up_what_the_settings_say_now_unless_the_weights_are_of_another_kind() -> None:
+def test_training_uses_the_current_settings_unless_the_weights_do_not_fit() -> None:
     start = EncoderSpec.of(EncoderSettings(), "bf16")
     now = spec_to_train(start, EncoderSettings(query_prompt="find: ", pooling="cls", serve_dimension=8))
     assert (now.query_prompt, now.pooling, now.serve_dimension, now.precision) == ("find: ", "cls", 8, "bf16")
@@ -140,7 +140,7 @@ def test_training_takes_up_what_the_settings_say_now_unless_the_weights_are_of_a
 
 
 @pytest.mark.parametrize("setting", [{"train": "query"}, {"query_model": "another"}])
-def test_settings_that_tell_the_sides_apart_need_separate_encoders(setting: dict[str, object]) -> None:
+def test_settings_that_differ_between_towers_need_separate_encoders(setting: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="shared = false"):
         EncoderSettings(**setting)  # type: ignore[arg-type]
 

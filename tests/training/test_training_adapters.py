@@ -13,12 +13,12 @@ from tasks.core.training import loop
 
 
 def settings_at(home: Path, model: Path) -> Settings:
-    dials = {"lora_rank": 4, "dimension": 16, "dimensions": (8,), "serve_dimension": 8}
+    encoder_settings = {"lora_rank": 4, "dimension": 16, "dimensions": (8,), "serve_dimension": 8}
     settings = small_settings(home, model, learning_rate=0.02, max_steps=8)
-    return settings.model_copy(update={"encoder": EncoderSettings(model=str(model), **dials)})  # type: ignore[arg-type]
+    return settings.model_copy(update={"encoder": EncoderSettings(model=str(model), **encoder_settings)})  # type: ignore[arg-type]
 
 
-def test_a_killed_training_of_adapters_ends_with_the_weights_of_a_straight_one(
+def test_a_killed_training_of_adapters_resumes_to_the_same_weights(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = settings_at(tmp_path / "straight", tiny_model)

@@ -36,12 +36,12 @@ def snapshot(settings: Settings) -> Snapshot:
 
 
 def having(settings: Settings, home: Path | None = None, **training: object) -> Settings:
-    dials = settings.training.model_copy(update=training)
-    return settings.model_copy(update={"training": dials, "home": home or settings.home})
+    changed = settings.training.model_copy(update=training)
+    return settings.model_copy(update={"training": changed, "home": home or settings.home})
 
 
-def weights_equal(one: Encoder, other: Encoder) -> bool:
-    ours, theirs = weights(one), weights(other)
+def weights_equal(left: Encoder, right: Encoder) -> bool:
+    ours, theirs = weights(left), weights(right)
     return ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
 
 
@@ -49,7 +49,7 @@ def weights(encoder: Encoder) -> dict[str, np.ndarray]:
     return load_file(encoder.path / "model.safetensors")
 
 
-def test_training_brings_queries_nearer_to_their_passages(snapshot: Snapshot, settings: Settings) -> None:
+def test_training_moves_queries_closer_to_their_passages(snapshot: Snapshot, settings: Settings) -> None:
     encoder = trained(snapshot, settings)
     assert encoder.steps == encoder.kept == 9  # 2 epochs × 36 pairs / 8
     assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
@@ -63,7 +63,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "dials",
+    "changed",
     [
         {},
         {"dropout": 0.3, "memory_tokens": 128, "more_positives": 1},
@@ -71,22 +71,22 @@ class Killed(BaseException):
     ],
     ids=["plain", "cached with dropout", "looking at dev queries"],
 )
-def test_a_killed_training_goes_on_and_ends_with_the_weights_of_a_straight_one(
-    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dials: dict[str, object]
+def test_a_killed_training_resumes_to_the_same_weights(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object]
 ) -> None:
-    straight = trained(snapshot, having(settings, tmp_path / "straight", **dials))
+    straight = trained(snapshot, having(settings, tmp_path / "straight", **changed))
     steps: list[int] = []
 
-    def until_step_five(data: TrainingPairs, pairs: np.ndarray, dials: TrainingSettings, step: int) -> Batch:
+    def until_step_five(data: TrainingPairs, pairs: np.ndarray, changed: TrainingSettings, step: int) -> Batch:
         steps.append(step)
         if steps == [0, 1, 2, 3, 4, 5]:
             raise Killed
-        return batch_at(data, pairs, dials, step)
+        return batch_at(data, pairs, changed, step)
 
     monkeypatch.setattr(loop, "batch_at", until_step_five)
     with pytest.raises(Killed):
-        trained(snapshot, having(settings, tmp_path / "killed", **dials))
-    resumed = trained(snapshot, having(settings, tmp_path / "killed", **dials))
+        trained(snapshot, having(settings, tmp_path / "killed", **changed))
+    resumed = trained(snapshot, having(settings, tmp_path / "killed", **changed))
     assert steps == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8]
     assert (resumed.loss, resumed.dev, resumed.kept) == (straight.loss, straight.dev, straight.kept)
     assert resumed.fingerprint == straight.fingerprint
@@ -95,10 +95,10 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_a_straight_one(
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     snapshot: Snapshot, settings: Settings, tmp_path: Path
 ) -> None:
-    one, same, differs = (
+    first, same, differs = (
         trained(snapshot, having(settings, tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
-    assert one.fingerprint == same.fingerprint != differs.fingerprint
+    assert first.fingerprint == same.fingerprint != differs.fingerprint
 
 
 def test_a_batch_that_does_not_fit_in_memory_trains_as_one_that_does(snapshot: Snapshot, settings: Settings) -> None:
@@ -113,11 +113,11 @@ def test_every_loss_trains(snapshot: Snapshot, settings: Settings, loss: str) ->
     assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
 
 
-def test_dropout_is_off_unless_asked_for_and_not_saved(snapshot: Snapshot, settings: Settings, tmp_path: Path) -> None:
+def test_dropout_is_off_by_default_and_not_saved(snapshot: Snapshot, settings: Settings, tmp_path: Path) -> None:
     plain = trained(snapshot, having(settings, tmp_path / "plain"))
     dropped = trained(snapshot, having(settings, tmp_path / "dropped", dropout=0.5))
     assert plain.fingerprint != dropped.fingerprint
-    configs = [json.loads((one.path / "config.json").read_text()) for one in (plain, dropped)]
+    configs = [json.loads((encoder.path / "config.json").read_text()) for encoder in (plain, dropped)]
     assert configs[0]["hidden_dropout_prob"] == configs[1]["hidden_dropout_prob"] == 0.1
 
 
@@ -166,20 +166,20 @@ def test_a_training_that_falls_below_its_start_stops_and_keeps_the_weights_of_st
     assert "Keeping the weights of step 6" not in caplog.text
 
 
-def test_a_training_that_changes_nothing_beyond_chance_goes_to_the_gate(snapshot: Snapshot, settings: Settings) -> None:
+def test_a_training_without_significant_change_is_left_to_the_gate(snapshot: Snapshot, settings: Settings) -> None:
     idle = trained(snapshot, having(settings, evaluate_every=3, learning_rate=1e-9))
     assert idle.improved
     assert idle.kept > 0
 
 
-def test_where_there_are_no_dev_queries_all_steps_are_done_and_the_last_weights_kept() -> None:
+def test_without_dev_queries_the_weights_of_the_last_step_are_kept() -> None:
     progress = Progress(losses=[1.0] * 5)
     assert not dev.is_finished(progress, patience=1)
     assert dev.step_to_keep(progress) == 5
     assert dev.best_step(Progress(dev=[(0, 0.9), (2, 0.5), (4, 0.6), (6, 0.6)])) == 4
 
 
-def test_evaluations_in_a_row_below_the_start_end_a_training_even_while_they_rise() -> None:
+def test_consecutive_evaluations_below_the_start_stop_training() -> None:
     progress = Progress(losses=[1.0] * 3, dev=[(0, 0.9), (1, 0.1), (2, 0.2), (3, 0.3)], best={}, below=[1, 2, 3])
     assert dev.is_finished(progress, patience=3)
     assert not dev.is_finished(progress, patience=4)
@@ -187,10 +187,10 @@ def test_evaluations_in_a_row_below_the_start_end_a_training_even_while_they_ris
     assert not dev.is_finished(progress, patience=3)
 
 
-def test_a_few_dev_queries_that_fall_a_little_are_chance_and_a_collapse_is_not() -> None:
+def test_with_few_dev_queries_only_a_large_drop_counts() -> None:
     start = np.array([1.0, 0.5, 0.6, 1.0, 0.4, 1.0, 0.3, 0.9, 1.0, 0.6])
-    assert not dev.is_below(start - np.eye(10)[0] * 0.4, start)  # one answer fell from rank 1 to 2 or 3
-    assert not dev.is_below(start - 0.05, start)  # on ten queries even a loss in each is no proof
+    assert not dev.is_below(start - np.eye(10)[0] * 0.4, start)  # one positive fell from rank 1 to 2 or 3
+    assert not dev.is_below(start - 0.05, start)  # with ten queries, even a small loss on each is not significant
     assert dev.is_below(np.tile(start - 0.05, 2), np.tile(start, 2))
     assert not dev.is_below(start, start)
     assert not dev.is_below(np.minimum(start + 0.1, 1), start)
@@ -198,18 +198,18 @@ def test_a_few_dev_queries_that_fall_a_little_are_chance_and_a_collapse_is_not()
     assert not dev.is_below(start * 0.1, np.array([]))  # resumed from a checkpoint of an earlier version
 
 
-def test_what_is_forgotten_is_measured_on_the_older_snapshot(snapshot: Snapshot, settings: Settings) -> None:
+def test_forgetting_is_measured_on_the_older_snapshot(snapshot: Snapshot, settings: Settings) -> None:
     older = stories(settings.home, ["kitten", "rocket", "pepper", "anchor", "candle"], ["green", "tall", "quick"])
     encoder = trained(snapshot, having(settings, replay=0.25), older=older)
     assert encoder.forgetting is not None
     assert all(0 < value <= 1 for value in encoder.forgetting)
-    assert encoder.steps == 12  # 72 of the night's pairs, 6 a batch beside 2 of the older ones
+    assert encoder.steps == 12  # 72 pairs of this snapshot; each batch has 6 of them and 2 replayed pairs
     assert older.digest in encoder.parents
     alone = trained(snapshot, settings, older=snapshot)
     assert alone.forgetting is None
 
 
-def test_a_loss_that_is_no_number_stops_the_training(snapshot: Snapshot, settings: Settings) -> None:
+def test_a_loss_that_is_not_finite_stops_training(snapshot: Snapshot, settings: Settings) -> None:
     plain = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"normalize": False})})
     with pytest.raises(NightshiftError, match="lower \\[training\\] learning_rate"):
         trained(snapshot, having(plain, learning_rate=1e18, warmup=0.0, max_grad_norm=1e30))
@@ -219,18 +219,18 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
     assert [rate(step, 10, 0.2) for step in range(10)] == [1 / 2, 1, *(n / 8 for n in range(8, 0, -1))]
 
 
-def test_dials_of_speed_and_memory_do_not_name_another_encoder(snapshot: Snapshot, settings: Settings) -> None:
+def test_speed_and_memory_settings_do_not_change_the_encoder(snapshot: Snapshot, settings: Settings) -> None:
     encoder = trained(snapshot, settings)
     again = trained(snapshot, having(settings, memory_tokens=999, checkpoint_every=1))
     assert again.reused
     assert again.digest == encoder.digest
 
 
-def test_a_snapshot_without_dev_queries_is_trained_without_looks(settings: Settings) -> None:
+def test_a_snapshot_without_dev_queries_is_trained_without_evaluations(settings: Settings) -> None:
     texts = {f"p{n}": f"a story {n}" for n in range(12)}
     few = snapshot_of(
         settings.home, texts, {f"q{n}": f"{n}" for n in range(12)}, [(f"q{n}", f"p{n}", "train") for n in range(12)]
     )
     base = trainer.base_encoder(settings.home, few, settings)
-    dials = having(settings, evaluate_every=1)
-    assert trainer.train(settings.home, base, few, next_passages(settings.home, few), dials).dev == ()
+    changed = having(settings, evaluate_every=1)
+    assert trainer.train(settings.home, base, few, next_passages(settings.home, few), changed).dev == ()

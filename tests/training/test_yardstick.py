@@ -42,31 +42,31 @@ def run_of(home: Path, lines: list[tuple[str, str, int]]) -> Run:
     return produce(home, Run, {"lines": lines}, build)
 
 
-def test_the_pool_has_all_answers_then_the_best_candidates_then_passages_at_random(
+def test_the_pool_has_all_positives_then_the_best_candidates_then_random_passages(
     encoder: DualEncoder, snapshot: Snapshot, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(dev_queries=5, dev_passages=15)
     bare = dev_evaluation(snapshot, "dev", encoder, settings)
     assert bare is not None
     assert len(bare.query_ids) == 5
-    answers = {f"p{one[1:]}" for one in bare.query_ids}
+    answers = {f"p{query[1:]}" for query in bare.query_ids}
     assert answers < set(bare.passage_ids)
     others = [f"p{n}" for n in range(60) if f"p{n}" not in answers][:8]
     lines = [(bare.query_ids[n % 2], passage, 1 + n // 2) for n, passage in enumerate(others)]
-    lines += [("q0", "p0", 1)]  # not asked
+    lines += [("q0", "p0", 1)]  # not a dev query of the sample
     run = run_of(tmp_path / "home", lines)
     full = dev_evaluation(snapshot, "dev", encoder, settings, run)
     assert full is not None
-    assert answers | set(others[:5]) <= set(full.passage_ids)  # half of the ten places that are left
+    assert answers | set(others[:5]) <= set(full.passage_ids)  # half of the ten remaining places
     assert 10 <= len(full.passage_ids) <= 15
     assert full == dev_evaluation(snapshot, "dev", encoder, settings, run)
 
 
-def test_a_split_without_queries_has_no_yardstick(encoder: DualEncoder, snapshot: Snapshot) -> None:
+def test_a_split_without_queries_has_no_dev_evaluation(encoder: DualEncoder, snapshot: Snapshot) -> None:
     assert dev_evaluation(snapshot, "elsewhere", encoder, TrainingSettings()) is None
 
 
-def test_the_figure_is_ndcg_of_the_ranking_by_inner_product(encoder: DualEncoder) -> None:
+def test_ndcg_is_computed_from_the_ranking_by_inner_product(encoder: DualEncoder) -> None:
     passages = ["a golden river", "the silent castle", "one falcon"]
     answers = pa.table({"query_id": ["x", "y"], "passage_id": ["p1", "p2"], "relevance": pa.array([1, 1], pa.int32())})
     at = DevEvaluation(
@@ -77,6 +77,6 @@ def test_the_figure_is_ndcg_of_the_ranking_by_inner_product(encoder: DualEncoder
         answers,
     )
     scores = encoder.encode_queries(["a golden river"]) @ encoder.encode_passages(passages).T
-    rank = 1 + int((scores[0] > scores[0, 1]).sum())  # of the answer to x, whose own wording stands first
+    rank = 1 + int((scores[0] > scores[0, 1]).sum())  # of the positive of x; x itself ranks first
     expected = [1 / math.log2(1 + rank), 1]
     assert at.ndcg(encoder, Ranks(), nullcontext).tolist() == pytest.approx(expected)

@@ -1,13 +1,13 @@
-"""Finished artifacts in an object store, beside the home: kept after they are made, fetched before they would be.
+"""Uploads finished artifacts to an object store, and fetches them instead of building them again.
 
     <store>/<shelf>/<digest>/<try>/…     the files of one upload
-    <store>/<shelf>/<digest>.json        written last: which upload is whole, and size and SHA-256 of each of its files
+    <store>/<shelf>/<digest>.json        written last: the complete upload, with size and SHA-256 of each file
 
-Every upload has a folder of its own, so that two hosts which made the same artifact never mix their files; the list is
-one object, replaced as a whole, and whichever of them came last is right. An artifact without a list is not there.
-Nothing is removed from a store: what nights leave behind is for its own rules of expiry.
+Each upload has its own folder, so two hosts that built the same artifact never mix their files. The list is a single
+object that is replaced as a whole; either host's list is valid. Without a list, the artifact counts as missing.
+Old artifacts are never removed from a store: set expiry rules there.
 
-Which store a home has is written in the home (`<home>/store.json`), so whoever works on it finds it without settings.
+The address of a home's store is in `<home>/store.json`, so every process that uses the home finds it without settings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.core.base.atomic_files import files_under
 from tasks.core.base.errors import Damaged
 from tasks.core.base.object_store import ObjectStore
 
@@ -29,22 +30,23 @@ ADDRESS = "store.json"
 
 
 def attach(home: Path, url: str, tries: int) -> None:
-    """Let `home` have the store at `url` from now on; none when it is empty."""
+    """Record `url` as the store of `home`; an empty `url` detaches the store."""
     file = home / ADDRESS
-    wanted = json.dumps({"url": url, "tries": tries})
+    content = json.dumps({"url": url, "tries": tries})
     if not url:
         file.unlink(missing_ok=True)
-    elif not file.exists() or file.read_bytes() != wanted.encode():
+    elif not file.exists() or file.read_bytes() != content.encode():
         home.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f".{ADDRESS}.{uuid.uuid4().hex}")
-        aside.write_text(wanted, encoding="utf-8")
+        aside.write_text(content, encoding="utf-8")
         aside.replace(file)
 
 
 def keep(folder: Path) -> None:
-    """Bring the finished artifact in `<home>/<shelf>/<digest>` to the home's store, unless that is done or has none.
+    """Upload the finished artifact in `<home>/<shelf>/<digest>` to the home's store, if it has one and lacks it.
 
-    Raises Unreachable when the store does not take it; the artifact stays finished, and the next night tries again.
+    Raises:
+        Unreachable: the upload failed. The artifact stays finished, and the next night tries again.
     """
     store = _store_of(folder)
     done = _mark(folder)
@@ -54,19 +56,21 @@ def keep(folder: Path) -> None:
     if store.read(f"{where}.json") is None:
         attempt = f"{where}/{uuid.uuid4().hex}"
         files = {}
-        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        for path in files_under(folder):
             name = path.relative_to(folder).as_posix()
             size, digest = store.put(path, f"{attempt}/{name}")
             files[name] = {"size": size, "sha256": digest}
         store.write(f"{where}.json", json.dumps({"files_in": attempt, "files": files}, indent=1).encode())
-        log.info("%s kept in the store: %d files", where, len(files))
+        log.info("Uploaded %s to the store: %d files", where, len(files))
     done.write_text(store.url, encoding="utf-8")
 
 
 def fetch(folder: Path) -> bool:
-    """Bring the artifact `<home>/<shelf>/<digest>` from the home's store, whole or not at all; True when it is there.
+    """Download the artifact `<home>/<shelf>/<digest>` from the home's store, as a whole or not at all.
 
-    A file that is missing in the store, or is not the one that its list names, is told of, and makes False.
+    Returns:
+        Whether the artifact is now in the home. False if the store lacks it, or if a file is missing or does not match
+        its checksum; this is logged.
     """
     store = _store_of(folder)
     where = f"{folder.parent.name}/{folder.name}"
@@ -78,7 +82,11 @@ def fetch(folder: Path) -> bool:
     try:
         for name, facts in listed["files"].items():
             if store.get(f"{listed['files_in']}/{name}", aside / name) != (facts["size"], facts["sha256"]):
-                log.warning("%s/%s in the store is not the file that was kept there: not used", where, name)
+                log.warning(
+                    "%s/%s in the store is missing or does not match its checksum. The artifact is not used",
+                    where,
+                    name,
+                )
                 discard(folder)
                 return False
         if not folder.exists():
@@ -86,27 +94,24 @@ def fetch(folder: Path) -> bool:
         _mark(folder).write_text(store.url, encoding="utf-8")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    log.info("%s fetched from the store", where)
+    log.info("Fetched %s from the store", where)
     return True
 
 
 def discard(folder: Path) -> None:
-    """Remove the artifact `<home>/<shelf>/<digest>` from the home's store: what was fetched was damaged.
-
-    What is made in its place is uploaded.
-    """
+    """Remove the damaged artifact `<home>/<shelf>/<digest>` from the home's store. A rebuilt one is uploaded again."""
     if (store := _store_of(folder)) is not None:
         store.remove(f"{folder.parent.name}/{folder.name}.json")
     forget(folder)
 
 
 def forget(folder: Path) -> None:
-    """The artifact `<home>/<shelf>/<digest>` goes from the home: what is made in its place is to be kept anew."""
+    """Forget that the artifact `<home>/<shelf>/<digest>` was uploaded, so that a rebuilt one is uploaded again."""
     _mark(folder).unlink(missing_ok=True)
 
 
 def _listed(store: ObjectStore, where: str) -> dict[str, Any] | None:
-    """The list of an artifact's files; None when the store has none. A list that cannot be read is removed."""
+    """Read the list of an artifact's files; None if the store has none. An unreadable list is removed."""
     content = store.read(f"{where}.json")
     if content is None:
         return None
@@ -116,13 +121,13 @@ def _listed(store: ObjectStore, where: str) -> dict[str, Any] | None:
             return listed
     except (ValueError, LookupError, TypeError, AttributeError):
         pass
-    log.warning("%s.json in the store is damaged: not used", where)
+    log.warning("%s.json in the store is damaged and was removed. The artifact is not used", where)
     store.remove(f"{where}.json")
     return None
 
 
 def _mark(folder: Path) -> Path:
-    """The file that says in which store the artifact is, so that a second night does not ask."""
+    """Return the file that records the upload, so that later nights do not query the store."""
     return folder.with_name(f".{folder.name}.stored")
 
 
@@ -133,7 +138,7 @@ def _store_of(folder: Path) -> ObjectStore | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise Damaged(f"{file}: not the address of a store ({error}). The next night writes it again.") from error
+        raise Damaged(f"{file}: not the address of a store ({error}). The next night rewrites it.") from error
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,6 @@
-"""Checks an artifact of an earlier version, which has no checksums, by its structure: tables, arrays, JSON, weights.
+"""Checks artifacts of earlier versions, which have no checksums: tables, arrays, JSON, and weights.
 
-A file that can be read whole and has the promised number of rows passes. Lucene's files carry checksums of their own.
+A file passes if it can be read completely and has the number of rows in the receipt. Lucene files contain a checksum.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from tasks.core.base.checksums import CHECKSUMS, check_digest
 from tasks.core.base.errors import Damaged
 from tasks.core.base.receipts import Embeddings, Receipt, Shingles, Tokens
 
-LUCENE, WRITE_LOCK = "lucene", "write.lock"  # the folder of an index, and its one empty file
-_FOOTER = 16  # bytes at the end of a file of Lucene: magic, algorithm, CRC-32 of all before it
+LUCENE, WRITE_LOCK = "lucene", "write.lock"  # folder of an index, and its only empty file
+_FOOTER = 16  # bytes at the end of a Lucene file: magic, algorithm, CRC-32 of the preceding bytes
 _MAGIC = b"\xc0\x28\x93\xe8\x00\x00\x00\x00"
 
 
 def check_structure(receipt: Receipt) -> None:
-    """Read every file of an artifact whole and compare its rows with the receipt.
+    """Read every file of an artifact completely and compare its number of rows with the receipt.
 
     Raises:
-        Damaged: a file is missing, cannot be read, or has another number of rows.
+        Damaged: a file is missing, cannot be read, or has a different number of rows.
     """
     folder = receipt.path
     if receipt.digest != folder.name:
-        raise Damaged(f"{folder}: its manifest is that of {receipt.digest}")
+        raise Damaged(f"{folder}: its manifest belongs to {receipt.digest}")
     for name in (*receipt.tables, *receipt.arrays):
         if not (folder / name).is_file():
             raise Damaged(f"{folder / name}: missing")
@@ -50,16 +50,16 @@ def check_structure(receipt: Receipt) -> None:
 
 def _check(file: Path, rows: int | None, size: int | None) -> None:
     try:
-        found = _readers(file)(file)
+        actual = _reader_of(file)(file)
     except Exception as error:
         raise Damaged(f"{file}: cannot be read ({error})") from error
-    if rows is not None and found != rows:
-        raise Damaged(f"{file}: {found} rows, the receipt has {rows}")
+    if rows is not None and actual != rows:
+        raise Damaged(f"{file}: {actual} rows, but the receipt has {rows}")
     if size is not None and file.stat().st_size != size:
-        raise Damaged(f"{file}: {file.stat().st_size} bytes, {size} were written")
+        raise Damaged(f"{file}: {file.stat().st_size} bytes, but {size} were written")
 
 
-def _readers(file: Path) -> Callable[[Path], object]:
+def _reader_of(file: Path) -> Callable[[Path], object]:
     return _lucene if file.parent.name == LUCENE else _READERS.get(file.suffix, lambda file: None)
 
 
@@ -91,21 +91,21 @@ def _lucene(file: Path) -> None:
     content = file.read_bytes()
     footer = content[-_FOOTER:]
     if footer[:8] != _MAGIC or int.from_bytes(footer[8:], "big") != zlib.crc32(content[:-8]):
-        raise ValueError("its own CRC-32 differs")
+        raise ValueError("its CRC-32 differs")
 
 
 def _check_shards(embeddings: Embeddings) -> None:
     shards = sorted(embeddings.path.glob("shard-*-of-*.parquet"))
     if len(shards) != embeddings.shards:
-        raise Damaged(f"{embeddings.path}: {len(shards)} shards, the receipt has {embeddings.shards}")
+        raise Damaged(f"{embeddings.path}: {len(shards)} shards, but the receipt has {embeddings.shards}")
     for shard, digest in zip(shards, embeddings.digests, strict=False):
         check_digest(shard, digest)
 
 
 def _check_size(folder: Path, pattern: str, size: int) -> None:
-    found = sum(file.stat().st_size for file in folder.glob(pattern))
-    if found != size:
-        raise Damaged(f"{folder / pattern}: {found} bytes, {size} were written")
+    actual = sum(file.stat().st_size for file in folder.glob(pattern))
+    if actual != size:
+        raise Damaged(f"{folder / pattern}: {actual} bytes, but {size} were written")
 
 
 _READERS: Mapping[str, Callable[[Path], object]] = {

@@ -1,4 +1,4 @@
-"""Digests, atomic writes, and locks: what artifacts and every other file of a home are written with."""
+"""Digests, atomic writes, and locks for all files of a home."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from filelock import FileLock
 
 
 def digest_of(value: object) -> str:
-    """Name a JSON-able value: the first 20 hex digits of the SHA-256 of its canonical JSON."""
+    """Return the first 20 hex digits of the SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def file_digest(path: Path) -> str:
-    """Name a file by its bytes: the whole SHA-256 in hex."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file holding `text`, in one step that survives a crash."""
+    """Write `text` to `path` atomically and durably: after a crash the file is either old or new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
@@ -37,12 +37,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` by the indented JSON of `value`, in one step that survives a crash."""
+    """Write the indented JSON of `value` to `path` atomically and durably."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename is not, until its folder is synced)."""
+    """Sync `folder`, because a rename is durable only after its folder was synced."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -51,20 +51,28 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make the bytes of every file below `folder` durable."""
+    """Sync the content of every file below `folder` to disk."""
     for file in files_under(folder):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Every regular file below `folder`, in name order."""
+    """Return all regular files below `folder`, sorted by path."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 @contextmanager
 def exclusive(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`; it falls with its process, so a killed night leaves nothing locked."""
+    """Hold an exclusive lock on the file `path`. The system releases it when the process ends, even if it is killed.
+
+    Args:
+        path: Lock file; created if missing.
+        timeout: Seconds to wait for the lock; -1: no limit.
+
+    Raises:
+        filelock.Timeout: another process held the lock for `timeout` seconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, timeout=timeout):
         yield

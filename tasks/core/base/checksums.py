@@ -1,6 +1,7 @@
-"""Detects damaged files: checksums of an artifact, JSON records with a digest of their own; damaged ones are set aside.
+"""Detects damaged artifacts and records by their checksums, and sets them aside.
 
-`checksums.json` in an artifact's folder lists size and SHA-256 of every file, the manifest among them.
+`checksums.json` in an artifact's folder lists size and SHA-256 of every file, including the manifest. A record is a
+JSON file with a digest of its fields.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from tasks.core.base.errors import Damaged
 log = logging.getLogger("nightshift.files")
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
-DIGEST = "digest"  # the field of a record that names its other fields
-_digests: dict[tuple[int, int, int, int], str] = {}  # device, inode, size, time of change: a rename keeps them
+DIGEST = "digest"  # the field of a record with the digest of all other fields
+_digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size, modification time; a rename keeps them
 
 
 def write_checksums(folder: Path, manifest: bytes) -> None:
-    """Record size and SHA-256 of every file below `folder`, and of the content that its manifest has or will have.
+    """Record size and SHA-256 of every file below `folder`, and of `manifest`, the current or future manifest.
 
-    Hidden files, such as locks, are left out: they are no part of an artifact.
+    Hidden files, such as locks, are not part of an artifact and are skipped.
     """
     files = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest())}
     for file in files_under(folder):
@@ -41,42 +42,43 @@ def write_checksums(folder: Path, manifest: bytes) -> None:
 def verify(folder: Path) -> bool:
     """Compare every file of an artifact with the size and SHA-256 in its `checksums.json`.
 
-    False: that file is not there, or is itself damaged; nothing was compared.
+    Returns:
+        True if all files match; False if `checksums.json` is missing or damaged, and nothing was compared.
 
     Raises:
-        Damaged: a file is missing or holds other bytes.
+        Damaged: a file is missing or differs.
     """
     try:
         listed = read_record(folder / CHECKSUMS)["files"]
         files = [(folder / name, int(size), str(digest)) for name, (size, digest) in listed.items()]
     except (FileNotFoundError, Damaged, LookupError, ValueError, TypeError, AttributeError):
         return False
-    for file, size, _ in files:  # cheap, and enough for most damage
+    for file, size, _ in files:  # sizes first: cheap, and they reveal most damage
         if not file.is_file():
             raise Damaged(f"{file}: missing")
         if file.stat().st_size != size:
-            raise Damaged(f"{file}: {file.stat().st_size} bytes, {size} were written")
+            raise Damaged(f"{file}: {file.stat().st_size} bytes, but {size} were written")
     for file, _, digest in files:
         check_digest(file, digest)
     return True
 
 
 def check_digest(file: Path, digest: str) -> None:
-    """Compare a file's SHA-256 with `digest`; a process reads an unchanged file once for it.
+    """Compare a file's SHA-256 with `digest`. A process hashes an unchanged file only once.
 
     Raises:
-        Damaged: it is another one, or the file cannot be read.
+        Damaged: the digests differ, or the file cannot be read.
     """
     try:
         same = digest_once(file) == digest
     except OSError as error:
         raise Damaged(f"{file}: cannot be read ({error})") from error
     if not same:
-        raise Damaged(f"{file}: other bytes than were written (its SHA-256 differs)")
+        raise Damaged(f"{file}: its content has changed (SHA-256 differs)")
 
 
 def digest_once(path: Path) -> str:
-    """`file_digest`; a process reads an unchanged file once for it, under any name."""
+    """Return `file_digest(path)`. A process hashes an unchanged file only once, even after a rename."""
     facts = path.stat()
     key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
     if key not in _digests:
@@ -85,16 +87,16 @@ def digest_once(path: Path) -> str:
 
 
 def write_record(path: Path, fields: Mapping[str, object]) -> None:
-    """Replace `path` by the JSON of `fields` and their digest, so that `read_record` notices any damage."""
+    """Write `fields` with their digest to `path` as JSON, so `read_record` detects damage."""
     write_json(path, {**fields, DIGEST: digest_of(fields)})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read the fields that `write_record` wrote; a file without a digest, of an earlier version, is read as it is.
+    """Read the fields that `write_record` wrote. Files of earlier versions have no digest and are not checked.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        Damaged: the file does not hold what was written.
+        FileNotFoundError: the file does not exist.
+        Damaged: the file is not JSON, or its digest differs.
     """
     try:
         fields: dict[str, Any] = json.loads(path.read_bytes())
@@ -102,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: not a JSON object ({error})") from error
     if digest is not None and digest != digest_of(fields):
-        raise Damaged(f"{path}: its fields are not those that were written")
+        raise Damaged(f"{path}: its fields have changed (their digest differs)")
     return fields
 
 
@@ -110,7 +112,7 @@ def set_aside(path: Path, reason: object) -> None:
     """Rename a damaged file or folder to `.<name>.damaged-<time>` and log the reason.
 
     Raises:
-        Damaged: the reason, where its folder cannot be written.
+        Damaged: the file cannot be renamed; the message includes `reason`.
     """
     aside = path.with_name(f".{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     try:
@@ -118,7 +120,7 @@ def set_aside(path: Path, reason: object) -> None:
     except FileNotFoundError:
         return  # another process was first
     except OSError as error:
-        raise Damaged(f"{reason}. It cannot be set aside ({error}): let a night run where it can be written") from error
+        raise Damaged(f"{reason}. It cannot be set aside ({error}): run a night on a host with write access") from error
     with suppress(OSError):
-        os.utime(aside)  # an artifact set aside is removed `keep_days` from now
-    log.warning("%s. Set aside as %s; it is made again when it is needed", reason, aside.name)
+        os.utime(aside)  # retention removes it `keep_days` from now
+    log.warning("%s. Set aside as %s; it is rebuilt when needed", reason, aside.name)

@@ -1,4 +1,4 @@
-"""Turns off the telemetry of dependencies. Import it before them. A variable that is already set stays."""
+"""Turns off the telemetry of dependencies. Import this module before them. Variables that are set are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors a person is meant to read. Each names the thing, the reason and the next step."""
+"""Errors for the user. Each message names the thing, the reason, and the next step."""
 
 from __future__ import annotations
 
@@ -7,55 +7,56 @@ from pathlib import Path
 
 
 class NightshiftError(Exception):
-    """A night cannot go on, and the message says why and what to do; shown without a traceback."""
+    """A night cannot continue. The message gives the reason and the next step, and is shown without a traceback."""
 
 
 class BadUsage(NightshiftError):
-    """A setting, an option, or a query that cannot be used as given; the command exits with 2."""
+    """A setting, an option, or a query is invalid; the command exits with status 2."""
 
 
 class BadInput(NightshiftError):
-    """The source data broke a rule that no quarantine can fix (a missing file, an empty corpus, no training pair)."""
+    """The source data is unusable even after quarantine (a missing file, an empty corpus, no training pair)."""
 
-    refused: Path | None = None  # folder with the refused rows and the page of contracts, when rows were read
+    refused: Path | None = None  # folder with the quarantined rows and the contracts page, if rows were read
 
 
 class Mismatch(NightshiftError):
-    """Two things that must belong together do not: an encoder and a collection, a shard and its manifest."""
+    """Two things that must match do not, such as an encoder and a collection, or a shard and its manifest."""
 
 
 class Damaged(Mismatch):
-    """Stored bytes are not the ones that were written: a file was altered, truncated, or removed."""
+    """A stored file was altered, truncated, or removed."""
 
 
 class StaleNight(NightshiftError):
-    """Another release went live after this night began; the pointer was left alone."""
+    """Another release went live after this night began; the pointer was not moved."""
 
 
 class Unreachable(NightshiftError, ConnectionError):
-    """A server did not answer; trying again in a minute may help."""
+    """A server did not respond; a retry after a minute may succeed."""
 
 
 class Impossible(NightshiftError):
-    """What is asked for is well said, but what there is cannot do it; asking again will not help."""
+    """A valid request cannot be fulfilled by the current data or release; a retry does not help."""
 
 
 _NEXT_STEP = {
-    errno.EACCES: "Give this user the right to read and write it, or set home (NIGHTSHIFT_HOME) to another folder.",
-    errno.EROFS: "Set home (NIGHTSHIFT_HOME) to a folder that can be written.",
+    errno.EACCES: "Give this user read and write permission, or set home (NIGHTSHIFT_HOME) to another folder.",
+    errno.EROFS: "Set home (NIGHTSHIFT_HOME) to a writable folder.",
     errno.ENOSPC: "Free space on that disk, or set home (NIGHTSHIFT_HOME) to a larger one.",
     errno.ENOENT: "Check the path.",
-    errno.ENOTDIR: "Check the path: a part of it is a file.",
+    errno.ENOTDIR: "Check the path: one of its parent folders is a file.",
     errno.EISDIR: "Give a file, not a folder.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
-    errno.EMFILE: "Raise the limit of open files: ulimit -n.",
-    errno.EIO: "The disk or network file system failed: look at the system's log.",
+    errno.EMFILE: "Raise the limit of open files with ulimit -n.",
+    errno.EIO: "The disk or network file system failed: check the system log.",
 }
 _NEXT_STEP[errno.EPERM] = _NEXT_STEP[errno.EACCES]
 _NEXT_STEP[errno.EDQUOT] = _NEXT_STEP[errno.ENOSPC]
 
 
-_REASONS = {  # SQLite, DuckDB and Arrow have error types of their own for the same faults
+# SQLite, DuckDB, and Arrow report the same faults with their own error types, without errno.
+_REASONS = {
     "no space left": errno.ENOSPC,
     "disk is full": errno.ENOSPC,
     "permission denied": errno.EACCES,
@@ -66,12 +67,16 @@ _REASONS = {  # SQLite, DuckDB and Arrow have error types of their own for the s
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in words, or its type and message where `explain` knows none."""
+    """Return the text of `explain`, or the type and message of an error that it does not know."""
     return explain(error) or f"{type(error).__name__}: {error}"
 
 
 def explain(error: BaseException) -> str | None:
-    """Return our own errors' message; file, reason and next step of the system's faults; None for anything else."""
+    """Return a message for the user: that of a NightshiftError, or file, reason, and next step of a system error.
+
+    Returns:
+        None for any other error.
+    """
     if isinstance(error, NightshiftError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _NEXT_STEP:

@@ -1,11 +1,10 @@
-"""Digests, atomic writes, and the one mechanism by which a step is finished exactly once.
+"""Builds, finds, and verifies artifacts, so that each step finishes exactly once.
 
-A step is finished when its manifest exists. Everything is written into a sibling of the target,
-synced, and renamed into place; so a reader sees a whole artifact or none, and a rerun after a
-crash at any line either finds the finished artifact or starts that step again.
+A step is finished when its manifest exists. Files are written into a temporary folder, synced, and renamed into place.
+So a reader sees a complete artifact or none, and a rerun after a crash finds the finished artifact or repeats the step.
 
 Next to the manifest, `checksums.json` lists size and SHA-256 of every file. A process compares them when it first
-reads the artifact. A damaged artifact is renamed to `.<digest>.damaged-<time>`, with a warning, and is made again.
+reads the artifact. A damaged artifact is renamed to `.<digest>.damaged-<time>`, with a warning, and is rebuilt.
 """
 
 from __future__ import annotations
@@ -67,12 +66,12 @@ R = TypeVar("R", bound=Receipt)
 
 
 def artifact_digest(kind: type[Receipt], key: Mapping[str, object]) -> str:
-    """The name of the artifact of this kind that `key` names."""
+    """Return the digest that names the artifact of this kind and key."""
     return digest_of({"kind": kind.__name__, **key})
 
 
 def partial_folder(home: Path, kind: type[Receipt], digest: str) -> Path:
-    """Where the artifact of this name lies until it is finished."""
+    """Return the temporary folder of an unfinished artifact."""
     return home / kind.shelf / f".{digest}.partial"
 
 
@@ -84,25 +83,30 @@ def produce(
     *,
     resumable: bool = False,
 ) -> R:
-    """Return the artifact that `key` names, building it only if no earlier run finished it.
+    """Return the artifact of `key`, and build it only if no earlier run finished it.
 
-    `build(folder)` fills an empty folder and returns the receipt's own fields. With `resumable`
-    the folder of a crashed try is handed over as it was left, so that `build` can go on in it.
-    Two processes that want the same artifact wait for each other. The receipt is written into
-    the folder as its manifest, last, before the folder gets its final name. Where the home has a
-    store (tasks/core/base/artifact_store.py), it is fetched from there if it can be, and kept there when it is made.
-    The time of an artifact's folder says when it was used last. A damaged artifact, or damaged files that a crashed
-    try left, are set aside and made again.
+    If two processes need the same artifact, the second waits for the first. If the home has a store
+    (tasks/core/base/artifact_store.py), the artifact is fetched from there if possible, and uploaded when built.
+    The modification time of its folder is its last use. Damaged files are set aside and rebuilt.
+
+    Args:
+        key: Everything that determines the content; JSON values.
+        build: Fills the given folder and returns the receipt's remaining fields.
+        resumable: Pass the folder of a crashed attempt to `build` unchanged, so it can resume; else an empty folder.
+
+    Raises:
+        Mismatch: the manifest was written by another version of Nightshift.
+        Unreachable: the store failed.
     """
     digest = artifact_digest(kind, key)
     shelf = home / kind.shelf
     target = shelf / digest
-    if (receipt := _used(target, kind)) is not None:
+    if (receipt := _read_and_touch(target, kind)) is not None:
         store.keep(target)
         return receipt
     shelf.mkdir(parents=True, exist_ok=True)
     with FileLock(_lock(target)):
-        if (receipt := _settled(target, kind) or _fetched(target, kind, _settled)) is not None:
+        if (receipt := _read_locked(target, kind) or _fetch(target, kind, _read_locked)) is not None:
             return receipt
         aside = partial_folder(home, kind, digest)
         if not resumable:
@@ -110,7 +114,7 @@ def produce(
         aside.mkdir(exist_ok=True)
         start = time.perf_counter()
         with Peak() as peak:
-            fields = _built(aside, build)
+            fields = _run_build(aside, build)
         measured = {"seconds": time.perf_counter() - start, "peak_mb": peak.mb}
         receipt = kind(**{"digest": digest, "path": target, **measured, **fields})
         _seal(aside, receipt)
@@ -120,13 +124,13 @@ def produce(
     return receipt
 
 
-def _built(folder: Path, build: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Run `build`; where it cannot read what a crashed try left in `folder`, run it again in an empty one."""
-    resumes = any(folder.iterdir())
+def _run_build(folder: Path, build: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Run `build`. If it fails on the files of a crashed attempt, run it again in an empty folder."""
+    resuming = any(folder.iterdir())
     try:
         return build(folder)
     except (Damaged, ValueError, LookupError, TypeError, EOFError) as error:
-        if not resumes or not folder.exists():
+        if not resuming or not folder.exists():
             raise
         set_aside(folder, f"{folder}: cannot be resumed ({error})")
         folder.mkdir()
@@ -134,16 +138,18 @@ def _built(folder: Path, build: Callable[[Path], Mapping[str, Any]]) -> Mapping[
 
 
 def read_receipt(target: Path, kind: type[R]) -> R | None:
-    """Read the receipt of the artifact in `target`, and nothing else of it; None when its manifest is not readable.
+    """Read the receipt of the artifact in `target` without checking its files.
+
+    Returns None if the manifest is missing or unreadable.
 
     Raises:
-        Mismatch: the manifest is that of another version of Nightshift.
+        Mismatch: the manifest was written by another version of Nightshift.
     """
     try:
         return _receipt(target, kind)
     except Damaged as error:
         if (target / MANIFEST).exists():
-            log.warning("%s: treated as not there", error)
+            log.warning("%s. The artifact is ignored", error)
         return None
 
 
@@ -157,21 +163,24 @@ def _receipt(target: Path, kind: type[R]) -> R:
     try:
         return kind(**fields)
     except ValidationError as error:
-        names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        names = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
         raise Mismatch(
             f"{target / MANIFEST}: written by another version of Nightshift ({names}). "
-            "Go on with that version here, or begin a new home: NIGHTSHIFT_HOME."
+            "Use that version with this home, or set NIGHTSHIFT_HOME to a new folder."
         ) from error
 
 
 def read_verified(target: Path, kind: type[R]) -> R | None:
     """Read the receipt of the artifact in `target` after comparing all of its files with their checksums.
 
-    A process reads an unchanged file once for it. None: there is no such artifact, or it was damaged and is now set
-    aside. An artifact of an earlier version, without checksums, gets them now if its structure is right.
+    A process hashes an unchanged file only once. An artifact of an earlier version has no checksums; they are recorded
+    now if its structure is valid.
+
+    Returns:
+        None if the artifact is missing, or was damaged and is now set aside.
 
     Raises:
-        Mismatch: the manifest is that of another version of Nightshift.
+        Mismatch: the manifest was written by another version of Nightshift.
         Damaged: the artifact is damaged and cannot be set aside, because the home is read-only.
     """
     if not target.is_dir():
@@ -184,31 +193,31 @@ def read_verified(target: Path, kind: type[R]) -> R | None:
     try:
         lock = FileLock(_lock(target)).acquire()
     except OSError:  # the home is read-only
-        return _settled(target, kind)
+        return _read_locked(target, kind)
     with lock:
-        return _settled(target, kind)
+        return _read_locked(target, kind)
 
 
-def _settled(target: Path, kind: type[R]) -> R | None:
-    """`read_verified`, for a caller that holds the artifact's lock."""
+def _read_locked(target: Path, kind: type[R]) -> R | None:
+    """Like `read_verified`, for a caller that holds the artifact's lock."""
     if not target.is_dir():
         return None
     try:
-        receipt, sealed = _checked(target, kind)
+        receipt, sealed = _check_files(target, kind)
     except Damaged as error:
         set_aside(target, error)
         return None
     if not sealed:
-        used = target.stat()
+        times = target.stat()
         with suppress(OSError):  # the home is read-only
             write_checksums(target, (target / MANIFEST).read_bytes())
-            os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns))
+            os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
             log.debug("%s: checksums recorded", target)
     return receipt
 
 
-def _checked(target: Path, kind: type[R]) -> tuple[R, bool]:
-    """The receipt, and whether checksums vouch for all files; without them the structure does."""
+def _check_files(target: Path, kind: type[R]) -> tuple[R, bool]:
+    """Return the receipt, and whether checksums exist; without them, check the structure."""
     sealed = verify(target)
     receipt = _receipt(target, kind)
     if not sealed:
@@ -217,12 +226,15 @@ def _checked(target: Path, kind: type[R]) -> tuple[R, bool]:
 
 
 def find_artifact(home: Path, kind: type[R], digest: str) -> R | None:
-    """The receipt of a finished, undamaged artifact of this home or of its store; None: neither has it."""
+    """Return the receipt of a finished, undamaged artifact of this home or its store; None if neither has it.
+
+    This updates the artifact's time of last use, and may download it.
+    """
     target = home / kind.shelf / digest
-    return _used(target, kind) or _fetched(target, kind, read_verified)
+    return _read_and_touch(target, kind) or _fetch(target, kind, read_verified)
 
 
-def _fetched(target: Path, kind: type[R], read: Callable[[Path, type[R]], R | None]) -> R | None:
+def _fetch(target: Path, kind: type[R], read: Callable[[Path, type[R]], R | None]) -> R | None:
     if not store.fetch(target):
         return None
     if (receipt := read(target, kind)) is None:
@@ -230,8 +242,8 @@ def _fetched(target: Path, kind: type[R], read: Callable[[Path, type[R]], R | No
     return receipt
 
 
-def _used(target: Path, kind: type[R]) -> R | None:
-    """As `read_verified`, noting the use, for `release/retention.py`, where the home can be written."""
+def _read_and_touch(target: Path, kind: type[R]) -> R | None:
+    """Like `read_verified`, and update the time of last use for `release/retention.py` if the home is writable."""
     with suppress(OSError):
         os.utime(target)
     return read_verified(target, kind)
@@ -242,38 +254,38 @@ def _lock(target: Path) -> Path:
 
 
 def find_by_key(home: Path, kind: type[R], key: Mapping[str, object]) -> R | None:
-    """The receipt of the artifact that `key` names; None when it is not finished."""
+    """Return the receipt of the artifact of `key`, as `find_artifact` does; None if it is not finished."""
     return find_artifact(home, kind, artifact_digest(kind, key))
 
 
 def receipts_newest_first(home: Path, kind: type[R]) -> list[R]:
-    """The receipts of all finished artifacts of a kind, newest first; `read_verified` those whose files you read."""
-    found: list[tuple[int, R]] = []
+    """Return the receipts of a kind, newest first. Call `read_verified` before you read an artifact's files."""
+    dated: list[tuple[int, R]] = []
     for manifest in (home / kind.shelf).glob(f"[!.]*/{MANIFEST}"):
         receipt = read_receipt(manifest.parent, kind)
         if receipt is not None:
-            found.append((manifest.stat().st_mtime_ns, receipt))
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    return [receipt for _, receipt in found]
+            dated.append((manifest.stat().st_mtime_ns, receipt))
+    dated.sort(key=lambda pair: pair[0], reverse=True)
+    return [receipt for _, receipt in dated]
 
 
 def load(home: Path, kind: type[R], digest: str) -> R:
-    """The receipt of a finished, undamaged artifact.
+    """Return the receipt of an artifact that must be finished and undamaged.
 
     Raises:
-        Mismatch: it is not there, though something names it.
-        Damaged: it was damaged, and is set aside.
+        Mismatch: the artifact is missing, although another artifact references it.
+        Damaged: the artifact was damaged and is set aside.
     """
     receipt = find_artifact(home, kind, digest)
     if receipt is None:
         target = home / kind.shelf / digest
         if aside := max(target.parent.glob(f".{digest}.damaged-*"), default=None):
             raise Damaged(
-                f"{target}: damaged, set aside as {aside.name}. Restore it from a backup, run a night, which makes "
-                "again what it can, or serve an older release: nightshift rollback"
+                f"{target}: damaged, set aside as {aside.name}. Restore it from a backup, run a night to "
+                "rebuild it if possible, or serve an older release with nightshift rollback."
             )
         raise Mismatch(
-            f"{target}: named by another artifact, but not there. Was it removed manually, or after keep_days?"
+            f"{target}: missing, although another artifact references it. Was it removed manually, or after keep_days?"
         )
     return receipt
 

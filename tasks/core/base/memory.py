@@ -1,4 +1,4 @@
-"""Peak memory of this process while a step runs."""
+"""Measures the peak memory of this process during a step."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 from types import TracebackType
 
 _PROC = Path("/proc/self")
-_running: list[Peak] = []  # a step may hold others: what those need counts for it as well
+_running: list[Peak] = []  # steps may be nested: an inner peak also counts for the outer step
 
 
 class Peak:
-    """Measures while its `with` lasts; then `mb` is the largest resident memory of that time, MiB.
+    """Context manager that measures the largest resident memory, in MiB, and stores it in `mb` on exit.
 
-    Processes that this one started are not counted. Where the system cannot begin anew (anything but Linux), it is the
-    peak of the process's whole life.
+    Child processes are not counted. Only Linux can reset the peak; elsewhere `mb` is the peak since process start.
     """
 
     def __enter__(self) -> Peak:
         self.mb = 0
         for outer in _running:
-            outer.mb = max(outer.mb, _largest())
-        _forget()
+            outer.mb = max(outer.mb, _peak_mb())
+        _reset_peak()
         _running.append(self)
         return self
 
@@ -30,19 +29,19 @@ class Peak:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _running.remove(self)
-        self.mb = max(self.mb, _largest())
+        self.mb = max(self.mb, _peak_mb())
         for outer in _running:
             outer.mb = max(outer.mb, self.mb)
 
 
-def _forget() -> None:
+def _reset_peak() -> None:
     try:
         (_PROC / "clear_refs").write_text("5")
     except OSError:
         return
 
 
-def _largest() -> int:
+def _peak_mb() -> int:
     try:
         status = (_PROC / "status").read_text()
     except OSError:

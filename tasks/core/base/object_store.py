@@ -1,4 +1,4 @@
-"""Objects in a store such as S3, by pyarrow: whole or not at all, and tried again when the network fails."""
+"""Reads and writes objects of a store such as S3 with pyarrow. Transfers are atomic, and retried on errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 class ObjectStore:
-    """A folder of an object store. Every transfer is tried `tries` times, then Unreachable is raised."""
+    """A folder of an object store. Each transfer raises Unreachable after `tries` failed attempts."""
 
     def __init__(self, url: str, tries: int) -> None:
-        """Open `url`, such as s3://bucket/folder; credentials as AWS tools find them."""
+        """Open `url`, such as s3://bucket/folder, with credentials from the standard AWS sources."""
         from pyarrow import fs
 
         self._files, self._root = fs.FileSystem.from_uri(url)
         self.url, self.shown, self._tries = url, url.split("?")[0], tries
 
     def read(self, name: str) -> bytes | None:
-        """A small object; None when it is not there."""
+        """Return the content of a small object; None if it does not exist."""
 
-        def once() -> bytes | None:
+        def transfer() -> bytes | None:
             try:
                 with self._files.open_input_stream(f"{self._root}/{name}") as stream:
                     content: bytes = stream.read()
@@ -39,68 +39,73 @@ class ObjectStore:
             except FileNotFoundError:
                 return None
 
-        return self._patiently(once, name)
+        return self._retry(transfer, name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a small object, as a whole."""
+        """Write a small object atomically."""
 
-        def once() -> None:
+        def transfer() -> None:
             with self._files.open_output_stream(f"{self._root}/{name}") as stream:
                 stream.write(content)
 
-        self._patiently(once, name)
+        self._retry(transfer, name)
 
     def put(self, path: Path, name: str) -> tuple[int, str]:
-        """Upload a file; its size and SHA-256."""
+        """Upload a file and return its size in bytes and SHA-256."""
 
-        def once() -> tuple[int, str]:
+        def transfer() -> tuple[int, str]:
             with path.open("rb") as source, self._files.open_output_stream(f"{self._root}/{name}") as stream:
-                return _copied(source, stream)
+                return _copy(source, stream)
 
-        return self._patiently(once, name)
+        return self._retry(transfer, name)
 
     def get(self, name: str, path: Path) -> tuple[int, str]:
-        """Download a file; its size and SHA-256, (-1, "") when it is not there."""
+        """Download a file and return its size in bytes and SHA-256; (-1, "") if it does not exist."""
 
-        def once() -> tuple[int, str]:
+        def transfer() -> tuple[int, str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with self._files.open_input_stream(f"{self._root}/{name}") as source, path.open("wb") as file:
-                    return _copied(source, file)
+                    return _copy(source, file)
             except FileNotFoundError:
                 return -1, ""
 
-        return self._patiently(once, name)
+        return self._retry(transfer, name)
 
     def remove(self, name: str) -> None:
         """Delete an object."""
-        self._patiently(lambda: self._files.delete_file(f"{self._root}/{name}"), name)
+        self._retry(lambda: self._files.delete_file(f"{self._root}/{name}"), name)
 
     def probe(self) -> None:
-        """Write, read and remove a small object. Raises Unreachable when that does not go, or something else comes."""
+        """Write, read, and remove a small object.
+
+        Raises:
+            Unreachable: an operation failed, or the content read differs from the content written.
+        """
         name, content = f".probe/{uuid.uuid4().hex}", uuid.uuid4().bytes
         self.write(name, content)
         if self.read(name) != content:
-            raise Unreachable(f"{self.shown}: what was written is not what is read")
+            raise Unreachable(f"{self.shown}: the content read differs from the content written")
         self.remove(name)
 
-    def _patiently(self, once: Callable[[], T], name: str) -> T:
+    def _retry(self, transfer: Callable[[], T], name: str) -> T:
         shown = f"{self.shown}/{name}"
         for attempt in range(1, self._tries + 1):
             try:
-                return once()
+                return transfer()
             except OSError as error:
                 if attempt == self._tries:
                     raise Unreachable(f"{shown}: {error}") from error
-                log.warning("%s: %s; trying again", shown, str(error).splitlines()[0])
-                time.sleep(2 ** (attempt - 1))
+                pause = 2 ** (attempt - 1)
+                log.warning("%s: %s. Retrying in %d s", shown, str(error).splitlines()[0], pause)
+                time.sleep(pause)
         raise AssertionError
 
 
-def _copied(source: Any, target: Any) -> tuple[int, str]:
+def _copy(source: Any, target: Any) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    while piece := source.read(CHUNK):
-        digest.update(piece)
-        target.write(piece)
-        size += len(piece)
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+        target.write(chunk)
+        size += len(chunk)
     return size, digest.hexdigest()

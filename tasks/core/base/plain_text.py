@@ -1,16 +1,20 @@
-"""Text from outside: the one check that every entrance makes, and how text is shown that may hold anything."""
+"""Validates text from outside, and displays untrusted text safely."""
 
 from __future__ import annotations
 
 import re
 
 _HALF = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line feed
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all except tab and line feed
 _PICTURES = 0x2400  # the block of pictures for control characters: U+241B is ␛
 
 
 def check_text(text: str) -> str:
-    """Return the text if UTF-8 can hold it. Raises ValueError for NUL and for halves of surrogate pairs."""
+    """Return `text` unchanged if it is valid.
+
+    Raises:
+        ValueError: it contains NUL, or half of a surrogate pair, which UTF-8 cannot encode.
+    """
     if "\0" in text:
         raise ValueError("it holds a NUL character, which no text can hold")
     if (half := _HALF.search(text)) is not None:
@@ -19,9 +23,9 @@ def check_text(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Show control characters instead of sending them: ESC as ␛, others as \x9b or \ud83d; tabs and line feeds stay.
+    r"""Replace control characters by visible ones: ESC by ␛, others by \x9b or \ud83d. Tabs and line feeds stay.
 
-    What a terminal would obey (colors, titles, the cursor) becomes something to read.
+    So text cannot change a terminal's colors, title, or cursor.
     """
     return _CONTROL.sub(lambda match: _picture(ord(match.group())), text)
 
@@ -31,6 +35,6 @@ def _picture(code: int) -> str:
         return chr(_PICTURES + code)
     if code == 0x7F:
         return "␡"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python hands it over from the command line
+    if 0xDC80 <= code <= 0xDCFF:  # Python decodes an invalid byte of the command line to this
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,4 +1,4 @@
-"""Child processes that end with this one, also when it is killed and can end nobody any more."""
+"""Child processes that end with this process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-# Asks Linux to kill the child when its parent dies, and becomes the command. Done in the child's own interpreter,
-# because code between fork and exec (`preexec_fn`) may deadlock in a process with threads.
+# Asks Linux to kill the child when its parent dies, then replaces itself with the command. This needs an interpreter
+# in the child, because code between fork and exec (`preexec_fn`) may deadlock in a process with threads.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -21,12 +21,20 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def command_that_ends_with_parent(command: Sequence[str]) -> list[str]:
-    """`command`, the first word an absolute path, as a child that Linux kills when the thread that starts it ends."""
+    """Return a command that runs `command` and that Linux kills when the thread that started it ends.
+
+    Args:
+        command: Absolute path of the program, then its arguments.
+    """
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
 def exit_with_parent(parent: int) -> None:
-    """Let Linux kill this process when its parent ends, also when that was killed; end now when it already has."""
+    """Ask Linux to kill this process when its parent ends, even if it is killed. Exit now if it has already ended.
+
+    Args:
+        parent: Process id of the parent.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""Progress of long work, reported to one listener such as a progress bar. Without a listener a report costs nothing."""
+"""Reports progress of long work to a listener such as a progress bar. Without a listener, reports are ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Send every progress report of this thread to `listener` while the block runs."""
+    """Send progress reports of this thread to `listener` until the block ends."""
     token = _listener.set(listener)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Receipts: the small frozen records that one step hands to the next. Never a table, never a model.
+"""Receipts: small frozen records that a step passes to the next step. They never contain a table or a model.
 
-Each is also the manifest of its artifact: what `files.produce` writes last into the artifact's folder.
+A receipt is also the manifest of its artifact: `files.produce` writes it last into the artifact's folder.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Receipt(BaseModel):
-    """What every receipt says: which artifact, where, how many rows, made from what."""
+    """Fields of every receipt: identity, location, row count, and parents of an artifact."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    shelf: ClassVar[str]  # the folder under NIGHTSHIFT_HOME where artifacts of this kind lie
-    tables: ClassVar[Mapping[str, str]] = {}  # Parquet file -> the field that counts its rows
-    arrays: ClassVar[Mapping[str, int]] = {}  # file of plain numbers -> bytes for each of `rows`
+    shelf: ClassVar[str]  # folder below NIGHTSHIFT_HOME with the artifacts of this kind
+    tables: ClassVar[Mapping[str, str]] = {}  # Parquet file -> field with its number of rows
+    arrays: ClassVar[Mapping[str, int]] = {}  # binary file of numbers -> bytes per row
 
     digest: str
     path: Path
     rows: int
     parents: tuple[str, ...] = ()
     seconds: float = 0.0
-    peak_mb: int = 0  # largest resident memory of the process meanwhile
-    reused: bool = False  # true when an earlier run had finished it and this one did no work
+    peak_mb: int = 0  # peak resident memory of the process while it was built, MiB
+    reused: bool = False  # true if an earlier run had built it
 
 
 class RuleCount(BaseModel):
-    """How one contract rule fared: rows it refused (`error`), pointed at (`warn`), or merged as equal copies (`merge`).
+    """Result of a contract rule: rows it rejected (`error`), reported (`warn`), or merged as equal copies (`merge`).
 
-    A rule about a whole table checks one figure instead: `checked_rows` is false, and `checked` 1 or 0.
+    A rule for a whole table checks a single number instead: `checked_rows` is false, and `checked` is 1 or 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,17 +43,17 @@ class RuleCount(BaseModel):
     checked: int
     failed: int
     checked_rows: bool = True
-    description: str = ""  # what is wrong with what fails it
-    statement: str = ""  # what is true of what passes it
-    observed: str = ""  # the figure, or the share of rows that failed
-    threshold: str = ""  # what was allowed
-    offenders: tuple[str, ...] = ()  # the first rows that failed, as file:row
+    description: str = ""  # fault of a row that fails
+    statement: str = ""  # property of a row that passes
+    observed: str = ""  # checked number, or fraction of failed rows
+    threshold: str = ""  # allowed value
+    offenders: tuple[str, ...] = ()  # first failed rows, as file:row
 
 
 class Snapshot(Receipt):
     """An immutable, validated version of passages + queries + qrels.
 
-    `rows` counts passages. Its folder holds `passages.parquet` (passage_id, title, text, text_hash),
+    `rows` counts passages. Its folder contains `passages.parquet` (passage_id, title, text, text_hash),
     `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split).
     """
 
@@ -66,46 +66,46 @@ class Snapshot(Receipt):
 
     queries: int
     qrels: int
-    splits: dict[str, int]  # split name -> queries with at least one positive in it
+    splits: dict[str, int]  # split name -> number of queries with at least one positive in it
 
 
 class Ingested(Receipt):
-    """One reading of the source: `rows` read = `accepted` + `quarantined`, exactly; `accepted` includes `merged`.
+    """Ingestion of a source. Always `rows` = `accepted` + `quarantined`; `accepted` includes `merged`.
 
-    Its folder holds `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
-    without reason and record), `validation.json`, and the rules' outcome as a page, `contracts.html`. `parents` holds
-    the snapshot that it was compared with.
+    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
+    columns without reason and record), `validation.json`, and `contracts.html`, a page with the results of all rules.
+    `parents` contains the snapshot that it was compared with.
     """
 
     shelf: ClassVar[str] = "ingests"
     tables: ClassVar[Mapping[str, str]] = {"quarantine.parquet": "quarantined"}
 
     source: str
-    snapshot: str  # digest of the snapshot that the accepted rows make
+    snapshot: str  # digest of the snapshot of the accepted rows
     accepted: int
     quarantined: int
     rules: tuple[RuleCount, ...]
-    feed: str = ""  # what nights are compared with each other by
-    identity: str = ""  # names source, contracts and settings, whatever it was compared with
-    merged: int = 0  # equal copies of an earlier row
-    reading: int = 1  # version of the rules by which readers and contracts refuse rows
+    feed: str = ""  # nights of the same feed are compared
+    identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
+    merged: int = 0  # number of equal copies of earlier rows
+    reading: int = 1  # version of the rejection rules of readers and contracts
 
     @property
     def balance(self) -> str:
-        """What became of the rows, in words."""
-        copies = f" (of these {self.merged:,} equal copies, merged)" if self.merged else ""
-        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} in quarantine"
+        """Sentence with the numbers of read, accepted, merged, and quarantined rows."""
+        copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined"
 
 
 class Index(Receipt):
-    """A BM25 index over one snapshot's passages; its folder holds the Lucene index in `lucene/`."""
+    """A BM25 index of a snapshot's passages. The Lucene index is in the subfolder `lucene`."""
 
     shelf: ClassVar[str] = "indexes"
     tables: ClassVar[Mapping[str, str]] = {"ids.parquet": "rows"}
 
 
 class Run(Receipt):
-    """Ranked passages for queries; `run.parquet` (query_id, passage_id, rank from 1, score), `rows` lines."""
+    """Ranked passages for queries, in `run.parquet` (query_id, passage_id, rank from 1, score) with `rows` rows."""
 
     shelf: ClassVar[str] = "runs"
     tables: ClassVar[Mapping[str, str]] = {"run.parquet": "rows"}
@@ -115,111 +115,111 @@ class Run(Receipt):
 
 
 class TextIndex(Receipt):
-    """Where every text of a snapshot stands: `rows` text hashes, in row order and sorted, as plain arrays."""
+    """Index of a snapshot's passages by text: `rows` text hashes, in row order and sorted, as binary arrays."""
 
     shelf: ClassVar[str] = "texts"
     arrays: ClassVar[Mapping[str, int]] = {"hashes.s16": 16, "sorted.s16": 16, "rows.i64": 8, "first.i64": 8}
 
     snapshot: str
-    distinct: int  # different texts
+    distinct: int  # number of distinct texts
 
 
 class Tokens(Receipt):
-    """Token ids of a snapshot's passages, one copy of each different text, as plain arrays in blocks of rows."""
+    """Token ids of the distinct texts of a snapshot's passages, as binary arrays in blocks of rows."""
 
     shelf: ClassVar[str] = "tokens"
 
-    tokenizer: str  # names tokenizer, token limit and prompt; nothing of it hangs on weights
+    tokenizer: str  # digest of tokenizer, token limit, and prompt; independent of model weights
     snapshot: str
-    kind: str  # of the numbers on disk: "uint16" where the vocabulary fits, else "int32"
-    texts: int  # different texts
-    tokenised: int  # of them, those that went through the tokenizer
-    copied: int  # of them, those whose ids an earlier night had
+    kind: str  # number type on disk: "uint16" if the vocabulary fits, else "int32"
+    texts: int  # number of distinct texts
+    tokenised: int  # distinct texts that were tokenized
+    copied: int  # distinct texts whose ids were copied from an earlier night
     tokens: int
 
 
 class Shingles(Receipt):
-    """What texts are compared by, for every passage of a snapshot, as plain arrays that are mapped and not read."""
+    """Shingle sets of a snapshot's passages, to detect near duplicates, as memory-mapped binary arrays."""
 
     shelf: ClassVar[str] = "shingles"
     arrays: ClassVar[Mapping[str, int]] = {"starts.i64": 8, "sizes.i64": 8, "classes.u64": 8}
 
 
 class Hidden(BaseModel):
-    """What became of known positives that were hidden from the rules: how often false negatives get through.
+    """Estimate of how often the mining rules keep a false negative, from known positives hidden from the rules.
 
-    Each was hidden alone, the other positives of its query staying known. `low` to `high` is the 95 % interval of
-    `let_through / hidden`.
+    Positives are hidden one at a time; the other positives of the query stay known. `low` to `high` is the 95 %
+    confidence interval of `let_through / hidden`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: int
-    found: int  # of them, those that a retriever gave as candidates
-    let_through: int  # of those, the ones that no rule refused
+    hidden: int  # hidden positives
+    found: int  # hidden positives that a retriever returned as candidates
+    let_through: int  # returned positives that no rule rejected
     low: float
     high: float
 
 
 class Negatives(Receipt):
-    """Mined hard negatives, and what kept others out.
+    """Mined hard negatives, and the reasons why candidates were rejected.
 
-    `negatives.parquet` has query_id, passage_id, source, rank, score, dense_score, round and `trail`: what each rule
-    saw of it. `sample.json` is for human eyes.
+    `negatives.parquet` has query_id, passage_id, source, rank, score, dense_score, round, and `trail`, the values that
+    each rule compared. `sample.json` has examples for manual inspection.
     """
 
     shelf: ClassVar[str] = "negatives"
     tables: ClassVar[Mapping[str, str]] = {"negatives.parquet": "rows"}
 
     round: int
-    queries: int  # training queries looked at
-    starved: int  # of them, those with fewer negatives than asked for
-    candidates: int  # candidates looked at before any rule
-    refused: dict[str, int]  # rule -> candidates it refused
-    sources: dict[str, int] = {}  # retriever -> negatives that came from it
-    hidden: Hidden | None = None  # None: no query has two positives
-    churn: float | None = None  # of this night, not of the artifact: share of pairs that the serving encoder had not
+    queries: int  # mined training queries
+    starved: int  # queries with fewer negatives than requested
+    candidates: int  # candidates before any rule
+    refused: dict[str, int]  # rule -> candidates it rejected
+    sources: dict[str, int] = {}  # retriever -> number of its negatives
+    hidden: Hidden | None = None  # None if no query has two positives
+    churn: float | None = None  # fraction of pairs that the serving encoder was not trained on; set by each night
 
 
 class Encoder(Receipt):
-    """A dual encoder on disk. `rows` counts the training pairs it has seen (0 for a base model)."""
+    """A dual encoder on disk. `rows` is the number of training pairs (0 for a base model)."""
 
     shelf: ClassVar[str] = "encoders"
 
-    fingerprint: str  # names the vector space
-    passage_fingerprint: str  # names what it makes of passages: the same while only its query side changes
+    fingerprint: str  # digest of the vector space
+    passage_fingerprint: str  # digest of the passage side; unchanged if only the query side was trained
     dimension: int
-    base: str  # name or folder of the model that it all started from
+    base: str  # name or folder of the base model of the first training
     steps: int  # optimizer steps of this training; 0 for a base model
-    precision: str  # the numeric path that encodes
-    fidelity: float  # cosine of that path to fp32 on a sample: the lowest, for int8 what 95 % of the texts keep
-    ndcg_change: float | None = None  # nDCG@10 on dev queries less that of fp32; None: fp32, or no dev queries
-    loss: tuple[float, ...] = ()  # one a step
-    kept: int = 0  # the step whose weights these are: the best on dev queries, where there are any
-    improved: bool = True  # false: on dev queries every later step was worse than step 0, whose weights these are
-    dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 on a pool of the snapshot's dev queries)
-    forgetting: tuple[float, float] | None = None  # the same on the older snapshot's held-out queries, before and after
+    precision: str  # numeric path
+    fidelity: float  # lowest cosine to fp32 vectors on a sample; for int8, the cosine that 95 % of the texts reach
+    ndcg_change: float | None = None  # nDCG@10 on dev queries minus that of fp32; None: fp32, or no dev queries
+    loss: tuple[float, ...] = ()  # one value per step
+    kept: int = 0  # step of the stored weights: the best on dev queries; the last without dev queries
+    improved: bool = True  # false if every later step was worse on dev queries; then step 0 is stored
+    dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 of dev queries on a passage pool)
+    forgetting: tuple[float, float] | None = None  # nDCG@10 on held-out queries of the older snapshot, before and after
 
 
 class Embeddings(Receipt):
-    """All passages of one snapshot under one passage encoder: `shard-RRRRR-of-WWWWW.parquet` files."""
+    """Vectors of a snapshot's passages from a passage encoder, in files `shard-RRRRR-of-WWWWW.parquet`."""
 
     shelf: ClassVar[str] = "embeddings"
 
-    fingerprint: str  # the `passage_fingerprint` of the encoders that these vectors belong to
+    fingerprint: str  # `passage_fingerprint` of the encoder
     snapshot: str
     dimension: int
     shards: int
-    embedded: int  # passages that went through the encoder
-    avoided: int  # passages whose vector was already known (an equal text, an earlier night)
-    repeated: int = 0  # of the avoided, those whose text stands in an earlier passage of this snapshot
-    tokens: int  # real tokens encoded, without padding
-    vectors: str = "float32"  # the type of the numbers on disk
-    digests: tuple[str, ...] = ()  # SHA-256 of each shard's file: what a reader holds it against
+    embedded: int  # encoded passages
+    avoided: int  # passages whose vector was copied (from an equal text or an earlier night)
+    repeated: int = 0  # avoided passages with the same text as an earlier passage of this snapshot
+    tokens: int  # encoded tokens without padding
+    vectors: str = "float32"  # number type on disk
+    digests: tuple[str, ...] = ()  # SHA-256 of each shard file, for readers to verify
 
 
 class Evaluation(Receipt):
-    """Measures of one retriever on one split; `per_query.parquet` and `run.parquet` beside. `rows` counts queries."""
+    """Metrics of a retriever on a split, with `per_query.parquet` and `run.parquet`. `rows` counts queries."""
 
     shelf: ClassVar[str] = "evaluations"
     tables: ClassVar[Mapping[str, str]] = {"per_query.parquet": "rows"}
@@ -230,11 +230,11 @@ class Evaluation(Receipt):
 
 
 class Reference(Receipt):
-    """How ordinary held-out queries look to one encoder over one snapshot: what drift is measured against.
+    """Reference for drift detection: normal held-out queries, scored by an encoder on a snapshot.
 
-    `held-out.parquet` has text and vector of `rows` of them, `topics.npy` the centres of their topics and
-    `topic-shares.npy` how often each one's queries score low; `terms.npy` has the hashes of all terms of passages and
-    training queries, `queries.npy` those of all queries.
+    `held-out.parquet` has text and vector of `rows` queries. `topics.npy` has the centers of their topics, and
+    `topic-shares.npy` the fraction of low scores in each topic. `terms.npy` has the hashes of all terms in passages and
+    training queries, `queries.npy` the hashes of all queries.
     """
 
     shelf: ClassVar[str] = "references"
@@ -243,14 +243,14 @@ class Reference(Receipt):
     fingerprint: str
     snapshot: str
     embeddings: str
-    low_score: float  # 5th percentile of the best passage's score; `rows` queries were asked
-    unseen_terms: float  # share of the queries' terms that stand in no passage and no training query
-    judged: int  # of the queries, those with a positive among the passages
-    recall: float  # @10, of those
+    low_score: float  # 5th percentile of the top passage's score, over `rows` queries
+    unseen_terms: float  # fraction of query terms that are in no passage and no training query
+    judged: int  # queries with a positive among the passages
+    recall: float  # Recall@10 of the judged queries
 
 
 class Release(Receipt):
-    """An encoder and a collection that belong together, with the snapshot and the figures they were judged on."""
+    """A matching encoder and collection, with the snapshot and metrics of their evaluation."""
 
     shelf: ClassVar[str] = "releases"
 
@@ -264,12 +264,12 @@ class Release(Receipt):
     collection: str
     dimension: int
     metric: str
-    recipe: str  # digest of the settings that shaped it
+    recipe: str  # digest of the settings that affect its content
     reason: str
     metrics: dict[str, float]
     bm25: dict[str, float]
     base: dict[str, float]
     previous: dict[str, float] | None
-    recall: float | None = None  # @10, of the index against exact search
-    pruned: bool = False  # its collection was removed; only its figures are left
-    settings: dict[str, Any] = {}  # in effect when it was made, without secrets; empty: made before they were recorded
+    recall: float | None = None  # recall@10 of the index compared with exact search
+    pruned: bool = False  # its collection was deleted; only metrics remain
+    settings: dict[str, Any] = {}  # settings in effect, without secrets; empty for releases of earlier versions

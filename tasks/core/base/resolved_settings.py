@@ -1,6 +1,6 @@
-"""The settings in effect, as they are recorded with a night and its release, and what differs between two records.
+"""Records the settings in effect with a night and its release, and compares two records.
 
-Passwords and tokens are never part of a record.
+A record never contains passwords or tokens.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-Record = Mapping[str, Any]  # "mining.depth" -> 100: what JSON can hold
+Record = Mapping[str, Any]  # "mining.depth" -> 100; values are JSON types
 
-_PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")  # of user:password@host
+_PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")  # in user:password@host
 _OPTION = re.compile(r"([?&][^=&\s]*(?:secret|password|token|key)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
 
 
 class Change(BaseModel):
-    """A setting whose value differs between two records; an empty value: the record does not have the setting."""
+    """A setting whose value differs between two records. An empty value means that the record has no such setting."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,30 +29,30 @@ class Change(BaseModel):
 
 
 def resolve(settings: BaseModel) -> dict[str, Any]:
-    """Every setting by its dotted name, without secrets."""
-    return dict(_settings(settings, ""))
+    """Return all settings by dotted name, without secrets."""
+    return dict(_flatten(settings, ""))
 
 
 def differences(before: Record, after: Record) -> tuple[Change, ...]:
-    """The settings that differ, in the order of `after`; those that only `before` has come last."""
+    """Return the settings that differ, in the order of `after`; settings only in `before` are last."""
     names = [*after, *(name for name in before if name not in after)]
     changed = [name for name in names if before.get(name, ...) != after.get(name, ...)]
     return tuple(Change(name=name, before=show(before, name), after=show(after, name)) for name in changed)
 
 
 def show(record: Record, name: str) -> str:
-    """A setting's value as text; empty when the record does not have it."""
+    """Return the value of a setting as JSON text; empty if the record has no such setting."""
     return json.dumps(record[name], ensure_ascii=False) if name in record else ""
 
 
-def _settings(section: BaseModel, above: str) -> Iterator[tuple[str, Any]]:
+def _flatten(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
     plain = section.model_dump(mode="json")
     for key in type(section).model_fields:
         value = getattr(section, key)
         if isinstance(value, BaseModel):
-            yield from _settings(value, f"{above}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         elif not isinstance(value, SecretStr):
-            yield f"{above}{key}", _without_secrets(plain[key])
+            yield f"{prefix}{key}", _without_secrets(plain[key])
 
 
 def _without_secrets(value: Any) -> Any:

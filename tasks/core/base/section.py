@@ -1,11 +1,15 @@
-"""What every table of the settings file has in common."""
+"""Base class and common types of the tables in the settings file."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A table of the settings file; an unknown key is an error, so that a typo is never a silent default."""
+    """A table of the settings file. Unknown keys are errors, so a typo is never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

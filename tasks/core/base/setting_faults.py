@@ -1,4 +1,4 @@
-"""What is wrong with settings, in words: key or variable, its value, what is allowed, and what was perhaps meant."""
+"""Describes invalid settings: the key or variable, its value, the allowed values, and a likely correction."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from tasks.core.base.plain_text import check_text, visible
 from tasks.core.base.setting_paths import section_of
 
 PREFIX = "NIGHTSHIFT_"
-# Variables that are no settings: read by the command, by infra/bootstrap.py, and by the tests.
+# Variables that are not settings; read by the command, by infra/bootstrap.py, and by the tests.
 NO_SETTINGS = ("NIGHTSHIFT_SETTINGS", "NIGHTSHIFT_DEBUG", "NIGHTSHIFT_ALERT_URL")
 TESTS = "NIGHTSHIFT_TEST_"
-# Kubernetes and Docker add such variables to every container next to a service whose name begins with "nightshift".
+# Kubernetes and Docker set such variables in containers next to a service whose name starts with "nightshift".
 _SERVICE_LINK = re.compile(
     r"NIGHTSHIFT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|NAME)"
 )
 
 
 def check_environment(settings: type[BaseModel]) -> None:
-    """Raise BadUsage when a NIGHTSHIFT_… variable is no setting, or its value no text: a typo must not be a default."""
+    """Check that every NIGHTSHIFT_… variable is a setting, so that a typo is not silently ignored.
+
+    Raises:
+        BadUsage: a variable is not a setting, or its value is not UTF-8 text.
+    """
     known = list(_variables(settings, PREFIX))
     faults = []
     for name, value in os.environ.items():
@@ -39,22 +43,22 @@ def check_environment(settings: type[BaseModel]) -> None:
         try:
             check_text(value)
         except ValueError as error:
-            faults.append(f"  {name} = {visible(value)}: {error}. Give UTF-8.")
+            faults.append(f"  {name} = {visible(value)}: {error}. Use UTF-8 text.")
     if faults:
         raise BadUsage(
-            "variables in the environment are not usable:\n" + "\n".join(faults) + "\n"
-            "nightshift settings prints all settings; [data] path is NIGHTSHIFT_DATA__PATH in the environment."
+            "invalid environment variables:\n" + "\n".join(faults) + "\n"
+            "nightshift settings lists all settings. [data] path is NIGHTSHIFT_DATA__PATH in the environment."
         )
 
 
 def explain_faults(error: ValidationError, settings: type[BaseModel]) -> str:
-    """Return a line for each fault: the key and the value given for it, and what is allowed."""
+    """Return one line per fault: the key, its value, and the allowed values."""
     faults = (_explain(fault, settings) for fault in error.errors())
     return "\n".join(dict.fromkeys(f"  {fault}" for fault in faults))
 
 
 def _variables(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Yield the variables of all settings, and of the sections, which may be given as JSON."""
+    """Yield the variable names of all settings and sections (a section can be set as JSON)."""
     for key, field in section.model_fields.items():
         name = f"{prefix}{key.upper()}"
         yield name
@@ -63,11 +67,11 @@ def _variables(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _is_known(name: str, known: list[str]) -> bool:
-    """Return whether a variable is a setting or an entry of one, such as …INDEX_PARAMS__M; or none of our settings."""
+    """Return whether a variable is a setting, an entry of one such as …INDEX_PARAMS__M, or not meant as a setting."""
     if name in known or name in NO_SETTINGS or name.startswith(TESTS) or _SERVICE_LINK.fullmatch(name):
         return True
-    longest = max((one for one in known if name.startswith(f"{one}__")), key=len, default=None)
-    return longest is not None and not any(one.startswith(f"{longest}__") for one in known)
+    longest = max((setting for setting in known if name.startswith(f"{setting}__")), key=len, default=None)
+    return longest is not None and not any(setting.startswith(f"{longest}__") for setting in known)
 
 
 def _explain(fault: Any, settings: type[BaseModel]) -> str:
@@ -88,14 +92,14 @@ def _explain(fault: Any, settings: type[BaseModel]) -> str:
     shown = f" = {given!r}" if isinstance(given, str | int | float) and not secret and not _is_ours(fault) else ""
     if unknown:
         near = get_close_matches(keys[-1], list(section.model_fields), n=1)
-        meant = f"Did you mean {near[0]}?" if near else "nightshift settings prints all."
+        meant = f"Did you mean {near[0]}?" if near else "nightshift settings lists all settings."
         return f"{_name(keys)}{shown}: no such setting. {meant}"
     reason = fault["msg"].removeprefix("Value error, ")
     return f"{_name(keys)}{shown}: {reason[:1].lower()}{reason[1:]}"
 
 
 def _is_ours(fault: Any) -> bool:
-    """Return whether our own check refused the value: it says what it has to, and knows what is secret."""
+    """Return whether our own validator rejected the value: its message is complete and omits secrets."""
     return bool(fault["type"] == "value_error")
 
 

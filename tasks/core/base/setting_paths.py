@@ -1,4 +1,7 @@
-"""Settings that name files, folders and models: `~` is expanded, relative ones begin at the settings file."""
+"""Types for settings that name files, folders, or models. Expands `~` and resolves relative paths.
+
+Relative paths in a settings file start at its folder.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ log = logging.getLogger("nightshift.settings")
 
 
 class Names(Enum):
-    """What the text of a setting names."""
+    """Kind of value that a setting names."""
 
-    PATH = "a file or folder here"
-    LOCATION = "a file or folder here, or an address such as s3://bucket/folder"
-    MODEL = "a folder here, or a model of the hub"
+    PATH = "a local file or folder"
+    LOCATION = "a local file or folder, or an address such as s3://bucket/folder"
+    MODEL = "a local folder, or a model of the Hugging Face Hub"
 
 
 def _expand(value: Any) -> Any:
@@ -29,12 +32,12 @@ def _expand(value: Any) -> Any:
     try:
         return type(value)(Path(value).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"{value}: no user of this name has a home folder here") from error
+        raise ValueError(f"{value}: this user has no home folder on this machine") from error
 
 
 def _expand_path(value: Any) -> Any:
     if value == "":
-        raise ValueError("it is empty; name a path, or leave it out")
+        raise ValueError("the path is empty; give a path, or omit the setting")
     return _expand(value)
 
 
@@ -46,25 +49,25 @@ ModelName = Annotated[str, BeforeValidator(_expand), Names.MODEL]
 
 
 class Written(NamedTuple):
-    """A relative path of a settings file: its text there, and the absolute path that it was replaced by."""
+    """A relative path of a settings file: its text, and the absolute path that replaced it."""
 
     text: str
     absolute: str
 
 
 def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Path) -> dict[str, Written]:
-    """Replace relative paths in `values`, which were read from a settings file in `folder`, by absolute ones.
+    """Replace relative paths from a settings file in `folder` by absolute paths.
 
-    Nothing changes when `folder` is the working directory. A path that exists only below the working directory, where
-    earlier versions looked for it, is left as it is, with a warning.
+    If `folder` is the working directory, nothing changes. A path that exists only below the working directory stays
+    relative, with a warning, because earlier versions started relative paths there.
 
     Args:
-        values: The tables of the file; changed in place.
-        settings: The model that they are for.
-        folder: The folder of the settings file.
+        values: Tables of the file; changed in place.
+        settings: Settings model for these values.
+        folder: Folder of the settings file.
 
     Returns:
-        What was replaced, by setting, such as "encoder.model".
+        The replaced paths by dotted name, such as "encoder.model".
     """
     written: dict[str, Written] = {}
     if folder.resolve() == Path.cwd():
@@ -73,28 +76,28 @@ def resolve_paths(values: dict[str, Any], settings: type[BaseModel], folder: Pat
         text = table[key]
         if text.startswith("~") or "://" in text or not text or Path(text).is_absolute():
             continue
-        here = folder.resolve() / text
-        if here.exists() or (names is not Names.MODEL and not Path(text).exists()):
-            table[key], written[dotted] = str(here), Written(text, str(here))
+        absolute = folder.resolve() / text
+        if absolute.exists() or (names is not Names.MODEL and not Path(text).exists()):
+            table[key], written[dotted] = str(absolute), Written(text, str(absolute))
         elif Path(text).exists():
             _warn(
-                f'{dotted} = "{text}": not next to the settings file in {folder.resolve()}, but below the working '
-                f"directory, which is used: {Path(text).absolute()}. Relative paths in a settings file begin at its "
-                "folder: write an absolute path, or move the settings file."
+                f'{dotted} = "{text}": not found in {folder.resolve()}, the folder of the settings file. '
+                f"Using the path in the working directory: {Path(text).absolute()}. Relative paths in a settings file "
+                "start at its folder: write an absolute path, or move the settings file."
             )
     return written
 
 
 @cache
 def _warn(message: str) -> None:
-    """Log a warning once in this process: a command and its flow both load the settings."""
+    """Log a warning once per process, because a command and its flow both load the settings."""
     log.warning(message)
 
 
 def _path_settings(
     values: Mapping[str, Any], section: type[BaseModel], prefix: str
 ) -> Iterator[tuple[Any, str, str, Names]]:
-    """Yield (table, key, dotted key, what it names) of the paths among `values`."""
+    """Yield (table, key, dotted name, kind) of the paths in `values`."""
     for key, field in section.model_fields.items():
         value = values.get(key)
         if isinstance(value, Mapping) and (below := section_of(field)) is not None:
@@ -105,6 +108,6 @@ def _path_settings(
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a setting that is a table of settings; None for any other."""
+    """Return the model of a setting that is itself a table of settings; None for other settings."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

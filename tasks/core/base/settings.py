@@ -1,6 +1,6 @@
-"""Every dial of a night, in one typed tree: defaults here, then a TOML file, then `NIGHTSHIFT_…` variables.
+"""All settings of a night as one typed tree. Values come from defaults, a TOML file, and `NIGHTSHIFT_…` variables.
 
-`NIGHTSHIFT_TRAINING__BATCH_SIZE=64` sets `[training] batch_size`; the environment wins over the file.
+`NIGHTSHIFT_TRAINING__BATCH_SIZE=64` sets `[training] batch_size`. The environment overrides the file.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tasks.core.base.section import Section
+from tasks.core.base.section import Section, Share
 from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
+from tasks.core.base.sections.evaluation import EvaluationSettings, GateSettings
 from tasks.core.base.sections.release import MilvusSettings, ReleaseSettings
 from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.setting_paths import LocalPath, ModelName, OptionalLocation, OptionalPath, Written
+from tasks.core.base.setting_paths import LocalPath, ModelName, OptionalLocation, Written
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Pooling = Literal["mean", "cls", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 class Refusable(Section):
-    """Shares of refused rows, table by table: `[data.max_refused] qrels = 0.2`."""
+    """Allowed fraction of rejected rows for each table, such as `[data.max_refused] qrels = 0.2`."""
 
     passages: Share = 0.05
     queries: Share = 0.05
@@ -34,35 +34,43 @@ class Refusable(Section):
 
 
 class DataSettings(Section):
-    """Where the passages, queries and qrels come from, and how bad they may be."""
+    """Source of the passages, queries, and qrels, and the limits on data quality."""
 
     format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"] = Field(
         "demo",
-        description="demo: docs of installed packages; the others: files at path, see infra/settings/<format>.toml; "
-        "tevatron reads sentence-transformers' JSON lines too, parquet reads Hugging Face datasets folders too, "
-        "pairs reads any two columns of JSON lines, CSV, TSV or Parquet",
+        description="source format; demo: documentation of installed Python packages; other formats read the files at "
+        "path (examples in infra/settings/<format>.toml); tevatron also reads sentence-transformers JSON lines; "
+        "parquet also reads Hugging Face datasets folders; pairs reads any two columns of JSON lines, CSV, TSV, or "
+        "Parquet",
     )
     path: OptionalLocation = Field(
-        None, description="where the source lies: a folder (or file), or an address such as s3://bucket/folder"
+        None, description="location of the source: a folder, a file, or an address such as s3://bucket/folder"
     )
-    query_column: str = Field("", description="pairs only: the column with the query; empty: found by its name")
-    passage_column: str = Field("", description="pairs only: the column with the passage; empty: found by its name")
-    max_passages: int = Field(4000, ge=10, description="demo only: cap on the number of passages")
-    dev_share: float = Field(0.1, gt=0, lt=1, description="share of train queries held back when there is no dev split")
+    query_column: str = Field("", description="pairs only: column of the query; empty: detect it by name")
+    passage_column: str = Field("", description="pairs only: column of the passage; empty: detect it by name")
+    max_passages: int = Field(4000, ge=10, description="demo only: maximum number of passages")
+    dev_share: float = Field(
+        0.1, gt=0, lt=1, description="fraction of training queries to hold out when there is no dev split"
+    )
     max_refused: Share | Refusable = Field(
-        0.05, description="a larger share of refused rows in a table stops the night; one number, or one per table"
+        0.05,
+        description="stop the night if a larger fraction of a table's rows is rejected; one number, or one per table",
     )
-    feed: str = Field("", description="nights of one feed are compared with each other; empty: the path names it")
+    feed: str = Field(
+        "", description="name of the feed; a night is compared with earlier nights of its feed; empty: use path"
+    )
     replace_feed: bool = Field(
-        False, description="let another collection take the place of the one that the home serves; else it is refused"
+        False,
+        description="allow a source of another feed to replace the collection that this home serves; false: stop with "
+        "an error",
     )
-    compare: bool = Field(True, description="hold the tables against the last snapshot of this feed")
+    compare: bool = Field(True, description="compare the tables with the last snapshot of this feed")
     min_lift: float = Field(
         5.0,
         ge=0,
-        description="qrels look shuffled when BM25 ranks positives less than so many times above chance; 0: off",
+        description="report qrels as shuffled if BM25 ranks positives less than this factor above chance; 0: off",
     )
-    seed: int = Field(0, description="seed of every sample and split of the data")
+    seed: int = Field(0, description="random seed of all data samples and splits")
 
     @field_validator("path", mode="after")
     @classmethod
@@ -72,149 +80,126 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _files_need_a_path(self) -> DataSettings:
         if self.format != "demo" and self.path is None:
-            raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", where its files lie')
+            raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", the location of its files')
         if (self.query_column or self.passage_column) and self.format != "pairs":
             raise ValueError('[data] query_column and passage_column need format = "pairs"')
         return self
 
     def limit_of(self, table: str) -> float:
-        """The share of refused rows that `table` may have."""
+        """Return the maximum fraction of rejected rows of `table`."""
         return getattr(self.max_refused, table) if isinstance(self.max_refused, Refusable) else self.max_refused
 
 
 class EncoderSettings(Section):
-    """The dual encoder: what it starts from and how a text becomes a vector."""
+    """The dual encoder: its initial weights, and how it turns a text into a vector."""
 
     model: ModelName = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
-        description="a local folder or a hub id; the default is read from the offline package when that is installed",
+        description="base model: a local folder or a Hugging Face Hub id; the default is read from the offline package "
+        "if that is installed",
     )
-    query_model: ModelName = Field("", description="another model to start the query encoder from; empty: the same one")
-    start: Literal["base", "serving"] = Field("base", description="what a night's training starts from")
-    shared: bool = Field(True, description="one encoder for both sides, or a query and a passage encoder of their own")
+    query_model: ModelName = Field("", description="base model of the query encoder; empty: the same as model")
+    start: Literal["base", "serving"] = Field(
+        "base", description="initial weights of each training: the base model or the serving encoder"
+    )
+    shared: bool = Field(True, description="true: queries and passages share one encoder; false: separate encoders")
     pooling: Pooling = Field(
         "mean",
-        description="how token states become one vector: their mean, the first token's, the last token's, the greatest "
-        "of each number, the mean weighted by position, or the sum over the square root of the length",
+        description="how token states become one vector: mean; first token; last token; maximum of each component; "
+        "mean weighted by position; sum divided by the square root of the length",
     )
-    normalize: bool = Field(True, description="unit vectors (cosine); false gives the plain inner product")
-    dimension: int = Field(0, ge=0, description="a trained linear map to so many numbers after pooling; 0: none")
+    normalize: bool = Field(True, description="true: unit vectors and cosine similarity; false: inner product")
+    dimension: int = Field(0, ge=0, description="output size of a trained linear layer after pooling; 0: no layer")
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Matryoshka: train the first so many numbers as well, such as [256, 128, 64]"
+        (), description="Matryoshka: vector prefixes to train as well, such as [256, 128, 64]"
     )
-    serve_dimension: int = Field(0, ge=0, description="serve the first so many numbers of a vector; 0: all")
-    query_prompt: str = Field("", description="text put before every query")
-    passage_prompt: str = Field("", description="text put before every passage")
-    query_tokens: int = Field(64, ge=4, description="token limit of a query, special tokens included")
-    passage_tokens: int = Field(128, ge=4, description="token limit of a passage, special tokens included")
+    serve_dimension: int = Field(0, ge=0, description="number of leading vector components to serve; 0: all")
+    query_prompt: str = Field("", description="prefix of every query")
+    passage_prompt: str = Field("", description="prefix of every passage")
+    query_tokens: int = Field(64, ge=4, description="maximum tokens of a query, including special tokens")
+    passage_tokens: int = Field(128, ge=4, description="maximum tokens of a passage, including special tokens")
     train: Literal["both", "query"] = Field(
-        "both", description="query: the passage encoder stays as it is, and so do all vectors of the collection"
+        "both",
+        description="encoders to train; query: keep the passage encoder and the vectors of the collection unchanged",
     )
-    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank (needs peft); 0: all weights")
+    lora_rank: int = Field(0, ge=0, description="rank of the LoRA adapters to train (needs peft); 0: train all weights")
     lora_targets: tuple[str, ...] = Field(
-        (), description="names of the linear layers that get an adapter, such as [query, value]; empty: all of them"
+        (), description="linear layers that get an adapter, such as [query, value]; empty: all"
     )
 
     @model_validator(mode="after")
     def _sides_need_weights_of_their_own(self) -> EncoderSettings:
         for name, value in (("train", self.train == "query"), ("query_model", self.query_model)):
             if value and self.shared:
-                raise ValueError(f"[encoder] {name} tells the two encoders apart, so it needs shared = false")
+                raise ValueError(f"[encoder] {name} applies to separate encoders: set shared = false")
         return self
 
 
 class Shares(Section):
-    """How the negatives of a query are divided among the retrievers; what is not named gets none."""
+    """Fraction of a query's negatives from each retriever. A retriever without a value supplies none."""
 
-    bm25: Share = Field(0.0, description="of BM25's best passages")
-    dense: Share = Field(0.0, description="of the current encoder's best passages")
-    random: Share = Field(0.0, description="of passages drawn evenly from all")
+    bm25: Share = Field(0.0, description="fraction from the top passages of BM25")
+    dense: Share = Field(0.0, description="fraction from the top passages of the current encoder")
+    random: Share = Field(0.0, description="fraction drawn uniformly from all passages")
 
     @model_validator(mode="after")
-    def _together_all(self) -> Shares:
+    def _shares_sum_to_one(self) -> Shares:
         if abs(self.bm25 + self.dense + self.random - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {self.bm25 + self.dense + self.random:g}; together they must be 1")
+            raise ValueError(f"the shares add up to {self.bm25 + self.dense + self.random:g}; they must add up to 1")
         return self
 
 
 class CrossEncoderSettings(Section):
-    """A model that reads query and passage together and refuses what it takes for relevant."""
+    """A cross-encoder that rejects negatives it scores as relevant."""
 
-    model: ModelName = Field("", description="sequence classification model: a local folder or a hub id; empty: none")
-    most: Share = Field(0.1, description="refuse a candidate that it gives a higher probability of being relevant")
-    tokens: int = Field(256, ge=8, description="token limit of query and passage together")
+    model: ModelName = Field(
+        "", description="sequence classification model: a local folder or a Hugging Face Hub id; empty: none"
+    )
+    most: Share = Field(0.1, description="reject a candidate whose predicted probability of relevance is higher")
+    tokens: int = Field(256, ge=8, description="maximum tokens of query and passage together")
 
 
 class MiningSettings(Section):
-    """Hard negatives: where candidates come from and what keeps false negatives out."""
+    """Hard negatives: sources of candidates, and filters for false negatives."""
 
-    rounds: int = Field(1, ge=1, description="mine → train rounds; from the second on, the last encoder mines too")
-    depth: int = Field(100, ge=1, le=1000, description="candidates a query, from each retriever")
-    per_query: int = Field(8, ge=1, description="negatives kept for a query")
+    rounds: int = Field(
+        1, ge=1, description="rounds of mining and training; from round 2 the encoder of the previous round mines too"
+    )
+    depth: int = Field(100, ge=1, le=1000, description="candidates per query from each retriever")
+    per_query: int = Field(8, ge=1, description="negatives to keep per query")
     shares: Shares = Field(
         Shares(bm25=0.5, dense=0.4, random=0.1),
-        description="retrievers' shares of the negatives from the second round on; the first is all BM25",
+        description="fraction of negatives from each retriever, from round 2; round 1 uses BM25 only",
     )
     k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
-    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
-    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="Lucene's English stemmer")
-    margin: float = Field(0.95, gt=0, le=1, description="drop a candidate that scores above this share of the positive")
-    margin_over: Literal["min", "mean"] = Field("mean", description="of the query's lowest positive, or of their mean")
-    skip_top: int = Field(0, ge=0, description="ranks at the head of a run that are never used as negatives")
-    last_rank: int = Field(0, ge=0, description="the last rank of a run that may be used; 0: all of depth")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: as near as a duplicate")
+    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalization")
+    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="English stemmer of Lucene")
+    margin: float = Field(
+        0.95, gt=0, le=1, description="drop a candidate that scores above this fraction of the positive's score"
+    )
+    margin_over: Literal["min", "mean"] = Field(
+        "mean", description="positive score for margin: the lowest of the query's positives, or their mean"
+    )
+    skip_top: int = Field(0, ge=0, description="number of top ranks never used as negatives")
+    last_rank: int = Field(0, ge=0, description="lowest rank that may be used as a negative; 0: depth")
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of 5-word shingles from which texts are near duplicates"
+    )
     cross_encoder: CrossEncoderSettings = Field(
-        CrossEncoderSettings(), description="a second opinion on every negative: a table of its own"
+        CrossEncoderSettings(), description="cross-encoder that checks every negative"
     )
     shards: int = Field(
-        1, ge=1, description="slices of the training queries that are searched by themselves, each a task; 1: one piece"
+        1, ge=1, description="number of shards of the training queries; each is searched in its own task"
     )
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
-    heap_mb: int = Field(1024, ge=128, description="largest heap of the Java process, MiB")
-    seed: int = Field(0, description="seed of random negatives and of all samples")
+    heap_mb: int = Field(1024, ge=128, description="maximum heap of the Java process, MiB")
+    seed: int = Field(0, description="random seed of negatives and samples")
 
     @model_validator(mode="after")
-    def _some_ranks_are_left(self) -> MiningSettings:
+    def _ranks_remain(self) -> MiningSettings:
         if (self.last_rank or self.depth) <= self.skip_top:
-            raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from")
+            raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from: raise last_rank or depth")
         return self
-
-
-class EvaluationSettings(Section):
-    """Which held-out queries are measured, and how deep."""
-
-    split: str = Field("test", description="split of the qrels the gate looks at")
-    depth: int = Field(100, ge=10, description="passages a query; at least 100 for Recall@100")
-    leave_out_self: bool = Field(
-        False,
-        description="leave the passage with a query's own id out of its rankings and negatives: for collections whose "
-        "queries are passages too",
-    )
-    probe_queries: int = Field(300, ge=0, description="queries of the probe before the corpus is embedded; 0: no probe")
-    probe_depth: int = Field(20, ge=1, description="candidates a query, of each retriever, in the probe's pool")
-    probe_random: int = Field(2000, ge=0, description="random passages in the pool")
-    probe_share: Share = Field(0.5, description="no probe when its pool would be more than this share of the passages")
-
-    @property
-    def searched_depth(self) -> int:
-        """Passages to search for a query, so that `depth` are left without its own."""
-        return self.depth + self.leave_out_self
-
-
-class GateSettings(Section):
-    """When a challenger may serve."""
-
-    margin: float = Field(0.01, ge=0, description="nDCG@10 that a challenger may lose before it counts as worse")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided confidence of 'no worse'")
-    min_queries: int = Field(20, ge=1, description="fewer held-out queries than this decide nothing: reject")
-    bm25_floor: bool = Field(True, description="reject a challenger that is clearly worse than BM25")
-    min_ndcg: Share = Field(0.0, description="reject a challenger whose nDCG@10 is lower, whatever the others reach")
-    slice_margin: float = Field(0.05, ge=0, description="nDCG@10 that a segment of the queries may lose")
-    slice_queries: int = Field(50, ge=1, description="segments with fewer queries are not compared")
-    golden: OptionalPath = Field(None, description='JSON lines {"query", "passage_id"} that must always be answered')
-    golden_depth: int = Field(10, ge=1, description="the rank by which a golden query's passage must come")
-    resamples: int = Field(5000, ge=200, description="bootstrap resamples of the paired differences")
-    seed: int = Field(0, description="seed of the resamples")
 
 
 class Settings(BaseSettings):
@@ -223,10 +208,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: LocalPath = Field(
-        Path("var"), description="where all artifacts and the embedded Milvus live (NIGHTSHIFT_HOME)"
+        Path("var"), description="folder of all artifacts and the embedded Milvus (NIGHTSHIFT_HOME)"
     )
     keep_days: float = Field(
-        30, ge=0, description="artifacts of no release that is kept go when no night used them for so long; 0: never"
+        30,
+        ge=0,
+        description="delete artifacts that no retained release references and no night has used for this many days; "
+        "0: never",
     )
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
@@ -244,15 +232,18 @@ class Settings(BaseSettings):
     _written: dict[str, Written] = PrivateAttr(default_factory=dict)
 
     def having_written(self, written: dict[str, Written]) -> Settings:
-        """Return these settings with what `resolve_paths` made of the relative paths in their file."""
+        """Return a copy that records which relative paths of the file `resolve_paths` made absolute."""
         settings = self.model_copy()
         settings._written = written
         return settings
 
     def as_written(self, section: str) -> dict[str, str]:
-        """Return the relative paths of a section, such as "encoder", that were made absolute, as their file has them.
+        """Return the paths of a section, such as "encoder", that the settings file gives as relative paths.
 
-        Names and digests that a night keeps are made of these: they do not depend on the working directory.
+        Artifact names and digests use them, because absolute paths would depend on the working directory.
+
+        Returns:
+            The text in the file for each key. Keys whose value was changed since are left out.
         """
         table: Any = self
         for name in filter(None, section.split(".")):
@@ -265,14 +256,16 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _hosts_share_a_home(self) -> Settings:
         if self.compute.engine == "ray" and not self.home.is_absolute():
-            raise ValueError('[compute] engine = "ray" needs home (NIGHTSHIFT_HOME) as an absolute path on every host')
+            raise ValueError(
+                '[compute] engine = "ray" needs an absolute path as home (NIGHTSHIFT_HOME), the same on every host'
+            )
         return self
 
     @model_validator(mode="after")
-    def _a_cluster_is_asked_for_processes(self) -> Settings:
+    def _ray_training_has_a_cluster(self) -> Settings:
         if self.training.launcher == "ray" and (self.compute.engine != "ray" or self.training.processes == 0):
             raise ValueError(
-                '[training] launcher = "ray" needs [compute] engine = "ray", and [training] processes: how many at most'
+                '[training] launcher = "ray" needs [compute] engine = "ray" and [training] processes (their maximum)'
             )
         return self
 
@@ -285,10 +278,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment, over the defaults."""
+        """Read the environment in addition to the defaults."""
         return init_settings, env_settings
 
 
 def cores() -> int:
-    """The processors this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

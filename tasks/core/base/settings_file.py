@@ -1,4 +1,4 @@
-"""Reads the settings of a night: from a TOML file and from the environment."""
+"""Reads the settings of a night from a TOML file and the environment."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from tasks.core.base.side_files import read_side_file
 
 
 def load_settings(file: Path | None = None) -> Settings:
-    """Read the settings: defaults, then `file` (TOML; else the one that NIGHTSHIFT_SETTINGS names), the environment.
+    """Read the settings from defaults, a TOML file, and the environment; later sources override earlier ones.
 
-    Relative paths in the file begin at its folder, those in the environment at the working directory.
+    Relative paths in the file start at its folder, those in the environment at the working directory.
 
-    Raises BadUsage naming the file and every key or variable that is unknown or out of range.
+    Args:
+        file: The TOML file; None: the file that NIGHTSHIFT_SETTINGS names, if any.
+
+    Raises:
+        BadUsage: a key or variable is unknown or out of range; the message lists all of them, and the file.
     """
     if file is None and (named := os.environ.get("NIGHTSHIFT_SETTINGS")):
         file = Path(named)
     check_environment(Settings)
-    where = f"settings file {file}" if file else "settings of the environment"
+    where = f"settings file {file}" if file else "settings from the environment"
     try:
-        values = {} if file is None else tomllib.loads(_text_of(file.expanduser()))
+        values = {} if file is None else tomllib.loads(_read_file(file.expanduser()))
         written = {} if file is None else resolve_paths(values, Settings, file.expanduser().parent)
 
         class FromFile(Settings):
@@ -44,17 +48,17 @@ def load_settings(file: Path | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadUsage(f"{where}: not valid TOML: {error}") from error
     except SettingsError as error:
-        raise BadUsage(f"{where}: {error}: {error.__cause__}. Lists and tables are given as JSON.") from error
+        raise BadUsage(f"{where}: {error}: {error.__cause__}. Write lists and tables as JSON.") from error
     except ValidationError as error:
-        raise BadUsage(f"{where}: not usable:\n{explain_faults(error, Settings)}") from error
+        raise BadUsage(f"{where}: invalid:\n{explain_faults(error, Settings)}") from error
     values = {name: getattr(loaded, name) for name in Settings.model_fields}
     return Settings.model_construct(**values).having_written(written)
 
 
-def _text_of(file: Path) -> str:
+def _read_file(file: Path) -> str:
     if not file.is_file():
         raise BadUsage(
-            f"settings file {file}: not found. Give --settings or NIGHTSHIFT_SETTINGS a TOML file, or neither."
+            f"settings file {file}: not found. Set --settings or NIGHTSHIFT_SETTINGS to a TOML file, or omit both."
         )
     try:
         return read_side_file(file, "settings file").replace("\r\n", "\n")

@@ -1,4 +1,4 @@
-"""Every dial with its meaning and its value, as the settings file that would say the same."""
+"""Prints every setting with its description and value, as a settings file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic.fields import FieldInfo
 
 from tasks.core.base.toml import toml_value
 
-WIDTH = 100  # of a comment, in characters
+WIDTH = 100  # characters per comment line
 
 
 def format_settings(settings: BaseModel) -> str:
-    """Return TOML that loads to equal settings, its paths absolute.
+    """Return TOML that loads to equal settings. Paths are absolute.
 
-    Secrets are left out, and settings without a value are commented out.
+    Secrets and settings without a value are commented out.
     """
     return "\n".join(_table(settings, "")) + "\n"
 
@@ -30,17 +30,17 @@ def _table(section: BaseModel, name: str) -> Iterator[str]:
         yield from ("", f"[{name}]")
     for key, field in fields.items():
         if key not in below:
-            yield from _dial(key, field, getattr(section, key))
+            yield from _setting(key, field, getattr(section, key))
     for key in below:
         yield from _table(getattr(section, key), f"{name}.{key}" if name else key)
 
 
-def _dial(key: str, field: FieldInfo, value: object) -> Iterator[str]:
+def _setting(key: str, field: FieldInfo, value: object) -> Iterator[str]:
     about = field.description or ""
     if get_origin(field.annotation) is Literal:
         about += f" [{', '.join(map(str, get_args(field.annotation)))}]"
     yield from (f"# {line}" for line in wrap(about, WIDTH))
     if isinstance(value, Path):
-        value = value.absolute()  # wherever the printed file is put, it means the same folder
+        value = value.absolute()  # the same folder for any location of the printed file
     secret = isinstance(value, SecretStr)
     yield f"# {key} = …" if secret or value is None else f"{key} = {toml_value(value)}"

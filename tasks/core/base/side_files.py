@@ -1,4 +1,4 @@
-"""Files that people write next to a night: settings, golden queries, queries to shadow. One reader for all of them."""
+"""Reads text files that users write: settings, golden queries, and queries to shadow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.core.base.errors import BadInput, describe
 
-_MARKS = (  # what a file may begin with, longest first: UTF-32's little-endian mark begins with UTF-16's
+_MARKS = (  # longest first, because the UTF-32 little-endian mark starts with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -19,31 +19,31 @@ _MARKS = (  # what a file may begin with, longest first: UTF-32's little-endian 
 )
 
 
-def read_side_file(file: Path, what: str) -> str:
-    """Return the text of `file`: UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is dropped.
+def read_side_file(file: Path, purpose: str) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. The mark is removed.
 
     Args:
         file: The file.
-        what: What it is, for errors, such as "golden queries".
+        purpose: Description of the file for errors, such as "golden queries".
 
     Raises:
-        BadInput: it cannot be opened, or holds something else; the message names the line.
+        BadInput: the file cannot be opened or decoded; the message gives the line.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BadInput(f"{what} {describe(error)}") from error
+        raise BadInput(f"{purpose} {describe(error)}") from error
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and (nul := content.find(b"\0")) >= 0:
         raise BadInput(
-            f"{what} {file}, line {_line(content, nul)}: a NUL character. Is it UTF-16 without a byte order mark? "
+            f"{purpose} {file}, line {_line(content, nul)}: a NUL character. Is this UTF-16 without a byte order mark? "
             "Save the file as UTF-8."
         )
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise BadInput(
-            f"{what} {file}, line {_line(content, error.start)}: not {encoding.removesuffix('-sig').upper()} "
+            f"{purpose} {file}, line {_line(content, error.start)}: not {encoding.removesuffix('-sig').upper()} "
             f"({error.reason}). Save the file as UTF-8."
         ) from error
 
@@ -53,9 +53,9 @@ def _line(content: bytes, offset: int) -> int:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) for every line that is not blank, without white space around it.
+    """Yield (line number from 1, line) for every line that is not blank, without surrounding white space.
 
-    Only a line feed ends a line: a JSON string may hold every other separator.
+    Only a line feed ends a line, because JSON strings may contain any other separator.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if stripped := line.strip():
@@ -63,7 +63,11 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def parse_object(line: str) -> dict[str, Any]:
-    """Return the JSON object in a line. Raises ValueError with the reason when there is none."""
+    """Return the JSON object in a line.
+
+    Raises:
+        ValueError: the line is not a JSON object; the message gives the reason.
+    """
     try:
         value = json.loads(line)
     except RecursionError as error:

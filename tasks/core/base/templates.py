@@ -1,4 +1,4 @@
-"""Pages from templates: one way to render HTML, with every text of the data escaped."""
+"""Renders HTML pages from Jinja templates. All values are escaped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill the Jinja template with `values`; a value that the template names and does not get is an error."""
+    """Render a Jinja template with `values`. A variable without a value is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),  # the second has page.css.jinja
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),  # this folder has page.css.jinja
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

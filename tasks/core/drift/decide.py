@@ -1,15 +1,14 @@
-"""When new queries have drifted: one window at a time, from what earlier windows left in the state. No input, no clock.
+"""Decide whether queries have drifted, one window at a time, from the state of earlier windows. Pure: no I/O, no clock.
 
-A window fires when its low-score share passes a threshold: the level of normal windows, plus three standard deviations,
-of what windows differ by beyond chance and of chance at this size, and never less than the least effect. The first
-normal windows of a release set level and deviation; until there are enough, the reference and `[drift] wobble` stand in
-for them. A window that fired or is suspect is no normal one.
+A window fires when its low-score share exceeds a threshold: the level of normal windows plus three standard deviations,
+and at least `low_score_effect`. The deviation combines the variation between windows and chance at the size of the
+window. The first normal windows of a release set level and deviation. Until there are enough of them, the reference and
+`[drift] wobble` take their place. Windows that fired or are suspect are not normal.
 
-Damaged queries score low too, but not without words that nothing knows: on MedQuAD and on arXiv titles their low-score
-share rises by at most 1.6 times as much as their unseen-term share, however many letters are wrong and in however
-many of the queries. With new topics, later months or another domain it rises by 3.9 times as much and more. So windows
-that rise by less than EXPLAINED times as much, give or take chance, are suspect and no reason to retrain
-(tests/benchmarks/drift.py).
+Damaged queries score low too, but they also contain unseen terms. On MedQuAD and on arXiv titles, their low-score share
+rises by at most 1.6 times the rise of their unseen-term share, regardless of how many letters are wrong and in how many
+queries. New topics, later months, and other domains raise it by at least 3.9 times. So windows with a rise of less than
+EXPLAINED times, within chance, are suspect and do not start a retrain (tests/benchmarks/drift.py).
 """
 
 from __future__ import annotations
@@ -23,161 +22,166 @@ from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
 VERSION = 1
 DEVIATIONS = 3
 EXPLAINED = 2.5  # times the rise of the unseen-term share
-PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # windows that the reference counts as
+PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and `wobble` count as
 REMEMBERED = 60  # windows that the state keeps
 
 
-class Normal(Frozen):
-    """A normal window, as far as it calibrates."""
+class NormalWindow(Frozen):
+    """The part of a normal window that calibrates the threshold."""
 
     queries: int
     low: float
 
 
 class Baseline(Frozen):
-    """What is normal: where to start from, and the first normal windows."""
+    """The level of normal queries: a starting value, and the first normal windows."""
 
-    start: float | None = LOW  # low-score share; None: what the first window will show
-    queries: int = 0  # that `start` comes from; 0: those of the reference
-    windows: tuple[Normal, ...] = ()
+    start: float | None = LOW  # low-score share; None: taken from the first window
+    queries: int = 0  # number behind `start`; 0: the queries of the reference
+    windows: tuple[NormalWindow, ...] = ()
 
 
 class Trigger(Frozen):
-    """A retrain for drift that was asked for."""
+    """A requested retrain for drift."""
 
     at: datetime
-    window: int  # the last one then
+    window: int  # number of the last window at that time
 
 
-class LogPlace(Frozen):
-    """How far a log of queries was judged."""
+class LogPosition(Frozen):
+    """The position up to which a query log was read."""
 
     path: str
     offset: int = 0  # bytes
-    head: str = ""  # digest of its first line: another one is another file
+    head: str = ""  # digest of the first line; a change means another file
 
 
 class State(Frozen):
-    """All that is remembered between checks."""
+    """The state that is kept between checks."""
 
     version: int = VERSION
-    reference: str = ""  # digest of the reference that baseline and last windows hold for
-    consumed: str = ""  # snapshot whose queries the last windows have seen
-    log: LogPlace | None = None
+    reference: str = ""  # digest of the reference of baseline and last windows
+    consumed: str = ""  # digest of the snapshot whose queries were judged already
+    log: LogPosition | None = None
     number: int = 0  # of the last window
     baseline: Baseline = Baseline()
     windows: tuple[Window, ...] = ()
     triggers: tuple[Trigger, ...] = ()
-    labels_wanted: bool = False  # drift was confirmed with nothing new to train on; the first new pairs start a retrain
+    labels_wanted: bool = False  # drift is confirmed, but nothing new to train on: new pairs will start a retrain
 
 
-class Decision(Frozen):
-    """What follows from the state, now."""
+class RetrainDecision(Frozen):
+    """Whether drift starts a retrain now."""
 
     trigger: bool = False
-    held: str = ""
-    cause: str = ""  # what moved, in words; empty: nothing did
+    held: str = ""  # why no retrain starts despite drift
+    cause: str = ""  # what drifted, as a sentence; empty: nothing
 
 
-def under(state: State, reference: str) -> State:
-    """The state under this reference: baseline and confirmation begin anew with another one.
+def with_reference(state: State, reference: str) -> State:
+    """Return the state for this reference; a new reference resets baseline and confirmation.
 
-    After a retrain for drift the first window only shows what is normal now. What the retrain could not mend, such as
-    a topic that no passage is about, would else ask for one retrain after the other.
+    After a retrain for drift, the first window only sets the new normal level. Otherwise, drift that the retrain could
+    not fix, such as a topic without passages, would request one retrain after another.
     """
     if state.reference == reference:
         return state
-    acted = any(one.window > 0 and _under(state, one) for one in state.triggers)
-    baseline = Baseline(start=None if acted else LOW)
-    begun = {"reference": reference, "consumed": "", "baseline": baseline, "labels_wanted": False}
-    return state.model_copy(update=begun)
+    retrained = any(trigger.window > 0 and _has_reference(state, trigger) for trigger in state.triggers)
+    baseline = Baseline(start=None if retrained else LOW)
+    reset = {"reference": reference, "consumed": "", "baseline": baseline, "labels_wanted": False}
+    return state.model_copy(update=reset)
 
 
-def _under(state: State, trigger: Trigger) -> bool:
-    """Whether a trigger came under the state's reference."""
-    return any(one.number == trigger.window and one.reference == state.reference for one in state.windows)
+def _has_reference(state: State, trigger: Trigger) -> bool:
+    """Return whether the window of the trigger was compared with the current reference."""
+    return any(window.number == trigger.window and window.reference == state.reference for window in state.windows)
 
 
-def decide(state: State, found: Measurement | None, now: datetime, settings: DriftSettings) -> tuple[State, Decision]:
-    """Judge a window, None when there is none, and say whether a retrain should start now.
+def decide(
+    state: State, measurement: Measurement | None, now: datetime, settings: DriftSettings
+) -> tuple[State, RetrainDecision]:
+    """Judge a new window, if any, and decide whether a retrain starts now.
 
-    Returns the state to keep, in which a trigger is on record already, and the decision.
+    Returns:
+        The state to keep, with a new trigger already recorded, and the decision.
     """
-    if found is not None:
-        state = _with_window(state, found, now, settings)
-    decision = _standing(state, now, settings)
+    if measurement is not None:
+        state = _with_window(state, measurement, now, settings)
+    decision = _decide_retrain(state, now, settings)
     if decision.trigger:
-        kept = [one for one in state.triggers if now - one.at < timedelta(days=max(settings.budget_days, 366))]
+        kept = [
+            trigger for trigger in state.triggers if now - trigger.at < timedelta(days=max(settings.budget_days, 366))
+        ]
         state = state.model_copy(update={"triggers": (*kept, Trigger(at=now, window=state.number))})
     return state, decision
 
 
 def is_window_due(state: State, queries: int, now: datetime, settings: DriftSettings) -> bool:
-    """Whether so many new queries are a window by now."""
+    """Return whether `queries` new queries make a window at time `now`."""
     last = state.windows[-1].at if state.windows else None
     return queries >= settings.min_queries and (last is None or now - last >= timedelta(hours=settings.window_hours))
 
 
-def level_of(baseline: Baseline) -> float:
-    """The low-score share of normal windows; the reference, whose own is LOW, counts as PRIOR_LEVEL of them."""
+def normal_level(baseline: Baseline) -> float:
+    """Return the low-score share of normal windows; the starting value counts as PRIOR_LEVEL windows."""
     start = LOW if baseline.start is None else baseline.start
-    known = baseline.windows
-    return (PRIOR_LEVEL * start + sum(one.low for one in known)) / (PRIOR_LEVEL + len(known))
+    windows = baseline.windows
+    return (PRIOR_LEVEL * start + sum(window.low for window in windows)) / (PRIOR_LEVEL + len(windows))
 
 
 def low_threshold(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
-    """The low-score share that a window of so many queries has to pass."""
+    """Return the low-score share above which a window of `queries` queries fires."""
     deviation = _deviation(baseline, queries, held_out, settings)
-    return level_of(baseline) + max(DEVIATIONS * deviation, settings.low_score_effect)
+    return normal_level(baseline) + max(DEVIATIONS * deviation, settings.low_score_effect)
 
 
 def _deviation(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
-    """Standard deviation of a normal window's low-score share around the level.
+    """Return the standard deviation of the low-score share of a normal window around the level.
 
-    What chance alone does at each window's own size is taken out of the deviation between windows and put back for
-    this one; `wobble` counts as PRIOR_WOBBLE windows that deviate so. The level is as uncertain as the reference and
-    the windows that it comes from.
+    The variance by chance at the size of each window is subtracted from the variance between windows and added again
+    for the new window. `wobble` counts as PRIOR_WOBBLE windows with this deviation. The uncertainty of the level comes
+    from the reference and the windows behind it.
     """
-    level, known = level_of(baseline), baseline.windows
-    total = PRIOR_LEVEL + len(known)
+    level, windows = normal_level(baseline), baseline.windows
+    total = PRIOR_LEVEL + len(windows)
     variance = max(level, LOW) * (1 - max(level, LOW))
-    beyond = sum((one.low - level) ** 2 - variance / one.queries for one in known)
-    wobble = max(0.0, (PRIOR_WOBBLE * settings.wobble**2 + beyond) / (PRIOR_WOBBLE + len(known)))
-    of_level = (PRIOR_LEVEL / total) ** 2 * variance / max(1, baseline.queries or held_out)
-    of_level += sum(wobble + variance / one.queries for one in known) / total**2
-    return math.sqrt(wobble + variance / queries + of_level)
+    beyond = sum((window.low - level) ** 2 - variance / window.queries for window in windows)
+    wobble = max(0.0, (PRIOR_WOBBLE * settings.wobble**2 + beyond) / (PRIOR_WOBBLE + len(windows)))
+    level_variance = (PRIOR_LEVEL / total) ** 2 * variance / max(1, baseline.queries or held_out)
+    level_variance += sum(wobble + variance / window.queries for window in windows) / total**2
+    return math.sqrt(wobble + variance / queries + level_variance)
 
 
-def recall_threshold(found: Measurement, settings: DriftSettings) -> float:
-    """The Recall@10 below which new labelled queries are answered worse than the reference's were."""
-    spread = 0.25 / max(1, found.judged) + 0.25 / max(1, found.usual_judged)
-    return found.usual_recall - max(DEVIATIONS * math.sqrt(spread), settings.recall_effect)
+def recall_threshold(measurement: Measurement, settings: DriftSettings) -> float:
+    """Return the Recall@10 below which labeled new queries count as answered worse than the reference."""
+    spread = 0.25 / max(1, measurement.judged) + 0.25 / max(1, measurement.usual_judged)
+    return measurement.usual_recall - max(DEVIATIONS * math.sqrt(spread), settings.recall_effect)
 
 
-def suspect(found: Measurement, baseline: Baseline, settings: DriftSettings) -> bool:
-    """Whether the queries look broken: words that nothing knows, and no more low scores than those explain."""
-    unseen = max(0.0, found.unseen - found.usual_unseen)
-    # Without the deviation, one in a hundred tenths of queries with a few wrong letters passed for new content.
-    explained = EXPLAINED * unseen + _deviation(baseline, found.queries, found.held_out, settings)
-    low = found.low > low_threshold(baseline, found.queries, found.held_out, settings)
-    return found.low - level_of(baseline) < explained and (low or unseen > settings.unseen_terms)
+def looks_damaged(measurement: Measurement, baseline: Baseline, settings: DriftSettings) -> bool:
+    """Return whether the queries look damaged: unseen terms, and no more low scores than they explain."""
+    unseen = max(0.0, measurement.unseen - measurement.usual_unseen)
+    # Without the deviation, 1 % of windows with a few wrong letters in a tenth of their queries counted as drift.
+    explained = EXPLAINED * unseen + _deviation(baseline, measurement.queries, measurement.held_out, settings)
+    low = measurement.low > low_threshold(baseline, measurement.queries, measurement.held_out, settings)
+    return measurement.low - normal_level(baseline) < explained and (low or unseen > settings.unseen_terms)
 
 
-def _with_window(state: State, found: Measurement, now: datetime, settings: DriftSettings) -> State:
-    broken = suspect(found, state.baseline, settings)
-    learns = state.baseline.start is None
-    threshold = low_threshold(state.baseline, found.queries, found.held_out, settings)
+def _with_window(state: State, measurement: Measurement, now: datetime, settings: DriftSettings) -> State:
+    damaged = looks_damaged(measurement, state.baseline, settings)
+    sets_level = state.baseline.start is None
+    threshold = low_threshold(state.baseline, measurement.queries, measurement.held_out, settings)
     window = Window(
         number=state.number + 1,
         at=now,
         reference=state.reference,
         snapshot=state.consumed,
-        queries=found.queries,
-        low=found.low,
+        queries=measurement.queries,
+        low=measurement.low,
         threshold=threshold,
-        fired=not broken and not learns and found.low > threshold,
-        worse=not broken and found.judged > 0 and found.recall < recall_threshold(found, settings),
-        suspect=broken,
+        fired=not damaged and not sets_level and measurement.low > threshold,
+        worse=not damaged and measurement.judged > 0 and measurement.recall < recall_threshold(measurement, settings),
+        suspect=damaged,
     )
     return state.model_copy(
         update={
@@ -189,41 +193,41 @@ def _with_window(state: State, found: Measurement, now: datetime, settings: Drif
 
 
 def _with_normal(baseline: Baseline, window: Window, settings: DriftSettings) -> Baseline:
-    """The baseline after a window, which belongs to it when it is a normal one and there is room."""
+    """Add a window to the baseline if it is normal and the baseline is not complete."""
     if window.fired or window.worse or window.suspect:
         return baseline
     if baseline.start is None:
         return Baseline(start=max(LOW, window.low), queries=window.queries)
     if len(baseline.windows) >= settings.baseline_windows:
         return baseline
-    one = Normal(queries=window.queries, low=window.low)
-    return baseline.model_copy(update={"windows": (*baseline.windows, one)})
+    normal = NormalWindow(queries=window.queries, low=window.low)
+    return baseline.model_copy(update={"windows": (*baseline.windows, normal)})
 
 
-def _standing(state: State, now: datetime, settings: DriftSettings) -> Decision:
-    after = state.triggers[-1].window if state.triggers else 0  # what was acted on is not counted again
-    last = [one for one in state.windows if one.reference == state.reference and one.number > after]
+def _decide_retrain(state: State, now: datetime, settings: DriftSettings) -> RetrainDecision:
+    after = state.triggers[-1].window if state.triggers else 0  # windows of earlier triggers do not count again
+    last = [window for window in state.windows if window.reference == state.reference and window.number > after]
     last = last[-settings.confirm_of :]
-    unfamiliar, worse = sum(one.fired for one in last), sum(one.worse for one in last)
-    most = max(unfamiliar, worse)
-    if most == 0:
-        return Decision()
-    what = [f"low-score share rose in {unfamiliar} of the last {len(last)} windows"] * bool(unfamiliar)
-    what += [f"Recall@10 fell in {worse} of the last {len(last)} windows"] * bool(worse)
-    cause = "drift of queries: " + "; ".join(what)
-    held = _held(state, most, now, settings)
-    return Decision(trigger=not held, held=held, cause=cause)
+    unfamiliar, worse = sum(window.fired for window in last), sum(window.worse for window in last)
+    moved = max(unfamiliar, worse)
+    if moved == 0:
+        return RetrainDecision()
+    signs = [f"low-score share rose in {unfamiliar} of the last {len(last)} windows"] * bool(unfamiliar)
+    signs += [f"Recall@10 fell in {worse} of the last {len(last)} windows"] * bool(worse)
+    cause = "drift of queries: " + "; ".join(signs)
+    held = _reason_to_wait(state, moved, now, settings)
+    return RetrainDecision(trigger=not held, held=held, cause=cause)
 
 
-def _held(state: State, moved: int, now: datetime, settings: DriftSettings) -> str:
-    """What keeps a retrain from starting; empty: nothing."""
+def _reason_to_wait(state: State, moved: int, now: datetime, settings: DriftSettings) -> str:
+    """Return the reason why a retrain does not start yet; empty if it starts."""
     if moved < settings.confirm_windows:
         count = "first" if moved == 1 else f"number {moved}"
         return f"{count} of {settings.confirm_windows} windows"
-    until = max((one.at for one in state.triggers), default=None)
+    until = max((trigger.at for trigger in state.triggers), default=None)
     if until is not None and now < (until := until + timedelta(days=settings.cooldown_days)):
         return f"cooldown until {until:%Y-%m-%d %H:%M}"
-    recent = [one for one in state.triggers if now - one.at < timedelta(days=settings.budget_days)]
+    recent = [trigger for trigger in state.triggers if now - trigger.at < timedelta(days=settings.budget_days)]
     if len(recent) >= settings.budget:
         return f"budget of {settings.budget} in {settings.budget_days:g} days is spent"
     return "waits for a person's approval" if settings.approval else ""

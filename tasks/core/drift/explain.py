@@ -1,7 +1,7 @@
-"""What moved, for a person to read: terms, slices, and two figures that say how different the new queries are.
+"""Explain drift: which terms and segments moved, and two measures of how different the new queries are.
 
-A classifier and a divergence fire on ordinary wobble from night to night: they ask whether the mix is another one, not
-whether the encoder can still answer. So nothing is decided on them.
+No decision depends on the classifier and the divergence. They measure whether the mix of queries changed, not whether
+the encoder can still answer them, and they react to normal variation between nights.
 """
 
 from __future__ import annotations
@@ -20,48 +20,56 @@ from tasks.core.drift.statistics import ReferenceData
 from tasks.core.drift.topics import nearest
 from tasks.core.text.words import STOP_WORDS, words_of
 
-SHOWN = 10  # terms and slices
+SHOWN = 10  # terms and segments
 LENGTHS = {"1 or 2 words": 2, "3 to 5 words": 5, "6 to 10 words": 10, "11 words and more": 1 << 30}
-SAMPLED = 2000  # queries of each side that the classifier looks at
+SAMPLED = 2000  # queries of each side that the classifier is trained on
 PENALTY = 1.0
 SPACES = re.compile(r"\s+")
 
 
-def explain(known: ReferenceData, texts: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> Explanation:
-    """Hold new queries against the reference's.
+def explain(reference: ReferenceData, texts: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> Explanation:
+    """Compare new queries with those of the reference.
 
-    vectors: float32 (queries, dimension) of `texts`. low: bool (queries,), those that score low.
+    Args:
+        known: the reference.
+        texts: the new queries.
+        vectors: float32 (queries, dimension), of `texts`.
+        low: bool (queries,), whether the query scores low.
     """
-    before, their_vectors = known.held_out
-    terms = moved_terms(texts, before)
-    telling = [term for term in terms if term.term not in STOP_WORDS]
+    reference_texts, reference_vectors = reference.held_out
+    terms = moved_terms(texts, reference_texts)
+    informative = [term for term in terms if term.term not in STOP_WORDS]
     return Explanation(
-        classifier_auc=classifier_auc(vectors, their_vectors),
-        term_divergence=sum(one.divergence for one in terms),
-        terms=tuple(telling[:SHOWN]),
-        slices=tuple(_moved_slices(known, texts, vectors, low)[:SHOWN]),
+        classifier_auc=classifier_auc(vectors, reference_vectors),
+        term_divergence=sum(term.divergence for term in terms),
+        terms=tuple(informative[:SHOWN]),
+        slices=tuple(_moved_segments(reference, texts, vectors, low)[:SHOWN]),
     )
 
 
 def moved_terms(now: Sequence[str], before: Sequence[str]) -> list[MovedTerm]:
-    """All terms by their part of the Jensen-Shannon divergence of the two term distributions, the largest first."""
-    ours, theirs = (Counter(chain.from_iterable(map(words_of, texts))) for texts in (now, before))
-    terms = sorted(ours.keys() | theirs.keys())
-    p, q = (np.array([counts[term] for term in terms]) / max(1, counts.total()) for counts in (ours, theirs))
-    middle = (p + q) / 2
+    """Return all terms by their part of the Jensen-Shannon divergence of the term distributions, largest first."""
+    now_counts, before_counts = (Counter(chain.from_iterable(map(words_of, texts))) for texts in (now, before))
+    terms = sorted(now_counts.keys() | before_counts.keys())
+    p, q = (
+        np.array([counts[term] for term in terms]) / max(1, counts.total()) for counts in (now_counts, before_counts)
+    )
+    mean = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = (np.where(p > 0, p * np.log2(p / middle), 0) + np.where(q > 0, q * np.log2(q / middle), 0)) / 2
+        parts = (np.where(p > 0, p * np.log2(p / mean), 0) + np.where(q > 0, q * np.log2(q / mean), 0)) / 2
     order = np.argsort(-parts, kind="stable")
     return [
-        MovedTerm(term=terms[one], share=float(p[one]), reference=float(q[one]), divergence=float(parts[one]))
-        for one in order
+        MovedTerm(term=terms[index], share=float(p[index]), reference=float(q[index]), divergence=float(parts[index]))
+        for index in order
     ]
 
 
 def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
-    """How often a logistic regression on vectors (n, dimension), (m, dimension) ranks a new query over an old one.
+    """Return how often a logistic regression ranks a new query above an old one, in [0, 1].
 
-    Each half is judged by the regression of the other half. 0.5: they cannot be told apart.
+    now, before: vectors, float32 (queries, dimension).
+
+    Each half is scored by the regression trained on the other half. 0.5: not distinguishable.
     """
     draw = np.random.default_rng(0)
     sides = [side[draw.permutation(len(side))[:SAMPLED]] for side in (now, before)]
@@ -69,67 +77,87 @@ def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
         return 0.5
     areas = []
     for fold in range(2):
-        learned, judged = ([side[half::2] for side in sides] for half in (fold, 1 - fold))
-        weights = _logistic(np.concatenate(learned), np.repeat([1.0, 0.0], [len(one) for one in learned]))
-        ranks = rankdata(np.concatenate(judged) @ weights[:-1])
-        n, m = map(len, judged)
+        training, scored = ([side[half::2] for side in sides] for half in (fold, 1 - fold))
+        weights = _logistic(np.concatenate(training), np.repeat([1.0, 0.0], [len(side) for side in training]))
+        ranks = rankdata(np.concatenate(scored) @ weights[:-1])
+        n, m = map(len, scored)
         areas.append((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
     return float(np.mean(areas))
 
 
 def _logistic(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Weights and, last, the intercept of a ridge logistic regression, by Newton's method."""
+    """Fit a ridge logistic regression by Newton's method; return the weights, and the intercept last."""
     x = np.column_stack([vectors, np.ones(len(vectors))]).astype(np.float64)
     weights = np.zeros(x.shape[1])
     for _ in range(6):
-        chance = expit(x @ weights)
-        slope = x.T @ (chance - labels) + PENALTY * weights
-        curve = (x * (chance * (1 - chance))[:, None]).T @ x + PENALTY * np.eye(x.shape[1])
-        weights -= np.linalg.solve(curve, slope)
+        probability = expit(x @ weights)
+        gradient = x.T @ (probability - labels) + PENALTY * weights
+        hessian = (x * (probability * (1 - probability))[:, None]).T @ x + PENALTY * np.eye(x.shape[1])
+        weights -= np.linalg.solve(hessian, gradient)
     return weights
 
 
-def _moved_slices(known: ReferenceData, now: Sequence[str], vectors: np.ndarray, low: np.ndarray) -> list[MovedSlice]:
-    """Slices whose share, or whose part of the low scores, differs most from the reference, the largest first."""
-    before, their_vectors = known.held_out
-    slices = [*_by_length(now, before), *_by_topic(before, known.topics, vectors, their_vectors)]
-    found = [
-        MovedSlice(
-            name=name, share=float(ours.mean()), reference=float(theirs.mean()), low_score_share=float(low[ours].mean())
-        )
-        for name, ours, theirs in slices
-        if ours.any()
+def _moved_segments(
+    reference: ReferenceData, now: Sequence[str], vectors: np.ndarray, low: np.ndarray
+) -> list[MovedSlice]:
+    """Return the segments whose share, or share of low scores, differs most from the reference, largest first."""
+    reference_texts, reference_vectors = reference.held_out
+    segments = [
+        *_by_length(now, reference_texts),
+        *_by_topic(reference_texts, reference.topics, vectors, reference_vectors),
     ]
-    return sorted(found, key=lambda one: -abs(one.share - one.reference) - one.share * abs(one.low_score_share - LOW))
+    moved = [
+        MovedSlice(
+            name=name,
+            share=float(in_new.mean()),
+            reference=float(in_reference.mean()),
+            low_score_share=float(low[in_new].mean()),
+        )
+        for name, in_new, in_reference in segments
+        if in_new.any()
+    ]
+    return sorted(
+        moved,
+        key=lambda segment: (
+            -abs(segment.share - segment.reference) - segment.share * abs(segment.low_score_share - LOW)
+        ),
+    )
 
 
-Masks = tuple[str, np.ndarray, np.ndarray]  # name, of the new queries, of the reference's
+Masks = tuple[str, np.ndarray, np.ndarray]  # name, bool (new queries,), bool (reference queries,)
 
 
 def _by_length(now: Sequence[str], before: Sequence[str]) -> list[Masks]:
-    ours, theirs = (
+    new_bands, reference_bands = (
         np.searchsorted(list(LENGTHS.values()), [len(SPACES.split(text.strip())) for text in texts])
         for texts in (now, before)
     )
-    return [(name, ours == band, theirs == band) for band, name in enumerate(LENGTHS)]
+    return [(name, new_bands == band, reference_bands == band) for band, name in enumerate(LENGTHS)]
 
 
 def _by_topic(
-    before: Sequence[str], centres: np.ndarray, vectors: np.ndarray, their_vectors: np.ndarray
+    reference_texts: Sequence[str], centers: np.ndarray, vectors: np.ndarray, reference_vectors: np.ndarray
 ) -> list[Masks]:
-    """Topics are clusters of the reference's queries, each named by the words that set it apart from the others."""
-    ours, theirs = (nearest(side, centres) for side in (vectors, their_vectors))
-    everywhere = Counter(chain.from_iterable(set(words_of(text)) for text in before))
+    """Assign queries to the topics of the reference; name each topic by its most distinctive words."""
+    new_topics, reference_topics = (nearest(side, centers) for side in (vectors, reference_vectors))
+    word_counts = Counter(chain.from_iterable(set(words_of(text)) for text in reference_texts))
     return [
-        (f"like: {_telling(before, theirs == topic, everywhere)}", ours == topic, theirs == topic)
-        for topic in range(len(centres))
+        (
+            f"like: {_distinctive_words(reference_texts, reference_topics == topic, word_counts)}",
+            new_topics == topic,
+            reference_topics == topic,
+        )
+        for topic in range(len(centers))
     ]
 
 
-def _telling(texts: Sequence[str], chosen: np.ndarray, everywhere: Counter[str]) -> str:
-    """The three words that stand in most of the chosen texts and in few others."""
-    inside = Counter(chain.from_iterable(set(words_of(text)) for text, one in zip(texts, chosen, strict=True) if one))
+def _distinctive_words(texts: Sequence[str], chosen: np.ndarray, word_counts: Counter[str]) -> str:
+    """Return the three words that occur in most of the chosen texts and in few others."""
+    chosen_counts = Counter(
+        chain.from_iterable(set(words_of(text)) for text, inside in zip(texts, chosen, strict=True) if inside)
+    )
     best = sorted(
-        inside.keys() - STOP_WORDS or inside, key=lambda word: (-(inside[word] ** 2) / everywhere[word], word)
+        chosen_counts.keys() - STOP_WORDS or chosen_counts,
+        key=lambda word: (-(chosen_counts[word] ** 2) / word_counts[word], word),
     )
     return ", ".join(best[:3])

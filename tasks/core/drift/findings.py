@@ -1,4 +1,4 @@
-"""What was found of drift, as plain records: measurements, signals, what moved most."""
+"""Records of drift: measurements, signals, explanations, and the resulting action."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-LISTED = 20  # unfamiliar queries in a decision; its file has all of them
+LISTED = 20  # unfamiliar queries in a record; the file has all of them
 NOTHING_NEW = (
-    "the source holds nothing new to train on. Label unfamiliar queries: add them to the train queries with a qrel "
+    "the source has nothing new to train on. Label unfamiliar queries: add them to the train queries with a qrel "
     "to a passage that answers each. The next night then retrains"
 )
-LOW = 0.05  # share of the reference's own queries that score low, by definition
+LOW = 0.05  # share of the reference queries that score low, by definition
 
 
 class Action(StrEnum):
-    """The least work that is enough."""
+    """What a night does: the least work that is enough."""
 
     SKIP = "skip"  # nothing changed
     REFRESH = "refresh"  # embed the changed passages with the serving encoder
     RETRAIN = "retrain"  # mine and train
-    SUSPECT = "suspect"  # the input looks broken: touch nothing, ask a person
-    LABEL = "label"  # queries have drifted, and nothing is new to train on: ask a person for labels
+    SUSPECT = "suspect"  # the input looks broken: change nothing, ask a person
+    LABEL = "label"  # queries have drifted, but nothing is new to train on: ask a person for labels
 
 
 class Frozen(BaseModel):
-    """A record that is never altered and has no field that it does not know."""
+    """An immutable record that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Signal(Frozen):
-    """One measured figure; it fired when its value passed its threshold. Without a threshold it only explains."""
+    """A measured value; it fired if it passed its threshold. Without a threshold it is informative only."""
 
     name: str
     value: float
@@ -42,7 +42,7 @@ class Signal(Frozen):
 
 
 class Changes(Frozen):
-    """Passages that are new, changed and gone since the serving snapshot."""
+    """Numbers of new, changed, and deleted passages since the serving snapshot."""
 
     new: int = 0
     changed: int = 0
@@ -50,7 +50,7 @@ class Changes(Frozen):
 
 
 class MovedTerm(Frozen):
-    """A term that new queries use more or less often than the reference's: its share of all terms in both."""
+    """A term that is more or less frequent in new queries: its share of all terms now and in the reference."""
 
     term: str
     share: float
@@ -59,45 +59,45 @@ class MovedTerm(Frozen):
 
 
 class MovedSlice(Frozen):
-    """A part of the queries, by length or by topic: its share of them now and in the reference."""
+    """A segment of the queries, by length or topic: its share of all queries now and in the reference."""
 
     name: str
     share: float
     reference: float
-    low_score_share: float  # of its new queries, those that score low
+    low_score_share: float  # share of its new queries that score low
 
 
 class Measurement(Frozen):
-    """A sample of new queries beside the reference, in the figures that a decision is made on."""
+    """The figures of a sample of new queries, compared with the reference, that the decision depends on."""
 
-    queries: int  # new queries looked at
-    low: float  # share of them that score low, adjusted to the reference's mix of topics
-    raw_low: float  # the share itself: LOW of the reference's queries score as low
-    unseen: float  # share of their terms that the serving corpus and its training queries do not have
+    queries: int  # new queries in the sample
+    low: float  # share that scores low, adjusted to the mix of topics in the reference
+    raw_low: float  # the same without adjustment; LOW in the reference
+    unseen: float  # share of their terms that are not in the serving corpus or its training queries
     held_out: int  # queries of the reference
-    usual_unseen: float  # the reference's own share
+    usual_unseen: float  # the same in the reference
     judged: int = 0  # new queries with a positive in the serving corpus
-    recall: float = 0.0  # Recall@10 on those
+    recall: float = 0.0  # Recall@10 of the judged queries
     usual_judged: int = 0
     usual_recall: float = 0.0
 
 
 class Explanation(Frozen):
-    """What moved, for a person to read; nothing is decided on it."""
+    """What moved, for the reader; no decision depends on it."""
 
-    classifier_auc: float  # how well a linear classifier tells new queries from the reference's; 0.5: not at all
+    classifier_auc: float  # how well a linear classifier separates new and reference queries; 0.5: not at all
     term_divergence: float  # Jensen-Shannon, in bits
     terms: tuple[MovedTerm, ...]
     slices: tuple[MovedSlice, ...]
 
 
 class Window(Frozen):
-    """A batch of new queries that was judged as one."""
+    """A batch of new queries that was judged together."""
 
     number: int
     at: datetime
-    reference: str  # digest of the reference that it was held against
-    snapshot: str  # digest of the snapshot as it was then
+    reference: str  # digest of the reference it was compared with
+    snapshot: str  # digest of the snapshot at that time
     queries: int
     low: float
     threshold: float  # of the low-score share
@@ -107,27 +107,27 @@ class Window(Frozen):
 
 
 class Drift(Frozen):
-    """The verdict, with its cause in words and every signal behind it."""
+    """The action for a night, with its cause as a sentence and all signals."""
 
     verdict: Action
     cause: str
     signals: tuple[Signal, ...] = ()
     passages: Changes = Changes()
-    fresh: dict[str, int] = {}  # where new queries come from, snapshot or log -> how many of them there are
-    terms: tuple[MovedTerm, ...] = ()  # those that moved most
+    fresh: dict[str, int] = {}  # new queries by origin: "snapshot" or "log"
+    terms: tuple[MovedTerm, ...] = ()  # the terms that moved most
     slices: tuple[MovedSlice, ...] = ()
-    trigger: bool = False  # a retrain for drift of queries should start now
-    held: str = ""  # why not, when there are signs of drift
-    window: int = 0  # number of the last window that was judged; 0: none yet
-    windows: tuple[Window, ...] = ()  # the last ones, for a look back
-    unfamiliar: tuple[str, ...] = ()  # queries of a window that fired, the lowest scores first; at most LISTED
-    unfamiliar_file: Path | None = None  # all of them
+    trigger: bool = False  # start a retrain for drift of queries now
+    held: str = ""  # why no retrain starts despite signs of drift
+    window: int = 0  # number of the last judged window; 0: none yet
+    windows: tuple[Window, ...] = ()  # the latest windows
+    unfamiliar: tuple[str, ...] = ()  # queries of a fired window, lowest scores first; at most LISTED
+    unfamiliar_file: Path | None = None  # all unfamiliar queries
 
     def at_least_a_retrain(self, because: str, *, learnt: bool) -> Drift:
-        """Return the decision of a night that was started to retrain.
+        """Return the action of a night that was started to retrain.
 
-        Input that looks broken is not trained on. With `learnt`, the serving release has trained on all that the
-        source holds: a person is asked for labels.
+        Input that looks broken is not trained on. With `learnt`, the serving release was trained on everything in the
+        source, so the action is LABEL.
         """
         if self.verdict in (Action.RETRAIN, Action.SUSPECT, Action.LABEL):
             return self

@@ -1,4 +1,4 @@
-"""New queries: those that the serving snapshot does not have, sampled, asked, and held against the reference."""
+"""Sample queries that the serving snapshot lacks, search them, and compare them with the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.drift.explain import explain
 from tasks.core.drift.findings import Explanation, Measurement
-from tasks.core.drift.statistics import ReferenceData, build_reference, held_out_queries, measure, recall_of
+from tasks.core.drift.statistics import ReferenceData, build_reference, measure, recall_per_query, search_queries
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.snapshot.reader import QUERIES, passage_texts
 from tasks.core.text.words import hashed, unseen_share, vocabulary
@@ -28,7 +28,7 @@ BATCH = 8192  # queries read at once
 
 
 class ServingRelease:
-    """What serves: encoder, embeddings and reference of the serving release, opened when they are needed."""
+    """Encoder, embeddings, and reference of the serving release, loaded on first use."""
 
     def __init__(
         self, home: Path, release: Release, snapshot: Snapshot, embedding: EmbeddingSettings | None = None
@@ -38,79 +38,85 @@ class ServingRelease:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Its encoder."""
+        """The serving encoder."""
         return load(self.home, Encoder, self.release.encoder)
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Its passages' vectors, embedded again where they are lost."""
-        found = find_artifact(self.home, Embeddings, self.release.embeddings)
-        if found is not None:
-            return found
-        log.warning("embeddings of release %s are lost: embedding its passages again", self.release.release)
-        rules = self._embedding
-        return gather_shards(self.home, self.encoder, self.snapshot, rules.shards, vectors=rules.vectors)
+        """The vectors of its passages, embedded again if they are lost."""
+        stored = find_artifact(self.home, Embeddings, self.release.embeddings)
+        if stored is not None:
+            return stored
+        log.warning("Embeddings of release %s are lost: embedding its passages again", self.release.release)
+        settings = self._embedding
+        return gather_shards(self.home, self.encoder, self.snapshot, settings.shards, vectors=settings.vectors)
 
     @cached_property
-    def known(self) -> ReferenceData:
-        """Its reference, made now if it is not there."""
+    def reference(self) -> ReferenceData:
+        """Its drift reference, built if it is missing."""
         return ReferenceData(build_reference(self.home, self.encoder, self.embeddings, self.snapshot))
 
 
 def new_queries(served: ServingRelease, snapshot: Snapshot, seen: Snapshot | None = None) -> Iterator[str]:
-    """The queries of `snapshot` that the serving snapshot does not have, nor `seen`, as a stream."""
+    """Yield the queries of `snapshot` that are neither in the serving snapshot nor in `seen`."""
     if snapshot.digest == served.release.snapshot or (seen is not None and snapshot.digest == seen.digest):
         return
-    had = np.zeros(0, np.uint64) if seen is None else np.sort(hashed(_texts(seen)))
-    yield from unknown(served.known, _texts(snapshot), had)
+    seen_hashes = np.zeros(0, np.uint64) if seen is None else np.sort(hashed(_texts(seen)))
+    yield from skip_known(served.reference, _texts(snapshot), seen_hashes)
 
 
-def unknown(known: ReferenceData, texts: Iterator[str], had: np.ndarray) -> Iterator[str]:
-    """Those of `texts` that neither the serving snapshot's queries nor `had`, sorted hashes uint64, have."""
+def skip_known(reference: ReferenceData, texts: Iterator[str], seen_hashes: np.ndarray) -> Iterator[str]:
+    """Yield the texts that are not queries of the serving snapshot and not in `seen_hashes` (uint64, sorted)."""
     for batch in _batches(texts):
         hashes = hashed(batch)
-        old = are_known(hashes, known.queries) | are_known(hashes, had)
-        yield from (text for text, one in zip(batch, old, strict=True) if not one)
+        known = are_known(hashes, reference.queries) | are_known(hashes, seen_hashes)
+        yield from (text for text, is_known in zip(batch, known, strict=True) if not is_known)
 
 
 def examine(served: ServingRelease, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> Examination:
-    """Ask the serving release's passages and measure."""
-    vectors, scores, found = held_out_queries(served.encoder, served.embeddings, texts)
-    recalls = recall_of(texts, found, snapshot, served.embeddings)
+    """Search the passages of the serving release for `texts` and measure the results."""
+    vectors, scores, hits = search_queries(served.encoder, served.embeddings, texts)
+    recalls = recall_per_query(texts, hits, snapshot, served.embeddings)
     unseen = unseen_terms(served, snapshot, texts, settings)
-    measured = measure(served.known.receipt, scores, served.known.usual_low(vectors), recalls, unseen)
-    return Examination(served.known, texts, vectors, scores, measured)
+    measured = measure(served.reference.receipt, scores, served.reference.usual_low(vectors), recalls, unseen)
+    return Examination(served.reference, texts, vectors, scores, measured)
 
 
 class Examination:
-    """Measured queries, and on request what explains them."""
+    """A sample of queries with its measurement, and an explanation computed on first use."""
 
     def __init__(
-        self, known: ReferenceData, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
+        self, reference: ReferenceData, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
     ) -> None:
-        self.known, self.texts, self.vectors, self.scores, self.measured = known, texts, vectors, scores, measured
+        self.reference, self.texts, self.vectors, self.scores, self.measured = (
+            reference,
+            texts,
+            vectors,
+            scores,
+            measured,
+        )
 
     @property
     def unfamiliar(self) -> list[tuple[str, float]]:
-        """The queries that score low, each with the score of its best passage, the lowest first."""
-        low = np.flatnonzero(self.scores < self.known.receipt.low_score)
+        """The queries that score low, with the score of their best passage, lowest first."""
+        low = np.flatnonzero(self.scores < self.reference.receipt.low_score)
         return [(self.texts[row], float(self.scores[row])) for row in low[np.argsort(self.scores[low], kind="stable")]]
 
     @cached_property
     def explanation(self) -> Explanation:
-        """What moved."""
-        return explain(self.known, self.texts, self.vectors, self.scores < self.known.receipt.low_score)
+        """Which terms and segments moved."""
+        return explain(self.reference, self.texts, self.vectors, self.scores < self.reference.receipt.low_score)
 
 
 def unseen_terms(served: ServingRelease, snapshot: Snapshot, texts: list[str], settings: DriftSettings) -> float:
-    """Share of the terms of `texts` that the serving corpus does not have, nor its training queries.
+    """Return the share of the terms of `texts` that are not in the serving corpus or its training queries.
 
-    Only where that is suspect is `snapshot` read through too: a new topic comes with new passages, a typo does not.
+    If that share is suspect, terms of `snapshot` count as known too: a new topic has new passages, a typo does not.
     """
-    known = served.known
-    share = unseen_share(texts, known.terms)
-    if share > known.receipt.unseen_terms + settings.unseen_terms and snapshot.digest != served.release.snapshot:
-        share = unseen_share(texts, np.union1d(known.terms, vocabulary(passage_texts(snapshot))))
+    reference = served.reference
+    share = unseen_share(texts, reference.terms)
+    if share > reference.receipt.unseen_terms + settings.unseen_terms and snapshot.digest != served.release.snapshot:
+        share = unseen_share(texts, np.union1d(reference.terms, vocabulary(passage_texts(snapshot))))
     return share
 
 

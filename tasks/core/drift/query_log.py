@@ -1,4 +1,4 @@
-"""A log of queries that a search service appends to, read from where the last window ended."""
+"""Read the query log that a search service appends to, from the end of the last window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from tasks.core.base.errors import BadInput, describe
 from tasks.core.base.plain_text import check_text
 from tasks.core.base.side_files import parse_object
-from tasks.core.drift.decide import LogPlace
+from tasks.core.drift.decide import LogPosition
 
 log = logging.getLogger("nightshift.drift")
 
@@ -22,26 +22,27 @@ BLOCK = 2**20  # bytes read at once to count lines
 
 
 @dataclass
-class Reading:
-    """The queries after a place, and the place after them once all were taken."""
+class LogReader:
+    """Read the queries after `position`; afterwards, `position` is behind them."""
 
-    place: LogPlace
-    refused: Counter[str] = field(default_factory=Counter)  # reason -> lines that are no query
+    position: LogPosition
+    refused: Counter[str] = field(default_factory=Counter)  # skipped lines by reason
 
     @property
     def skipped(self) -> int:
-        """The number of lines that are no query."""
+        """The number of skipped lines."""
         return self.refused.total()
 
     def texts(self) -> Iterator[str]:
-        """Yield each query. Only whole lines are read; a line that is still being written waits for the next reading.
+        """Yield each query. Only complete lines are read; a line that is still being written is left for the next time.
 
-        A line that is no JSON object with a text under `query` is skipped, whatever is wrong with it; file, line,
-        reasons and counts are logged. A service that writes nonsense must not keep drift from being seen.
+        A line that is not a JSON object with a text under `query` is skipped; file, line, reasons, and counts are
+        logged. Bad lines must not stop drift detection.
 
-        Raises BadInput when the log is missing or cannot be read.
+        Raises:
+            BadInput: the log is missing or cannot be read.
         """
-        path = Path(self.place.path)
+        path = Path(self.position.path)
         try:
             file = path.open("rb")
         except FileNotFoundError as error:
@@ -49,9 +50,9 @@ class Reading:
         except OSError as error:
             raise BadInput(f"[drift] queries = {describe(error)}") from error
         with file:
-            self.place = self._begun(file)
-            file.seek(self.place.offset)
-            end, first_refused = self.place.offset, 0
+            self.position = self._find_start(file)
+            file.seek(self.position.offset)
+            end, first_refused = self.position.offset, 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -61,7 +62,7 @@ class Reading:
                     first_refused = first_refused if self.refused else end
                     self.refused[str(error).partition(":")[0]] += 1
                 end += len(line)
-            self.place = self.place.model_copy(update={"offset": end})
+            self.position = self.position.model_copy(update={"offset": end})
             if self.refused:
                 reasons = "; ".join(f"{count} × {reason}" for reason, count in self.refused.most_common(3))
                 log.warning(
@@ -69,29 +70,30 @@ class Reading:
                     path, self.skipped, _line_number(file, first_refused), reasons,
                 )  # fmt: skip
 
-    def _begun(self, file: BinaryIO) -> LogPlace:
-        """Where to begin: at the start of a file that is shorter than before or another one (it was rotated)."""
+    def _find_start(self, file: BinaryIO) -> LogPosition:
+        """Return where to start reading: at the start if the file was rotated (shorter, or another first line)."""
         first = file.readline()
         head = sha256(first).hexdigest()[:20] if first.endswith(b"\n") else ""
         size = file.seek(0, 2)
-        if size < self.place.offset or (self.place.head and head != self.place.head):
-            log.info("%s: a new file; read from its start", self.place.path)
-            return LogPlace(path=self.place.path, head=head)
-        return self.place.model_copy(update={"head": head})
+        if size < self.position.offset or (self.position.head and head != self.position.head):
+            log.info("%s: the log was rotated; reading it from the start", self.position.path)
+            return LogPosition(path=self.position.path, head=head)
+        return self.position.model_copy(update={"head": head})
 
 
 def _queries(line: bytes) -> Iterator[str]:
-    """Yield the query in a line without white space around it; none in an empty line.
+    """Yield the query in a line, without surrounding white space; nothing for an empty line.
 
-    Raises ValueError with the reason why a line is no query.
+    Raises:
+        ValueError: the line has no query; the message is the reason.
     """
     try:
-        whole = line.decode()
+        decoded = line.decode()
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
-    if not whole.strip():
+    if not decoded.strip():
         return
-    text = parse_object(whole).get("query")
+    text = parse_object(decoded).get("query")
     if not isinstance(text, str):
         raise ValueError("no text under query")
     if not text.strip():
@@ -100,7 +102,7 @@ def _queries(line: bytes) -> Iterator[str]:
 
 
 def _line_number(file: BinaryIO, offset: int) -> int:
-    """The number, from 1, of the line that begins at byte `offset`."""
+    """Return the number, from 1, of the line that starts at byte `offset`."""
     file.seek(0)
     lines = 0
     while offset > 0 and (block := file.read(min(BLOCK, offset))):

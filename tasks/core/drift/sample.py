@@ -1,4 +1,4 @@
-"""A seeded sample of distinct texts from a stream of any length, in memory that does not grow with it."""
+"""Draw a seeded sample of distinct texts from a stream of any length, in constant memory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from hashlib import blake2b
 
 
 class Sample:
-    """Keeps the `size` texts whose keyed hashes are the smallest: an even draw among the distinct ones.
+    """Keep the `size` texts with the smallest keyed hashes: a uniform draw among distinct texts.
 
-    Which texts those are depends on seed and texts alone, not on their order or how often each comes; below `size`
-    distinct texts it has them all.
+    The sample depends only on the seed and the set of texts, not on their order or frequency. With fewer than `size`
+    distinct texts it contains all of them.
     """
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
         self._key = seed.to_bytes(8, "little", signed=True)
-        self._heap: list[tuple[int, str]] = []  # hashes negated: the largest first
+        self._heap: list[tuple[int, str]] = []  # negated hashes: the largest hash first
         self._kept: set[str] = set()
 
     def add(self, texts: Iterable[str]) -> None:
-        """Offer texts."""
+        """Add texts to the draw."""
         for text in texts:
             if text in self._kept:
                 continue
@@ -39,5 +39,5 @@ class Sample:
 
     @property
     def texts(self) -> list[str]:
-        """The texts kept, in alphabetical order."""
+        """The sampled texts, in alphabetical order."""
         return sorted(self._kept)

@@ -1,4 +1,4 @@
-"""Is this traffic unfamiliar to the serving encoder and corpus? The reference, and new queries held against it."""
+"""Build the drift reference of a release, and measure new queries against it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tasks.core.retrieval.exact import exact_search, passage_ids
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.text.words import hashed, unseen_share, vocabulary
 
-DEPTH = 10  # of recall
-MOST = 5000  # held-out queries that a reference is made of; of more, a sample
-FORM = 3  # of the files below: counted up when they change
+DEPTH = 10  # ranks for recall
+MAX_QUERIES = 5000  # held-out queries in a reference; larger sets are sampled
+FORM = 3  # of the files below: increase when they change
 HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
 TOPICS, SHARES = "topics.npy", "topic-shares.npy"
 
 
 def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Reference:
-    """Measure the held-out queries of a snapshot (every split but train), to compare later nights with.
+    """Measure the held-out queries of a snapshot (all splits except train), for comparison with later queries.
 
-    It holds for this encoder and this snapshot alone, so it is made anew with every release. The hashes of all terms
-    of its passages and training queries, and of all its queries, lie beside it: later nights do not read the corpus.
+    The reference is specific to encoder and snapshot, so each release has one. It also stores hashes of all terms of
+    the passages and training queries, and of all queries, so later nights need not read the corpus.
     """
     key = {
         "form": FORM,
@@ -45,16 +45,16 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        held_out = Sample(MOST, seed=0)
+        held_out = Sample(MAX_QUERIES, seed=0)
         for split in sorted(set(snapshot.splits) - {"train"}):
             held_out.add(queries(snapshot, split)["text"].to_pylist())
         terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, "train")["text"].to_pylist()))
-        vectors, scores, found = held_out_queries(encoder, embeddings, held_out.texts)
-        recalls = recall_of(held_out.texts, found, snapshot, embeddings)
+        vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts)
+        recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
         low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
-        _write(folder, held_out.texts, vectors, scores < low_score)
+        _write_held_out(folder, held_out.texts, vectors, scores < low_score)
         return {
             "rows": len(held_out),
             "fingerprint": encoder.fingerprint,
@@ -71,34 +71,34 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
 
 
 class ReferenceData:
-    """An opened reference: what it holds is read when it is first asked for."""
+    """The data of a reference, read from its files on first use."""
 
     def __init__(self, receipt: Reference) -> None:
         self.receipt = receipt
 
     @cached_property
     def terms(self) -> np.ndarray:
-        """Hashes uint64 of all terms of passages and training queries, sorted."""
+        """Sorted uint64 hashes of all terms of passages and training queries."""
         return self._array(TERMS)
 
     @cached_property
     def queries(self) -> np.ndarray:
-        """Hashes uint64 of all queries of the serving snapshot, sorted."""
+        """Sorted uint64 hashes of all queries of the serving snapshot."""
         return self._array(QUERIES)
 
     @cached_property
     def topics(self) -> np.ndarray:
-        """Centres float32 (topics, dimension) of the held-out queries' topics."""
+        """Topic centers of the held-out queries, float32 (topics, dimension)."""
         return self._array(TOPICS)
 
     def usual_low(self, vectors: np.ndarray) -> np.ndarray:
-        """How often a query of the same topic scores low: float64 (queries,)."""
+        """Return how often reference queries of the same topic score low: float64 (queries,)."""
         usual: np.ndarray = self._array(SHARES)[nearest(vectors, self.topics)]
         return usual
 
     @cached_property
     def held_out(self) -> tuple[list[str], np.ndarray]:
-        """The held-out queries, and their vectors float32 (queries, dimension)."""
+        """The held-out queries and their vectors, float32 (queries, dimension)."""
         table = pq.read_table(self.receipt.path / HELD_OUT).combine_chunks()
         column = table["vector"].combine_chunks()
         width = len(column.flatten()) // max(1, table.num_rows)
@@ -109,13 +109,14 @@ class ReferenceData:
         return loaded
 
 
-def held_out_queries(
+def search_queries(
     encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """Ask all passages by exact search.
+    """Search all passages exactly.
 
-    Returns the queries' vectors float32 (queries, dimension), the score of each one's best passage float32 (queries,),
-    and the ids of its ten best passages.
+    Returns:
+        Vectors of the queries, float32 (queries, dimension); the score of the best passage, float32 (queries,); and the
+        ids of the ten best passages of each query.
     """
     if not texts:
         return np.zeros((0, embeddings.dimension), np.float32), np.zeros(0, np.float32), []
@@ -126,18 +127,24 @@ def held_out_queries(
     return vectors, scores[:, 0], [ids[start : start + width] for start in range(0, len(ids), width)]
 
 
-def recall_of(
-    texts: Sequence[str], found: Sequence[Sequence[str]], snapshot: Snapshot, embeddings: Embeddings
+def recall_per_query(
+    texts: Sequence[str], hits: Sequence[Sequence[str]], snapshot: Snapshot, embeddings: Embeddings
 ) -> np.ndarray:
-    """Recall@10 float64 (judged,) of those of `texts` that `snapshot` has positives for among the embedded passages.
+    """Return Recall@10, float64 (judged,), of the texts with positives among the embedded passages.
 
-    A positive that the serving corpus lacks says nothing about its encoder: it is left out.
+    Positives that are not in the serving corpus are ignored: the encoder cannot retrieve them.
+
+    Args:
+        texts: queries.
+        hits: ids of the ten best passages of each query.
+        snapshot: has the qrels of the queries.
+        embeddings: the searched passages.
     """
     wanted = set(texts)
     table = queries(snapshot)
     text_of = {
-        one: text
-        for one, text in zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        query: text
+        for query, text in zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True)
         if text in wanted
     }
     positives: dict[str, set[str]] = {}
@@ -145,21 +152,25 @@ def recall_of(
         for query, passage in zip(batch["query_id"].to_pylist(), batch["passage_id"].to_pylist(), strict=True):
             if query in text_of:
                 positives.setdefault(text_of[query], set()).add(passage)
-    served = _served(embeddings, set(chain.from_iterable(positives.values())))
+    embedded = _find_embedded(embeddings, set(chain.from_iterable(positives.values())))
     recalls = []
-    for text, best in zip(texts, found, strict=True):
-        if answers := positives.get(text, set()) & served:
-            recalls.append(len(answers & set(best)) / min(DEPTH, len(answers)))
+    for text, retrieved in zip(texts, hits, strict=True):
+        if answers := positives.get(text, set()) & embedded:
+            recalls.append(len(answers & set(retrieved)) / min(DEPTH, len(answers)))
     return np.array(recalls)
 
 
 def measure(
     reference: Reference, scores: np.ndarray, usual_low: np.ndarray, recalls: np.ndarray, unseen: float
 ) -> Measurement:
-    """New queries beside the reference.
+    """Summarize new queries in comparison with the reference.
 
-    scores: of each one's best passage, float32 (queries,). usual_low: how often one of its topic scores low (queries,).
-    recalls: of those that are judged, (judged,). unseen: their unseen-term share.
+    Args:
+        reference: of the serving release.
+        scores: of the best passage of each query, float32 (queries,).
+        usual_low: how often reference queries of the same topic score low, float64 (queries,).
+        recalls: Recall@10 of the judged queries, float64 (judged,).
+        unseen: share of unseen terms.
     """
     raw = float((scores < reference.low_score).mean())
     return Measurement(
@@ -176,25 +187,25 @@ def measure(
     )
 
 
-def _served(embeddings: Embeddings, wanted: set[str]) -> set[str]:
-    """Those of `wanted` that were embedded."""
-    served: set[str] = set()
-    among = pa.array(sorted(wanted), pa.string())
+def _find_embedded(embeddings: Embeddings, wanted: set[str]) -> set[str]:
+    """Return the wanted passage ids that are embedded."""
+    embedded: set[str] = set()
+    wanted_ids = pa.array(sorted(wanted), pa.string())
     for file in shard_files(embeddings):
         for batch in pq.ParquetFile(file).iter_batches(columns=["passage_id"]):
             ids = batch["passage_id"]
-            served.update(ids.filter(pc.is_in(ids, value_set=among)).to_pylist())
-    return served
+            embedded.update(ids.filter(pc.is_in(ids, value_set=wanted_ids)).to_pylist())
+    return embedded
 
 
-def _write(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
-    numbers = pa.array(vectors.ravel(), pa.float32())
+def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
+    values = pa.array(vectors.ravel(), pa.float32())
     columns = {
         "text": pa.array(texts, pa.string()),
-        "vector": pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),
+        "vector": pa.FixedSizeListArray.from_arrays(values, vectors.shape[1]),
     }
     pq.write_table(pa.table(columns), folder / HELD_OUT, compression="zstd")
-    centres = topics_of(vectors) if len(texts) else np.zeros((1, vectors.shape[1]), np.float32)
-    shares = shares_of(nearest(vectors, centres), low, len(centres)) if len(texts) else np.full(1, LOW)
-    np.save(folder / TOPICS, centres)
+    centers = topics_of(vectors) if len(texts) else np.zeros((1, vectors.shape[1]), np.float32)
+    shares = shares_of(nearest(vectors, centers), low, len(centers)) if len(texts) else np.full(1, LOW)
+    np.save(folder / TOPICS, centers)
     np.save(folder / SHARES, shares)

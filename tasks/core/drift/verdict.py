@@ -1,4 +1,4 @@
-"""What a night has to do: the least work that is enough, decided from what changed since the serving release."""
+"""Decide what a night does: the least work that is enough, given what changed since the serving release."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.core.drift.new_queries import Examination, ServingRelease
 from tasks.core.snapshot.reader import compare, qrels
 
 
-def first(snapshot: Snapshot) -> Drift:
-    """The verdict when nothing serves."""
+def first_night(snapshot: Snapshot) -> Drift:
+    """Return the action when no release serves: retrain."""
     return Drift(verdict=Action.RETRAIN, cause="no release serves yet", passages=Changes(new=snapshot.rows))
 
 
-def incomparable(serving: Release, snapshot: Snapshot) -> Drift:
-    """The verdict when the serving release's snapshot is lost: what changed is unknown, so the whole work is done."""
-    cause = f"snapshot {serving.snapshot} of release {serving.release} is lost, so nothing can be compared with it"
+def without_snapshot(serving: Release, snapshot: Snapshot) -> Drift:
+    """Return the action when the snapshot of the serving release is lost: changes are unknown, so retrain."""
+    cause = f"snapshot {serving.snapshot} of release {serving.release} is lost, so changes cannot be determined"
     return Drift(verdict=Action.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
@@ -28,137 +28,146 @@ NEW_PAIRS = "new_training_pairs"
 
 
 @dataclass(frozen=True)
-class Data:
-    """A snapshot beside the serving one, leaving its queries' texts aside."""
+class SnapshotChanges:
+    """What changed between the serving snapshot and a new one, except the texts of queries."""
 
     changes: Changes
     signals: tuple[Signal, ...]
     recipe_changed: bool
-    same: bool  # it is the serving one, and so are the settings
+    same: bool  # snapshot and settings are those of the serving release
 
     @property
     def new_pairs(self) -> bool:
-        """Whether there are training pairs that the serving release has not learned from."""
+        """Whether there are training pairs that the serving release was not trained on."""
         return any(signal.name == NEW_PAIRS and signal.value > 0 for signal in self.signals)
 
     @property
     def learnable(self) -> bool:
-        """Whether a retrain would differ from the one that made the serving release."""
+        """Whether a retrain would differ from the training of the serving release."""
         return self.recipe_changed or self.new_pairs or self.changes != Changes()
 
 
-def compare_snapshots(served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings) -> Data:
-    """Passages, training pairs and settings beside those of the serving release."""
+def compare_snapshots(
+    served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings
+) -> SnapshotChanges:
+    """Compare passages, training pairs, and settings with those of the serving release."""
     recipe_changed = served.release.recipe != recipe
     if served.release.snapshot == snapshot.digest:
-        return Data(Changes(), (), recipe_changed, same=not recipe_changed)
+        return SnapshotChanges(Changes(), (), recipe_changed, same=not recipe_changed)
     counts = compare(served.snapshot, snapshot)
     moved = (counts.new + counts.changed) / served.snapshot.rows
     signals = (
         _signal("new_and_changed_passages", moved, settings.retrain_passages),
-        _signal(NEW_PAIRS, _new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
+        _signal(NEW_PAIRS, _share_of_new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
     )
-    return Data(Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False)
+    return SnapshotChanges(
+        Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False
+    )
 
 
-def query_signals(found: Examination, threshold: float, settings: DriftSettings) -> tuple[Signal, ...]:
-    """The signals of examined queries; the last two explain and never fire."""
-    one, why = found.measured, found.explanation
+def query_signals(examination: Examination, threshold: float, settings: DriftSettings) -> tuple[Signal, ...]:
+    """Return the signals of examined queries; the last two are informative and never fire."""
+    measured, explanation = examination.measured, examination.explanation
     signals = [
-        _signal("low_score_share", one.low, threshold),
-        _signal("unseen_terms", one.unseen, one.usual_unseen + settings.unseen_terms),
+        _signal("low_score_share", measured.low, threshold),
+        _signal("unseen_terms", measured.unseen, measured.usual_unseen + settings.unseen_terms),
     ]
-    if one.judged and one.usual_judged:
-        signals.append(_recall_signal(one, settings))
+    if measured.judged and measured.usual_judged:
+        signals.append(_recall_signal(measured, settings))
     return (
         *signals,
-        Signal(name="classifier_auc", value=why.classifier_auc, threshold=None, fired=False),
-        Signal(name="term_divergence", value=why.term_divergence, threshold=None, fired=False),
+        Signal(name="classifier_auc", value=explanation.classifier_auc, threshold=None, fired=False),
+        Signal(name="term_divergence", value=explanation.term_divergence, threshold=None, fired=False),
     )
 
 
-def with_explanation(found: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
-    """The fields of a verdict that say what moved."""
-    why = found.explanation
+def explanation_fields(examination: Examination, signals: tuple[Signal, ...]) -> dict[str, Any]:
+    """Return the fields of `Drift` that explain what moved."""
+    explanation = examination.explanation
     drifted = any(signal.fired for signal in signals)
-    unfamiliar = tuple(query for query, _ in found.unfamiliar[:LISTED]) if drifted else ()
-    return {"signals": signals, "terms": why.terms, "slices": why.slices, "unfamiliar": unfamiliar}
+    unfamiliar = tuple(query for query, _ in examination.unfamiliar[:LISTED]) if drifted else ()
+    return {"signals": signals, "terms": explanation.terms, "slices": explanation.slices, "unfamiliar": unfamiliar}
 
 
 def decide_action(
-    data: Data,
+    data: SnapshotChanges,
     fresh: dict[str, int],
     *,
-    broken: str = "",
-    drifting: str = "",
+    suspect_reason: str = "",
+    query_drift: str = "",
     trigger: bool = False,
     signals: tuple[Signal, ...] = (),
-    **more: Any,
+    **fields: Any,
 ) -> Drift:
-    """The verdict on data and queries.
+    """Choose the action from the changes of the data and the drift of queries.
 
-    broken: why the input is suspect. drifting: what moved in the queries. trigger: that is reason enough to retrain.
+    Args:
+        data: what changed in the snapshot.
+        fresh: new queries by origin: "snapshot" or "log".
+        suspect_reason: why the input is suspect; empty if it is not.
+        query_drift: what moved in the queries; empty if nothing did.
+        trigger: whether that drift is confirmed and may start a retrain.
+        signals: of the queries.
+        fields: other fields of `Drift`.
     """
-    verdict, cause = _verdict(data, broken, drifting, trigger)
+    action, cause = _choose_action(data, suspect_reason, query_drift, trigger)
     return Drift(
-        verdict=verdict,
+        verdict=action,
         cause=cause,
         passages=data.changes,
         fresh=fresh,
-        trigger=trigger and verdict is Action.RETRAIN,
+        trigger=trigger and action is Action.RETRAIN,
         signals=data.signals + signals,
-        **more,
+        **fields,
     )
 
 
-def unknown_words(found: Measurement) -> str:
-    """What is wrong with suspect queries, in words."""
+def describe_damage(measurement: Measurement) -> str:
+    """Describe in a sentence why queries are suspect."""
     return (
-        f"{found.unseen:.1%} of the terms of new queries were seen nowhere before, {found.usual_unseen:.1%} are usual, "
-        f"and low scores ({found.low:.1%} of the queries) are no more than that explains: input looks broken"
+        f"{measurement.unseen:.1%} of the terms of new queries were never seen before (usual: "
+        f"{measurement.usual_unseen:.1%}), which explains all low scores ({measurement.low:.1%} of the queries): "
+        "the input looks broken"
     )
 
 
 def describe(signal: Signal) -> str:
-    """A signal that fired, in words."""
+    """Describe a fired signal: name, value, and threshold."""
     sign = "<" if signal.name == "recall@10" else ">"
     return f"{signal.name.replace('_', ' ')} {signal.value:.3f} {sign} {signal.threshold:.3f}"
 
 
-def _verdict(data: Data, broken: str, drifting: str, trigger: bool) -> tuple[Action, str]:
-    if broken:
-        return (
-            Action.SUSPECT,
-            f"{broken}; look at the feed before training",
-        )
+def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str, trigger: bool) -> tuple[Action, str]:
+    if suspect_reason:
+        return Action.SUSPECT, f"{suspect_reason}; check the source of the queries before training"
     causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
-    causes += [describe(one) for one in data.signals if one.fired]
-    aside = [drifting] if drifting else []
+    causes += [describe(signal) for signal in data.signals if signal.fired]
+    drift = [query_drift] if query_drift else []
     if causes or (trigger and data.learnable):
-        return Action.RETRAIN, "; ".join(causes + aside)
+        return Action.RETRAIN, "; ".join(causes + drift)
     if trigger:
-        return Action.LABEL, "; ".join([*aside, NOTHING_NEW])
-    one = data.changes
-    if moved := one.new + one.changed + one.gone:
-        words = f"{moved} passages changed ({one.new} new, {one.changed} changed, {one.gone} gone)"
-        return Action.REFRESH, "; ".join([words, *aside])
+        return Action.LABEL, "; ".join([*drift, NOTHING_NEW])
+    changes = data.changes
+    if moved := changes.new + changes.changed + changes.gone:
+        words = f"{moved} passages changed ({changes.new} new, {changes.changed} changed, {changes.gone} deleted)"
+        return Action.REFRESH, "; ".join([words, *drift])
     if data.same:
         return Action.SKIP, "; ".join(
-            ["passages, queries, qrels and settings are those of the serving release", *aside]
+            ["passages, queries, qrels, and settings are those of the serving release", *drift]
         )
-    return Action.SKIP, "; ".join(aside or ["no passage changed, and too few new queries and pairs to act on"])
+    return Action.SKIP, "; ".join(drift or ["no passage changed, and too few new queries and pairs to act on"])
 
 
 def _signal(name: str, value: float, threshold: float) -> Signal:
     return Signal(name=name, value=value, threshold=threshold, fired=value > threshold)
 
 
-def _recall_signal(one: Measurement, settings: DriftSettings) -> Signal:
-    least = recall_threshold(one, settings)
-    return Signal(name="recall@10", value=one.recall, threshold=least, fired=one.recall < least)
+def _recall_signal(measurement: Measurement, settings: DriftSettings) -> Signal:
+    threshold = recall_threshold(measurement, settings)
+    return Signal(name="recall@10", value=measurement.recall, threshold=threshold, fired=measurement.recall < threshold)
 
 
-def _new_pairs(old: Snapshot, new: Snapshot) -> float:
+def _share_of_new_pairs(old: Snapshot, new: Snapshot) -> float:
     before, now = (
         set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))
         for table in (qrels(old, "train"), qrels(new, "train"))

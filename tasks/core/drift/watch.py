@@ -1,9 +1,9 @@
-"""Watches for drift from night to night, and from hour to hour: the verdict, with what earlier windows add to it.
+"""Check for drift, nightly or hourly, and decide the action of the next night.
 
-All that is remembered is one file, `drift/state.json` below the home. It is replaced in one step and under a lock, so
-that nightly and hourly checks share it, and a check that is killed has either happened or not. A trigger is on record
-before anything starts because of it: a check that is killed in between starts nothing, and after the cooldown drift
-that is still there asks again.
+The state between checks is one file, `drift/state.json` in the home. It is replaced atomically under a lock, so nightly
+and hourly checks can share it, and a killed check leaves either the old or the new state. A trigger is recorded before
+the retrain starts. If the check is killed in between, no retrain starts; drift that persists triggers again after the
+cooldown.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import (
     VERSION,
     Baseline,
-    Decision,
-    LogPlace,
+    LogPosition,
+    RetrainDecision,
     State,
     decide,
     is_window_due,
+    looks_damaged,
     low_threshold,
-    suspect,
-    under,
+    with_reference,
 )
 from tasks.core.drift.findings import LISTED, Action, Drift, Measurement, Signal
-from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, unknown, unseen_terms
-from tasks.core.drift.query_log import Reading, log
+from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, skip_known, unseen_terms
+from tasks.core.drift.query_log import LogReader, log
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
     compare_snapshots,
     decide_action,
     describe,
-    first,
-    incomparable,
+    describe_damage,
+    explanation_fields,
+    first_night,
     query_signals,
-    unknown_words,
-    with_explanation,
+    without_snapshot,
 )
 from tasks.core.snapshot.reader import load_snapshot
 
-UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # below home
-SHOWN = 30  # windows in a verdict
-LABELS_CAME = "drift of queries: labels came that a check had asked for"
+UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # in the home
+SHOWN = 30  # windows in a result
+LABELS_ARRIVED = "drift of queries: the requested labels arrived"
 NONE = np.zeros(0, np.uint64)
-FORGOTTEN = "baseline, confirmation, cooldown, and budget then start again"
+STATE_LOST = "baseline, confirmation, cooldown, and budget then start again"
 
 
 def watch(
@@ -67,42 +67,53 @@ def watch(
     *,
     remember: bool = True,
 ) -> Drift:
-    """Compare the source and the query log with the serving release, and remember what was seen.
+    """Compare the source and the query log with the serving release, and save the state.
 
-    With `remember` false nothing is written: the next check judges the same queries.
+    A window is judged when there are `[drift] min_queries` new queries and `window_hours` have passed since the last
+    window. Until then, queries accumulate.
 
-    A window is judged when `[drift] min_queries` new queries have come and `window_hours` have gone by since the last
-    one; until then they go on accumulating. `now` is an aware time.
+    Args:
+        settings: the settings; the state is stored in the home.
+        serving: the serving release, if any.
+        snapshot: of the source as it is now.
+        recipe: digest of the settings that shape an encoder.
+        now: the current time, with time zone.
+        remember: false: write nothing, so the next check judges the same queries.
 
-    Raises Mismatch when the state is of another version, BadInput when the query log is not there.
+    Returns:
+        The action with its cause and signals.
+
+    Raises:
+        Mismatch: the state has another version.
+        BadInput: the query log is missing.
     """
     if serving is None:
-        return first(snapshot)
-    before = find_artifact(settings.home, Snapshot, serving.snapshot)
-    if before is None:
-        return incomparable(serving, snapshot)
-    served = ServingRelease(settings.home, serving, before, settings.embedding)
+        return first_night(snapshot)
+    serving_snapshot = find_artifact(settings.home, Snapshot, serving.snapshot)
+    if serving_snapshot is None:
+        return without_snapshot(serving, snapshot)
+    served = ServingRelease(settings.home, serving, serving_snapshot, settings.embedding)
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings, served, snapshot, read_state(file), now)
-        drift = check.verdict(recipe)
+        drift = check.decide_action(recipe)
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
-            unfamiliar.unlink(missing_ok=True)  # unfamiliar to another release
+            unfamiliar.unlink(missing_ok=True)  # of another release
         if remember and check.unfamiliar:
-            write_text(unfamiliar, "".join(map(_line, check.unfamiliar)))
+            write_text(unfamiliar, "".join(map(_format_unfamiliar, check.unfamiliar)))
         if remember and check.state != check.before:
             write_record(file, check.state.model_dump(mode="json"))
     return with_unfamiliar(settings.home, drift)
 
 
-def _line(unfamiliar: tuple[str, float]) -> str:
+def _format_unfamiliar(unfamiliar: tuple[str, float]) -> str:
     query, score = unfamiliar
     return json.dumps({"query": query, "score": round(score, 4)}, ensure_ascii=False) + "\n"
 
 
 def with_unfamiliar(home: Path, drift: Drift) -> Drift:
-    """Add the queries to label, those of the last window that fired, to a decision that asks for labels."""
+    """Add the queries to label, from the last fired window, if the action is LABEL."""
     file = (home / UNFAMILIAR).absolute()
     if drift.verdict is not Action.LABEL or not file.exists():
         return drift
@@ -112,137 +123,142 @@ def with_unfamiliar(home: Path, drift: Drift) -> Drift:
 
 
 def state_file(home: Path) -> Path:
-    """Where the state lies."""
+    """Return the path of the state file."""
     return home / "drift" / "state.json"
 
 
 def read_state(file: Path) -> State:
-    """The state in `file`; an empty one when there is none, or when it is damaged and now set aside.
+    """Read the state; return an empty state if the file is missing, or damaged and now set aside.
 
-    Raises Mismatch when it is of another version.
+    Raises:
+        Mismatch: the state has another version.
     """
     try:
         fields = read_record(file)
         if fields.get("version", VERSION) != VERSION:
             raise Mismatch(
-                f"{file}: of version {fields['version']}, not {VERSION}. Restore it from a backup, or move it away: "
-                f"{FORGOTTEN}."
+                f"{file}: version {fields['version']}, expected {VERSION}. Restore it from a backup, or move it away: "
+                f"{STATE_LOST}."
             )
         return State.model_validate(fields)
     except FileNotFoundError:
         return State()
     except (Damaged, ValidationError) as error:
-        set_aside(file, f"{file}: damaged ({' '.join(str(error).split())}); {FORGOTTEN}")
+        set_aside(file, f"{file}: damaged ({' '.join(str(error).split())}); {STATE_LOST}")
         return State()
 
 
 class Check:
-    """One look at the queries."""
+    """One drift check: the previous state, the new state, and the queries behind it."""
 
     def __init__(
         self, settings: Settings, served: ServingRelease, snapshot: Snapshot, state: State, now: datetime
     ) -> None:
-        self.settings, self.dials, self.snapshot, self.now = settings, settings.drift, snapshot, now
+        self.settings, self.drift_settings, self.snapshot, self.now = settings, settings.drift, snapshot, now
         self.served = served
         self.before = state
-        self.state = under(state, self.served.known.receipt.digest)
+        self.state = with_reference(state, self.served.reference.receipt.digest)
         self.fresh: dict[str, int] = {}
-        self.unfamiliar: list[tuple[str, float]] = []  # of a window that fired
+        self.unfamiliar: list[tuple[str, float]] = []  # queries of a fired window, with scores
 
-    def verdict(self, recipe: str) -> Drift:
-        """Judge a window if one is due and full, and put everything together."""
-        data = compare_snapshots(self.served, self.snapshot, recipe, self.dials)
+    def decide_action(self, recipe: str) -> Drift:
+        """Judge a window if one is due and complete, and combine it with the changes of the data."""
+        data = compare_snapshots(self.served, self.snapshot, recipe, self.drift_settings)
         baseline = self.state.baseline
-        found = self._window()
-        measured = None if found is None else found.measured
-        self.state, decision = decide(self.state, measured, self.now, self.dials)
-        broken = self._broken(measured, baseline)
-        more: dict[str, Any] = {}
-        if found is not None:
-            threshold = low_threshold(baseline, found.measured.queries, found.measured.held_out, self.dials)
-            more = with_explanation(found, query_signals(found, threshold, self.dials))
+        examination = self._examine_window()
+        measured = None if examination is None else examination.measured
+        self.state, decision = decide(self.state, measured, self.now, self.drift_settings)
+        suspect_reason = self._find_damage(measured, baseline)
+        query_fields: dict[str, Any] = {}
+        if examination is not None:
+            threshold = low_threshold(
+                baseline, examination.measured.queries, examination.measured.held_out, self.drift_settings
+            )
+            query_fields = explanation_fields(examination, query_signals(examination, threshold, self.drift_settings))
             last = self.state.windows[-1]
-            self.unfamiliar = found.unfamiliar if last.fired or last.worse else []
-        labels_came = self.state.labels_wanted and data.new_pairs
-        drifting = LABELS_CAME if labels_came else _words(decision, more.get("signals", ()))
+            self.unfamiliar = examination.unfamiliar if last.fired or last.worse else []
+        labels_arrived = self.state.labels_wanted and data.new_pairs
+        query_drift = LABELS_ARRIVED if labels_arrived else _describe_drift(decision, query_fields.get("signals", ()))
         drift = decide_action(
             data,
             self.fresh,
-            broken=broken,
-            drifting=drifting,
-            trigger=decision.trigger or labels_came,
+            suspect_reason=suspect_reason,
+            query_drift=query_drift,
+            trigger=decision.trigger or labels_arrived,
             held=decision.held,
             window=self.state.number,
             windows=self.state.windows[-SHOWN:],
-            **more,
+            **query_fields,
         )
         wanted = drift.verdict is Action.LABEL or (self.state.labels_wanted and drift.verdict is not Action.RETRAIN)
         self.state = self.state.model_copy(update={"labels_wanted": wanted})
         return drift
 
-    def _window(self) -> Examination | None:
-        """The new queries, once they are enough and it is time."""
-        if not is_window_due(self.state, self.dials.max_queries, self.now, self.dials):
-            return None  # too early, however many have come
-        sample = Sample(self.dials.max_queries, seed=self.state.number)
-        sample.add(self._counted("snapshot", new_queries(self.served, self.snapshot, self._seen())))
-        place = self.state.log
-        if self.dials.queries is not None:
-            reading = Reading(self._place(self.dials.queries))
-            sample.add(self._counted("log", unknown(self.served.known, reading.texts(), NONE)))
-            place = reading.place
-        if not is_window_due(self.state, len(sample), self.now, self.dials):
+    def _examine_window(self) -> Examination | None:
+        """Examine the new queries if there are enough and a window is due; else return None."""
+        if not is_window_due(self.state, self.drift_settings.max_queries, self.now, self.drift_settings):
+            return None  # too early for a window of any size
+        sample = Sample(self.drift_settings.max_queries, seed=self.state.number)
+        sample.add(self._count("snapshot", new_queries(self.served, self.snapshot, self._seen_snapshot())))
+        position = self.state.log
+        if self.drift_settings.queries is not None:
+            reader = LogReader(self._log_position(self.drift_settings.queries))
+            sample.add(self._count("log", skip_known(self.served.reference, reader.texts(), NONE)))
+            position = reader.position
+        if not is_window_due(self.state, len(sample), self.now, self.drift_settings):
             return None
-        self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": place})
-        return examine(self.served, self.snapshot, sample.texts, self.dials)
+        self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": position})
+        return examine(self.served, self.snapshot, sample.texts, self.drift_settings)
 
-    def _seen(self) -> Snapshot | None:
-        """The snapshot whose queries the last windows have seen, if there is one."""
+    def _seen_snapshot(self) -> Snapshot | None:
+        """Return the snapshot whose queries were judged already, if any."""
         if not self.state.consumed:
             return None
         try:
             return load_snapshot(self.settings.home, self.state.consumed)
         except NightshiftError:
-            log.warning("snapshot %s was removed: the queries of this one count as seen", self.state.consumed)
+            log.warning(
+                "Snapshot %s was removed: all queries of the current snapshot count as seen", self.state.consumed
+            )
             self.state = self.state.model_copy(update={"consumed": self.snapshot.digest})
             return self.snapshot
 
-    def _place(self, path: Path) -> LogPlace:
-        """How far this log was judged; its start when it is another one than before."""
-        place = self.state.log
-        if place is not None and Path(place.path).absolute() == path.absolute():
-            return place
-        return LogPlace(path=str(path))
+    def _log_position(self, path: Path) -> LogPosition:
+        """Return the position up to which the log was read; the start if the path changed."""
+        position = self.state.log
+        if position is not None and Path(position.path).absolute() == path.absolute():
+            return position
+        return LogPosition(path=str(path))
 
-    def _counted(self, name: str, texts: Iterator[str]) -> Iterator[str]:
+    def _count(self, name: str, texts: Iterator[str]) -> Iterator[str]:
         self.fresh[name] = 0
         for text in texts:
             self.fresh[name] += 1
             yield text
 
-    def _broken(self, found: Measurement | None, baseline: Baseline) -> str:
-        """Why the queries are suspect: those of this window, or all of this snapshot that the serving one lacks.
+    def _find_damage(self, measurement: Measurement | None, baseline: Baseline) -> str:
+        """Return why the queries are suspect: those of the window, or all new queries of the snapshot; empty if not.
 
-        Of the latter only the terms are looked at, unless there is something wrong with those.
+        Queries of the snapshot are searched only if their terms are suspect.
         """
-        if found is not None and suspect(found, baseline, self.dials):
-            return unknown_words(found)
+        if measurement is not None and looks_damaged(measurement, baseline, self.drift_settings):
+            return describe_damage(measurement)
         last = self.state.windows[-1] if self.state.windows else None
         if last is not None and last.suspect and last.snapshot == self.snapshot.digest:
             return f"window {last.number} was suspect"
-        sample = Sample(self.dials.max_queries, seed=0)
+        sample = Sample(self.drift_settings.max_queries, seed=0)
         sample.add(new_queries(self.served, self.snapshot))
-        if len(sample) < self.dials.min_queries:
+        if len(sample) < self.drift_settings.min_queries:
             return ""
-        share = unseen_terms(self.served, self.snapshot, sample.texts, self.dials)
-        if share <= self.served.known.receipt.unseen_terms + self.dials.unseen_terms:
+        share = unseen_terms(self.served, self.snapshot, sample.texts, self.drift_settings)
+        if share <= self.served.reference.receipt.unseen_terms + self.drift_settings.unseen_terms:
             return ""
-        whole = examine(self.served, self.snapshot, sample.texts, self.dials).measured
-        return unknown_words(whole) if suspect(whole, baseline, self.dials) else ""
+        measured = examine(self.served, self.snapshot, sample.texts, self.drift_settings).measured
+        return describe_damage(measured) if looks_damaged(measured, baseline, self.drift_settings) else ""
 
 
-def _words(decision: Decision, signals: tuple[Signal, ...]) -> str:
-    """What moved in the queries, what it was that did so last, and what holds a retrain back."""
-    fired = [describe(one) for one in signals if one.fired and one.name != "unseen_terms"]
-    held = [f"no retrain for it: {decision.held}"] if decision.held else []
-    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *held])
+def _describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:
+    """Describe what drifted, which signals of the last window fired, and why no retrain starts."""
+    fired = [describe(signal) for signal in signals if signal.fired and signal.name != "unseen_terms"]
+    waiting = [f"no retrain yet: {decision.held}"] if decision.held else []
+    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *waiting])

@@ -1,4 +1,4 @@
-"""Vectors that an earlier night already made: the same passage encoder and the same text give the same vector."""
+"""Find vectors of earlier nights to reuse: the same passage encoder and text give the same vector."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from tasks.core.embedding.text_index import index_of
 
 @dataclass(frozen=True)
 class Source:
-    """Finished embeddings, whose files are not verified yet, and the index of their texts: row for row the same."""
+    """Finished embeddings, with files not verified yet, and the index of their texts, in the same row order."""
 
     embeddings: Embeddings
     index: TextIndex
 
 
-def sources(home: Path, fingerprint: str, vectors: str) -> list[Source]:
-    """Finished embeddings under this passage fingerprint, newest first, in numbers no coarser than `vectors`."""
-    every = receipts_newest_first(home, Embeddings)
-    found = [one for one in every if one.fingerprint == fingerprint and one.vectors in ("float32", vectors)]
-    indexed = ((one, index_of(home, one.snapshot)) for one in found)
-    return [Source(one, index) for one, index in indexed if index is not None]
+def find_sources(home: Path, fingerprint: str, vectors: str) -> list[Source]:
+    """Return the finished embeddings with this passage fingerprint, newest first.
+
+    vectors: required number format; float32 embeddings also serve as float16.
+    """
+    receipts = receipts_newest_first(home, Embeddings)
+    usable = [receipt for receipt in receipts if receipt.fingerprint == fingerprint]
+    usable = [receipt for receipt in usable if receipt.vectors in ("float32", vectors)]
+    indexed = ((receipt, index_of(home, receipt.snapshot)) for receipt in usable)
+    return [Source(receipt, index) for receipt, index in indexed if index is not None]
 
 
-def source_named(home: Path, digest: str) -> Embeddings | None:
-    """The finished embeddings of this digest; None when they were removed or are damaged."""
+def load_source(home: Path, digest: str) -> Embeddings | None:
+    """Return the finished embeddings with this digest; None if they were removed or are damaged."""
     return read_verified(home / Embeddings.shelf / digest, Embeddings)

@@ -1,4 +1,4 @@
-"""How an embedding gets on: passages and tokens a second, and the time that is left."""
+"""Report embedding progress: passages and tokens per second, and the remaining time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from tasks.core.base.progress import report_progress
 
 log = logging.getLogger("nightshift.embedding")
 
-SECONDS = 4.0  # between two reports
+SECONDS = 4.0  # between two progress reports
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Where a shard stands."""
+    """Progress of a shard."""
 
     rank: int
     world_size: int
-    done: int  # passages encoded, those of earlier tries included
-    of: int  # passages that have to be encoded
-    passages: float  # a second, in this try
-    tokens: float  # a second, in this try
-    left: float  # seconds
+    done: int  # passages encoded, including earlier runs
+    total: int  # passages to encode
+    passages_per_second: float  # in this run
+    tokens_per_second: float  # in this run
+    seconds_left: float
 
     @property
     def share(self) -> float:
-        """Of all shards, what is done when they are made one after the other: 0 to 1."""
-        return (self.rank + self.done / max(1, self.of)) / self.world_size
+        """Completed share of all shards, 0 to 1, if shards run one after the other."""
+        return (self.rank + self.done / max(1, self.total)) / self.world_size
 
     def __str__(self) -> str:
         return (
-            f"shard {self.rank + 1} of {self.world_size}: {self.done:,} of {self.of:,} passages encoded, "
-            f"{self.passages:,.0f} passages/s, {self.tokens:,.0f} tokens/s, {_minutes(self.left)} left"
+            f"shard {self.rank + 1} of {self.world_size}: {self.done:,} of {self.total:,} passages encoded, "
+            f"{self.passages_per_second:,.0f} passages/s, {self.tokens_per_second:,.0f} tokens/s, "
+            f"{_duration(self.seconds_left)} left"
         )
 
 
@@ -42,33 +43,34 @@ Watch = Callable[[Pace], None]
 
 
 class SpeedMeter:
-    """Counts what is encoded and tells the log, and `watch` if there is one, every few seconds and at the end."""
+    """Counts encoded passages and reports the pace to the log and to `watch`, every few seconds and at the end."""
 
-    def __init__(self, rank: int, world_size: int, done: int, of: int, watch: Watch | None) -> None:
-        self._rank, self._world_size, self._of, self._watch = rank, world_size, of, watch
-        self._before = self._done = done
+    def __init__(self, rank: int, world_size: int, done: int, total: int, watch: Watch | None) -> None:
+        self._rank, self._world_size, self._total, self._watch = rank, world_size, total, watch
+        self._done_before = self._done = done
         self._tokens = 0
-        self._began = self._told = time.monotonic()
+        self._started = self._reported = time.monotonic()
 
     def add(self, passages: int, tokens: int) -> None:
-        """Count a window."""
+        """Count an encoded window and report the pace if a report is due."""
         self._done += passages
         self._tokens += tokens
-        report_progress(f"embed shard {self._rank + 1} of {self._world_size}", self._done, self._of)
+        report_progress(f"embed shard {self._rank + 1} of {self._world_size}", self._done, self._total)
         now = time.monotonic()
-        if now - self._told < SECONDS and self._done < self._of:
+        if now - self._reported < SECONDS and self._done < self._total:
             return
-        self._told = now
-        seconds = max(now - self._began, 1e-9)
-        speed = (self._done - self._before) / seconds
-        left = (self._of - self._done) / max(speed, 1e-9)
-        pace = Pace(self._rank, self._world_size, self._done, self._of, speed, self._tokens / seconds, left)
-        log.log(logging.DEBUG if self._done == self._of else logging.INFO, "%s", pace)  # the shard logs its end
+        self._reported = now
+        seconds = max(now - self._started, 1e-9)
+        speed = (self._done - self._done_before) / seconds
+        seconds_left = (self._total - self._done) / max(speed, 1e-9)
+        pace = Pace(self._rank, self._world_size, self._done, self._total, speed, self._tokens / seconds, seconds_left)
+        is_last = self._done == self._total
+        log.log(logging.DEBUG if is_last else logging.INFO, "%s", pace)  # the shard itself logs its end
         if self._watch is not None:
             self._watch(pace)
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Two small threads around a loop: one makes the next item while this one is worked on, one finishes the last."""
+"""Overlap a loop with two threads: one prepares the next item, the other writes the previous result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items in their order, each made in a thread while the one before it is worked on; one waits at most."""
+    """Yield the items in order. A thread prepares the next item while the caller processes the current one."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
         waiting: Future[Any] = pool.submit(next, iterator, end)
@@ -21,18 +21,18 @@ def read_ahead(items: Iterable[T]) -> Iterator[T]:
 
 
 class BackgroundWriter:
-    """Runs one piece of work in a thread; the next waits until it is done. An error is raised there, or at the end."""
+    """Runs one call at a time in a thread. An error is raised by the next call or on exit."""
 
     def __enter__(self) -> BackgroundWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
         self._last: Future[None] | None = None
         return self
 
-    def do(self, work: Callable[..., None], *given: object) -> None:
-        """Wait for the work before, then start this."""
+    def do(self, work: Callable[..., None], *arguments: object) -> None:
+        """Wait for the previous call, then start `work(*arguments)`."""
         if self._last is not None:
             self._last.result()
-        self._last = self._pool.submit(work, *given)
+        self._last = self._pool.submit(work, *arguments)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,4 +1,4 @@
-"""A shard in the making: which passages, under which encoder, and the files it goes through."""
+"""A shard to embed: its passages, encoder, and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.base.files import artifact_digest, partial_folder
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.embedding.stored_shards import rows_before, shard_name
+from tasks.core.embedding.stored_shards import first_row_of, shard_name
 
 
 @dataclass(frozen=True)
@@ -23,45 +23,45 @@ class ShardWork:
 
     @property
     def start(self) -> int:
-        """Its first row."""
-        return rows_before(self.snapshot.rows, self.rank, self.world_size)
+        """The first row."""
+        return first_row_of(self.snapshot.rows, self.rank, self.world_size)
 
     @property
     def end(self) -> int:
-        """The row behind its last."""
-        return rows_before(self.snapshot.rows, self.rank + 1, self.world_size)
+        """The row after the last."""
+        return first_row_of(self.snapshot.rows, self.rank + 1, self.world_size)
 
     @property
     def key(self) -> dict[str, object]:
-        """What names the whole embedding, all shards of it."""
+        """The key of the embeddings artifact, which includes all shards."""
         key = {"fingerprint": self.encoder.passage_fingerprint, "snapshot": self.snapshot.digest}
         return {**key, "shards": self.world_size, "vectors": self.vectors}
 
     @property
     def digest(self) -> str:
-        """The name of the whole embedding."""
+        """The digest of the embeddings artifact."""
         return artifact_digest(Embeddings, self.key)
 
     @property
     def folder(self) -> Path:
-        """Where shards lie until they are sealed."""
+        """The folder of the shards until they are sealed."""
         return partial_folder(self.home, Embeddings, self.digest)
 
     @property
     def file(self) -> Path:
-        """The shard."""
+        """The Parquet file of the shard."""
         return self.folder / shard_name(self.rank, self.world_size)
 
     @property
     def manifest(self) -> Path:
-        """Its manifest: the shard is done when this is there."""
+        """The manifest; the shard is finished when this file exists."""
         return self.file.with_name(f"{self.file.name}.json")
 
     @property
     def scratch(self) -> Path:
-        """Where its plan and its finished windows lie until then."""
+        """The folder of the plan and the finished windows while the shard is unfinished."""
         return self.folder / f".{self.rank:05d}"
 
     def other(self, rank: int) -> ShardWork:
-        """Another shard of the same embedding."""
+        """Return another shard of the same embeddings."""
         return ShardWork(self.home, self.encoder, self.snapshot, rank, self.world_size, self.vectors)

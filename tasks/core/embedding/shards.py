@@ -1,4 +1,4 @@
-"""Passages into vectors: one Parquet file a shard, each text once, resumable at the grain of a window."""
+"""Embed passages: one Parquet file for each shard, each distinct text once, resumable after each window."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import exclusive, find_by_key, produce, write_json
 from tasks.core.base.memory import Peak
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot, TextIndex
-from tasks.core.embedding.assemble import assemble, others_needed
-from tasks.core.embedding.plan import Plan, plan_of
+from tasks.core.embedding.assemble import assemble, required_shards
+from tasks.core.embedding.plan import Plan, prepare_plan
 from tasks.core.embedding.progress import SpeedMeter, Watch
 from tasks.core.embedding.read_ahead import BackgroundWriter, read_ahead
 from tasks.core.embedding.shard_work import ShardWork
@@ -30,7 +30,7 @@ from tasks.core.encoder.dual_encoder import load_encoder
 
 log = logging.getLogger("nightshift.embedding")
 
-WINDOW = 4096  # texts sorted by length and encoded together, and kept together; bounds memory
+WINDOW = 4096  # texts that are sorted by length, encoded, and saved together; bounds memory
 COUNTS = ("rows", "embedded", "avoided", "repeated", "tokens")
 
 
@@ -44,13 +44,17 @@ def embed_shard(
     vectors: str = "float32",
     watch: Watch | None = None,
 ) -> int:
-    """Embed the snapshot's rows [n·rank/world, n·(rank+1)/world) unless that is done; return the shard's rows.
+    """Embed the snapshot's rows [n·rank/world, n·(rank+1)/world). Do nothing if the shard is finished.
 
-    Writes passage_id, text_hash, vector (fixed-size list of `vectors`, "float32" or "float16") in snapshot order,
-    aside, and renames; the shard's own manifest comes last. Only texts that are the first of their kind in the whole
-    snapshot, and that no earlier night embedded with this passage encoder, go through the encoder; every window of
-    them is kept when it is done, and a killed shard goes on behind it. A shard that repeats texts of one before it
-    which is not done yet is encoded now, and its file is written by `gather_shards`. `watch` hears every few seconds.
+    vectors: number format, "float32" or "float16". watch: called with the pace every few seconds.
+
+    The shard's file has the columns passage_id, text_hash, and vector (fixed-size list), in snapshot order. It is
+    written to a temporary file and renamed; the shard's manifest is written last. Only the first occurrence of a text
+    in the snapshot is encoded, and only if no earlier night embedded it with this passage encoder. Every finished
+    window is saved, so a killed shard resumes after its last window. If a shard repeats texts of an earlier, unfinished
+    shard, its other texts are encoded now, and `gather_shards` writes its file.
+
+    Returns the number of rows of the shard.
     """
     work = ShardWork(home, encoder, snapshot, rank, world_size, vectors)
     if find_embeddings(home, encoder, snapshot, world_size, vectors) is not None:
@@ -58,12 +62,12 @@ def embed_shard(
     work.folder.mkdir(parents=True, exist_ok=True)
     with exclusive(work.folder / f".{rank:05d}.lock"):
         if not work.manifest.exists():
-            began = time.perf_counter()
+            started = time.perf_counter()
             with Peak() as peak:
-                facts = _make(work, watch)
-            if facts is not None:
-                measured = {"seconds": time.perf_counter() - began, "peak_mb": peak.mb}
-                write_json(work.manifest, {**facts, **measured})
+                manifest = _embed(work, watch)
+            if manifest is not None:
+                measured = {"seconds": time.perf_counter() - started, "peak_mb": peak.mb}
+                write_json(work.manifest, {**manifest, **measured})
                 shutil.rmtree(work.scratch)
     return work.end - work.start
 
@@ -71,30 +75,30 @@ def embed_shard(
 def find_embeddings(
     home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, vectors: str = "float32"
 ) -> Embeddings | None:
-    """The embeddings of this snapshot under this encoder, when an earlier step has sealed them."""
+    """Return the sealed embeddings of this snapshot under this encoder; None if there are none."""
     return find_by_key(home, Embeddings, ShardWork(home, encoder, snapshot, 0, world_size, vectors).key)
 
 
 def gather_shards(
     home: Path, encoder: Encoder, snapshot: Snapshot, world_size: int, *, vectors: str = "float32"
 ) -> Embeddings:
-    """Seal the finished shards as one artifact; shards that are missing are embedded first.
+    """Seal all shards as one artifact, after embedding missing shards.
 
     Raises:
         Mismatch: rows are missing.
-        Damaged: a shard's file is not the one that its manifest names.
+        Damaged: a shard's file does not match its manifest.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        for rank in range(world_size):  # in this order, so that whoever repeats a text finds its vector
+        for rank in range(world_size):  # in this order, because a shard may need vectors of earlier shards
             embed_shard(home, encoder, snapshot, rank, world_size, vectors=vectors)
-        facts = [_checked(folder, rank, world_size) for rank in range(world_size)]
-        totals = {name: sum(int(one[name]) for one in facts) for name in COUNTS}
+        manifests = [_read_manifest(folder, rank, world_size) for rank in range(world_size)]
+        totals = {name: sum(int(manifest[name]) for manifest in manifests) for name in COUNTS}
         if totals["rows"] != snapshot.rows:
             raise Mismatch(f"embeddings: {totals['rows']} vectors for {snapshot.rows} passages of {snapshot.digest}")
         if totals["embedded"]:
-            _tokens(home, encoder, snapshot).seal()
-        _tidy(folder)
+            _token_cache(home, encoder, snapshot).seal()
+        _clean_up(folder)
         return {
             **totals,
             "fingerprint": encoder.passage_fingerprint,
@@ -102,9 +106,9 @@ def gather_shards(
             "dimension": encoder.dimension,
             "shards": world_size,
             "vectors": vectors,
-            "digests": tuple(one["digest"] for one in facts),
-            "seconds": sum(float(one["seconds"]) for one in facts),
-            "peak_mb": max(int(one["peak_mb"]) for one in facts),
+            "digests": tuple(manifest["digest"] for manifest in manifests),
+            "seconds": sum(float(manifest["seconds"]) for manifest in manifests),
+            "peak_mb": max(int(manifest["peak_mb"]) for manifest in manifests),
             "parents": (encoder.digest, snapshot.digest),
         }
 
@@ -113,14 +117,20 @@ def gather_shards(
     )
 
 
-def _make(work: ShardWork, watch: Watch | None) -> dict[str, Any] | None:
-    """Encode what has to be encoded, then write the shard; its facts, None when it has to wait for another shard."""
+def _embed(work: ShardWork, watch: Watch | None) -> dict[str, Any] | None:
+    """Encode the texts of the plan, then write the shard.
+
+    Returns the content of its manifest; None if it needs vectors of a shard that is not finished.
+    """
     index = build_index(work.home, work.snapshot)
-    plan = plan_of(work, index)
+    plan = prepare_plan(work, index)
     counts = {**plan.counts(), "tokens": 0}
-    parts = _encoded(work, plan, index, counts, watch)
-    if not all(work.other(rank).manifest.exists() for rank in others_needed(work, plan)):
-        log.info("shard %d of %d repeats texts of one that is not done: to be gathered", work.rank + 1, work.world_size)
+    parts = _encode_windows(work, plan, index, counts, watch)
+    if not all(work.other(rank).manifest.exists() for rank in required_shards(work, plan)):
+        log.info(
+            "shard %d of %d repeats texts of an unfinished shard; its file is written when all shards are gathered",
+            *(work.rank + 1, work.world_size),
+        )
         return None
     content = assemble(work, plan, parts, counts)
     log.info(
@@ -130,12 +140,14 @@ def _make(work: ShardWork, watch: Watch | None) -> dict[str, Any] | None:
     return {"rows": work.end - work.start, **counts, "content": content, "digest": digest_once(work.file)}
 
 
-def _encoded(work: ShardWork, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None) -> list[Path]:
-    """The files with the vectors of `plan.encode`, a window each; those that an earlier try left are not made again."""
+def _encode_windows(
+    work: ShardWork, plan: Plan, index: TextIndex, counts: dict[str, int], watch: Watch | None
+) -> list[Path]:
+    """Encode `plan.encode` and return one file of vectors for each window. Reuse the windows of an earlier run."""
     rows = plan.encode
     windows = [rows[low : low + WINDOW] for low in range(0, len(rows), WINDOW)]
     parts = [work.scratch / f"window-{number:06d}" for number in range(len(windows))]
-    todo = [number for number, part in enumerate(parts) if not _whole(part, len(windows[number]), work)]
+    todo = [number for number, part in enumerate(parts) if not _is_complete(part, len(windows[number]), work)]
     if not windows:
         return parts
     model = load_encoder(work.encoder.path)
@@ -149,53 +161,53 @@ def _encoded(work: ShardWork, plan: Plan, index: TextIndex, counts: dict[str, in
 
     with BackgroundWriter() as writer:
         for number, ids in read_ahead(read()):
-            made = model.passage.encode(ids, model.token_budget)
-            writer.do(_keep, parts[number], _finite(made.astype(work.vectors, copy=False), work.encoder))
+            encoded = model.passage.encode(ids, model.token_budget)
+            writer.do(_save, parts[number], _check_finite(encoded.astype(work.vectors, copy=False), work.encoder))
             meter.add(len(ids), sum(map(len, ids)))
     counts["tokens"] = sum(int(tokens.lengths(window).sum()) for window in windows)
     return parts
 
 
-def _whole(part: Path, rows: int, work: ShardWork) -> bool:
-    """Whether an earlier try left the vectors of a window, all of them."""
+def _is_complete(part: Path, rows: int, work: ShardWork) -> bool:
+    """Return True if an earlier run saved all vectors of a window."""
     size = rows * work.encoder.dimension * np.dtype(work.vectors).itemsize
     return part.exists() and part.stat().st_size == size
 
 
-def _finite(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
+def _check_finite(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
     if not np.isfinite(vectors).all():
         raise Mismatch(
-            f"encoder {encoder.fingerprint} made a vector that is not finite in {vectors.dtype}. "
+            f"encoder {encoder.fingerprint} computed a vector with NaN or infinite values in {vectors.dtype}. "
             'Set [embedding] vectors = "float32" and precision = "fp32"; if that does not help, lower [training] '
             "learning_rate."
         )
     return vectors
 
 
-def _keep(part: Path, vectors: np.ndarray) -> None:
-    aside = part.with_name(f".{part.name}")
-    with aside.open("wb") as file:
+def _save(part: Path, vectors: np.ndarray) -> None:
+    temporary = part.with_name(f".{part.name}")
+    with temporary.open("wb") as file:
         vectors.tofile(file)
         file.flush()
         os.fsync(file.fileno())
-    aside.rename(part)
+    temporary.rename(part)
 
 
-def _tokens(home: Path, encoder: Encoder, snapshot: Snapshot) -> TokenCache:
+def _token_cache(home: Path, encoder: Encoder, snapshot: Snapshot) -> TokenCache:
     return TokenCache(home, load_encoder(encoder.path).passage, snapshot, build_index(home, snapshot))
 
 
-def _checked(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
+def _read_manifest(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
     name = shard_name(rank, world_size)
-    facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    check_digest(folder / name, facts["digest"])
-    return facts
+    manifest: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    check_digest(folder / name, manifest["digest"])
+    return manifest
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what the work has left: locks, and scratch of a process that was killed behind its last line."""
-    for left in folder.glob(".*"):
-        if left.is_dir():
-            shutil.rmtree(left)
+def _clean_up(folder: Path) -> None:
+    """Remove locks and the scratch folders of processes that were killed before they cleaned up."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
         else:
-            left.unlink()
+            path.unlink()

@@ -1,4 +1,4 @@
-"""Shards on disk: their names, their bytes held against what the receipt says, and vectors by row."""
+"""Read shards from disk: file names, checksums compared with the receipt, and vectors by row."""
 
 from __future__ import annotations
 
@@ -16,35 +16,39 @@ from tasks.core.base.receipts import Embeddings
 
 
 def shard_name(rank: int, world_size: int) -> str:
-    """The file of shard `rank` of `world_size`."""
+    """Return the file name of shard `rank` of `world_size`."""
     return f"shard-{rank:05d}-of-{world_size:05d}.parquet"
 
 
-def rows_before(rows: int, rank: int, world_size: int) -> int:
-    """The first of `rows` rows that belongs to shard `rank`: shards differ by one row at most."""
+def first_row_of(rows: int, rank: int, world_size: int) -> int:
+    """Return the first row of shard `rank`. Shards differ in size by at most one row."""
     return rows * rank // world_size
 
 
 def shard_files(embeddings: Embeddings) -> list[Path]:
-    """The shards in snapshot order. Each file's bytes are checked when this process first opens it.
+    """Return the shards in snapshot order. Each process verifies each file once.
 
-    Raises Mismatch when a shard is missing, Damaged when it is not the file that the receipt names.
+    Raises Mismatch when a shard is missing, and Damaged when its checksum does not match the receipt.
     """
     files = sorted(embeddings.path.glob("shard-*-of-*.parquet"))
     if len(files) != embeddings.shards:
-        raise Mismatch(f"{embeddings.path}: {len(files)} shards, the receipt says {embeddings.shards}; embed again")
+        raise Mismatch(
+            f"{embeddings.path}: {len(files)} shards, but the receipt lists {embeddings.shards}; embed again"
+        )
     for file, digest in zip(files, embeddings.digests, strict=False):
         try:
             check_digest(file, digest)
         except Damaged as error:
-            raise Damaged(f"{error}. Run a night: it sets the embeddings aside and embeds again.") from error
+            raise Damaged(f"{error}. Run a night: it sets the damaged embeddings aside and embeds again.") from error
     return files
 
 
-def vectors_at(files: Sequence[Path], rows: np.ndarray, dimension: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Vectors of `rows` int64 (n,), counted through all files, from the row groups that hold any of them.
+def read_vectors(files: Sequence[Path], rows: np.ndarray, dimension: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the vectors of some rows, one row group at a time. Row groups without any of the rows are skipped.
 
-    Yields (positions in `rows` int64 (m,), vectors (m, dimension) as they are stored), a row group at a time.
+    rows: int64 (n,), numbered across all files.
+
+    Yields (positions in `rows` int64 (m,), vectors (m, dimension) in the stored number format).
     """
     order = np.argsort(rows, kind="stable")
     ordered, first = rows[order], 0
@@ -60,13 +64,13 @@ def vectors_at(files: Sequence[Path], rows: np.ndarray, dimension: int) -> Itera
 
 
 def matrix(column: pa.Array, dimension: int) -> np.ndarray:
-    """A column of fixed-size lists as (rows, dimension), in the numbers it is stored in.
+    """Return a column of fixed-size lists as an array (rows, dimension), in the stored number format.
 
-    Raises Mismatch when lists are of another size or missing.
+    Raises Mismatch when a list is null or has another length.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0)
     if column.type.list_size != dimension or pc.any(pc.is_null(column)).as_py():
-        raise Mismatch(f"embeddings: vectors of {column.type} where {dimension} numbers each were promised")
+        raise Mismatch(f"embeddings: vectors of {column.type}, but {dimension} numbers each were expected")
     numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
     return numbers.reshape(-1, dimension)

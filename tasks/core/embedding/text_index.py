@@ -1,7 +1,7 @@
-"""Where each text of a snapshot stands, by the hash that names it.
+"""Index a snapshot's texts by hash, to find the row of a text.
 
-Four plain arrays, 48 bytes a passage, made once for a snapshot in bounded memory: every embedding and every token
-cache of that snapshot, and of any later one that looks for known texts, shares them.
+The index is four plain arrays, 48 bytes per passage, built once per snapshot in bounded memory. Embeddings and token
+caches of that snapshot share it, and later snapshots use it to find known texts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tasks.core.snapshot.passage_ranges import passages_between
 
 HASHES, SORTED, ROWS, FIRST = "hashes.s16", "sorted.s16", "rows.i64", "first.i64"
 HASH, NUMBER = np.dtype("S16"), np.dtype("<i8")
-BUCKET_ROWS = 1 << 20  # hashes sorted at once: some 60 MB
+BUCKET_ROWS = 1 << 20  # hashes sorted at once: about 60 MB
 CHUNK_ROWS = 1 << 17  # hashes read at once
 
 
 def build_index(home: Path, snapshot: Snapshot) -> TextIndex:
-    """Sort the text hashes of a snapshot, and find for each row the first one of equal text."""
+    """Build the index: sort the text hashes of a snapshot, and store for each row the first row with the same text."""
 
     def build(folder: Path) -> Mapping[str, Any]:
         with (folder / HASHES).open("wb") as file:
@@ -46,25 +46,25 @@ def build_index(home: Path, snapshot: Snapshot) -> TextIndex:
 
 
 def index_of(home: Path, snapshot: str) -> TextIndex | None:
-    """The index of the snapshot of this digest; None when neither it nor the snapshot is there any more."""
-    if (found := find_by_key(home, TextIndex, _key(snapshot))) is not None:
-        return found
+    """Return the index of the snapshot with this digest, built if missing; None if the snapshot is gone too."""
+    if (index := find_by_key(home, TextIndex, _key(snapshot))) is not None:
+        return index
     receipt = read_verified(home / Snapshot.shelf / snapshot, Snapshot)
     return None if receipt is None else build_index(home, receipt)
 
 
-def hashes_between(index: TextIndex, start: int, end: int) -> np.ndarray:
-    """The text hashes of rows [start, end), 16 bytes each: S16 (end - start,)."""
+def read_hashes(index: TextIndex, start: int, end: int) -> np.ndarray:
+    """Return the text hashes of rows [start, end), 16 bytes each: S16 (end - start,)."""
     return _read(index.path / HASHES, HASH, start, end)
 
 
-def first_between(index: TextIndex, start: int, end: int) -> np.ndarray:
-    """For each row of [start, end) the first row of the snapshot that has the same text, int64."""
+def read_first_rows(index: TextIndex, start: int, end: int) -> np.ndarray:
+    """Return, for each row of [start, end), the first row of the snapshot with the same text: int64 (end - start,)."""
     return _read(index.path / FIRST, NUMBER, start, end)
 
 
-def find(index: TextIndex, hashes: np.ndarray) -> np.ndarray:
-    """The first row int64 (n,) of each text hash S16 (n,); -1 where the snapshot has no such text."""
+def find_rows(index: TextIndex, hashes: np.ndarray) -> np.ndarray:
+    """Return the first row int64 (n,) of each text hash S16 (n,); -1 if the snapshot has no such text."""
     if index.rows == 0 or len(hashes) == 0:
         return np.full(len(hashes), -1, NUMBER)
     names = np.memmap(index.path / SORTED, HASH, "r")
@@ -74,16 +74,16 @@ def find(index: TextIndex, hashes: np.ndarray) -> np.ndarray:
 
 
 def hash_bytes(names: pa.Array) -> np.ndarray:
-    """Text hashes (strings of 32 hex digits) as S16 (n,).
+    """Convert text hashes (strings of 32 hex digits) to S16 (n,).
 
-    Raises Mismatch when one is anything else.
+    Raises Mismatch when a hash has another form.
     """
     try:
         content = bytes.fromhex("".join(names.to_pylist()))
     except (TypeError, ValueError) as error:
         raise Mismatch("text_hash of a passage: not a hash of 32 hex digits; ingest the source again") from error
     if len(content) != HASH.itemsize * len(names):
-        raise Mismatch("text_hash of a passage: not of 32 hex digits; ingest the source again")
+        raise Mismatch("text_hash of a passage: not a hash of 32 hex digits; ingest the source again")
     return np.frombuffer(content, HASH)
 
 
@@ -92,12 +92,12 @@ def _key(snapshot: str) -> dict[str, object]:
 
 
 def _sort(folder: Path, rows: int) -> int:
-    """Write the sorted hashes with their rows, and set `first` where a text is repeated; the different texts."""
+    """Write the sorted hashes and their rows, set `first` for repeated texts, and return the number of texts."""
     distinct, buckets = 0, max(1, -(-rows // BUCKET_ROWS))
     with (folder / SORTED).open("wb") as names, (folder / ROWS).open("wb") as numbers:
         for bucket in range(buckets):
             hashes, at = _bucket(folder, rows, bucket, buckets)
-            order = np.argsort(hashes, kind="stable")  # so that of equal texts the first row comes first
+            order = np.argsort(hashes, kind="stable")  # stable, so the first row of a text comes first
             hashes, at = hashes[order], at[order]
             names.write(hashes.tobytes())
             numbers.write(at.tobytes())
@@ -111,10 +111,10 @@ def _sort(folder: Path, rows: int) -> int:
 
 
 def _bucket(folder: Path, rows: int, bucket: int, buckets: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of one of `buckets` even parts of all possible hashes, and the rows they stand in."""
+    """Return the hashes in one of `buckets` equal ranges of the hash space, and their rows."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for start, hashes in _chunks(folder / HASHES, rows):
-        heads = hashes.view(">u4")[::4].astype(np.uint64)  # of two hashes the lesser one has no greater head
+        heads = hashes.view(">u4")[::4].astype(np.uint64)  # the first four bytes preserve the sort order
         inside = np.flatnonzero((heads * np.uint64(buckets)) >> np.uint64(32) == bucket)
         parts.append((hashes[inside], inside + start))
     if not parts:

@@ -1,4 +1,4 @@
-"""Low-rank adapters in a transformer, through peft: put in to train, merged into the weights to save."""
+"""Low-rank adapters (LoRA, through peft): added to a transformer for training, merged into its weights for saving."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from tasks.core.base.errors import NightshiftError
 
 
 def add_adapters(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
-    """Freeze the transformer and put adapters of `rank` beside its linear layers, in place.
+    """Freeze the transformer and add adapters of rank `rank` to its linear layers, in place.
 
-    A weight W counts as W + 2·B·A from then on, A of `rank` rows, B of as many columns and zero at first (Hu et al.
-    2021, "LoRA: Low-Rank Adaptation of Large Language Models"). `targets` names the layers; none: all of them.
+    A weight W then acts as W + 2·B·A. A has `rank` rows, B has `rank` columns and starts at zero (Hu et al. 2021,
+    "LoRA: Low-Rank Adaptation of Large Language Models").
+
+    targets: names of the layers to adapt; empty: all linear layers.
 
     Raises:
-        NightshiftError: peft is not installed, or there is no layer of a name in `targets`.
+        NightshiftError: peft is not installed, or no layer has a name in `targets`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -32,7 +34,7 @@ def add_adapters(transformer: nn.Module, rank: int, targets: Sequence[str]) -> N
         exclude_modules=[name for name, _ in transformer.named_modules() if name.startswith("pooler.")] or None,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a resumed training draws what the first one drew
+        torch.manual_seed(0)  # a resumed training starts from the same random adapters
         try:
             inject_adapter_in_model(config, transformer)
         except ValueError as error:
@@ -40,7 +42,7 @@ def add_adapters(transformer: nn.Module, rank: int, targets: Sequence[str]) -> N
 
 
 def merge_adapters(transformer: nn.Module) -> None:
-    """Add the adapters to the weights that they stand beside and take them out, in place; nothing where none are."""
+    """Merge the adapters into the weights and remove them, in place. Do nothing if there are none."""
     for name, layer in list(transformer.named_modules()):
         if hasattr(layer, "get_base_layer"):
             layer.merge()

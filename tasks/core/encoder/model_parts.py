@@ -1,4 +1,4 @@
-"""What a tower is made of, read from a model folder: tokenizer, transformer, projection."""
+"""Read the parts of a tower from a model folder: tokenizer, transformer, projection."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.model_files import check_vocabulary
 
 transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()  # what is missing from a checkpoint is checked in read_transformer
+transformers_logging.set_verbosity_error()  # read_transformer checks for missing weights
 
 PROJECTION = "2_Dense/model.safetensors"
 WEIGHT = "linear.weight"
 
 
 def read_transformer(folder: Path) -> PreTrainedModel:
-    """The transformer in float32; of an encoder-decoder such as T5 the encoder alone.
+    """Read the transformer in float32. For an encoder-decoder such as T5, read the encoder only.
 
-    What vectors do not need (a pooler) may be missing, nothing else, and is never trained.
-    Raises NightshiftError when other weights are missing or of another shape, or transformers cannot load the folder.
+    A pooler, which vectors do not need, may be missing and is never trained.
+
+    Raises NightshiftError when other weights are missing or have another shape, or transformers cannot load the folder.
     """
     with _explained(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.use_cache = False  # of a decoder: its cache serves generation
+        config.use_cache = False  # a decoder would cache keys and values, which only generation needs
         kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a missing pooler is drawn at random: the same one each time, for the fingerprint
+            torch.manual_seed(0)  # a missing pooler is initialized at random; a fixed seed keeps the fingerprint
             model, loading = kind.from_pretrained(
                 folder,
                 config=config,
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # refused below, by name
+                ignore_mismatched_sizes=True,  # `_check_weights` reports them by name
                 output_loading_info=True,
             )
     _check_weights(folder, loading)
@@ -53,26 +54,27 @@ def read_transformer(folder: Path) -> PreTrainedModel:
 
 
 def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
-    """Refuse what transformers drew at random because the folder's weights lack it, or have it in another shape."""
-    shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in loading["mismatched_keys"]}
+    """Raise NightshiftError when transformers initialized weights at random: missing ones, or ones of another shape."""
+    shapes = {name: (tuple(stored), tuple(expected)) for name, stored, expected in loading["mismatched_keys"]}
     missing = sorted(name for name in {*loading["missing_keys"]} - shapes.keys() if not name.startswith("pooler."))
     if missing:
         raise NightshiftError(
             f"model {folder}: {len(missing)} weights are not in its safetensors ({', '.join(missing[:3])} …). "
-            "It would encode at random: give [encoder] model a complete folder."
+            "Its vectors would be random: set [encoder] model to a complete folder."
         )
-    for name, (held, wanted) in sorted(shapes.items()):
+    for name, (stored, expected) in sorted(shapes.items()):
         if not name.startswith("pooler."):
             raise NightshiftError(
-                f"model {folder}: config.json asks for other weights than its safetensors hold ({name}: {wanted}, held "
-                f"{held}; {len(shapes)} in all). They belong to two models: copy both files from the same one."
+                f"model {folder}: config.json and its safetensors do not match ({name}: {expected} expected, "
+                f"{stored} stored; {len(shapes)} weights in total). They belong to two models: copy both files from "
+                "the same model."
             )
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer, made to pad on the right, with a padding token where it had none.
+    """Read the tokenizer, set it to pad on the right, and give it a padding token if it has none.
 
-    Raises NightshiftError when the folder holds none, or one that transformers cannot load.
+    Raises NightshiftError when the folder has no tokenizer, or one that transformers cannot load.
     """
     check_vocabulary(folder)
     with _explained(folder):
@@ -90,19 +92,19 @@ def read_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Raises NightshiftError for whatever transformers raises about a model folder; its errors are of many kinds."""
+    """Turn any exception that transformers raises for a model folder into a NightshiftError."""
     try:
         yield
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NightshiftError(
             f"model {folder}: transformers cannot load it ({reason}). Copy its files again from the model, or give "
-            "another one."
+            "another model."
         ) from error
 
 
 def read_projection(folder: Path) -> nn.Linear:
-    """The linear map after pooling that `folder` holds."""
+    """Read the linear map that follows the pooling."""
     weight = load_file(folder / PROJECTION)[WEIGHT]
     projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
@@ -111,17 +113,17 @@ def read_projection(folder: Path) -> nn.Linear:
 
 
 def new_projection(width: int, dimension: int) -> nn.Linear:
-    """A linear map to `dimension` numbers, orthogonal (it keeps inner products as well as it can), from seed 0."""
+    """Create a linear map from `width` to `dimension` numbers: orthogonal, to preserve inner products, from seed 0."""
     projection = nn.Linear(width, dimension, bias=False)
     nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
     return projection
 
 
 def longest_input(transformer: PreTrainedModel) -> int | None:
-    """Tokens that the transformer has positions for; None when its positions are relative and so without end."""
+    """Return the maximum number of input tokens; None when positions are relative and so unlimited."""
     positions = getattr(transformer.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
     table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)  # RoBERTa and its kin count positions from behind the padding's
+    padding = getattr(table, "padding_idx", None)  # RoBERTa and related models start positions at padding_idx + 1
     return positions if padding is None else positions - padding - 1

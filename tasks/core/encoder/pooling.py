@@ -1,4 +1,4 @@
-"""Token states into one vector a text, and the prefixes of a vector that Matryoshka training looks at."""
+"""Pool token states into one vector for each text, and cut vectors to the prefixes that Matryoshka training uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SENTENCE_TRANSFORMERS = {  # our name -> theirs in a Pooling module's config, and the key of releases before 6
+SENTENCE_TRANSFORMERS = {  # our name -> name in a Pooling module's config, and the key used before release 6
     "mean": ("mean", "pooling_mode_mean_tokens"),
     "cls": ("cls", "pooling_mode_cls_token"),
     "last": ("lasttoken", "pooling_mode_lasttoken"),
@@ -18,11 +18,14 @@ SENTENCE_TRANSFORMERS = {  # our name -> theirs in a Pooling module's config, an
 
 
 def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
-    """Vectors (n, width) of states (n, longest, width); mask: bool (n, longest), true on tokens, which come first.
+    """Pool token states into vectors.
 
-    `how`: the state of the first ("cls") or of the last token ("last"); of all tokens the greatest number in each
-    place ("max"), the mean ("mean"), the mean weighted by position, from 1 ("weighted_mean"), or the sum over the
-    square root of their number ("mean_sqrt_len"). Without a mask no row has padding.
+    states: (n, longest, width). mask: bool (n, longest), true on tokens, padding on the right; None: no padding.
+    how: "cls" (state of the first token), "last" (state of the last token), "max" (maximum of each component), "mean",
+        "weighted_mean" (weighted by position, from 1), or "mean_sqrt_len" (sum divided by the square root of the number
+        of tokens).
+
+    Returns vectors (n, width).
     """
     if how == "cls":
         return states[:, 0]
@@ -43,17 +46,17 @@ def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
 
 
 def prefixes(vectors: Tensor, dimensions: Sequence[int], normalize: bool) -> list[Tensor]:
-    """The vectors (n, width) themselves and their first d numbers for each d of `dimensions`, longest first.
+    """Return the vectors (n, width) and their first d numbers for each d in `dimensions`, longest first.
 
-    With `normalize` each is scaled to length 1 again, as serving does. A Matryoshka loss (Kusupati et al. 2022,
-    "Matryoshka Representation Learning") is the mean of one loss over these, queries and passages cut alike.
+    With `normalize`, scale each to length 1 again, as in serving. A Matryoshka loss (Kusupati et al. 2022,
+    "Matryoshka Representation Learning") is the mean of a loss over these prefixes of queries and passages.
     """
-    wanted = sorted({*dimensions, vectors.shape[-1]}, reverse=True)
-    return [prefix(vectors, one, normalize) for one in wanted]
+    sizes = sorted({*dimensions, vectors.shape[-1]}, reverse=True)
+    return [prefix(vectors, dimension, normalize) for dimension in sizes]
 
 
 def prefix(vectors: Tensor, dimension: int, normalize: bool) -> Tensor:
-    """The first `dimension` numbers of vectors (n, width), scaled to length 1 again when `normalize`."""
+    """Return the first `dimension` numbers of vectors (n, width), scaled to length 1 again if `normalize`."""
     if dimension == vectors.shape[-1]:
         return vectors
     cut = vectors[..., :dimension]

@@ -1,4 +1,4 @@
-"""Token ids of texts up to a limit, without tokenising what the limit cuts off."""
+"""Tokenize texts up to a limit, without tokenizing the text beyond it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Ids of each text, special tokens included, cut at `limit`; no padding.
+    """Return the token ids of each text, including special tokens, cut at `limit`, without padding.
 
-    Where the tokenizer splits texts at every space, as BERT's does, it is given the first `limit` words of a text: it
-    makes at least one token of nearly every word. A text whose words made too few of them is tokenised whole, so the
-    ids are the same in any case.
+    If the tokenizer splits at every space, as BERT's does, only the first `limit` words of a text are tokenized:
+    nearly every word gives at least one token. If these give too few tokens, the whole text is tokenized. The ids are
+    the same either way.
     """
-    if not _spaces_divide(tokenizer):
-        return _whole(tokenizer, texts, limit)
+    if not _splits_at_spaces(tokenizer):
+        return _tokenize(tokenizer, texts, limit)
     starts = [_first_words(text, limit) for text in texts]
-    ids = _whole(tokenizer, starts, limit)
-    wanting = [row for row, start in enumerate(starts) if len(start) < len(texts[row]) and len(ids[row]) < limit]
-    for row, found in zip(wanting, _whole(tokenizer, [texts[row] for row in wanting], limit), strict=True):
-        ids[row] = found
+    ids = _tokenize(tokenizer, starts, limit)
+    too_short = [row for row, start in enumerate(starts) if len(start) < len(texts[row]) and len(ids[row]) < limit]
+    for row, row_ids in zip(too_short, _tokenize(tokenizer, [texts[row] for row in too_short], limit), strict=True):
+        ids[row] = row_ids
     return ids
 
 
-def _spaces_divide(tokenizer: Any) -> bool:
-    """Whether no token, nor anything that decides one, reaches over a space."""
+def _splits_at_spaces(tokenizer: Any) -> bool:
+    """Return True if no token, and no rule that determines tokens, spans a space."""
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
         return False
     rust = tokenizer.backend_tokenizer
@@ -33,12 +33,12 @@ def _spaces_divide(tokenizer: Any) -> bool:
     return plain and not any(" " in token for token in tokenizer.get_added_vocab())
 
 
-def _first_words(text: str, wanted: int) -> str:
-    parts = text.split(" ", wanted)
-    return text if len(parts) <= wanted else text[: len(text) - len(parts[wanted]) - 1]
+def _first_words(text: str, count: int) -> str:
+    parts = text.split(" ", count)
+    return text if len(parts) <= count else text[: len(text) - len(parts[count]) - 1]
 
 
-def _whole(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
+def _tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)[

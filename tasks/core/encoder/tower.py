@@ -1,4 +1,4 @@
-"""One side of a dual encoder: texts → token ids → transformer → pooled, projected, normalised vectors."""
+"""One side of a dual encoder: texts → token ids → transformer → pooled, projected, normalized vectors."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
 
 
 class Backend(Protocol):
-    """What encodes in a tower's place."""
+    """Encodes in place of torch."""
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
-        """As `Tower.encode`, for at least one text."""
+        """Encode at least one text, as `Tower.encode` does."""
 
 
 class Side(NamedTuple):
-    """How one side turns a text into a vector, beside its weights."""
+    """How one side turns a text into a vector, in addition to its weights."""
 
     pooling: str  # see `pool`
     normalize: bool  # scale every vector to length 1
-    dimension: int  # numbers after the projection; 0: there is none
-    serve_dimension: int  # the first so many numbers are served; 0: all
-    prompt: str  # text put before every input
+    dimension: int  # vector length after the projection; 0: no projection
+    serve_dimension: int  # serve only the first N numbers of a vector; 0: all
+    prompt: str  # prepended to every input
     max_tokens: int  # limit on the tokens of prompt + text, special tokens included
 
 
 class Tower(nn.Module):
-    """A transformer with a pooling over its last hidden states and perhaps a linear map after it.
+    """A transformer, a pooling over its last hidden states, and an optional linear map.
 
-    Raises NightshiftError when `side` asks to serve more numbers than a vector has.
+    Raises NightshiftError when `serve_dimension` exceeds the vector length.
     """
 
     def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: nn.Linear | None, side: Side) -> None:
@@ -62,23 +62,23 @@ class Tower(nn.Module):
         return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
 
     def twin(self, tokenizer: Any, side: Side) -> Tower:
-        """A tower of the same weights for the other side; its tokenizer is its own, as limits are set on it."""
+        """Return a tower with the same weights for the other side. The tokenizer must be a separate one."""
         return Tower(tokenizer, self.transformer, self.projection, side)
 
     @property
     def width(self) -> int:
-        """Numbers in a vector while training."""
+        """Length of a vector in training."""
         hidden: int = self.transformer.config.hidden_size
         return hidden if self.projection is None else self.projection.out_features
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector that is served."""
+        """Length of a served vector."""
         return self.side.serve_dimension or self.width
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -87,11 +87,11 @@ class Tower(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Tower:
-        """Training mode, unless the tower is frozen: then it computes what it serves, without dropout."""
+        """Set training mode. A frozen tower stays in evaluation mode, without dropout."""
         return super().train(mode and self.is_trained)
 
     def set_dropout(self, share: float) -> None:
-        """Drop this share of activations and attention weights in training, whatever the model's own config says."""
+        """Set the dropout rate for activations and attention weights, overriding the model's config."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = share
@@ -99,24 +99,24 @@ class Tower(nn.Module):
                 setattr(module, "attention_dropout", share)  # noqa: B010  (a plain float among a module's tensors)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompt + text, cut at `max_tokens`; one list a text, no padding."""
+        """Return the token ids of prompt + text, cut at `max_tokens`, without padding: one list for each text."""
         return token_ids(self.tokenizer, [self.prompt + text for text in texts], self.max_tokens)
 
     def forward(self, ids: TokenIds, token_budget: int) -> Tensor:
-        """Vectors float32 (n, width) in the order of `ids`.
+        """Compute vectors float32 (n, width), in the order of `ids`.
 
-        Texts of like length go through together, at most `token_budget` padded tokens at a time, so little
-        is spent on padding and activations stay in cache.
+        Texts of similar length are batched, with at most `token_budget` padded tokens in a batch. This wastes little
+        on padding and keeps activations in the CPU cache.
         """
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         parts = [self._vectors(ids, rows) for rows in _micro_batches(order, ids, token_budget)]
         vectors = torch.cat(parts)
-        back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(order))
-        return vectors[back.to(vectors.device)]
+        positions = torch.empty(len(order), dtype=torch.long)
+        positions[torch.tensor(order)] = torch.arange(len(order))
+        return vectors[positions.to(vectors.device)]
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
-        """What is served, float32 (n, dimension) in main memory: `forward` without gradients, cut to `dimension`."""
+        """Compute the served vectors, float32 (n, dimension) in main memory: without gradients, cut to `dimension`."""
         if len(ids) == 0:
             return np.zeros((0, self.dimension), np.float32)
         if self.backend is not None:
@@ -138,13 +138,13 @@ class Tower(nn.Module):
         states = self.transformer(input_ids=tokens, attention_mask=None if mask is None else mask.long())
         vectors = pool(states.last_hidden_state.float(), mask, self.side.pooling)
         if self.projection is not None:
-            with torch.autocast(vectors.device.type, enabled=False):  # in float32, as every reader of the folder does
+            with torch.autocast(vectors.device.type, enabled=False):  # in float32, as in serving
                 vectors = self.projection(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
 def _micro_batches(order: Sequence[int], ids: TokenIds, token_budget: int) -> Iterator[list[int]]:
-    """Cut `order` (rows by rising length) where rows × longest would pass the budget."""
+    """Split `order` (rows by ascending length) so that rows × longest stays within the budget."""
     rows: list[int] = []
     for row in order:
         if rows and (len(rows) + 1) * len(ids[row]) > token_budget:

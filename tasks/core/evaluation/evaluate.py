@@ -1,4 +1,4 @@
-"""One retriever on one split of a snapshot: its run, its measures per query, its means."""
+"""Evaluate a retriever on one split of a snapshot: its run, its measures per query, and their means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.files import load, produce
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
-from tasks.core.base.settings import EvaluationSettings
+from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.retrieval.dense import dense_run
@@ -41,13 +41,13 @@ def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: s
 def evaluate_encoder(
     home: Path, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, settings: EvaluationSettings
 ) -> Evaluation:
-    """Rank every passage for the held-out queries by exact search over the encoder's embeddings, and measure that."""
+    """Rank all passages for the held-out queries by exact search over the embeddings, and measure the ranking."""
     run = encoder_run(home, encoder, embeddings, snapshot, settings.split, settings.searched_depth)
     return evaluate_ranking(home, system, run, snapshot, settings)
 
 
 def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, settings: EvaluationSettings) -> Evaluation:
-    """Measure a finished run of `searched_depth` passages as the settings say."""
+    """Measure a finished run of `searched_depth` passages per query; drop own passages if `leave_out_self` is set."""
     if settings.leave_out_self:
         run = leave_out_self(home, run, settings.depth)
     return evaluate_run(home, system, run, snapshot, settings.split)
@@ -56,26 +56,26 @@ def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, sett
 def encoder_run(
     home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
 ) -> Run:
-    """The encoder's exact `depth` best passages for every query of `split`.
+    """Search the `depth` best passages for every judged query of `split`, exactly, with the encoder.
 
     Raises:
         BadInput: the split has no judged query.
     """
-    asked = judged(snapshot, split)
-    vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
-    return dense_run(home, split, asked, vectors, embeddings, depth)
+    judged_queries = judged(snapshot, split)
+    vectors = load_encoder(encoder.path).encode_queries(judged_queries["text"].to_pylist())
+    return dense_run(home, split, judged_queries, vectors, embeddings, depth)
 
 
 def run_of(home: Path, evaluation: Evaluation) -> Run:
-    """The run that was measured."""
+    """Load the run that was measured."""
     return load(home, Run, evaluation.parents[0])
 
 
 def read_run(run: Run) -> pa.Table:
-    """query_id, passage_id, rank, score; see `mining.runs`."""
+    """Read a run: query_id, passage_id, rank, score; see `retrieval.runs`."""
     return pq.read_table(run.path / RUN_FILE)
 
 
 def read_per_query(evaluation: Evaluation) -> pa.Table:
-    """query_id and one column a measure; see `measures.per_query`."""
+    """Read the measures per query: query_id and one column per measure; see `measures.per_query`."""
     return pq.read_table(evaluation.path / "per_query.parquet")

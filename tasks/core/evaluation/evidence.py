@@ -1,4 +1,4 @@
-"""Gathers from a night's artifacts what the gate's verdict rests on."""
+"""Gather the evidence for the gate from the artifacts of a night."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pyarrow as pa
 
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
-from tasks.core.base.settings import GateSettings
+from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import answer_golden_queries, read_golden
 from tasks.core.evaluation.segments import segments_of
 
-TOP = 10  # ranks that overlap looks at
+TOP = 10  # ranks that `overlap` compares
 
 
 def gather_evidence(
     home: Path,
-    figures: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation],
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
@@ -31,24 +31,24 @@ def gather_evidence(
     withdrawn: str | None = None,
     trained: bool = False,
 ) -> Evidence:
-    """Per-query measures, slices, golden queries and overlap.
+    """Gather measures per query, segments, golden queries, and overlap.
 
     Args:
-        home: where the artifacts lie.
-        figures: evaluations by system: challenger, bm25 and, where they were measured, base and serving.
-        encoder, embeddings: the challenger's, over `snapshot`.
-        snapshot: what all were measured on.
-        serving: the release that serves; its snapshot, unless it is lost, says which passages are new.
-        settings: where the golden queries lie, and the depth at which they count as answered.
-        withdrawn: the release of these very parts that a person rolled back.
+        home: folder of the artifacts.
+        evaluations: by system: "challenger", "bm25", and, where measured, "base" and "serving".
+        encoder, embeddings: of the challenger, over `snapshot`.
+        snapshot: passages, queries, and qrels of all evaluations.
+        serving: the serving release; passages that its snapshot lacks form the segment "new passages".
+        settings: file of the golden queries, and the rank up to which they count as answered.
+        withdrawn: name of the release with the same parts that a person rolled back.
         trained: whether this night trained the challenger.
 
     Raises:
-        BadInput: golden queries that cannot be read.
+        BadInput: the golden queries cannot be read.
     """
-    tables = {name: read_per_query(figure) for name, figure in figures.items()}
-    challenger = figures["challenger"]
-    before = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
+    tables = {name: read_per_query(evaluation) for name, evaluation in evaluations.items()}
+    challenger = evaluations["challenger"]
+    previous = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
         golden = answer_golden_queries(
@@ -59,38 +59,38 @@ def gather_evidence(
         bm25=tables["bm25"],
         base=tables.get("base"),
         serving=tables.get("serving"),
-        slices=segments_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), before),
+        segments=segments_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), previous),
         golden=golden,
-        overlap=overlap(home, challenger, figures["serving"]) if "serving" in figures else None,
+        overlap=overlap(home, challenger, evaluations["serving"]) if "serving" in evaluations else None,
         withdrawn=withdrawn,
         trained=trained,
-        same_as_base="base" in figures and _same_ranking(home, challenger, figures["base"]),
+        same_as_base="base" in evaluations and _same_ranking(home, challenger, evaluations["base"]),
     )
 
 
-def _same_ranking(home: Path, one: Evaluation, other: Evaluation) -> bool:
+def _same_ranking(home: Path, left: Evaluation, right: Evaluation) -> bool:
     columns = ["query_id", "passage_id", "rank"]
-    ours, theirs = (read_run(run_of(home, system)).select(columns) for system in (one, other))
-    return bool(ours.equals(theirs))
+    left_run, right_run = (read_run(run_of(home, system)).select(columns) for system in (left, right))
+    return bool(left_run.equals(right_run))
 
 
-def overlap(home: Path, one: Evaluation, other: Evaluation, top: int = TOP) -> float:
-    """Mean over the queries of |A ∩ B| / `top`, of the `top` first passages that each system found; in [0, 1].
+def overlap(home: Path, left: Evaluation, right: Evaluation, top: int = TOP) -> float:
+    """Return the mean over all queries of |A ∩ B| / `top`, in [0, 1]; A and B are the `top` passages of each system.
 
-    Where a corpus has fewer passages, or a run fewer hits, the longer of the two lists is what can be in common.
+    If both systems return fewer than `top` passages for a query, the longer list is the denominator.
     """
-    ours, theirs = (_first(read_run(run_of(home, system)), top) for system in (one, other))
+    left_hits, right_hits = (_top_passages(read_run(run_of(home, system)), top) for system in (left, right))
     shares = [
-        len(ours[query] & theirs[query]) / max(len(ours[query]), len(theirs[query]))
-        for query in ours.keys() | theirs.keys()
+        len(left_hits[query] & right_hits[query]) / max(len(left_hits[query]), len(right_hits[query]))
+        for query in left_hits.keys() | right_hits.keys()
     ]
     return sum(shares) / len(shares) if shares else 1.0
 
 
-def _first(run: pa.Table, top: int) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+def _top_passages(run: pa.Table, top: int) -> dict[str, set[str]]:
+    passages: dict[str, set[str]] = defaultdict(set)
     columns = (run[name].to_pylist() for name in ("query_id", "passage_id", "rank"))
     for query, passage, rank in zip(*columns, strict=True):
         if rank <= top:
-            found[query].add(passage)
-    return found
+            passages[query].add(passage)
+    return passages

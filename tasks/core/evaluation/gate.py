@@ -1,4 +1,4 @@
-"""Promote or reject: paired statistics over held-out queries, with every reason in words."""
+"""Decide whether to promote or reject a challenger, by paired statistics over held-out queries, with all reasons."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.receipts import Encoder
-from tasks.core.base.settings import GateSettings
+from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
 
-SHOWN_MISSES = 3  # golden queries named one by one; the rest are counted
+SHOWN_MISSES = 3  # unanswered golden queries shown individually; the rest are counted
 
 
 class GateCheck(BaseModel):
-    """One check of the gate: whether it passed, its result as a sentence, and what would change a failure."""
+    """One check of the gate: whether it passed, its result as a sentence, and what would turn a failure into a pass."""
 
     model_config = ConfigDict(frozen=True)
 
     held: bool
     words: str
-    informs: bool = False  # a loss that decides nothing tonight: it passed, but it is no point in favor
-    remedy: str = ""  # of a check that failed: what would have made it pass
+    informs: bool = False  # passed, but with a loss that does not count tonight
+    remedy: str = ""  # of a failed check: what would have made it pass
 
 
 class Decision(BaseModel):
-    """What the gate found; a challenger is promoted when every finding held."""
+    """The decision of the gate: a challenger is promoted when all checks pass."""
 
     model_config = ConfigDict(frozen=True)
 
     findings: tuple[GateCheck, ...]
     comparisons: tuple[Comparison, ...] = ()
     slices: dict[str, Comparison] = {}  # against the serving release, or the base model before there is one
-    overlap: float | None = None  # share of the ten best passages in common with the serving release
-    margin: float = 0.0  # what may be lost before it counts
+    overlap: float | None = None  # share of the top ten passages in common with the serving release
+    margin: float = 0.0  # nDCG@10 that may be lost
 
     @property
     def promote(self) -> bool:
-        """True when nothing speaks against it."""
-        return all(one.held for one in self.findings)
+        """Whether all checks passed."""
+        return all(check.held for check in self.findings)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why, as sentences: what did not hold, or, when all did, everything that was looked at."""
-        return tuple(one.words for one in self.findings if self.promote or not one.held)
+        """The reasons as sentences: the failed checks of a rejection, or all checks of a promotion."""
+        return tuple(check.words for check in self.findings if self.promote or not check.held)
 
 
 class Probe(BaseModel):
-    """What a look at a pool of passages said, before all were embedded; without a comparison, `why` it was left out."""
+    """The result of the probe on a pool of passages; if it did not run, `why` gives the reason."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,33 +60,40 @@ class Probe(BaseModel):
     of: int  # in the snapshot
     comparison: Comparison | None = None
     why: str = ""
-    finding: GateCheck | None = None  # set when it is reason enough to reject
+    finding: GateCheck | None = None  # set if the challenger is rejected
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on. Tables have query_id and ndcg@10, the same queries in the same order."""
+    """The inputs of a decision. Tables have query_id and ndcg@10, with the same queries in the same order."""
 
     challenger: pa.Table
     bm25: pa.Table
-    base: pa.Table | None = None  # the model that training started from at first
+    base: pa.Table | None = None  # the model that the first training started from
     serving: pa.Table | None = None
-    slices: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → bool (queries,)
+    segments: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → bool (queries,)
     golden: Answers | None = None
     overlap: float | None = None
-    withdrawn: str | None = None  # the release of these very parts that a person rolled back
-    trained: bool = False  # tonight; a night that only refreshes has the serving encoder as its challenger
+    withdrawn: str | None = None  # the release with the same parts that a person rolled back
+    trained: bool = False  # tonight; in a refresh, the challenger is the serving encoder
     same_as_base: bool = False  # the base model ranks the same passages in the same order for every query
 
 
 def decide(evidence: Evidence, settings: GateSettings) -> Decision:
-    """Judge a challenger.
+    """Promote or reject a challenger.
 
-    No worse than the serving release: the lower end of the one-sided interval of the mean paired difference is above
-    −margin (a non-inferiority test); better: it is above 0. Clearly worse than BM25 or, before there is a release,
-    than the base model: the upper end is below −margin. Equal to the base model after a training: no measure of any
-    query differs, or no ranking does. A slice regressed: it lost more than its own margin, and the
-    interval, widened for the number of slices (Bonferroni), lies below 0.
+    The checks use one-sided bootstrap intervals of the mean paired difference in nDCG@10:
+
+    - No worse than the serving release: the lower end is at least −margin (a non-inferiority test). Better: it is
+      above 0.
+    - Clearly worse than BM25, or than the base model before there is a release: the upper end is below −margin.
+    - Equal to the base model after training: no measure of any query differs, or no ranking does.
+    - Worse on a segment: the loss is larger than `slice_margin`, and the interval, widened for the number of segments
+      (Bonferroni), is below 0.
+
+    Args:
+        evidence: per-query measures and other results; see `gather_evidence`.
+        settings: margins, confidence, and floors.
     """
     rivals = {"the serving release": evidence.serving, "BM25": evidence.bm25, "the base model": evidence.base}
     compared = {
@@ -94,33 +101,33 @@ def decide(evidence: Evidence, settings: GateSettings) -> Decision:
         for name, table in rivals.items()
         if table is not None
     }
-    slices = _compare_slices(evidence, settings)
+    segments = _compare_segments(evidence, settings)
     findings = [
-        *_history(evidence),
-        *_enough(evidence, settings),
-        *_learned(evidence),
-        *_no_worse(compared, settings),
-        *_floors(evidence, compared, settings),
-        *(_slices(slices, settings) if evidence.serving is not None else []),
-        *_golden(evidence),
+        *_check_withdrawn(evidence),
+        *_check_query_count(evidence, settings),
+        *_check_learned(evidence),
+        *_check_no_worse(compared, settings),
+        *_check_floors(evidence, compared, settings),
+        *(_check_segments(segments, settings) if evidence.serving is not None else []),
+        *_check_golden(evidence),
     ]
     return Decision(
         findings=tuple(findings),
         comparisons=tuple(compared.values()),
-        slices=slices,
+        slices=segments,
         overlap=evidence.overlap,
         margin=settings.margin,
     )
 
 
-def _history(evidence: Evidence) -> Iterator[GateCheck]:
+def _check_withdrawn(evidence: Evidence) -> Iterator[GateCheck]:
     if evidence.withdrawn is not None:
-        undo = "nightshift rollback --to brings it back"
-        words = f"it is release {evidence.withdrawn}, which was rolled back by hand ({undo})"
-        yield GateCheck(held=False, words=words, remedy="new data or other settings make another challenger")
+        undo = "nightshift rollback --to serves it again"
+        words = f"it is release {evidence.withdrawn}, which was rolled back manually ({undo})"
+        yield GateCheck(held=False, words=words, remedy="new data or other settings, which make a different challenger")
 
 
-def _enough(evidence: Evidence, settings: GateSettings) -> Iterator[GateCheck]:
+def _check_query_count(evidence: Evidence, settings: GateSettings) -> Iterator[GateCheck]:
     queries = evidence.challenger.num_rows
     if queries < settings.min_queries:
         least = f"at least {settings.min_queries} are needed"
@@ -128,10 +135,10 @@ def _enough(evidence: Evidence, settings: GateSettings) -> Iterator[GateCheck]:
         yield GateCheck(held=False, words=f"only {queries} held-out queries, {least}", remedy=remedy)
 
 
-def _learned(evidence: Evidence) -> Iterator[GateCheck]:
-    """A training that left every query as the base model answers it has taught nothing, and a tie is no merit.
+def _check_learned(evidence: Evidence) -> Iterator[GateCheck]:
+    """Reject a challenger that training left equal to the base model on all queries.
 
-    Where the base model answers every query perfectly, equal measures are no sign of that; equal rankings are.
+    If the base model answers every query perfectly, equal measures prove nothing; only equal rankings do.
     """
     if not evidence.trained or evidence.base is None:
         return
@@ -141,12 +148,12 @@ def _learned(evidence: Evidence) -> Iterator[GateCheck]:
         yield GateCheck(
             held=False,
             words=f"training changed nothing: the base model answers all {queries} held-out queries the same",
-            remedy="a higher [training] learning_rate or more training pairs; look for unknown tokens in the log",
+            remedy="a higher [training] learning_rate or more training pairs; check the log for unknown tokens",
         )
 
 
 def judge_training(encoder: Encoder) -> GateCheck | None:
-    """The reason to reject an encoder before its passages are embedded; None when its training did not fall behind."""
+    """Return a failed check if training did not improve the encoder, before its passages are embedded; else None."""
     if encoder.improved:
         return None
     (_, start), *later = encoder.dev
@@ -155,92 +162,103 @@ def judge_training(encoder: Encoder) -> GateCheck | None:
     return GateCheck(
         held=False,
         words=words,
-        remedy="a lower [training] learning_rate, or training pairs that are more like the dev queries",
+        remedy="a lower [training] learning_rate, or training pairs more similar to the dev queries",
     )
 
 
-def _no_worse(compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[GateCheck]:
-    if (one := compared.get("the serving release")) is not None:
-        held = one.low >= -settings.margin
-        words = "better" if one.low > 0 else "no worse" if held else "not shown to be no worse"
+def _check_no_worse(compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[GateCheck]:
+    if (comparison := compared.get("the serving release")) is not None:
+        held = comparison.low >= -settings.margin
+        words = "better" if comparison.low > 0 else "no worse" if held else "not shown to be no worse"
         yield GateCheck(
             held=held,
-            words=f"{words} than the serving release: {one}, margin {settings.margin}",
-            remedy="" if held else _to_be_no_worse(one, settings.margin),
+            words=f"{words} than the serving release: {comparison}, margin {settings.margin}",
+            remedy="" if held else _remedy_for_no_worse(comparison, settings.margin),
         )
 
 
-def _to_be_no_worse(one: Comparison, margin: float) -> str:
-    """What would show that a challenger is no worse: queries, where the mean allows it; else quality."""
-    wider = f"[gate] margin of at least {-one.low:.3f}"
-    if one.difference <= -margin:
-        return f"a gain of {-margin - one.difference:.4f} nDCG@10 or more, or a {wider}"
+def _remedy_for_no_worse(comparison: Comparison, margin: float) -> str:
+    """Return the remedy: more queries if the mean difference is within the margin, otherwise a gain."""
+    wider = f"[gate] margin of at least {-comparison.low:.3f}"
+    if comparison.difference <= -margin:
+        return f"a gain of {-margin - comparison.difference:.4f} nDCG@10 or more, or a {wider}"
     # The interval shrinks with the square root of the number of queries.
-    queries = math.ceil(one.queries * ((one.difference - one.low) / (one.difference + margin)) ** 2)
+    queries = math.ceil(
+        comparison.queries * ((comparison.difference - comparison.low) / (comparison.difference + margin)) ** 2
+    )
     return f"the same mean difference on about {queries:,} held-out queries, or a {wider}"
 
 
-def _floors(evidence: Evidence, compared: Mapping[str, Comparison], settings: GateSettings) -> Iterator[GateCheck]:
+def _check_floors(
+    evidence: Evidence, compared: Mapping[str, Comparison], settings: GateSettings
+) -> Iterator[GateCheck]:
     binding = {"BM25": settings.bm25_floor, "the base model": evidence.serving is None}
     for name, binds in binding.items():
-        if (one := compared.get(name)) is not None:
-            yield _floor(name, one, settings.margin, binds=binds)
-    reached = float(np.mean(evidence.challenger[MEASURE].to_numpy()))
-    if reached < settings.min_ndcg:
-        words = f"nDCG@10 {reached:.4f} is below the floor of {settings.min_ndcg}"
-        yield GateCheck(held=False, words=words, remedy=f"a [gate] min_ndcg of at most {reached:.4f}")
+        if (comparison := compared.get(name)) is not None:
+            yield _check_floor(name, comparison, settings.margin, binds=binds)
+    ndcg = float(np.mean(evidence.challenger[MEASURE].to_numpy()))
+    if ndcg < settings.min_ndcg:
+        words = f"nDCG@10 {ndcg:.4f} is below the floor of {settings.min_ndcg}"
+        yield GateCheck(held=False, words=words, remedy=f"a [gate] min_ndcg of at most {ndcg:.4f}")
 
 
-def _floor(name: str, one: Comparison, margin: float, *, binds: bool) -> GateCheck:
-    """A rival that a challenger may not be clearly worse than, where it binds; its words follow the interval."""
-    clearly = one.high < -margin
-    held = not (binds and clearly)
-    if one.low > 0:
+def _check_floor(name: str, comparison: Comparison, margin: float, *, binds: bool) -> GateCheck:
+    """Compare with a rival; if `binds`, fail when the challenger is clearly worse. The wording follows the interval."""
+    clearly_worse = comparison.high < -margin
+    held = not (binds and clearly_worse)
+    if comparison.low > 0:
         words = "better than"
-    elif one.high < 0:
-        words = "clearly worse than" if clearly else "slightly worse than"
+    elif comparison.high < 0:
+        words = "clearly worse than" if clearly_worse else "slightly worse than"
     else:
-        words = "not clearly worse than" if one.difference < 0 else "not clearly better than"
-    aside = "; decides nothing tonight" if clearly and held else ""
-    gain = f"a gain of {-margin - one.high:.4f} nDCG@10 or more"
+        words = "not clearly worse than" if comparison.difference < 0 else "not clearly better than"
+    note = "; this does not count tonight" if clearly_worse and held else ""
+    gain = f"a gain of {-margin - comparison.high:.4f} nDCG@10 or more"
     remedy = "" if held else f"{gain}, or [gate] bm25_floor = false" if name == "BM25" else gain
     return GateCheck(
-        held=held, words=f"{words} {name}: {one}{aside}", informs=held and one.difference < 0, remedy=remedy
+        held=held,
+        words=f"{words} {name}: {comparison}{note}",
+        informs=held and comparison.difference < 0,
+        remedy=remedy,
     )
 
 
-def _compare_slices(evidence: Evidence, settings: GateSettings) -> dict[str, Comparison]:
+def _compare_segments(evidence: Evidence, settings: GateSettings) -> dict[str, Comparison]:
     if evidence.serving is not None:
         name, rival = "the serving release", evidence.serving
     elif evidence.base is not None:
         name, rival = "the base model", evidence.base
     else:
         return {}
-    large = {slice_: chosen for slice_, chosen in evidence.slices.items() if chosen.sum() >= settings.slice_queries}
-    sure = 1 - (1 - settings.confidence) / max(1, len(large))
+    large = {segment: chosen for segment, chosen in evidence.segments.items() if chosen.sum() >= settings.slice_queries}
+    confidence = 1 - (1 - settings.confidence) / max(1, len(large))
     return {
-        slice_: compare_paired(name, evidence.challenger, rival, settings, chosen=chosen, confidence=sure)
-        for slice_, chosen in large.items()
+        segment: compare_paired(name, evidence.challenger, rival, settings, chosen=chosen, confidence=confidence)
+        for segment, chosen in large.items()
     }
 
 
-def _slices(slices: Mapping[str, Comparison], settings: GateSettings) -> Iterator[GateCheck]:
-    worse = {name: one for name, one in slices.items() if one.difference < -settings.slice_margin and one.high < 0}
-    for name, one in worse.items():
-        words = f"worse on {name}: {one}, margin {settings.slice_margin}"
-        remedy = f"a [gate] slice_margin of at least {-one.difference:.3f}"
+def _check_segments(segments: Mapping[str, Comparison], settings: GateSettings) -> Iterator[GateCheck]:
+    worse = {
+        name: comparison
+        for name, comparison in segments.items()
+        if comparison.difference < -settings.slice_margin and comparison.high < 0
+    }
+    for name, comparison in worse.items():
+        words = f"worse on {name}: {comparison}, margin {settings.slice_margin}"
+        remedy = f"a [gate] slice_margin of at least {-comparison.difference:.3f}"
         yield GateCheck(held=False, words=words, remedy=remedy)
-    if slices and not worse:
-        yield GateCheck(held=True, words=f"none of {len(slices)} segments lost more than {settings.slice_margin}")
+    if segments and not worse:
+        yield GateCheck(held=True, words=f"none of {len(segments)} segments lost more than {settings.slice_margin}")
 
 
-def _golden(evidence: Evidence) -> Iterator[GateCheck]:
+def _check_golden(evidence: Evidence) -> Iterator[GateCheck]:
     if evidence.golden is None:
         return
-    asked, missed = evidence.golden
+    total, missed = evidence.golden
     for words in missed[:SHOWN_MISSES]:
         yield GateCheck(held=False, words=words, remedy="a higher [gate] golden_depth, or a change of the golden query")
     if len(missed) > SHOWN_MISSES:
-        yield GateCheck(held=False, words=f"and {len(missed) - SHOWN_MISSES} more of {asked} golden queries")
+        yield GateCheck(held=False, words=f"and {len(missed) - SHOWN_MISSES} more of {total} golden queries")
     if not missed:
-        yield GateCheck(held=True, words=f"all {asked} golden queries are answered")
+        yield GateCheck(held=True, words=f"all {total} golden queries are answered")

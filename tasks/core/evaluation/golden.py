@@ -1,4 +1,4 @@
-"""Golden queries: a frozen list of questions that every release must answer."""
+"""Golden queries: a fixed list of queries that every release must answer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.core.base.side_files import numbered_lines, parse_object, read_side_f
 from tasks.core.retrieval.exact import exact_search, passage_ids
 from tasks.core.snapshot.reader import passages
 
-LOOKED_AT = 100  # ranks, to say how far down a passage stands that is not high enough
+REPORTED_RANKS = 100  # the rank of a missed passage is reported up to here
 
 
 class Golden(BaseModel):
-    """A question and the passage that answers it."""
+    """A query and the passage that answers it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,9 +29,9 @@ class Golden(BaseModel):
 
 
 class Answers(NamedTuple):
-    """How the golden queries fared: how many they are, and a sentence for each that was not answered."""
+    """The number of golden queries, and a sentence for each query that was not answered."""
 
-    asked: int
+    total: int
     missed: tuple[str, ...]
 
 
@@ -39,55 +39,55 @@ def read_golden(file: Path) -> list[Golden]:
     """Read JSON lines {"query": …, "passage_id": …}.
 
     Raises:
-        BadInput: the file is missing or cannot be read, holds no line, or a line is not such an object.
+        BadInput: the file is missing, unreadable, or empty, or a line is not such an object.
     """
     if not file.is_file():
-        raise BadInput(f"golden queries {file}: not found. Correct [gate] golden, or leave it out.")
+        raise BadInput(f"golden queries {file}: not found. Correct [gate] golden, or remove it.")
     golden = []
     for number, line in numbered_lines(read_side_file(file, "golden queries")):
         try:
             golden.append(Golden.model_validate(parse_object(line)))
         except ValueError as error:
-            reason = _reason(error) if isinstance(error, ValidationError) else str(error)
+            reason = _describe_problems(error) if isinstance(error, ValidationError) else str(error)
             wanted = '{"query": "…", "passage_id": "…"}'
             raise BadInput(f"golden queries {file}, line {number}: {reason}. Each line is {wanted}.") from error
     if not golden:
-        raise BadInput(f"golden queries {file}: no line. Add one, or leave [gate] golden out.")
+        raise BadInput(f"golden queries {file}: no line. Add a golden query, or remove [gate] golden.")
     return golden
 
 
 def answer_golden_queries(
     golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int
 ) -> Answers:
-    """Ask every golden query by exact search; its passage must be among the first `depth`."""
+    """Search every golden query exactly; it is answered if its passage is among the first `depth`."""
     from tasks.core.encoder.dual_encoder import load_encoder
 
-    vectors = load_encoder(encoder.path).encode_queries([one.query for one in golden])
-    rows, _ = exact_search(vectors, embeddings, max(depth, LOOKED_AT))
+    vectors = load_encoder(encoder.path).encode_queries([query.query for query in golden])
+    rows, _ = exact_search(vectors, embeddings, max(depth, REPORTED_RANKS))
     ids = passage_ids(embeddings, rows.ravel()).to_pylist()
-    there = _present(snapshot, [one.passage_id for one in golden])
+    present = _present(snapshot, [query.passage_id for query in golden])
     missed = []
-    for number, one in enumerate(golden):
-        ranked = ids[number * rows.shape[1] : (number + 1) * rows.shape[1]]
-        if one.passage_id in ranked[:depth]:
+    for index, query in enumerate(golden):
+        ranked = ids[index * rows.shape[1] : (index + 1) * rows.shape[1]]
+        if query.passage_id in ranked[:depth]:
             continue
-        if one.passage_id not in there:
+        if query.passage_id not in present:
             where = "is not in the snapshot"
-        elif one.passage_id in ranked:
-            where = f"stands at rank {ranked.index(one.passage_id) + 1}"
+        elif query.passage_id in ranked:
+            where = f"is at rank {ranked.index(query.passage_id) + 1}"
         else:
             where = f"is not among the first {len(ranked)}"
-        missed.append(f"golden query “{one.query}”: passage {one.passage_id} {where}, at most {depth} is asked for")
+        missed.append(f"golden query “{query.query}”: passage {query.passage_id} {where} (must be at {depth} or above)")
     return Answers(len(golden), tuple(missed))
 
 
-def _reason(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+def _describe_problems(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
 
 
 def _present(snapshot: Snapshot, ids: list[str]) -> set[str]:
     wanted = pa.array(sorted(set(ids)), pa.string())
-    found: set[str] = set()
+    present: set[str] = set()
     for batch in passages(snapshot, columns=["passage_id"]):
-        found.update(batch["passage_id"].filter(pc.is_in(batch["passage_id"], value_set=wanted)).to_pylist())
-    return found
+        present.update(batch["passage_id"].filter(pc.is_in(batch["passage_id"], value_set=wanted)).to_pylist())
+    return present

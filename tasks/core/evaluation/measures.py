@@ -1,4 +1,4 @@
-"""nDCG@10, RR@10, R@100 and AP@100 as trec_eval computes them, per query; an unanswered query counts 0."""
+"""Compute nDCG@10, RR@10, R@100, and AP@100 per query as trec_eval does; an unanswered query scores 0."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
     """Measure every query of `qrels`.
 
     Args:
-        run: query_id, passage_id, rank (1 is best). The order is the rank's, whatever the scores say.
+        run: query_id, passage_id, rank (1 is best). The order is the rank, regardless of the scores.
         qrels: query_id, passage_id, relevance.
 
     Returns:
-        query_id (string, sorted) and one float64 column a measure, in [0, 1].
+        query_id (string, sorted) and one float64 column per measure, in [0, 1].
     """
     import ir_measures
 
@@ -30,16 +30,16 @@ def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
     for query, passage, rank in _rows(run, "query_id", "passage_id", "rank"):
         if query in judged:
             ranked[query][passage] = -float(rank)
-    measures = {ir_measures.parse_measure(name): ours for ours, name in NAMES.items()}
+    measures = {ir_measures.parse_measure(name): column for column, name in NAMES.items()}
     values: dict[str, dict[str, float]] = {query: dict.fromkeys(NAMES, 0.0) for query in sorted(judged)}
-    for one in ir_measures.iter_calc(list(measures), judged, ranked):
-        values[one.query_id][measures[one.measure]] = one.value
+    for result in ir_measures.iter_calc(list(measures), judged, ranked):
+        values[result.query_id][measures[result.measure]] = result.value
     columns = {name: [value[name] for value in values.values()] for name in NAMES}
     return pa.table({"query_id": pa.array(values, pa.string()), **columns})
 
 
 def means(table: pa.Table) -> dict[str, float]:
-    """The mean of every measure over all queries of `per_query`."""
+    """Return the mean of every measure over all queries of a `per_query` table; 0 without queries."""
     return {name: float(table[name].to_numpy().mean()) if table.num_rows else 0.0 for name in NAMES}
 
 
@@ -48,5 +48,5 @@ def _rows(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
 
 
 def short(metrics: Mapping[str, float]) -> str:
-    """One line for people: nDCG@10 .791, RR@10 .750, R@100 .930."""
+    """Format the measures on one line: nDCG@10 0.791, RR@10 0.750, R@100 0.930."""
     return ", ".join(f"{label} {metrics[name]:.3f}" for name, label in NAMES.items() if name in metrics)

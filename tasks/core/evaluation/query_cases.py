@@ -1,4 +1,4 @@
-"""The queries that two systems answer most differently, with the passages that each put first."""
+"""Find the queries that two systems answer most differently, with the top passages of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.significance import MEASURE
 from tasks.core.snapshot.reader import passages, qrels, queries
 
-FIRST = 3  # passages of each system that are shown
+FIRST = 3  # passages shown per system
 
 
-class Shown(BaseModel):
-    """A passage as a person sees it."""
+class ShownPassage(BaseModel):
+    """A passage as shown in a report."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +30,7 @@ class Shown(BaseModel):
 
 
 class Case(BaseModel):
-    """One query under two systems: nDCG@10, the first passages, and where the first relevant one stands."""
+    """One query in two systems: nDCG@10, the top passages, and the rank of the first relevant passage."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,24 +38,24 @@ class Case(BaseModel):
     query: str
     ours: float
     theirs: float
-    our_rank: int | None  # of the first relevant passage; None: not found at all
+    our_rank: int | None  # of the first relevant passage; None: not retrieved
     their_rank: int | None
-    relevant: tuple[Shown, ...]
-    our_first: tuple[Shown, ...]
-    their_first: tuple[Shown, ...]
+    relevant: tuple[ShownPassage, ...]
+    our_first: tuple[ShownPassage, ...]
+    their_first: tuple[ShownPassage, ...]
 
     @property
     def gain(self) -> float:
-        """ours − theirs."""
+        """The difference in nDCG@10, ours − theirs."""
         return self.ours - self.theirs
 
 
 def most_different(
     home: Path, ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, count: int
 ) -> tuple[list[Case], list[Case]]:
-    """The `count` worst losses and best gains of ours over theirs in nDCG@10, largest first; ties by query id.
+    """Return the `count` largest losses and gains of our system in nDCG@10, largest first; ties by query id.
 
-    Both must have been measured on the same queries of `snapshot`. Reads the passages once, as a stream.
+    Both systems must be measured on the same queries of `snapshot`. Streams the passages once.
     """
     left, right = read_per_query(ours), read_per_query(theirs)
     gains = dict(
@@ -68,74 +68,72 @@ def most_different(
     ordered = sorted(gains, key=lambda query: (gains[query], query))
     lost = [query for query in ordered[:count] if gains[query] < 0]
     won = sorted((query for query in gains if gains[query] > 0), key=lambda query: (-gains[query], query))[:count]
-    build = _Cases(home, ours, theirs, snapshot, [*lost, *won])
-    return [build.case(query) for query in lost], [build.case(query) for query in won]
+    cases = _Cases(home, ours, theirs, snapshot, [*lost, *won])
+    return [cases.case(query) for query in lost], [cases.case(query) for query in won]
 
 
 class _Cases:
-    """What is known of some queries, read in one pass over each file."""
+    """Texts, rankings, and measures of the wanted queries, read in one pass over each file."""
 
     def __init__(
         self, home: Path, ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, wanted: Iterable[str]
     ) -> None:
-        asked = pa.array(list(wanted), pa.string())
+        query_ids = pa.array(list(wanted), pa.string())
         texts = queries(snapshot)
-        texts = texts.filter(pc.is_in(texts["query_id"], value_set=asked))
-        self.query = dict(zip(texts["query_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-        self.relevant = _lists(qrels(snapshot, ours.split), asked)
-        self.ranked = [_lists(read_run(run_of(home, one)), asked) for one in (ours, theirs)]
-        self.value = [_values(one) for one in (ours, theirs)]
-        first = [found for ranked in self.ranked for one in ranked.values() for found in one[:FIRST]]
-        self.passage = _passages(
-            snapshot, {*first, *(one for found in self.relevant.values() for one in found[:FIRST])}
-        )
+        texts = texts.filter(pc.is_in(texts["query_id"], value_set=query_ids))
+        self.texts = dict(zip(texts["query_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+        self.relevant = _passage_lists(qrels(snapshot, ours.split), query_ids)
+        self.ranked = [_passage_lists(read_run(run_of(home, system)), query_ids) for system in (ours, theirs)]
+        self.ndcg = [_ndcg_by_query(system) for system in (ours, theirs)]
+        lists = [ids for by_query in (*self.ranked, self.relevant) for ids in by_query.values()]
+        self.passages = _read_passages(snapshot, {passage for ids in lists for passage in ids[:FIRST]})
 
     def case(self, query: str) -> Case:
         relevant = self.relevant[query]
         ours, theirs = (ranked.get(query, []) for ranked in self.ranked)
         return Case(
             query_id=query,
-            query=self.query[query],
-            ours=self.value[0][query],
-            theirs=self.value[1][query],
+            query=self.texts[query],
+            ours=self.ndcg[0][query],
+            theirs=self.ndcg[1][query],
             our_rank=_first_rank(ours, relevant),
             their_rank=_first_rank(theirs, relevant),
-            relevant=self._shown(relevant, relevant),
-            our_first=self._shown(ours, relevant),
-            their_first=self._shown(theirs, relevant),
+            relevant=self._show(relevant, relevant),
+            our_first=self._show(ours, relevant),
+            their_first=self._show(theirs, relevant),
         )
 
-    def _shown(self, ids: list[str], relevant: list[str]) -> tuple[Shown, ...]:
+    def _show(self, ids: list[str], relevant: list[str]) -> tuple[ShownPassage, ...]:
         return tuple(
-            Shown(passage_id=one, title=title, text=text, relevant=one in relevant)
-            for one in ids[:FIRST]
-            for title, text in [self.passage[one]]
+            ShownPassage(passage_id=passage, title=title, text=text, relevant=passage in relevant)
+            for passage in ids[:FIRST]
+            for title, text in [self.passages[passage]]
         )
 
 
-def _lists(table: pa.Table, asked: pa.Array) -> dict[str, list[str]]:
-    """query_id → passage ids, in the order of the table."""
-    found: dict[str, list[str]] = defaultdict(list)
-    table = table.filter(pc.is_in(table["query_id"], value_set=asked))
+def _passage_lists(table: pa.Table, query_ids: pa.Array) -> dict[str, list[str]]:
+    """Map query ids to passage ids, in the order of the table."""
+    by_query: dict[str, list[str]] = defaultdict(list)
+    table = table.filter(pc.is_in(table["query_id"], value_set=query_ids))
     for query, passage in zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True):
-        found[query].append(passage)
-    return found
+        by_query[query].append(passage)
+    return by_query
 
 
-def _values(evaluation: Evaluation) -> Mapping[str, float]:
+def _ndcg_by_query(evaluation: Evaluation) -> Mapping[str, float]:
     table = read_per_query(evaluation)
     return dict(zip(table["query_id"].to_pylist(), table[MEASURE].to_pylist(), strict=True))
 
 
-def _passages(snapshot: Snapshot, wanted: set[str]) -> dict[str, tuple[str, str]]:
-    """passage_id → title and text."""
+def _read_passages(snapshot: Snapshot, wanted: set[str]) -> dict[str, tuple[str, str]]:
+    """Map passage ids to title and text."""
     ids = pa.array(sorted(wanted), pa.string())
-    found = {}
+    by_id = {}
     for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
         for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
-            found[row["passage_id"]] = (row["title"], row["text"])
-    return found
+            by_id[row["passage_id"]] = (row["title"], row["text"])
+    return by_id
 
 
 def _first_rank(ranked: list[str], relevant: list[str]) -> int | None:
-    return next((rank for rank, one in enumerate(ranked, start=1) if one in relevant), None)
+    return next((rank for rank, passage in enumerate(ranked, start=1) if passage in relevant), None)

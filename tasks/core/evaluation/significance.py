@@ -1,4 +1,4 @@
-"""Is a difference between two systems more than chance? The paired bootstrap over queries."""
+"""Test whether two systems differ by more than chance, with the paired bootstrap over queries."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import bootstrap
 
-from tasks.core.base.settings import GateSettings
+from tasks.core.base.sections.evaluation import GateSettings
 
 MEASURE = "ndcg@10"
 DRAWN_AT_ONCE = 2_000_000  # differences in memory: 16 MB
 
 
 class Comparison(BaseModel):
-    """The mean gain of one system over another, with the interval of that mean."""
+    """The mean gain of one system over another, with its bootstrap interval."""
 
     model_config = ConfigDict(frozen=True)
 
     against: str
     difference: float  # nDCG@10, ours − theirs
-    low: float  # each end is one-sided: the true mean lies below it with probability 1 − confidence
+    low: float  # one-sided, as is `high`: the true mean is below `low` with probability 1 − confidence
     high: float
     queries: int
 
@@ -40,14 +40,14 @@ def compare_paired(
     """Bootstrap the mean of the paired differences (Efron and Tibshirani, 1993, percentile interval).
 
     Args:
-        against: what the other system is called.
-        ours, theirs: query_id and ndcg@10, one row a query, the same queries in the same order.
-        settings: confidence, number of resamples and their seed.
-        chosen: bool (queries,), only these are looked at; at least one. None: all.
-        confidence: of each end, in place of the settings'.
+        against: name of the other system.
+        ours, theirs: query_id and ndcg@10, one row per query, the same queries in the same order.
+        settings: confidence, number of resamples, and their seed.
+        chosen: bool (queries,), the queries to compare, at least one. None: all.
+        confidence: of each end; overrides the settings.
 
     Raises:
-        ValueError: the two were not measured on the same queries.
+        ValueError: the systems were not measured on the same queries.
     """
     if ours["query_id"].to_pylist() != theirs["query_id"].to_pylist():
         raise ValueError(f"the challenger and {against} were not measured on the same queries")
@@ -59,17 +59,17 @@ def compare_paired(
 
 
 def interval(differences: np.ndarray, settings: GateSettings, confidence: float | None = None) -> tuple[float, float]:
-    """Ends of the bootstrap interval of the mean of paired differences, float64 (queries,); each end is one-sided.
+    """Return the bootstrap interval of the mean of paired differences, float64 (queries,); each end is one-sided.
 
-    confidence: of each end, in place of the settings'.
+    confidence: of each end; overrides the settings.
     """
-    sure = settings.confidence if confidence is None else confidence
+    one_sided = settings.confidence if confidence is None else confidence
     resampled = bootstrap(
-        (np.resize(differences, max(2, len(differences))),),  # scipy wants two; a lone query resamples to itself
+        (np.resize(differences, max(2, len(differences))),),  # SciPy needs two; a single query resamples to itself
         np.mean,
         n_resamples=settings.resamples,
         batch=max(1, DRAWN_AT_ONCE // len(differences)),
-        confidence_level=2 * sure - 1,
+        confidence_level=2 * one_sided - 1,
         method="percentile",
         rng=np.random.default_rng(settings.seed),
     ).confidence_interval

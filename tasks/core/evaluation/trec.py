@@ -1,4 +1,4 @@
-"""Runs and qrels in the text form of TREC, so that trec_eval and its relatives can check every figure."""
+"""Write runs and qrels in TREC format, which trec_eval and similar tools read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tasks.core.snapshot.reader import qrels
 def write_trec(run: Run, file: Path, tag: str = "nightshift") -> None:
     """Write `query Q0 passage rank score tag` lines in the order of the run.
 
-    trec_eval sorts by score alone and breaks ties by the passage's id. Where two scores tie, the later one is written
-    as the next smaller float32, so that it sees the ranking that was measured.
+    trec_eval sorts by score and breaks ties by passage id. To keep the ranking, each tied score is written as the next
+    smaller float32.
 
     Raises:
-        NightshiftError: an id holds white space, which the form has no way to quote.
+        NightshiftError: an id contains white space, which the format cannot quote.
     """
     hits = pq.read_table(run.path / RUN_FILE).to_pydict()
     lines = []
@@ -36,7 +36,7 @@ def write_trec(run: Run, file: Path, tag: str = "nightshift") -> None:
 
 
 def write_trec_qrels(snapshot: Snapshot, split: str, file: Path) -> None:
-    """Write `query 0 passage relevance` lines of a split."""
+    """Write the qrels of a split as lines `query 0 passage relevance`."""
     table = qrels(snapshot, split).select(["query_id", "passage_id", "relevance"]).to_pydict()
     rows = zip(*table.values(), strict=True)
     write_text(file, "".join(f"{_word(query)} 0 {_word(passage)} {relevance}\n" for query, passage, relevance in rows))
@@ -44,5 +44,5 @@ def write_trec_qrels(snapshot: Snapshot, split: str, file: Path) -> None:
 
 def _word(value: str) -> str:
     if not value or re.search(r"\s", value):
-        raise NightshiftError(f"{value!r}: TREC files divide fields by white space, so an id cannot hold any")
+        raise NightshiftError(f"{value!r}: TREC files separate fields by white space, so an id must not contain any")
     return value

@@ -1,4 +1,4 @@
-"""The outcome of all contracts as one page that opens in any browser, without a network."""
+"""Writes `contracts.html`: the results of all data contracts on one page that needs no network."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from data_contracts.contract import ROWS_OF, TABLES
+from data_contracts.contract import SOURCE_TABLE_OF, TABLES
 from tasks.core.base.files import write_text
 from tasks.core.base.receipts import RuleCount
 from tasks.core.base.templates import render
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, Tally, refused_by_rule
 
 PAGE = "contracts.html"
-SAMPLES = 5  # refused rows shown for a rule
+SAMPLES = 5  # refused rows shown per rule
 
 
 class Status(StrEnum):
-    """The outcome of a rule."""
+    """The result of a rule."""
 
-    FAILED = "failed"  # rows were refused, or the night was stopped
-    WARNING = "warning"  # rows failed it and were accepted
-    MERGED = "merged"  # rows are equal copies of earlier rows, and count as one row with them
+    FAILED = "failed"  # rows were quarantined, or the night was stopped
+    WARNING = "warning"  # rows failed the rule and were accepted
+    MERGED = "merged"  # rows equal earlier rows and were merged with them
     PASSED = "passed"
-    UNCHECKED = "not checked"  # there was nothing to check, or nothing to compare with
+    UNCHECKED = "not checked"  # no rows to check, or no snapshot to compare with
 
 
 class Line(NamedTuple):
@@ -36,22 +36,22 @@ class Line(NamedTuple):
     samples: Sequence[Refused]
 
 
-OF_FAILED = {"error": Status.FAILED, "warn": Status.WARNING, "merge": Status.MERGED}  # by the severity of the rule
+_STATUS_OF_SEVERITY = {"error": Status.FAILED, "warn": Status.WARNING, "merge": Status.MERGED}
 
 
 def status_of(rule: RuleCount) -> Status:
-    """The outcome of a rule, from its counts."""
+    """Return the result of a rule, from its counts."""
     if rule.failed:
-        return OF_FAILED[rule.severity]
+        return _STATUS_OF_SEVERITY[rule.severity]
     return Status.PASSED if rule.checked else Status.UNCHECKED
 
 
 def write_docs(folder: Path, source: str, tallies: Sequence[Tally], rules: Sequence[RuleCount]) -> None:
-    """Write `contracts.html` into `folder`, next to the quarantine: rows per table, and every rule with samples."""
+    """Write `contracts.html` into `folder`, next to the quarantine: rows per table, and every rule with sample rows."""
     samples = refused_by_rule(folder, SAMPLES)
-    lines = [Line(rule, status_of(rule), samples.get((ROWS_OF[rule.table], rule.rule), ())) for rule in rules]
+    lines = [Line(rule, status_of(rule), samples.get((SOURCE_TABLE_OF[rule.table], rule.rule), ())) for rule in rules]
     order = list(Status)
-    lines.sort(key=lambda line: order.index(line.status))  # stable: within a status, the contract's order
+    lines.sort(key=lambda line: order.index(line.status))  # stable: keeps the order of the contract within a status
     page = render(
         Path(__file__).with_name("contracts.html.jinja"),
         source=source,

@@ -1,4 +1,4 @@
-"""What speaks against a night on some data: too few held-out queries, a token limit that cuts most passages."""
+"""Warns about data that makes a night unreliable: few held-out queries, or a token limit that cuts most passages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.snapshot.reader import passage_texts
 
-FEW_QUERIES = 100  # held-out queries, below which only clear gains are told from chance
-MOSTLY_WHOLE = 0.5  # share of the passages that a token limit should at least leave whole
+FEW_QUERIES = 100  # held-out queries; with fewer, only large gains are significant
+MOSTLY_WHOLE = 0.5  # least share of passages that a token limit should leave whole
 SAMPLE = 2_000  # passages whose tokens are counted
 
 
 def data_warnings(settings: Settings, snapshot: Snapshot) -> list[str]:
-    """Return what speaks against a night on this snapshot with these settings, each with the next step."""
+    """Return warnings about a night on this snapshot with these settings, each with the next step."""
     encoder = settings.encoder
     texts = [encoder.passage_prompt + text for text in islice(passage_texts(snapshot), SAMPLE)]
     whole = float((token_counts(texts, encoder) <= encoder.passage_tokens).mean())
@@ -29,7 +29,7 @@ def data_warnings(settings: Settings, snapshot: Snapshot) -> list[str]:
 
 
 def token_counts(texts: Sequence[str], encoder: EncoderSettings) -> np.ndarray:
-    """Return the tokens of each text, special tokens included, int64 (n,), by the tokenizer of the base model."""
+    """Return the number of tokens of each text, int64 (n,): tokenizer of the base model, special tokens included."""
     from tasks.core.encoder.model_parts import read_tokenizer
 
     tokenizer = read_tokenizer(find_base(encoder.model))
@@ -37,7 +37,7 @@ def token_counts(texts: Sequence[str], encoder: EncoderSettings) -> np.ndarray:
 
 
 def warn_of_few_queries(queries: int, split: str) -> list[str]:
-    """Return a warning when a split has too few judged queries to decide about a challenger."""
+    """Return a warning when a split has too few judged queries for the gate."""
     if queries >= FEW_QUERIES:
         return []
     return [
@@ -47,10 +47,10 @@ def warn_of_few_queries(queries: int, split: str) -> list[str]:
 
 
 def warn_of_cut_passages(whole: float, tokens: int) -> list[str]:
-    """Return a warning when a token limit leaves less than half of the passages whole."""
+    """Return a warning when a token limit cuts more than half of the passages."""
     if whole >= MOSTLY_WHOLE:
         return []
     return [
-        f"[encoder] passage_tokens = {tokens} cuts {1 - whole:.0%} of the passages; what is cut off cannot be found. "
-        "Raise the limit, which takes longer, or split long passages."
+        f"[encoder] passage_tokens = {tokens} cuts {1 - whole:.0%} of the passages. The search cannot find text "
+        "that is cut off. Raise the limit (nights take longer), or split long passages."
     ]

@@ -1,4 +1,4 @@
-"""From staged rows to a decision: every contract judged, the refused rows written down, the night let on or stopped."""
+"""Validates a source against all data contracts, and decides whether the night continues or stops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from data_contracts.contract import ROWS_OF, TABLES, Contract, ContractError, contract_file, load_contract
+from data_contracts.contract import SOURCE_TABLE_OF, TABLES, Contract, ContractError, contract_file, load_contract
 from tasks.core.base.duckdb_session import make_room, one_number
 from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.receipts import RuleCount, Snapshot
@@ -17,8 +17,8 @@ from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.ingest.snapshot_writer import stage_pairs
 from tasks.core.ingest.staging import stage_source
-from tasks.core.ingest.table_statistics import measure_whole
-from tasks.core.ingest.validation import prepare, validate, validate_collection, validate_whole
+from tasks.core.ingest.table_statistics import measure_aggregates
+from tasks.core.ingest.validation import create_rule_tables, validate, validate_aggregates, validate_collection
 from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.rows import SCHEMAS
 
@@ -33,13 +33,21 @@ Read = Callable[[str], Iterable[pa.RecordBatch]]
 def validate_source(
     connection: duckdb.DuckDBPyConnection, read: Read, scratch: Path, data: DataSettings, last: Snapshot | None
 ) -> tuple[list[Tally], list[RuleCount]]:
-    """Stage the three tables that `read(table)` streams and hold them against the contracts.
+    """Stage the three source tables and check them against the contracts.
 
-    Leaves the views `<table>_accepted` in the connection. `last` is the snapshot that table figures are compared with.
-    Returns what became of the rows, and one count per rule.
+    Creates the views `<table>_accepted` in the connection.
+
+    Args:
+        connection: an open database.
+        read: streams the rows of a table.
+        scratch: folder for staged rows.
+        data: the section `[data]`.
+        last: the snapshot that table sizes and texts are compared with, if there is one.
+
+    Returns the row counts of each table, and one count per rule.
     """
     contracts = load_contracts()
-    prepare(connection, contracts)
+    create_rule_tables(connection, contracts)
     rules: list[RuleCount] = []
     rows = 0
     make_room(connection, rows)
@@ -54,14 +62,14 @@ def validate_source(
     for contract in contracts:
         rules += validate_collection(connection, contract, scratch)
     for contract in contracts:
-        measure_whole(connection, contract, last, scratch)
-        rules += validate_whole(connection, contract)
+        measure_aggregates(connection, contract, last, scratch)
+        rules += validate_aggregates(connection, contract)
     tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SOURCE_TABLES]
     return tallies, with_offenders(connection, rules)
 
 
 def load_contracts() -> list[Contract]:
-    """The contracts of all tables. Raises NightshiftError for one that cannot be run as written."""
+    """Load the contracts of all tables. Raises NightshiftError for a contract that cannot be run."""
     try:
         return [load_contract(contract_file(table)) for table in TABLES]
     except ContractError as error:
@@ -69,27 +77,27 @@ def load_contracts() -> list[Contract]:
 
 
 def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
-    """Log what became of the rows, the first refused row of each table, and every rule that something broke."""
+    """Log the row counts, the first refused row of each table, and every rule that failed."""
     _log.info("source: %s", source)
-    for one in tallies:
-        _log.info("%s: %s", one.table, f"{one.read:,} read, {one.accepted:,} accepted, {one.quarantined:,} refused")
-        if one.table in first:
-            _log.warning("first refused row of %s: %s", one.table, first[one.table])
-        if one.merged:
-            _log.info("%d equal copies of %s merged: each has one row in the snapshot", one.merged, one.table)
-        if one.not_relevant:
-            _log.info("%d accepted qrels are judged not relevant: counted, never used as positives", one.not_relevant)
+    for tally in tallies:
+        counts = f"{tally.read:,} read, {tally.accepted:,} accepted, {tally.quarantined:,} refused"
+        _log.info("%s: %s", tally.table, counts)
+        if tally.table in first:
+            _log.warning("first refused row of %s: %s", tally.table, first[tally.table])
+        if tally.merged:
+            _log.info("merged %d equal copies in %s: each has one row in the snapshot", tally.merged, tally.table)
+        if tally.not_relevant:
+            _log.info("%d accepted qrels are not relevant: counted, never used as positives", tally.not_relevant)
     for rule in rules:
         if rule.failed:
-            _log.info("%s", _broken(rule))
+            _log.info("%s", _failure_text(rule))
 
 
-def _broken(rule: RuleCount) -> str:
-    """What broke a rule, and what is wrong with it."""
-    found = "refused" if rule.severity == "error" else "warning for"
+def _failure_text(rule: RuleCount) -> str:
+    effect = "refused" if rule.severity == "error" else "warning for"
     rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
-    where = rows if rule.checked_rows else f"all {rule.table}, {rule.observed} where {rule.threshold} is required"
-    return f"{found} {where}: {rule.description} ({rule.rule})"
+    scope = rows if rule.checked_rows else f"all {rule.table}, {rule.observed} where {rule.threshold} is required"
+    return f"{effect} {scope}: {rule.description} ({rule.rule})"
 
 
 def decide(
@@ -100,36 +108,43 @@ def decide(
     last: Snapshot | None,
     first: Mapping[str, FirstFault],
 ) -> None:
-    """Stop a night whose tables have too many refused rows, or break a rule of severity error about a whole table.
+    """Stop the night when a table has too many refused rows, or fails an aggregate rule of severity error.
 
-    `kept` is where the quarantine of a stopped night will be, `first` the first refused row of each table.
+    Args:
+        tallies: row counts of each table.
+        rules: counts of each rule.
+        data: the section `[data]`.
+        kept: folder for the quarantine of a stopped night.
+        last: the snapshot that tables were compared with.
+        first: the first refused row of each table.
 
-    Raises BadInput for such tables.
+    Raises BadInput for such a table.
     """
-    for one in tallies:
-        _hold_to_limit(one, rules, data.limit_of(one.table), kept, first)
+    for tally in tallies:
+        _check_refused_share(tally, rules, data.limit_of(tally.table), kept, first)
     for rule in rules:
         if not rule.checked_rows and rule.severity == "error" and rule.failed:
-            beside = f" (last snapshot: {last.digest})" if last else ""
+            compared_with = f" (last snapshot: {last.digest})" if last else ""
             raise BadInput(
-                f"{rule.table}: {rule.rule}: {rule.observed}, must be {rule.threshold}{beside}.\n"
-                f"{rule.description.capitalize()}. If this is meant, run a night with NIGHTSHIFT_DATA__COMPARE=false, "
-                f"or change the rule in data_contracts/{rule.table}.yaml."
+                f"{rule.table}: {rule.rule}: {rule.observed}, must be {rule.threshold}{compared_with}.\n"
+                f"{rule.description.capitalize()}. If this is intended, run a night with "
+                f"NIGHTSHIFT_DATA__COMPARE=false, or change the rule in data_contracts/{rule.table}.yaml."
             )
 
 
-def _hold_to_limit(
+def _check_refused_share(
     tally: Tally, rules: list[RuleCount], limit: float, kept: Path, first: Mapping[str, FirstFault]
 ) -> None:
     if tally.refused_share <= limit:
         return
-    broken = [rule for rule in rules if ROWS_OF[rule.table] == tally.table and rule.severity == "error" and rule.failed]
+    errors = [rule for rule in rules if rule.severity == "error" and rule.failed]
+    broken = [rule for rule in errors if SOURCE_TABLE_OF[rule.table] == tally.table]
     broken.sort(key=lambda rule: -rule.failed)
     lines = [f"  {rule.rule}: {rule.failed}, first {', '.join(rule.offenders)}" for rule in broken[:3]]
     raise BadInput(
         f"{tally.table}: {tally.quarantined} of {tally.read} rows refused ({tally.refused_share:.1%}); "
         f"[data] max_refused allows {limit:.1%}.\n"
         + "\n".join(lines)
-        + f"\nThe first of them: {first[tally.table]}\nEvery refused row with its reason: "
-        f"nightshift quarantine, or {kept / 'quarantine.parquet'}. Mend the source, or raise max_refused."
+        + f"\nThe first refused row: {first[tally.table]}\nAll refused rows with their reasons: "
+        f"nightshift quarantine, or {kept / 'quarantine.parquet'}. Fix the source, or raise max_refused."
     )

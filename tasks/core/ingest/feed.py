@@ -1,4 +1,4 @@
-"""Whether a source continues what a home serves, or is another collection that was pointed at it by mistake."""
+"""Refuses a source that belongs to another feed than the one that the home serves."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.core.base.settings import Settings
 from tasks.core.base.toml import toml_value
 from tasks.core.snapshot.reader import PASSAGES
 
-LEAST_SHARED = 0.05  # of the smaller collection's texts; less is another collection, whatever it is called
+LEAST_SHARED = 0.05  # of the texts of the smaller collection; with less, the source is another collection
 
 
 def refuse_another_feed(settings: Settings, serving: Release | None, snapshot: Snapshot) -> None:
-    """Stop when the home serves another feed, of which `snapshot` has almost no text.
+    """Stop when the home serves another feed that shares almost no texts with `snapshot`.
 
-    A folder that was moved or renamed has the same texts, and passes. Nothing is refused when the served snapshot or
-    the record of its feed was pruned, or with `[data] replace_feed`.
+    A moved or renamed folder has the same texts and passes. The check is skipped when the served snapshot or the
+    record of its feed was pruned, and with `[data] replace_feed`.
 
     Raises BadInput naming both feeds and the settings that let the night continue.
     """
@@ -35,14 +35,14 @@ def refuse_another_feed(settings: Settings, serving: Release | None, snapshot: S
     raise BadInput(
         f"home {settings.home.absolute()} serves {before} ({served.rows:,} passages). {now} ({snapshot.rows:,} "
         f"passages) shares {shared:.1%} of the texts with it, so it looks like another collection.\n"
-        "Give it a home of its own (home, or NIGHTSHIFT_HOME). To let it take the place of the other, run one night "
+        "Give it its own home (setting home, or NIGHTSHIFT_HOME). To replace the served collection, run one night "
         "with NIGHTSHIFT_DATA__REPLACE_FEED=true. If it is the same feed under another name, set [data] feed = "
         f"{toml_value(before)}."
     )
 
 
 def _shared_texts(old: Snapshot, new: Snapshot) -> float:
-    """The share of the smaller snapshot's different texts that the other has too."""
+    """Return the share of the distinct texts of the smaller snapshot that the other one contains."""
     with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
         for name, snapshot in (("old", old), ("new", new)):
             file = quoted(snapshot.path / PASSAGES)

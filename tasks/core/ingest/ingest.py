@@ -1,4 +1,4 @@
-"""Reads a source, holds it against the data contracts, and makes the snapshot that the rest of the night uses."""
+"""Reads a source, checks it against the data contracts, and writes the snapshot that the night uses."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ if TYPE_CHECKING:
     import duckdb
 
 _log = logging.getLogger("nightshift.ingest")
-_VERSION = 3  # raise it when the same source would give other rows
-_READING = 2  # raise it when rows that were refused would be accepted, and name the rules that refused them below
-_REFUSED_MORE = {"bad_score", "malformed_row", "missing_field", "wrong_type", "passage_id_clean", "query_id_clean"}
-_FORM = 2  # raise it when the same rows would give another digest of their content
-REFUSED = "refused"  # folder under home: quarantines of nights that were stopped
+_VERSION = 3  # increase when the same source would give other rows
+_READING = 2  # increase when refused rows would be accepted, and add the rules that refused them below
+_RELAXED_RULES = {"bad_score", "malformed_row", "missing_field", "wrong_type", "passage_id_clean", "query_id_clean"}
+_FORM = 2  # increase when the same rows would give another content digest
+REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 
 
 def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
-    """Read, validate and store the source of `settings.data`; an unchanged source is not read again.
+    """Read, validate, and store the source of `settings.data`. An unchanged source is not read again.
 
-    Every row read is either accepted or in the quarantine. The snapshot is named by the accepted rows and their
-    splits alone, so two sources that say the same make one snapshot. The tables are compared with those of the
-    ingest of the same feed that was used last, unless `settings.data.compare` is off.
+    Every row is either accepted or quarantined. The digest of the snapshot depends only on the accepted rows and their
+    splits, so two sources with equal content give one snapshot. The tables are compared with the most recent ingest of
+    the same feed, unless `settings.data.compare` is off.
+
     Raises BadInput when a file is missing or unreadable, when a table has more refused rows than
-    `settings.data.max_refused` or changed more than its contract allows, or when no passage, query or training pair
-    is left; the quarantine of such a night is kept under `<home>/refused`. Raises NightshiftError when a contract
-    cannot be run.
+    `settings.data.max_refused` or changed more than its contract allows, or when no passage, query, or training pair
+    is left. The quarantine of such a night is kept in `<home>/refused`. Raises NightshiftError when a contract cannot
+    be run.
     """
     source = find_source(settings.data)
     written = settings.as_written("data").get("path")
@@ -65,17 +66,19 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         "settings": settings.data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
     }
     identity = digest_of(key)
-    beside = _beside(settings, feed, identity)
+    previous = _previous_snapshot(settings, feed, identity)
     kept = settings.home / REFUSED / identity
 
     def build(folder: Path) -> Mapping[str, Any]:
-        fields = _build(folder, source, settings, kept, beside)
-        return {**fields, "feed": feed, "identity": identity, "parents": (beside,) if beside else ()}
+        fields = _build(folder, source, settings, kept, previous)
+        return {**fields, "feed": feed, "identity": identity, "parents": (previous,) if previous else ()}
 
-    key = {**key, "beside": beside}
+    key = dict(key, beside=previous)
     earlier = find_by_key(settings.home, Ingested, key)
-    if earlier is not None and _would_read_otherwise(settings.home, earlier):
-        _log.info("an earlier version refused rows, or named splits, that are read otherwise now: reading again")
+    if earlier is not None and _reads_differently_now(settings.home, earlier):
+        _log.info(
+            "this version accepts rows, or renames splits, that an earlier ingest did not: reading the source again"
+        )
         key["reading"] = _READING
     ingested = produce(settings.home, Ingested, key, build)
     if find_artifact(settings.home, Snapshot, ingested.snapshot) is None:
@@ -83,32 +86,32 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         shutil.rmtree(ingested.path)
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
-        _log.info("the source is unchanged: reusing snapshot %s", ingested.snapshot)
+        _log.info("source unchanged: reusing snapshot %s", ingested.snapshot)
     _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
 
 def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:
-    """The ingest that was used last, of one feed or of any; None when there is none."""
-    found = [path for path in (home / Ingested.shelf).glob("[!.]*") if path.is_dir()]
-    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
+    """Return the most recently used ingest of `feed`, or of any feed; None when there is none."""
+    folders = [path for path in (home / Ingested.shelf).glob("[!.]*") if path.is_dir()]
+    for path in sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
         ingested = read_verified(path, Ingested)
         if ingested is not None and feed in (None, ingested.feed):
             return ingested
     return None
 
 
-def _would_read_otherwise(home: Path, ingested: Ingested) -> bool:
-    """Whether an ingest of an earlier version refused rows, or used names of splits, that are read otherwise now."""
+def _reads_differently_now(home: Path, ingested: Ingested) -> bool:
+    """Return whether an earlier version refused rows that are accepted now, or used split names that are mapped now."""
     if ingested.reading >= _READING:
         return False
     snapshot = find_artifact(home, Snapshot, ingested.snapshot)
     renamed = snapshot is not None and any(known_split(name) != name for name in snapshot.splits)
-    return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _REFUSED_MORE)
+    return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _RELAXED_RULES)
 
 
-def _beside(settings: Settings, feed: str, identity: str) -> str | None:
-    """Digest of the snapshot to compare with. An unchanged source stays with what it was compared with first."""
+def _previous_snapshot(settings: Settings, feed: str, identity: str) -> str | None:
+    """Return the digest of the snapshot to compare with. An unchanged source keeps its first comparison."""
     last = last_ingest(settings.home, feed)
     if last is None:
         return None
@@ -117,11 +120,11 @@ def _beside(settings: Settings, feed: str, identity: str) -> str | None:
     return last.snapshot if settings.data.compare else None
 
 
-def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside: str | None) -> Mapping[str, Any]:
+def _build(folder: Path, source: Source, settings: Settings, kept: Path, previous: str | None) -> Mapping[str, Any]:
     scratch = folder / "scratch"
     scratch.mkdir()
     read = source.open(scratch)
-    last = read_verified(settings.home / Snapshot.shelf / beside, Snapshot) if beside else None
+    last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
         tallies, rules = validate_source(connection, read, scratch, settings.data, last)
         first = write_quarantine(connection, folder, scratch)
@@ -130,26 +133,26 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, beside:
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = _snapshot(connection, scratch, settings)
+            snapshot = _write_snapshot(connection, scratch, settings)
         except BadInput as error:
-            _keep(folder, kept)
+            _keep_quarantine(folder, kept)
             error.refused = kept
             raise
     shutil.rmtree(scratch)
-    assert sum(one.quarantined for one in tallies) == pq.read_metadata(folder / "quarantine.parquet").num_rows
+    assert sum(tally.quarantined for tally in tallies) == pq.read_metadata(folder / "quarantine.parquet").num_rows
     return {
-        "rows": sum(one.read for one in tallies),
+        "rows": sum(tally.read for tally in tallies),
         "source": source.name,
         "snapshot": snapshot.digest,
-        "accepted": sum(one.accepted for one in tallies),
-        "quarantined": sum(one.quarantined for one in tallies),
+        "accepted": sum(tally.accepted for tally in tallies),
+        "quarantined": sum(tally.quarantined for tally in tallies),
         "rules": tuple(rules),
-        "merged": sum(one.merged for one in tallies),
+        "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
     }
 
 
-def _snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Settings) -> Snapshot:
+def _write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Settings) -> Snapshot:
     rows = scratch / "accepted"
     rows.mkdir()
     accepted = write_accepted(connection, rows, scratch)
@@ -162,13 +165,13 @@ def _snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Se
     return produce(settings.home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
 
 
-def _keep(folder: Path, kept: Path) -> None:
-    """Copy quarantine and validation out of a build that will not be finished, so that nothing refused is lost."""
-    aside = kept.with_name(f".{kept.name}.{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+def _keep_quarantine(folder: Path, kept: Path) -> None:
+    """Copy the quarantine and validation files out of a build that stops."""
+    temporary = kept.with_name(f".{kept.name}.{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     for file in files_under(folder):
         if file.parent == folder:
-            shutil.copyfile(file, aside / file.name)
+            shutil.copyfile(file, temporary / file.name)
     shutil.rmtree(kept, ignore_errors=True)
-    aside.rename(kept)
+    temporary.rename(kept)

@@ -1,6 +1,6 @@
-"""Keeps the long texts of a table out of the database: end to end in one file, each found by its first byte and size.
+"""Stores the long texts of a table outside the database: concatenated in one file, addressed by offset and size.
 
-So every query is over narrow rows, whatever their texts weigh, and a text is read only where it is asked for.
+Queries read narrow rows, however long the texts are. A text is read only when a caller requests it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# The columns that are kept aside. Of `text` the staged rows have `text_at` (bytes from the start of the file) and
-# `text_size` (in bytes) instead; both are null where the text is.
-LONG = {"passages": ("text", "record"), "queries": ("record",), "qrels": ("record",), "pairs": ()}
+# The columns stored in text files. Instead of `text`, staged rows have `text_at` (offset in bytes) and `text_size`
+# (bytes); both are null where the text is null.
+LONG_COLUMNS = {"passages": ("text", "record"), "queries": ("record",), "qrels": ("record",), "pairs": ()}
 
 
 def long_texts(scratch: Path, table: str, column: str) -> Path:
-    """The file that holds a column."""
+    """Return the path of the file with the texts of a column."""
     return scratch / f"{table}_{column}.txt"
 
 
@@ -33,7 +33,7 @@ class LongTextWriter:
         self._end = 0
 
     def add(self, texts: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Append `texts` (strings); where each begins and its size, both int64, null where the text is."""
+        """Append `texts` (strings). Return the offset and size of each in bytes, int64; null where the text is null."""
         _, offsets, content = texts.buffers()
         if not len(texts) or content is None:
             starts = np.full(len(texts), self._end)
@@ -53,22 +53,22 @@ class LongTextWriter:
 
 
 class LongTextReader:
-    """Reads texts from any place of a file; memory holds only what was asked for."""
+    """Reads texts at given offsets of a file; memory holds only the requested texts."""
 
     def __init__(self, file: Path) -> None:
         self._stream = file.open("rb", buffering=0)
 
     def read(self, starts: pa.Array, sizes: pa.Array) -> pa.Array:
-        """The UTF-8 (binary) of the texts that begin at `starts` and have `sizes`; null where those are."""
+        """Return the texts at offsets `starts` with `sizes` bytes, as binary UTF-8; null where the offset is null."""
         ends = np.concatenate([[0], np.cumsum(pc.fill_null(sizes, 0).to_numpy())])
-        content = pa.allocate_buffer(int(ends[-1]))  # of just that size: a growing one would take several times as much
+        content = pa.allocate_buffer(int(ends[-1]))  # exact size: a growing buffer would take several times as much
         view, handle = memoryview(content), self._stream.fileno()
         for at, begin, end in zip(starts.to_pylist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
             if end > begin:
                 os.preadv(handle, (view[begin:end],), at)
         offsets = pa.py_buffer(ends.astype(np.int32))
-        found = pa.Array.from_buffers(pa.binary(), len(starts), [None, offsets, content])
-        return pc.if_else(starts.is_valid(), found, None) if starts.null_count else found
+        texts = pa.Array.from_buffers(pa.binary(), len(starts), [None, offsets, content])
+        return pc.if_else(starts.is_valid(), texts, None) if starts.null_count else texts
 
     def __enter__(self) -> LongTextReader:
         return self
@@ -78,7 +78,7 @@ class LongTextReader:
 
 
 def split_by_size(batch: pa.RecordBatch, sizes: str, limit: int) -> Iterator[pa.RecordBatch]:
-    """Cut a batch so that the column `sizes` of each part adds up to about `limit` (more where one row alone does)."""
+    """Split a batch into parts whose column `sizes` adds up to about `limit`; a single row may exceed it."""
     weights = pc.fill_null(batch[sizes], 0).to_numpy()
     cuts = np.flatnonzero(np.diff(np.cumsum(weights) // limit)) + 1
     edges = [0, *cuts.tolist(), batch.num_rows]

@@ -1,4 +1,4 @@
-"""What the newest ingest refused, by rule, as a person or a program wants to read it."""
+"""Summarizes the refused rows of the newest ingest by rule."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ SAMPLES = 3
 
 
 def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
-    """Count the rows of each table (read, accepted, of these merged, quarantined) and list the rules that refused some.
+    """Count the rows of each table (read, accepted, merged, quarantined), and list the rules that refused rows.
 
-    Each rule comes with its first `samples` rows.
+    The newest ingest is the most recently used one, or that of a later night that stopped because of its data. A row
+    that broke several rules is listed under the first. Each rule has its first `samples` rows.
 
-    The newest is the ingest that was used last, or the one of a night that its data stopped since then. A row that
-    broke several rules is listed under the first. Raises NightshiftError when nothing was ever ingested, Damaged when
-    the files of the newest cannot be read.
+    Raises NightshiftError when nothing was ingested yet, Damaged when the files of the newest ingest cannot be read.
     """
-    folder = _newest(home)
+    folder = _newest_folder(home)
     try:
         tables = json.loads((folder / VALIDATION).read_bytes())["tables"]
         refused = pq.read_table(folder / QUARANTINE, columns=["table", "rule", "row"])
@@ -36,28 +35,29 @@ def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
         ) from error
     counts = refused.group_by(["table", "rule"], use_threads=False).aggregate([("row", "count")]).to_pylist()
     return {
-        "in": {name: one["read"] for name, one in tables.items()},
-        "accepted": {name: one["accepted"] for name, one in tables.items()},
-        "merged": {name: one.get("merged", 0) for name, one in tables.items()},  # of the accepted
-        "quarantined": {name: one["quarantined"] for name, one in tables.items()},
+        "in": {name: tally["read"] for name, tally in tables.items()},
+        "accepted": {name: tally["accepted"] for name, tally in tables.items()},
+        "merged": {name: tally.get("merged", 0) for name, tally in tables.items()},  # part of the accepted rows
+        "quarantined": {name: tally["quarantined"] for name, tally in tables.items()},
         "rules": [
             {
-                "table": one["table"],
-                "rule": one["rule"],
-                "rows": one["row_count"],
+                "table": count["table"],
+                "rule": count["rule"],
+                "rows": count["row_count"],
                 "samples": [
-                    {"file": row.file, "row": row.row, "reason": row.reason} for row in rows[one["table"], one["rule"]]
+                    {"file": row.file, "row": row.row, "reason": row.reason}
+                    for row in rows[count["table"], count["rule"]]
                 ],
             }
-            for one in counts
+            for count in counts
         ],
     }
 
 
-def _newest(home: Path) -> Path:
+def _newest_folder(home: Path) -> Path:
     ingested = last_ingest(home)
     stopped = [path for path in (home / REFUSED).glob("[!.]*") if (path / VALIDATION).is_file()]
-    found = stopped if ingested is None else [*stopped, ingested.path]
-    if not found:
-        raise NightshiftError(f"nothing was ingested into {home} yet: nightshift run --dry-run reads the source.")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    folders = stopped if ingested is None else [*stopped, ingested.path]
+    if not folders:
+        raise NightshiftError(f"nothing was ingested into {home} yet. To read the source: nightshift run --dry-run")
+    return max(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))

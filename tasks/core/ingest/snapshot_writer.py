@@ -1,4 +1,4 @@
-"""Writes the accepted rows as the three tables of a snapshot, and names their content."""
+"""Writes the accepted rows as the three tables of a snapshot, and computes the content digest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The digest of the rows, and the counts that the snapshot's receipt shows."""
+    """The content digest of the accepted rows, and the counts for the receipt of the snapshot."""
 
     digest: str
     fields: Mapping[str, Any]
@@ -39,10 +39,10 @@ class Accepted:
 def stage_pairs(
     connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path, dev_share: float, seed: int
 ) -> None:
-    """Stage the pairs: accepted positives with the query's text, in the split that the night uses them in.
+    """Stage the pairs: accepted positives with the query text and the split that the night uses.
 
-    Where the source has no dev or test split, training queries are held back for it: all queries of one wording
-    together. `row` is the row of qrels.
+    If the source has no dev or test split, a share `dev_share` of the training queries is moved to it. Queries of equal
+    wording move together. `row` is the row of qrels.
     """
     wording = WORDING.format(p="text")
     connection.execute(f"""
@@ -50,11 +50,12 @@ def stage_pairs(
         SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
     splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
-    moved = {}
+    split_of_wording = {}
     if "train" in splits and not splits >= HELD_OUT:
         train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
-        moved = carve([one for (one,) in train], splits, dev_share, seed)
-    connection.register("moved", pa.table({"wording": list(moved), "to_split": list(moved.values())}, _MOVED))
+        split_of_wording = carve([text for (text,) in train], splits, dev_share, seed)
+    moved = {"wording": list(split_of_wording), "to_split": list(split_of_wording.values())}
+    connection.register("moved", pa.table(moved, _MOVED))
     pairs = """
         SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query,
                CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split
@@ -65,14 +66,14 @@ def stage_pairs(
 
 
 def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> Accepted:
-    """Write passages, queries and positives, each ordered by its ids, so that equal rows give equal files.
+    """Write passages, queries, and positives, each ordered by its ids, so equal rows give equal files.
 
-    Judgements of 0 and below stay out. Raises BadInput when there is no passage, query or training pair.
+    Judgments of 0 and below are omitted. Raises BadInput when there is no passage, query, or training pair.
     """
-    _some(connection, "passages")
-    _some(connection, "queries")
-    _training_pairs(connection)
-    make_room(connection, sum(_staged(connection, table) for table in SCHEMAS), to_sort=True)
+    _require_rows(connection, "passages")
+    _require_rows(connection, "queries")
+    _require_training_pairs(connection)
+    make_room(connection, sum(_count_staged(connection, table) for table in SCHEMAS), to_sort=True)
     digest = ContentDigest()
     _write_passages(connection, folder / PASSAGES, scratch, digest)
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
@@ -94,25 +95,25 @@ def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch:
 
 
 _PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "text", "text_hash")])
-_AT_ONCE = 8192  # rows of a row group, at most
-_AT_ONCE_BYTES = 8 * 2**20  # of their texts
+_BATCH_ROWS = 8192  # most rows of a row group
+_BATCH_BYTES = 8 * 2**20  # of texts in a row group
 _MOVED = pa.schema([("wording", pa.string()), ("to_split", pa.string())])
 
 
-def _staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+def _count_staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return one_number(connection, f"SELECT count(*) FROM {table}_staged")
 
 
-def _some(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:
     if not one_number(connection, f"SELECT count(*) FROM {table}_accepted"):
-        raise BadInput(f"no {table} in the source. Check [data] path: a night needs passages, queries and qrels.")
+        raise BadInput(f"no {table} in the source. Check [data] path: a night needs passages, queries, and qrels.")
 
 
-def _training_pairs(connection: duckdb.DuckDBPyConnection) -> None:
+def _require_training_pairs(connection: duckdb.DuckDBPyConnection) -> None:
     splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM pairs_accepted ORDER BY 1").fetchall()]
     if "train" not in splits:
-        found = f"positives only in {', '.join(splits)}" if splits else "no positive at all"
-        raise BadInput(f"nothing to train on: {found}. The qrels of train need rows with a score above 0.")
+        reason = f"positives only in {', '.join(splits)}" if splits else "the source has no positives"
+        raise BadInput(f"nothing to train on: {reason}. The qrels of train need rows with a score above 0.")
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, select: str, file: Path) -> None:
@@ -120,13 +121,13 @@ def _copy(connection: duckdb.DuckDBPyConnection, select: str, file: Path) -> Non
 
 
 def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: Path, digest: ContentDigest) -> None:
-    """One row group is compressed while the texts of the next are read.
+    """Write the passages: compress one row group while the texts of the next are read.
 
-    Only ids, titles and places are put in order: sorting whole rows would write every text to disk again.
+    Only ids, titles, and offsets are sorted. Sorting whole rows would write every text to disk again.
     """
     written = None
     with (
-        ThreadPoolExecutor(1) as aside,
+        ThreadPoolExecutor(1) as executor,
         pq.ParquetWriter(
             file,
             _PASSAGE,
@@ -136,24 +137,24 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
             write_statistics=["passage_id"],
         ) as writer,
     ):
-        for rows in _in_order(connection, scratch):
+        for rows in _ordered_passages(connection, scratch):
             for name in ("passage_id", "text_hash"):
                 digest.add(name, rows[name])
-            digest.add("title_size", pc.binary_length(rows["title"]))  # the hash is of title and text together
+            digest.add("title_size", pc.binary_length(rows["title"]))  # text_hash covers title and text together
             if written is not None:
                 written.result()
-            written = aside.submit(writer.write_batch, rows)
+            written = executor.submit(writer.write_batch, rows)
         if written is not None:
             written.result()
 
 
-def _in_order(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:
+def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:
     places = "passage_id, coalesce(title, '') AS title, text_at, text_size"
-    order = scratch / "passages_order.parquet"  # a file, for DuckDB would hold them all until the last one is read
+    order = scratch / "passages_order.parquet"  # a file: DuckDB would hold all rows in memory until the last is read
     keep(connection, f"SELECT {places} FROM passages_accepted ORDER BY passage_id", order)
     with pq.ParquetFile(order) as file, LongTextReader(long_texts(scratch, "passages", "text")) as texts:
-        for batch in file.iter_batches(_AT_ONCE):
-            for rows in split_by_size(batch, "text_size", _AT_ONCE_BYTES):
+        for batch in file.iter_batches(_BATCH_ROWS):
+            for rows in split_by_size(batch, "text_size", _BATCH_BYTES):
                 text = texts.read(rows["text_at"], rows["text_size"]).cast(pa.string())
                 columns = [rows["passage_id"], rows["title"], text, hashes_of(rows["title"], text)]
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)

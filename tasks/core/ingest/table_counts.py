@@ -1,4 +1,4 @@
-"""Counts the rows of a source's tables for a first look: how many can be read, and the first that cannot."""
+"""Counts the readable and unreadable rows of the tables of a source."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.source import Read
 from tasks.core.text.normalization import full_text
 
-MOST_ROWS = 500_000  # of a table that are counted
-SAMPLE = 2_000  # texts that are kept: the first ones
+MOST_ROWS = 500_000  # counted rows of a table
+SAMPLE = 2_000  # the first texts of a table, kept as a sample
 _KEYS = {"passages": "passage_id", "queries": "query_id"}
 
 
 @dataclass
 class TableCount:
-    """The rows of a table: `rows` can be read, `unreadable` cannot."""
+    """The row counts of a table: `rows` are readable, `unreadable` are not."""
 
     table: str
     rows: int = 0
     unreadable: int = 0
     first_fault: FirstFault | None = None
-    sample: list[str] = field(default_factory=list)  # texts, of passages with their titles
-    ids: dict[str, str] = field(default_factory=dict)  # id -> text, of the sample
-    splits: Counter[str] = field(default_factory=Counter)  # of qrels: positives of each split
-    judged: dict[str, set[str]] = field(default_factory=dict)  # of qrels: the queries with a positive in each split
+    sample: list[str] = field(default_factory=list)  # texts; those of passages include the title
+    ids: dict[str, str] = field(default_factory=dict)  # id -> text of the sample
+    splits: Counter[str] = field(default_factory=Counter)  # of qrels: number of positives per split
+    judged: dict[str, set[str]] = field(default_factory=dict)  # of qrels: the queries with a positive, per split
     not_relevant: int = 0  # of qrels: judgments of 0 or less
-    own_passage: int = 0  # of the sampled queries: those whose id is that of a passage with the same text
+    own_passage: int = 0  # number of sampled queries that are also a passage, with the same id and text
 
     @property
     def full(self) -> bool:
-        """Whether counting stops."""
+        """Return whether counting stops here."""
         return self.rows >= MOST_ROWS
 
     def unreadable_rows(self) -> str:
-        """How many rows cannot be read, with the first of them; empty when all can."""
+        """Return the number of unreadable rows and the first of them as text; empty when all rows are readable."""
         if not self.first_fault:
             return ""
         total = self.rows + self.unreadable
@@ -49,7 +49,7 @@ class TableCount:
 
 
 def count_texts(read: Read, table: str, queries: TableCount | None = None) -> TableCount:
-    """Count passages or queries up to MOST_ROWS; with `queries`, count those that are passages themselves.
+    """Count passages or queries up to MOST_ROWS. With `queries`, count the sampled queries that are also passages.
 
     Raises BadInput when a file cannot be read.
     """
@@ -63,7 +63,7 @@ def count_texts(read: Read, table: str, queries: TableCount | None = None) -> Ta
             count.sample.append(full_text(row.get("title"), row["text"]))
             count.ids[row[key]] = row["text"]
         if queries is not None:
-            queries.own_passage += sum(_is_own(row, queries.ids) for row in rows)
+            queries.own_passage += sum(_is_also_query(row, queries.ids) for row in rows)
         count.rows += len(rows)
         if count.full:
             break
@@ -89,7 +89,7 @@ def count_qrels(read: Read) -> TableCount:
     return count
 
 
-def _is_own(passage: Mapping[str, Any], queries: Mapping[str, str]) -> bool:
+def _is_also_query(passage: Mapping[str, Any], queries: Mapping[str, str]) -> bool:
     text = queries.get(passage["passage_id"])
     return text is not None and text in (passage["text"], full_text(passage["title"], passage["text"]))
 

@@ -1,7 +1,7 @@
-"""Holds staged rows against their contracts and says, row by row, what failed.
+"""Checks staged rows against their contracts, and records which rows failed which rule.
 
-Each row was measured into a few small numbers when it was staged; Great Expectations judges the distinct values of each
-of them; so neither texts nor all rows are ever in Python's memory, and a million rows cost little more than a thousand.
+Staging measured each row with a few small numbers. Great Expectations checks the distinct values of each measure.
+Python never holds texts or all rows in memory, and a million rows cost little more than a thousand.
 """
 
 from __future__ import annotations
@@ -23,64 +23,68 @@ from tasks.core.sources.rows import FAULTS, READABLE
 if TYPE_CHECKING:
     import duckdb
 
-_AT_ONCE = 250_000  # distinct values in one frame
+_FRAME_ROWS = 250_000  # distinct values in one frame
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) -> None:
-    """Create the tables `rules` (`place`: rank in the contract, the reader's own first) and `failed`.
+def create_rule_tables(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) -> None:
+    """Create the tables `rules` and `failed`.
 
-    `failed` has one line for each rule that a row broke; `rows_of` names the table of the source that the row is of.
+    `rules` has the rules of the readers first, then those of the contract, per table. `failed` has one line per row and
+    failed rule; `source_table` is the source table of the row.
     """
-    connection.execute("CREATE TABLE failed (rows_of VARCHAR, row BIGINT, rule INTEGER, severity VARCHAR)")
+    connection.execute("CREATE TABLE failed (source_table VARCHAR, row BIGINT, rule INTEGER, severity VARCHAR)")
     connection.execute(
         "CREATE TABLE rules (id INTEGER, table_name VARCHAR, name VARCHAR, severity VARCHAR, reason VARCHAR)"
     )
-    named: list[tuple[str, str, str, str | None]] = []
+    rules: list[tuple[str, str, str, str | None]] = []
     for contract in contracts:
-        named += [(contract.table, fault, "error", None) for fault in FAULTS.get(contract.table, ())]
-        named += [(contract.table, rule.name, rule.severity, rule.description) for rule in contract.rules]
-    connection.executemany("INSERT INTO rules VALUES (?, ?, ?, ?, ?)", [(n, *one) for n, one in enumerate(named)])
+        rules += [(contract.table, fault, "error", None) for fault in FAULTS.get(contract.table, ())]
+        rules += [(contract.table, rule.name, rule.severity, rule.description) for rule in contract.rules]
+    connection.executemany(
+        "INSERT INTO rules VALUES (?, ?, ?, ?, ?)", [(number, *rule) for number, rule in enumerate(rules)]
+    )
 
 
 def validate(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> list[RuleCount]:
-    """Judge the rows of the views `<table>_staged` and `<table>_measured`; add what failed to `failed`.
+    """Check the rows of `<table>_staged` and `<table>_measured`, and add the failed rows to the table `failed`.
 
-    Creates the view `<table>_accepted`.
+    Creates the view `<table>_accepted`. Row rules run first. Table rules see only the rows that passed them: a broken
+    first copy must not make its correct repetition fail.
 
-    Rules about single rows come first. Rules that compare rows see only rows that passed them, so that a broken
-    first copy never costs its good repetition. Returns one count per rule, the reader's own rules first.
-    Raises NightshiftError when a rule cannot be run: no answer is not "no bad rows".
+    Returns one count per rule, those of the readers first.
+
+    Raises NightshiftError when a rule cannot be run.
     """
     table = contract.table
     counts = _reader_counts(connection, table) if table in FAULTS else []
-    alone, compared = contract.of_kind(Kind.ROW), contract.of_kind(Kind.COMPARED)
-    counts += _judged(connection, contract, alone, f"{table}_measured")
-    for name in ("passed", "accepted"):  # the same rows: `accepted` is complete only when validate returns
+    row_rules, compared = contract.rules_of_kind(Kind.ROW), contract.rules_of_kind(Kind.TABLE)
+    counts += _check_and_count(connection, contract, row_rules, f"{table}_measured")
+    for name in ("passed", "accepted"):  # the same rows; `accepted` is final when validate returns
         connection.execute(f"CREATE VIEW {table}_{name} AS SELECT * FROM {_passed(contract, 'staged')}")
     _find_repeated_keys(connection, contract)
-    for of in {rule.measured.of for rule in compared if rule.measured.measure == "nearness"}:
-        find_near(connection, table, of, scratch)
-    for of in {rule.measured.of for rule in compared if rule.measured.measure == "copies"}:
-        _find_again(connection, table, of)
+    for subject in {rule.measured.subject for rule in compared if rule.measured.measure == "nearness"}:
+        find_near(connection, table, subject, scratch)
+    for subject in {rule.measured.subject for rule in compared if rule.measured.measure == "copies"}:
+        _find_repeated_hashes(connection, table, subject)
     _compare_rows(connection, contract, compared, scratch / f"{table}_compared.parquet")
-    return counts + _judged(connection, contract, compared, f"{table}_comparisons")
+    return counts + _check_and_count(connection, contract, compared, f"{table}_comparisons")
 
 
 def validate_collection(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path) -> list[RuleCount]:
-    """Judge what can be known only when every table was read. These rules warn."""
-    rules = contract.of_kind(Kind.COLLECTION)
+    """Check the collection rules, after all tables were read. These rules only warn."""
+    rules = contract.rules_of_kind(Kind.COLLECTION)
     if not rules:
         return []
     _compare_rows(connection, contract, rules, scratch / f"{contract.table}_collected.parquet")
-    return _judged(connection, contract, rules, f"{contract.table}_comparisons")
+    return _check_and_count(connection, contract, rules, f"{contract.table}_comparisons")
 
 
-def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[RuleCount]:
-    """Judge the figures in the view `<table>_whole`, which stand for no row. A figure that is null is not judged."""
-    rules, view = contract.of_kind(Kind.WHOLE), f"{contract.table}_whole"
+def validate_aggregates(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[RuleCount]:
+    """Check the aggregate measures in the view `<table>_aggregates`. A null measure counts as not checked."""
+    rules, view = contract.rules_of_kind(Kind.AGGREGATE), f"{contract.table}_aggregates"
     if not rules:
         return []
-    bad = _judge(connection, contract, rules, view)
+    bad = _failed_values(connection, contract, rules, view)
     (figures,) = connection.sql(f"SELECT * FROM {view}").to_arrow_table().to_pylist()
     counts = []
     for rule in rules:
@@ -97,7 +101,7 @@ def validate_whole(connection: duckdb.DuckDBPyConnection, contract: Contract) ->
 
 
 def _passed(contract: Contract, rows: str) -> str:
-    refused = f"SELECT row FROM failed WHERE rows_of = '{contract.rows_of}' AND severity <> 'warn'"
+    refused = f"SELECT row FROM failed WHERE source_table = '{contract.source_table}' AND severity <> 'warn'"
     return f"{contract.table}_{rows} ANTI JOIN ({refused}) USING (row)"
 
 
@@ -108,7 +112,7 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
     )
     faults = dict(connection.execute(f"SELECT fault, count(*) FROM {table}_staged GROUP BY fault").fetchall())
     if unknown := set(faults) - {None, *FAULTS[table]}:
-        raise NightshiftError(f"{table}: the reader found faults that it does not declare: {', '.join(unknown)}")
+        raise NightshiftError(f"{table}: the reader reported undeclared faults: {', '.join(unknown)}")
     return [
         RuleCount(
             table=table, rule=rule, severity="error", checked=sum(faults.values()), failed=faults.get(rule, 0),
@@ -120,9 +124,9 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
 
 
 def _find_repeated_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
-    """The rows whose key occurs again, each beside the first one of its key."""
+    """Create the table `<table>_compared`: the rows whose key occurs more than once, with the first row of that key."""
     table = contract.table
-    _find_again(connection, table, KEY)
+    _find_repeated_hashes(connection, table, KEY)
     connection.execute(f"""
         CREATE TABLE {table}_compared AS
         SELECT row, row_number() OVER same AS nth, {KEY}_content AS content,
@@ -131,38 +135,43 @@ def _find_repeated_keys(connection: duckdb.DuckDBPyConnection, contract: Contrac
         WINDOW same AS (PARTITION BY {", ".join(contract.key)} ORDER BY row)""")
 
 
-def _find_again(connection: duckdb.DuckDBPyConnection, table: str, of: str) -> None:
-    """The rows that share a hash, as a table: knowing that they are few, DuckDB does not hold those of all."""
+def _find_repeated_hashes(connection: duckdb.DuckDBPyConnection, table: str, subject: str) -> None:
+    """Create the table of rows that share a hash. It is small: DuckDB can join it without all rows in memory."""
     connection.execute(f"""
-        CREATE TEMP TABLE {table}_{of}_again AS SELECT row FROM {table}_measured
-        WHERE {of}_hash IN (SELECT {of}_hash FROM {table}_measured GROUP BY {of}_hash HAVING count(*) > 1)""")
+        CREATE TEMP TABLE {table}_{subject}_again AS SELECT row FROM {table}_measured
+        WHERE {subject}_hash IN (
+            SELECT {subject}_hash FROM {table}_measured GROUP BY {subject}_hash HAVING count(*) > 1)""")
 
 
 def _compare_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], file: Path) -> None:
-    """The measures that need other rows, of the rows that passed so far, in a file."""
+    """Compute the measures of `rules`, which compare rows, on the rows that passed so far, and write them to `file`."""
     table = contract.table
     joins, columns = "", {}
     for number, measured in enumerate({rule.measured.column: rule.measured for rule in rules}.values()):
-        others, query = compared_sql(measured, table)
+        default, query = compared_sql(measured, table)
         joins += f" LEFT JOIN ({query}) j{number} USING (row)"
-        columns[measured.column] = f"coalesce(j{number}.value, {others})"
-    every = f"SELECT row FROM {_passed(contract, 'measured')}"
-    _keep(connection, f"SELECT {_listed(columns)} FROM ({every}){joins}", f"{table}_comparisons", file)
+        columns[measured.column] = f"coalesce(j{number}.value, {default})"
+    passed = f"SELECT row FROM {_passed(contract, 'measured')}"
+    _create_file_view(
+        connection, f"SELECT {_select_list(columns)} FROM ({passed}){joins}", f"{table}_comparisons", file
+    )
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, query: str, view: str, file: Path) -> None:
+def _create_file_view(connection: duckdb.DuckDBPyConnection, query: str, view: str, file: Path) -> None:
     keep(connection, query, file)
     connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quoted(file)})")
 
 
-def _listed(columns: Mapping[str, str]) -> str:
+def _select_list(columns: Mapping[str, str]) -> str:
     return ", ".join(["row", *(f"{expression} AS {name}" for name, expression in columns.items())])
 
 
-def _judged(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str) -> list[RuleCount]:
-    """Judge `rules` over the columns of `view`; add the rows that failed to `failed`; count them."""
+def _check_and_count(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
+) -> list[RuleCount]:
+    """Check `rules` on the columns of `view`, add the failed rows to `failed`, and return the counts."""
     checked = one_number(connection, f"SELECT count(*) FROM {view}")
-    bad = _judge(connection, contract, rules, view)
+    bad = _failed_values(connection, contract, rules, view)
     counts = []
     for rule in rules:
         failed = _record(connection, contract, rule, view, bad[rule.name])
@@ -175,66 +184,67 @@ def _judged(connection: duckdb.DuckDBPyConnection, contract: Contract, rules: li
     return counts
 
 
-def _judge(
+def _failed_values(
     connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
 ) -> dict[str, pa.Array]:
     try:
-        return _bad_values(connection, contract, rules, view)
+        return _find_failed_values(connection, contract, rules, view)
     except ContractError as error:
-        raise NightshiftError(f"data contract {error}\nMend the file; nothing was accepted.") from error
+        raise NightshiftError(f"data contract {error}\nFix the file. No row was accepted.") from error
 
 
-def _bad_values(
+def _find_failed_values(
     connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
 ) -> dict[str, pa.Array]:
-    """The values that fail each rule, of those that its column has in `view`."""
+    """Return the values in `view` that fail each rule."""
     from data_contracts.judge import compile_rules
 
-    compile_rules(contract, rules)  # all of them first, so that a wrong one is noticed on any data
+    compile_rules(contract, rules)  # detects a wrong rule even if no value reaches it
     columns = {rule.measured.column: None for rule in rules}
     values: dict[str, Any] = {
         name: connection.sql(f"SELECT DISTINCT {name} FROM {view}").to_arrow_table().column(0).combine_chunks()
         for name in columns
     }
     bad: dict[str, list[pa.Array]] = {rule.name: [] for rule in rules}
-    for start in range(0, max(map(len, values.values()), default=0), _AT_ONCE):
-        slices = {name: column.slice(start, _AT_ONCE) for name, column in values.items() if len(column) > start}
-        asked = [rule for rule in rules if rule.measured.column in slices]
-        for name, found in _judged_slices(contract, asked, slices).items():
-            bad[name].append(found)
+    for start in range(0, max(map(len, values.values()), default=0), _FRAME_ROWS):
+        batch = {name: column.slice(start, _FRAME_ROWS) for name, column in values.items() if len(column) > start}
+        covered = [rule for rule in rules if rule.measured.column in batch]
+        for name, failed in _check_batch(contract, covered, batch).items():
+            bad[name].append(failed)
     types = {rule.name: values[rule.measured.column].type for rule in rules}
-    return {name: pa.concat_arrays([pa.array([], types[name]), *found]) for name, found in bad.items()}
+    return {name: pa.concat_arrays([pa.array([], types[name]), *failed]) for name, failed in bad.items()}
 
 
-def _judged_slices(contract: Contract, rules: list[Rule], slices: Mapping[str, Any]) -> dict[str, pa.Array]:
-    """Put columns of different lengths side by side in one frame, and judge it.
+def _check_batch(contract: Contract, rules: list[Rule], batch: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Check columns of different lengths in one frame.
 
-    A short column is filled up with its first value; what fails below its end is left out again.
+    A short column is padded with its first value; failures in the padding are dropped.
     """
     import pandas as pd
 
-    from data_contracts.judge import compile_rules, judge
+    from data_contracts.judge import check_values, compile_rules
 
-    height = max(map(len, slices.values()))
-    places = {name: [*range(len(column)), *[0] * (height - len(column))] for name, column in slices.items()}
-    frame = pd.DataFrame({name: column.take(pa.array(places[name])).to_pandas() for name, column in slices.items()})
-    failed = judge(compile_rules(contract, rules), frame.rename_axis("row"))
-    found = {}
+    height = max(map(len, batch.values()))
+    places = {name: [*range(len(column)), *[0] * (height - len(column))] for name, column in batch.items()}
+    frame = pd.DataFrame({name: column.take(pa.array(places[name])).to_pandas() for name, column in batch.items()})
+    failed = check_values(compile_rules(contract, rules), frame.rename_axis("row"))
+    failed_values = {}
     for rule in rules:
-        column = slices[rule.measured.column]
-        found[rule.name] = column.take(pa.array([row for row in failed[rule.name] if row < len(column)], pa.int64()))
-    return found
+        column = batch[rule.measured.column]
+        rows = [row for row in failed[rule.name] if row < len(column)]
+        failed_values[rule.name] = column.take(pa.array(rows, pa.int64()))
+    return failed_values
 
 
 def _record(connection: duckdb.DuckDBPyConnection, contract: Contract, rule: Rule, view: str, bad: pa.Array) -> int:
-    """Add every row whose value is among `bad` to `failed`; return how many they are."""
+    """Add every row whose value is in `bad` to the table `failed`, and return their number."""
     if not len(bad):
         return 0
     connection.register("bad_values", pa.table([bad], names=["value"]))
     column = rule.measured.column
     added = one_number(
         connection,
-        f"INSERT INTO failed SELECT '{contract.rows_of}', v.row, r.id, r.severity FROM {view} v "
+        f"INSERT INTO failed SELECT '{contract.source_table}', v.row, r.id, r.severity FROM {view} v "
         f"JOIN bad_values b ON v.{column} IS NOT DISTINCT FROM b.value "
         "JOIN rules r ON r.table_name = ? AND r.name = ?",
         [contract.table, rule.name],

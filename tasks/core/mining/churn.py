@@ -1,4 +1,4 @@
-"""How far tonight's negatives differ from those that the serving encoder learned from."""
+"""Compare tonight's negatives with those that the serving encoder was trained on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tasks.core.mining.round import NEGATIVES_FILE
 
 
 def churn(home: Path, negatives: Negatives, serving: Release | None) -> float | None:
-    """Share of the (query, passage) pairs that the serving encoder did not learn from in the same round.
+    """Return the share of (query, passage) pairs that the serving encoder was not trained on in the same round.
 
-    None when there is nothing to compare: no release, or no negatives of that round that are still there.
+    None if there is no serving release, or its negatives of that round no longer exist.
     """
-    last = None if serving is None else _learned_from(home, serving.encoder, negatives.round)
-    if last is None or negatives.rows == 0:
+    previous = None if serving is None else _find_training_negatives(home, serving.encoder, negatives.round)
+    if previous is None or negatives.rows == 0:
         return None
-    pair = ["query_id", "passage_id"]
-    now, then = (pq.read_table(one.path / NEGATIVES_FILE, columns=pair) for one in (negatives, last))
-    return float(now.join(then, pair, join_type="left anti").num_rows / negatives.rows)
+    columns = ["query_id", "passage_id"]
+    now, then = (pq.read_table(part.path / NEGATIVES_FILE, columns=columns) for part in (negatives, previous))
+    return float(now.join(then, columns, join_type="left anti").num_rows / negatives.rows)
 
 
-def _learned_from(home: Path, encoder: str, round_number: int) -> Negatives | None:
-    """The negatives of a round in the training of an encoder (by digest) or of those that it started from."""
-    step = read_receipt(home / Encoder.shelf / encoder, Encoder)
-    while step is not None:
-        for digest in step.parents:
-            one = read_verified(home / Negatives.shelf / digest, Negatives)
-            if one is not None and one.round == round_number:
-                return one
-        starts = [read_receipt(home / Encoder.shelf / digest, Encoder) for digest in step.parents]
-        step = next((one for one in starts if one is not None), None)
+def _find_training_negatives(home: Path, encoder: str, round_number: int) -> Negatives | None:
+    """Return the negatives of a round that trained `encoder` (a digest) or an encoder that it started from."""
+    current = read_receipt(home / Encoder.shelf / encoder, Encoder)
+    while current is not None:
+        for digest in current.parents:
+            negatives = read_verified(home / Negatives.shelf / digest, Negatives)
+            if negatives is not None and negatives.round == round_number:
+                return negatives
+        parents = [read_receipt(home / Encoder.shelf / digest, Encoder) for digest in current.parents]
+        current = next((parent for parent in parents if parent is not None), None)
     return None

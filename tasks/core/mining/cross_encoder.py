@@ -1,4 +1,4 @@
-"""A cross-encoder as the last judge: it reads query and passage together (RocketQA's denoising, Qu et al. 2021)."""
+"""Refuse likely false negatives with a cross-encoder (denoised hard negatives of RocketQA, Qu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tasks.core.base.settings import CrossEncoderSettings
 log = logging.getLogger("nightshift.mining")
 
 TOKEN_BUDGET = 4096  # padded tokens in one forward pass
-DIGITS = 4  # of a probability that count: the last bits of a sum must not decide
+DIGITS = 4  # of a probability: rounding errors must not decide
 
 
 def find_cross_encoder(settings: CrossEncoderSettings) -> Path:
-    """The local folder of the model: a folder, or what the hub has under that id.
+    """Return the local folder of the model, which the settings name by folder or Hugging Face id.
 
-    Raises NightshiftError when there is no such model, or only one with pickled weights.
+    Raises:
+        NightshiftError: there is no such model, or its weights are only available in pickle format.
     """
     from tasks.core.encoder.base_model import find_base
 
@@ -33,17 +34,20 @@ def find_cross_encoder(settings: CrossEncoderSettings) -> Path:
 
 
 def cross_encoder_digest(folder: Path) -> str:
-    """Name the model by the bytes of its weights, config and tokenizer."""
+    """Return a digest of the weights, configuration, and tokenizer files of the model."""
     wanted = {".safetensors", ".json", ".txt", ".model"}
     files = [file for file in files_under(folder) if file.suffix in wanted]
     return digest_of({str(file.relative_to(folder)): file_digest(file) for file in files})
 
 
 class CrossEncoder:
-    """Probabilities that passages are relevant to queries, from a sequence classification model.
+    """A sequence classification model that estimates the probability that a passage is relevant to a query.
 
-    With one logit its sigmoid counts; with two the softmax of the second, as trainers number the classes
-    "irrelevant, relevant". Raises NightshiftError for another number of logits and for missing weights.
+    One logit: its sigmoid. Two logits: the softmax of the second, since trainers number the classes "irrelevant,
+    relevant".
+
+    Raises:
+        NightshiftError: the model has another number of logits, or weights are missing.
     """
 
     def __init__(self, folder: Path, tokens: int) -> None:
@@ -59,19 +63,22 @@ class CrossEncoder:
         if loading["missing_keys"]:
             raise NightshiftError(
                 f"cross-encoder {folder}: {len(loading['missing_keys'])} weights are not in its safetensors"
-                f" ({', '.join(sorted(loading['missing_keys'])[:3])} …). It would judge at random: give"
-                " [mining.cross_encoder] model a sequence classification model."
+                f" ({', '.join(sorted(loading['missing_keys'])[:3])} …). It would score at random. Set"
+                " [mining.cross_encoder] model to a sequence classification model."
             )
         if model.config.num_labels not in (1, 2):
             raise NightshiftError(
-                f"cross-encoder {folder}: {model.config.num_labels} classes, where 1 (a score) or 2 (irrelevant,"
-                " relevant) are understood. Give [mining.cross_encoder] model another one."
+                f"cross-encoder {folder}: {model.config.num_labels} classes; supported are 1 (a score) and 2"
+                " (irrelevant, relevant). Set [mining.cross_encoder] model to another model."
             )
         self.model: Any = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokens = min(tokens, getattr(model.config, "max_position_embeddings", tokens))
 
     def probabilities(self, queries: Sequence[str], passages: Sequence[str]) -> np.ndarray:
-        """Probabilities float32 (n,), to four digits, that passages[i] answers queries[i]. Long pairs are cut."""
+        """Return the probability that passages[i] answers queries[i], float32 (n,), rounded to four digits.
+
+        Pairs longer than `tokens` are truncated.
+        """
         import torch
 
         result = np.zeros(len(queries), np.float32)
@@ -82,8 +89,8 @@ class CrossEncoder:
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
         with torch.inference_mode():
             for rows in _batches(order, lengths):
-                some = self.tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded})
-                tensors = {name: torch.tensor(values).to(self.model.device) for name, values in some.items()}
+                padded = self.tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded})
+                tensors = {name: torch.tensor(values).to(self.model.device) for name, values in padded.items()}
                 logits = self.model(**tensors).logits.double()
                 relevant = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
                 result[rows] = np.round(relevant.cpu().numpy(), DIGITS)
@@ -91,7 +98,7 @@ class CrossEncoder:
 
 
 def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Cut `order` (rows by rising length) where rows × longest would pass the budget."""
+    """Split `order` (rows by increasing length) into batches of at most TOKEN_BUDGET padded tokens."""
     batches: list[list[int]] = []
     for row in order:
         if batches and (len(batches[-1]) + 1) * lengths[row] <= TOKEN_BUDGET:

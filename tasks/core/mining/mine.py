@@ -1,4 +1,4 @@
-"""One round of mining: which sources it has, what names its artifact, and what must belong together."""
+"""Mine hard negatives for one round: check the inputs, name the artifact, and build it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["NEGATIVES_FILE", "mine", "source_shares"]
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 3  # of what a round writes; a change makes new artifacts
-DIALS = {"per_query", "margin", "margin_over", "skip_top", "last_rank", "near_duplicate", "seed"}
+VERSION = 3  # of the artifact format; a change makes new artifacts
+KEYED_SETTINGS = {"per_query", "margin", "margin_over", "skip_top", "last_rank", "near_duplicate", "seed"}
 
 
 def source_shares(round_number: int, mining: MiningSettings) -> dict[str, float]:
-    """The sources of a round and their shares: BM25 alone in round 0, then those that the settings give a share."""
+    """Return the sources of a round and their shares: only BM25 in round 0, then those with a share in the settings."""
     if round_number == 0:
         return {"bm25": 1.0}
     return {name: share for name, share in mining.shares.model_dump().items() if share > 0}
@@ -41,25 +41,35 @@ def mine(
     round_number: int,
     mining: MiningSettings,
 ) -> Negatives:
-    """Choose hard negatives for the training queries from `runs` (name of the source, "bm25" or "dense", and its run).
+    """Mine hard negatives for the training queries of a snapshot.
 
-    A run whose source has no share in this round (`schedule`) is left out; random draws are made here. query_vectors:
-    float32 (queries, dimension), row i for row i of `queries(snapshot, "train")`, made by the encoder of the
-    embeddings; or `Later` ones, not made when the artifact is there. With None for both no encoder is needed: no
-    margin refuses a candidate, and dense scores are null. A run may hold other
-    queries too, and has them in the snapshot's order. `negatives.parquet` has the queries in snapshot order and
-    their negatives in the order chosen; `sample.json` is for human eyes.
+    Writes `negatives.parquet`, with the queries in snapshot order and their negatives in the order chosen, and
+    `sample.json` for review. Every candidate is counted: `candidates` = `rows` + all of `refused` + those beyond
+    `per_query`. Memory grows with the vectors and known positives of the training queries, not with passages or
+    candidates.
 
-    Every candidate is accounted for: `candidates` = `rows` + all of `refused` + those beyond `per_query`. Memory grows
-    with the vectors and known positives of the training queries, not with passages or candidates.
+    Args:
+        home: folder of the artifacts.
+        snapshot: passages, queries, and qrels.
+        runs: pairs of source name ("bm25" or "dense") and run, with queries in snapshot order. Queries of other splits
+            are ignored. Runs whose source has no share in this round (`source_shares`) are not read.
+        embeddings: passage vectors of the current encoder; None: no dense scores, and the margin filter is off.
+        query_vectors: float32 (queries, dimension), row i for row i of `queries(snapshot, "train")`, from the encoder
+            of `embeddings`; or `Later`, computed only if the artifact is missing. None if `embeddings` is None.
+        round_number: 0 for the first round.
+        mining: the settings.
 
-    Raises Mismatch when runs, embeddings, vectors and snapshot do not belong together, NightshiftError when the
-    cross-encoder of the settings cannot be used.
+    Returns:
+        The receipt of the negatives.
+
+    Raises:
+        Mismatch: runs, embeddings, vectors, and snapshot do not belong together.
+        NightshiftError: the cross-encoder of the settings cannot be used.
     """
     shares = source_shares(round_number, mining)
-    _check(snapshot, embeddings, [source for source, _ in runs])
+    _check_inputs(snapshot, embeddings, [source for source, _ in runs])
     used = {source: run for source, run in runs if source in shares}
-    judging = find_cross_encoder(mining.cross_encoder) if mining.cross_encoder.model else None
+    cross_encoder_folder = find_cross_encoder(mining.cross_encoder) if mining.cross_encoder.model else None
     key = {
         "snapshot": snapshot.digest,
         "runs": [[source, run.digest] for source, run in used.items()],
@@ -67,49 +77,49 @@ def mine(
         "embeddings": embeddings and embeddings.digest,
         "vectors": None if query_vectors is None else vectors_digest(query_vectors),
         "round": round_number,
-        "settings": mining.model_dump(include=DIALS),
-        "cross_encoder": judging
-        and [cross_encoder_digest(judging), mining.cross_encoder.model_dump(include={"most", "tokens"})],
+        "settings": mining.model_dump(include=KEYED_SETTINGS),
+        "cross_encoder": cross_encoder_folder
+        and [cross_encoder_digest(cross_encoder_folder), mining.cross_encoder.model_dump(include={"most", "tokens"})],
         "version": VERSION,
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        wording = queries(snapshot, "train")
+        training_queries = queries(snapshot, "train")
         vectors = None if query_vectors is None else vectors_of(query_vectors)
-        if vectors is not None and len(vectors) != wording.num_rows:
-            raise Mismatch(f"{len(vectors)} query vectors for {wording.num_rows} training queries")
-        this = MiningRound(
+        if vectors is not None and len(vectors) != training_queries.num_rows:
+            raise Mismatch(f"{len(vectors)} query vectors for {training_queries.num_rows} training queries")
+        inputs = MiningRound(
             snapshot=snapshot,
             number=round_number,
-            wording=wording,
+            training_queries=training_queries,
             runs=used,
             shares=shares,
             embeddings=embeddings,
             vectors=vectors,
             texts=open_texts(build_shingles(home, snapshot)),
             mining=mining,
-            cross_encoder=CrossEncoder(judging, mining.cross_encoder.tokens) if judging else None,
+            cross_encoder=CrossEncoder(cross_encoder_folder, mining.cross_encoder.tokens)
+            if cross_encoder_folder
+            else None,
         )
-        figures = mine_round(folder, this)
+        counts = mine_round(folder, inputs)
         log.info(
             "mined %s negatives for %s queries (%s queries got fewer than %d)",
-            *(f"{figures['rows']:,}", f"{wording.num_rows:,}", f"{figures['starved']:,}", mining.per_query),
+            *(f"{counts['rows']:,}", f"{training_queries.num_rows:,}", f"{counts['starved']:,}", mining.per_query),
         )
-        inputs = [snapshot, embeddings, *used.values()]
-        parents = tuple(receipt.digest for receipt in inputs if receipt is not None)
-        return {**figures, "round": round_number, "queries": wording.num_rows, "parents": parents}
+        receipts = [snapshot, embeddings, *used.values()]
+        parents = tuple(receipt.digest for receipt in receipts if receipt is not None)
+        return {**counts, "round": round_number, "queries": training_queries.num_rows, "parents": parents}
 
     return produce(home, Negatives, key, build)
 
 
-def _check(snapshot: Snapshot, embeddings: Embeddings | None, sources: Sequence[str]) -> None:
+def _check_inputs(snapshot: Snapshot, embeddings: Embeddings | None, sources: Sequence[str]) -> None:
     if embeddings is not None and (embeddings.snapshot, embeddings.rows) != (snapshot.digest, snapshot.rows):
         raise Mismatch(
-            f"embeddings {embeddings.digest} are of snapshot {embeddings.snapshot}, not of {snapshot.digest};"
-            " embed this snapshot first"
+            f"embeddings {embeddings.digest} are of snapshot {embeddings.snapshot}, not of {snapshot.digest}."
+            " Embed this snapshot first."
         )
     known = [name for name in Shares.model_fields if name != RANDOM]
     if len(set(sources)) < len(sources) or not set(sources) <= set(known):
-        raise Mismatch(
-            f"runs of the sources {', '.join(sources)}: at most one each of {', '.join(known)} is understood"
-        )
+        raise Mismatch(f"runs of the sources {', '.join(sources)}: give at most one run for each of {', '.join(known)}")

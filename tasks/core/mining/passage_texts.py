@@ -1,4 +1,4 @@
-"""What mining must know of texts: equal texts by a number, near texts by their shingles; never the texts themselves."""
+"""Text hashes and shingle sets of each passage, to find equal and nearly equal texts without reading the texts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tasks.core.snapshot.reader import passages
 from tasks.core.text.normalization import full_text
 from tasks.core.text.shingles import WORDS, ShingleSets, shingle
 
-VERSION = 1  # of what this file writes; a change makes new artifacts
-BATCH_ROWS = 16_384  # passages of the snapshot in memory at once
-IDS_AT_ONCE = 1_000_000  # passage ids in memory while others are looked up among them
+VERSION = 1  # of the file format below; a change makes new artifacts
+BATCH_ROWS = 16_384  # passages in memory at once
+IDS_AT_ONCE = 1_000_000  # passage ids in memory at once while rows are looked up
 HASHES, STARTS, SIZES, CLASSES = "hashes.u32", "starts.i64", "sizes.i64", "classes.u64"
 
 
 @dataclass(frozen=True)
 class Texts:
-    """All passages of a snapshot, named by their rows; the arrays lie in mapped files."""
+    """Text classes and shingle sets of all passages, by snapshot row. The arrays are memory-mapped files."""
 
-    classes: np.ndarray  # uint64: equal numbers for equal texts
+    classes: np.ndarray  # uint64 (passages,): equal texts have equal numbers
     sets: ShingleSets
 
 
 def build_shingles(home: Path, snapshot: Snapshot) -> Shingles:
-    """Shingle every passage (title and text) in bounded memory, once for a snapshot."""
+    """Compute text classes and shingles of every passage (title and text), once per snapshot, in bounded memory."""
 
     def build(folder: Path) -> Mapping[str, Any]:
         rows = end = 0
@@ -44,9 +44,9 @@ def build_shingles(home: Path, snapshot: Snapshot) -> Shingles:
             (folder / CLASSES).open("wb") as classes,
         ):
             for batch in passages(snapshot, batch_rows=BATCH_ROWS):
-                flat, size = shingle(_full_texts(batch))
+                shingle_hashes, size = shingle(_full_texts(batch))
                 ends = end + np.cumsum(size)
-                hashes.write(flat.astype("<u4").tobytes())
+                hashes.write(shingle_hashes.astype("<u4").tobytes())
                 starts.write((ends - size).astype("<i8").tobytes())
                 sizes.write(size.astype("<i8").tobytes())
                 classes.write(text_classes(batch["text_hash"].to_pylist()).tobytes())
@@ -57,52 +57,55 @@ def build_shingles(home: Path, snapshot: Snapshot) -> Shingles:
 
 
 def open_texts(shingles: Shingles) -> Texts:
-    """Map the arrays of a finished artifact."""
+    """Memory-map the arrays of a finished artifact."""
 
     def mapped(name: str, kind: str) -> np.ndarray:
         file = shingles.path / name
-        return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)  # nothing cannot be mapped
+        return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)  # empty files cannot be mapped
 
     sets = ShingleSets(mapped(HASHES, "<u4"), mapped(STARTS, "<i8"), mapped(SIZES, "<i8"))
     return Texts(mapped(CLASSES, "<u8"), sets)
 
 
 def text_classes(hashes: Sequence[str]) -> np.ndarray:
-    """Numbers uint64 (n,) of text hashes: their first 16 hex digits. Unequal texts share one with odds of 2^-64."""
-    return np.array([int(one[:16], 16) for one in hashes], "<u8")
+    """Return a uint64 for each text hash, its first 16 hex digits; unequal texts collide with probability 2^-64."""
+    return np.array([int(digest[:16], 16) for digest in hashes], "<u8")
 
 
 def rows_of(snapshot: Snapshot, ids: pa.Array) -> np.ndarray:
-    """The snapshot rows int64 (n,) of passage ids (distinct strings).
+    """Return the snapshot rows, int64 (n,), of distinct passage ids.
 
-    Raises Mismatch when one is not in the snapshot.
+    Raises:
+        Mismatch: an id is not in the snapshot.
     """
     rows, first = np.full(len(ids), -1, np.int64), 0
     for batch in passages(snapshot, columns=["passage_id"], batch_rows=IDS_AT_ONCE):
-        found = pc.fill_null(pc.index_in(ids, value_set=batch["passage_id"]), -1).to_numpy(zero_copy_only=False)
-        rows = np.where(found >= 0, found + first, rows)
+        positions = pc.fill_null(pc.index_in(ids, value_set=batch["passage_id"]), -1).to_numpy(zero_copy_only=False)
+        rows = np.where(positions >= 0, positions + first, rows)
         first += batch.num_rows
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         raise Mismatch(
             f"{len(missing)} passages of the runs or qrels are not in snapshot {snapshot.digest},"
-            f" such as {ids[int(missing[0])].as_py()!r}; make the runs from this snapshot"
+            f" such as {ids[int(missing[0])].as_py()!r}. Make the runs from this snapshot."
         )
     return rows
 
 
 def texts_of(snapshot: Snapshot, rows: np.ndarray) -> dict[int, str]:
-    """The full texts of snapshot rows int64 (n,), in one pass over the passages."""
+    """Return the full texts (title and text) at snapshot rows, int64 (n,), in one pass over the passages."""
     texts: dict[int, str] = {}
     wanted, first = np.unique(rows), 0
     for batch in passages(snapshot, columns=["title", "text"], batch_rows=BATCH_ROWS):
         low, high = np.searchsorted(wanted, (first, first + batch.num_rows))
-        some = wanted[low:high]
-        texts.update(zip(some.tolist(), _full_texts(batch.take(pa.array(some - first))).to_pylist(), strict=True))
+        batch_rows = wanted[low:high]
+        texts.update(
+            zip(batch_rows.tolist(), _full_texts(batch.take(pa.array(batch_rows - first))).to_pylist(), strict=True)
+        )
         first += batch.num_rows
     return texts
 
 
-def _full_texts(some: pa.RecordBatch) -> pa.Array:
-    pairs = zip(some["title"].to_pylist(), some["text"].to_pylist(), strict=True)
+def _full_texts(batch: pa.RecordBatch) -> pa.Array:
+    pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
     return pa.array([full_text(title, text) for title, text in pairs], pa.string())

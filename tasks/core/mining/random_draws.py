@@ -1,4 +1,4 @@
-"""Random negatives: passages drawn evenly, by a number sequence that is each query's own."""
+"""Draw random negatives, uniformly over all passages, with a random sequence for each query."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 def draw_random_candidates(
     query_ids: list[str], first: int, count: int, passages: int, seed: object, source: int
 ) -> Candidates:
-    """`count` of the snapshot's `passages` rows for each query, drawn evenly and with repeats.
+    """Draw `count` of `passages` snapshot rows for each query, uniformly and with replacement.
 
-    A query's draws follow from `seed` and its id alone, whatever other queries there are. `first` is the row of the
-    first query. Ranks number the draws from 1; there is no score.
+    The draws of a query depend only on `seed` and its id. `first` is the row of the first query. Ranks number the
+    draws from 1; scores are NaN.
     """
-    keys = [hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8] for name in query_ids]
+    keys = [hashlib.sha256(f"{seed}\0{query_id}".encode()).digest()[:8] for query_id in query_ids]
     start = np.frombuffer(b"".join(keys), "<u8").astype(np.uint64)
     numbers = mix(start[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _STEP)
     size = numbers.size

@@ -1,4 +1,4 @@
-"""The work of one round, a block of training queries at a time, so that memory does not grow with their candidates."""
+"""Mine one round, one batch of training queries at a time: memory does not grow with the number of candidates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Embeddings, Run, Snapshot
 from tasks.core.base.settings import MiningSettings
-from tasks.core.mining.audit import Outcome, draw_queries, sample_of, write_sample
-from tasks.core.mining.candidates import Candidates, blocks, known_positives
+from tasks.core.mining.audit import MinedBatch, draw_queries, sample_query, write_sample
+from tasks.core.mining.candidates import Candidates, known_positives, read_batches
 from tasks.core.mining.choice import ScorePairs, choose, choose_with_cross_encoder
 from tasks.core.mining.cross_encoder import CrossEncoder
 from tasks.core.mining.false_negative_estimate import count_hidden_let_through, draw_hidden, summarize_hidden
@@ -30,11 +30,11 @@ from tasks.core.text.normalization import text_hash
 
 log = logging.getLogger("nightshift.mining")
 
-CANDIDATES_AT_ONCE = 1_000_000  # in memory: some 0.4 GB with all that is made of them
-RANDOM = "random"  # the source that is no run
+CANDIDATES_AT_ONCE = 1_000_000  # in memory: about 0.4 GB with everything computed from them
+RANDOM = "random"  # the only source without a run
 NEGATIVES_FILE = "negatives.parquet"
 SAMPLE_FILE = "sample.json"
-TRAIL = (Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN, Reason.CROSS_ENCODER)  # the rules that measure something
+TRAIL = (Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN, Reason.CROSS_ENCODER)  # the filters that measure a value
 NEGATIVES_SCHEMA = pa.schema(
     {
         "query_id": pa.string(),
@@ -51,14 +51,14 @@ NEGATIVES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class MiningRound:
-    """The inputs of a round. `runs` and `shares` are by source; `vectors` float32 (queries, dimension)."""
+    """The inputs of a round. `runs` and `shares` map source names; `vectors` is float32 (queries, dimension)."""
 
     snapshot: Snapshot
     number: int
-    wording: pa.Table  # query_id, text: the training queries
+    training_queries: pa.Table  # query_id, text
     runs: Mapping[str, Run]
     shares: Mapping[str, float]
-    embeddings: Embeddings | None  # None: no encoder scores anything, and no margin refuses
+    embeddings: Embeddings | None  # None: no dense scores, and the margin filter is off
     vectors: np.ndarray | None
     texts: Texts
     mining: MiningSettings
@@ -66,126 +66,135 @@ class MiningRound:
 
     @property
     def sources(self) -> list[str]:
-        """The names that candidates' source numbers stand for."""
+        """The source names; element i is source number i of the candidates."""
         return [*self.runs, *([RANDOM] if RANDOM in self.shares else [])]
 
 
-def mine_round(folder: Path, this: MiningRound) -> dict[str, Any]:
-    """Write negatives and sample into `folder`; return the receipt's own figures."""
-    facts = filter_inputs(this)
-    hidden = draw_hidden(facts, this.mining.seed)
-    hidden_query = facts.positive_query[hidden]
-    drawn = draw_queries(this.wording.num_rows, this.mining.seed)
+def mine_round(folder: Path, inputs: MiningRound) -> dict[str, Any]:
+    """Write the negatives and the sample into `folder`; return the counts for the receipt."""
+    filtering = filter_inputs(inputs)
+    hidden = draw_hidden(filtering, inputs.mining.seed)
+    hidden_query = filtering.positive_query[hidden]
+    sampled_rows = draw_queries(inputs.training_queries.num_rows, inputs.mining.seed)
     refused: Counter[str] = Counter()
     sources: Counter[str] = Counter()
-    sample, tried, candidates, starved = {}, np.zeros(2, np.int64), 0, 0
+    samples, hidden_counts, candidate_count, starved = {}, np.zeros(2, np.int64), 0, 0
     with pq.ParquetWriter(folder / NEGATIVES_FILE, NEGATIVES_SCHEMA, compression="zstd") as writer:
-        for rows, some in candidate_blocks(this):
-            outcome = _decide(some, facts, this)
-            candidates += len(some)
-            refused.update(_counts(outcome))
-            kept = some.take(outcome.chosen)
-            sources.update(_by_source(kept, this.sources))
-            starved += int((np.bincount(kept.query - rows.start, minlength=len(rows)) < this.mining.per_query).sum())
+        for rows, candidates in candidate_batches(inputs):
+            batch = _choose_negatives(candidates, filtering, inputs)
+            candidate_count += len(candidates)
+            refused.update(_count_refused(batch))
+            kept = candidates.take(batch.chosen)
+            sources.update(_count_sources(kept, inputs.sources))
+            starved += int((np.bincount(kept.query - rows.start, minlength=len(rows)) < inputs.mining.per_query).sum())
             low, high = np.searchsorted(hidden_query, (rows.start, rows.stop))
-            tried += count_hidden_let_through(some, facts, hidden[low:high], this.mining, cross_encoder_scorer(this))
-            sample.update({row: sample_of(row, outcome, facts) for row in drawn if row in rows})
-            writer.write_table(_table(kept, outcome, this))
-            log.log(
-                logging.DEBUG if rows.stop == this.wording.num_rows else logging.INFO,
-                *("mined for %d of %d queries", rows.stop, this.wording.num_rows),
+            hidden_counts += count_hidden_let_through(
+                candidates, filtering, hidden[low:high], inputs.mining, cross_encoder_scorer(inputs)
             )
-            report_progress("mine negatives", rows.stop, this.wording.num_rows)
-    write_sample(folder / SAMPLE_FILE, this.snapshot, this.wording, sample)
+            samples.update({row: sample_query(row, batch, filtering) for row in sampled_rows if row in rows})
+            writer.write_table(_negatives_table(kept, batch, inputs))
+            log.log(
+                logging.DEBUG if rows.stop == inputs.training_queries.num_rows else logging.INFO,
+                *("mined negatives for %d of %d queries", rows.stop, inputs.training_queries.num_rows),
+            )
+            report_progress("mine negatives", rows.stop, inputs.training_queries.num_rows)
+    write_sample(folder / SAMPLE_FILE, inputs.snapshot, inputs.training_queries, samples)
     return {
         "rows": sources.total(),
         "starved": starved,
-        "candidates": candidates,
+        "candidates": candidate_count,
         "refused": {reason.value: refused[reason.value] for reason in REASONS},
-        "sources": {source: sources[source] for source in this.sources},
-        "hidden": summarize_hidden(len(hidden), int(tried[0]), int(tried[1])),
+        "sources": {source: sources[source] for source in inputs.sources},
+        "hidden": summarize_hidden(len(hidden), int(hidden_counts[0]), int(hidden_counts[1])),
     }
 
 
-def filter_inputs(this: MiningRound) -> FilterInputs:
-    """What the rules know of all training queries and their known positives."""
-    query, passage = known_positives(this.snapshot, this.wording)
+def filter_inputs(inputs: MiningRound) -> FilterInputs:
+    """Collect the texts and known positives of all training queries for the filters."""
+    query, passage = known_positives(inputs.snapshot, inputs.training_queries)
     return FilterInputs(
-        texts=this.texts,
-        query_class=text_classes([text_hash(None, text) for text in this.wording["text"].to_pylist()]),
+        texts=inputs.texts,
+        query_class=text_classes([text_hash(None, text) for text in inputs.training_queries["text"].to_pylist()]),
         positive_query=query,
         positive_passage=passage,
-        positive_score=_dense_scores(this, query, passage),
+        positive_score=_dense_scores(inputs, query, passage),
     )
 
 
-def _dense_scores(this: MiningRound, query: np.ndarray, passage: np.ndarray) -> np.ndarray:
+def _dense_scores(inputs: MiningRound, query: np.ndarray, passage: np.ndarray) -> np.ndarray:
     """Score pairs of query and passage rows with the encoder, float32 (n,); NaN without an encoder."""
-    if this.embeddings is None or this.vectors is None:
+    if inputs.embeddings is None or inputs.vectors is None:
         return np.full(len(query), np.nan, np.float32)
-    return score_pairs(this.vectors, this.embeddings, query, passage)
+    return score_pairs(inputs.vectors, inputs.embeddings, query, passage)
 
 
-def candidate_blocks(this: MiningRound) -> Iterator[tuple[range, Candidates]]:
-    """Blocks of queries with their candidates, those of the random draw included, and all dense scores."""
-    draws = this.mining.per_query if RANDOM in this.shares else 0
-    width = sum(run.depth for run in this.runs.values()) + draws
-    names, seed = this.wording["query_id"], (this.mining.seed, this.number)
-    for rows, found in blocks(
-        this.snapshot, list(this.runs.values()), this.wording, max(1, CANDIDATES_AT_ONCE // max(1, width))
+def candidate_batches(inputs: MiningRound) -> Iterator[tuple[range, Candidates]]:
+    """Yield batches of query rows with their candidates, random draws included, and dense scores."""
+    draws = inputs.mining.per_query if RANDOM in inputs.shares else 0
+    width = sum(run.depth for run in inputs.runs.values()) + draws
+    all_ids, seed = inputs.training_queries["query_id"], (inputs.mining.seed, inputs.number)
+    for rows, from_runs in read_batches(
+        inputs.snapshot,
+        list(inputs.runs.values()),
+        inputs.training_queries,
+        max(1, CANDIDATES_AT_ONCE // max(1, width)),
     ):
-        own = names[rows.start : rows.stop].to_pylist()
-        more = draw_random_candidates(own, rows.start, draws, this.snapshot.rows, seed, source=len(this.runs))
-        some = Candidates.joined([found, more])
-        yield rows, replace(some, dense=_dense_scores(this, some.query, some.passage))
+        query_ids = all_ids[rows.start : rows.stop].to_pylist()
+        random = draw_random_candidates(
+            query_ids, rows.start, draws, inputs.snapshot.rows, seed, source=len(inputs.runs)
+        )
+        candidates = Candidates.joined([from_runs, random])
+        yield rows, replace(candidates, dense=_dense_scores(inputs, candidates.query, candidates.passage))
 
 
-def _decide(some: Candidates, facts: FilterInputs, this: MiningRound) -> Outcome:
-    verdict = apply_filters(some, facts, this.mining)
-    shares = np.array([this.shares[source] for source in this.sources])
-    ask = cross_encoder_scorer(this)
-    if ask is None:
-        chosen = choose(some, verdict, this.texts, shares, this.mining.per_query)
+def _choose_negatives(candidates: Candidates, filtering: FilterInputs, inputs: MiningRound) -> MinedBatch:
+    refusals = apply_filters(candidates, filtering, inputs.mining)
+    shares = np.array([inputs.shares[source] for source in inputs.sources])
+    score_cross_encoder = cross_encoder_scorer(inputs)
+    if score_cross_encoder is None:
+        chosen = choose(candidates, refusals, inputs.texts, shares, inputs.mining.per_query)
         probability = np.full(len(chosen), np.nan, np.float32)
     else:
-        most = this.mining.cross_encoder.most
-        chosen, asked = choose_with_cross_encoder(some, verdict, this.texts, shares, this.mining.per_query, ask, most)
-        probability = asked[chosen]
-    trail = {**measure_candidates(some.take(chosen), facts, this.mining), Reason.CROSS_ENCODER: probability}
-    return Outcome(some, verdict, chosen, trail, this.sources)
+        max_probability = inputs.mining.cross_encoder.most
+        chosen, probabilities = choose_with_cross_encoder(
+            candidates, refusals, inputs.texts, shares, inputs.mining.per_query, score_cross_encoder, max_probability
+        )
+        probability = probabilities[chosen]
+    trail = {**measure_candidates(candidates.take(chosen), filtering, inputs.mining), Reason.CROSS_ENCODER: probability}
+    return MinedBatch(candidates, refusals, chosen, trail, inputs.sources)
 
 
-def cross_encoder_scorer(this: MiningRound) -> ScorePairs | None:
-    """A function that asks the cross-encoder about rows of queries and passages; None without one."""
-    if (model := this.cross_encoder) is None:
+def cross_encoder_scorer(inputs: MiningRound) -> ScorePairs | None:
+    """Return a function that scores rows of queries and passages with the cross-encoder; None without one."""
+    if (model := inputs.cross_encoder) is None:
         return None
 
-    def ask(query_rows: np.ndarray, passage_rows: np.ndarray) -> np.ndarray:
-        texts = texts_of(this.snapshot, passage_rows)
-        asked = this.wording["text"].take(pa.array(query_rows)).to_pylist()
-        return model.probabilities(asked, [texts[row] for row in passage_rows.tolist()])
+    def score(query_rows: np.ndarray, passage_rows: np.ndarray) -> np.ndarray:
+        texts = texts_of(inputs.snapshot, passage_rows)
+        query_texts = inputs.training_queries["text"].take(pa.array(query_rows)).to_pylist()
+        return model.probabilities(query_texts, [texts[row] for row in passage_rows.tolist()])
 
-    return ask
-
-
-def _counts(outcome: Outcome) -> dict[str, int]:
-    return {reason.value: int((outcome.verdict == number).sum()) for number, reason in enumerate(REASONS)}
+    return score
 
 
-def _by_source(kept: Candidates, sources: Sequence[str]) -> dict[str, int]:
+def _count_refused(batch: MinedBatch) -> dict[str, int]:
+    return {reason.value: int((batch.refusals == index).sum()) for index, reason in enumerate(REASONS)}
+
+
+def _count_sources(kept: Candidates, sources: Sequence[str]) -> dict[str, int]:
     return dict(zip(sources, np.bincount(kept.source, minlength=len(sources)).tolist(), strict=True))
 
 
-def _table(kept: Candidates, outcome: Outcome, this: MiningRound) -> pa.Table:
-    trail = [pa.array(outcome.trail[rule], from_pandas=True) for rule in TRAIL]  # NaN becomes null
+def _negatives_table(kept: Candidates, batch: MinedBatch, inputs: MiningRound) -> pa.Table:
+    trail = [pa.array(batch.trail[rule], from_pandas=True) for rule in TRAIL]  # NaN becomes null
     columns = [
-        this.wording["query_id"].take(pa.array(kept.query)),
-        ids_of([this.snapshot.path / PASSAGES], kept.passage),
-        pa.array(outcome.sources, pa.string()).take(pa.array(kept.source)),
+        inputs.training_queries["query_id"].take(pa.array(kept.query)),
+        ids_of([inputs.snapshot.path / PASSAGES], kept.passage),
+        pa.array(batch.sources, pa.string()).take(pa.array(kept.source)),
         kept.rank,
         pa.array(kept.score, from_pandas=True),
         pa.array(kept.dense, from_pandas=True),  # NaN becomes null
-        np.full(len(kept), this.number, np.int32),
+        np.full(len(kept), inputs.number, np.int32),
         pa.StructArray.from_arrays(trail, [rule.value for rule in TRAIL]),
     ]
     return pa.table(columns, names=NEGATIVES_SCHEMA.names).cast(NEGATIVES_SCHEMA)

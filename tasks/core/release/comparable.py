@@ -1,4 +1,4 @@
-"""The serving release as a night can compare itself with it: only with an encoder whose files are whole."""
+"""Choose the release that a night compares its challenger with: one whose encoder files are intact."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from tasks.core.release.rollback import rollback_target
 log = logging.getLogger("nightshift.release")
 
 
-def comparable(settings: Settings, serving: Release | None) -> Release | None:
-    """Return `serving` if its encoder is whole; None if the encoder is lost and no older release can serve either.
+def find_comparable(settings: Settings, serving: Release | None) -> Release | None:
+    """Return `serving` if its encoder is intact; None if no release with an intact encoder is left.
 
-    A trained encoder cannot be made again from the release alone. Without it the night trains from the base model, as
-    a first night does, and the gate compares with BM25 and the base model.
+    A trained encoder cannot be rebuilt from its release. Without one the night trains from the base model, like a
+    first night, and the gate compares the challenger with BM25 and the base model.
 
-    Raises Damaged when the encoder is lost and an older release can serve: a person decides to roll back to it.
+    Raises Damaged when the encoder is lost but an older release can serve: rolling back is the user's decision.
     """
-    if serving is None or _encoder_is_whole(settings, serving):
+    if serving is None or _is_encoder_intact(settings, serving):
         return serving
-    place = settings.home / Encoder.shelf / serving.encoder
+    folder = settings.home / Encoder.shelf / serving.encoder
     with open_ledger(settings) as ledger:
         name = rollback_target(ledger, serving)
-        older = next((one for one in ledger.releases() if one.release == name), None)
-    if older is not None and _encoder_is_whole(settings, older):
+        older = next((release for release in ledger.releases() if release.release == name), None)
+    if older is not None and _is_encoder_intact(settings, older):
         raise Damaged(
-            f"{place}: the encoder of the serving release {serving.release} is damaged or lost, and cannot be made "
-            f"again. Restore it from a backup, or serve the release before: nightshift rollback --to {older.release}"
+            f"{folder}: the encoder of the serving release {serving.release} is damaged or missing and cannot be "
+            "rebuilt. Restore it from a backup, or serve the previous release: "
+            f"nightshift rollback --to {older.release}"
         )
     log.warning(
-        "%s: the encoder of the serving release %s is damaged or lost, and no older release can serve. "
-        "This night trains from the base model; to keep the release, restore the folder from a backup",
-        place, serving.release,
+        "%s: the encoder of the serving release %s is damaged or missing, and no older release can serve. "
+        "This night trains from the base model. To keep the release, restore the folder from a backup",
+        folder, serving.release,
     )  # fmt: skip
     return None
 
 
-def _encoder_is_whole(settings: Settings, release: Release) -> bool:
+def _is_encoder_intact(settings: Settings, release: Release) -> bool:
     encoder = find_artifact(settings.home, Encoder, release.encoder)
     return encoder is not None and encoder.fingerprint == release.fingerprint

@@ -1,4 +1,4 @@
-"""Damage to files: noticed by checksums that are written when a folder is complete; damaged files are set aside."""
+"""Detect damaged files by checksums, which are written when a folder is complete; set damaged files aside."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tasks.core.base.files import file_digest, files_under, write_json
 log = logging.getLogger("nightshift.release")
 
 CHECKSUMS = "checksums.json"
-LOCK = "LOCK"  # milvus-lite makes it again; it never holds a byte
+LOCK = "LOCK"  # milvus-lite recreates it; it is always empty
 NEXT = (
-    "`nightshift releases repair` builds the collection again from the stored vectors, as the next night does; "
-    "`nightshift rollback` serves the release before"
+    "`nightshift releases repair` rebuilds the collection from the stored vectors, as the next night does; "
+    "`nightshift rollback` serves the previous release"
 )
 
 
 class Checksum(NamedTuple):
-    """What a file must be: its size in bytes, and its SHA-256 in hex."""
+    """Expected size of a file, in bytes, and its expected SHA-256, in hex."""
 
     size: int
     sha256: str
@@ -33,7 +33,7 @@ Checksums = Mapping[str, Checksum]  # by path relative to the folder
 
 
 def compute_checksums(folder: Path) -> Checksums:
-    """The checksums of every file below `folder` that holds data."""
+    """Return the checksums of every file below `folder` that contains data."""
     files = {file.relative_to(folder).as_posix(): file for file in files_under(folder)}
     return {
         name: Checksum(file.stat().st_size, file_digest(file))
@@ -43,14 +43,18 @@ def compute_checksums(folder: Path) -> Checksums:
 
 
 def write_checksums(folder: Path, checksums: Checksums) -> None:
-    """Record the checksums of a folder that is complete, in the folder."""
-    write_json(folder / CHECKSUMS, {"files": {name: one._asdict() for name, one in checksums.items()}})
+    """Write the checksums of a complete folder into the folder."""
+    write_json(folder / CHECKSUMS, {"files": {name: checksum._asdict() for name, checksum in checksums.items()}})
 
 
-def read_checksums(folder: Path, shown: Path) -> Checksums | None:
-    """The recorded checksums of `folder`, which errors call `shown`; None when none were recorded.
+def read_checksums(folder: Path, display_path: Path) -> Checksums | None:
+    """Read the checksums of `folder`; return None when it has none.
 
-    Raises Damaged when the record cannot be read.
+    Args:
+        folder: with the checksum file.
+        display_path: path to print in errors in place of `folder`.
+
+    Raises Damaged when the checksum file cannot be read.
     """
     try:
         recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"]
@@ -58,29 +62,34 @@ def read_checksums(folder: Path, shown: Path) -> Checksums | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(f"{shown / CHECKSUMS}: damaged, so no file can be verified. {NEXT}") from error
+        raise Damaged(f"{display_path / CHECKSUMS}: damaged, so no file can be verified. {NEXT}") from error
 
 
-def check_files(folder: Path, checksums: Checksums, shown: Path) -> None:
-    """Compare the files of `folder`, which errors call `shown`, with their checksums; all sizes before any content.
+def check_files(folder: Path, checksums: Checksums, display_path: Path) -> None:
+    """Compare the files of `folder` with their checksums: first all sizes, then all contents.
 
-    Raises Damaged naming the first file that differs.
+    Args:
+        folder: with the files.
+        checksums: expected size and SHA-256 of each file.
+        display_path: path to print in errors in place of `folder`.
+
+    Raises Damaged, with the name of the first file that differs.
     """
     try:
-        for name, wanted in checksums.items():
-            if (size := (folder / name).stat().st_size) != wanted.size:
-                raise Damaged(f"{shown / name}: damaged, {size} bytes where {wanted.size} were verified. {NEXT}")
-        for name, wanted in checksums.items():
-            if file_digest(folder / name) != wanted.sha256:
-                raise Damaged(f"{shown / name}: damaged, its bytes are not those that were verified. {NEXT}")
+        for name, expected in checksums.items():
+            if (size := (folder / name).stat().st_size) != expected.size:
+                raise Damaged(f"{display_path / name}: damaged, {size} bytes instead of {expected.size}. {NEXT}")
+        for name, expected in checksums.items():
+            if file_digest(folder / name) != expected.sha256:
+                raise Damaged(f"{display_path / name}: damaged, its content does not match its checksum. {NEXT}")
     except OSError as error:
-        raise Damaged(f"{shown / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
+        raise Damaged(f"{display_path / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
 
 
 def set_aside(path: Path, reason: object) -> None:
     """Rename a damaged file or folder to `.<name>.damaged-<time>` and log the reason.
 
-    Raises Damaged with the reason, where its folder cannot be written.
+    Raises Damaged, with the reason, when the folder is not writable.
     """
     aside = path.with_name(f".{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     try:
@@ -88,5 +97,7 @@ def set_aside(path: Path, reason: object) -> None:
     except FileNotFoundError:
         return  # another process was first
     except OSError as error:
-        raise Damaged(f"{reason}. It cannot be set aside ({error}); repair it where it can be written") from error
-    log.warning("%s. Set aside as %s; it is made again", reason, aside.name)
+        raise Damaged(
+            f"{reason}. It cannot be set aside ({error}); run the repair where the home is writable"
+        ) from error
+    log.warning("%s. Set aside as %s; it is rebuilt", reason, aside.name)

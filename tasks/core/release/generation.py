@@ -1,4 +1,4 @@
-"""A generation: one try at building the collection of a release, before anyone may see it."""
+"""Build and verify a generation: one attempt to build the collection of a release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("nightshift.release")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a release is made of. Raises Mismatch when the parts do not belong together."""
+    """The parts of a release. Raises Mismatch when they do not belong together."""
 
     encoder: Encoder
     embeddings: Embeddings
@@ -33,23 +33,23 @@ class Parts:
 
     def __post_init__(self) -> None:
         encoder, embeddings, snapshot = self.encoder, self.embeddings, self.snapshot
-        wanted = (encoder.passage_fingerprint, encoder.dimension, snapshot.digest, snapshot.rows)
-        found = (embeddings.fingerprint, embeddings.dimension, embeddings.snapshot, embeddings.rows)
-        if wanted != found:
+        expected = (encoder.passage_fingerprint, encoder.dimension, snapshot.digest, snapshot.rows)
+        embedded = (embeddings.fingerprint, embeddings.dimension, embeddings.snapshot, embeddings.rows)
+        if expected != embedded:
             raise Mismatch(
-                f"embeddings {embeddings.digest}: (passage fingerprint, dimension, snapshot, rows) {found}, "
-                f"encoder and snapshot have {wanted}; embed this snapshot with this encoder"
+                f"embeddings {embeddings.digest}: (passage fingerprint, dimension, snapshot, rows) {embedded}, "
+                f"expected {expected}; embed this snapshot with this encoder"
             )
 
     @property
     def digest(self) -> str:
-        """The same parts give the same release, however often a night is run."""
-        asked = sorted(self.settings.index_params.items())
+        """Digest of the release: equal parts and index settings give an equal digest."""
+        index_params = sorted(self.settings.index_params.items())
         parts = (self.encoder.fingerprint, self.embeddings.digest, self.snapshot.digest, self.settings.index, METRIC)
-        return digest_of({"kind": "Release", "parts": (*parts, *asked)})
+        return digest_of({"kind": "Release", "parts": (*parts, *index_params)})
 
     def identity(self, generation: Generation) -> Identity:
-        """Who the collection of `generation` is."""
+        """Return the identity of the collection of `generation`."""
         return Identity(
             release=generation.release,
             digest=self.digest,
@@ -70,39 +70,42 @@ class Parts:
         )
 
 
-def candidates(ledger: Ledger, parts: Parts) -> list[Generation]:
-    """Finished generations of the same parts, newest first, released or left by a run that ended before that."""
-    same = [one for one in ledger.generations() if one.digest == parts.digest and not one.dropped]
-    for one in same:
-        if not one.verified:
-            log.info("generation %d: left unfinished by an earlier run; not used again", one.number)
-    return [one for one in same if one.verified]
+def find_finished(ledger: Ledger, parts: Parts) -> list[Generation]:
+    """Return the verified generations of the same parts, newest first, whether they were released or not."""
+    same = [entry for entry in ledger.generations() if entry.digest == parts.digest and not entry.dropped]
+    for generation in same:
+        if not generation.verified:
+            log.info("generation %d: left unfinished by an earlier run; not reused", generation.number)
+    return [generation for generation in same if generation.verified]
 
 
-def build(generation: Generation, parts: Parts, publisher: Publisher) -> float:
-    """Build the generation's collection and verify it, opened anew; its recall, as `verify` gives it.
+def build_and_verify(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+    """Build the generation's collection, open it again, and verify it; return its recall@10, in [0, 1].
 
-    Raises Mismatch as `paired` and `verify` do.
+    Raises Mismatch as `rows_with_vectors` and `verify` do.
     """
     log.info("%s: building generation %d", generation.collection, generation.number)
     batches = rows_with_vectors(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
     publisher.build(parts.identity(generation), batches)
-    return check(generation, parts, publisher)
+    return verify_generation(generation, parts, publisher)
 
 
-def usable(generation: Generation, parts: Parts, publisher: Publisher) -> float | None:
-    """The recall of a generation that was verified once and still is whole; None when it is not."""
+def try_reuse(generation: Generation, parts: Parts, publisher: Publisher) -> float | None:
+    """Verify a finished generation again; return its recall@10, or None when it fails a check."""
     try:
-        recall = check(generation, parts, publisher)
+        recall = verify_generation(generation, parts, publisher)
     except NightshiftError as error:
-        log.warning("generation %d: not used again: %s", generation.number, error)
+        log.warning("generation %d: not reused: %s", generation.number, error)
         return None
     log.info("generation %d: verified again, nothing to build", generation.number)
     return recall
 
 
-def check(generation: Generation, parts: Parts, publisher: Publisher) -> float:
-    """Open the generation's collection and run every check of `verify`; its recall."""
+def verify_generation(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+    """Open the generation's collection and run every check of `verify`; return its recall@10.
+
+    Raises Mismatch when a check fails.
+    """
     encoder = parts.loader(parts.encoder.path)
     with closing(publisher.open(generation.collection)) as reader:
         identity = parts.identity(generation)

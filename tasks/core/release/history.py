@@ -1,4 +1,4 @@
-"""Which release serves, which ones there are, and how a damaged pointer or a ledger one move behind is restored."""
+"""Find the serving release, list releases, move the pointer, and bring pointer and ledger back into agreement."""
 
 from __future__ import annotations
 
@@ -16,37 +16,41 @@ log = logging.getLogger("nightshift.release")
 
 
 def serving(settings: Settings, publisher: Publisher | None = None) -> tuple[Release | None, int]:
-    """The release that the pointer names, and the epoch: how often the pointer has moved. (None, 0) before the first.
+    """Return the serving release and the epoch, a number that grows with each move of the pointer.
 
-    What a crash left half done is mended first. None too when no release is left that loads: a night makes a new one.
+    Returns (None, 0) before the first release. First repairs pointer and ledger after a crash, inside one ledger
+    transaction. The release is also None when no release loads any more; the next night then makes a new one.
 
-    Raises Unreachable: Milvus does not answer; NightshiftError: the pointer names what no night of this home made.
+    Raises Unreachable when Milvus does not answer, NightshiftError when the alias belongs to another home.
     """
     with open_ledger(settings) as ledger, ledger.exclusive():
         return reconcile(ledger, publisher or open_publisher(settings))
 
 
 def list_releases(settings: Settings) -> list[Release]:
-    """Every release that ever served, newest first; `pruned` where only its figures are left."""
+    """Return every release that ever served, newest first. `pruned` is true where only its metrics are left."""
     serving(settings)
     with open_ledger(settings) as ledger:
         return ledger.releases()
 
 
 def known_releases(settings: Settings) -> list[Release]:
-    """Every release in the ledger, newest first. Only reads, unless the ledger knows none and is made again first."""
+    """Return every release in the ledger, newest first. Only reads, unless the ledger is empty and is rebuilt first."""
     with open_ledger(settings) as ledger:
         known = ledger.releases()
     return known or list_releases(settings)
 
 
 def reconcile(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int]:
-    """`serving`, inside the caller's transaction.
+    """Make pointer and ledger agree, inside the caller's transaction; return the serving release and the epoch.
 
-    A crash between the pointer's move and the ledger's commit leaves them apart: the pointer wins if its release
-    loads; if not, it goes back to the last release of the ledger. So does a pointer that cannot be read.
+    They differ after a crash between the pointer's move and the ledger's commit. If the pointer's release loads, the
+    ledger follows the pointer. If it does not, or the pointer cannot be read, the pointer returns to the ledger's last
+    release.
+
+    Returns and raises as `serving` does.
     """
-    pointer = _pointer(publisher)
+    pointer = _read_pointer(publisher)
     recover(ledger, publisher, pointer)
     moves = ledger.moves()
     last = moves[-1] if moves else None
@@ -58,29 +62,29 @@ def reconcile(ledger: Ledger, publisher: Publisher) -> tuple[Release | None, int
         if (pointer.release, pointer.collection) == (current.release, current.collection):
             return current, last.epoch
     epoch = max(pointer.epoch if pointer else 0, last.epoch + 1 if last else 1)
-    for name, why in ((pointer and pointer.release, pointer and pointer.why), (last and last.release, "mended")):
+    for name, why in ((pointer and pointer.release, pointer and pointer.why), (last and last.release, "repaired")):
         release = (known.get(name) or read_manifest(ledger.home / Release.shelf / name)) if name else None
         if release is not None and _loads(release, publisher):
-            log.warning("pointer and ledger disagreed: release %s serves", release.release)
-            point_to(ledger, publisher, release, epoch, why or "mended")
+            log.warning("pointer and ledger did not agree; release %s serves", release.release)
+            move_pointer_to(ledger, publisher, release, epoch, why or "repaired")
             return release, epoch
     log.error(
-        "neither the release that the pointer names (%s) nor the last one in the ledger (%s) loads: none serves; "
-        "`nightshift rollback --to` takes an older one, `nightshift run` makes a new one",
+        "no release serves: neither the pointer's release (%s) nor the ledger's last release (%s) loads. "
+        "Serve an older one with `nightshift rollback --to`, or make a new one with `nightshift run`",
         pointer and pointer.release,
         last and last.release,
     )
     return None, last.epoch if last else 0
 
 
-def point_to(ledger: Ledger, publisher: Publisher, release: Release, epoch: int, why: str) -> None:
+def move_pointer_to(ledger: Ledger, publisher: Publisher, release: Release, epoch: int, why: str) -> None:
     """Record a release and move the pointer to it, inside the caller's transaction.
 
-    The pointer moves last but for the commit: what a crash in between leaves is mended by `reconciled`.
+    The pointer moves just before the commit. `reconcile` repairs what a crash in between leaves.
     """
-    ledger.record(release)
-    ledger.move(epoch, release.release, why)
-    publisher.flip(
+    ledger.record_release(release)
+    ledger.record_move(epoch, release.release, why)
+    publisher.move_pointer(
         Pointer(
             release=release.release,
             epoch=epoch,
@@ -93,30 +97,33 @@ def point_to(ledger: Ledger, publisher: Publisher, release: Release, epoch: int,
 
 
 def check_loads(release: Release, publisher: Publisher) -> None:
-    """Open and load the release's collection. Raises Mismatch when it is not that release's, whole."""
+    """Open and load the release's collection.
+
+    Raises Mismatch when its release, fingerprint, or row count is not the recorded one.
+    """
     reader = publisher.open(release.collection)
     try:
-        found = (reader.identity.release, reader.identity.fingerprint, reader.count())
+        stored = (reader.identity.release, reader.identity.fingerprint, reader.count())
     finally:
         reader.close()
-    wanted = (release.release, release.fingerprint, release.rows)
-    if found != wanted:
-        raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {found}, recorded were {wanted}")
+    expected = (release.release, release.fingerprint, release.rows)
+    if stored != expected:
+        raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {stored}, expected {expected}")
 
 
 def _loads(release: Release, publisher: Publisher) -> bool:
     try:
         check_loads(release, publisher)
     except Unreachable:
-        raise  # it says nothing about the release
+        raise  # the release itself may be intact
     except NightshiftError as error:
         log.warning("release %s does not load: %s", release.release, error)
         return False
     return True
 
 
-def _pointer(publisher: Publisher) -> Pointer | None:
-    """The pointer; None too when it is damaged, and set aside."""
+def _read_pointer(publisher: Publisher) -> Pointer | None:
+    """Read the pointer. Set a damaged pointer aside and return None."""
     try:
         return publisher.serving()
     except Damaged as error:

@@ -1,4 +1,4 @@
-"""The ledger: generations, releases and every move of the pointer. The pointer is truth, this is history."""
+"""The ledger: every generation, release, and move of the pointer. The pointer decides; the ledger is its history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from tasks.core.release.ledger_database import Database, Sqlite
 
 
 class Move(NamedTuple):
-    """One move of the pointer. `why` is publish, rollback, mended or rebuilt."""
+    """One move of the pointer.
+
+    `epoch` is its position in the sequence of moves; `why` is publish, rollback, repaired, or rebuilt (homes of earlier
+    versions hold another word for repaired).
+    """
 
     epoch: int
     release: str
@@ -27,34 +31,34 @@ class Move(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """One try at building a collection; `digest` names what it is made of."""
+    """One attempt to build a collection. `digest` identifies the parts of its release."""
 
     number: int
     digest: str
     verified: bool
     dropped: bool
-    family: str = "nightshift"  # what the names of this home's collections begin with
+    family: str = "nightshift"  # prefix of this home's collection names
 
     @property
     def release(self) -> str:
-        """The name of the release that it is, or would be."""
+        """Name of the release that this generation is, or would become."""
         return f"r{self.number:04d}-{self.digest[:8]}"
 
     @property
     def collection(self) -> str:
-        """The name of its collection: letters, digits and underscores, as Milvus wants."""
+        """Name of its collection. Milvus allows only letters, digits, and underscores."""
         return f"{self.family}_{self.release.replace('-', '_')}"
 
     @classmethod
-    def of(cls, collection: str) -> Generation:
-        """The generation that a collection's name tells of; of its digest only the first 8 digits are known."""
+    def from_collection(cls, collection: str) -> Generation:
+        """Parse a collection name. It contains only the first 8 digits of the digest."""
         family, number, digest = collection.rsplit("_", 2)
         return cls(int(number[1:]), digest, verified=False, dropped=False, family=family)
 
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Ledger]:
-    """The ledger of the home that `settings` name, made on first use."""
+    """Open the ledger of the home in `settings`; create it on first use."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with closing(_database(settings)) as database:
         yield Ledger(settings.home, database, settings.milvus.alias)
@@ -69,25 +73,25 @@ def _database(settings: Settings) -> Database:
 
 
 class Ledger:
-    """An open ledger. Every change belongs into a `with ledger.exclusive():`."""
+    """An open ledger. Make every change inside `with ledger.exclusive():`."""
 
     def __init__(self, home: Path, database: Database, family: str) -> None:
         self.home, self._database, self._family = home, database, family
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep every other writer out, in this process and others; undo what was written when an error leaves."""
+        """Start a transaction that blocks all other writers, in any process, and rolls back on an error."""
         return self._database.exclusive()
 
-    def held(self, generation: Generation) -> AbstractContextManager[bool]:
-        """Hold a generation while pointing to it or removing it; false when another process holds it.
+    def lock_generation(self, generation: Generation) -> AbstractContextManager[bool]:
+        """Lock a generation while building, publishing, or removing it; yield false if another process holds the lock.
 
-        It falls with its process, so a killed build is free at once.
+        The lock ends with its process, so a killed build leaves nothing locked.
         """
-        return self._database.held(self.home, generation.collection)
+        return self._database.lock_name(self.home, generation.collection)
 
     def allocate(self, digest: str) -> Generation:
-        """A new generation; its number is larger than any before it and never given again."""
-        ((number,),) = self._database.execute(  # generations are never removed, so the largest is the last
+        """Add a generation. Its number is larger than all earlier ones and is never reused."""
+        ((number,),) = self._database.execute(  # rows are never deleted, so the maximum is the latest
             "INSERT INTO generations (number, digest) SELECT COALESCE(MAX(number), 0) + 1, ? FROM generations"
             " RETURNING number",
             (digest,),
@@ -95,22 +99,22 @@ class Ledger:
         return Generation(number, digest, verified=False, dropped=False, family=self._family)
 
     def adopt(self, generation: Generation) -> None:
-        """Enter a generation that is there, though this ledger never gave its number; it counts as unfinished."""
+        """Add an existing generation that this ledger does not know. It counts as unfinished."""
         self._database.execute(
             "INSERT INTO generations (number, digest) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (generation.number, generation.digest),
         )
 
     def mark_verified(self, number: int) -> None:
-        """Note that the collection of a generation is whole."""
+        """Record that the collection of a generation passed every check."""
         self._database.execute("UPDATE generations SET verified = ? WHERE number = ?", (_now(), number))
 
     def mark_dropped(self, number: int) -> None:
-        """Note that the collection of a generation is gone, or about to be."""
+        """Record that the collection of a generation is removed, or about to be."""
         self._database.execute("UPDATE generations SET dropped = ? WHERE number = ?", (_now(), number))
 
     def generations(self) -> list[Generation]:
-        """All generations, newest first."""
+        """Return all generations, newest first."""
         rows = self._database.execute(
             "SELECT number, digest, verified IS NOT NULL, dropped IS NOT NULL FROM generations ORDER BY number DESC"
         )
@@ -118,8 +122,8 @@ class Ledger:
             Generation(n, digest, bool(verified), bool(dropped), self._family) for n, digest, verified, dropped in rows
         ]
 
-    def record(self, release: Release) -> None:
-        """Enter a release; once is enough."""
+    def record_release(self, release: Release) -> None:
+        """Add a release; do nothing if the ledger already has it."""
         text = release.model_dump_json(exclude={"path", "reused"})
         self._database.execute(
             "INSERT INTO generations (number, digest, verified) VALUES (?, ?, ?)"
@@ -132,9 +136,9 @@ class Ledger:
         )
 
     def releases(self) -> list[Release]:
-        """All releases, newest first; `pruned` where the collection is gone.
+        """Return all releases, newest first. `pruned` is true where the collection was removed.
 
-        Raises Mismatch for a record of another version of Nightshift.
+        Raises Mismatch when a record was written by another version of Nightshift.
         """
         rows = self._database.execute(
             "SELECT record, release, dropped IS NOT NULL FROM releases JOIN generations ON generation = number"
@@ -148,22 +152,22 @@ class Ledger:
             release = Release(**{**json.loads(record), "path": path, "reused": True})
         except ValidationError as error:
             raise Mismatch(
-                f"ledger of {self.home}: the record of release {name} is damaged, or of another version of Nightshift "
-                f"({error.error_count()} fields). Use that version, or move the ledger away: it is made again."
+                f"ledger of {self.home}: the record of release {name} is damaged or from another version of Nightshift "
+                f"({error.error_count()} fields). Use that version, or move the ledger away to have it rebuilt."
             ) from error
         return release.model_copy(update={"pruned": bool(dropped)})
 
-    def move(self, epoch: int, release: str, why: str) -> None:
-        """Enter a move of the pointer."""
+    def record_move(self, epoch: int, release: str, why: str) -> None:
+        """Add a move of the pointer."""
         self._database.execute("INSERT INTO moves VALUES (?, ?, ?, ?)", (epoch, release, _now(), why))
 
     def moves(self) -> list[Move]:
-        """All moves of the pointer, oldest first."""
+        """Return all moves of the pointer, oldest first."""
         return [Move(*row) for row in self._database.execute("SELECT * FROM moves ORDER BY epoch")]
 
 
 def lock_names(home: Path) -> set[str]:
-    """The names of all collections that were ever built here, as their locks tell: locks stay."""
+    """Return the names of all collections ever built in this home. Their lock files are never removed."""
     return {path.stem for path in (home / "locks").glob("*_r*_*.lock")}
 
 

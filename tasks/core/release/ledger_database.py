@@ -1,4 +1,4 @@
-"""Where a ledger's tables lie: a SQLite file for one host; `postgres.py` has them in PostgreSQL, for several."""
+"""Storage of the ledger's tables: a SQLite file for one host. `ledger_postgres.py` stores them for several hosts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tasks.core.release.damage import set_aside
 log = logging.getLogger("nightshift.release")
 
 FILE = "ledger.sqlite"
-BOUND = "ledger.id"  # the file of a home whose ledger lies in PostgreSQL: what it calls this home
-BUSY_SECONDS = 60  # how long to wait for another process's transaction; ours take milliseconds to seconds
+BOUND = "ledger.id"  # identifies this home in PostgreSQL; the file exists only if the ledger is there
+BUSY_SECONDS = 60  # wait for another process's transaction; ours take milliseconds to seconds
 TABLES = """
 CREATE TABLE IF NOT EXISTS generations (
     number INTEGER PRIMARY KEY, digest TEXT NOT NULL, verified TEXT, dropped TEXT
@@ -41,47 +41,47 @@ CONTENT = (
 
 
 class Database(Protocol):
-    """A connection to the tables of one home's ledger; values stand for `?` in a statement."""
+    """A connection to the tables of one home's ledger. `?` in a statement is a placeholder for a value."""
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run a statement that SQLite and PostgreSQL both understand; its rows."""
+        """Run a statement that both SQLite and PostgreSQL accept; return its rows."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """A transaction that keeps every other writer out, and is undone when an error leaves it.
+        """Start a transaction that blocks all other writers, and rolls back on an error.
 
-        Raises NightshiftError when another one lasts for `BUSY_SECONDS`, StaleNight when the tables are no longer
-        those that were opened.
+        Raises NightshiftError when another transaction lasts longer than `BUSY_SECONDS`, StaleNight when the tables
+        were replaced after they were opened.
         """
 
-    def held(self, home: Path, name: str) -> AbstractContextManager[bool]:
-        """Hold a name; false when another process does. It is free again when its process ends, however it ends."""
+    def lock_name(self, home: Path, name: str) -> AbstractContextManager[bool]:
+        """Lock a name; yield false if another process holds the lock. The lock ends with its process."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class Sqlite:
-    """A `Database` in a file below home. Locks on files keep out processes of this host.
+    """A `Database` in a file below home. File locks exclude other processes of this host.
 
-    A damaged file is set aside, and an empty one begun: `recovery.recover` enters what collections and manifests tell.
+    A damaged file is set aside and replaced by an empty one, which `recovery.recover` fills from collections and
+    manifests.
 
-    Raises NightshiftError for a home whose ledger lies elsewhere or cannot be opened, and while another process holds
-    its write lock.
+    Raises NightshiftError when the ledger is in PostgreSQL, cannot be opened, or is locked by another process.
     """
 
     def __init__(self, home: Path) -> None:
         if (home / BOUND).exists():
             raise NightshiftError(
-                f"{home}: its ledger lies in PostgreSQL, and [release] ledger does not say where. "
-                f"To go back to SQLite on every host, remove {home / BOUND}."
+                f"{home}: its ledger is in PostgreSQL; set [release] ledger to its address. "
+                f"To return to SQLite on every host, remove {home / BOUND}."
             )
         self._path = home / FILE
         try:
-            self._connection = _connected(self._path)
+            self._connection = _connect(self._path)
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):  # SQLite does not name the file
                 raise NightshiftError(f"{self._path}: {describe(error)}") from error
-            self._connection = _replaced(home)
+            self._connection = _replace_damaged(home)
         self._inode = self._path.stat().st_ino
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -90,13 +90,13 @@ class Sqlite:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold SQLite's one write lock; see `Database.exclusive`."""
+        """Hold SQLite's write lock; see `Database.exclusive`."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             raise NightshiftError(
                 f"{self._path}: {error} for {BUSY_SECONDS} s. "
-                "Another publish or rollback holds it; try again when that has ended."
+                "Another publish or rollback holds it; try again when that has finished."
             ) from error
         try:
             self._check_in_place()
@@ -107,15 +107,15 @@ class Sqlite:
         self._connection.execute("COMMIT")
 
     def _check_in_place(self) -> None:
-        """A ledger that was removed meanwhile keeps nobody out: others have made a new one."""
+        """Refuse a ledger file that was replaced: locking it would not exclude users of the new file."""
         if not self._path.exists() or self._path.stat().st_ino != self._inode:
-            raise StaleNight(f"{self._path}: was removed or replaced while this was under way; run the night again")
+            raise StaleNight(f"{self._path}: was removed or replaced during this operation; run the night again")
 
     @contextmanager
-    def held(self, home: Path, name: str) -> Iterator[bool]:
-        """Hold the lock on a file; see `Database.held`."""
+    def lock_name(self, home: Path, name: str) -> Iterator[bool]:
+        """Lock a file; see `Database.lock_name`."""
         try:
-            with FileLock(lock_of(home, name), timeout=0):
+            with FileLock(lock_file(home, name), timeout=0):
                 yield True
         except Timeout:
             yield False
@@ -125,8 +125,8 @@ class Sqlite:
         self._connection.close()
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    """A connection to a file whose pages, tables and records are whole; raises sqlite3.DatabaseError otherwise."""
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file and check its pages, tables, and records. Raises sqlite3.DatabaseError when it is damaged."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -141,7 +141,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _check_content(connection: sqlite3.Connection) -> None:
-    """Read everything: a ledger has one row for each release, generation and move."""
+    """Read the whole ledger. It is small: one row for each release, generation, and move."""
     ((fault,),) = connection.execute("PRAGMA quick_check(1)")
     if fault != "ok":
         raise sqlite3.DatabaseError(fault)
@@ -154,26 +154,26 @@ def _check_content(connection: sqlite3.Connection) -> None:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file's content is at fault, rather than a lock, the disk, or permissions."""
+    """Return whether the file's content is the cause, rather than a lock, the disk, or permissions."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     return code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _replaced(home: Path) -> sqlite3.Connection:
-    """Set a damaged ledger aside and begin an empty one, unless another process has just done so."""
+def _replace_damaged(home: Path) -> sqlite3.Connection:
+    """Set a damaged ledger aside and create an empty one, unless another process has just done so."""
     path = home / FILE
-    with FileLock(lock_of(home, "ledger")):
+    with FileLock(lock_file(home, "ledger")):
         try:
-            return _connected(path)
+            return _connect(path)
         except sqlite3.DatabaseError as error:
             for file in (path, *(path.with_name(f"{FILE}-{kind}") for kind in ("wal", "shm"))):
                 set_aside(file, f"{file}: the ledger is damaged ({error})")
-            log.warning("%s: made again from collections and release manifests", path)
-            return _connected(path)
+            log.warning("%s: rebuilding the ledger from collections and release manifests", path)
+            return _connect(path)
 
 
-def lock_of(home: Path, name: str) -> Path:
-    """The file that is locked to hold a name; it stays, and so tells a lost ledger which names were given."""
+def lock_file(home: Path, name: str) -> Path:
+    """Return the lock file of a name. Lock files are never removed; they show a rebuilt ledger the used names."""
     file = home / "locks" / f"{name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

@@ -1,4 +1,4 @@
-"""Pins: a pinned release is never pruned. Each is a small file, so that a lost ledger loses none."""
+"""Pins: a pinned release is never pruned. Each pin is a small file, so pins survive the loss of the ledger."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ FOLDER = "pins"
 
 
 def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Release:
-    """Keep release `name`, or the only one that begins so, from being pruned.
+    """Protect a release from pruning.
 
-    Raises NoSuchRelease when it is unknown, or was pruned already.
+    Args:
+        settings: of the home.
+        name: the release's name, or a prefix that only one release has.
+        publisher: of the collections; None: the one that the settings choose.
+
+    Returns: the pinned release.
+
+    Raises NoSuchRelease when no release has this name, or its collection is already pruned.
     """
-    with open_ledger(settings) as ledger, ledger.exclusive():  # pruning decides inside the same transaction
+    with open_ledger(settings) as ledger, ledger.exclusive():  # the same transaction that pruning decides in
         reconcile(ledger, publisher or open_publisher(settings))
-        known = {one.release: one for one in ledger.releases() if not one.pruned}
+        known = {release.release: release for release in ledger.releases() if not release.pruned}
         name = pick_name(name, known)
         stamp = {"release": name, "pinned": datetime.now(UTC).isoformat(timespec="seconds")}
         write_text(settings.home / FOLDER / f"{name}.json", json.dumps(stamp) + "\n")
@@ -33,15 +40,21 @@ def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Re
 
 
 def unpin(settings: Settings, name: str) -> str:
-    """Let retention decide about release `name`, or the only pinned one that begins so, again; its whole name.
+    """Remove the pin of a release, so that pruning may remove it again.
 
-    Raises NoSuchRelease when it is not pinned.
+    Args:
+        settings: of the home.
+        name: the release's name, or a prefix that only one pinned release has.
+
+    Returns: the full name of the release.
+
+    Raises NoSuchRelease when no pinned release has this name.
     """
-    name = pick_name(name, sorted(pinned(settings.home)), "not pinned. Pinned are")
+    name = pick_name(name, sorted(pinned_releases(settings.home)), "not pinned. Pinned releases")
     (settings.home / FOLDER / f"{name}.json").unlink(missing_ok=True)
     return name
 
 
-def pinned(home: Path) -> set[str]:
-    """The names of the pinned releases."""
+def pinned_releases(home: Path) -> set[str]:
+    """Return the names of the pinned releases."""
     return {path.stem for path in (home / FOLDER).glob("r*.json")}

@@ -1,4 +1,4 @@
-"""The front door to releases: publish here; `serving`, `list_releases`, `rollback`, `pin` and `prune` from beside."""
+"""Publish a release. Also re-exports the other operations on releases: roll back, pin, prune, and list."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tasks.core.base.memory import Peak
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
-from tasks.core.release.generation import Parts, build, candidates, usable
-from tasks.core.release.history import list_releases, point_to, reconcile, serving
+from tasks.core.release.generation import Parts, build_and_verify, find_finished, try_reuse
+from tasks.core.release.history import list_releases, move_pointer_to, reconcile, serving
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
@@ -44,23 +44,37 @@ def publish(
     loader: Loader = default_loader,
     publisher: Publisher | None = None,
 ) -> Release:
-    """Make a release of encoder, embeddings and snapshot, and move the pointer to it.
+    """Make a release of encoder, embeddings, and snapshot, and move the pointer to it.
 
-    A generation of the same parts that an earlier run left, released or not, is verified and used again instead of
-    built; when it serves already, the pointer stays. `expected_epoch` is the epoch that `serving` gave when the night
-    began; `metrics`, `bm25`, `base` and `previous` are the figures to record.
+    A finished generation of the same parts is verified and reused instead of building a new one. If it already serves,
+    the pointer does not move.
+
+    Args:
+        settings: of the home.
+        encoder: encodes the queries of this release.
+        embeddings: vectors of `snapshot`, made by `encoder`.
+        snapshot: the passages.
+        metrics, bm25, base, previous: measures of the challenger, of BM25, of the base model, and of the previous
+            release (None: there was none), to record.
+        recipe: digest of the settings that shaped the release, to record.
+        reason: why the release was made, to record.
+        expected_epoch: the epoch that `serving` returned when the night began.
+        loader: loads the encoder.
+        publisher: stores the collection; None: the one that the settings choose.
+
+    Returns: the serving release.
 
     Raises:
-        Mismatch: parts that do not belong together, a collection that fails a check, or that lacks more passages of
-            the serving release's number than `max_shrink`; the pointer is untouched.
-        Unreachable: the Milvus server did not answer for too long; running it again builds a new generation.
-        StaleNight: another release went live since; the generation stays as a candidate until it is pruned.
+        Mismatch: the parts do not belong together, the collection fails a check, or the snapshot is smaller than the
+            serving release by more than the share `max_shrink`. The pointer does not move.
+        Unreachable: the Milvus server did not answer in time. Running the night again builds a new generation.
+        StaleNight: another release went live in the meantime. The generation stays until it is pruned.
     """
     start = time.perf_counter()
     publisher = publisher or open_publisher(settings)
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader)
 
-    def record(generation: Generation, recall: float, peak_mb: int) -> Release:
+    def make_release(generation: Generation, recall: float, peak_mb: int) -> Release:
         return Release(
             digest=parts.digest,
             path=settings.home / Release.shelf / generation.release,
@@ -84,48 +98,48 @@ def publish(
         with ledger.exclusive():
             current, _ = reconcile(ledger, publisher)
         _check_not_shrunk(snapshot, current, settings.milvus.max_shrink)
-        for generation in candidates(ledger, parts):
-            with ledger.held(generation) as free:
+        for generation in find_finished(ledger, parts):
+            with ledger.lock_generation(generation) as locked:
                 with Peak() as peak:
-                    recall = usable(generation, parts, publisher) if free else None
+                    recall = try_reuse(generation, parts, publisher) if locked else None
                 if recall is not None:
-                    return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
+                    return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
         with ledger.exclusive():
             generation = ledger.allocate(parts.digest)
-        with ledger.held(generation):
+        with ledger.lock_generation(generation):
             with Peak() as peak:
-                recall = build(generation, parts, publisher)
+                recall = build_and_verify(generation, parts, publisher)
             with ledger.exclusive():
                 ledger.mark_verified(generation.number)
             log.info("%s: verified", generation.collection)
-            return _go_live(ledger, publisher, record(generation, recall, peak.mb), expected_epoch)
+            return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
 
 
-def _check_not_shrunk(snapshot: Snapshot, current: Release | None, most: float) -> None:
-    if current is not None and snapshot.rows < (1 - most) * current.rows:
+def _check_not_shrunk(snapshot: Snapshot, current: Release | None, max_shrink: float) -> None:
+    if current is not None and snapshot.rows < (1 - max_shrink) * current.rows:
         raise Mismatch(
-            f"snapshot {snapshot.digest}: {snapshot.rows} passages, the serving release {current.release} has "
-            f"{current.rows}. Is part of the source missing? If not, raise [milvus] max_shrink = {most}."
+            f"snapshot {snapshot.digest}: {snapshot.rows} passages, but the serving release {current.release} has "
+            f"{current.rows}. Is part of the source missing? If not, raise [milvus] max_shrink = {max_shrink}."
         )
 
 
 def _go_live(ledger: Ledger, publisher: Publisher, release: Release, expected_epoch: int) -> Release:
-    """Check the fence and move the pointer, as one transaction; an earlier record of this release is kept."""
+    """Check that no other release went live and move the pointer, in one transaction. Keeps an existing manifest."""
     with ledger.exclusive():
         current, epoch = reconcile(ledger, publisher)
-        # Another night may have published the same parts meanwhile; then its collection stays.
+        # Another night may have published the same parts in the meantime; its collection stays.
         same = current is not None and current.digest == release.digest
         if current is not None and same and (current.collection == release.collection or epoch != expected_epoch):
-            log.info("release %s serves already", current.release)
+            log.info("release %s already serves", current.release)
             return current
         if epoch != expected_epoch:
             raise StaleNight(
-                f"{current.release if current else 'another release'} went live while this night was under way (epoch "
-                f"{epoch}, this night began at {expected_epoch}). The pointer was left alone; run the night again."
+                f"{current.release if current else 'another release'} went live during this night (epoch {epoch}, "
+                f"this night began at {expected_epoch}). The pointer was not moved; run the night again."
             )
         known = read_manifest(release.path)
         if known is None:
             write_json(release.path / MANIFEST, release.model_dump(mode="json", exclude={"path", "reused"}))
-        point_to(ledger, publisher, known or release, epoch + 1, "publish")
+        move_pointer_to(ledger, publisher, known or release, epoch + 1, "publish")
     log.debug("release %s: recorded", release.release)
     return known or release

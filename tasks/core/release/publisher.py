@@ -1,6 +1,6 @@
-"""What a release is made of in Milvus, and what any Milvus must offer to hold releases.
+"""Interfaces of a vector store: `Publisher` builds and serves collections, `Reader` searches one of them.
 
-One `Publisher`, two pointers: `EmbeddedMilvus` replaces a file, `ServerMilvus` alters an alias.
+There are two publishers. `EmbeddedMilvus` stores its pointer in a file, `ServerMilvus` in an alias.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.base.errors import Mismatch
 
-PREFIX = "nightshift."  # of our keys among a collection's properties
+PREFIX = "nightshift."  # of our keys in a collection's properties
 
 
 class Identity(BaseModel):
-    """Who a collection is: written into its properties when it is created, and never altered."""
+    """The identity of a collection: written into its properties at creation and never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: str
-    digest: str  # of the release's manifest: the same parts give the same one
+    digest: str  # of the release: equal parts give an equal digest
     collection: str
     fingerprint: str
     dimension: int
@@ -37,17 +37,17 @@ class Identity(BaseModel):
     snapshot: str
 
     def properties(self) -> dict[str, str]:
-        """As collection properties: strings only."""
+        """Return the identity as collection properties: strings only."""
         return {PREFIX + name: str(value) for name, value in self.model_dump().items()}
 
     @classmethod
     def read(cls, collection: str, properties: Mapping[str, Any]) -> Identity:
-        """From the properties of `collection`; raises Mismatch when they are not those of a release."""
+        """Read an identity from properties. Raises Mismatch when they are not those of this collection's release."""
         ours = {name.removeprefix(PREFIX): value for name, value in properties.items() if name.startswith(PREFIX)}
         try:
             identity = cls(**ours)
         except ValidationError as error:
-            missing = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+            missing = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
             raise Mismatch(f"collection {collection}: its properties do not name a release ({missing})") from error
         if identity.collection != collection:
             raise Mismatch(f"collection {collection}: its properties are those of {identity.collection}")
@@ -55,9 +55,9 @@ class Identity(BaseModel):
 
 
 class Pointer(BaseModel):
-    """The one mutable thing: which release serves.
+    """The only mutable record: which release serves.
 
-    `epoch` counts the moves of the pointer. An alias holds only a name: of it `epoch` is 0 and `why` empty.
+    `epoch` counts the moves of the pointer. An alias stores only a name, so there `epoch` is 0 and `why` is empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,11 +66,11 @@ class Pointer(BaseModel):
     epoch: int = 0
     collection: str
     fingerprint: str
-    why: str = ""  # it moved: publish, rollback, mended or rebuilt
+    why: str = ""  # reason of the last move: publish, rollback, repaired, or rebuilt
 
 
 class Found(NamedTuple):
-    """A passage that a search found; `fields` holds what was asked for beside it."""
+    """A passage returned by a reader. `fields` contains the requested fields."""
 
     row: int  # its row in the snapshot
     passage_id: str
@@ -79,115 +79,122 @@ class Found(NamedTuple):
 
 
 class Reader(Protocol):
-    """One collection, loaded, by its concrete name; safe for several threads until it is closed.
+    """A loaded collection, addressed by its concrete name. Thread-safe until it is closed.
 
-    Its methods raise NightshiftError when Milvus refuses, Unreachable when it does not answer in time.
+    Methods raise NightshiftError when Milvus rejects a request, Unreachable when it does not answer in time.
     """
 
     identity: Identity
 
     def count(self) -> int:
-        """Rows, counted with strong consistency."""
+        """Count the rows, with strong consistency."""
 
     def keys(self, first: int, last: int) -> list[tuple[int, str, str]]:
-        """(row, passage_id, text_hash) of snapshot rows [first, last), by row."""
+        """Return (row, passage_id, text_hash) of snapshot rows [first, last), ordered by row."""
 
     def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = (), rule: str = "") -> list[list[Found]]:
-        """The `k` best by inner product for each of `vectors` (float32, (n, dimension)), best first.
+        """Return the `k` passages with the highest inner product for each vector, best first.
 
-        Of the passages that keep `rule`, an expression that `Filters` made.
+        Args:
+            vectors: query vectors, float32, shape (n, dimension).
+            k: hits per query.
+            fields: names of the fields to return with each hit.
+            rule: filter expression from `Filters`; empty: all passages.
         """
 
     def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """The passages of snapshot rows that keep `rule`, by row; their `score` is 0."""
+        """Return the passages of `rows` that match the filter `rule`, keyed by row, with score 0."""
 
     def check(self) -> None:
-        """Verify again that what answers is whole.
+        """Verify again that the loaded collection is intact.
 
-        Raises Damaged when it is not: checksums of files differ or, on a server, sampled passages do not find
-        themselves.
+        Raises Damaged when file checksums differ or, on a server, when sampled passages do not find themselves.
         """
 
     def close(self) -> None:
-        """Give back what the reader holds."""
+        """Free all resources of the reader."""
 
 
 class Opener(Protocol):
-    """What searching needs of a publisher."""
+    """The part of a publisher that searching needs."""
 
     def open(self, collection: str) -> Reader:
-        """Open and load a finished collection without ever writing to it.
+        """Open and load a finished collection, read-only.
 
-        Raises NightshiftError when it is not there or does not load, Damaged when its files are not those that were
-        verified, Mismatch when it is not a release's.
+        Raises NightshiftError when it is missing or does not load, Damaged when its files differ from their checksums,
+        Mismatch when it does not belong to a release.
         """
 
     def serving(self) -> Pointer | None:
-        """The pointer; None before the first release.
+        """Read the pointer; return None before the first release.
 
-        Raises Damaged when it cannot be read, Mismatch when it names what is no release, Unreachable when no server
-        answers.
+        Raises Damaged when it cannot be read, Mismatch when it names a collection that is no release, Unreachable when
+        the server does not answer.
         """
 
 
 class Publisher(Opener, Protocol):
-    """Holds generations of the collection, and the pointer to the one that serves."""
+    """Stores the collections of all generations, and the pointer to the serving one."""
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-        """Make the collection `identity.collection` of `batches` (see `rows.paired`), flushed, indexed and closed.
+        """Build, flush, index, and close the collection `identity.collection`.
 
-        Raises NightshiftError when a collection of that name exists: names are never used twice.
+        Args:
+            identity: stored as the properties of the collection.
+            batches: its rows, from `rows.rows_with_vectors`.
+
+        Raises NightshiftError when a collection of that name exists: names are never reused.
         """
 
     def identity(self, collection: str) -> Identity:
-        """Who a collection is; raises as `open` does."""
+        """Read the identity of a collection; raises as `open` does."""
 
-    def flip(self, pointer: Pointer) -> None:
-        """Move the pointer, in one step."""
+    def move_pointer(self, pointer: Pointer) -> None:
+        """Replace the pointer atomically."""
 
     def set_pointer_aside(self, reason: object) -> None:
-        """Put a pointer that cannot be read out of the way; `flip` makes another."""
+        """Set an unreadable pointer aside, so that `move_pointer` can write a new one."""
 
     def unload(self, collection: str) -> None:
-        """Give back the memory that a finished collection takes; `open` loads it again."""
+        """Free the memory of a finished collection; `open` loads it again."""
 
     def drop(self, collection: str) -> None:
-        """Remove a collection. Raises NightshiftError when a pointer names it."""
+        """Remove a collection. Raises NightshiftError when the pointer names it."""
 
     def collections(self) -> set[str]:
-        """The names of all collections that are generations of this home, whole or half built."""
+        """Return the names of all collections of this home, finished or not."""
 
     def tidy(self) -> None:
-        """Remove what killed processes left beside the collections."""
+        """Remove files left by killed processes."""
 
 
 class VectorEncoder(Protocol):
-    """What releasing and searching need of an encoder; vectors are float32 (n, dimension)."""
+    """The part of an encoder that releasing and searching need."""
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """Length of a vector."""
 
     @property
     def fingerprint(self) -> str:
-        """The name of the vector space, computed from the encoder's own files."""
+        """Digest that identifies the vector space, computed from the encoder's files."""
 
     def encode_queries(self, texts: Sequence[str], /) -> np.ndarray:
-        """Query vectors."""
+        """Encode queries; returns float32 vectors, shape (n, dimension)."""
 
     def encode_passages(self, texts: Sequence[str], /) -> np.ndarray:
-        """Passage vectors."""
+        """Encode passages; returns float32 vectors, shape (n, dimension)."""
 
 
 class Loader(Protocol):
-    """Reads the encoder in a folder, `load_encoder` for one."""
+    """A function that loads an encoder from a folder, for example `load_encoder`."""
 
     def __call__(self, folder: Path, /) -> VectorEncoder:
-        """The encoder in `folder`."""
+        """Load the encoder in `folder`."""
 
 
 def default_loader(folder: Path) -> VectorEncoder:
-    """The dual encoder in `folder`; torch is imported only when one is needed."""
+    """Load the dual encoder in `folder`. Imports torch only when called."""
     from tasks.core.encoder.dual_encoder import load_encoder
 
     return load_encoder(folder)

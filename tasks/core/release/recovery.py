@@ -1,6 +1,6 @@
-"""A ledger that was lost, damaged, or put back from an old copy is made again from collections and manifests.
+"""Rebuild a ledger that is lost, damaged, or restored from an old copy, from collections and manifests.
 
-So is the manifest of a release, from the ledger or from the properties of its collection.
+Also rebuild the manifest of a release, from the ledger or from the properties of its collection.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ log = logging.getLogger("nightshift.release")
 
 
 def recover(ledger: Ledger, publisher: Publisher, pointer: Pointer | None) -> None:
-    """Enter the collections that the ledger does not know, inside the caller's transaction.
+    """Add the collections that the ledger does not know, inside the caller's transaction.
 
-    Those of a folder in `releases`, and the one that the pointer names, are releases again; the others count as left
-    unfinished, so that pruning removes them. Their numbers are never given again. Where the pointer is lost too, the
-    newest release is taken to serve.
+    A collection becomes a release again if it has a folder in `releases` or the pointer names it. The others count as
+    unfinished, so pruning removes them. Their numbers are never reused. If the pointer is lost too, the newest release
+    serves.
 
-    Raises NightshiftError when one of them was made in another home: an alias belongs to one home alone.
+    Raises NightshiftError when a collection belongs to another home: homes cannot share an alias.
     """
     present = publisher.collections()
-    unknown = present - {one.collection for one in ledger.generations()}
+    unknown = present - {generation.collection for generation in ledger.generations()}
     if not unknown:
         return
-    log.warning("the ledger does not know %d of %d collections; entered again", len(unknown), len(present))
+    log.warning("the ledger does not know %d of %d collections; adding them again", len(unknown), len(present))
     for name in sorted(unknown):
-        _check_ours(ledger, publisher, name)
+        _check_home(ledger, publisher, name)
     for name in sorted(unknown | lock_names(ledger.home)):
-        ledger.adopt(Generation.of(name))
-    collections = {Generation.of(name).release: name for name in sorted(present)}
+        ledger.adopt(Generation.from_collection(name))
+    collections = {Generation.from_collection(name).release: name for name in sorted(present)}
     folders = {path.name for path in (ledger.home / Release.shelf).glob("r*") if path.is_dir()}
     if pointer is not None and pointer.collection in unknown:
         folders.add(pointer.release)
     for name in sorted(folders - {release.release for release in ledger.releases()}):
-        release = _manifest_of(ledger, publisher, name, collections.get(name))
+        release = _restore_manifest(ledger, publisher, name, collections.get(name))
         if release is not None:
-            ledger.record(release)
+            ledger.record_release(release)
             if release.collection not in present:
                 ledger.mark_dropped(release.generation)
     if not ledger.moves():
-        _enter_moves(ledger, pointer)
+        _rebuild_moves(ledger, pointer)
 
 
 def read_manifest(folder: Path) -> Release | None:
-    """The release whose manifest is in `folder`; None when there is none, or it is damaged, and set aside."""
+    """Read the manifest in `folder`. Return None when it is missing or damaged; set a damaged manifest aside."""
     reason = "it cannot be read"
     try:
         release = read_receipt(folder, Release)
@@ -65,19 +65,19 @@ def read_manifest(folder: Path) -> Release | None:
 
 
 def restore_manifests(ledger: Ledger) -> None:
-    """Write again the manifests of releases that are missing or damaged, from the ledger."""
+    """Restore missing and damaged manifests of releases from the ledger."""
     for release in ledger.releases():
         if read_manifest(release.path) is None:
             _write_manifest(release)
-            log.warning("release %s: its manifest was lost; made again from the ledger", release.release)
+            log.warning("release %s: its manifest was lost; rebuilt from the ledger", release.release)
 
 
 def _write_manifest(release: Release) -> None:
     fields = release.model_dump(mode="json", exclude={"path", "reused", "pruned"})
-    write_json(release.path / MANIFEST, {**fields, "pruned": False})  # the ledger says what was pruned since
+    write_json(release.path / MANIFEST, {**fields, "pruned": False})  # the ledger records what was pruned
 
 
-def _check_ours(ledger: Ledger, publisher: Publisher, name: str) -> None:
+def _check_home(ledger: Ledger, publisher: Publisher, name: str) -> None:
     try:
         identity = publisher.identity(name)
     except Unreachable:
@@ -88,12 +88,12 @@ def _check_ours(ledger: Ledger, publisher: Publisher, name: str) -> None:
     if not (ledger.home / Encoder.shelf / identity.encoder).exists():
         raise NightshiftError(
             f"collection {name}: made in another home, its encoder {identity.encoder} is not in {ledger.home}. "
-            "Two homes may share a server, but not an alias: give this one its own, [milvus] alias."
+            "Homes may share a server, but not an alias: give this home its own [milvus] alias."
         )
 
 
-def _manifest_of(ledger: Ledger, publisher: Publisher, name: str, collection: str | None) -> Release | None:
-    """The manifest of release `name`, made again from its collection's properties where it is lost as well."""
+def _restore_manifest(ledger: Ledger, publisher: Publisher, name: str, collection: str | None) -> Release | None:
+    """Read the manifest of release `name`; rebuild a lost manifest from the properties of its collection."""
     release = read_manifest(ledger.home / Release.shelf / name)
     if release is not None:
         return release
@@ -105,7 +105,7 @@ def _manifest_of(ledger: Ledger, publisher: Publisher, name: str, collection: st
         raise
     except NightshiftError as error:
         log.error(
-            "release %s: its manifest is lost and cannot be made again (%s). Restore %s from a backup, or leave it: "
+            "release %s: its manifest is lost and cannot be rebuilt (%s). Restore %s from a backup, or ignore this: "
             "the other releases do not need it",
             name,
             error,
@@ -113,7 +113,7 @@ def _manifest_of(ledger: Ledger, publisher: Publisher, name: str, collection: st
         )
         return None
     _write_manifest(release)
-    log.warning("release %s: its manifest was lost; made again from its collection, without figures", name)
+    log.warning("release %s: its manifest was lost; rebuilt from its collection, without metrics", name)
     return release
 
 
@@ -122,7 +122,7 @@ def _from_properties(identity: Identity, ledger: Ledger) -> Release:
         path=ledger.home / Release.shelf / identity.release,
         parents=(identity.encoder, identity.embeddings, identity.snapshot),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        generation=Generation.of(identity.collection).number,
+        generation=Generation.from_collection(identity.collection).number,
         recipe="",
         reason="made again from its collection's properties",
         metrics={},
@@ -133,22 +133,22 @@ def _from_properties(identity: Identity, ledger: Ledger) -> Release:
     )
 
 
-def _enter_moves(ledger: Ledger, pointer: Pointer | None) -> None:
-    """The likeliest history: releases served one after the other, and newer ones than the serving were rolled back."""
-    kept = sorted((one for one in ledger.releases() if not one.pruned), key=lambda one: one.generation)
+def _rebuild_moves(ledger: Ledger, pointer: Pointer | None) -> None:
+    """Record the likeliest history: releases served in order, and those newer than the serving one were rolled back."""
+    kept = sorted((release for release in ledger.releases() if not release.pruned), key=lambda r: r.generation)
     names = [release.release for release in kept]
     if not names:
         return
     served = [(name, "rebuilt") for name in names]
     if pointer is None or pointer.release not in names:
         log.warning(
-            "pointer and ledger are lost: the newest release, %s, is taken to serve; if it had been taken back: "
-            "`nightshift rollback`",
+            "pointer and ledger are lost: the newest release, %s, serves now. If it had been rolled back, run "
+            "`nightshift rollback` again",
             names[-1],
         )
     elif pointer.release != names[-1]:
         served.append((pointer.release, "rollback"))
-    # An alias does not say how often it moved; the clock gives a number above any count.
+    # An alias does not count its moves; the time in seconds is larger than any count.
     last = max((pointer and pointer.epoch) or int(time.time()), len(served))
     for epoch, (name, why) in enumerate(served, last - len(served) + 1):
-        ledger.move(epoch, name, why)
+        ledger.record_move(epoch, name, why)

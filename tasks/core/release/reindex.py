@@ -1,4 +1,4 @@
-"""Reindex: the serving release in a new collection, under other index settings or because the old one is damaged."""
+"""Reindex: rebuild the serving collection with other index settings, or because it is damaged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from tasks.core.release.publisher import Loader, default_loader
 
 
 def reindex(settings: Settings, reason: str, loader: Loader = default_loader) -> Release:
-    """Publish the serving release's encoder and vectors under the `[milvus]` settings of today; embeds nothing.
+    """Publish the serving release's encoder and vectors again with the current `[milvus]` settings. Embeds nothing.
 
-    A collection that still has that index and passes every check is kept. Raises NightshiftError before the first
-    release, and as `publish` does.
+    Keeps the collection if it already has this index and passes every check.
+
+    Args:
+        settings: of the home.
+        reason: why, to record with the release.
+        loader: loads the encoder.
+
+    Returns: the serving release.
+
+    Raises NightshiftError when there is no release yet, and as `publish` does.
     """
     current, epoch = serving(settings)
     if current is None:
-        raise NightshiftError("there is no release to reindex yet; `nightshift run` makes the first")
+        raise NightshiftError("there is no release to reindex yet; `nightshift run` makes the first one")
     return publish(
         settings,
         encoder=load(settings.home, Encoder, current.encoder),

@@ -1,4 +1,4 @@
-"""What serves, verified, with everything made again that is damaged and can be."""
+"""Verify the serving release and rebuild its damaged parts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ log = logging.getLogger("nightshift.release")
 
 
 def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release | None, int]:
-    """Verify the serving release and rebuild its damaged parts; returns what serves then, and the pointer's epoch.
+    """Verify the serving release and rebuild its damaged parts.
 
-    Pointer, ledger and manifests are made again from each other and from the collections, the collection from the
-    stored vectors as a new release, the BM25 index from the snapshot. (None, epoch) when nothing serves, or when the
-    collection cannot be made again: a night then makes a new release.
+    Rebuilds pointer, ledger, and manifests from each other and from the collections; the collection from the stored
+    vectors, as a new release; the BM25 index from the snapshot.
+
+    Returns: the release that serves afterwards, and the pointer's epoch. The release is None when no release serves or
+    the collection cannot be rebuilt; the next night then makes a new release.
 
     Raises Unreachable when the Milvus server does not answer.
     """
@@ -36,42 +38,42 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
         return None, epoch
     with open_ledger(settings) as ledger, ledger.exclusive():
         restore_manifests(ledger)
-    _repair_lexical(settings, release)
+    _repair_bm25(settings, release)
     try:
-        _check(release, open_publisher(settings))
+        _check_release(release, open_publisher(settings))
     except Unreachable:
         raise
     except NightshiftError as error:
         log.error("release %s: %s", release.release, error)
-        return _rebuilt(settings, loader, release, epoch)
+        return _rebuild_collection(settings, loader, release, epoch)
     return release, epoch
 
 
-def _check(release: Release, publisher: Publisher) -> None:
+def _check_release(release: Release, publisher: Publisher) -> None:
     check_loads(release, publisher)
     with closing(publisher.open(release.collection)) as reader:
         reader.check()
 
 
-def _rebuilt(settings: Settings, loader: Loader, damaged: Release, epoch: int) -> tuple[Release | None, int]:
+def _rebuild_collection(settings: Settings, loader: Loader, damaged: Release, epoch: int) -> tuple[Release | None, int]:
     try:
         release = reindex(settings, f"{damaged.release} was damaged", loader)
     except Unreachable:
         raise
     except NightshiftError as error:
         log.error(
-            "release %s: its collection cannot be made again (%s). `nightshift rollback` serves the release before, "
-            "`nightshift run` makes a new one",
+            "release %s: its collection cannot be rebuilt (%s). Serve the previous release with `nightshift rollback`, "
+            "or make a new one with `nightshift run`",
             damaged.release,
             error,
         )
         return None, epoch
-    log.warning("release %s: damaged; release %s, of the same vectors, serves", damaged.release, release.release)
+    log.warning("release %s: damaged; release %s, from the same vectors, serves now", damaged.release, release.release)
     return serving(settings)
 
 
-def _repair_lexical(settings: Settings, release: Release) -> None:
-    """Build the BM25 index of the release's snapshot again when its files are damaged."""
+def _repair_bm25(settings: Settings, release: Release) -> None:
+    """Rebuild the BM25 index of the release's snapshot if its files are damaged."""
     index = find_index(settings.home, release.snapshot, settings.mining)
     if index is None and not damaged_indexes(settings.home):
         return
@@ -85,4 +87,4 @@ def _repair_lexical(settings: Settings, release: Release) -> None:
     try:
         build_index(settings.home, load(settings.home, Snapshot, release.snapshot), settings.mining)
     except NightshiftError as error:
-        log.error("snapshot %s: BM25 index not built (%s); dense search does without", release.snapshot, error)
+        log.error("snapshot %s: BM25 index not built (%s); searching with dense vectors only", release.snapshot, error)

@@ -1,4 +1,4 @@
-"""What a home forgets: artifacts that no release is made of, when no night has used them for a while."""
+"""Delete artifacts that no retained release references and no night has used for `keep_days` days."""
 
 from __future__ import annotations
 
@@ -29,29 +29,31 @@ from tasks.core.release.history import known_releases
 
 log = logging.getLogger("nightshift.release")
 
-# All of them can be made again. What was read and refused (`ingests`) and what served (`releases`) stays for good.
-FORGOTTEN = (Snapshot, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation, Reference)
-STAY_WITH_THEIR_SNAPSHOT = (Index, TextIndex, Tokens, Shingles, Reference)
+# All of these can be rebuilt. Records of ingests and releases are never deleted.
+DELETABLE = (Snapshot, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation, Reference)
+KEPT_WITH_SNAPSHOT = (Index, TextIndex, Tokens, Shingles, Reference)
 DAY = 86_400.0  # seconds
 GONE = ".gone"
 
 
 def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
-    """Remove artifacts, finished or not, that were last used more than `keep_days` ago; returns their folders.
+    """Delete artifacts, finished or not, that were last used more than `keep_days` days ago.
 
-    Kept whatever their age are encoder, embeddings and snapshot of every release whose collection is there, the base
-    model's embeddings of those snapshots, which the next night would want, and the indexes, tokens and statistics that
-    are made of those alone. An artifact gets another name before its files go,
-    so that it is whole or not there. Call it while no other night runs on the home.
+    Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the base
+    model's embeddings of that snapshot, which the next night needs; and indexes, tokens, and statistics made only from
+    these. An artifact is renamed before its files are deleted, so it is never half there. Call this only while no night
+    runs on the home.
 
     Args:
-        settings: of the home; nothing is removed where `keep_days` is 0.
-        now: seconds since 1970; None: the clock.
+        settings: of the home. Nothing is deleted if `keep_days` is 0.
+        now: seconds since 1970; None: the current time.
+
+    Returns: the folders of the deleted artifacts.
     """
     if settings.keep_days == 0:
         return []
     before = (time.time() if now is None else now) - settings.keep_days * DAY
-    kept = _kept(settings)
+    kept = _kept_digests(settings)
     removed: list[Path] = []
     freed = 0
     for folder in _folders(settings.home):
@@ -60,36 +62,36 @@ def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
             removed.append(folder)
             _remove(folder)
     if removed:
-        text = "removed %d artifacts that nothing has used for %g days (%.1f MB)"
+        text = "removed %d artifacts not used for %g days (%.1f MB)"
         log.info(text, len(removed), settings.keep_days, freed / 1e6)
     return removed
 
 
-def _kept(settings: Settings) -> set[str]:
-    """Digests that must stay: what releases are made of, what they are compared with, what is made of that alone."""
+def _kept_digests(settings: Settings) -> set[str]:
+    """Return the digests of artifacts to keep; see `remove_unused`."""
     releases = [release for release in known_releases(settings) if not release.pruned]
-    kept = {digest for one in releases for digest in (one.encoder, one.embeddings, one.snapshot)}
-    bases = {one.digest for one in receipts_newest_first(settings.home, Encoder) if one.steps == 0}
-    for one in receipts_newest_first(settings.home, Embeddings):
-        if one.snapshot in kept and bases.intersection(one.parents):
-            kept |= {one.digest, *one.parents}
-    beside = [one for kind in STAY_WITH_THEIR_SNAPSHOT for one in receipts_newest_first(settings.home, kind)]
-    while more := {one.digest for one in beside if one.parents and kept.issuperset(one.parents)} - kept:
+    kept = {digest for release in releases for digest in (release.encoder, release.embeddings, release.snapshot)}
+    bases = {encoder.digest for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps == 0}
+    for embeddings in receipts_newest_first(settings.home, Embeddings):
+        if embeddings.snapshot in kept and bases.intersection(embeddings.parents):
+            kept |= {embeddings.digest, *embeddings.parents}
+    derived = [receipt for kind in KEPT_WITH_SNAPSHOT for receipt in receipts_newest_first(settings.home, kind)]
+    while more := {r.digest for r in derived if r.parents and kept.issuperset(r.parents)} - kept:
         kept |= more
     return kept
 
 
 def _folders(home: Path) -> list[Path]:
-    """All artifacts that may go, those that are not finished and those whose removal was not among them."""
-    return [path for kind in FORGOTTEN for path in sorted((home / kind.shelf).glob("*")) if path.is_dir()]
+    """Return the folders of all deletable artifacts, including unfinished and partly deleted ones."""
+    return [path for kind in DELETABLE for path in sorted((home / kind.shelf).glob("*")) if path.is_dir()]
 
 
 def _remove(folder: Path) -> None:
     digest = folder.name.removeprefix(".").partition(".")[0]
     with FileLock(folder.with_name(f".{digest}.lock")):
-        going = folder.with_name(f".{digest}{GONE}")
-        if folder != going:
-            shutil.rmtree(going, ignore_errors=True)
-            folder.rename(going)
-        shutil.rmtree(going)
+        doomed = folder.with_name(f".{digest}{GONE}")
+        if folder != doomed:
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+        shutil.rmtree(doomed)
         store.forget(folder.with_name(digest))

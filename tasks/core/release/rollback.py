@@ -1,11 +1,11 @@
-"""Rollback: point to an older release again. Seconds, and nothing is embedded."""
+"""Rollback: point to an older release again. Takes seconds and embeds nothing."""
 
 from __future__ import annotations
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import check_loads, point_to, reconcile
+from tasks.core.release.history import check_loads, move_pointer_to, reconcile
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
@@ -13,84 +13,100 @@ from tasks.core.release.vector_stores import open_publisher
 
 
 def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:
-    """Serve release `to`, a name or the beginning of one, again, or the one that served before the serving one came.
+    """Move the pointer back to an older release.
 
-    The collection must open, load and count right before the pointer moves. A night under way becomes stale.
+    Before the pointer moves, the collection must load and have the recorded number of rows. A night in progress becomes
+    stale and cannot publish.
 
-    Raises NightshiftError: no older release, an unknown or pruned one, one that another process is pointing to or
-    removing; Mismatch: its collection is not what was recorded.
+    Args:
+        settings: of the home.
+        to: name of the release, or a unique prefix; None: the release that served before the current one.
+        publisher: of the collections; None: the one that the settings choose.
+
+    Returns: the release that serves now.
+
+    Raises:
+        NightshiftError: there is no older release, the release is unknown or pruned, or another process is publishing
+            or removing it.
+        Mismatch: its collection differs from its record.
     """
     publisher = publisher or open_publisher(settings)
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
             current, epoch = reconcile(ledger, publisher)
             target = _target(ledger, current, to)
-        generation = next(one for one in ledger.generations() if one.number == target.generation)
-        with ledger.held(generation) as free:
-            if not free:
-                raise NightshiftError(f"release {target.release}: another process is at work on it; try again")
+        generation = next(entry for entry in ledger.generations() if entry.number == target.generation)
+        with ledger.lock_generation(generation) as locked:
+            if not locked:
+                raise NightshiftError(
+                    f"release {target.release}: another process is publishing or removing it; try again"
+                )
             check_loads(target, publisher)
             with ledger.exclusive():
                 _, now = reconcile(ledger, publisher)
                 if now != epoch:
-                    raise NightshiftError("another release went live at this moment; look at `nightshift releases`")
-                point_to(ledger, publisher, target, epoch + 1, "rollback")
+                    raise NightshiftError(
+                        "another release has just gone live; see `nightshift releases`, then try again"
+                    )
+                move_pointer_to(ledger, publisher, target, epoch + 1, "rollback")
     return target
 
 
 def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
-    """The release that a rollback returns to: of those still loadable, the last that served before `current` came.
+    """Return the release that a rollback returns to: the last loadable release that served before `current`.
 
-    The moves are read as an undo list: a publish adds to it, a rollback takes off all that came after its release.
+    The moves form an undo stack: a publish pushes its release, a rollback pops all releases above its target.
     """
-    stack, _ = _undone(ledger)
-    gone = {one.release for one in ledger.releases() if one.pruned} | {current.release if current else None}
-    return next((name for name in reversed(stack) if name not in gone), None)
+    stack, _ = _read_undo_stack(ledger)
+    excluded = {release.release for release in ledger.releases() if release.pruned}
+    excluded |= {current.release} if current else set()
+    return next((name for name in reversed(stack) if name not in excluded), None)
 
 
 def releases_before(settings: Settings, name: str) -> list[Release]:
-    """The loadable releases that served before release `name` came and were not taken back, the last one first."""
+    """Return the loadable releases that served before release `name` and were not rolled back, latest first."""
     with open_ledger(settings) as ledger:
         known = {release.release: release for release in ledger.releases() if not release.pruned}
-        stack, _ = _undone(ledger)
+        stack, _ = _read_undo_stack(ledger)
     return [known[other] for other in dict.fromkeys(reversed(stack)) if other != name and other in known]
 
 
 def find_withdrawn(settings: Settings, digest: str) -> str | None:
-    """The release with this digest that a person rolled back from and has not pointed to since, if any.
+    """Return the release with this digest that was rolled back and has not served since; None if there is none.
 
-    What was taken back by hand must not come back by itself on the next night.
+    The next night must not publish again what a user has rolled back.
     """
     with open_ledger(settings) as ledger:
-        names = {one.release for one in ledger.releases() if one.digest == digest}
-        return next((name for name in _undone(ledger)[1] if name in names), None)
+        names = {release.release for release in ledger.releases() if release.digest == digest}
+        _, withdrawn = _read_undo_stack(ledger)
+        return next((name for name in withdrawn if name in names), None)
 
 
-def _undone(ledger: Ledger) -> tuple[list[str], list[str]]:
-    """The moves read as an undo list: the releases one under the other, the serving one last; and those taken off."""
+def _read_undo_stack(ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Return the undo stack of releases, the serving one last, and the releases that rollbacks removed from it."""
     stack: list[str] = []
-    off: list[str] = []
+    withdrawn: list[str] = []
     for move in ledger.moves():
         if move.why == "rollback" and move.release in stack:
             while stack[-1] != move.release:
-                off.append(stack.pop())
+                withdrawn.append(stack.pop())
         else:
             stack.append(move.release)
-        off = [name for name in off if name != move.release]
-    return stack, off
+        withdrawn = [name for name in withdrawn if name != move.release]
+    return stack, withdrawn
 
 
 def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
-    known = {one.release: one for one in ledger.releases()}
+    known = {release.release: release for release in ledger.releases()}
     if not known:
-        raise NightshiftError("there is no release yet; `nightshift run` makes the first")
+        raise NightshiftError("there is no release yet; `nightshift run` makes the first one")
     name = to or rollback_target(ledger, current)
     if name is None:
-        raise NightshiftError("no older release to go back to: the serving one is the oldest that is kept")
-    name = pick_name(name, known, "unknown. There are")
+        raise NightshiftError("no older release to return to: the serving release is the oldest one kept")
+    name = pick_name(name, known, "unknown. Known releases")
     if known[name].pruned:
-        kept = ", ".join(one.release for one in known.values() if not one.pruned)
-        raise NightshiftError(f"release {name}: its collection was pruned. Kept are: {kept}")
+        kept = ", ".join(release.release for release in known.values() if not release.pruned)
+        raise NightshiftError(f"release {name}: its collection was pruned. Available: {kept}")
     if current is not None and name == current.release:
-        raise NightshiftError(f"release {name} serves already")
+        raise NightshiftError(f"release {name} already serves")
     return known[name]

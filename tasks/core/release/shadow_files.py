@@ -6,8 +6,8 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-FOLDER = "shadow"  # below home; files are called <release>-<day>.jsonl
-DAYS = 30  # the files hold queries of people: keep them no longer
+FOLDER = "shadow"  # below home; named <release>-<day>.jsonl
+DAYS = 30  # the files contain queries of users
 
 
 def remove_shadow_files(home: Path, kept: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""A collection compared with the vectors and texts that it was built from, without an encoder."""
+"""Compare a collection with the stored vectors and texts it was built from. Needs no encoder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from tasks.core.retrieval.exact import exact_search, score_pairs, vectors_of
 
 log = logging.getLogger("nightshift.release")
 
-SAMPLES = 256  # stored vectors that are searched for
-CANARIES = 16  # passages that a collection on a server must find again
-RECALL = {"FLAT": 0.999}  # an exact index misses nothing; others were accepted by [milvus] min_recall
+SAMPLES = 256  # stored vectors used as queries
+CANARIES = 16  # passages used as queries to a collection on a server
+RECALL = {"FLAT": 0.999}  # an exact index misses nothing; other indexes need [milvus] min_recall
 
 
 def verify_contents(home: Path, reader: Reader, min_recall: float) -> bool:
-    """Compare an opened collection with the snapshot and the embeddings that it was built from.
+    """Compare an open collection with its snapshot and embeddings.
 
-    Every key must be in its place, and searches for `SAMPLES` of the stored vectors must return what exact search over
-    all of them does. Returns false when snapshot or embeddings are gone or damaged, so nothing can be compared.
+    Every key must be in its row, and searches with `SAMPLES` stored vectors must return the hits of exact search.
 
-    Raises Damaged when the collection holds anything else.
+    Args:
+        home: with the snapshot and the embeddings.
+        reader: of the collection.
+        min_recall: minimum recall@10 of an approximate index, in [0, 1].
+
+    Returns: whether the collection was verified; false when snapshot or embeddings are missing or damaged.
+
+    Raises Damaged when the collection differs.
     """
     identity = reader.identity
     rows = np.unique(np.linspace(0, identity.rows - 1, min(SAMPLES, identity.rows)).astype(np.int64))
@@ -38,7 +44,7 @@ def verify_contents(home: Path, reader: Reader, min_recall: float) -> bool:
         queries = vectors_of(embeddings, rows)
         _, exact = exact_search(queries, embeddings, DEPTH)
     except (Mismatch, Damaged, OSError, ValueError) as error:
-        log.warning("collection %s: cannot be compared with its vectors (%s)", identity.collection, error)
+        log.warning("collection %s: cannot compare it with its stored vectors (%s)", identity.collection, error)
         return False
     try:
         check_count_equal(contents)
@@ -55,7 +61,7 @@ def verify_contents(home: Path, reader: Reader, min_recall: float) -> bool:
 
 
 def _recall(contents: Contents, queries: np.ndarray, exact: np.ndarray) -> float:
-    """Recall@10 by the scores of the stored vectors: what the index reports may be computed from damaged ones."""
+    """Return recall@10, scored with the stored vectors: the index may compute its scores from damaged vectors."""
     answers = contents.reader.search(queries, DEPTH)
     pairs = [(at, hit.row) for at, hits in enumerate(answers) for hit in hits]
     at, rows = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -66,9 +72,9 @@ def _recall(contents: Contents, queries: np.ndarray, exact: np.ndarray) -> float
 
 
 def check_canaries(reader: Reader) -> None:
-    """Search for the vectors of a few passages of a collection, whose files only its server can read.
+    """Search with the vectors of a few passages of a collection on a server, whose files we cannot read.
 
-    Raises Damaged when a passage is gone, or is not among the hits though a worse one is.
+    Raises Damaged when a passage is missing, or is not among the hits although a lower-scoring passage is.
     """
     identity = reader.identity
     rows = np.unique(np.linspace(0, identity.rows - 1, min(CANARIES, identity.rows)).astype(np.int64)).tolist()
@@ -77,11 +83,13 @@ def check_canaries(reader: Reader) -> None:
     answers = reader.search(queries.reshape(-1, identity.dimension), DEPTH)
     lost = [row for row in rows if row not in stored]
     for row, query, hits in zip((row for row in rows if row in stored), queries, answers, strict=True):
-        own = float(query @ query)
-        if not any(hit.row == row for hit in hits) and any(hit.score < own - SLACK * abs(own) for hit in hits):
+        self_score = float(query @ query)
+        if not any(hit.row == row for hit in hits) and any(
+            hit.score < self_score - SLACK * abs(self_score) for hit in hits
+        ):
             lost.append(row)
     if lost:
         raise Damaged(
             f"collection {identity.collection}: damaged, {len(lost)} of {len(rows)} passages do not find themselves "
-            f"(row {lost[0]} is the first). {NEXT}"
+            f"(first: row {lost[0]}). {NEXT}"
         )

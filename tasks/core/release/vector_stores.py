@@ -1,4 +1,4 @@
-"""Where the settings say that releases lie."""
+"""Open the vector store that the settings choose."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from tasks.core.release.publisher import Publisher
 
 
 def open_publisher(settings: Settings) -> Publisher:
-    """A Milvus server when `[milvus] uri` names one, else milvus-lite directories below home."""
+    """Return a publisher for the Milvus server at `[milvus] uri`, or for milvus-lite below home if `uri` is empty."""
     return ServerMilvus(settings.milvus) if settings.milvus.uri else EmbeddedMilvus(settings.home, settings.milvus)

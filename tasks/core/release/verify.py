@@ -1,4 +1,4 @@
-"""What must hold before a pointer may name a collection. Each check raises Mismatch with the reason it refuses."""
+"""Checks that a collection must pass before the pointer may name it. A failed check raises Mismatch with the reason."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from tasks.core.base.receipts import Embeddings, Snapshot
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.publisher import Identity, Reader, VectorEncoder
 from tasks.core.retrieval.exact import exact_search
-from tasks.core.snapshot.reader import passages, queries
+from tasks.core.snapshot.reader import passages
+from tasks.core.snapshot.reader import queries as read_queries
 from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.release")
 
-PAGE = 8192  # keys read back at once; a Milvus server answers with at most 16,384 rows
-DEPTH = 10  # of the recall against exact search
-SLACK = 1e-3  # two scores this near, relative to the larger, count as a tie: a fresh encoding differs in the last bits
-MAX_DISTANCE = (2 * (1 - 0.999)) ** 0.5  # between a stored vector and a fresh one, per length: a cosine of 0.999
+PAGE = 8192  # keys per query; a Milvus server returns at most 16,384 rows
+DEPTH = 10  # hits per query when measuring recall
+SLACK = 1e-3  # relative difference up to which two scores are tied: a fresh encoding differs in its last bits
+MAX_DISTANCE = (
+    2 * (1 - 0.999)
+) ** 0.5  # between a stored and a fresh vector, relative to the length: a cosine of 0.999
 
 
 @dataclass(frozen=True)
 class Contents:
-    """An opened collection, and the texts and vectors that it must hold."""
+    """An open collection, and the texts and vectors that it must contain."""
 
     reader: Reader
     identity: Identity
@@ -38,17 +41,17 @@ class Contents:
 
 @dataclass(frozen=True)
 class Candidate(Contents):
-    """An opened collection and all that it must agree with."""
+    """An open collection, its contents, its encoder, and its settings."""
 
     encoder: VectorEncoder
     settings: MilvusSettings
 
 
 def verify(candidate: Candidate) -> float:
-    """Run every check, the cheap ones first; the index's recall@10 against exact search.
+    """Run every check, cheap checks first; return the index's recall@10 against exact search.
 
-    Raises Mismatch: the properties are not the manifest's, rows are missing or foreign, sampled passages do not find
-    themselves or were embedded by another encoder, or the index's recall against exact search is too low.
+    Raises Mismatch when properties differ from the manifest, rows are missing or foreign, a sampled passage does not
+    find itself or was embedded by another encoder, or the recall is below `min_recall`.
     """
     for check in CHECKS:
         check(candidate)
@@ -57,68 +60,71 @@ def verify(candidate: Candidate) -> float:
 
 
 def check_identity_kept(candidate: Candidate) -> None:
-    """The properties read back are those that were given, and the encoder's own fingerprint is among them."""
-    kept, wanted = candidate.reader.identity, candidate.identity
-    for name, value in wanted.model_dump().items():
-        if (found := getattr(kept, name)) != value:
-            raise Mismatch(f"collection {wanted.collection}: property {name} is {found!r}, the manifest says {value!r}")
+    """Check that the stored properties equal the manifest, and that the encoder has the recorded fingerprint."""
+    actual, expected = candidate.reader.identity, candidate.identity
+    for name, value in expected.model_dump().items():
+        if (stored := getattr(actual, name)) != value:
+            raise Mismatch(f"collection {expected.collection}: property {name} is {stored!r}, expected {value!r}")
     encoder = candidate.encoder
-    if (encoder.fingerprint, encoder.dimension) != (wanted.fingerprint, wanted.dimension):
+    if (encoder.fingerprint, encoder.dimension) != (expected.fingerprint, expected.dimension):
         raise Mismatch(
-            f"collection {wanted.collection} holds vectors of {wanted.fingerprint} (dimension {wanted.dimension}), "
-            f"the encoder is {encoder.fingerprint} (dimension {encoder.dimension})"
+            f"collection {expected.collection}: its vectors were made by {expected.fingerprint} (dimension "
+            f"{expected.dimension}), but the encoder is {encoder.fingerprint} (dimension {encoder.dimension})"
         )
 
 
 def check_count_equal(candidate: Contents) -> None:
-    """As many rows as the manifest says, counted with strong consistency."""
-    counted, promised = candidate.reader.count(), candidate.identity.rows
-    if counted != promised:
-        raise Mismatch(f"collection {candidate.identity.collection}: {counted} rows, the manifest says {promised}")
+    """Check that the row count, with strong consistency, equals the manifest."""
+    counted, expected = candidate.reader.count(), candidate.identity.rows
+    if counted != expected:
+        raise Mismatch(f"collection {candidate.identity.collection}: {counted} rows, expected {expected}")
 
 
 def check_keys_equal(candidate: Contents) -> None:
-    """Every passage is there once, in its place, with the text hash of the snapshot."""
+    """Check that every passage is stored once, in its row, with the snapshot's text hash."""
     first = 0
     for batch in passages(candidate.snapshot, columns=["passage_id", "text_hash"], batch_rows=PAGE):
         last = first + batch.num_rows
         columns = (batch["passage_id"].to_pylist(), batch["text_hash"].to_pylist())
-        wanted = list(zip(range(first, last), *columns, strict=True))
-        found = candidate.reader.keys(first, last)
-        if found != wanted:
-            wrong = min(set(wanted) ^ set(found), default=None)
+        expected = list(zip(range(first, last), *columns, strict=True))
+        keys = candidate.reader.keys(first, last)
+        if keys != expected:
+            wrong = min(set(expected) ^ set(keys), default=None)
             raise Mismatch(
                 f"collection {candidate.identity.collection}: rows {first} to {last - 1} are not the snapshot's; "
-                f"the first that differs: {wrong or 'a key that stands there twice'}"
+                f"first difference: {wrong or 'a key that is stored twice'}"
             )
         first = last
 
 
 def check_passages_find_themselves(candidate: Candidate) -> None:
-    """Sampled passages, encoded afresh, come first in their own search, with the stored vector and text hash."""
-    sample = _sampled_passages(candidate)
+    """Encode sampled passages again; check that each ranks first in its own search, with an equal vector and hash."""
+    sample = _sample_passages(candidate)
     fresh = candidate.encoder.encode_passages([text for _, _, text in sample])
     answers = candidate.reader.search(fresh, DEPTH, ["text_hash", "vector"])
-    where = f"collection {candidate.identity.collection}"
+    label = f"collection {candidate.identity.collection}"
     for (row, text_hash, _), vector, hits in zip(sample, fresh, answers, strict=True):
-        own = float(vector @ vector)
-        floor = own - SLACK * abs(own)
-        itself = next((hit for hit in hits if hit.fields["text_hash"] == text_hash), None)
-        before = hits if itself is None else hits[: hits.index(itself)]
-        # Under the inner product a longer vector may rightly stand before it; and many equal ones may crowd it out.
-        if any(hit.score < floor for hit in before) or (itself is None and len(hits) < DEPTH):
-            raise Mismatch(f"{where}: the passage in row {row} does not find itself; its vector is another passage's")
-        if itself is not None and _distance(vector, itself.fields["vector"]) > MAX_DISTANCE:
-            raise Mismatch(f"{where}: the vector of row {row} is not what the encoder makes of its text")
+        self_score = float(vector @ vector)
+        floor = self_score - SLACK * abs(self_score)
+        match = next((hit for hit in hits if hit.fields["text_hash"] == text_hash), None)
+        before = hits if match is None else hits[: hits.index(match)]
+        # By inner product a longer vector may rank above it, and many equal passages may push it out of the hits.
+        if any(hit.score < floor for hit in before) or (match is None and len(hits) < DEPTH):
+            raise Mismatch(f"{label}: the passage in row {row} does not find itself; its vector is another passage's")
+        if match is not None and _distance(vector, match.fields["vector"]) > MAX_DISTANCE:
+            raise Mismatch(f"{label}: the vector of row {row} is not the encoding of its text")
 
 
 def check_recall_enough(candidate: Candidate) -> float:
-    """Recall@10 of the index against exact search over the shards, in [0, 1]; a tie with the tenth score is found."""
-    asked = _sampled_queries(candidate)
-    _, exact = exact_search(asked, candidate.embeddings, DEPTH)
-    found = candidate.reader.search(asked, DEPTH)
+    """Return the index's recall@10 against exact search over the shards, in [0, 1]. A tie with the tenth score counts.
+
+    Raises Mismatch when it is below `min_recall`.
+    """
+    queries = _sample_queries(candidate)
+    _, exact = exact_search(queries, candidate.embeddings, DEPTH)
+    results = candidate.reader.search(queries, DEPTH)
     shares = []
-    for hits, scores in zip(found, exact, strict=True):
+    for hits, scores in zip(results, exact, strict=True):
         floor = scores[-1] - 1e-5 * max(1.0, abs(float(scores[-1])))
         shares.append(sum(hit.score >= floor for hit in hits) / len(scores))
     recall = float(np.mean(shares))
@@ -126,7 +132,7 @@ def check_recall_enough(candidate: Candidate) -> float:
     if recall < candidate.settings.min_recall:
         raise Mismatch(
             f"collection {candidate.identity.collection}: recall@{DEPTH} of its {candidate.identity.index} index is "
-            f"{recall:.3f}, below [milvus] min_recall = {candidate.settings.min_recall}; take FLAT, or lower the bar"
+            f"{recall:.3f}, below [milvus] min_recall = {candidate.settings.min_recall}; use FLAT or lower min_recall"
         )
     return recall
 
@@ -139,24 +145,25 @@ CHECKS: tuple[Callable[[Candidate], None], ...] = (
 )
 
 
-def _sampled_passages(candidate: Candidate) -> list[tuple[int, str, str]]:
-    """(row, text hash, full text) of passages drawn at random, the same ones for the same release."""
+def _sample_passages(candidate: Candidate) -> list[tuple[int, str, str]]:
+    """Return (row, text hash, full text) of random passages; a release always gets the same sample."""
     total = candidate.identity.rows
     drawn = sorted(_random(candidate).sample(range(total), min(candidate.settings.samples, total)))
     sample, first = [], 0
     for batch in passages(candidate.snapshot, columns=["title", "text", "text_hash"]):
         here = [row for row in drawn if first <= row < first + batch.num_rows]
-        places = pa.array([row - first for row in here], pa.int64())  # typed, for there may be none
-        for row, one in zip(here, batch.take(places).to_pylist(), strict=True):
-            sample.append((row, one["text_hash"], full_text(one["title"], one["text"])))
+        places = pa.array([row - first for row in here], pa.int64())  # typed, because the list may be empty
+        for row, passage in zip(here, batch.take(places).to_pylist(), strict=True):
+            sample.append((row, passage["text_hash"], full_text(passage["title"], passage["text"])))
         first += batch.num_rows
     return sample
 
 
-def _sampled_queries(candidate: Candidate) -> np.ndarray:
-    texts = queries(candidate.snapshot)["text"].to_pylist()
+def _sample_queries(candidate: Candidate) -> np.ndarray:
+    """Encode a random sample of the snapshot's queries; of its passages when it has no queries."""
+    texts = read_queries(candidate.snapshot)["text"].to_pylist()
     if not texts:
-        return candidate.encoder.encode_passages([text for _, _, text in _sampled_passages(candidate)])
+        return candidate.encoder.encode_passages([text for _, _, text in _sample_passages(candidate)])
     drawn = _random(candidate).sample(texts, min(candidate.settings.samples, len(texts)))
     return candidate.encoder.encode_queries(drawn)
 
@@ -166,6 +173,6 @@ def _random(candidate: Candidate) -> random.Random:
 
 
 def _distance(fresh: np.ndarray, stored: Sequence[float]) -> float:
-    """How far apart, in lengths of the fresh vector; unlike the cosine it also sees a vector that was scaled."""
+    """Return the distance relative to the length of `fresh`. Unlike the cosine, it also detects a scaled vector."""
     apart = np.linalg.norm(fresh - np.asarray(stored, np.float32))
     return float(apart / max(float(np.linalg.norm(fresh)), 1e-12))

@@ -1,7 +1,7 @@
-"""Charts of the night report as inline SVG.
+"""Charts of the night report, as inline SVG.
 
-Text has no colour of its own: the page gives it one that fits the reader's light or dark scheme. Lines and bars have
-colours that can be told apart on both, also by people who do not see red and green.
+The page sets the color of text, to fit the reader's light or dark scheme. The colors of lines and bars are distinct in
+both schemes, also for readers with red-green color blindness.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#8a8f98"
-COLOURS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
+COLORS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
 
 WORSE, BETTER = "#ea580c", "#3b82f6"
 
 
 class Marker(NamedTuple):
-    """How the nights of one outcome are drawn."""
+    """Marker for the nights of one outcome."""
 
     label: str
     shape: str
-    colour: str
+    color: str
     inside: str  # fill of the shape
 
 
 OUTCOMES = {
-    "Promoted": Marker("promoted", "o", COLOURS["challenger"], COLOURS["challenger"]),
-    "Rejected": Marker("rejected", "o", COLOURS["challenger"], "none"),
+    "Promoted": Marker("promoted", "o", COLORS["challenger"], COLORS["challenger"]),
+    "Rejected": Marker("rejected", "o", COLORS["challenger"], "none"),
     "Skipped": Marker("skipped", "_", GREY, GREY),
     "Failed": Marker("failed", "x", WORSE, WORSE),
 }
-ATTENTION = Marker("needs a person", "^", "#a16207", "#a16207")  # every other outcome, such as Suspect
-WIDTH = 4.6  # inches: near the width of a phone at the size of text on the page, so that it is not shrunk there
-SMOOTHED = 10  # steps
+ATTENTION = Marker("needs a person", "^", "#a16207", "#a16207")  # all other outcomes, such as Suspect
+WIDTH = 4.6  # inches; fits a phone without shrinking the text
+SMOOTHED = 10  # steps in the moving average of the loss
 
 
 def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Bars of every measure for every system that was measured."""
+    """Draw bars of every measure for every evaluated system. Return SVG."""
     figure, axes = _figure(2.7)
     systems = [name for name in LABELS if name in figures]
     width = 0.84 / max(1, len(systems))
-    for place, name in enumerate(systems):
-        left = [group + place * width for group in range(len(NAMES))]
+    for position, name in enumerate(systems):
+        left = [group + position * width for group in range(len(NAMES))]
         values = [figures[name].get(measure, 0.0) for measure in NAMES]
-        bars = axes.bar(left, values, width * 0.9, color=COLOURS[name], label=LABELS[name])
+        bars = axes.bar(left, values, width * 0.9, color=COLORS[name], label=LABELS[name])
         axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7, padding=2)
     axes.set_xticks([group + 0.42 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
     axes.set_ylim(0, 1.12)
@@ -65,12 +65,12 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
-    """The challenger's gain in nDCG@10 over others, overall and by segment, with intervals; −margin is dashed."""
+    """Draw the challenger's gain in nDCG@10, overall and by segment, with intervals; dashed line: −margin."""
     figure, axes = _figure(1.2 + 0.27 * len(comparisons))
-    for row, one in enumerate(reversed(list(comparisons.values()))):
-        colour = BETTER if one.low > 0 else WORSE if one.high < 0 else GREY
-        axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
-        axes.plot([one.difference], [row], "o", color=colour, markersize=6)
+    for row, comparison in enumerate(reversed(list(comparisons.values()))):
+        color = BETTER if comparison.low > 0 else WORSE if comparison.high < 0 else GREY
+        axes.plot([comparison.low, comparison.high], [row, row], color=color, linewidth=2.4, solid_capstyle="round")
+        axes.plot([comparison.difference], [row], "o", color=color, markersize=6)
     axes.axvline(0, color=GREY, linewidth=1)
     if margin > 0:
         axes.axvline(-margin, color=WORSE, linewidth=1, linestyle=(0, (3, 3)))
@@ -83,10 +83,10 @@ def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
 
 
 def loss(rounds: Sequence[Sequence[float]]) -> str:
-    """Training loss by step, a line a round, smoothed over ten steps."""
+    """Draw the training loss by step, one line per round, averaged over the last ten steps."""
     figure, axes = _figure(2.1)
-    for (number, values), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
-        style: dict[str, Any] = {"marker": "o" if len(values) == 1 else None, "linewidth": 1.8, "color": colour}
+    for (number, values), color in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
+        style: dict[str, Any] = {"marker": "o" if len(values) == 1 else None, "linewidth": 1.8, "color": color}
         axes.plot(range(1, len(values) + 1), _smooth(values), label=f"round {number}", **style)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
@@ -97,11 +97,11 @@ def loss(rounds: Sequence[Sequence[float]]) -> str:
 
 
 def dev(rounds: Sequence[Sequence[tuple[int, float]]]) -> str:
-    """nDCG@10 on development queries by step, a line a round."""
+    """Draw nDCG@10 on dev queries by step, one line per round."""
     figure, axes = _figure(2.1)
-    for (number, points), colour in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
+    for (number, points), color in zip(enumerate(rounds), _cycle(len(rounds)), strict=True):
         if points:
-            axes.plot(*zip(*points, strict=True), "o-", label=f"round {number}", markersize=4, color=colour)
+            axes.plot(*zip(*points, strict=True), "o-", label=f"round {number}", markersize=4, color=color)
     axes.set_xlabel("step")
     axes.set_ylabel("nDCG@10, dev")
     if len(rounds) > 1:
@@ -110,10 +110,11 @@ def dev(rounds: Sequence[Sequence[tuple[int, float]]]) -> str:
 
 
 def trend(nights: Sequence[Mapping[str, Any]]) -> str:
-    """nDCG@10 of challenger, serving release and BM25 over the nights; each outcome has a marker of its own.
+    """Draw nDCG@10 of challenger, serving release, and BM25 over the nights, with a marker per outcome.
 
-    nights: rows of the history, oldest first, each with `began`, `outcome` and `…_ndcg`. A night that measured nothing
-    is marked below the lines.
+    Args:
+        nights: Rows of the history, oldest first, each with `began`, `outcome`, and `…_ndcg`. Nights without an
+            evaluation are marked below the lines.
     """
     figure, axes = _figure(2.6)
     places = range(len(nights))
@@ -121,8 +122,8 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
         known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
         known = [(x, value) for x, value in known if value is not None]
         if known:
-            style: dict[str, Any] = {"color": COLOURS[system], "linewidth": 1.8, "markersize": 5}
-            style["marker"] = None if system == "challenger" else "."  # its nights get the marks of their outcomes
+            style: dict[str, Any] = {"color": COLORS[system], "linewidth": 1.8, "markersize": 5}
+            style["marker"] = None if system == "challenger" else "."  # its points are the outcome markers
             axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
     for marker in (*OUTCOMES.values(), ATTENTION):
         chosen = [(x, night) for x, night in enumerate(nights) if OUTCOMES.get(night["outcome"], ATTENTION) is marker]
@@ -138,15 +139,17 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _mark(axes: Axes, nights: Sequence[tuple[int, Mapping[str, Any]]], marker: Marker) -> None:
-    """Mark the nights of one outcome: at the challenger's nDCG@10, or at the bottom where none was measured."""
-    style: dict[str, Any] = {"color": marker.colour, "markerfacecolor": marker.inside, "linestyle": "none"}
+    """Mark the nights of one outcome at the challenger's nDCG@10, or at the bottom if there is none."""
+    style: dict[str, Any] = {"color": marker.color, "markerfacecolor": marker.inside, "linestyle": "none"}
     label: str | None = marker.label
     for measured in (True, False):
         chosen = [(x, night) for x, night in nights if (night["challenger_ndcg"] is not None) is measured]
         heights = [night["challenger_ndcg"] if measured else 0.04 for _, night in chosen]
-        where: dict[str, Any] = {} if measured else {"transform": axes.get_xaxis_transform()}  # a share of the height
+        transform: dict[str, Any] = (
+            {} if measured else {"transform": axes.get_xaxis_transform()}
+        )  # y as a fraction of the height
         if chosen:
-            axes.plot([x for x, _ in chosen], heights, marker.shape, markersize=5.5, label=label, **style, **where)
+            axes.plot([x for x, _ in chosen], heights, marker.shape, markersize=5.5, label=label, **style, **transform)
             label = None  # once in the legend
 
 
@@ -177,7 +180,7 @@ def _legend(axes: Axes, columns: int) -> None:
 
 
 def _cycle(count: int) -> list[str]:
-    known = list(COLOURS.values())
+    known = list(COLORS.values())
     return [known[number % len(known)] for number in range(count)]
 
 
@@ -187,22 +190,22 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _dates(nights: Sequence[datetime]) -> list[str]:
-    """The day of each night, or the time where all are of one day."""
+    """Format the day of each night, or the time if all nights are on the same day."""
     if len({began.date() for began in nights}) == 1:
         return [f"{began:%H:%M}" for began in nights]
     return [f"{began.day} {began:%b}" for began in nights]
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The chart as an element of the page; the same figures give the same bytes."""
+    """Return the chart as an SVG element. The same figure gives the same bytes."""
     import matplotlib as mpl
 
     out = io.StringIO()
-    # The salt makes the ids of clip paths unique among the charts of a page; a date would differ every time.
+    # The salt keeps ids of clip paths unique on a page. A date would change the bytes.
     with mpl.rc_context({"svg.hashsalt": f"nightshift {name}", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # names that nothing refers to, the same in every chart
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # unused ids that repeat in every chart
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" class="chart" ', 1)

@@ -1,4 +1,4 @@
-"""Two systems side by side, query by query: releases, or evaluations that a night left."""
+"""Compare two systems query by query: releases, evaluations, the base model, or BM25."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger("nightshift.evaluation")
 
 
 class System(StrEnum):
-    """What every night measures besides releases."""
+    """Systems that every night evaluates in addition to releases."""
 
     BASE = "base"
     BM25 = "bm25"
 
 
-Named = Release | Evaluation | System
+Target = Release | Evaluation | System
 
 
 class QueryPair(BaseModel):
@@ -49,7 +49,7 @@ class QueryPair(BaseModel):
 
 
 class SystemComparison(BaseModel):
-    """What B gains over A. In a case, “ours” is B and “theirs” is A."""
+    """Gains of B over A. In a `Case`, “ours” is B and “theirs” is A."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,24 +66,27 @@ class SystemComparison(BaseModel):
     losses: tuple[Case, ...]
     gains: tuple[Case, ...]
     queries: tuple[QueryPair, ...]
-    settings: tuple[Change, ...] | None = None  # that differ; None: not both are releases with recorded settings
+    settings: tuple[Change, ...] | None = None  # differences; None unless both are releases with recorded settings
 
 
 def compare_systems(settings: Settings, a: str, b: str, cases: int) -> SystemComparison:
     """Compare B with A on the same queries of the same snapshot.
 
-    `a` and `b` are releases or the beginning of their names, "serving", "base", "bm25", or digests of evaluations. Two
-    releases are measured on the snapshot of the newer one; anything else on the snapshot of the evaluation or release
-    that it is compared with.
-    What an earlier night measured is not measured again; passages that one encoder has not seen are embedded.
+    Two releases are evaluated on the snapshot of the newer one. The base model and BM25 are evaluated on the snapshot
+    of the release or evaluation that they are compared with. Existing evaluations and embeddings are reused.
+
+    Args:
+        a: Release name or its beginning, "serving", "base", "bm25", or the digest of an evaluation.
+        b: Same choices as `a`.
+        cases: Number of worst losses, and of best gains, to return.
 
     Raises:
-        NightshiftError: a name that is no release and no evaluation, or two evaluations of different queries.
+        NightshiftError: a name is neither a release nor an evaluation, or the evaluations have different queries.
     """
-    left, right = _named(settings, a), _named(settings, b)
-    snapshot_digest, split = _ground(settings, left, right)
+    left, right = _find_target(settings, a), _find_target(settings, b)
+    snapshot_digest, split = _find_snapshot(settings, left, right)
     snapshot = load_snapshot(settings.home, snapshot_digest)
-    theirs, ours = (_evaluation(settings, one, snapshot, split) for one in (left, right))
+    theirs, ours = (_evaluate(settings, target, snapshot, split) for target in (left, right))
     before, after = read_per_query(theirs), read_per_query(ours)
     pairs = [
         QueryPair(query_id=query, a=old, b=new)
@@ -106,18 +109,18 @@ def compare_systems(settings: Settings, a: str, b: str, cases: int) -> SystemCom
         losses=tuple(losses),
         gains=tuple(gains),
         queries=tuple(pairs),
-        settings=_settings(left, right),
+        settings=_compare_settings(left, right),
     )
 
 
-def export(home: Path, found: SystemComparison, folder: Path) -> None:
-    """Write `a.run`, `b.run` and `qrels` into `folder`, in TREC's form."""
-    for name, digest in zip(("a", "b"), found.evaluations, strict=True):
+def export(home: Path, comparison: SystemComparison, folder: Path) -> None:
+    """Write `a.run`, `b.run`, and `qrels` to `folder`, in TREC format."""
+    for name, digest in zip(("a", "b"), comparison.evaluations, strict=True):
         write_trec(run_of(home, load(home, Evaluation, digest)), folder / f"{name}.run", tag=name)
-    write_trec_qrels(load_snapshot(home, found.snapshot), found.split, folder / "qrels")
+    write_trec_qrels(load_snapshot(home, comparison.snapshot), comparison.split, folder / "qrels")
 
 
-def _named(settings: Settings, name: str) -> Named:
+def _find_target(settings: Settings, name: str) -> Target:
     if name in set(System):
         return System(name)
     current, _ = serving(settings)
@@ -127,65 +130,68 @@ def _named(settings: Settings, name: str) -> Named:
     with suppress(NoSuchRelease):
         return releases[pick_name(name, releases)]
     shelf = settings.home / Evaluation.shelf
-    found = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
-    evaluation = read_verified(found[0], Evaluation) if len(found) == 1 else None
+    folders = [path.parent for path in shelf.glob(f"{name}*/{MANIFEST}") if name and name.isalnum()]
+    evaluation = read_verified(folders[0], Evaluation) if len(folders) == 1 else None
     if evaluation is None:
         known = ", ".join(releases) or "none yet"
-        what = f"the beginning of {len(found)} evaluations" if found else "no release and no evaluation"
+        problem = f"matches {len(folders)} evaluations" if folders else "no release and no evaluation"
         raise NightshiftError(
-            f"{name!r}: {what} in {settings.home}. Releases: {known}; other names are serving, base, and bm25; the "
-            "digests of evaluations are at the end of each night's report."
+            f"{name!r}: {problem} in {settings.home}. Releases: {known}. Other names: serving, base, bm25. Each "
+            "night's report lists the digests of its evaluations at the end."
         )
     return evaluation
 
 
-def _ground(settings: Settings, left: Named, right: Named) -> tuple[str, str]:
-    """Digest of the snapshot, and the split, that both are measured on."""
-    measured = {(one.parents[1], one.split) for one in (left, right) if isinstance(one, Evaluation)}
+def _find_snapshot(settings: Settings, left: Target, right: Target) -> tuple[str, str]:
+    """Return the digest of the snapshot, and the split, on which both systems are evaluated."""
+    measured = {(target.parents[1], target.split) for target in (left, right) if isinstance(target, Evaluation)}
     if len(measured) > 1:
         raise NightshiftError(
-            f"{_label(left)} and {_label(right)} were measured on different queries or passages; "
-            "compare evaluations of the same night, or releases"
+            f"{_label(left)} and {_label(right)} were evaluated on different queries or passages. "
+            "Compare evaluations of the same night, or releases."
         )
     if measured:
         return measured.pop()
-    releases = [one for one in (left, right) if isinstance(one, Release)]
+    releases = [target for target in (left, right) if isinstance(target, Release)]
     releases = releases or [release for release in (serving(settings)[0],) if release is not None]
     if not releases:
-        raise NightshiftError("no release serves yet, so there is no snapshot to compare on: nightshift run makes one")
-    return max(releases, key=lambda one: one.generation).snapshot, settings.evaluation.split
+        raise NightshiftError(
+            "no release serves yet, so there is no snapshot to compare on. Run `nightshift run` to make one"
+        )
+    return max(releases, key=lambda release: release.generation).snapshot, settings.evaluation.split
 
 
-def _settings(left: Named, right: Named) -> tuple[Change, ...] | None:
-    """The settings of two releases that differ; None where either was recorded without settings."""
-    known = [one.settings for one in (left, right) if isinstance(one, Release) and one.settings]
+def _compare_settings(left: Target, right: Target) -> tuple[Change, ...] | None:
+    """Return the settings that differ between two releases, or None if either has no recorded settings."""
+    known = [target.settings for target in (left, right) if isinstance(target, Release) and target.settings]
     return differences(*known) if len(known) == 2 else None
 
 
-def _evaluation(settings: Settings, one: Named, snapshot: Snapshot, split: str) -> Evaluation:
-    if isinstance(one, Evaluation):
-        return one
-    log.info("measuring %s on the %s queries of snapshot %s", _label(one), split, snapshot.digest)
-    home, rules, held_out = settings.home, settings.embedding, settings.evaluation.model_copy(update={"split": split})
-    if one is System.BM25:
+def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str) -> Evaluation:
+    if isinstance(target, Evaluation):
+        return target
+    log.info("Evaluating %s on the %s queries of snapshot %s", _label(target), split, snapshot.digest)
+    home, embedding = settings.home, settings.embedding
+    evaluation = settings.evaluation.model_copy(update={"split": split})
+    if target is System.BM25:
         index = build_index(home, snapshot, settings.mining)
-        run = search_bm25(home, index, judged(snapshot, split), held_out.searched_depth, settings.mining)
-        return evaluate_ranking(home, one, run, snapshot, held_out)
-    encoder = load(home, Encoder, one.encoder) if isinstance(one, Release) else _base(settings)
-    vectors = gather_shards(home, encoder, snapshot, rules.shards, vectors=rules.vectors)
-    return evaluate_encoder(home, _label(one), encoder, vectors, snapshot, held_out)
+        run = search_bm25(home, index, judged(snapshot, split), evaluation.searched_depth, settings.mining)
+        return evaluate_ranking(home, target, run, snapshot, evaluation)
+    encoder = load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(settings)
+    vectors = gather_shards(home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)
+    return evaluate_encoder(home, _label(target), encoder, vectors, snapshot, evaluation)
 
 
-def _base(settings: Settings) -> Encoder:
-    """The base model of the settings, as the newest night that used it left it."""
+def _find_base(settings: Settings) -> Encoder:
+    """Return the newest stored encoder of the base model in the settings."""
     model = settings.encoder.model
     for encoder in receipts_newest_first(settings.home, Encoder):
         if encoder.steps == 0 and encoder.base == model:
             return encoder
-    raise NightshiftError(f"base model {model}: no night has used it yet; nightshift run does")
+    raise NightshiftError(f"base model {model}: no night has used it yet. Run `nightshift run` first")
 
 
-def _label(one: Named) -> str:
-    if isinstance(one, Evaluation):
-        return f"{one.system} ({one.digest[:8]})"
-    return one.release if isinstance(one, Release) else one.value
+def _label(target: Target) -> str:
+    if isinstance(target, Evaluation):
+        return f"{target.system} ({target.digest[:8]})"
+    return target.release if isinstance(target, Release) else target.value

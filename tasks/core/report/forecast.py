@@ -1,4 +1,4 @@
-"""What a night would cost, before it does anything: as earlier nights went, or measured on a few passages."""
+"""Forecast the cost of a night from earlier nights or from a measurement on a few passages."""
 
 from __future__ import annotations
 
@@ -13,67 +13,66 @@ from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 
-SAMPLE = 128  # passages that are encoded to see how fast this machine is
-QUERIES_A_SECOND = 400  # BM25 and its filters, on two cores
-ROWS_A_SECOND = 2000  # into an embedded collection, its checks included
-START = 15  # seconds of a night that does little: Java, models, contracts
+SAMPLE = 128  # passages encoded to measure the speed of this machine
+QUERIES_PER_SECOND = 400  # BM25 and the filters of mining, on two cores
+ROWS_PER_SECOND = 2000  # loaded into an embedded collection and checked
+START = 15  # seconds of fixed costs: Java, models, contracts
 
 
 class Cost(NamedTuple):
-    """One step: how much of what, how long it takes, and how that is known."""
+    """Forecast of one step: amount of work, seconds, and what the estimate is based on."""
 
     step: str
     amount: str
     seconds: float
-    known: str
+    basis: str
 
 
 class Forecast(NamedTuple):
-    """The steps of a night, and what it adds to the disk."""
+    """Forecast of a night: costs of its steps, and bytes added on disk."""
 
     steps: list[Cost]
     bytes: int
 
     @property
     def seconds(self) -> float:
-        """Of the whole night."""
-        return START + sum(one.seconds for one in self.steps)
+        """Duration of the whole night."""
+        return START + sum(cost.seconds for cost in self.steps)
 
 
 def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: int = SAMPLE) -> Forecast:
-    """Forecast what the night that `drift` calls for would do and cost, within a factor of two.
+    """Forecast steps and cost of the night that `drift` calls for, within a factor of two.
 
-    The speed of this machine is measured on `sample` passages.
-
-    Makes the base encoder's artifact if it is not there, as the night would.
+    Measures the speed of this machine on `sample` passages. Stores the base encoder if it does not exist, as the night
+    would.
     """
     if drift.verdict in (Action.SKIP, Action.SUSPECT, Action.LABEL):
         return Forecast([], 0)
     speed = _speed(settings, snapshot, sample, trains=drift.verdict is Action.RETRAIN)
-    moved = drift.passages.new + drift.passages.changed
+    changed = drift.passages.new + drift.passages.changed
     if drift.verdict is Action.REFRESH:
-        steps = [_embedding(speed, moved, "changed passages, serving encoder"), _publishing(snapshot.rows)]
+        steps = [_embedding(speed, changed, "changed passages, serving encoder"), _publishing(snapshot.rows)]
         return Forecast(steps, snapshot.rows * speed.dimension * 8)
-    compared = moved if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
+    compared = changed if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
     rounds = settings.mining.rounds
     steps = [
         _mining(settings, snapshot),
-        _embedding(speed, compared, "what it is compared with"),
+        _embedding(speed, compared, "compared encoder"),
         _training(settings, snapshot, speed, rounds),
         _embedding(speed, rounds * snapshot.rows, "challenger"),
         _publishing(snapshot.rows),
     ]
-    # Vectors lie in shards and in the collection; each round leaves an encoder.
+    # Vectors are stored in shards and in the collection; each round stores an encoder.
     return Forecast(steps, (2 + rounds) * snapshot.rows * speed.dimension * 4 + (1 + rounds) * speed.weights)
 
 
 class _Speed(NamedTuple):
     dimension: int
     weights: int  # bytes of an encoder
-    passage_tokens: float  # in the mean
-    encode: float  # tokens a second on the path that serves
-    train: float  # through the path that trains, and back; 0: not measured
-    known: str
+    passage_tokens: float  # mean per passage
+    encode: float  # tokens per second, as in serving
+    train: float  # tokens per second, forward and backward; 0: not measured
+    basis: str
 
 
 def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool) -> _Speed:
@@ -89,59 +88,60 @@ def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool)
     served.passage.encode(ids[:8], served.token_budget)  # the first call compiles and allocates
     begin = time.perf_counter()
     served.passage.encode(ids, served.token_budget)
-    encode, known = tokens / (time.perf_counter() - begin), f"measured on {len(ids)} passages"
+    encode, basis = tokens / (time.perf_counter() - begin), f"{len(ids)} encoded passages"
     train = 0.0
     if trains and _earlier_training(settings) is None:
         stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
         stepper.pace(ids[:8])
         train = stepper.pace(ids)
-    earlier = next((one for one in receipts_newest_first(settings.home, Embeddings) if one.embedded >= SAMPLE), None)
+    known = receipts_newest_first(settings.home, Embeddings)
+    earlier = next((embeddings for embeddings in known if embeddings.embedded >= SAMPLE), None)
     if earlier is not None and earlier.seconds:
-        encode, known = earlier.tokens / earlier.seconds, "as in an earlier night"
+        encode, basis = earlier.tokens / earlier.seconds, "an earlier night"
     weights = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return _Speed(served.dimension, weights, tokens / len(ids), encode, train, known)
+    return _Speed(served.dimension, weights, tokens / len(ids), encode, train, basis)
 
 
-def _embedding(speed: _Speed, rows: int, what: str) -> Cost:
-    return Cost(f"embed ({what})", f"{rows:,} passages", rows * speed.passage_tokens / speed.encode, speed.known)
+def _embedding(speed: _Speed, rows: int, label: str) -> Cost:
+    return Cost(f"embed ({label})", f"{rows:,} passages", rows * speed.passage_tokens / speed.encode, speed.basis)
 
 
 def _mining(settings: Settings, snapshot: Snapshot) -> Cost:
-    asked, rounds = snapshot.splits.get("train", 0), settings.mining.rounds
-    amount = f"{asked:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
+    queries, rounds = snapshot.splits.get("train", 0), settings.mining.rounds
+    amount = f"{queries:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
     earlier = next(iter(receipts_newest_first(settings.home, Negatives)), None)
     if earlier is not None and earlier.seconds:
-        return Cost("mine", amount, rounds * asked * earlier.seconds / earlier.queries, "as in an earlier night")
-    return Cost("mine", amount, rounds * asked / QUERIES_A_SECOND, "a rule of thumb")
+        return Cost("mine", amount, rounds * queries * earlier.seconds / earlier.queries, "an earlier night")
+    return Cost("mine", amount, rounds * queries / QUERIES_PER_SECOND, "rule of thumb")
 
 
 def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int) -> Cost:
     from tasks.core.training.batches import steps_for
 
-    dials = settings.training
-    steps = rounds * steps_for(len(qrels(snapshot, "train")), dials.batch_size, dials)
-    amount = f"{steps:,} steps of {dials.batch_size} queries"
+    training = settings.training
+    steps = rounds * steps_for(len(qrels(snapshot, "train")), training.batch_size, training)
+    amount = f"{steps:,} steps of {training.batch_size} queries"
     if (earlier := _earlier_training(settings)) is not None:
-        seconds = steps * dials.batch_size * earlier.seconds / earlier.rows
-        return Cost("train", amount, seconds, "as in an earlier night")
-    query = min(settings.encoder.query_tokens, 1.5 * _words(snapshot))
-    tokens = query + (1 + dials.hard_negatives) * speed.passage_tokens
-    seconds = steps * dials.batch_size * tokens / speed.train
-    return Cost("train", amount, seconds, speed.known)
+        seconds = steps * training.batch_size * earlier.seconds / earlier.rows
+        return Cost("train", amount, seconds, "an earlier night")
+    query = min(settings.encoder.query_tokens, 1.5 * _mean_words(snapshot))
+    tokens = query + (1 + training.hard_negatives) * speed.passage_tokens
+    seconds = steps * training.batch_size * tokens / speed.train
+    return Cost("train", amount, seconds, speed.basis)
 
 
 def _earlier_training(settings: Settings) -> Encoder | None:
-    """The newest encoder that a night trained and timed."""
+    """Return the newest trained encoder with a recorded duration."""
     return next(
         (encoder for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps and encoder.seconds),
         None,
     )
 
 
-def _words(snapshot: Snapshot) -> float:
+def _mean_words(snapshot: Snapshot) -> float:
     texts = queries(snapshot)["text"].slice(0, SAMPLE).to_pylist()
     return math.fsum(len(text.split()) for text in texts) / len(texts)
 
 
 def _publishing(rows: int) -> Cost:
-    return Cost("publish", f"{rows:,} rows", rows / ROWS_A_SECOND, "a rule of thumb")
+    return Cost("publish", f"{rows:,} rows", rows / ROWS_PER_SECOND, "rule of thumb")

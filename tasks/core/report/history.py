@@ -1,4 +1,4 @@
-"""One row a night, whatever became of it: `history.parquet`, what trends are drawn from."""
+"""History of nights: one row per night, including failed nights, in `history.parquet`. The source of trends."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAGE_NAME = "%Y-%m-%dT%H%M%SZ.html"  # when the night began
 SYSTEMS = ("challenger", "serving", "base", "bm25")
 SCHEMA = pa.schema(
     [
-        ("began", pa.timestamp("us", "UTC")),  # names the night
+        ("began", pa.timestamp("us", "UTC")),  # identifies the night
         ("ended", pa.timestamp("us", "UTC")),
         ("outcome", pa.string()),  # Promoted, Rejected, Skipped, Suspect, Unlabeled, Failed
         ("why", pa.string()),
-        ("reason", pa.string()),  # that it ran
-        ("release", pa.string()),  # that served when it ended
+        ("reason", pa.string()),  # why it ran
+        ("release", pa.string()),  # serving release at its end
         ("snapshot", pa.string()),
         ("encoder", pa.string()),  # fingerprint of the challenger
         ("rows_read", pa.int64()),
@@ -45,53 +45,58 @@ SCHEMA = pa.schema(
 
 
 def record(home: Path, night: Night) -> Path:
-    """Put the night's row into the history, in place of an earlier row of the same night; the file's path.
+    """Write the night's row to the history, replacing an earlier row of the same night; return the file's path.
 
-    The file is replaced in one step that survives a crash.
+    The file is replaced atomically.
     """
     path = home / FILE
     with exclusive(home / f".{FILE}.lock"):
-        row = pa.Table.from_pylist([row_of(night)], SCHEMA)
-        # Without a history, the release that this night made was taken for another night's: it has no page yet.
-        made = night.release.created if night.release else ""
-        earlier = [one for one in read_history(home).to_pylist() if one["began"].isoformat() != made]
-        others = [one for one in earlier if one["began"] != night.began]
-        table = pa.concat_tables([pa.Table.from_pylist(others, SCHEMA), row])
-        aside = path.with_name(f".{FILE}.{os.getpid()}")
-        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
-        with aside.open("rb") as file:
+        new_row = pa.Table.from_pylist([row_of(night)], SCHEMA)
+        # A missing history is rebuilt from the releases, this night's release included: replace that row too.
+        created = night.release.created if night.release else ""
+        other_rows = [
+            row
+            for row in read_history(home).to_pylist()
+            if row["began"] != night.began and row["began"].isoformat() != created
+        ]
+        table = pa.concat_tables([pa.Table.from_pylist(other_rows, SCHEMA), new_row])
+        temporary = path.with_name(f".{FILE}.{os.getpid()}")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
         sync_folder(home)
     return path
 
 
 def read_history(home: Path) -> pa.Table:
-    """All nights in the order in which they were recorded; columns that an older version did not write are null.
+    """Read all nights in the order in which they were recorded. Columns that an older version did not write are null.
 
-    A damaged history is set aside. Without one, the nights that made a release are rebuilt from the releases.
+    Renames a damaged history to a backup. Without a history, rebuilds the rows of nights that made a release.
     """
     path = home / FILE
     if not path.exists():
-        return pa.Table.from_pylist(_released(home), SCHEMA)
+        return pa.Table.from_pylist(_rows_of_releases(home), SCHEMA)
     try:
-        found = pq.read_table(path, page_checksum_verification=True)
+        stored = pq.read_table(path, page_checksum_verification=True)
         columns = [
-            found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
+            stored[field.name].cast(field.type)
+            if field.name in stored.column_names
+            else pa.nulls(len(stored), field.type)
             for field in SCHEMA
         ]
         return pa.table(columns, schema=SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
-        set_aside(path, f"{path}: damaged ({error}); nights that made no release are lost")
+        set_aside(path, f"{path}: damaged ({error}). Nights that made no release are lost")
         return read_history(home)
 
 
-def _released(home: Path) -> list[dict[str, object]]:
-    """The rows of the nights that made a release, as far as its record tells."""
+def _rows_of_releases(home: Path) -> list[dict[str, object]]:
+    """Build the rows of the nights that made a release, with the columns that a release records."""
     releases = [read_receipt(path.parent, Release) for path in (home / Release.shelf).glob(f"*/{MANIFEST}")]
     pages = sorted(_began(page) for page in (home / REPORTS).glob("????-??-??T??????Z.html"))
     rows: list[dict[str, object]] = []
-    for release in sorted((one for one in releases if one is not None), key=lambda one: one.generation):
+    for release in sorted(filter(None, releases), key=lambda release: release.generation):
         ended = datetime.fromisoformat(release.created)
         earlier = [began for began in pages if began <= ended]
         scores = {
@@ -107,16 +112,16 @@ def _released(home: Path) -> list[dict[str, object]]:
                 "snapshot": release.snapshot,
                 "encoder": release.fingerprint,
                 "passages": release.rows,
-                **{f"{system}_ndcg": (one or {}).get("ndcg@10") for system, one in scores.items()},
+                **{f"{system}_ndcg": (metrics or {}).get("ndcg@10") for system, metrics in scores.items()},
             }
         )
     return rows
 
 
 def row_of(night: Night) -> dict[str, object]:
-    """The night as one flat row."""
-    compared = night.verdict.comparisons if night.verdict else ()
-    against = next((one for one in compared if one.against == "the serving release"), None)
+    """Return the night as a flat row of the history."""
+    comparisons = night.verdict.comparisons if night.verdict else ()
+    gain = next((comparison for comparison in comparisons if comparison.against == "the serving release"), None)
     ingested, challenger = night.ingested, night.figures.get("challenger")
     scores = {
         f"{system}_ndcg": night.figures[system].metrics["ndcg@10"] if system in night.figures else None
@@ -137,21 +142,26 @@ def row_of(night: Night) -> dict[str, object]:
         "work": night.drift.verdict.value if night.drift else None,
         "queries": challenger.rows if challenger else None,
         **scores,
-        "difference": against.difference if against else None,
-        "low": against.low if against else None,
-        "high": against.high if against else None,
+        "difference": gain.difference if gain else None,
+        "low": gain.low if gain else None,
+        "high": gain.high if gain else None,
         "embedded": night.embeddings.embedded if night.embeddings else None,
         "avoided": night.embeddings.avoided if night.embeddings else None,
     }
 
 
 def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, object]]:
-    """The page of a night, and what the history says of it: of the last night, or of the one that `run` names.
+    """Find the report of a night.
 
-    `run` is how the name of a release begins (the night that made it), or the page's: 2026-03-01, 2026-03-01T020000Z.
+    Args:
+        run: Beginning of the name of a release, for the night that made it, or of the report: 2026-03-01,
+            2026-03-01T020000Z. Default: the last night.
+
+    Returns:
+        The absolute path of the report, and the night's row in the history, shortened.
 
     Raises:
-        NightshiftError: no night yet, or none, or several, that `run` fits.
+        NightshiftError: there is no report yet, or not exactly one report matches `run`.
     """
     pages = sorted((home / REPORTS).glob("[0-9]*.html"))
     if not pages:
@@ -160,21 +170,21 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
     made = {
         row["release"]: name for name, row in reversed(rows.items()) if row["release"] and row["outcome"] == "Promoted"
     }
-    wanted = pages[-1].name
+    prefix = pages[-1].name
     if run is not None:
-        wanted = next((name for release, name in made.items() if release.startswith(run)), run)
-    found = [page for page in pages if page.name.startswith(wanted)]
-    if len(found) != 1:
-        said = f"{len(found)} reports fit" if found else "no report fits"
-        some = ", ".join(page.stem for page in (found or pages)[-5:])
-        raise NightshiftError(f"{run!r}: {said}; there are: {some}")
-    row = rows.get(found[0].name, {})
-    shown = ("began", "ended", "outcome", "why", "release", "snapshot")
-    return found[0].absolute(), {name: _text(row.get(name)) for name in shown}
+        prefix = next((name for release, name in made.items() if release.startswith(run)), run)
+    matches = [page for page in pages if page.name.startswith(prefix)]
+    if len(matches) != 1:
+        problem = f"{len(matches)} reports match" if matches else "no report matches"
+        available = ", ".join(page.stem for page in (matches or pages)[-5:])
+        raise NightshiftError(f"{run!r}: {problem}. Available: {available}")
+    row = rows.get(matches[0].name, {})
+    columns = ("began", "ended", "outcome", "why", "release", "snapshot")
+    return matches[0].absolute(), {name: _text(row.get(name)) for name in columns}
 
 
 def page_name(began: datetime) -> str:
-    """What the page of the night that began then is called."""
+    """Return the file name of the report of the night that began at `began`."""
     return f"{began:{PAGE_NAME}}"
 
 

@@ -1,4 +1,4 @@
-"""The list of all reports, and the links between the reports of neighboring nights."""
+"""Index of all reports, and links between the reports of consecutive nights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tasks.core.base.templates import render
 from tasks.core.report.history import REPORTS, page_name, read_history
 
 INDEX = "index.html"
-NEXT = "<!-- the next night -->"  # in every page; the report of the next night puts its link here
+NEXT = "<!-- the next night -->"  # placeholder in every page for the link to the next night's report
 
 
 def write_index(home: Path) -> Path:
-    """Write `reports/index.html`, newest night first; return its path. All links are relative."""
+    """Write `reports/index.html`, newest night first, with relative links; return its path."""
     pages = made_by(home)
     nights = [
         {**row, "page": name if (home / REPORTS / name).exists() else "", "made_by": pages.get(row["release"], "")}
@@ -29,25 +29,25 @@ def write_index(home: Path) -> Path:
 
 
 def nights_of(home: Path) -> list[dict[str, Any]]:
-    """The rows of the history, oldest night first."""
+    """Return the rows of the history, oldest night first."""
     rows: list[dict[str, Any]] = sorted(read_history(home).to_pylist(), key=lambda row: row["began"])
     return rows
 
 
 def made_by(home: Path) -> Mapping[str, str]:
-    """Release -> the page of the night that made it, where that page is there."""
+    """Map each release to the report of the night that made it, if that report exists."""
     made = {row["release"]: page_name(row["began"]) for row in nights_of(home) if row["outcome"] == "Promoted"}
     return {release: page for release, page in made.items() if (home / REPORTS / page).exists()}
 
 
 def page_before(home: Path, began: datetime) -> str:
-    """The page of the last night before `began`; empty when there is none."""
+    """Return the report of the last night before `began`. Empty if there is none."""
     pages = [page_name(row["began"]) for row in nights_of(home) if row["began"] < began]
     return next((page for page in reversed(pages) if (home / REPORTS / page).exists()), "")
 
 
 def link_next(home: Path, before: str, page: str) -> None:
-    """Let the page `before` link to `page`, the report of the night after it."""
+    """Add a link to `page` in the report `before` of the previous night."""
     path = home / REPORTS / before
     text = path.read_text(encoding="utf-8")
     if NEXT in text:

@@ -1,4 +1,4 @@
-"""The record of one night: every receipt and decision, as the report and the last line tell it."""
+"""Record of one night: its receipts and decisions, for the report and the outcome line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.core.evaluation.gate import Decision, Probe
 
 
 class Night(BaseModel):
-    """What happened, as far as it got. Frozen: `having` returns the record with more filled in."""
+    """Record of a night, as far as it got. Immutable: `having` returns an updated copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,43 +41,43 @@ class Night(BaseModel):
     serving: Release | None = None  # the release that served when the night began
     drift: Drift | None = None
     index: Index | None = None
-    base_vectors: Embeddings | None = None  # of the base model, which is measured beside the others
-    negatives: tuple[Negatives, ...] = ()  # one a round
-    trained: tuple[Encoder, ...] = ()  # one a round
+    base_vectors: Embeddings | None = None  # of the base model, evaluated for comparison
+    negatives: tuple[Negatives, ...] = ()  # one per round
+    trained: tuple[Encoder, ...] = ()  # one per round
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
     probe: Probe | None = None
     figures: dict[str, Evaluation] = {}
     verdict: Decision | None = None
     release: Release | None = None
-    failure: str = ""  # what ended the night before its end
-    failed_step: str = ""  # the step that raised it; empty: not known
-    refused: Path | None = None  # folder of a reading of the source that was stopped: its refused rows and its page
-    settings: dict[str, Any] = {}  # in effect, by dotted name, without secrets
-    run_url: str = ""  # of the run in the orchestrator's user interface, if it has one
-    log: str = ""  # the command or the file that shows the night's log
+    failure: str = ""  # error message of a failed night
+    failed_step: str = ""  # step that raised the error; empty if unknown
+    refused: Path | None = None  # folder with refused rows and contracts page of a stopped ingest
+    settings: dict[str, Any] = {}  # settings in effect, by dotted name, without secrets
+    run_url: str = ""  # run in the orchestrator's UI; empty without a UI
+    log: str = ""  # command or file that shows the night's log
     report: Path | None = None
 
     @classmethod
     def begin(cls, reason: str, settings: Settings | None = None, **more: Any) -> Night:
-        """Return the record of a night that begins now, with the settings in effect.
+        """Return the record of a night that starts now, with the settings in effect.
 
-        Raises BadUsage for a reason that is no text.
+        Raises BadUsage when the reason is not valid text.
         """
         try:
             reason = check_text(reason)
         except ValueError as error:
-            raise BadUsage(f"the reason {visible(reason)!r} cannot be kept: {error}. Give UTF-8.") from error
-        known = {} if settings is None else resolve(settings)
-        return cls(began=datetime.now(UTC), reason=reason, settings=known, **more)
+            raise BadUsage(f"the reason {visible(reason)!r} cannot be stored: {error}. Use UTF-8.") from error
+        resolved = {} if settings is None else resolve(settings)
+        return cls(began=datetime.now(UTC), reason=reason, settings=resolved, **more)
 
     def having(self, **more: Any) -> Night:
-        """This record with `more` filled in."""
+        """Return a copy of this record with the fields in `more`."""
         return self.model_copy(update=more)
 
     @property
     def serving_known(self) -> bool:
-        """Whether the night got as far as reading what serves; `serving` is None before that, too."""
+        """Whether the night has read which release serves. Until then `serving` is None, too."""
         return "serving" in self.model_fields_set
 
     @property
@@ -87,7 +87,7 @@ class Night(BaseModel):
 
     @property
     def why(self) -> str:
-        """Why it ended as it did, on one line."""
+        """Reason for the outcome, on one line."""
         if self.failure:
             return " ".join(self.failure.split())
         if self.verdict is not None:
@@ -96,18 +96,18 @@ class Night(BaseModel):
 
 
 class Logbook:
-    """The record of a night under way. What was noted stays known when the night fails."""
+    """Mutable record of a night in progress. Noted fields are kept when the night fails."""
 
     def __init__(self, night: Night) -> None:
         self.night = night
 
     def note(self, **more: Any) -> None:
-        """Fill `more` into the record."""
+        """Set fields of the record."""
         self.night = self.night.having(**more)
 
 
 def recipe_of(settings: Settings) -> str:
-    """Name the settings that shape an encoder: when they change, the encoder is trained anew."""
+    """Return the digest of the settings that shape an encoder. A change causes a retrain."""
     mining = settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"})
     mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(
@@ -121,7 +121,7 @@ def recipe_of(settings: Settings) -> str:
     )
 
 
-QUIET = {
+QUIET_OUTCOMES = {
     "Skipped": "nothing to do, no training and no embedding",
     "Suspect": "input looks broken",
     "Unlabeled": "a person must label queries",
@@ -129,37 +129,38 @@ QUIET = {
 
 
 def outcome_line(night: Night) -> str:
-    """The line that a night ends with: outcome, release, figures, report."""
-    served = night.serves
-    words = [f"{night.outcome}:"]
-    if night.outcome in QUIET and night.drift is not None:
-        words.append(f"{QUIET[night.outcome]} ({night.drift.cause});")
+    """Format the last line of a night: outcome, release, figures, report."""
+    serving = night.serves
+    parts = [f"{night.outcome}:"]
+    if night.outcome in QUIET_OUTCOMES and night.drift is not None:
+        parts.append(f"{QUIET_OUTCOMES[night.outcome]} ({night.drift.cause});")
     if night.outcome == "Rejected":
-        words.append(f"{night.why};")
-    words.append(f"release {served.release} serves" if served else _nothing(night))
-    words.append(_figures(night))
-    words.append(f"· report {night.report}")
-    return " ".join(word for word in words if word)
+        parts.append(f"{night.why};")
+    parts.append(f"release {serving.release} serves" if serving else _no_release(night))
+    parts.append(_figures(night))
+    parts.append(f"· report {night.report}")
+    return " ".join(filter(None, parts))
 
 
-def _nothing(night: Night) -> str:
-    return "no release serves yet" if night.serving_known else "the night ended before it read what serves"
+def _no_release(night: Night) -> str:
+    return "no release serves yet" if night.serving_known else "the night ended before it read which release serves"
 
 
 def _figures(night: Night) -> str:
-    """Held-out nDCG@10 of what serves or was judged, beside BM25, the base model and the release before."""
+    """Format held-out nDCG@10 of the challenger or serving release, compared with BM25, base model, and previous."""
     if night.figures:
         named = {name: evaluation.metrics for name, evaluation in night.figures.items()}
-        ours, others = (
+        metrics, rivals = (
             named["challenger"],
             [("BM25", named["bm25"]), ("base", named["base"]), ("previous", named.get("serving"))],
         )
         label = "nDCG@10" if night.outcome == "Promoted" else "challenger's nDCG@10"
     elif night.serves is not None:
         release = night.serves
-        ours, others = release.metrics, [("BM25", release.bm25), ("base", release.base), ("previous", release.previous)]
+        metrics = release.metrics
+        rivals = [("BM25", release.bm25), ("base", release.base), ("previous", release.previous)]
         label = "nDCG@10"
     else:
         return ""
-    rest = ", ".join(f"{name} {metrics['ndcg@10']:.4f}" for name, metrics in others if metrics)
-    return f"· {label} {ours['ndcg@10']:.4f} ({rest})"
+    compared = ", ".join(f"{name} {rival['ndcg@10']:.4f}" for name, rival in rivals if rival)
+    return f"· {label} {metrics['ndcg@10']:.4f} ({compared})"

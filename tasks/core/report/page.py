@@ -22,14 +22,14 @@ from tasks.core.report.sentences import describe_negatives, describe_training
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import REFUSED, TERMS, mark_of
 
-CASES = 5  # worst and best queries shown, each
-NIGHTS = 30  # of the trend
-TEXT = 400  # characters of a passage
+CASES = 5  # number of worst and of best queries shown
+NIGHTS = 30  # nights in the trend chart
+TEXT = 400  # characters shown of a passage
 ROWS = 20  # refused rows shown
 
 
 def write_report(home: Path, night: Night) -> Path:
-    """Write `reports/<when>.html`, and link to it from the report of the night before; return its absolute path."""
+    """Write `reports/<began>.html` and link to it from the previous night's report; return its absolute path."""
     rival = next((name for name in ("serving", "base") if name in night.figures), "")
     losses, gains = _cases(home, night, rival)
     before, name = page_before(home, night.began), page_name(night.began)
@@ -68,21 +68,21 @@ def write_report(home: Path, night: Night) -> Path:
 
 
 def _charts(home: Path, night: Night) -> Mapping[str, str]:
-    """Name → SVG; empty where there is nothing to show."""
-    found = dict.fromkeys(("quality", "differences", "loss", "dev", "trend"), "")
+    """Return the SVG of each chart by name. Empty if there is nothing to show."""
+    svgs = dict.fromkeys(("quality", "differences", "loss", "dev", "trend"), "")
     if night.figures:
-        found["quality"] = charts.quality({name: one.metrics for name, one in night.figures.items()})
+        svgs["quality"] = charts.quality({name: evaluation.metrics for name, evaluation in night.figures.items()})
     if night.verdict and night.verdict.comparisons:
-        rows = {f"over {one.against.removeprefix('the ')}": one for one in night.verdict.comparisons}
-        found["differences"] = charts.differences(rows | night.verdict.slices, night.verdict.margin)
-    if any(one.loss for one in night.trained):
-        found["loss"] = charts.loss([one.loss for one in night.trained])
-    if any(one.dev for one in night.trained):
-        found["dev"] = charts.dev([one.dev for one in night.trained])
+        rows = {f"over {gain.against.removeprefix('the ')}": gain for gain in night.verdict.comparisons}
+        svgs["differences"] = charts.differences(rows | night.verdict.slices, night.verdict.margin)
+    if any(encoder.loss for encoder in night.trained):
+        svgs["loss"] = charts.loss([encoder.loss for encoder in night.trained])
+    if any(encoder.dev for encoder in night.trained):
+        svgs["dev"] = charts.dev([encoder.dev for encoder in night.trained])
     nights = [row for row in nights_of(home) if row["began"] <= night.began][-NIGHTS:]
     if len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
-        found["trend"] = charts.trend(nights)
-    return found
+        svgs["trend"] = charts.trend(nights)
+    return svgs
 
 
 def _cases(home: Path, night: Night, rival: str) -> tuple[Sequence[Case], Sequence[Case]]:
@@ -92,19 +92,19 @@ def _cases(home: Path, night: Night, rival: str) -> tuple[Sequence[Case], Sequen
 
 
 def _digests(night: Night) -> list[tuple[str, str]]:
-    """What names everything that this night read and made."""
+    """Return the names and digests of everything that this night read and made."""
     release = night.release
-    named = [
+    names = [
         ("release", release and release.release),
         ("collection", release and release.collection),
         ("settings", release and release.recipe),
-        ("reading of the source", night.ingested and night.ingested.digest),
+        ("ingest", night.ingested and night.ingested.digest),
         ("snapshot", night.snapshot and night.snapshot.digest),
         ("encoder fingerprint", night.encoder and night.encoder.fingerprint),
         ("embeddings", night.embeddings and night.embeddings.digest),
-        *((f"evaluation of {LABELS[name]}", one.digest) for name, one in night.figures.items()),
+        *((f"evaluation of {LABELS[name]}", evaluation.digest) for name, evaluation in night.figures.items()),
     ]
-    return [(name, digest) for name, digest in named if digest]
+    return [(name, digest) for name, digest in names if digest]
 
 
 def _duration(night: Night) -> str:
@@ -113,7 +113,7 @@ def _duration(night: Night) -> str:
 
 
 def _refused_folder(night: Night) -> str:
-    """Address of the folder with the refused rows and the contracts page, relative to the reports."""
+    """Return the relative URL of the folder with the refused rows and the contracts page."""
     if night.refused is not None:
         return f"../{night.refused.parent.name}/{night.refused.name}"
     return f"../{Ingested.shelf}/{night.ingested.digest}" if night.ingested else ""

@@ -1,4 +1,4 @@
-"""What a night checks before it works for hours: the files that it reads late."""
+"""Checks at the start of a night, for files that it reads hours later."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from tasks.core.retrieval.jvm import anserini_jar, find_java
 
 
 def check_side_files(settings: Settings) -> None:
-    """Look at what the night needs besides its data: Java, golden queries, model folders of this machine.
+    """Check what a night needs in addition to its data: Java, golden queries, local model folders.
 
-    Models of the hub are left for the steps that need them: a night with nothing to do asks no hub.
+    Models on a hub are not checked, so a night with nothing to do makes no requests to the hub.
 
-    Raises BadInput for golden queries that cannot be used, NightshiftError for anything else that is missing.
+    Raises:
+        BadInput: the golden queries cannot be used.
+        NightshiftError: Java or a local model is missing.
     """
     find_java()
     anserini_jar()
     if settings.gate.golden is not None:
         read_golden(settings.gate.golden)
-    for model in filter(_is_here, (settings.encoder.model, settings.encoder.query_model)):
+    for model in filter(_is_local, (settings.encoder.model, settings.encoder.query_model)):
         find_base(model)
-    if _is_here(settings.mining.cross_encoder.model):
+    if _is_local(settings.mining.cross_encoder.model):
         find_cross_encoder(settings.mining.cross_encoder)
 
 
-def _is_here(model: str) -> bool:
+def _is_local(model: str) -> bool:
     return bool(model) and (Path(model).is_absolute() or Path(model).is_dir())

@@ -1,4 +1,4 @@
-"""What each step of a night did, for the report's table: rows, time, speed, memory, and work it did not have to do."""
+"""Rows of the report's step table: rows, time, speed, memory, and work avoided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LABELS = {"challenger": "challenger", "serving": "serving release", "base": "bas
 
 
 class Step(NamedTuple):
-    """One step. Seconds and memory are of the run that did the work, tonight's or an earlier one's."""
+    """One step. Seconds and memory belong to the run that did the work, tonight or earlier."""
 
     name: str
     rows: int
@@ -24,38 +24,45 @@ class Step(NamedTuple):
 
 
 def steps_of(night: Night) -> list[Step]:
-    """The steps that were reached, in their order."""
-    named: list[tuple[str, Receipt | None]] = [
+    """Return the steps that the night reached, in order."""
+    receipts: list[tuple[str, Receipt | None]] = [
         ("validate", night.ingested),
         ("index for BM25", night.index),
         ("embed, base model", night.base_vectors),
-        *((f"mine, round {one.round}", one) for one in night.negatives),
-        *((f"train, round {number}", one) for number, one in enumerate(night.trained)),
+        *((f"mine, round {negatives.round}", negatives) for negatives in night.negatives),
+        *((f"train, round {number}", encoder) for number, encoder in enumerate(night.trained)),
         ("embed, challenger", night.embeddings),
-        *((f"evaluate {LABELS[name]}", one) for name, one in night.figures.items()),
+        *((f"evaluate {LABELS[name]}", evaluation) for name, evaluation in night.figures.items()),
         ("publish", night.release),
     ]
-    return [_step(name, one) for name, one in named if one is not None]
+    return [_step(name, receipt) for name, receipt in receipts if receipt is not None]
 
 
-def _step(name: str, one: Receipt) -> Step:
+def _step(name: str, receipt: Receipt) -> Step:
     return Step(
-        name, one.rows, one.seconds, _speed(one), one.peak_mb, _avoided(one), reused=one.reused, digest=one.digest
+        name,
+        rows=receipt.rows,
+        seconds=receipt.seconds,
+        speed=_speed(receipt),
+        peak_mb=receipt.peak_mb,
+        avoided=_avoided(receipt),
+        reused=receipt.reused,
+        digest=receipt.digest,
     )
 
 
-def _speed(one: Receipt) -> str:
-    if isinstance(one, Embeddings):
-        return f"{one.tokens / one.seconds:,.0f} tokens/s" if one.tokens and one.seconds else ""
+def _speed(receipt: Receipt) -> str:
+    if isinstance(receipt, Embeddings):
+        return f"{receipt.tokens / receipt.seconds:,.0f} tokens/s" if receipt.tokens and receipt.seconds else ""
     units: dict[type[Receipt], str] = {Ingested: "rows", Encoder: "pairs", Evaluation: "queries"}
-    unit = units.get(type(one))
-    return f"{one.rows / one.seconds:,.0f} {unit}/s" if unit and one.rows and one.seconds else ""
+    unit = units.get(type(receipt))
+    return f"{receipt.rows / receipt.seconds:,.0f} {unit}/s" if unit and receipt.rows and receipt.seconds else ""
 
 
-def _avoided(one: Receipt) -> str:
-    if one.reused:
-        return f"all: done before, {one.seconds:.1f} s"
-    if isinstance(one, Embeddings) and one.avoided:
-        equal = f", {one.repeated:,} by an equal text" if one.repeated else ""
-        return f"{one.avoided:,} of {one.rows:,} vectors known{equal}"
+def _avoided(receipt: Receipt) -> str:
+    if receipt.reused:
+        return f"all (done earlier in {receipt.seconds:.1f} s)"
+    if isinstance(receipt, Embeddings) and receipt.avoided:
+        duplicates = f", {receipt.repeated:,} with duplicate text" if receipt.repeated else ""
+        return f"{receipt.avoided:,} of {receipt.rows:,} vectors reused{duplicates}"
     return ""

@@ -1,4 +1,4 @@
-"""What the reports' terms mean, and the signs that mark a check of the gate."""
+"""Definitions of the report's terms, and the marks of gate checks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ TERMS = {
     "not among the first ten.",
     "R@100": "Recall@100: the share of the relevant passages that are among the first hundred.",
     "AP@100": "Average precision over the first hundred passages (MAP@100 as a mean).",
-    "interval": "The range that holds the true mean difference; each end is left out with the probability that "
-    "[gate] confidence allows, by a paired bootstrap over the queries.",
-    "margin": "How much nDCG@10 may be lost before it counts as a loss ([gate] margin).",
+    "interval": "The confidence interval of the mean difference, by a paired bootstrap over the queries. "
+    "[gate] confidence sets its one-sided level.",
+    "margin": "The largest drop in nDCG@10 that does not count as a loss ([gate] margin).",
     "gate": "The checks that decide whether the challenger is promoted.",
     "challenger": "The encoder that this night proposes to serve.",
     "serving release": "The encoder, collection, and indexes that answered searches when the night began.",
-    "base model": "The encoder before any training of yours.",
+    "base model": "The encoder before your training.",
     "BM25": "Keyword ranking, without an encoder.",
-    "segment": "A part of the held-out queries, such as long queries, that is compared separately.",
-    "probe": "A first comparison on a pool of passages, before the whole corpus is embedded.",
-    "hard negative": "A passage that a retriever ranks high for a query and that does not answer it: what training "
-    "learns to rank lower.",
+    "segment": "A part of the held-out queries, such as long queries, that is evaluated separately.",
+    "probe": "A first comparison on a pool of passages, before embedding the whole corpus.",
+    "hard negative": "A passage that a retriever ranks high for a query although it does not answer it. Training "
+    "learns to rank it lower.",
     "churn": "The share of the query-negative pairs that the serving encoder was not trained on.",
     "quarantine": "The rows of the source that a data contract refused, each with its reason.",
     "pointer": "The one entry that names the serving release; searches follow it.",
 }
 
-REFUSED = {  # why mining refuses a candidate, as a statement about it
+REFUSED = {  # why mining refuses a candidate: a predicate of “the candidate …”
     Reason.KNOWN_POSITIVE: "is judged relevant to the query",
     Reason.TEXT_OF_POSITIVE: "has the text of a passage that is judged relevant",
     Reason.TEXT_OF_QUERY: "only repeats the query",
@@ -39,12 +39,12 @@ REFUSED = {  # why mining refuses a candidate, as a statement about it
     Reason.NEAR_DUPLICATE: "is a near duplicate of a relevant passage",
     Reason.ABOVE_MARGIN: "scores nearly as high as a relevant passage ([mining] margin)",
     Reason.CROSS_ENCODER: "is relevant according to the cross-encoder",
-    Reason.REPEATED: "repeats a negative that the query has already",
+    Reason.REPEATED: "repeats a negative of the query",
 }
 
 
 class Mark(NamedTuple):
-    """How a check is marked: a sign, a word for those who do not see colors, a class of the page."""
+    """Mark of a check: a sign, a word for screen readers, and a CSS class."""
 
     sign: str
     word: str
@@ -54,8 +54,8 @@ class Mark(NamedTuple):
 PASSED, FAILED, INFORMS = Mark("✓", "passed", "good"), Mark("✗", "failed", "bad"), Mark("!", "note", "note")
 
 
-def mark_of(finding: GateCheck) -> Mark:
-    """Failed, passed, or a loss that decides nothing, which is no reason for a check mark."""
-    if not finding.held:
+def mark_of(check: GateCheck) -> Mark:
+    """Return the mark of a gate check. A loss that does not affect the decision is a note."""
+    if not check.held:
         return FAILED
-    return INFORMS if finding.informs else PASSED
+    return INFORMS if check.informs else PASSED

@@ -1,7 +1,7 @@
-"""BM25 over Lucene: index a snapshot's passages, search them with many queries, through Anserini.
+"""Index a snapshot's passages with Lucene, and search them for many queries with BM25, through Anserini.
 
-Lucene sees row numbers instead of ids and one line of text a query, so ids of any form survive. Everything goes
-through files: asking Lucene for objects over a bridge costs three times what Lucene itself does.
+Lucene gets row numbers instead of ids, so ids may have any form, and each query as one line of text. Data is exchanged
+in files: a bridge between Python and Java objects would take three times as long as Lucene itself.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 2  # of what this file writes; a change makes new artifacts
-IDS = "ids.parquet"  # passage_id in snapshot order: Lucene's document number → id
-FILE_ROWS = 2048  # passages in one file for Lucene; the grain of its indexing threads
-SPARE = 10  # hits beyond those wanted, to see whether equal scores go on after the cut
+VERSION = 2  # of the artifacts that this module writes; raise it to rebuild them
+IDS = "ids.parquet"  # passage_id in snapshot order; the row is Lucene's document number
+FILE_ROWS = 2048  # passages in each source file; Lucene's threads index one file at a time
+SPARE = 10  # hits requested beyond `depth`, to detect equal scores that continue after the cut
 QUERY_TERMS = 1_000  # Lucene refuses a query of more than 1,024 different terms
 _INDEXER = "io.anserini.index.IndexCollection"
 _SEARCHER = "io.anserini.search.SearchCollection"
-# A generous count of what Lucene's tokenizer may make of a text: a run of letters and digits is one term, but
-# in scripts without spaces (from U+2E80 on), and for symbols, each character is one.
+# An upper bound on the terms of Lucene's tokenizer: a run of letters and digits is one term. In scripts without spaces
+# (from U+2E80 on), and for symbols, each character is a term.
 _TERM = re.compile(r"[^\W\u2e80-\U0010ffff]{1,255}|\S")
 
 
 def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index:
-    """Index the snapshot's passages (title and text) with the stemmer of `mining`, in bounded memory.
+    """Index the snapshot's passages (title and text) with the configured stemmer, in bounded memory.
 
-    Raises NightshiftError when Java fails or a passage that has text was not indexed.
+    Raises NightshiftError when Java fails or a passage with text was not indexed.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -65,14 +65,14 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
 
 
 def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
-    """The finished index of the snapshot that has this digest; None when there is none with the stemmer of `mining`."""
+    """Return the finished index of the snapshot with this digest and the configured stemmer; None if there is none."""
     return find_by_key(home, Index, _index_key(snapshot, mining))
 
 
 def try_indexing(home: Path, mining: MiningSettings) -> None:
-    """Index one passage in a temporary folder below `home`, so that Java meets the paths that a night gives it.
+    """Index one passage in a temporary folder inside `home`, to test Java with the paths that a night uses.
 
-    A home that is missing is made for it and removed again. Raises NightshiftError when Java fails.
+    Creates a missing home and removes it afterwards. Raises NightshiftError when Java fails.
     """
     missing = not home.exists()
     home.mkdir(parents=True, exist_ok=True)
@@ -86,21 +86,21 @@ def try_indexing(home: Path, mining: MiningSettings) -> None:
 
 
 def search_bm25(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Run:
-    """Search every query (query_id, text) for its `depth` best passages, in one piece; see `bm25_search`."""
+    """Run `bm25_search` in this process: find the `depth` best passages for each query (query_id, text)."""
     return search_whole(bm25_search(home, index, queries, depth, mining))
 
 
 def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining: MiningSettings) -> Search:
-    """The search of every query (query_id, text) for its `depth` best passages.
+    """Prepare the BM25 search for the `depth` best passages of each query (query_id, text).
 
-    Equal scores are ordered by the snapshot's row, so the run has the same bytes on any number of threads. A query
-    with no word that the index knows has no hit. A query of more than 1,000 words is cut there.
+    Equal scores are ordered by snapshot row, so the run has the same bytes on any number of threads. A query without
+    any indexed word has no hits. Queries are cut after 1,000 words.
 
-    Raises Mismatch for an index of another stemmer; when it is made, NightshiftError where Java fails or reports any
-    exception.
+    Raises Mismatch when the index was built with another stemmer. The search itself raises NightshiftError when Java
+    fails or reports an exception.
     """
     if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
-        raise Mismatch(f"index {index.digest} was not made with stemmer {mining.stemmer!r}; build the index again")
+        raise Mismatch(f"index {index.digest} was not built with stemmer {mining.stemmer!r}; build the index again")
     key = {
         "retriever": "bm25",
         "index": index.digest,
@@ -112,8 +112,8 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
     }
 
     def answer(folder: Path, start: int, end: int) -> Hits:
-        found, documents, scores = _search(folder, index, queries["text"][start:end], depth, mining)
-        return found + start, ids_of([index.path / IDS], documents), scores
+        query_rows, documents, scores = _search(folder, index, queries["text"][start:end], depth, mining)
+        return query_rows + start, ids_of([index.path / IDS], documents), scores
 
     return Search("BM25", home, key, queries, depth, max(1, HITS_AT_ONCE // depth), (index.digest,), answer)
 
@@ -128,7 +128,7 @@ def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object
 
 
 def _write_source(source: Path, ids: Path, snapshot: Snapshot) -> int:
-    """Write the passages as the JSON lines that Anserini reads, and their ids; return how many they are."""
+    """Write the passages as JSON lines for Anserini, and their ids as Parquet. Return the number of passages."""
     rows = 0
     with pq.ParquetWriter(ids, pa.schema({"passage_id": pa.string()}), compression="zstd") as writer:
         batches = passages(snapshot, columns=["passage_id", "title", "text"], batch_rows=FILE_ROWS)
@@ -143,7 +143,7 @@ def _write_source(source: Path, ids: Path, snapshot: Snapshot) -> int:
 
 
 def _index(folder: Path, rows: int, mining: MiningSettings) -> None:
-    """Make `folder/lucene` of the `rows` passages in `folder/source`."""
+    """Build the Lucene index `folder/lucene` from the `rows` passages in `folder/source`."""
     arguments = {
         "-collection": "JsonCollection",
         "-generator": "DefaultLuceneDocumentGenerator",
@@ -158,44 +158,44 @@ def _index(folder: Path, rows: int, mining: MiningSettings) -> None:
 
 
 def _check_counts(log_file: Path, rows: int) -> None:
-    """Indexed + empty must be all: Anserini only counts the documents that it could not index."""
-    said = log_file.read_text(encoding="utf-8", errors="replace")
-    counts = {name: int(n.replace(",", "")) for name, n in re.findall(r"(indexed|empty): +([\d,]+)", said)}
+    """Check that indexed + empty passages are all passages, because Anserini does not fail on a skipped document."""
+    output = log_file.read_text(encoding="utf-8", errors="replace")
+    counts = {name: int(n.replace(",", "")) for name, n in re.findall(r"(indexed|empty): +([\d,]+)", output)}
     if counts.get("indexed", 0) + counts.get("empty", 0) != rows:
         raise java_failed(_INDEXER, f"{counts} of {rows} passages reached the index", log_file)
 
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
+LuceneHits = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
 
 
-def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> Found:
-    """The best `depth` for each query (rows from 0 in `texts`); best first within a query.
+def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> LuceneHits:
+    """Find the best `depth` hits for each query (rows from 0 in `texts`), best first.
 
-    Lucene is a third faster when it may order equal scores as it likes. So it does, and gives a few more than are
-    wanted: where the scores at the cut and at the end are equal, more may be, and those queries are asked again for
-    more.
+    Lucene is a third faster if it may order equal scores arbitrarily. So we request a few hits more than `depth`. If
+    the score at `depth` equals the score of the last hit, there may be more ties: search that query again with more
+    hits.
     """
     lines = [one_line(text) for text in texts.to_pylist()]
-    open_, wide = [row for row, line in enumerate(lines) if line], depth + SPARE
+    pending, limit = [row for row, line in enumerate(lines) if line], depth + SPARE
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))]
-    while open_:
-        query, document, score = _run_lucene(folder, index, {row: lines[row] for row in open_}, wide, mining)
+    while pending:
+        query, document, score = _run_lucene(folder, index, {row: lines[row] for row in pending}, limit, mining)
         order = np.lexsort((document, -score, query))
         query, document, score = query[order], document[order], score[order]
         first = np.searchsorted(query, query, "left")
-        place = np.arange(len(query)) - first
-        last = (place == wide - 1) & (wide < index.rows)
-        unsure = query[last & (score == score[np.minimum(first + depth - 1, len(score) - 1)])]
-        sure = (place < depth) & ~np.isin(query, unsure)
-        parts.append((query[sure], document[sure], score[sure]))
-        open_, wide = unsure.tolist(), min(8 * wide, index.rows)
+        rank = np.arange(len(query)) - first
+        at_limit = (rank == limit - 1) & (limit < index.rows)
+        tied = query[at_limit & (score == score[np.minimum(first + depth - 1, len(score) - 1)])]
+        final = (rank < depth) & ~np.isin(query, tied)
+        parts.append((query[final], document[final], score[final]))
+        pending, limit = tied.tolist(), min(8 * limit, index.rows)
     query, document, score = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(query, kind="stable")
     return query[order], document[order], score[order]
 
 
-def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int, mining: MiningSettings) -> Found:
-    """What SearchCollection writes for some queries (row → text), in its order."""
+def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int, mining: MiningSettings) -> LuceneHits:
+    """Run Anserini's SearchCollection for queries (row → text) and return its hits, in its order."""
     topics, hits = folder / "topics.tsv", folder / "hits.txt"
     topics.write_text("".join(f"{row}\t{line}\n" for row, line in lines.items()), encoding="utf-8", newline="\n")
     arguments = {
@@ -213,15 +213,15 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
     if not hits.exists():
         raise java_failed(_SEARCHER, "no run file", folder / "search.log")
     names = {"query": pa.int64(), "q0": pa.string(), "document": pa.int64(), "rank": pa.int64(), "score": pa.float64()}
-    wanted = ["query", "document", "score"]
+    columns = ["query", "document", "score"]
     if hits.stat().st_size == 0:
-        table = pa.schema(names).empty_table().select(wanted)
+        table = pa.schema(names).empty_table().select(columns)
     else:
         table = pc_csv.read_csv(
             hits,
             read_options=pc_csv.ReadOptions(column_names=[*names, "tag"]),
             parse_options=pc_csv.ParseOptions(delimiter=" "),
-            convert_options=pc_csv.ConvertOptions(include_columns=wanted, column_types=names),
+            convert_options=pc_csv.ConvertOptions(include_columns=columns, column_types=names),
         )
     topics.unlink()
     hits.unlink()
@@ -230,7 +230,7 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
 
 
 def one_line(text: str) -> str:
-    """A query as Lucene takes it: one line, no control characters (Anserini splits there), cut after 1,000 words."""
+    """Convert a query to one line without control characters, where Anserini would split it, cut after 1,000 words."""
     line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
     if len(line) > QUERY_TERMS:
         for number, term in enumerate(_TERM.finditer(line)):

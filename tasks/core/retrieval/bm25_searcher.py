@@ -1,6 +1,7 @@
-"""BM25 over a release's snapshot for queries one by one: a Java process that stays, behind a pipe.
+"""Search a release's snapshot with BM25, one query at a time, through a long-running Java process.
 
-Mining starts Java anew for every batch, which is cheap for thousands of queries and dear for one.
+Mining starts a new Java process for every batch. That is cheap for thousands of queries, but expensive for a single
+one.
 """
 
 from __future__ import annotations
@@ -21,79 +22,79 @@ from tasks.core.retrieval.jvm import anserini_jar, find_java, java_environment
 from tasks.core.retrieval.lucene_files import check_lucene, damaged_indexes
 
 HEAP_MB = 256
-NEXT = "Search without fusion until `nightshift releases repair` or the next night has built the index again"
+NEXT = "Search without fusion until `nightshift releases repair` or the next night has rebuilt the index"
 CHILD = Path(__file__).with_name("lucene.py")
 
 
 class Bm25Searcher:
-    """BM25 over one snapshot, started by the first search; safe for several threads, which take turns."""
+    """BM25 search over one snapshot. The first search starts Java. Thread-safe: searches run one after the other."""
 
     def __init__(self, settings: Settings, snapshot: str) -> None:
         self._settings, self._snapshot = settings, snapshot
         self.damage: NightshiftError | None = None
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
-        self._inode = 0  # of the index that the child reads
+        self._inode = 0  # inode of the index folder that the child reads
 
     def search(self, queries: Sequence[str], depth: int) -> list[list[int]]:
-        """The snapshot rows of the `depth` best passages for each query, best first; of equal scores the lower row.
+        """Return the snapshot rows of the `depth` best passages for each query, best first; ties by lower row.
 
-        Raises Impossible when the snapshot has no index, or Java does not answer in `[milvus] query_seconds`; Damaged
-        when the index is damaged.
+        Raises Impossible when the snapshot has no index or Java does not answer within `[milvus] query_seconds`, and
+        Damaged when the index is damaged.
         """
         with self._lock:
             if self.damage is not None:
                 raise self.damage
-            asked = {"queries": [one_line(query) for query in queries], "depth": depth}
-            found = self._ask(asked)
-        return [[row for row, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))] for hits in found]
+            request = {"queries": [one_line(query) for query in queries], "depth": depth}
+            results = self._send(request)
+        return [[row for row, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))] for hits in results]
 
     def check(self) -> None:
-        """Verify the index again if it was read or was damaged; `damage` holds what is wrong with it."""
+        """Verify the index again if it is in use or was damaged, and store the error, if any, in `damage`."""
         if self._child is None and self.damage is None:
             return
         with self._lock:
             try:
-                inode, self.damage = self._verified().stat().st_ino, None
+                inode, self.damage = self._verify_index().stat().st_ino, None
             except NightshiftError as error:
                 inode, self.damage = 0, error
-            if inode != self._inode:  # damaged, or built again: the child would go on reading the old files
+            if inode != self._inode:  # damaged or rebuilt: the child would keep reading the old files
                 self._stop()
 
     def close(self) -> None:
-        """End the Java process; a search that is under way finishes first."""
+        """Stop the Java process, after the current search finishes."""
         with self._lock:
             self._stop()
 
-    def _ask(self, asked: dict[str, Any]) -> Any:
+    def _send(self, request: dict[str, Any]) -> Any:
         child = self._child or self._start()
-        late = threading.Timer(self._settings.milvus.query_seconds, child.kill)
-        late.start()
+        timeout = threading.Timer(self._settings.milvus.query_seconds, child.kill)
+        timeout.start()
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            print(json.dumps(asked), file=child.stdin, flush=True)
+            print(json.dumps(request), file=child.stdin, flush=True)
             return json.loads(child.stdout.readline())
         except (OSError, ValueError) as error:
             self._stop()
             raise Impossible(
-                f"BM25 over snapshot {self._snapshot}: Java ended or took longer than "
-                f"{self._settings.milvus.query_seconds:g} s ([milvus] query_seconds); the next query starts it again, "
-                "`nightshift doctor` tells whether Java works. Dense search does without it."
+                f"BM25 over snapshot {self._snapshot}: Java exited or took longer than "
+                f"{self._settings.milvus.query_seconds:g} s ([milvus] query_seconds); the next query restarts it. "
+                "`nightshift doctor` checks Java. Dense search works without it."
             ) from error
         finally:
-            late.cancel()
+            timeout.cancel()
 
-    def _verified(self) -> Path:
-        """The Lucene index, whose bytes are verified."""
+    def _verify_index(self) -> Path:
+        """Return the folder of the Lucene index after verifying its files."""
         mining = self._settings.mining
         index = find_index(self._settings.home, self._snapshot, mining)
         if index is None and damaged_indexes(self._settings.home):
-            raise Damaged(f"BM25 index of snapshot {self._snapshot}: was damaged, and set aside. {NEXT}")
+            raise Damaged(f"BM25 index of snapshot {self._snapshot}: damaged, and set aside. {NEXT}")
         if index is None:
             raise Impossible(
-                f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so nothing to fuse with. "
-                "A night makes one; search without fusion, or set [mining] stemmer as it was."
+                f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so fusion is "
+                "impossible. Search without fusion, run a night to build one, or restore the earlier [mining] stemmer."
             )
         try:
             check_lucene(index.path / "lucene")
@@ -104,25 +105,25 @@ class Bm25Searcher:
     def _start(self) -> subprocess.Popen[str]:
         mining = self._settings.mining
         try:
-            index = self._verified()
+            index = self._verify_index()
         except Damaged as error:
             self.damage = error
             raise
         self._inode = index.stat().st_ino
-        given = (anserini_jar(), index, mining.stemmer, mining.k1, mining.b, HEAP_MB)
+        arguments = (anserini_jar(), index, mining.stemmer, mining.k1, mining.b, HEAP_MB)
         self._child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", str(CHILD), *map(str, given)],
+            [sys.executable, "-I", str(CHILD), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for us: what is under way wants its answer
+            start_new_session=True,  # Ctrl-C must not stop Java before the current search is answered
             env={**java_environment(), "JAVA_HOME": str(find_java().parent.parent)},
         )
         if self._child.stdout is None or json.loads(self._child.stdout.readline() or "0") != "ready":
             self._stop()
-            raise Impossible(f"BM25: Java did not start, or does not read {index}; `nightshift doctor` reports why")
+            raise Impossible(f"BM25: Java did not start or could not read {index}; `nightshift doctor` reports why")
         return self._child
 
     def _stop(self) -> None:

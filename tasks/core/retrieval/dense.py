@@ -1,4 +1,4 @@
-"""Runs of a dense encoder: exact search over the embeddings, in the same form as a BM25 run."""
+"""Make runs of a dense encoder by exact search over embeddings, in the same format as BM25 runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tasks.core.retrieval.exact import exact_search, passage_ids, score_pairs, v
 from tasks.core.retrieval.runs import HITS_AT_ONCE, QueryVectors, queries_digest, vectors_digest, vectors_of
 from tasks.core.retrieval.searches import Hits, Search, search_whole
 
-VERSION = 3  # of what this file writes; a change makes new artifacts
-SPARE = 8  # passages looked at beyond `depth`, so that the order at the cut is certain
+VERSION = 3  # of the artifacts that this module writes; raise it to rebuild them
+SPARE = 8  # candidates beyond `depth`, to make the order at the cut certain
 
 
 def dense_run(
@@ -26,7 +26,7 @@ def dense_run(
     embeddings: Embeddings,
     depth: int,
 ) -> Run:
-    """Search every query (query_id, text) exactly for its `depth` best passages, in one piece; see `dense_search`."""
+    """Run `dense_search` in this process: find the `depth` best passages for each query (query_id, text)."""
     return search_whole(dense_search(home, name, queries, query_vectors, embeddings, depth))
 
 
@@ -38,13 +38,16 @@ def dense_search(
     embeddings: Embeddings,
     depth: int,
 ) -> Search:
-    """The exact search of every query (query_id, text) for its `depth` best passages.
+    """Prepare the exact search for the `depth` best passages of each query (query_id, text).
 
-    `name` says what the run is for. query_vectors: float32 (queries, dimension), row i for query i, or `Later` ones,
-    not made when the run is there; several query encoders may share the embeddings, so the vectors themselves name
-    the run. Equal scores are ordered by snapshot row. The run has the same bytes on any number of threads.
+    name: purpose of the run; part of its key. query_vectors: float32 (queries, dimension), row i for query i, or
+        `LazyVectors`, which are not computed if the run exists. The vectors are part of the run's key, because several
+        query encoders may share the embeddings.
 
-    Raises, when it is made, Mismatch where the vectors are not one a query, or not of the embeddings' dimension.
+    Equal scores are ordered by snapshot row. The run has the same bytes on any number of threads.
+
+    The search itself raises Mismatch when the number of vectors differs from the number of queries, or their dimension
+    from that of the embeddings.
     """
     key = {
         "retriever": name,
@@ -63,7 +66,7 @@ def dense_search(
         vectors = vectors_of(query_vectors)
         if len(vectors) != queries.num_rows:
             raise Mismatch(f"dense run {name!r}: {len(vectors)} vectors for {queries.num_rows} queries")
-        rows, scores = certain_search(vectors[start:end], embeddings, depth, longest())
+        rows, scores = reproducible_search(vectors[start:end], embeddings, depth, longest())
         hits = np.repeat(np.arange(start, end), rows.shape[1])
         return hits, passage_ids(embeddings, rows.ravel()), scores.ravel()
 
@@ -71,30 +74,34 @@ def dense_search(
     return Search(title, home, key, queries, depth, at_once, (embeddings.digest,), answer)
 
 
-def certain_search(
+def reproducible_search(
     query_vectors: np.ndarray, embeddings: Embeddings, depth: int, longest: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`exact_search` whose outcome does not hang on the last bits of its sums; `longest` is the greatest vector norm.
+    """Run an exact search whose result does not depend on rounding in the matrix product.
 
-    A matrix product adds up in an order that changes with threads and block shapes. So the best `depth` and some more
-    are found by it and scored anew one by one, in one fixed order; and where the rounding error that is possible at
-    most could still bring another passage in, more are looked at. Shapes as those of `exact_search`.
+    longest: the largest norm of a passage vector. Other arguments, and the shapes of the result, as in `exact_search`.
+
+    A matrix product sums in an order that depends on threads and block shapes. So we use it only to find the best
+    `depth` candidates and a few more, and score each of them again in a fixed order. If the maximum rounding error
+    could still let another passage in, we repeat with more candidates.
     """
     width = min(depth, embeddings.rows)
     rows = np.zeros((len(query_vectors), width), np.int64)
     scores = np.zeros((len(query_vectors), width), np.float32)
     norms = np.linalg.norm(query_vectors, axis=1)
-    error = 2 * query_vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # Higham 2002, of both sums
-    open_, wide = np.arange(len(query_vectors)), min(width + SPARE, embeddings.rows)
-    while len(open_):
-        found, rough = exact_search(query_vectors[open_], embeddings, wide)
-        flat = score_pairs(query_vectors[open_], embeddings, np.repeat(np.arange(len(open_)), wide), found.ravel())
-        exact = flat.reshape(found.shape)
-        order = np.lexsort((found, -exact), axis=1)[:, :width]
+    error = 2 * query_vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # bound for both sums, Higham 2002
+    pending, limit = np.arange(len(query_vectors)), min(width + SPARE, embeddings.rows)
+    while len(pending):
+        candidates, approximate = exact_search(query_vectors[pending], embeddings, limit)
+        flat = score_pairs(
+            query_vectors[pending], embeddings, np.repeat(np.arange(len(pending)), limit), candidates.ravel()
+        )
+        exact = flat.reshape(candidates.shape)
+        order = np.lexsort((candidates, -exact), axis=1)[:, :width]
         best = np.take_along_axis(exact, order, axis=1)
-        rows[open_], scores[open_] = np.take_along_axis(found, order, axis=1), best
-        if wide == embeddings.rows or width == 0:
+        rows[pending], scores[pending] = np.take_along_axis(candidates, order, axis=1), best
+        if limit == embeddings.rows or width == 0:
             break
-        open_ = open_[best[:, -1] <= rough[:, -1] + error[open_]]
-        wide = min(4 * wide, embeddings.rows)
+        pending = pending[best[:, -1] <= approximate[:, -1] + error[pending]]
+        limit = min(4 * limit, embeddings.rows)
     return rows, scores

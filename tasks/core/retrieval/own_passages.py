@@ -1,4 +1,4 @@
-"""Runs without each query's own passage, for collections whose queries are passages too."""
+"""Remove each query's own passage from a run, for collections whose queries are also passages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINES_AT_ONCE = 262_144
 
 
 def leave_out_self(home: Path, run: Run, depth: int) -> Run:
-    """The run without the passages that have their query's id, cut at rank `depth`; later passages move up."""
+    """Remove passages with the same id as their query, move later passages up, and cut the run at rank `depth`."""
 
     def build(folder: Path) -> Mapping[str, Any]:
         rows = 0
@@ -33,17 +33,17 @@ def leave_out_self(home: Path, run: Run, depth: int) -> Run:
 
 
 def _without_own(run: Run, depth: int) -> Iterator[pa.Table]:
-    last, seen = None, False  # the query that the batch before ended in, and whether its own passage was among it
+    last_query, own_seen = None, False  # last query of the previous batch; whether its own passage was seen
     for batch in pq.ParquetFile(run.path / RUN_FILE).iter_batches(LINES_AT_ONCE):
         query = batch["query_id"]
-        own = pc.equal(query, batch["passage_id"]).to_numpy(zero_copy_only=False)
+        is_own = pc.equal(query, batch["passage_id"]).to_numpy(zero_copy_only=False)
         codes = query.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-        first = np.searchsorted(codes, codes, side="left")  # a run has the lines of a query together
-        before = np.cumsum(own) - own
-        moved = before - before[first]
-        if seen and query[0].as_py() == last:
-            moved[codes == codes[0]] += 1
-        last, seen = query[-1].as_py(), bool(moved[-1] or own[-1])
-        rank = batch["rank"].to_numpy() - moved.astype(np.int32)
+        first = np.searchsorted(codes, codes, side="left")  # the lines of a query are contiguous
+        own_before = np.cumsum(is_own) - is_own
+        shift = own_before - own_before[first]
+        if own_seen and query[0].as_py() == last_query:
+            shift[codes == codes[0]] += 1
+        last_query, own_seen = query[-1].as_py(), bool(shift[-1] or is_own[-1])
+        rank = batch["rank"].to_numpy() - shift.astype(np.int32)
         table = pa.table([query, batch["passage_id"], rank, batch["score"]], names=RUN_SCHEMA.names).cast(RUN_SCHEMA)
-        yield table.filter(pa.array(~own & (rank <= depth)))
+        yield table.filter(pa.array(~is_own & (rank <= depth)))

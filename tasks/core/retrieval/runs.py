@@ -1,4 +1,4 @@
-"""A run's one form on disk: ranked passages for queries, in the order of the queries."""
+"""The file format of runs: ranked passages for queries, in query order."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.files import digest_of
 
-HITS_AT_ONCE = 2_000_000  # hits in memory before they are written: about 80 MB in Java, 100 MB here
+HITS_AT_ONCE = 2_000_000  # hits in memory before writing: about 80 MB in Java, 100 MB in Python
 RUN_FILE = "run.parquet"
 RUN_SCHEMA = pa.schema({"query_id": pa.string(), "passage_id": pa.string(), "rank": pa.int32(), "score": pa.float32()})
 
 
 def queries_digest(queries: pa.Table) -> str:
-    """Name a table of queries (query_id, text) by its ids and texts, in their order."""
+    """Return the digest of a table of queries (query_id, text): its ids and texts, in order."""
     return digest_of([queries["query_id"].to_pylist(), queries["text"].to_pylist()])
 
 
 @dataclass(frozen=True)
 class LazyVectors:
-    """Query vectors float32 (queries, dimension) that are made when they are needed, and not before.
+    """Query vectors float32 (queries, dimension) that are computed only when needed.
 
-    `name` says which vectors they are: the fingerprint of the encoder.
+    name: identifies the vectors: the fingerprint of the encoder. make: computes them.
     """
 
     name: str
@@ -38,14 +38,14 @@ QueryVectors = np.ndarray | LazyVectors
 
 
 def vectors_of(vectors: QueryVectors) -> np.ndarray:
-    """The vectors themselves, made now if need be."""
+    """Return the vectors, computing them if necessary."""
     return vectors.make() if isinstance(vectors, LazyVectors) else vectors
 
 
 def vectors_digest(vectors: QueryVectors) -> str:
-    """Name query vectors, by their bytes where they are there.
+    """Return the name of lazy vectors, or the digest of computed ones.
 
-    Passages may keep their vectors while those of the queries change with their encoder.
+    A run needs it in its key, because query vectors may change with their encoder while passage vectors stay.
     """
     if isinstance(vectors, LazyVectors):
         return vectors.name
@@ -53,17 +53,17 @@ def vectors_digest(vectors: QueryVectors) -> str:
 
 
 def run_writer(folder: Path) -> pq.ParquetWriter:
-    """Open `folder`'s run file for `append_run`; to be used in a `with`."""
+    """Open the run file in `folder` for `append_run`. Use it in a `with` statement."""
     return pq.ParquetWriter(folder / RUN_FILE, RUN_SCHEMA, compression="zstd")
 
 
 def append_run(
     writer: pq.ParquetWriter, queries: pa.Table, hits: np.ndarray, passage_ids: pa.Array, scores: np.ndarray
 ) -> int:
-    """Write the hits of the next queries and return how many they are.
+    """Write the hits of the next queries and return the number of hits.
 
     hits: int64 (n,), rows of `queries`, ascending, best hit of a query first; passage_ids: strings (n,);
-    scores: float (n,). Ranks from 1 follow from the order.
+    scores: float (n,). Ranks start at 1 and follow the order.
     """
     first = np.searchsorted(hits, hits, side="left")
     rank = np.arange(len(hits)) - first + 1

@@ -1,4 +1,4 @@
-"""The encoder's own search for the training queries; their vectors are made once, for all slices and for mining."""
+"""Search for the training queries with the encoder. Their vectors are computed once, for all shards and for mining."""
 
 from __future__ import annotations
 
@@ -22,46 +22,50 @@ VECTORS = "queries.npy"
 def training_search(
     home: Path, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, depth: int, *, mapped: bool = False
 ) -> tuple[Search, LazyVectors]:
-    """The exact search of the training queries, and their vectors: those that were kept for slices, or made at need.
+    """Prepare the exact search of the training queries, with lazy vectors.
 
-    With `mapped` those that were kept stay in their file, of which a slice reads its part.
+    The vectors come from the file that `keep_vectors` saved for shards; otherwise they are computed when needed.
+
+    mapped: memory-map that file, so that a shard reads only its part.
+
+    Returns the search and the vectors.
     """
-    asked = judged(snapshot, "train")
+    train_queries = judged(snapshot, "train")
 
     @cache
-    def made() -> np.ndarray:
+    def load_or_encode() -> np.ndarray:
         kept = search.folder / VECTORS
-        with suppress(FileNotFoundError, ValueError, EOFError):  # it is not there, or was cut short
+        with suppress(FileNotFoundError, ValueError, EOFError):  # the file is missing or truncated
             vectors: np.ndarray = np.load(kept, mmap_mode="r" if mapped else None)
             return vectors
-        return load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
+        return load_encoder(encoder.path).encode_queries(train_queries["text"].to_pylist())
 
-    later = LazyVectors(encoder.fingerprint, made)
-    search = dense_search(home, "train", asked, later, embeddings, depth)
-    return search, later
+    lazy_vectors = LazyVectors(encoder.fingerprint, load_or_encode)
+    search = dense_search(home, "train", train_queries, lazy_vectors, embeddings, depth)
+    return search, lazy_vectors
 
 
 def keep_vectors(search: Search, vectors: LazyVectors) -> int:
-    """Make the vectors and keep them until the slices are joined; return how many they are.
+    """Compute the vectors, save them until the shards are joined, and return the number of queries.
 
-    Made at once and on one host: in other batches, or by another machine, their last bits would be others, and the
-    negatives with them.
+    They are computed together on one host. Other batches or another machine could change their last bits, and with
+    them the negatives.
     """
     search.folder.mkdir(parents=True, exist_ok=True)
-    aside, kept = search.folder / f".{VECTORS}", search.folder / VECTORS
+    temporary, kept = search.folder / f".{VECTORS}", search.folder / VECTORS
     if not kept.exists():
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             np.save(file, vectors_of(vectors))
             file.flush()
             os.fsync(file.fileno())
-        aside.rename(kept)
+        temporary.rename(kept)
     return len(search.queries)
 
 
-def run_search(search: Search, vectors: LazyVectors, slices: int) -> Run:
-    """The run of a `training_search`, in one piece or joined of its slices."""
-    if slices == 1:
+def run_search(search: Search, vectors: LazyVectors, shards: int) -> Run:
+    """Return the run of a `training_search`: searched in this process, or joined from its shards."""
+    if shards == 1:
         return search_whole(search)
     if find_run(search) is None:
-        vectors_of(vectors)  # joining removes what was kept, and mining asks for them next
-    return join_slices(search, slices)
+        vectors_of(vectors)  # load them before joining deletes the file, because mining needs them next
+    return join_slices(search, shards)

@@ -1,4 +1,4 @@
-"""What stands before the service: who may ask, how much may be sent, what a browser may do with the answer."""
+"""Access control of the search service: host, token, and body size of requests; security headers of responses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-BODY_BYTES = 1 << 20
-PUBLIC = {"/healthz", "/", "/search.css", "/search.js"}  # they hold no passage and no figure
+BODY_BYTES = 1 << 20  # largest request body
+PUBLIC = {"/healthz", "/", "/search.css", "/search.js"}  # need no token: they contain no passages and no metrics
 THIS_MACHINE = {"localhost", "127.0.0.1", "[::1]"}
-REPORT = (  # a report is one file with its styles in it, and runs no script
+REPORT = (  # reports are single files with inline styles and no scripts
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
@@ -34,10 +34,10 @@ HEADERS = {
 
 
 class AccessGuard:
-    """ASGI middleware: host, token, size of the body; headers on every answer.
+    """ASGI middleware that checks host, token, and body size, and adds security headers to every response.
 
-    Without a token only this machine may ask, under one of its own names: so no page of another site gets at the
-    service through a browser by giving its own name this machine's address.
+    Without a token, only requests to localhost are allowed, and the Host header must be a local name. This stops DNS
+    rebinding: a page of another site cannot reach the service through the browser.
     """
 
     def __init__(self, app: App, settings: ServiceSettings) -> None:
@@ -45,7 +45,7 @@ class AccessGuard:
         self._token = settings.token.get_secret_value().encode()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Pass the request to the application, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,8 +53,8 @@ class AccessGuard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 policy = {"content-security-policy": REPORT} if is_report(scope["path"]) else {}
-                more = [(name.encode(), value.encode()) for name, value in {**HEADERS, **policy}.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
+                extra = [(name.encode(), value.encode()) for name, value in {**HEADERS, **policy}.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
         headers = {name.lower(): value for name, value in scope["headers"]}
@@ -64,14 +64,14 @@ class AccessGuard:
             try:
                 body = await asyncio.wait_for(_body(receive), self._settings.seconds)
             except TimeoutError:
-                refusal = (408, "the request did not end", "send its body at once")
+                refusal = (408, "the request body did not arrive in time", "send the whole body at once")
         if body is None:
-            refusal = (413, f"the body is larger than {BODY_BYTES} bytes", "ask fewer queries at a time")
+            refusal = (413, f"the body is larger than {BODY_BYTES} bytes", "send fewer queries per request")
         if refusal is not None:
-            asks = b'Basic realm="Nightshift reports"' if is_report(scope["path"]) else b"Bearer"
-            await _refuse(with_headers, *refusal, asks)
+            challenge = b'Basic realm="Nightshift reports"' if is_report(scope["path"]) else b"Bearer"
+            await _refuse(with_headers, *refusal, challenge)
             return
-        await self._app(scope, _again(body or b"", receive), with_headers)
+        await self._app(scope, _replay(body or b"", receive), with_headers)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         if not self._token:
@@ -80,22 +80,22 @@ class AccessGuard:
                 return (
                     403,
                     "this service has no token, so it answers only to this machine",
-                    ("ask http://127.0.0.1, or give the service NIGHTSHIFT_SERVICE__TOKEN"),
+                    "use http://127.0.0.1, or set NIGHTSHIFT_SERVICE__TOKEN for the service",
                 )
             return None
-        given = headers.get(b"authorization", b"").strip()
-        if path in PUBLIC or hmac.compare_digest(given, b"Bearer " + self._token):
+        authorization = headers.get(b"authorization", b"").strip()
+        if path in PUBLIC or hmac.compare_digest(authorization, b"Bearer " + self._token):
             return None
         if is_report(path):
-            if hmac.compare_digest(_password(given), self._token):
+            if hmac.compare_digest(_password(authorization), self._token):
                 return None
-            return 401, "the token is missing or wrong", "give the token as the password, with any user name"
+            return 401, "the token is missing or wrong", "enter the token as the password, with any user name"
         return 401, "the token is missing or wrong", "send the header Authorization: Bearer …"
 
 
-def _password(given: bytes) -> bytes:
-    """The password that a browser sends with the header `Authorization: Basic …`; empty: none."""
-    scheme, _, encoded = given.partition(b" ")
+def _password(authorization: bytes) -> bytes:
+    """Return the password in the header `Authorization: Basic …`; empty if there is none."""
+    scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic":
         return b""
     try:
@@ -105,7 +105,7 @@ def _password(given: bytes) -> bytes:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None when it is too large, of which the rest is not read, or the client went away."""
+    """Read the whole body; return None if it is too large (the rest is not read) or the client disconnected."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -120,28 +120,29 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    told = False
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first yields the body that was already read."""
+    replayed = False
 
-    async def once() -> Message:
-        nonlocal told
-        if told:
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return once
+    return receive_again
 
 
-async def _refuse(send: Send, status: int, error: str, next_step: str, asks: bytes) -> None:
+async def _refuse(send: Send, status: int, error: str, next_step: str, challenge: bytes) -> None:
     text = as_json(error, next_step)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
     headers += [(b"connection", b"close")] if status in (408, 413) else []
-    headers += [(b"www-authenticate", asks)] if status == 401 else []
+    headers += [(b"www-authenticate", challenge)] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
 
 
 def as_json(error: str, next_step: str) -> bytes:
-    """A `Refusal` in ASCII: what it quotes may hold what UTF-8 cannot say."""
+    """Return a `Refusal` as ASCII JSON, because the quoted text may contain characters that UTF-8 cannot encode."""
     return json.dumps({"error": error, "next": next_step}).encode()

@@ -1,4 +1,4 @@
-"""A release for those who serve elsewhere: a FAISS index, vectors in Parquet, or a run in TREC's form."""
+"""Export a release for other systems: a FAISS index, vectors in Parquet, or a TREC run."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.release")
 
-IDENTITY = "release.json"  # which release an export is of; written last
+IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
-HITS = 8192  # passages found at a time
-_AT_ROWS = 8  # where the header of a FAISS index says how many vectors there are
+HITS = 8192  # hits per search request
+_AT_ROWS = 8  # offset of the number of vectors in the header of a FAISS index
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an export reads from."""
+    """Inputs of an export."""
 
     settings: Settings
     release: Release
@@ -57,34 +57,46 @@ def export(
     loader: Loader = default_loader,
     opener: Opener | None = None,
 ) -> Path:
-    """Write release `name` into the folder `to`, which appears whole or not at all, with `release.json` in it.
+    """Export a release to a folder with `release.json` in it. The folder is complete or does not exist.
 
-    `form` is "faiss" (`index.faiss`, an IndexFlatIP, and `ids.parquet`: its row → passage id), "parquet"
-    (`vectors.parquet`: passages with their vectors) or "trec" (`run.trec`, `run.parquet`, `qrels`: what the release
-    answers to the held-out queries). Only a batch of passages is in memory at a time.
+    Only one batch of passages is in memory at a time.
+
+    Args:
+        settings: all settings.
+        name: name of the release, its beginning, or "serving".
+        form: "faiss" (`index.faiss`, an IndexFlatIP, and `ids.parquet`: row → passage id), "parquet"
+            (`vectors.parquet`: passages with vectors), or "trec" (`run.trec`, `run.parquet`, and `qrels`: the
+            release's hits for the held-out queries).
+        to: folder to write.
+        force: replace an existing export.
+        loader: loads encoders.
+        opener: opens collections; None: the vector store of the settings.
+
+    Returns:
+        The absolute path of the folder.
 
     Raises:
-        NightshiftError: no such release or form, `to` is there already and `force` is not given or it is no export.
-        Mismatch: the vectors are not those of the release.
+        NightshiftError: there is no such release or format; `to` exists and `force` is false, or `to` is no export.
+        Mismatch: the vectors do not belong to the release.
     """
     if form not in _WRITERS:
-        raise NightshiftError(f"format {form!r}: unknown; there are {', '.join(_WRITERS)}")
+        raise NightshiftError(f"format {form!r}: unknown. Use one of {', '.join(_WRITERS)}")
     to = to.absolute()
     _check_free(to, force)
     release = find_release(settings, name, opener)
     source = Source(settings, release, load_snapshot(settings.home, release.snapshot), loader, opener)
-    aside = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        _WRITERS[form](source, aside)
-        digests = {file.name: file_digest(file) for file in files_under(aside)}
-        write_json(aside / IDENTITY, {**_identity(release), "format": form, "sha256": digests})
-        sync_files(aside)
-        _put(aside, to)
+        _WRITERS[form](source, partial)
+        digests = {file.name: file_digest(file) for file in files_under(partial)}
+        write_json(partial / IDENTITY, {**_identity(release), "format": form, "sha256": digests})
+        sync_files(partial)
+        _move_into_place(partial, to)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    log.info("release %s: exported to %s", release.release, to)
+        shutil.rmtree(partial, ignore_errors=True)
+    log.info("exported release %s to %s", release.release, to)
     return to
 
 
@@ -92,27 +104,27 @@ def _check_free(to: Path, force: bool) -> None:
     if not to.exists():
         return
     if not force:
-        raise NightshiftError(f"{to}: is there already; give another --to, or --force to replace it")
+        raise NightshiftError(f"{to}: already exists. Give another --to, or --force to replace it")
     if not (to / IDENTITY).is_file():
-        raise NightshiftError(f"{to}: is no export ({IDENTITY} is not in it), so it is not replaced; give another --to")
+        raise NightshiftError(f"{to}: is no export (it has no {IDENTITY}), so it is not replaced. Give another --to")
 
 
 def _identity(release: Release) -> dict[str, object]:
-    named = ("release", "created", "fingerprint", "encoder", "embeddings", "snapshot", "dimension", "metric", "rows")
-    return release.model_dump(mode="json", include=set(named))
+    fields = ("release", "created", "fingerprint", "encoder", "embeddings", "snapshot", "dimension", "metric", "rows")
+    return release.model_dump(mode="json", include=set(fields))
 
 
-def _put(aside: Path, to: Path) -> None:
+def _move_into_place(partial: Path, to: Path) -> None:
     old = to.with_name(f".{to.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if to.exists():
         to.rename(old)
-    aside.rename(to)
+    partial.rename(to)
     sync_folder(to.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _pairs(source: Source) -> Iterator[pa.RecordBatch]:
+def _passages_with_vectors(source: Source) -> Iterator[pa.RecordBatch]:
     embeddings = load(source.settings.home, Embeddings, source.release.embeddings)
     return (
         batch.drop_columns(["whole"]) for batch in rows_with_vectors(source.snapshot, embeddings, BATCH, limit=None)
@@ -120,11 +132,11 @@ def _pairs(source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet(source: Source, folder: Path) -> None:
-    """Passages with vectors; texts are the snapshot's, entire where Milvus holds only the first 65,535 bytes."""
+    """Write passages with vectors. Texts come from the snapshot; Milvus holds only their first 65,535 bytes."""
     metadata = {f"nightshift.{name}": str(value) for name, value in _identity(source.release).items()}
     writer: pq.ParquetWriter | None = None
     try:
-        for batch in _pairs(source):
+        for batch in _passages_with_vectors(source):
             if writer is None:
                 schema = batch.schema.with_metadata(metadata)
                 writer = pq.ParquetWriter(folder / "vectors.parquet", schema, compression="zstd")
@@ -141,22 +153,22 @@ def _faiss(source: Source, folder: Path) -> None:
     file, ids = folder / "index.faiss", pa.schema({"row": pa.int64(), "passage_id": pa.string()})
     with file.open("wb") as index, pq.ParquetWriter(folder / "ids.parquet", ids, compression="zstd") as writer:
         index.write(_header(dimension, rows))
-        for batch in _pairs(source):
+        for batch in _passages_with_vectors(source):
             vectors = matrix(batch["vector"], dimension)
             index.write(np.ascontiguousarray(vectors, "<f4").data)
             writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=ids))
-    read = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # mapped: its vectors are not read into memory
+    read = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # memory-mapped
     if (read.ntotal, read.d, read.metric_type) != (rows, dimension, faiss.METRIC_INNER_PRODUCT):
         raise Mismatch(
-            f"{file}: FAISS reads {read.ntotal} vectors of {read.d} numbers, {rows} of {dimension} were meant"
+            f"{file}: FAISS reads {read.ntotal} vectors of {read.d} numbers, but the release has {rows} of {dimension}"
         )
 
 
 def _header(dimension: int, rows: int) -> bytes:
-    """What comes before the vectors in the file of an IndexFlatIP of so many rows.
+    """Return the bytes before the vectors in the file of an IndexFlatIP with `rows` rows.
 
-    FAISS itself would want all vectors in memory. Its own header of an empty index gets the counts, which is tried
-    here on an index of two: a FAISS that writes anything else is noticed.
+    FAISS itself needs all vectors in memory to write the file. So we take its header of an empty index and set the
+    counts. A check on an index of two vectors detects versions of FAISS with another file format.
     """
     import faiss
 
@@ -171,34 +183,37 @@ def _header(dimension: int, rows: int) -> bytes:
     index.add(sample)
     if counted(2) + sample.tobytes() != bytes(faiss.serialize_index(index)):
         raise NightshiftError(
-            f"faiss {faiss.__version__} writes another form of index than 1.15; export parquet and build the index"
+            f"faiss {faiss.__version__} writes another index format than 1.15. Export parquet and build the index"
         )
     return counted(rows)
 
 
 def _trec(source: Source, folder: Path) -> None:
-    """The queries are encoded in one go, as evaluation does it.
+    """Write the release's run over the held-out queries, and their qrels.
 
-    In bf16 a vector depends a little on what is encoded beside it: in another go a few near ties change places, and
-    the nDCG@10 its fourth digit. For the same reason the service may rank near ties differently.
+    All queries are encoded in one batch, as in evaluation. In bf16 a vector depends slightly on the other texts of its
+    batch: with other batches a few near ties swap ranks, and the fourth digit of nDCG@10 changes. For the same reason
+    the service may rank near ties differently.
     """
     settings, release = source.settings, source.release
-    asked = judged(source.snapshot, settings.evaluation.split)
+    queries = judged(source.snapshot, settings.evaluation.split)
     depth, rows = settings.evaluation.depth, 0
     encoder = source.loader(settings.home / Encoder.shelf / release.encoder)
-    vectors = encoder.encode_queries(asked["text"].to_pylist())
+    vectors = encoder.encode_queries(queries["text"].to_pylist())
     step = max(1, HITS // depth)
     with (
         closing((source.opener or open_publisher(settings)).open(release.collection)) as reader,
         run_writer(folder) as writer,
     ):
         check_pair(reader, encoder, release.release)
-        for first in range(0, asked.num_rows, step):
+        for first in range(0, queries.num_rows, step):
             answers = reader.search(vectors[first : first + step], depth)
-            hits = [(first + at, hit.passage_id, hit.score) for at, one in enumerate(answers) for hit in one]
-            at, ids, scores = (list(column) for column in zip(*hits, strict=True)) if hits else ([], [], [])
-            rows += append_run(writer, asked, np.array(at, np.int64), pa.array(ids, pa.string()), np.array(scores))
-    run = Run(digest=release.release, path=folder, rows=rows, queries=asked.num_rows, depth=depth)
+            hits = [(first + row, hit.passage_id, hit.score) for row, answer in enumerate(answers) for hit in answer]
+            rows_of_hits, ids, scores = (list(column) for column in zip(*hits, strict=True)) if hits else ([], [], [])
+            rows += append_run(
+                writer, queries, np.array(rows_of_hits, np.int64), pa.array(ids, pa.string()), np.array(scores)
+            )
+    run = Run(digest=release.release, path=folder, rows=rows, queries=queries.num_rows, depth=depth)
     write_trec(run, folder / "run.trec", tag=release.release)
     write_trec_qrels(source.snapshot, settings.evaluation.split, folder / "qrels")
 

@@ -1,8 +1,8 @@
-"""Filters on passage fields, as Milvus expressions that no value can break out of.
+"""Filters on passage fields, translated to Milvus expressions that are safe against injection.
 
-Values enter an expression only as quoted literals, escaped by the few escapes that milvus-lite and a server read
-alike; prefixes become ranges, so that only `contains` needs a pattern, and there every character with a meaning of
-its own becomes "any one character" and the hits are checked again here.
+Values appear in an expression only as quoted literals. They are escaped with the few escapes that milvus-lite and the
+Milvus server both read. Prefixes become ranges, so only `contains` needs a LIKE pattern. There every wildcard character
+becomes "any character", and the hits are checked again here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.base.section import Section
 
 FIELDS = ("passage_id", "title", "text")
 LONGEST = 1000  # characters of a value
-MOST = 1000  # values of one rule
+MOST = 1000  # values per rule
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _WILD = str.maketrans(dict.fromkeys("%_\\", "_"))
 _LAST = 0x10FFFF  # the last code point
@@ -30,52 +30,58 @@ Values = Annotated[tuple[Value, ...], Field(min_length=1, max_length=MOST)]
 
 
 class Rule(Section):
-    """What a field must be; all that are given hold together. Comparisons are exact: case counts."""
+    """Conditions on one field; all given conditions must be met. Comparisons are case-sensitive."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    one_of: Values | None = Field(None, alias="in", description="the field is one of these")
-    not_in: Values | None = Field(None, description="the field is none of these")
-    prefix: Part | None = Field(None, description="the field begins with this")
-    contains: Part | None = Field(None, description="the field holds this; a server needs Milvus 2.4 or newer for it")
+    one_of: Values | None = Field(None, alias="in", description="the field equals one of these values")
+    not_in: Values | None = Field(None, description="the field equals none of these values")
+    prefix: Part | None = Field(None, description="the field begins with this text")
+    contains: Part | None = Field(
+        None, description="the field contains this text; a Milvus server must be 2.4 or newer"
+    )
 
     @model_validator(mode="after")
-    def _says_something(self) -> Rule:
+    def _check_not_empty(self) -> Rule:
         if not self.model_fields_set:
             raise ValueError("give at least one of: in, not_in, prefix, contains")
         return self
 
 
 class Filters(Section):
-    """Rules on passage fields; a passage must keep all of them. `text` is what Milvus holds: its first 65,535 bytes."""
+    """Rules on passage fields; hits must match all rules. Rules on `text` see only its first 65,535 bytes."""
 
     passage_id: Rule | None = None
     title: Rule | None = None
     text: Rule | None = None
 
     @classmethod
-    def read(cls, given: Filters | Mapping[str, Any] | None) -> Filters:
-        """From plain data, such as {"title": {"prefix": "pandas."}}. Raises BadUsage naming what is wrong."""
-        if isinstance(given, Filters):
-            return given
+    def read(cls, filters: Filters | Mapping[str, Any] | None) -> Filters:
+        """Parse filters from plain data, such as {"title": {"prefix": "pandas."}}.
+
+        Raises:
+            BadUsage: a field or rule is unknown or invalid; the message names it.
+        """
+        if isinstance(filters, Filters):
+            return filters
         try:
-            return cls.model_validate(dict(given or {}))
+            return cls.model_validate(dict(filters or {}))
         except (ValidationError, TypeError, ValueError) as error:
-            raise BadUsage(f'filters: {_said(error)}. An example: {{"title": {{"prefix": "pandas."}}}}') from error
+            raise BadUsage(f'filters: {_message(error)}. An example: {{"title": {{"prefix": "pandas."}}}}') from error
 
     def expression(self) -> str:
-        """The Milvus expression; empty when there is no rule."""
+        """Return the Milvus expression; empty if there are no rules."""
         return " and ".join(part for name, rule in self._rules() for part in _parts(name, rule))
 
     @property
     def exact(self) -> bool:
-        """Whether the expression lets through nothing that `keeps` refuses."""
+        """Whether the expression alone decides: `keeps` accepts every hit that matches it."""
         return all(
             rule.contains is None or rule.contains == rule.contains.translate(_WILD) for _, rule in self._rules()
         )
 
     def keeps(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a hit that the expression let through holds what `contains` asks for, letter by letter."""
+        """Return whether a hit that matches the expression also contains the exact text of `contains`."""
         return all(rule.contains is None or rule.contains in (fields[name] or "") for name, rule in self._rules())
 
     def _rules(self) -> Iterator[tuple[str, Rule]]:
@@ -102,7 +108,10 @@ def _literal(value: str) -> str:
 
 
 def _after(prefix: str) -> str | None:
-    """The least text above all that begin with `prefix`, by bytes of UTF-8, which order as code points do."""
+    """Return the smallest text greater than all texts that begin with `prefix`; None if there is none.
+
+    Texts are ordered by their UTF-8 bytes, which is the order of code points.
+    """
     stem = prefix.rstrip(chr(_LAST))
     if not stem:
         return None
@@ -110,7 +119,7 @@ def _after(prefix: str) -> str | None:
     return stem[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     unknown = f"no such field or rule; fields are {', '.join(FIELDS)}, rules are in, not_in, prefix, contains"

@@ -1,4 +1,4 @@
-"""The search service over HTTP: routes, errors as JSON, a page to try queries on, an end without a dropped query."""
+"""HTTP server of the search service: routes, JSON errors, a search page, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ PAGE = {
     "/search.css": ("search.css", "text/css"),
     "/search.js": ("search.js", "text/javascript"),
 }
-CONNECTIONS = 256  # open at once, idle ones too
-STATUS = (
+CONNECTIONS = 256  # open connections, including idle ones
+STATUS = (  # error type, HTTP status, seconds in the Retry-After header (0: no header)
     (Full, 503, 1),
     (TooSlow, 504, 0),
     (NoSuchRelease, 404, 0),
@@ -47,49 +47,50 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def serve(settings: Settings, host: str, port: int, loader: Loader = default_loader) -> None:
-    """Answer at `host`:`port` until SIGINT or SIGTERM; requests under way are answered first.
+    """Serve HTTP at `host`:`port` until SIGINT or SIGTERM. Requests in progress are answered before shutdown.
 
-    Raises NightshiftError for an address that others can reach and no token, or when the port is taken, and as
-    `Searcher.open` does.
+    Raises:
+        NightshiftError: other machines can reach the address and there is no token; or the port is in use; or as
+            `Searcher.open`.
     """
     check_address(host, settings.service)
     with _bound(host, port) as listening:
         config = uvicorn.Config(
             make_app(Service.open(settings, loader)),
             log_level="warning",
-            access_log=False,  # addresses of the page hold queries
+            access_log=False,  # URLs of the search page contain queries
             server_header=False,
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=int(settings.service.seconds) + 1,
         )
-        log.info("http://%s:%d answers; Ctrl-C ends it", host, listening.getsockname()[1])
+        log.info("serving http://%s:%d; press Ctrl-C to stop", host, listening.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listening])
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket at this address, that does not listen yet."""
+    """Bind a socket to this address, without listening yet."""
     plain = host.strip("[]")
-    # It says that it is TCP, for asyncio sends small packets at once only then; else half of every answer waits
-    # for the other half to be acknowledged, which takes a client 40 ms.
-    one = socket.socket(socket.AF_INET6 if ":" in plain else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # IPPROTO_TCP is needed: without it, asyncio does not set TCP_NODELAY, and each response waits 40 ms for the client
+    # to acknowledge its first half.
+    bound = socket.socket(socket.AF_INET6 if ":" in plain else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        one.bind((plain, port))
+        bound.bind((plain, port))
     except OSError as error:
-        one.close()
-        raise NightshiftError(f"{host}:{port}: cannot listen there ({error}); give another --port or --host") from error
-    return one
+        bound.close()
+        raise NightshiftError(f"{host}:{port}: cannot listen ({error}). Give another --port or --host") from error
+    return bound
 
 
 def make_app(service: Service) -> FastAPI:
-    """The application over an open service, which it closes when it ends."""
+    """Make the application of an open service. It closes the service on shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.close)
 
-    # No page of its documentation: those load their scripts from elsewhere.
+    # No documentation pages, because they load scripts from other sites.
     app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(AccessGuard, settings=service.settings.service)
     _add_pages(app)
@@ -97,21 +98,21 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
 
     @app.post("/search", response_model=SearchResponse, responses=REFUSALS)
-    async def search(ask: SearchRequest) -> Response:
-        """The best passages for one query, or for several, from one release."""
-        answered = await service.answer(ask)
-        return Response(answered.model_dump_json(), media_type="application/json")
+    async def search(request: SearchRequest) -> Response:
+        """Return the best passages for one or several queries, all from one release."""
+        response = await service.answer(request)
+        return Response(response.model_dump_json(), media_type="application/json")
 
     @app.get("/healthz", responses={503: {"model": Health}})
     async def healthz(response: Response) -> Health:
-        """Whether the service answers, and from which release; status 503 while it answers no query."""
+        """Report whether the service answers, and from which release; status 503 while it answers no query."""
         health = service.health()
         response.status_code = 503 if health.status is Status.FAILING else 200
         return health
 
     @app.get("/release", responses={401: {"model": Refusal}})
     def release() -> Releases:
-        """The release that answers now, and those that can be asked by name."""
+        """Return the serving release, and all releases that can be searched by name."""
         return service.releases()
 
     return app
@@ -133,31 +134,33 @@ def _page(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        # Never what was sent: it may be long, and need not be text.
-        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return _refusal(422, "; ".join(said), "mend what is named; /openapi.json says what may be asked")
+        # Do not quote the input: it may be long, and need not be text.
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        return _refusal(422, "; ".join(faults), "fix the named fields; /openapi.json describes valid requests")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, str(error.detail), "/openapi.json says what may be asked")
+        return _refusal(error.status_code, str(error.detail), "/openapi.json describes valid requests")
 
     @app.exception_handler(NightshiftError)
     async def failed(_: Request, error: NightshiftError) -> Response:
         status, wait = next((status, wait) for kind, status, wait in STATUS if isinstance(error, kind))
-        if status == 503 and not isinstance(error, Full | Damaged):  # damage was logged when it was noticed
+        if status == 503 and not isinstance(error, Full | Damaged):  # damage was logged when it was detected
             log.warning("a search failed: %s", error)
         return _refusal(status, str(error), _NEXT.get(status, "try again"), wait)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
-        return _refusal(500, f"{type(error).__name__} in the service", "its log says more; please report it")
+        return _refusal(
+            500, f"{type(error).__name__} in the service", "see the log of the service, and report the error"
+        )
 
 
 _NEXT = {
     404: "GET /release lists the releases",
-    409: "ask without it, or mend what is named",
-    503: "try again later; GET /healthz says when the service answers",
-    504: "ask for fewer queries or a smaller k, or try again",
+    409: "search without it, or fix what the error names",
+    503: "try again later; GET /healthz reports when the service answers",
+    504: "send fewer queries or a smaller k, or try again",
 }
 
 

@@ -1,4 +1,4 @@
-"""A share of the live queries asked of a challenger too, after their answers went out, and written to a file."""
+"""Shadow live queries: after answering, send a share of them to a challenger, and write the comparison to a file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tasks.core.search.shadow import Shadow, ShadowResult, compare_answers, summ
 
 log = logging.getLogger("nightshift.search")
 
-WAITING = 64  # requests that wait for the challenger; more are left out, never delayed
+WAITING = 64  # requests queued for the challenger; further requests are dropped, never delayed
 
 
 class LiveShadow:
-    """Asks a challenger in one thread of its own; owns it, and closes it at the end.
+    """Search a challenger in one background thread. Closes the challenger at the end.
 
-    Lines go to `home/shadow/<release>-<day>.jsonl`, each a `Seen`. The file holds what people asked.
+    Results go to `home/shadow/<release>-<day>.jsonl`, one `ShadowResult` per line. The file contains users' queries.
     """
 
     def __init__(self, home: Path, challenger: Searcher, share: float) -> None:
@@ -39,7 +39,7 @@ class LiveShadow:
         self._thread.start()
 
     def offer(self, answers: list[Answer], k: int, where: Filters, fuse: bool) -> None:
-        """Take a share of what was answered; returns at once."""
+        """Queue a share of the answered requests; returns immediately."""
         if not answers or self._draws.random() >= self._share:
             return
         try:
@@ -48,33 +48,31 @@ class LiveShadow:
             self.dropped += 1
 
     def close(self) -> None:
-        """Ask what waits, then end."""
+        """Process queued requests, then stop."""
         self._waiting.put(None)
         self._thread.join()
         self._challenger.close()
         if self.dropped:
-            log.warning(
-                "shadow %s: too slow for %d requests, which it was not asked", self._challenger.release, self.dropped
-            )
+            log.warning("shadow release %s was too slow: dropped %d requests", self._challenger.release, self.dropped)
 
     def _work(self) -> None:
-        said = ""
-        while (one := self._waiting.get()) is not None:
+        reported = ""
+        while (request := self._waiting.get()) is not None:
             try:
-                self._compare(*one)
-                said = ""
-            except Exception as error:  # whatever it is, the service answers on
-                if str(error) != said:
-                    log.warning("shadow %s: %s", self._challenger.release, error)
-                said = str(error)
+                self._compare(*request)
+                reported = ""
+            except Exception as error:  # the service must keep answering
+                if str(error) != reported:
+                    log.warning("shadow release %s: %s", self._challenger.release, error)
+                reported = str(error)
 
     def _compare(self, served: list[Answer], k: int, where: Filters, fuse: bool) -> None:
-        shadowed = self._challenger.search([one.query for one in served], k, where=where, fuse=fuse)
-        found = [compare_answers(one, other, k) for one, other in zip(served, shadowed, strict=True)]
-        lines = "".join(one.model_dump_json() + "\n" for one in found)
+        shadowed = self._challenger.search([answer.query for answer in served], k, where=where, fuse=fuse)
+        results = [compare_answers(left, right, k) for left, right in zip(served, shadowed, strict=True)]
+        lines = "".join(result.model_dump_json() + "\n" for result in results)
         self._folder.mkdir(parents=True, exist_ok=True)
         day = datetime.now(UTC).date().isoformat()
-        # One write at the end of the file: lines of several services do not get into each other.
+        # One append, so lines of several services do not mix.
         file = os.open(
             self._folder / f"{self._challenger.release}-{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
@@ -85,20 +83,24 @@ class LiveShadow:
 
 
 def live_summary(home: Path, release: str, show: int = 5) -> Shadow:
-    """What the service has seen of a release so far. Raises NightshiftError when that is nothing."""
+    """Summarize the shadow results of a release.
+
+    Raises:
+        NightshiftError: there are none.
+    """
     files = sorted((home / FOLDER).glob(f"{release}-*.jsonl"))
-    noted: list[ShadowResult] = []
+    results: list[ShadowResult] = []
     damaged = 0
-    # Only a line feed ends a line: a query may hold other separators.
+    # Split at line feeds only: queries may contain other line separators.
     for line in (line for file in files for line in file.read_bytes().split(b"\n") if line.strip()):
         try:
-            noted.append(ShadowResult.model_validate_json(line))
-        except ValidationError:  # being written, or damaged
+            results.append(ShadowResult.model_validate_json(line))
+        except ValidationError:  # incomplete or damaged
             damaged += 1
     if damaged:
-        log.warning("shadow %s: %d damaged lines skipped in %s", release, damaged, home / FOLDER)
-    if not noted:
+        log.warning("shadow release %s: skipped %d damaged lines in %s", release, damaged, home / FOLDER)
+    if not results:
         raise NightshiftError(
-            f"release {release}: no live query was asked of it; serve with [service] shadow_release = {release!r}"
+            f"release {release}: no shadow results. Serve with [service] shadow_release = {release!r}"
         )
-    return summary(noted, show)
+    return summary(results, show)

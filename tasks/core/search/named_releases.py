@@ -1,4 +1,4 @@
-"""Releases by name, beside the one that the pointer names: to compare with, to shadow, to export."""
+"""Open releases by name, in addition to the serving release: to compare, shadow, or export them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, defaul
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
-SERVING = "serving"  # the name of whichever release the pointer names
+SERVING = "serving"  # name for the serving release
 
 
 def loadable(settings: Settings) -> list[Release]:
-    """The releases whose collections are kept, newest first. Only reads, unless the ledger was lost."""
+    """List the releases whose collections are kept, newest first. Read-only, unless the ledger was lost."""
     return [release for release in known_releases(settings) if not release.pruned]
 
 
 def find_release(settings: Settings, name: str, opener: Opener | None = None) -> Release:
-    """The kept release called `name`, by its whole name, its beginning, or "serving".
+    """Find a kept release by its name, the beginning of its name, or "serving".
 
-    Raises NoSuchRelease as `pick_name` does.
+    Raises:
+        NoSuchRelease: as `pick_name`.
     """
     known = loadable(settings)
     if name == SERVING:
@@ -34,21 +35,23 @@ def find_release(settings: Settings, name: str, opener: Opener | None = None) ->
 def open_release(
     settings: Settings, name: str, loader: Loader = default_loader, opener: Opener | None = None
 ) -> Searcher:
-    """A searcher that stays with one release, wherever the pointer goes.
+    """Open a searcher for one release; it does not follow the pointer.
 
-    Raises NoSuchRelease as `find_release` does, and what `Searcher.open` raises.
+    Raises:
+        NoSuchRelease: as `find_release`.
+        NightshiftError: as `Searcher.open`.
     """
     milvus = opener or open_publisher(settings)
-    still = {
+    fixed = {
         "milvus": settings.milvus.model_copy(update={"notice_seconds": 0.0}),
         "release": settings.release.model_copy(update={"serve_previous_when_damaged": False}),
     }
     release = find_release(settings, name, milvus)
-    return Searcher(settings.model_copy(update=still), loader, _Still(milvus, release))
+    return Searcher(settings.model_copy(update=fixed), loader, _FixedPointer(milvus, release))
 
 
-class _Still:
-    """A pointer that names one release for ever."""
+class _FixedPointer:
+    """An opener whose pointer always names the same release."""
 
     def __init__(self, milvus: Opener, release: Release) -> None:
         self._milvus = milvus

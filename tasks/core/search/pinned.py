@@ -1,4 +1,4 @@
-"""A release opened for searching: its collection and its encoder, which are never parted."""
+"""An open release: a collection and the encoder that made its vectors, always used together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tasks.core.base.files import read_verified
 from tasks.core.base.receipts import Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
-from tasks.core.search.fusion import DEPTH, Ranker, fused
+from tasks.core.search.fusion import DEPTH, Ranker, fuse_rankings
 
 CLOSED = "this searcher is closed; open another"
-HITS_A_REQUEST = 8192  # bounds the answer of one request: texts come with it
+HITS_A_REQUEST = 8192  # limits the size of a response, which includes texts
 FIELDS = ("title", "text", "whole")
-SPARE = 8  # times as many hits, where some may have to go
+SPARE = 8  # factor of extra hits to request if a filter must be checked here
 
 
 class Hit(BaseModel):
-    """A passage of an answer; `score` is the inner product of query and passage."""
+    """A passage in an answer. `score` is the inner product of query and passage, or the fusion score."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,7 +36,7 @@ class Hit(BaseModel):
 
 
 class Answer(BaseModel):
-    """What one release says to one query, best passage first."""
+    """The hits of one release for one query, best first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,10 @@ class Answer(BaseModel):
 
 
 class Pinned:
-    """A collection and its encoder, until retired and no longer in use; its owner's lock guards the count."""
+    """A collection with its encoder. It is closed after it is retired and its last search has ended.
+
+    The caller's lock guards `enter`, `leave`, and `retire`.
+    """
 
     def __init__(
         self,
@@ -57,30 +60,32 @@ class Pinned:
         snapshot: Path,
         lexical: Ranker,
     ) -> None:
-        self.pointer, self.encoder, self.folder = pointer, encoder, folder  # the folder the encoder was read from
-        self.damage: NightshiftError | None = None  # why it answers no more
-        self.instead_of: Pointer | None = None  # the damaged release that it stands in for
+        self.pointer, self.encoder, self.folder = pointer, encoder, folder  # folder of the encoder
+        self.damage: NightshiftError | None = None  # why it no longer answers
+        self.instead_of: Pointer | None = None  # the damaged release that it replaces
         self._reader, self._snapshot, self._lexical = reader, snapshot, lexical
         self._users, self._retired = 0, False
 
     def search(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
-        """One answer per query. Raises what `damage` holds, also when it was noticed during the search."""
+        """Return one answer per query. Raises `damage` if it is set, even if it was set during the search."""
         self._check_whole()
         answers = self._answers(queries, k, where, fuse)
         self._check_whole()
         return answers
 
     def check(self) -> None:
-        """Verify what answers: damage to the collection is raised, and damage to the BM25 index kept by `Ranker`.
+        """Verify the files of the collection and the BM25 index. Damage of the index only sets `lexical_damage`.
 
-        Raises Damaged; Unreachable when a Milvus server does not answer.
+        Raises:
+            Damaged: a file of the collection is damaged.
+            Unreachable: the Milvus server does not answer.
         """
         self._reader.check()
         self._lexical.check()
 
     @property
     def lexical_damage(self) -> NightshiftError | None:
-        """Why BM25 does not answer; None while nobody noticed any damage."""
+        """Why BM25 cannot answer; None if no damage was detected."""
         return self._lexical.damage
 
     def _check_whole(self) -> None:
@@ -89,17 +94,17 @@ class Pinned:
 
     def _answers(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
         vectors = self.encoder.encode_queries(list(queries))
-        found = self._nearest(vectors, max(k, DEPTH) if fuse else k, where)
+        hits = self._nearest(vectors, max(k, DEPTH) if fuse else k, where)
         if fuse:
-            ranked = self._lexical.search(queries, max(k, DEPTH))
-            found = fused(found, ranked, lambda rows: self._fetch(rows, where), k)
+            lexical = self._lexical.search(queries, max(k, DEPTH))
+            hits = fuse_rankings(hits, lexical, lambda rows: self._fetch(rows, where), k)
         return [
             Answer(
                 release=self.pointer.release,
                 query=query,
-                hits=tuple(self._hit(rank, one) for rank, one in enumerate(hits, 1)),
+                hits=tuple(self._hit(rank, hit) for rank, hit in enumerate(query_hits, 1)),
             )
-            for query, hits in zip(queries, found, strict=True)
+            for query, query_hits in zip(queries, hits, strict=True)
         ]
 
     def _nearest(self, vectors: np.ndarray, k: int, where: Filters) -> list[list[Found]]:
@@ -112,62 +117,64 @@ class Pinned:
         ]
 
     def _fetch(self, rows: Sequence[int], where: Filters) -> dict[int, Found]:
-        found = self._reader.fetch(rows, FIELDS, where.expression())
-        return {row: hit for row, hit in found.items() if where.keeps(_fields(hit))}
+        hits = self._reader.fetch(rows, FIELDS, where.expression())
+        return {row: hit for row, hit in hits.items() if where.keeps(_fields(hit))}
 
-    def _hit(self, rank: int, found: Found) -> Hit:
-        texts = found.fields if found.fields["whole"] else _entire(self._snapshot, found.row)
+    def _hit(self, rank: int, hit: Found) -> Hit:
+        texts = hit.fields if hit.fields["whole"] else _read_full_text(self._snapshot, hit.row)
         title, text = texts["title"] or "", texts["text"]
-        return Hit(rank=rank, score=found.score, passage_id=found.passage_id, title=title, text=text)
+        return Hit(rank=rank, score=hit.score, passage_id=hit.passage_id, title=title, text=text)
 
     def enter(self) -> None:
-        """A search begins. Raises NightshiftError once the release is retired."""
+        """Begin a search. Raises NightshiftError if the release is retired."""
         if self._retired:
             raise NightshiftError(CLOSED)
         self._users += 1
 
     def retire(self) -> bool:
-        """No search may begin any more; true when none is under way, and the collection is to be closed."""
+        """Refuse new searches. Return true if no search is in progress and the caller must close the collection."""
         self._retired, before = True, self._retired
         return not before and self._users == 0
 
     def leave(self) -> bool:
-        """A search has ended; true when it was the last one on a retired release, which is to be closed."""
+        """End a search. Return true if it was the last search of a retired release and the caller must close it."""
         self._users -= 1
         return self._retired and self._users == 0
 
     def close(self) -> None:
-        """Give back what it holds: once, when `retire` or `leave` said so, and not under the owner's lock."""
+        """Release all resources. Call it once, after `retire` or `leave` returned true, and without the lock."""
         self._reader.close()
         self._lexical.close()
 
 
-def _fields(found: Found) -> dict[str, Any]:
-    return {**found.fields, "passage_id": found.passage_id}
+def _fields(hit: Found) -> dict[str, Any]:
+    return {**hit.fields, "passage_id": hit.passage_id}
 
 
 def check_pair(reader: Reader, encoder: VectorEncoder, release: str) -> None:
-    """Raise Mismatch unless encoder and collection are those of `release`, and the collection is whole."""
+    """Raise Mismatch unless encoder and collection belong to `release`, and the collection has all its rows."""
     identity = reader.identity
     if (encoder.fingerprint, encoder.dimension) != (identity.fingerprint, identity.dimension):
         raise Mismatch(
             f"release {release}: its collection holds vectors of {identity.fingerprint} (dimension "
-            f"{identity.dimension}), encoder {identity.encoder} is {encoder.fingerprint} (dimension "
-            f"{encoder.dimension}). The encoder's files were altered; `nightshift rollback` serves the release before."
+            f"{identity.dimension}), but encoder {identity.encoder} has fingerprint {encoder.fingerprint} (dimension "
+            f"{encoder.dimension}). Its files were changed. `nightshift rollback` serves the previous release."
         )
     if identity.release != release or reader.count() != identity.rows:
         raise Mismatch(
-            f"release {release}: its collection says {identity.release} and {reader.count()} of "
-            f"{identity.rows} rows; `nightshift rollback` serves the release before"
+            f"release {release}: its collection belongs to {identity.release} and has {reader.count()} of "
+            f"{identity.rows} rows. `nightshift rollback` serves the previous release."
         )
 
 
-def _entire(snapshot: Path, row: int) -> dict[str, Any]:
-    """Title and text of a passage too long for Milvus, from the one row group of the snapshot that holds its row."""
+def _read_full_text(snapshot: Path, row: int) -> dict[str, Any]:
+    """Read title and text of a passage that is too long for Milvus, from its row group in the snapshot."""
     import pyarrow.parquet as pq
 
     if read_verified(snapshot, Snapshot) is None:
-        raise Damaged(f"{snapshot}: damaged or removed, so this text is not to be had; restore it, or run a night")
+        raise Damaged(
+            f"{snapshot}: damaged or removed, so the full text of a passage is missing. Restore it, or run a night"
+        )
     with pq.ParquetFile(snapshot / "passages.parquet") as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -175,4 +182,4 @@ def _entire(snapshot: Path, row: int) -> dict[str, Any]:
                 table: pa.Table = file.read_row_group(group, columns=["title", "text"]).slice(row, 1)
                 return dict(table.to_pylist()[0])
             row -= rows
-    raise Mismatch(f"{snapshot}: holds fewer rows than the release made of it; restore it from a backup")
+    raise Mismatch(f"{snapshot}: has fewer rows than the release made from it. Restore it from a backup")

@@ -1,4 +1,4 @@
-"""The reports of nights over HTTP: read-only, and below the paths that their own links use."""
+"""Serve night reports over HTTP, read-only, at the paths that their links use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-# The files below home that are served. No name holds a slash or begins with a dot.
+# Files below home that may be served. Names contain no slash and do not begin with a dot.
 _FILES = re.compile(
     r"reports/[A-Za-z0-9-]+\.html|(?:ingests|refused)/[A-Za-z0-9-]+/(?:contracts\.html|quarantine\.parquet)"
 )
@@ -18,12 +18,12 @@ _FOLDERS = ("/reports/", "/ingests/", "/refused/")
 
 
 def is_report(path: str) -> bool:
-    """Whether a path of the service is one of a report."""
+    """Return whether a URL path belongs to a report."""
     return path.startswith(_FOLDERS)
 
 
 def add_reports(app: FastAPI, home: Path) -> None:
-    """Serve the reports below `home` at the paths of their files; `/reports/` is the list of all."""
+    """Serve the reports below `home` at the paths of their files; `/reports/` lists all reports."""
     for folder in _FOLDERS:
         app.add_api_route(f"{folder}{{name:path}}", _route(home, folder), include_in_schema=False)
 
@@ -36,8 +36,8 @@ def _route(home: Path, folder: str) -> Callable[[str], FileResponse]:
 
 
 def _file(home: Path, path: str) -> FileResponse:
-    """The file at `path` below `home`. Raises HTTPException (404) when it is no report, or not there."""
+    """Return the file at `path` below `home`. Raises HTTPException (404) if it is no report or does not exist."""
     file = home / path
     if not _FILES.fullmatch(path) or not file.is_file():
-        raise HTTPException(404, "no report has this address; /reports/ lists those there are")
+        raise HTTPException(404, "there is no report at this address; /reports/ lists all reports")
     return FileResponse(file)

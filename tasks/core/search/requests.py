@@ -1,4 +1,4 @@
-"""What the search service is asked and what it says."""
+"""Requests and responses of the search service."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from tasks.core.base.plain_text import check_text
 from tasks.core.base.receipts import Release
 from tasks.core.base.section import Section
+from tasks.core.search.checks import MOST
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import HITS_A_REQUEST, Answer
-from tasks.core.search.searcher import MOST
 
 LONGEST = 4000  # characters of a query
-QUERIES = 64  # of one request
+QUERIES = 64  # queries per request
 
 
-def _says_something(text: str) -> str:
+def _check_not_empty(text: str) -> str:
     if not text.strip():
-        raise ValueError("it is empty; ask for something")
+        raise ValueError("the query is empty")
     return text
 
 
@@ -28,12 +28,12 @@ Query = Annotated[
     str,
     StringConstraints(min_length=1, max_length=LONGEST),
     AfterValidator(check_text),
-    AfterValidator(_says_something),
+    AfterValidator(_check_not_empty),
 ]
 
 
 class SearchRequest(Section):
-    """One query, or several that one release answers together."""
+    """A search request: one query, or several queries answered by one release."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -41,54 +41,57 @@ class SearchRequest(Section):
         }
     )
 
-    query: Query | None = Field(None, description="one query; or give queries")
+    query: Query | None = Field(None, description="one query; give either query or queries")
     queries: Annotated[list[Query], Field(min_length=1, max_length=QUERIES)] | None = Field(
-        None, description="several, answered in this order"
+        None, description="several queries, answered in this order"
     )
-    k: int = Field(10, ge=1, le=MOST, description="passages a query")
-    filters: Filters = Field(Filters(), description="rules that passages must keep")
-    fuse: bool = Field(False, description="join the ranking with BM25's by reciprocal rank; scores are then small")
-    release: str = Field("", max_length=100, description="the release that answers; empty: the serving one")
+    k: int = Field(10, ge=1, le=MOST, description="passages per query")
+    filters: Filters = Field(Filters(), description="rules that passages must match")
+    fuse: bool = Field(
+        False,
+        description="merge the dense ranking with BM25's by reciprocal rank fusion; scores are then at most 0.033",
+    )
+    release: str = Field("", max_length=100, description="release to search; empty: the serving release")
 
     @model_validator(mode="after")
     def _one_or_several(self) -> SearchRequest:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
-        if len(self.asked) * self.k > HITS_A_REQUEST:
-            raise ValueError(f"queries times k is more than {HITS_A_REQUEST}; ask for less at once")
+        if len(self.texts) * self.k > HITS_A_REQUEST:
+            raise ValueError(f"queries times k is more than {HITS_A_REQUEST}; send fewer queries or a smaller k")
         return self
 
     @property
-    def asked(self) -> list[str]:
-        """The queries, however they were given."""
+    def texts(self) -> list[str]:
+        """All queries of the request, from `query` or `queries`."""
         return [self.query] if self.query is not None else self.queries or []
 
 
 class SearchResponse(BaseModel):
-    """The answers, all from `release`, in the order of the queries."""
+    """Answers from one release, in the order of the queries."""
 
     release: str
-    seconds: float  # in the service, waiting included
+    seconds: float  # in the service, including time in the queue
     answers: list[Answer]
 
 
 class Refusal(BaseModel):
-    """Why there is no answer, and what to do next."""
+    """An error: the reason, and the next step."""
 
     error: str
     next: str
 
 
 class Status(StrEnum):
-    """How well the service answers."""
+    """Health of the service."""
 
     OK = "ok"
-    DEGRADED = "degraded"  # the release before answers, or BM25 does not
+    DEGRADED = "degraded"  # the previous release answers, or BM25 does not
     FAILING = "failing"  # no query is answered
 
 
 class Health(BaseModel):
-    """Whether the service answers, from which release, and what is wrong; the log says more."""
+    """Health, serving release, and the reason if something is wrong; the log has details."""
 
     status: Status = Status.OK
     release: str
@@ -108,13 +111,13 @@ class Comparison(BaseModel):
     reason: str
 
     @classmethod
-    def of(cls, one: Release) -> Comparison:
-        """What is shown of a release's receipt."""
-        return cls(passages=one.rows, **one.model_dump(include=set(cls.model_fields) - {"passages"}))
+    def of(cls, release: Release) -> Comparison:
+        """Select the public fields of a release's receipt."""
+        return cls(passages=release.rows, **release.model_dump(include=set(cls.model_fields) - {"passages"}))
 
 
 class Releases(BaseModel):
-    """The release that answers now, and all that can be asked by name, newest first."""
+    """The serving release, and all releases that can be searched by name, newest first."""
 
     serving: str
     releases: list[Comparison]

@@ -1,4 +1,4 @@
-"""The searcher: embeds a query with the encoder of the very collection it searches."""
+"""The searcher: embeds each query with the encoder that made the collection's vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.core.base.errors import BadUsage, Damaged, Impossible, NightshiftError, Unreachable
-from tasks.core.base.plain_text import check_text, visible
+from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
 from tasks.core.base.receipts import Encoder, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.release import history
@@ -19,6 +18,7 @@ from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder,
 from tasks.core.release.rollback import releases_before
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.bm25_searcher import Bm25Searcher
+from tasks.core.search.checks import check_request
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
 
@@ -26,17 +26,15 @@ __all__ = ["Answer", "Hit", "Searcher"]
 
 log = logging.getLogger("nightshift.search")
 
-MOST = 1000  # passages a query
-
 
 class Searcher:
-    """Searches the serving release; safe for several threads. Close it, or use it in a `with`.
+    """Search the serving release. Thread-safe. Close it, or use it in a `with` statement.
 
-    Collection and encoder are pinned together: an answer comes wholly from one release. Every `[milvus]
-    notice_seconds` it looks at the pointer, in a thread of its own, and changes to another release when that is loaded
-    and warm; searches under way finish on the old one. Every `[release] check_minutes` it verifies the files that it
-    answers from. Once they are damaged no query is answered from them: they are refused, or the release before answers
-    where `[release] serve_previous_when_damaged` is set.
+    Collection and encoder are pinned together, so an answer comes from one release only. A background thread reads the
+    pointer every `[milvus] notice_seconds`. It switches to a new release after that is loaded and warm; searches in
+    progress finish on the old release. Another thread verifies the release's files every `[release] check_minutes`.
+    If they are damaged, queries are refused, or the previous release answers if `[release]
+    serve_previous_when_damaged` is set.
     """
 
     def __init__(self, settings: Settings, loader: Loader, publisher: Opener) -> None:
@@ -49,34 +47,34 @@ class Searcher:
 
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, publisher: Opener | None = None) -> Searcher:
-        """Open the serving release that `settings` lead to.
+        """Open the serving release of the home in `settings`.
 
         Raises:
-            NightshiftError: nothing was released yet, or the release does not load.
-            Damaged: files of its collection or its encoder are not those that were written.
-            Mismatch: the encoder's own fingerprint or dimension is not that of the collection.
+            NightshiftError: there is no release yet, or it does not load.
+            Damaged: files of its collection or encoder were changed after they were written.
+            Mismatch: the encoder's fingerprint or dimension differs from the collection's.
             Unreachable: the Milvus server does not answer.
         """
         return cls(settings, loader, publisher or open_publisher(settings))
 
     @property
     def release(self) -> str:
-        """The release that answers now."""
+        """Name of the release that answers."""
         return self._pinned.pointer.release
 
     @property
     def damage(self) -> NightshiftError | None:
-        """Why no query is answered; None while queries are."""
+        """Why queries are refused; None while they are answered."""
         return self._pinned.damage
 
     @property
     def stands_in_for(self) -> str:
-        """The damaged release in whose place the one before answers; empty when the serving one does."""
+        """Name of the damaged release that an earlier release replaces; empty if the serving release answers."""
         return self._pinned.instead_of.release if self._pinned.instead_of else ""
 
     @property
     def lexical_damage(self) -> NightshiftError | None:
-        """Why BM25 does not answer; None while nobody noticed any damage."""
+        """Why BM25 cannot answer; None if no damage was detected."""
         return self._pinned.lexical_damage
 
     def search(
@@ -87,43 +85,58 @@ class Searcher:
         where: Filters | Mapping[str, Any] | None = None,
         fuse: bool = False,
     ) -> list[Answer]:
-        """The `k` best passages for each query, all from one release: one encoding, one request for up to 8192 hits.
+        """Search the `k` best passages for each query, all in one release.
 
-        `where` holds rules on passage fields (see `Filters`), `fuse` joins the ranking with BM25's over the same
-        snapshot (see `reciprocal_rank`); scores are then those of the fusion.
+        Queries are encoded in one batch; a request to Milvus returns up to 8192 hits.
 
-        Raises BadUsage for a query that is empty or no text, k outside 1 to 1000, or bad filters; NightshiftError when
-        Milvus or Java refuses; Unreachable when Milvus does not answer in time; Damaged when the release is damaged.
+        Args:
+            queries: one query or several.
+            k: passages per query, 1 to 1000.
+            where: rules on passage fields, see `Filters`.
+            fuse: merge the ranking with BM25's over the same snapshot; scores are then fusion scores.
+
+        Returns:
+            One answer per query, in order.
+
+        Raises:
+            BadUsage: a query is empty or not text, k is out of range, or the filters are invalid.
+            Unreachable: Milvus does not answer in time.
+            Damaged: files of the release are damaged.
+            NightshiftError: Milvus or Java fails.
         """
-        asked = [queries] if isinstance(queries, str) else list(queries)
-        _check_request(asked, k)
+        texts = [queries] if isinstance(queries, str) else list(queries)
+        check_request(texts, k)
         filters = Filters.read(where)
-        if not asked:
+        if not texts:
             return []
         with self._in_use() as pinned:
             try:
-                return pinned.search(asked, k, filters, fuse)
+                return pinned.search(texts, k, filters, fuse)
             except (Impossible, Damaged):
                 raise
             except NightshiftError as error:
                 failed, reason = pinned, error
-        # A server that was started again wants a new connection, and perhaps has it to load; or it was pruned before
-        # we noticed that another one serves.
-        log.warning("release %s: %s; opened again", failed.pointer.release, reason)
+        # Reopen: a restarted server needs a new connection and may have to load the collection, or the collection was
+        # pruned before we saw the new pointer.
+        log.warning("release %s: %s. Opening it again", failed.pointer.release, reason)
         with self._refreshing:
             if self._pinned is failed:
                 try:
                     self._change(failed)
                 except Damaged as error:
-                    failed.damage = error  # so that the next query is refused at once
+                    failed.damage = error  # refuses the next query immediately
                     raise
         with self._in_use() as pinned:
-            return pinned.search(asked, k, filters, fuse)
+            return pinned.search(texts, k, filters, fuse)
 
     def refresh(self) -> bool:
-        """Change to the serving release when the pointer moved; true when it had. Searches under way finish first.
+        """Switch to the serving release if the pointer moved. Searches in progress finish on the old release.
 
-        Raises as `open` does, and goes on with the release it has.
+        Returns:
+            Whether the release changed.
+
+        Raises:
+            NightshiftError: as `open`; the current release keeps answering.
         """
         with self._refreshing:
             old, pointer = self._pinned, self._serving()
@@ -133,9 +146,10 @@ class Searcher:
             return True
 
     def check(self) -> None:
-        """Verify what answers. Damaged, it answers no more, until the release opens whole again or another serves.
+        """Verify the files of the release. If they are damaged, refuse queries until a release opens without damage.
 
-        Raises as `open` does while nothing answers, and NightshiftError when a Milvus server refuses.
+        Raises:
+            NightshiftError: as `open` while no release answers, or when the Milvus server fails.
         """
         with self._refreshing:
             pinned = self._pinned
@@ -144,7 +158,7 @@ class Searcher:
                     pinned.check()
                 except Damaged as error:
                     pinned.damage = error
-                    log.error("release %s answers no more: %s", pinned.pointer.release, error)
+                    log.error("release %s no longer answers: %s", pinned.pointer.release, error)
             if pinned.damage is not None or pinned.instead_of is not None:
                 self._change(pinned)
 
@@ -160,10 +174,10 @@ class Searcher:
             raise NightshiftError(CLOSED)
         if idle:
             old.close()
-        log.info("release %s answers now", new.pointer.release)
+        log.info("now serving release %s", new.pointer.release)
 
     def close(self) -> None:
-        """Give back the collection, once searches under way have ended."""
+        """Close the collection after all searches in progress have ended."""
         self._closed.set()
         with self._lock:
             idle = self._pinned.retire()
@@ -178,20 +192,22 @@ class Searcher:
     ) -> None:
         self.close()
 
-    def _repeat(self, act: Callable[[], object], seconds: float, name: str) -> None:
-        """Call `act` every so many seconds until the searcher is closed, in a thread of its own; 0: never."""
+    def _repeat(self, action: Callable[[], object], seconds: float, name: str) -> None:
+        """Call `action` every `seconds` in a background thread until the searcher is closed; 0: never."""
         if seconds > 0:
-            threading.Thread(target=self._watch, args=(act, seconds), name=name, daemon=True).start()
+            threading.Thread(target=self._watch, args=(action, seconds), name=name, daemon=True).start()
 
-    def _watch(self, act: Callable[[], object], seconds: float) -> None:
+    def _watch(self, action: Callable[[], object], seconds: float) -> None:
         reported = ""
         while not self._closed.wait(seconds):
             try:
-                act()
+                action()
                 reported = ""
-            except Exception as error:  # whatever it is, the release that is pinned answers on, unless it is damaged
+            except Exception as error:  # the pinned release must keep answering, unless it is damaged
                 if str(error) != reported:
-                    log.warning("release %s stays, the serving one does not open: %s", self.release, error)
+                    log.warning(
+                        "keeping release %s, because the serving release does not open: %s", self.release, error
+                    )
                 reported = str(error)
 
     @contextmanager
@@ -203,14 +219,14 @@ class Searcher:
             yield pinned
         finally:
             with self._lock:
-                over = pinned.leave()
-            if over and self._closed.is_set():
+                unused = pinned.leave()
+            if unused and self._closed.is_set():
                 pinned.close()
-            elif over:  # closing takes longer than many a search, and this query should not wait for it
+            elif unused:  # in a thread, because closing can take longer than the query
                 threading.Thread(target=pinned.close, name="nightshift-close").start()
 
     def _pin(self, old: Pinned | None) -> Pinned:
-        """Open what the pointer names; again when the pointer moves, or was wrong, and the collection is gone."""
+        """Open the release of the pointer; try again if the pointer moved or was corrected in the meantime."""
         while True:
             pointer = self._serving()
             try:
@@ -219,12 +235,12 @@ class Searcher:
                 raise
             except NightshiftError as error:
                 with suppress(NightshiftError):
-                    history.serving(self._settings)  # corrects a pointer that names what is no release
+                    history.serving(self._settings)  # corrects a pointer to a missing release
                 if self._serving() == pointer:
                     return self._stand_in(pointer, old, error)
 
     def _serving(self) -> Pointer:
-        """The pointer; a lost or damaged one is made again from the ledger, or from the releases."""
+        """Read the pointer. A lost or damaged pointer is restored from the ledger, or from the releases."""
         try:
             pointer = self._publisher.serving()
         except Damaged:
@@ -237,7 +253,7 @@ class Searcher:
         return pointer
 
     def _stand_in(self, damaged: Pointer, old: Pinned | None, error: NightshiftError) -> Pinned:
-        """The last release before the damaged one that opens; raises `error` when none does or may."""
+        """Open the newest earlier release that opens. Raises `error` if there is none or the settings forbid it."""
         allowed = self._settings.release.serve_previous_when_damaged
         for release in releases_before(self._settings, damaged.release) if allowed else []:
             fields = release.model_dump(include={"release", "collection", "fingerprint"})
@@ -265,21 +281,7 @@ class Searcher:
         return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / snapshot, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:
-        """The encoder in `folder`, after a first query: that one is slow, and nobody should wait for it."""
+        """Load an encoder and encode a first query, which is slow, before users wait for it."""
         encoder = self._loader(folder)
         encoder.encode_queries(["warm"])
         return encoder
-
-
-def _check_request(queries: Sequence[str], k: int) -> None:
-    if not 1 <= k <= MOST:
-        raise BadUsage(f"k is {k}; ask for 1 to {MOST} passages")
-    for query in queries:
-        if not isinstance(query, str):
-            raise BadUsage(f"the query is of type {type(query).__name__}; give text")
-        if not query.strip():
-            raise BadUsage("the query is empty; ask for something")
-        try:
-            check_text(query)
-        except ValueError as error:
-            raise BadUsage(f"the query {visible(query)!r} cannot be searched: {error}. Give UTF-8.") from error

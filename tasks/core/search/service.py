@@ -1,4 +1,4 @@
-"""The search service: what it holds, and who answers a request."""
+"""The search service: chooses the release that answers a request, and limits concurrent searches."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ from tasks.core.search.worker_pool import WorkerPool
 
 log = logging.getLogger("nightshift.search")
 
-BESIDE = 2  # releases held open for comparisons: one for each side of the page
+NAMED_RELEASES = 2  # releases kept open for comparisons: one for each column of the page
 
 
 class Service:
-    """The serving release and, on request, others by name. Safe in one event loop; close it at the end."""
+    """Answers from the serving release, or from a release that the request names.
+
+    Use it from one event loop, and close it at the end.
+    """
 
     def __init__(self, settings: Settings, searcher: Searcher, loader: Loader, opener: Opener) -> None:
         self.settings, self._searcher, self._loader, self._opener = settings, searcher, loader, opener
-        self._beside: OrderedDict[str, Searcher] = OrderedDict()
+        self._named: OrderedDict[str, Searcher] = OrderedDict()
         self._live: LiveShadow | None = None
-        self._serving_lane = WorkerPool("serving", settings.service.concurrency)
-        # Opening a release takes seconds: comparisons wait for each other, and nothing that serves waits for them.
-        self._beside_lane = WorkerPool("comparing", 1)
+        self._serving_pool = WorkerPool("serving", settings.service.concurrency)
+        # Opening a release takes seconds. A pool of one thread keeps comparisons from delaying normal searches.
+        self._comparison_pool = WorkerPool("comparing", 1)
 
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, opener: Opener | None = None) -> Service:
-        """Open the serving release, and that of `[service] shadow_release`. Raises as `Searcher.open` does."""
+        """Open the serving release, and the release of `[service] shadow_release`. Raises as `Searcher.open`."""
         milvus = opener or open_publisher(settings)
         service = cls(settings, Searcher.open(settings, loader, milvus), loader, milvus)
         if name := settings.service.shadow_release:
@@ -47,22 +50,22 @@ class Service:
                 service.close()
                 raise
             service._live = LiveShadow(settings.home, challenger, settings.service.shadow_share)
-            log.info("%s is asked %.0f %% of the queries too", challenger.release, 100 * settings.service.shadow_share)
+            log.info("shadowing %.0f %% of requests with %s", 100 * settings.service.shadow_share, challenger.release)
         return service
 
     @property
     def release(self) -> str:
-        """The release that answers now."""
+        """Name of the release that answers."""
         return self._searcher.release
 
     def health(self) -> Health:
-        """How well it answers. Reasons name releases only: whoever reaches the service may read them."""
+        """Return the health of the service. Reasons contain only release names, because the endpoint is public."""
         release, stands_in_for = self.release, self._searcher.stands_in_for
         if self._searcher.damage is not None:
             reason = f"release {release} is damaged; no query is answered"
             return Health(status=Status.FAILING, release=release, reason=reason)
         if stands_in_for:
-            reason = f"release {stands_in_for} is damaged; the release before answers"
+            reason = f"release {stands_in_for} is damaged; the previous release answers"
             return Health(status=Status.DEGRADED, release=release, reason=reason)
         if self._searcher.lexical_damage is not None:
             reason = f"the BM25 index of release {release} is damaged; queries without fusion are answered"
@@ -70,56 +73,62 @@ class Service:
         return Health(release=release)
 
     def releases(self) -> Releases:
-        """What serves and what can be asked by name."""
-        return Releases(serving=self.release, releases=[Comparison.of(one) for one in loadable(self.settings)])
+        """Return the serving release, and the releases that can be searched by name."""
+        return Releases(serving=self.release, releases=[Comparison.of(release) for release in loadable(self.settings)])
 
-    async def answer(self, ask: SearchRequest) -> SearchResponse:
-        """The answers to a request.
+    async def answer(self, request: SearchRequest) -> SearchResponse:
+        """Answer a search request.
 
-        Raises Full, TooSlow, NoSuchRelease, and what `Searcher.search` raises.
+        Raises:
+            Full: all places in the queue are taken.
+            TooSlow: no answer within `[service] seconds`.
+            NoSuchRelease: the named release does not exist.
+            NightshiftError: as `Searcher.search`.
         """
         began, seconds = time.perf_counter(), self.settings.service.seconds
         answers: list[Answer] = []
-        if ask.release in ("", self.release):
-            answers = await self._serving_lane.run(lambda: _search(self._searcher, ask), seconds)
-        # The pointer may have moved since: who asks a release by name gets that one.
-        if not answers or ask.release not in ("", answers[0].release):
-            answers = await self._beside_lane.run(lambda: _search(self._named(ask.release), ask), seconds)
+        if request.release in ("", self.release):
+            answers = await self._serving_pool.run(lambda: _search(self._searcher, request), seconds)
+        # The pointer may have moved in the meantime: a request for a named release must get that release.
+        if not answers or request.release not in ("", answers[0].release):
+            answers = await self._comparison_pool.run(
+                lambda: _search(self._open_named(request.release), request), seconds
+            )
         elif self._live is not None:
-            self._live.offer(answers, ask.k, ask.filters, ask.fuse)
+            self._live.offer(answers, request.k, request.filters, request.fuse)
         return SearchResponse(release=answers[0].release, seconds=time.perf_counter() - began, answers=answers)
 
     def close(self) -> None:
-        """End what is under way, then give everything back."""
-        self._serving_lane.close()
-        self._beside_lane.close()
+        """Finish searches in progress, then close all releases."""
+        self._serving_pool.close()
+        self._comparison_pool.close()
         if self._live is not None:
             self._live.close()
-        for one in (self._searcher, *self._beside.values()):
-            one.close()
+        for searcher in (self._searcher, *self._named.values()):
+            searcher.close()
 
-    def _named(self, name: str) -> Searcher:
-        """A searcher of a release; only the one thread of its lane comes here."""
+    def _open_named(self, name: str) -> Searcher:
+        """Return a searcher of a release; runs only in the single thread of the comparison pool."""
         name = find_release(self.settings, name, self._opener).release
-        if name in self._beside:
-            self._beside.move_to_end(name)
+        if name in self._named:
+            self._named.move_to_end(name)
         else:
-            while len(self._beside) >= BESIDE:
-                self._beside.popitem(last=False)[1].close()
-            self._beside[name] = open_release(self.settings, name, self._loader, self._opener)
-        return self._beside[name]
+            while len(self._named) >= NAMED_RELEASES:
+                self._named.popitem(last=False)[1].close()
+            self._named[name] = open_release(self.settings, name, self._loader, self._opener)
+        return self._named[name]
 
 
-def _search(searcher: Searcher, ask: SearchRequest) -> list[Answer]:
-    return searcher.search(ask.asked, ask.k, where=ask.filters, fuse=ask.fuse)
+def _search(searcher: Searcher, request: SearchRequest) -> list[Answer]:
+    return searcher.search(request.texts, request.k, where=request.filters, fuse=request.fuse)
 
 
 def check_address(host: str, settings: ServiceSettings) -> None:
-    """Raises NightshiftError for an address that others can reach, unless there is a token."""
+    """Raise NightshiftError if other machines can reach the address and the service has no token."""
     if not settings.token.get_secret_value() and not _is_this_machine(host):
         raise NightshiftError(
-            f"--host {host}: others could reach it, and the service has no token. Give it one of your choice as "
-            "NIGHTSHIFT_SERVICE__TOKEN, or stay with --host 127.0.0.1."
+            f"--host {host}: other machines can reach this address, and the service has no token. Set a token in "
+            "NIGHTSHIFT_SERVICE__TOKEN, or use --host 127.0.0.1."
         )
 
 

@@ -1,4 +1,4 @@
-"""The challenger beside the serving release: the same queries to both, and how far the answers lie apart."""
+"""Shadowing: send the same queries to the serving release and a challenger, and compare the rankings."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.search")
 
-BATCH = 256  # queries asked at once
+BATCH = 256  # queries per search
 
 
 class ShadowResult(BaseModel):
-    """One query and what both releases answered: ids of passages, best first."""
+    """One query with the passage ids that both releases returned, best first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,19 +44,19 @@ class ShadowResult(BaseModel):
 
 
 class Shadow(BaseModel):
-    """How far a release's answers lie from the serving one's, as means over queries."""
+    """Agreement between a release and the serving release, as means over queries."""
 
     model_config = ConfigDict(frozen=True)
 
-    serving: tuple[str, ...]  # more than one, where the pointer moved while live queries were seen
+    serving: tuple[str, ...]  # several if the pointer moved while live queries were shadowed
     shadow: str
     queries: int
     k: int
-    overlap: float  # share of the k best passages in common
+    overlap: float  # shared passages among the k best
     rbo: float  # rank-biased overlap, p = 0.9
-    shift: float  # ranks by which a passage moved
+    shift: float  # mean rank change of a passage
     same_first: float  # share of queries with the same best passage
-    moved: tuple[ShadowResult, ...]  # the queries whose answers lie furthest apart
+    moved: tuple[ShadowResult, ...]  # queries with the lowest agreement
 
 
 def shadow(
@@ -69,27 +69,37 @@ def shadow(
     loader: Loader = default_loader,
     opener: Opener | None = None,
 ) -> Shadow:
-    """Ask release `name` and the serving one the same queries. Neither the pointer nor what serves is touched.
+    """Search the same queries in release `name` and the serving release. Changes nothing in the home.
 
-    Raises NightshiftError when there is no query, and as `open_release` does.
+    Args:
+        settings: all settings.
+        name: release to compare.
+        queries: query texts.
+        k: passages per query.
+        show: number of queries with the lowest agreement to return.
+        loader: loads encoders.
+        opener: opens collections; None: the vector store of the settings.
+
+    Raises:
+        NightshiftError: there are no queries, or as `open_release`.
     """
     if not queries:
-        raise NightshiftError("no query to ask; give a file with one query a line, or a larger share")
+        raise NightshiftError("there are no queries. Give a file with one query per line, or a larger share")
     with ExitStack() as stack:
-        ours = stack.enter_context(open_release(settings, SERVING, loader, opener))
-        theirs = stack.enter_context(open_release(settings, name, loader, opener))
-        log.info("asking %s and %s %d queries", ours.release, theirs.release, len(queries))
-        found = []
+        serving = stack.enter_context(open_release(settings, SERVING, loader, opener))
+        challenger = stack.enter_context(open_release(settings, name, loader, opener))
+        log.info("comparing %s and %s on %d queries", serving.release, challenger.release, len(queries))
+        results = []
         for first in range(0, len(queries), BATCH):
-            asked = queries[first : first + BATCH]
-            pairs = zip(ours.search(asked, k), theirs.search(asked, k), strict=True)
-            found += [compare_answers(one, other, k) for one, other in pairs]
-    return summary(found, show)
+            batch = queries[first : first + BATCH]
+            pairs = zip(serving.search(batch, k), challenger.search(batch, k), strict=True)
+            results += [compare_answers(served, shadowed, k) for served, shadowed in pairs]
+    return summary(results, show)
 
 
 def compare_answers(served: Answer, shadowed: Answer, k: int) -> ShadowResult:
-    """Both answers to one query, measured."""
-    left, right = (tuple(hit.passage_id for hit in one.hits) for one in (served, shadowed))
+    """Measure the agreement of two answers to the same query."""
+    left, right = (tuple(hit.passage_id for hit in answer.hits) for answer in (served, shadowed))
     return ShadowResult(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         query=served.query,
@@ -104,36 +114,37 @@ def compare_answers(served: Answer, shadowed: Answer, k: int) -> ShadowResult:
     )
 
 
-def summary(found: Sequence[ShadowResult], show: int) -> Shadow:
-    """Means over what was seen, and the `show` queries that moved most; `found` is not empty."""
-    count = len(found)
+def summary(results: Sequence[ShadowResult], show: int) -> Shadow:
+    """Average the results, and pick the `show` queries with the lowest agreement. `results` must not be empty."""
+    count = len(results)
     return Shadow(
-        serving=tuple(dict.fromkeys(one.serving for one in found)),
-        shadow=found[0].shadow,
+        serving=tuple(dict.fromkeys(result.serving for result in results)),
+        shadow=results[0].shadow,
         queries=count,
-        k=max(one.k for one in found),
-        overlap=sum(one.overlap for one in found) / count,
-        rbo=sum(one.rbo for one in found) / count,
-        shift=sum(one.shift for one in found) / count,
-        same_first=sum(one.served[:1] == one.shadowed[:1] for one in found) / count,
-        moved=tuple(sorted(found, key=lambda one: (one.rbo, -one.shift, one.query))[:show]),
+        k=max(result.k for result in results),
+        overlap=sum(result.overlap for result in results) / count,
+        rbo=sum(result.rbo for result in results) / count,
+        shift=sum(result.shift for result in results) / count,
+        same_first=sum(result.served[:1] == result.shadowed[:1] for result in results) / count,
+        moved=tuple(sorted(results, key=lambda result: (result.rbo, -result.shift, result.query))[:show]),
     )
 
 
 def held_out_queries(settings: Settings, opener: Opener | None = None) -> list[str]:
-    """The held-out queries of the serving release's snapshot. Raises BadInput when the split has none."""
+    """Return the held-out queries of the serving release's snapshot. Raises BadInput if the split has none."""
     snapshot = load_snapshot(settings.home, find_release(settings, SERVING, opener).snapshot)
     texts: list[str] = judged(snapshot, settings.evaluation.split)["text"].to_pylist()
     return texts
 
 
 def read_queries(file: Path) -> list[str]:
-    """One query a line: plain text, or where a line begins with a brace, JSON with "query" or "text".
+    """Read one query per line: plain text, or JSON with "query" or "text" if the line begins with a brace.
 
-    Raises BadInput naming the line that is neither, or the file that is missing or no text.
+    Raises:
+        BadInput: the file is missing or is not text, or a line is invalid; the message names the line.
     """
     queries = []
-    for number, line in numbered_lines(read_side_file(file, "a file with one query a line:")):
+    for number, line in numbered_lines(read_side_file(file, "a file with one query per line:")):
         try:
             queries.append(check_text(_query(line)))
         except ValueError as error:
@@ -142,9 +153,9 @@ def read_queries(file: Path) -> list[str]:
 
 
 def sample_queries(queries: Sequence[str], share: float, seed: int) -> list[str]:
-    """A share of the queries, at least one where there are some, in their order; the same for the same seed."""
-    wanted = min(len(queries), max(1, round(share * len(queries))))
-    chosen = sorted(random.Random(seed).sample(range(len(queries)), wanted))  # noqa: S311
+    """Draw a share of the queries, at least 1, in their order; the same for the same seed."""
+    count = min(len(queries), max(1, round(share * len(queries))))
+    chosen = sorted(random.Random(seed).sample(range(len(queries)), count))  # noqa: S311
     return [queries[at] for at in chosen]
 
 

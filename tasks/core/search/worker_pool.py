@@ -1,4 +1,4 @@
-"""Searches in threads, so many at once; what comes when all are taken is told to come again."""
+"""Bounded worker pool for searches; rejects requests when all workers are busy and the queue is full."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from tasks.core.base.errors import NightshiftError
 
 T = TypeVar("T")
 
-WAITING = 4  # for each thread, so many may wait
+WAITING = 4  # queued searches per thread
 
 
 class Full(NightshiftError):
-    """Every place is taken; trying again in a moment may help."""
+    """The queue is full; try again in a moment."""
 
 
 class TooSlow(NightshiftError):
-    """No answer in the time that was given."""
+    """There was no answer within the time limit."""
 
 
 class WorkerPool:
-    """Threads, and a bounded number of places before them. Used from one event loop."""
+    """Worker threads with a bounded queue. Use it from one event loop."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name, self._places, self._taken = name, threads * (1 + WAITING), 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"nightshift-{name}")
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
-        """What `work` returns, or raises.
+        """Run `work` in a worker thread; return its result.
 
-        A place is taken until `work` has ended, whether or not somebody still waits for it: threads cannot be stopped.
+        After a timeout, `work` still occupies its place until it ends, because threads cannot be stopped.
 
         Raises:
-            Full: no place is free.
-            TooSlow: it took longer than `seconds`, waiting included.
+            Full: the queue is full.
+            TooSlow: it took longer than `seconds`, including time in the queue.
         """
         if self._taken >= self._places:
-            raise Full(f"{self._name}: {self._taken} searches are under way or wait; try again in a moment")
+            raise Full(f"{self._name}: {self._taken} searches are running or queued; try again in a moment")
         self._taken += 1
         future = self._pool.submit(work)
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _tell(loop, self._leave))
+        future.add_done_callback(lambda _: _call_in_loop(loop, self._leave))
         return await _within(future, seconds)
 
     def close(self) -> None:
-        """End the threads, after what they do and what waits for them."""
+        """Stop the threads after all running and queued searches have ended."""
         self._pool.shutdown(wait=True)
 
     def _leave(self) -> None:
@@ -58,9 +58,11 @@ async def _within(future: Future[T], seconds: float) -> T:
     try:
         return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
     except TimeoutError:
-        raise TooSlow(f"no answer within {seconds:g} s ([service] seconds); ask for less, or try again") from None
+        raise TooSlow(
+            f"no answer within {seconds:g} s ([service] seconds); send fewer queries or a smaller k, or try again"
+        ) from None
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+def _call_in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call)

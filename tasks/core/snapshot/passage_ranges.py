@@ -1,4 +1,4 @@
-"""Passages of a stretch of rows: only the row groups that hold them are read."""
+"""Reads a range of passages from the row groups that contain it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.core.snapshot.reader import PASSAGES
 def passages_between(
     snapshot: Snapshot, start: int, end: int, columns: Sequence[str], batch_rows: int = 4096
 ) -> Iterator[pa.RecordBatch]:
-    """The snapshot's rows [start, end) in order, at most `batch_rows` at a time."""
+    """Stream the passages in rows [start, end) of a snapshot, in order, in batches of up to `batch_rows` rows."""
     with pq.ParquetFile(snapshot.path / PASSAGES, pre_buffer=False) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         groups: list[int] = []

@@ -1,4 +1,4 @@
-"""Reads snapshots: passages as a stream, queries and qrels as tables, and what changed between two of them."""
+"""Reads passages, queries, and qrels of snapshots, and compares the passages of two snapshots."""
 
 from __future__ import annotations
 
@@ -22,68 +22,85 @@ PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet
 
 @dataclass(frozen=True)
 class Changes:
-    """Passages of a new snapshot against an old one, by id and text hash."""
+    """Number of changed passages between an old and a new snapshot, by id and text hash."""
 
-    new: int  # ids that only the new one has
-    changed: int  # ids of both whose title or text differ
-    gone: int  # ids that only the old one has
-    same: int
+    new: int  # ids only in the new snapshot
+    changed: int  # ids in both, with a different title or text
+    gone: int  # ids only in the old snapshot
+    same: int  # ids in both, with the same title and text
 
 
 def load_snapshot(home: Path, digest: str) -> Snapshot:
-    """The receipt of a finished snapshot. Raises NightshiftError when it is not there."""
-    found = find_artifact(home, Snapshot, digest)
-    if found is None:
+    """Return the receipt of a finished snapshot.
+
+    Raises:
+        NightshiftError: the snapshot is missing.
+    """
+    snapshot = find_artifact(home, Snapshot, digest)
+    if snapshot is None:
         raise NightshiftError(f"snapshot {digest}: not found in {home / Snapshot.shelf}. Ingest its source again.")
-    return found
+    return snapshot
 
 
 def passages(
     snapshot: Snapshot, columns: Sequence[str] | None = None, batch_rows: int = 8192
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the passages, ordered by id: passage_id, title, text, text_hash (all strings), or only `columns`."""
+    """Stream the passages in order of id.
+
+    Args:
+        snapshot: The snapshot.
+        columns: Columns to read, of passage_id, title, text, and text_hash (all strings); None: all.
+        batch_rows: Maximum rows per batch.
+    """
     with pq.ParquetFile(snapshot.path / PASSAGES) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=None if columns is None else list(columns))
 
 
 def passage_texts(snapshot: Snapshot) -> Iterator[str]:
-    """The text of each passage, title and body joined, as a stream."""
+    """Stream the full text of each passage: title and text joined."""
     for batch in passages(snapshot, columns=["title", "text"]):
         for row in batch.to_pylist():
             yield full_text(row["title"], row["text"])
 
 
 def queries(snapshot: Snapshot, split: str | None = None) -> pa.Table:
-    """Queries (query_id, text), ordered by id: all of them, or those with a positive in `split`."""
+    """Return queries (query_id, text) in order of id: all, or those with a positive in `split`."""
     table = pq.read_table(snapshot.path / QUERIES)
     if split is not None:
-        asked = pc.unique(qrels(snapshot, split)["query_id"])
-        table = table.filter(pc.is_in(table["query_id"], value_set=asked))
+        judged_ids = pc.unique(qrels(snapshot, split)["query_id"])
+        table = table.filter(pc.is_in(table["query_id"], value_set=judged_ids))
     return table
 
 
 def judged(snapshot: Snapshot, split: str) -> pa.Table:
-    """`queries` of a split that must have some.
+    """Return the judged queries (query_id, text) of a split, in order of id.
 
-    Raises BadInput naming the splits that there are.
+    Raises:
+        BadInput: the split has no judged query; the message lists the available splits.
     """
-    asked = queries(snapshot, split)
-    if asked.num_rows == 0:
-        known = ", ".join(sorted(snapshot.splits))
+    table = queries(snapshot, split)
+    if table.num_rows == 0:
+        available = ", ".join(sorted(snapshot.splits))
         raise BadInput(
-            f"split {split!r} has no judged query; there are: {known}. Set [evaluation] split to one of them."
+            f"split {split!r} has no judged query; available splits: {available}. "
+            "Set [evaluation] split to one of them."
         )
-    return asked
+    return table
 
 
 def qrels(snapshot: Snapshot, split: str | None = None) -> pa.Table:
-    """Positives (query_id, passage_id, relevance int32 > 0, split), ordered by split, query and passage."""
-    chosen = None if split is None else [("split", "=", split)]
-    return pq.read_table(snapshot.path / QRELS, filters=chosen)
+    """Return positives (query_id, passage_id, relevance int32 > 0, split), sorted by split, query, and passage.
+
+    Args:
+        snapshot: The snapshot.
+        split: Name of a split; None: all splits.
+    """
+    filters = None if split is None else [("split", "=", split)]
+    return pq.read_table(snapshot.path / QRELS, filters=filters)
 
 
 def compare(old: Snapshot, new: Snapshot) -> Changes:
-    """Count new, changed, gone and same passages. Memory is bounded: the join may spill to disk."""
+    """Count new, changed, removed, and unchanged passages. The join may spill to disk, so memory is bounded."""
     with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
         counts = connection.execute(
             f"""

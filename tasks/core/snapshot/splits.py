@@ -1,4 +1,4 @@
-"""Holds training queries back for dev and test where the source has no such split."""
+"""Holds out training queries for missing dev and test splits."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ _log = logging.getLogger("nightshift.ingest")
 
 
 def carve(train: list[str], present: set[str], share: float, seed: int) -> dict[str, str]:
-    """Which training queries (ids) move to a split of `dev` and `test` that is not among `present`.
+    """Assign training queries to the missing splits among `dev` and `test`.
 
-    Each missing split gets the queries whose hash falls into its own stretch of `share`: a query keeps its split
-    on every night, however the data grows. Where so few queries hash into a stretch that a split would be empty, it
-    gets the next one, as long as one is left to train on.
+    Each missing split gets the queries whose hash is in its own range of width `share`. So a query keeps its split
+    as the data grows. If no hash is in the range, the split gets one query, as long as one remains for training.
+
+    Args:
+        train: Ids of the training queries.
+        present: Splits that the source has.
+        share: Fraction of training queries to hold out for each missing split.
+        seed: Seed of the hash.
+
+    Returns:
+        Query id -> new split, for the queries that move.
     """
     drawn = sorted((_uniform(query, seed), query) for query in train)
     moved: dict[str, str] = {}
-    for place, split in enumerate(("dev", "test")):
+    for number, split in enumerate(("dev", "test")):
         if split in present:
             continue
-        spare = [query for _, query in drawn if query not in moved]
-        chosen = [query for u, query in drawn if share * place <= u < share * (place + 1) and query not in moved]
-        chosen = (chosen or spare[:1])[: max(0, len(spare) - 1)]
+        remaining = [query for _, query in drawn if query not in moved]
+        chosen = [query for u, query in drawn if share * number <= u < share * (number + 1) and query not in moved]
+        chosen = (chosen or remaining[:1])[: max(0, len(remaining) - 1)]
         moved |= dict.fromkeys(chosen, split)
-        _log.info("no %s split: held back %d of %d training queries for it", split, len(chosen), len(train))
+        _log.info("No %s split: held out %d of %d training queries", split, len(chosen), len(train))
     return moved
 
 

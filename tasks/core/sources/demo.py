@@ -1,7 +1,7 @@
-"""The demo collection: the documentation of the Python packages that are installed anyway.
+"""Writes the demo collection: the documentation of installed Python packages.
 
-The same environment, cap and seed give the same bytes. It is written as a BEIR folder, so that the demo takes the
-way of any other source.
+The same environment, cap, and seed give the same bytes. The collection is a BEIR folder, so the demo is ingested like
+any other source.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tasks.core.sources.demo_near_duplicates import NearDuplicates, words
 from tasks.core.sources.demo_pairs import Pair, passage_text, read_pairs
 
 _log = logging.getLogger("nightshift.ingest")
-_VERSION = 1  # raise it when the same environment would give other pairs
+_VERSION = 1  # increase when the same environment would give other pairs
 _STANDARD_LIBRARY = "python"
-# What is read -> the distribution it comes from. Of torch the parts that are written in Python.
+# Package -> distribution. Of torch, only packages written in Python.
 _DOCUMENTED = {
     "networkx": "networkx",
     "numpy": "numpy",
@@ -40,13 +40,13 @@ _DOCUMENTED = {
     "torch.optim": "torch",
     "torch.utils.data": "torch",
 }
-_COMMON = 3  # a summary that more definitions share says nothing about any of them
-_NEAR = 0.8  # Jaccard similarity from which two texts count as one
-_SPLITS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))  # upper ends on the unit line
+_MOST_SHARED = 3  # definitions with the same summary; a more common summary is too vague
+_NEAR = 0.8  # Jaccard similarity from which two texts are near duplicates
+_SPLITS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))  # name, upper end of its part of [0, 1)
 
 
 def identity(max_passages: int, seed: int) -> dict[str, object]:
-    """All that the demo collection depends on."""
+    """Return everything that the demo collection depends on."""
     return {
         "demo": _VERSION,
         "python": platform.python_version(),
@@ -57,17 +57,24 @@ def identity(max_passages: int, seed: int) -> dict[str, object]:
 
 
 def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] | None = None) -> Path:
-    """Write the collection into `folder` and return it; at most `max_passages` passages, each with one query.
+    """Write the collection into `folder`, and return the folder.
 
-    Packages take turns, each with its best known names first. Splits are by defining module: no module is in two.
-    `roots` (package name -> folder) replaces the installed packages. Raises BadInput when no pair is found.
+    Passages are taken from each package in turn, most prominent names first. All pairs of a module are in one split.
+
+    Args:
+        folder: the folder to write to.
+        max_passages: most passages; each has one query.
+        seed: seed of the order within a package, and of the splits.
+        roots: package name -> folder, instead of the installed packages.
+
+    Raises BadInput when the packages have no documented definitions.
     """
-    found = {name: _ordered(name, root, seed) for name, root in (roots or _installed()).items()}
-    chosen = _chosen(found, max_passages)
+    pairs = {name: _ordered_pairs(name, root, seed) for name, root in (roots or _installed()).items()}
+    chosen = _choose_pairs(pairs, max_passages)
     if not chosen:
-        raise BadInput("the demo found no documented source files. Set [data] format and path to a collection.")
+        raise BadInput("the demo found no documented source files. Set [data] format and path to your own collection.")
     _log.info(
-        "demo: %d of %d documented definitions from %s", len(chosen), sum(map(len, found.values())), ", ".join(found)
+        "demo: %d of %d documented definitions from %s", len(chosen), sum(map(len, pairs.values())), ", ".join(pairs)
     )
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
@@ -82,9 +89,9 @@ def write(folder: Path, max_passages: int, seed: int, roots: Mapping[str, Path] 
 
 
 def split_of(module: str, seed: int) -> str:
-    """The split of all pairs that a module defines: train, dev or test."""
-    place = int(_drawn(module, seed)[:12], 16) / 16**12
-    return next(split for split, end in _SPLITS if place < end)
+    """Return the split of all pairs of a module: train, dev, or test."""
+    position = int(_seeded_hash(module, seed)[:12], 16) / 16**12
+    return next(split for split, end in _SPLITS if position < end)
 
 
 def _version(distribution: str) -> str | None:
@@ -95,7 +102,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _installed() -> dict[str, Path]:
-    """Folders of the packages that are there. Only top-level names are looked up, which imports nothing."""
+    """Return the folders of the installed packages. Looking up top-level names imports nothing."""
     roots = {_STANDARD_LIBRARY: Path(sysconfig.get_paths()["stdlib"])}
     for name in _DOCUMENTED:
         top, *below = name.split(".")
@@ -105,42 +112,44 @@ def _installed() -> dict[str, Path]:
     return roots
 
 
-def _ordered(name: str, root: Path, seed: int) -> list[Pair]:
-    """A package's pairs, the best known names first, then in an order drawn with the seed."""
+def _ordered_pairs(name: str, root: Path, seed: int) -> list[Pair]:
+    """Return the pairs of a package, most prominent names first, then in an order that depends on the seed."""
     stdlib = name == _STANDARD_LIBRARY
     modules = read_modules("" if stdlib else name, root, only_public=stdlib)
     pairs = read_pairs(modules)
-    return sorted(pairs, key=lambda pair: (pair.tier, pair.title.count("."), _drawn(pair.title, seed), pair.title))
+    return sorted(
+        pairs, key=lambda pair: (pair.tier, pair.title.count("."), _seeded_hash(pair.title, seed), pair.title)
+    )
 
 
-def _chosen(found: Mapping[str, list[Pair]], cap: int) -> list[tuple[Pair, str]]:
-    """Take turns among the packages until `cap` pairs and their texts are there."""
-    shared = Counter(_bag(pair.query) for pairs in found.values() for pair in pairs)
+def _choose_pairs(packages: Mapping[str, list[Pair]], cap: int) -> list[tuple[Pair, str]]:
+    """Take pairs and their texts from each package in turn, up to `cap`."""
+    shared = Counter(_wording(pair.query) for pairs in packages.values() for pair in pairs)
     seen = _Seen()
-    turns = [_fresh(pairs, shared, seen) for pairs in found.values()]
+    turns = [_new_pairs(pairs, shared, seen) for pairs in packages.values()]
     rounds = itertools.zip_longest(*turns)
-    chosen = (one for taken in rounds for one in taken if one is not None)
+    chosen = (pair for taken in rounds for pair in taken if pair is not None)
     return list(itertools.islice(chosen, cap))
 
 
-def _fresh(pairs: list[Pair], shared: Counter[str], seen: _Seen) -> Iterator[tuple[Pair, str]]:
+def _new_pairs(pairs: list[Pair], shared: Counter[str], seen: _Seen) -> Iterator[tuple[Pair, str]]:
     for pair in pairs:
-        if shared[_bag(pair.query)] <= _COMMON:
+        if shared[_wording(pair.query)] <= _MOST_SHARED:
             text = passage_text(pair)
-            if text is not None and seen.is_new(pair, text):
+            if text is not None and seen.add(pair, text):
                 yield pair, text
 
 
 class _Seen:
-    """Remembers titles, queries and passages, to say whether a pair repeats one."""
+    """Stores titles, queries, and passages, to detect pairs that repeat one of them."""
 
     def __init__(self) -> None:
         self._titles: set[str] = set()
         self._queries = NearDuplicates(_NEAR, shingle=1)
         self._passages = NearDuplicates(_NEAR, shingle=5)
 
-    def is_new(self, pair: Pair, text: str) -> bool:
-        """Whether nothing like it was seen; if so, it is remembered."""
+    def add(self, pair: Pair, text: str) -> bool:
+        """Add the pair unless it repeats a title, query, or passage. Return whether it was added."""
         if pair.title in self._titles or self._queries.find(pair.query) or self._passages.find(text):
             return False
         self._titles.add(pair.title)
@@ -149,11 +158,11 @@ class _Seen:
         return True
 
 
-def _bag(query: str) -> str:
+def _wording(query: str) -> str:
     return " ".join(words(query))
 
 
-def _drawn(name: str, seed: int) -> str:
+def _seeded_hash(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Reads installed Python sources without importing them: what a module defines, and by which name people know it."""
+"""Parses installed Python sources without importing them: definitions, and the public names they are known by."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Definition:
-    """A function, a method or a class, as text. The syntax tree is not kept: all trees together are a gigabyte."""
+    """A function, method, or class as text. Syntax trees are not kept: together they take a gigabyte."""
 
     name: str
     doc: str | None
-    head: str  # the lines from `def` or `class` down to the docstring; of a class `__init__`'s as well
-    rest: str  # the code below the docstring; empty for a class
-    methods: tuple[Definition, ...] = ()  # public ones
+    head: str  # the lines from `def` or `class` to the docstring; for a class, also those of `__init__`
+    rest: str  # the code after the docstring; empty for a class
+    methods: tuple[Definition, ...] = ()  # public methods
 
 
 @dataclass
@@ -36,17 +36,17 @@ class Module:
     is_package: bool
     definitions: dict[str, Definition] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)  # name here -> (module, name there)
-    stars: list[str] = field(default_factory=list)  # modules of which everything is imported
-    listed: tuple[str, ...] | None = None  # __all__, when it is written out
+    stars: list[str] = field(default_factory=list)  # modules imported with *
+    listed: tuple[str, ...] | None = None  # __all__, if it is a literal
 
 
 def read_modules(name: str, root: Path, *, only_public: bool = False) -> dict[str, Module]:
     """Parse the sources under `root`, the folder of the package `name` (empty for the standard library).
 
-    Tests, vendored code and files that do not parse are left out; `only_public` leaves out private modules too.
+    Skips tests, vendored code, and files that do not parse; `only_public` also skips private modules.
     """
     modules: dict[str, Module] = {}
-    with _no_collector():
+    with _garbage_collector_off():
         for file in _sources(root):
             parts = file.relative_to(root).with_suffix("").parts
             is_package = parts[-1] == "__init__"
@@ -60,29 +60,34 @@ def read_modules(name: str, root: Path, *, only_public: bool = False) -> dict[st
 
 
 def public_names(modules: Mapping[str, Module]) -> dict[tuple[str, str], tuple[int, str]]:
-    """(defining module, name) -> (tier, the name a person would know), for what `modules` show to the public.
+    """Return (defining module, name) -> (tier, public name) for all public definitions of `modules`.
 
-    Tier 0 is exported (by a package's `__init__`, or listed in `__all__`), tier 1 merely lies in a public module. Of
-    several public names the one with the fewest dots is taken.
+    Tier 0 is exported (by the `__init__` of a package, or listed in `__all__`); tier 1 is any other name in a public
+    module. Of several public names, the one with the fewest dots is used.
     """
     best: dict[tuple[str, str], tuple[int, int, int, str]] = {}
     for module in modules.values():
         if any(part.startswith("_") for part in module.name.split(".")):
             continue
-        for name in _shown(module, modules):
+        for name in _offered_names(module, modules):
             origin = _resolve(module.name, name, modules, frozenset())
             if origin is None or name.startswith("_"):
                 continue
             exported = module.is_package or (module.listed is not None and name in module.listed)
-            called = f"{module.name}.{name}"
-            rank = (0 if exported or "." not in module.name else 1, called.count("."), len(called), called)
+            public_name = f"{module.name}.{name}"
+            rank = (
+                0 if exported or "." not in module.name else 1,
+                public_name.count("."),
+                len(public_name),
+                public_name,
+            )
             best[origin] = min(best.get(origin, rank), rank)
-    return {origin: (tier, called) for origin, (tier, _, _, called) in best.items()}
+    return {origin: (tier, public_name) for origin, (tier, _, _, public_name) in best.items()}
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
-    """Without the garbage collector: it takes a third of the time, and syntax trees hold no cycles it could free."""
+def _garbage_collector_off() -> Iterator[None]:
+    """Disable the garbage collector: it takes a third of the time, and syntax trees have no cycles to free."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -107,9 +112,9 @@ def _parse(name: str, is_package: bool, file: Path) -> Module | None:
         source = file.read_text(encoding="utf-8")
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError, RecursionError):
-        return None  # a template, another version's syntax: nothing to document
-    # Split as the parser counts lines: at \n only (reading text made it the one line end); str.splitlines also
-    # splits at form feeds, and ast.get_source_segment splits the whole file again for every definition.
+        return None  # a template, or the syntax of another Python version
+    # Split at \n only, as the parser counts lines (read_text normalized line ends). str.splitlines also splits at form
+    # feeds, and ast.get_source_segment splits the whole file again for every definition.
     lines = source.split("\n")
     module = Module(name, is_package)
     for node in _statements(tree.body):
@@ -118,36 +123,37 @@ def _parse(name: str, is_package: bool, file: Path) -> Module | None:
         elif isinstance(node, ast.ImportFrom):
             _note_import(module, node)
         else:
-            _note_list(module, node)
+            _note_exports(module, node)
     return module
 
 
-def _note_definition(found: dict[str, Definition], node: _Function | ast.ClassDef, lines: list[str]) -> None:
-    """Of several definitions of one name the first documented one counts: overloads come without a docstring."""
-    if node.name.startswith("_") or (node.name in found and found[node.name].doc is not None):
+def _note_definition(definitions: dict[str, Definition], node: _Function | ast.ClassDef, lines: list[str]) -> None:
+    """Add a definition. Of several with one name, keep the first with a docstring: overloads have none."""
+    if node.name.startswith("_") or (node.name in definitions and definitions[node.name].doc is not None):
         return
     doc = ast.get_docstring(node)
     head = _between(lines, node.lineno, node.body[0].lineno)
     if not isinstance(node, ast.ClassDef):
         below = node.body[0].end_lineno or node.lineno
-        found[node.name] = Definition(node.name, doc, head, _between(lines, below + 1, (node.end_lineno or below) + 1))
+        rest = _between(lines, below + 1, (node.end_lineno or below) + 1)
+        definitions[node.name] = Definition(node.name, doc, head, rest)
         return
     methods: dict[str, Definition] = {}
-    for one in node.body:
-        if isinstance(one, _Function) and one.name == "__init__":
-            head += "\n" + _between(lines, one.lineno, one.body[0].lineno)
-        elif isinstance(one, _Function):
-            _note_definition(methods, one, lines)
-    found[node.name] = Definition(node.name, doc, head, "", tuple(methods.values()))
+    for statement in node.body:
+        if isinstance(statement, _Function) and statement.name == "__init__":
+            head += "\n" + _between(lines, statement.lineno, statement.body[0].lineno)
+        elif isinstance(statement, _Function):
+            _note_definition(methods, statement, lines)
+    definitions[node.name] = Definition(node.name, doc, head, "", tuple(methods.values()))
 
 
 def _between(lines: list[str], first: int, end: int) -> str:
-    """Lines `first` (from 1) up to `end`, without it, moved to the left margin."""
+    """Return the lines from `first` (counted from 1) to before `end`, dedented."""
     return textwrap.dedent("\n".join(lines[first - 1 : end - 1])).strip()
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Top-level statements, also those under `if TYPE_CHECKING` and `try: import`."""
+    """Yield top-level statements, including those under `if TYPE_CHECKING` and `try: import`."""
     for node in body:
         if isinstance(node, ast.If | ast.Try):
             yield from _statements([*node.body, *node.orelse])
@@ -166,33 +172,33 @@ def _note_import(module: Module, node: ast.ImportFrom) -> None:
             module.imports[alias.asname or alias.name] = (source, alias.name)
 
 
-def _note_list(module: Module, node: ast.stmt) -> None:
-    """`__all__ = …` and `__all__ += …`; None again when a part of it is only known at run time."""
+def _note_exports(module: Module, node: ast.stmt) -> None:
+    """Read `__all__ = …` and `__all__ += …`; None if a part is only known at run time."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     if not any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
         return
-    found = _strings(getattr(node, "value", None))
+    names = _strings(getattr(node, "value", None))
     if isinstance(node, ast.AugAssign):
-        found = None if found is None or module.listed is None else (*module.listed, *found)
-    module.listed = found
+        names = None if names is None or module.listed is None else (*module.listed, *names)
+    module.listed = names
 
 
 def _strings(value: ast.expr | None) -> tuple[str, ...] | None:
     try:
         listed = ast.literal_eval(value) if value is not None else None
     except (ValueError, TypeError):
-        return None  # put together at run time
-    return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, list | tuple) else None
+        return None  # computed at run time
+    return tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list | tuple) else None
 
 
-def _shown(module: Module, modules: Mapping[str, Module]) -> list[str]:
-    """Names that the module offers: its `__all__`; else its own, and, in a package, what its `__init__` imports."""
+def _offered_names(module: Module, modules: Mapping[str, Module]) -> list[str]:
+    """Return the names that a module offers: `__all__`, or else its definitions and, for a package, its imports."""
     if module.listed is not None:
         return list(module.listed)
-    own = list(module.definitions)
+    defined = list(module.definitions)
     if not module.is_package:
-        return own
-    return [*own, *module.imports, *_star_names(module, modules, frozenset())]
+        return defined
+    return [*defined, *module.imports, *_star_names(module, modules, frozenset())]
 
 
 def _star_names(module: Module, modules: Mapping[str, Module], seen: frozenset[str]) -> Iterator[str]:
@@ -210,7 +216,7 @@ def _star_names(module: Module, modules: Mapping[str, Module], seen: frozenset[s
 def _resolve(
     source: str, name: str, modules: Mapping[str, Module], seen: frozenset[tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Where `name`, as seen in module `source`, is defined; None when that is not in these sources."""
+    """Return (module, name) where `name` of module `source` is defined; None if it is outside of `modules`."""
     module = modules.get(source)
     if module is None or (source, name) in seen:
         return None
@@ -220,6 +226,6 @@ def _resolve(
     if name in module.imports:
         return _resolve(*module.imports[name], modules, seen)
     for star in module.stars:
-        if (found := _resolve(star, name, modules, seen)) is not None:
-            return found
+        if (origin := _resolve(star, name, modules, seen)) is not None:
+            return origin
     return None

@@ -1,4 +1,4 @@
-"""Finds near duplicates of texts: MinHash (Broder 1997) proposes, the exact Jaccard similarity decides."""
+"""Finds near duplicates of texts: MinHash (Broder 1997) selects candidates, exact Jaccard similarity decides."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ _PERMUTATIONS = 64
 
 
 class NearDuplicates:
-    """A growing set of texts that can be asked for one much like another."""
+    """A growing set of texts that finds near duplicates of a new text."""
 
     def __init__(self, threshold: float, shingle: int) -> None:
-        """`threshold`: Jaccard similarity of sets of `shingle` words in a row, from which two texts count as one."""
+        """Set the least Jaccard similarity of near duplicates, and the number of words per shingle."""
         from datasketch import MinHashLSH
 
         self._threshold, self._shingle = threshold, shingle
-        # Weighted towards finding: what it proposes wrongly is thrown out below.
+        # Weighted towards recall: `find` drops the false positives.
         self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
         self._shingles: dict[str, frozenset[str]] = {}
 
     def add(self, key: str, text: str) -> None:
-        """Remember `text` under `key`, which must be new."""
+        """Add `text` under `key`, which must be new."""
         shingles = _shingles(text, self._shingle)
         self._shingles[key] = shingles
         self._index.insert(key, _sketch(shingles))
 
     def find(self, text: str) -> str | None:
-        """The key of a remembered text that is a near duplicate of `text`; None when there is none."""
+        """Return the key of a stored near duplicate of `text`, or None."""
         shingles = _shingles(text, self._shingle)
         for key in sorted(self._index.query(_sketch(shingles))):
             other = self._shingles[key]
-            # MinHash alone would call many texts alike that share but half of their shingles.
+            # MinHash alone also returns many texts that share only half of their shingles.
             if len(shingles & other) >= self._threshold * len(shingles | other):
                 return str(key)
         return None
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers of a text, marks and underscores left out."""
+    """Return the lower-case words and numbers of a text, without punctuation and underscores."""
     return re.findall(r"[^\W_]+", text.lower())
 
 

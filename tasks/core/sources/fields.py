@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from tasks.core.sources.rows import Fault
 
 _INT32 = range(-(2**31), 2**31)
-_WHOLE = re.compile(r"([+-]?[0-9]{1,10})(\.0*)?")
+_INTEGER = re.compile(r"([+-]?[0-9]{1,10})(\.0*)?")
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?")
-_HALF_A_PAIR = "an escape \\ud800 to \\udfff without its pair is no character"
+_LONE_SURROGATE = "an escape \\ud800 to \\udfff without its pair is not a character"
 
 
 class Judgment(NamedTuple):
@@ -27,7 +27,7 @@ class Judgment(NamedTuple):
 
 
 def utf8(content: bytes) -> str | Fault:
-    """Decode a record."""
+    """Decode a record as UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -35,9 +35,9 @@ def utf8(content: bytes) -> str | Fault:
 
 
 def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fault:
-    """Decode the JSON object in `content`. A wanted field that occurs twice is a fault: which of them is meant?
+    """Decode the JSON object in `content`. A wanted field that occurs twice is a fault, because it is ambiguous.
 
-    NaN and Infinity, which JSON does not have but many writers leave in fields nobody reads, do no harm.
+    NaN and Infinity are accepted: JSON does not have them, but many programs write them in unused fields.
     """
     text = utf8(content)
     if isinstance(text, Fault):
@@ -45,7 +45,7 @@ def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fau
     try:
         value = _decoder(wanted)(text)
     except _Repeated as error:
-        return Fault("repeated_field", f"field {error} stands there twice")
+        return Fault("repeated_field", f"field {error} occurs twice")
     except (ValueError, RecursionError) as error:
         return Fault("malformed_json", f"not JSON: {error}")
     if not isinstance(value, dict):
@@ -54,7 +54,7 @@ def json_object(content: bytes, wanted: tuple[str, ...]) -> dict[str, Any] | Fau
 
 
 def first_name(value: dict[str, Any], names: Iterable[str]) -> str | None:
-    """The first of `names` that the record has; None when it has none."""
+    """Return the first of `names` that is a field of the record, or None."""
     for name in names:
         if name in value:
             return name
@@ -62,16 +62,16 @@ def first_name(value: dict[str, Any], names: Iterable[str]) -> str | None:
 
 
 def first_value(value: dict[str, Any], names: Iterable[str]) -> Any:
-    """The value of the first of `names` that the record has; None when it has none."""
+    """Return the value of the first of `names` that is a field of the record, or None."""
     name = first_name(value, names)
     return None if name is None else value[name]
 
 
 def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
-    """The id of a row (as `id`) and its other fields as text. Null passes: the contract decides whether it may be.
+    """Return the id of a row (as `id`) and its other fields as text. Nulls are kept, for the contract to check.
 
-    Text stays as it is, and a number becomes its text: 1984 and 1984.0 become "1984". A number with a fraction is
-    no id, and true and false are neither ids nor texts.
+    Text is unchanged. A number becomes text: 1984 and 1984.0 become "1984". A number with a fraction is not an id, and
+    true and false are neither ids nor texts.
     """
     key = given_id if isinstance(given_id, str) else None
     if isinstance(given_id, bool) or not (given_id is None or isinstance(given_id, str | int)):
@@ -86,18 +86,18 @@ def texts(given_id: Any, **fields: Any) -> dict[str, str | None] | Fault:
         if isinstance(value, float) and not isfinite(value):
             return Fault("wrong_type", f"the {name} is {value}, expected text", key)
         values[name] = number_text(value)
-    if broken(values.values()):
-        return Fault("invalid_utf8", _HALF_A_PAIR, key)
+    if has_lone_surrogate(values.values()):
+        return Fault("invalid_utf8", _LONE_SURROGATE, key)
     return values
 
 
 def number_text(number: float | Decimal) -> str:
-    """A number as people write it: whole numbers without a point."""
+    """Format a number; a whole number has no decimal point."""
     return str(int(number)) if number == number // 1 else str(number)
 
 
-def broken(values: Iterable[str | None]) -> bool:
-    """Whether one of the texts holds half a surrogate pair, which no UTF-8 can carry."""
+def has_lone_surrogate(values: Iterable[str | None]) -> bool:
+    """Return whether a text contains half of a surrogate pair, which cannot be encoded as UTF-8."""
     try:
         for text in values:
             if text is not None and not text.isascii():
@@ -108,8 +108,8 @@ def broken(values: Iterable[str | None]) -> bool:
 
 
 def relevance(score: str, key: str) -> int | Fault:
-    """Read a score as a whole number of 32 bits; 1.0 is 1. A fraction is refused: rounding would be a guess."""
-    whole = _WHOLE.fullmatch(score)
+    """Parse a score as a 32-bit integer; 1.0 is 1. A fraction is a fault, because rounding would be a guess."""
+    whole = _INTEGER.fullmatch(score)
     if whole and int(whole[1]) in _INT32:
         return int(whole[1])
     if _FRACTION.fullmatch(score):
@@ -118,18 +118,18 @@ def relevance(score: str, key: str) -> int | Fault:
 
 
 def judgment(content: bytes, order: tuple[int, ...] | None = None) -> Judgment | Fault:
-    """Split a line of a qrels file at its tabs, or at white space where it has no tab.
+    """Split a line of a qrels file at its tabs, or at white space if it has no tab.
 
     Args:
-        content: the line: query, passage, score; or as TREC writes it: query, 0, passage, score.
-        order: the places of query, passage, and score, where the header gives them.
+        content: the line: query, passage, score; or in the form of TREC: query, 0, passage, score.
+        order: the column numbers of query, passage, and score from the header, if there is one.
     """
     line = utf8(content)
     if isinstance(line, Fault):
         return line
     fields = line.split("\t") if "\t" in line else line.split()
     if order is not None and len(fields) > max(order):
-        return Judgment(*(fields[place] for place in order))
+        return Judgment(*(fields[column] for column in order))
     if order is not None or len(fields) not in (3, 4):
         return Fault("malformed_row", f"{len(fields)} columns where query, (0,) passage and score are expected")
     return Judgment(fields[0], fields[-2], fields[-1])
@@ -141,12 +141,12 @@ class _Repeated(Exception):
 
 @cache
 def _decoder(wanted: tuple[str, ...]) -> Callable[[str], Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) != len(pairs):
             names = [name for name, _ in pairs]
-            if twice := [name for name in wanted if names.count(name) > 1]:
-                raise _Repeated(", ".join(twice))
-        return made
+            if repeated := [name for name in wanted if names.count(name) > 1]:
+                raise _Repeated(", ".join(repeated))
+        return record
 
-    return json.JSONDecoder(object_pairs_hook=once).decode
+    return json.JSONDecoder(object_pairs_hook=refuse_repeats).decode

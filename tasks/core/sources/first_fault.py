@@ -1,20 +1,20 @@
-"""The first row of a table that was refused: where it is, what it looks like, and what the cause may be."""
+"""The first refused row of a table: its place, its beginning, and a guess at the cause."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-_WIDTH = 160  # characters of a record that a message shows
-_HEAD = 2048  # characters of a record that are searched for a cause
-# What the beginning of a file or a record looks like: pattern over its text, in which bytes that are not UTF-8 are
-# written \xNN, and the words that follow "it".
+_WIDTH = 160  # characters of a record in a message
+_HEAD = 2048  # characters of a record in which a cause is searched
+# (pattern of the beginning of a file or record, in which bytes that are not UTF-8 are written \xNN; the cause, phrased
+# to follow the word "it").
 _CAUSES = [
     (r"\\xff\\xfe|\\xfe\\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", "looks like UTF-16; save it as UTF-8"),
     (r"\x1f\\x8b", "looks like a gzip file; give its name the ending .gz"),
     (r"\(\\xb5/\\xfd", "looks like a Zstandard file; give its name the ending .zst"),
     (r"PK\x03\x04", "looks like a zip archive; unpack it"),
-    (r"BZh|\\xfd7zXZ|7z\\xbc\\xaf", "looks like a compressed file of a kind that is not read; unpack it"),
+    (r"BZh|\\xfd7zXZ|7z\\xbc\\xaf", "looks like a compressed file of an unsupported kind; unpack it"),
     (r"version https://git-lfs", "looks like a Git-LFS pointer, not the file itself; fetch it with git lfs pull"),
     (
         r"\s*<(!doctype|html|head|body)",
@@ -33,7 +33,7 @@ _CAUSES = [
     ),
     (r"(?s:.*[A-Za-z]\\x[c-f][0-9a-f]([a-z]|\W))", "looks like Latin-1 or Windows-1252; save it as UTF-8"),
 ]
-_KNOWN = [(re.compile(pattern, re.IGNORECASE), words) for pattern, words in _CAUSES]
+_COMPILED_CAUSES = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _CAUSES]
 
 
 class FirstFault(NamedTuple):
@@ -46,19 +46,19 @@ class FirstFault(NamedTuple):
     record: str
 
     def __str__(self) -> str:
-        """The place, the reason, the beginning of the record, and a guess at the cause."""
-        looks = guess_cause(self.record)
-        return f"{self.file}:{self.line}: {self.reason}: {shorten(self.record)}{f' (it {looks})' if looks else ''}"
+        """Return the place, the reason, the beginning of the record, and a guess at the cause."""
+        guess = guess_cause(self.record)
+        return f"{self.file}:{self.line}: {self.reason}: {shorten(self.record)}{f' (it {guess})' if guess else ''}"
 
 
 def shorten(text: str, width: int = _WIDTH) -> str:
-    r"""The beginning of a text on one line, with control and format characters written as \x1b."""
+    r"""Return the beginning of a text on one line, with control and format characters escaped, such as \x1b."""
     head = text[: width + 1]
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in head)
     return shown if len(shown) <= width else f"{shown[:width]} …"
 
 
 def guess_cause(record: bytes | str) -> str:
-    """What a record or the beginning of a file looks like, to follow the word "it"; empty when nothing is known."""
+    """Guess what is wrong with a record or file from its beginning: a phrase to follow "it"; empty when unknown."""
     text = record[:_HEAD].decode("utf-8", "backslashreplace") if isinstance(record, bytes) else record[:_HEAD]
-    return next((words for known, words in _KNOWN if known.match(text)), "")
+    return next((cause for pattern, cause in _COMPILED_CAUSES if pattern.match(text)), "")

@@ -1,4 +1,4 @@
-"""Reads qrels files of text: one judgment on each line, with or without a header, in the columns of BEIR or of TREC."""
+"""Reads text files of qrels: one judgment per line, with or without a header, in the columns of BEIR or TREC."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _ORDER = [name for name in NAMES["qrels"] if name != "split"]
 Judged = list[tuple[str, Stored]]  # split, file
 
 
-def split_of_qrels(place: Location, file: Stored, name: str) -> str:
-    """The split that a qrels file is of, given what its name says of it; without any it is the train split."""
+def split_of_qrels(location: Location, file: Stored, name: str) -> str:
+    """Return the split of a qrels file from the split name in its file name; the train split if it has none."""
     if not name:
-        _log.info("%s: its name gives no split, so it is read as the train split", place.where(file))
+        _log.info("%s: read as the train split, because its name has no split", location.where(file))
     return known_split(name) if name else "train"
 
 
-def read_judgments(place: Location, judged: Judged) -> Iterator[pa.RecordBatch]:
-    """Stream the files in the schema of qrels.
+def read_judgments(location: Location, judged: Judged) -> Iterator[pa.RecordBatch]:
+    """Stream the judgments of all files in the schema of qrels.
 
     Raises BadInput for a file that cannot be read, or whose header lacks a column.
     """
     first = 0
     for split, file in judged:
-        rows = lines(place, file)
+        rows = lines(location, file)
         head = list(islice(rows, 1))
-        header = read_header("qrels", head[0].content, place.where(file)) if head else None
+        header = read_header("qrels", head[0].content, location.where(file)) if head else None
         order = None if header is None else tuple(header[name] for name in _ORDER)
         for batch in batches("qrels", rows if header else chain(head, rows), partial(_qrel, split, order), first):
             first += batch.num_rows

@@ -1,11 +1,11 @@
-"""Reads files of query-passage pairs in any two columns: JSON, CSV or TSV with a header, Parquet, Arrow.
+"""Reads files of query-passage pairs in any two columns: JSON, CSV or TSV with a header, Parquet, or Arrow.
 
     {"question": "when do owls hunt", "answer": "Owls hunt at night."}
     {"query": "when do owls hunt", "pos": ["Owls hunt at night."], "neg": ["Larks sing at dawn."]}     (FlagEmbedding)
 
-Which columns hold the query and the passage follows from the names below, or from [data] query_column and
-passage_column. A digest of a text is its id. `negative` and `neg` are passages, and `label` (or `score`) says whether
-a pair is a positive. The name of a file gives the split; without a file called train, all others are train.
+The columns of the query and the passage are known by the names below, or set in [data] query_column and
+passage_column. A digest of the text is the id. `negative` and `neg` are passages, and `label` (or `score`) is the
+relevance of a pair. The file name gives the split; if no file is named train, files without a known split are train.
 """
 
 from __future__ import annotations
@@ -35,63 +35,68 @@ _OTHERS = ("negative", "neg", "negative_*", "neg_*")
 _CLICKS = {"clicked", "click", "clicks", "shown", "impressions"}
 _TYPED = (".parquet", ".arrow")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", *_TYPED)
-_ROWS_LOOKED_AT = 100
+_SAMPLED_ROWS = 100
 
 
-def locate(place: Location, query: str = "", passage: str = "") -> NestedSource:
-    """Find the files in `place` and the columns of their records; `query` and `passage` choose them by name.
+def locate(location: Location, query: str = "", passage: str = "") -> NestedSource:
+    """Find the files in `location`, and the query and passage columns of their records.
 
-    Raises BadInput when there is no file, when no row of the first file can be read, or when its columns do not show
-    which holds the query and which the passage.
+    Args:
+        location: the root of the source.
+        query: name of the query column; empty to recognize it.
+        passage: name of the passage column; empty to recognize it.
+
+    Raises BadInput when there is no file, when no row of the first file can be read, or when a column cannot be
+    recognized.
     """
-    files = [file for file in place.files(deep=True) if file.bare.endswith(ENDINGS)]
+    files = [file for file in location.files(deep=True) if file.bare.endswith(ENDINGS)]
     if not files:
-        raise BadInput(f"{place.shown}: holds no file of pairs ({', '.join(ENDINGS)}).")
-    place.once(files)
-    columns = columns_of(place, files[0])
-    where = place.where(files[0])
+        raise BadInput(f"{location.shown}: contains no file of pairs ({', '.join(ENDINGS)}).")
+    location.refuse_duplicates(files)
+    columns = columns_of(location, files[0])
+    where = location.where(files[0])
     names = Names(
         query_id=(),
-        query=(_choose(columns, query, QUERIES, "query", where),),
-        positives=(_choose(columns, passage, PASSAGES, "passage", where),),
-        others=_OTHERS,
+        query=(_choose_column(columns, query, QUERIES, "query", where),),
+        positives=(_choose_column(columns, passage, PASSAGES, "passage", where),),
+        negatives=_OTHERS,
         passage_id=(),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedSource(place, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    return NestedSource(location, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
 
 
-def columns_of(place: Location, file: Stored) -> list[str]:
-    """The names of a file's columns, or of the fields of its first records.
+def columns_of(location: Location, file: Stored) -> list[str]:
+    """Return the column names of a file, or the field names of its first records.
 
     Raises BadInput when the file is empty, when none of its first records can be read, and for a file of clicks.
     """
     if file.bare.endswith(_TYPED):
-        with place.reading(file), opened(place, file) as (schema, _):
+        with location.reading(file), opened(location, file) as (schema, _):
             columns = list(schema.names)
     elif file.bare.endswith((".jsonl", ".json")):
-        columns = _fields(place, file)
+        columns = _fields(location, file)
     else:
-        columns = next((list(json.loads(raw.content)) for raw in _delimited(place, file)), [])
+        columns = next((list(json.loads(raw.content)) for raw in _delimited_rows(location, file)), [])
     if not columns:
-        raise BadInput(f"{place.where(file)}: holds no row below its header.")
+        raise BadInput(f"{location.where(file)}: has no row below its header.")
     if "query" in columns and _CLICKS & set(columns):
         raise BadInput(
-            f"{place.where(file)}: looks like a click log (its fields: {', '.join(columns)}), which cannot be read "
+            f"{location.where(file)}: looks like a click log (its fields: {', '.join(columns)}), which cannot be read "
             'yet. Write one pair for each clicked passage, with the texts of both: {"query": …, "positive": …}.'
         )
     return columns
 
 
-def _fields(place: Location, file: Stored) -> list[str]:
+def _fields(location: Location, file: Stored) -> list[str]:
     fields: dict[str, None] = {}
     fault = ""
-    rows = iter(head_lines(place, file)) if file.bare.endswith(".jsonl") else elements(place, file)
-    for raw in islice(rows, _ROWS_LOOKED_AT):
+    rows = iter(head_lines(location, file)) if file.bare.endswith(".jsonl") else elements(location, file)
+    for raw in islice(rows, _SAMPLED_ROWS):
         value = json_object(raw.content, ())
         if isinstance(value, Fault):
             record = raw.content.decode("utf-8", "backslashreplace")
-            fault = fault or str(FirstFault("queries", place.where(file), raw.number, value.detail, record))
+            fault = fault or str(FirstFault("queries", location.where(file), raw.number, value.detail, record))
         else:
             fields |= dict.fromkeys(value)
     if not fields and fault:
@@ -99,49 +104,49 @@ def _fields(place: Location, file: Stored) -> list[str]:
     return list(fields)
 
 
-def _choose(columns: list[str], chosen: str, known: tuple[str, ...], what: str, where: str) -> str:
+def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role: str, where: str) -> str:
     candidates = [name for name in ([chosen] if chosen else known) if name in columns]
     if len(candidates) == 1:
         return candidates[0]
     if chosen:
         problem = f"has no column {chosen}"
     elif candidates:
-        problem = f"has several columns that could hold the {what}: {', '.join(candidates)}"
+        problem = f"has several columns that could be the {role}: {', '.join(candidates)}"
     else:
-        problem = f"has no column that is known to hold the {what} ({', '.join(known)})"
+        problem = f"has no column with a known name for the {role} ({', '.join(known)})"
     raise BadInput(
         f"{where}: {problem}. Its columns: {', '.join(columns)}. Choose with nightshift init PATH --query COLUMN "
         "--passage COLUMN, or [data] query_column and passage_column."
     )
 
 
-def _records(wanted: tuple[str, ...], place: Location, file: Stored) -> Iterator[Raw]:
+def _records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
     if file.bare.endswith((".jsonl", ".json")):
-        return records(place, file)
-    return _typed(wanted, place, file) if file.bare.endswith(_TYPED) else _delimited(place, file)
+        return records(location, file)
+    return _columnar_rows(wanted, location, file) if file.bare.endswith(_TYPED) else _delimited_rows(location, file)
 
 
-def _typed(wanted: tuple[str, ...], place: Location, file: Stored) -> Iterator[Raw]:
-    """The rows of a Parquet or Arrow file as JSON, with the columns that may be needed."""
+def _columnar_rows(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
+    """Yield the rows of a Parquet or Arrow file as JSON, with only the wanted columns."""
     number = 0
-    with place.reading(file, lambda: f" past row {number}"), opened(place, file) as (schema, batches):
+    with location.reading(file, lambda: f" past row {number}"), opened(location, file) as (schema, batches):
         stems = tuple(name[:-1] for name in wanted if name.endswith("*"))
         columns = [name for name in schema.names if name in wanted or name.startswith(stems)]
         for batch in batches:
             for row in batch.select(columns).to_pylist():
                 number += 1
-                yield Raw(file.name, number, _json(row))
+                yield Raw(file.name, number, _to_json(row))
 
 
-def _delimited(place: Location, file: Stored) -> Iterator[Raw]:
-    """The rows of a CSV or TSV file with a header as JSON; the number of a row is that of its last line.
+def _delimited_rows(location: Location, file: Stored) -> Iterator[Raw]:
+    """Yield the rows of a CSV or TSV file with a header as JSON. The number of a row is that of its last line.
 
-    A row with another number of columns than the header, or broken quoting, has a fault. Raises BadInput where broken
-    quoting spans lines, for how many rows are in them is unknown.
+    A row with another number of columns than the header, or with broken quoting, has a fault. Raises BadInput when
+    broken quoting spans several lines, because the number of lost rows is unknown.
     """
     csv.field_size_limit(LONGEST)
     number = 1
-    with place.reading(file, lambda: f" past line {number}"), place.opened(file) as stream:
+    with location.reading(file, lambda: f" past line {number}"), location.opened(file) as stream:
         text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         header = text.readline(LONGEST)
         delimiter = "\t" if file.bare.endswith(".tsv") else max(",;\t", key=header.count)
@@ -155,8 +160,8 @@ def _delimited(place: Location, file: Stored) -> Iterator[Raw]:
                 number = rows.line_num + 1
                 if number > before + 1:
                     raise BadInput(
-                        f"{place.where(file)}: a quote opens on line {before + 1} and is not closed by line {number} "
-                        f"({error}). Double the quotes inside a field, or write the file with a CSV library."
+                        f"{location.where(file)}: a quote opens on line {before + 1} and is not closed by line "
+                        f"{number} ({error}). Double the quotes inside a field, or write the file with a CSV library."
                     ) from error
                 yield Raw(file.name, number, b"", Fault("malformed_row", f"broken quoting: {error}"))
                 continue
@@ -174,14 +179,14 @@ def _row(file: str, number: int, names: list[str], row: list[str]) -> Raw:
             file, number, content, Fault("malformed_row", f"{len(row)} columns where the header has {len(names)}")
         )
     if any(not field.isascii() and any("\udc80" <= letter <= "\udcff" for letter in field) for field in row):
-        return Raw(file, number, content, Fault("invalid_utf8", "the row holds bytes that are not UTF-8"))
-    return Raw(file, number, _json(dict(zip(names, row, strict=True))))
+        return Raw(file, number, content, Fault("invalid_utf8", "the row has bytes that are not UTF-8"))
+    return Raw(file, number, _to_json(dict(zip(names, row, strict=True))))
 
 
-def _json(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, default=_text).encode()
+def _to_json(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, default=_to_text).encode()
 
 
-def _text(value: Any) -> str:
-    """What JSON cannot hold: bytes are text in UTF-8, dates are written as such."""
+def _to_text(value: Any) -> str:
+    """Convert a value without a JSON type to text: bytes are decoded as UTF-8, dates are formatted."""
     return value.decode() if isinstance(value, bytes) else str(value)

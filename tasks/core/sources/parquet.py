@@ -4,13 +4,13 @@
     queries.parquet, or queries/*.arrow     columns _id, text          (or id, query_id; query)
     qrels/train.parquet, qrels/test/*.arrow columns query-id, corpus-id, score, and split where no file name gives it
 
-The beginning of a name gives the table (corpus or passages, queries, qrels; a folder `data` around them does not
-count), and the rest gives the split of qrels (qrels/validation-00000-of-00001.parquet: dev). Qrels without any split
-are the train split. A row number is a row's place in its file, from 1. The record of a row is the JSON of the columns
-named above; whole numbers do as ids.
+The beginning of a file name gives the table (corpus or passages, queries, qrels; a folder `data` around them is
+ignored), and the rest gives the split of qrels (qrels/validation-00000-of-00001.parquet: dev). Qrels without a split
+are the train split. A row number is the position of a row in its file, from 1. The record of a row is the JSON of the
+columns named above. Ids may be whole numbers.
 
-Parquet is read by the page and checked against its checksums where it has some; Arrow by the record batch that its
-writer chose (1,000 rows in Hugging Face's). At most 8,192 rows, or about 8 MiB as the file's metadata counts them,
+Parquet is read page by page, and its checksums (if any) are verified. Arrow is read in the record batches that its
+writer chose (1,000 rows for Hugging Face). At most 8,192 rows, or about 8 MiB according to the metadata of the file,
 are in memory at once.
 """
 
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import ipc
 
 from tasks.core.base.errors import BadInput
-from tasks.core.sources.columns import Layout, rows_of
+from tasks.core.sources.columns import Layout, convert_batch
 from tasks.core.sources.judgments import split_of_qrels
 from tasks.core.sources.lines import CHUNK
 from tasks.core.sources.locations import Location, Stored
@@ -44,21 +44,21 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 @dataclass(frozen=True)
 class ColumnarFiles:
-    """The files of one collection, by table."""
+    """The Parquet and Arrow files of a collection, by table."""
 
-    place: Location
+    location: Location
     tables: dict[str, list[Stored]]
 
     def files(self) -> list[Stored]:
-        """All of them, by table and name."""
+        """Return all files, ordered by table and name."""
         return [file for files in self.tables.values() for file in files]
 
     def dialect(self) -> Mapping[str, object]:
-        """Nothing: the rows depend on the content of the files alone."""
+        """Return an empty mapping: the rows depend only on the content of the files."""
         return {}
 
     def read(self, table: str) -> Iterator[pa.RecordBatch]:
-        """Stream one table in the schema `rows.SCHEMAS[table]`.
+        """Stream a table in the schema `rows.SCHEMAS[table]`.
 
         Raises BadInput for a file that cannot be read to its end, or that lacks a column.
         """
@@ -70,58 +70,60 @@ class ColumnarFiles:
 
     def _rows(self, table: str, file: Stored, first: int) -> Iterator[pa.RecordBatch]:
         done = 0
-        with self.place.reading(file, lambda: f" past row {done}"), opened(self.place, file) as (schema, batches):
+        with self.location.reading(file, lambda: f" past row {done}"), opened(self.location, file) as (schema, batches):
             split = _split(file.name)
             if table == "qrels" and split is None and "split" not in schema.names:
-                split = split_of_qrels(self.place, file, "")
-            layout = Layout.of(table, schema, self.place.where(file), split)
+                split = split_of_qrels(self.location, file, "")
+            layout = Layout.match(table, schema, self.location.where(file), split)
             for batch in batches:
-                yield rows_of(batch, layout, file.name, first + done, done)
+                yield convert_batch(batch, layout, file.name, first + done, done)
                 done += batch.num_rows
 
 
-def locate(place: Location) -> ColumnarFiles:
-    """Find the .parquet and .arrow files in `place` and its folders. Raises BadInput when a table has none."""
+def locate(location: Location) -> ColumnarFiles:
+    """Find the .parquet and .arrow files in `location` and its folders. Raises BadInput when a table has none."""
     tables: dict[str, list[Stored]] = {table: [] for table in ("passages", "queries", "qrels")}
-    for file in place.files(deep=True):
+    for file in location.files(deep=True):
         head = _HEAD.match(file.name)
-        cached = file.name.rpartition("/")[2].startswith("cache-")  # what `map` leaves beside a saved dataset
+        cached = file.name.rpartition("/")[2].startswith("cache-")  # `map` leaves these next to a saved dataset
         if head and file.name.endswith((".parquet", ".arrow")) and not cached:
             tables[_TABLES[head.group(1)]].append(file)
     for table, files in tables.items():
         if not files:
             name = "corpus" if table == "passages" else table
-            raise BadInput(f"{place.shown}: holds no {name}.parquet, nor a folder {name} of .parquet or .arrow files.")
-    return ColumnarFiles(place, tables)
+            raise BadInput(
+                f"{location.shown}: contains no {name}.parquet, and no folder {name} of .parquet or .arrow files."
+            )
+    return ColumnarFiles(location, tables)
 
 
 def _split(name: str) -> str | None:
     head = _HEAD.match(name)
-    said = (head.group(2) or "").split("/")[0].removesuffix(".parquet").removesuffix(".arrow") if head else ""
-    split = split_of(said)
-    return None if _NO_SPLIT.match(split) or said in ("parquet", "arrow") else split
+    suffix = (head.group(2) or "").split("/")[0].removesuffix(".parquet").removesuffix(".arrow") if head else ""
+    split = split_of(suffix)
+    return None if _NO_SPLIT.match(split) or suffix in ("parquet", "arrow") else split
 
 
 @contextmanager
-def opened(place: Location, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """Open a Parquet or Arrow file: its schema, and its rows in batches of at most 8,192."""
-    with place.filesystem.open_input_file(file.path) as handle:
+def opened(location: Location, file: Stored) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Open a Parquet or Arrow file. Yields its schema and its rows in batches of at most 8,192 rows."""
+    with location.filesystem.open_input_file(file.path) as handle:
         if file.name.endswith(".parquet"):
             with pq.ParquetFile(
                 handle, buffer_size=CHUNK, pre_buffer=False, page_checksum_verification=True
             ) as parquet:
-                yield parquet.schema_arrow, _of_parquet(parquet)
+                yield parquet.schema_arrow, _parquet_batches(parquet)
         elif handle.read(len(_FILE_FORMAT)) == _FILE_FORMAT:
             reader = ipc.open_file(handle)
-            found = (reader.get_batch(number) for number in range(reader.num_record_batches))
-            yield reader.schema, _sliced(found)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            yield reader.schema, _sliced(batches)
         else:
             _check_end(handle, file)
             stream = ipc.open_stream(handle)
             yield stream.schema, _sliced(iter(stream))
 
 
-def _of_parquet(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     for number in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(number)
         bytes_a_row = max(1, group.total_byte_size // max(1, group.num_rows))
@@ -136,7 +138,7 @@ def _sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _check_end(handle: Any, file: Stored) -> None:
-    """A stream that was cut between two record batches reads like a whole one: only its last bytes tell."""
+    """Raise OSError when an Arrow stream lacks its end mark: one cut between two batches reads without an error."""
     handle.seek(max(0, file.size - len(_END_OF_STREAM)))
     if handle.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
         raise OSError("the end mark of the Arrow stream is missing")

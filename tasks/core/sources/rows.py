@@ -1,4 +1,4 @@
-"""Source rows as Arrow batches: their values, or the fault that kept them from being read, and the raw record."""
+"""Collects source rows in Arrow batches: the values or the fault of each row, and its raw record."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-Values = tuple[str | int | None, ...]  # in the order of the table's own columns
+Values = tuple[str | int | None, ...]  # in the order of the columns of the table, without provenance
 
 
 class Fault(NamedTuple):
-    """Why a record could not be read as a row: the reader's rule, the details, and the row's key if it is known."""
+    """Why a record is not a row: the rule of the reader, the details, and the key of the row if known."""
 
     rule: str
     detail: str
@@ -19,10 +19,10 @@ class Fault(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A record as it stands in a file; with a fault when it is known, before any look inside, to be no row."""
+    """A record as read from a file, with a fault if the record is invalid before parsing (such as too long)."""
 
     file: str  # relative to the source
-    number: int  # from 1: the line, or the place in the array
+    number: int  # from 1: the line, or the position in the array
     content: bytes
     fault: Fault | None = None
 
@@ -30,12 +30,12 @@ class Raw(NamedTuple):
 Parse = Callable[[bytes], Values | Fault]
 
 _TEXTS = ("invalid_utf8", "malformed_json", "malformed_row", "missing_field", "repeated_field", "wrong_type")
-FAULTS = {  # table -> the readers' rules
+FAULTS = {  # table -> the rules of the readers
     "passages": (*_TEXTS, "record_too_long"),
     "queries": (*_TEXTS, "record_too_long"),
     "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long"),
 }
-READABLE = {  # the readers' rules as statements about a record that passes
+READABLE = {  # the rules of the readers, as statements about a record that passes
     "invalid_utf8": "the record is valid UTF-8",
     "malformed_json": "the record is valid JSON",
     "malformed_row": "the record has the form of a row",
@@ -47,11 +47,11 @@ READABLE = {  # the readers' rules as statements about a record that passes
 }
 
 _PROVENANCE = [
-    ("row", pa.int64()),  # from 0 over all files of the table, in their order; numbers may be left out
+    ("row", pa.int64()),  # from 0 over all files of the table, in order; may have gaps
     ("file", pa.string()),
-    ("line", pa.int64()),  # from 1: the line, the place in the array, or the row of a columnar file
-    ("record", pa.string()),  # the raw record; bytes that are not UTF-8 as \xNN; null where `form` says it
-    ("form", pa.string()),  # JSON: the record's own names, each with the column here whose text is its value, or null
+    ("line", pa.int64()),  # from 1: the line, the position in the array, or the row of a columnar file
+    ("record", pa.string()),  # the raw record, with \xNN for bytes that are not UTF-8; null if `form` is set
+    ("form", pa.string()),  # JSON: field name of the record -> the column here with its value, or null
     ("fault", pa.string()),
     ("fault_detail", pa.string()),
     ("fault_key", pa.string()),
@@ -88,31 +88,31 @@ class Rows:
 
     def __init__(self, table: str, first_row: int = 0) -> None:
         self._schema = SCHEMAS[table]
-        self._nothing: Values = (None,) * len(_VALUES[table])
+        self._nulls: Values = (None,) * len(_VALUES[table])
         self._next = first_row
         self._clear()
 
     @property
     def waiting(self) -> int:
-        """Rows not taken yet."""
+        """Return the number of rows not taken yet."""
         return len(self._raws)
 
     @property
     def full(self) -> bool:
-        """Whether the batch should be taken before another row is added."""
+        """Return whether the batch must be taken before another row is added."""
         return len(self._raws) >= _BATCH_ROWS or self._size > _BATCH_BYTES
 
     def add(self, raw: Raw, parsed: Values | Fault) -> None:
-        """Add one row: the values of a record, or why it has none."""
+        """Add a row: the values of a record, or its fault."""
         if isinstance(parsed, Fault):
             self._faults[len(self._raws)] = parsed
-            parsed = self._nothing
+            parsed = self._nulls
         self._raws.append(raw)
         self._values.append(parsed)
         self._size += len(raw.content)
 
     def take(self) -> pa.RecordBatch:
-        """The rows added since the last batch."""
+        """Return the rows added since the last batch, and start a new batch."""
         count = len(self._raws)
         columns = [
             pa.array(range(self._next, self._next + count), pa.int64()),
@@ -120,7 +120,7 @@ class Rows:
             pa.array([raw.number for raw in self._raws], pa.int64()),
             self._records(),
             pa.nulls(count, pa.string()),
-            *(pa.array(self._of_faults(part), pa.string()) for part in range(3)),
+            *(pa.array(self._fault_column(part), pa.string()) for part in range(3)),
         ]
         values = zip(*self._values, strict=True)
         fields = list(self._schema)[len(_PROVENANCE) :]
@@ -137,16 +137,16 @@ class Rows:
         self._size = 0
 
     def _records(self) -> pa.Array:
-        """The raw records as text. Only one with a fault can be other than UTF-8: a parsed one was decoded before."""
+        """Return the raw records as text. Only records with a fault may be invalid UTF-8; parsed ones were decoded."""
         contents = [raw.content for raw in self._raws]
-        for place in self._faults:
-            contents[place] = contents[place].decode("utf-8", "backslashreplace").encode()
+        for index in self._faults:
+            contents[index] = contents[index].decode("utf-8", "backslashreplace").encode()
         return pa.array(contents, pa.binary()).cast(pa.string())
 
-    def _of_faults(self, part: int) -> list[str | None]:
+    def _fault_column(self, part: int) -> list[str | None]:
         column: list[str | None] = [None] * len(self._raws)
-        for place, fault in self._faults.items():
-            column[place] = _writable(fault[part])
+        for index, fault in self._faults.items():
+            column[index] = _writable(fault[part])
         return column
 
 

@@ -1,4 +1,4 @@
-"""The source that `[data]` names: what it is called, what its content is named by, and how its tables are read."""
+"""Finds the source that `[data]` names, computes its identity, and opens its tables; recognizes formats."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tasks.core.sources.locations import Location, find
 from tasks.core.sources.nested import NestedSource
 
 _log = logging.getLogger("nightshift.ingest")
-_VERSION = 2  # raise it when the same files would give other rows
+_VERSION = 2  # increase when the same files would give other rows
 
 Read = Callable[[str], Iterator[pa.RecordBatch]]  # table -> its rows, in the schema rows.SCHEMAS[table]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an ingest reads."""
+    """A source of passages, queries, and qrels."""
 
-    name: str  # for people
-    identity: Mapping[str, object]  # what the ingest is named by: the digests of all files
-    open: Callable[[Path], Read]  # given a scratch folder that stays while it is read
+    name: str  # shown to users
+    identity: Mapping[str, object]  # the digests of all files; part of the artifact key of the ingest
+    open: Callable[[Path], Read]  # takes a scratch folder that must exist while the source is read
 
 
 @dataclass(frozen=True)
 class Recognized:
-    """The format of a source that was looked at, and how it is read."""
+    """A source whose format was recognized from its files."""
 
     format: str
     open: Callable[[Path], Read]
-    left_out: tuple[str, ...]  # names of files that are no data
-    columns: Mapping[str, str]  # of pairs: the columns of query and passage
+    left_out: tuple[str, ...]  # names of files that are not data
+    columns: Mapping[str, str]  # for pairs: the columns of query and passage
 
 
 def find_source(data: DataSettings) -> Source:
-    """Find the source and name its content, which reads every file once; remote ones too.
+    """Find the source of the section `[data]` and hash its content. Reads every file once, including remote files.
 
     Raises BadInput when a file is missing or cannot be read.
     """
@@ -50,62 +50,65 @@ def find_source(data: DataSettings) -> Source:
         identity = demo.identity(data.max_passages, data.seed)
         return Source("demo", {**identity, "reader": _VERSION}, lambda scratch: _demo(scratch, data))
     assert data.path is not None
-    place = find(data.path)
-    located = _locate(data.format, place, data.query_column, data.passage_column)
-    if place.left_out:
-        _log.info("%s: not read, because they are no data: %s", place.shown, ", ".join(sorted(place.left_out)))
-    digests = {file.name: place.digest(file) for file in located.files()}
+    location = find(data.path)
+    located = _locate(data.format, location, data.query_column, data.passage_column)
+    if location.left_out:
+        _log.info("%s: skipped files that are not data: %s", location.shown, ", ".join(sorted(location.left_out)))
+    digests = {file.name: location.digest(file) for file in located.files()}
     dialect = located.dialect()
     identity = {data.format: digests, "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
-    return Source(place.shown, identity, _opener(located))
+    return Source(location.shown, identity, _opener(located))
 
 
 def recognize(path: Path | str, query: str = "", passage: str = "") -> Recognized:
-    """The format of the source at `path`, by its files' names and first records, and how it is read.
+    """Recognize the format of the source at `path` from its file names and first records.
 
-    With the name of a column in `query` or `passage` it is a source of pairs.
+    Args:
+        path: a path or an address such as s3://bucket/folder.
+        query: name of the query column. With it or `passage`, the source is read as pairs.
+        passage: name of the passage column.
 
-    Raises BadInput when nothing is there, or nothing that any reader knows.
+    Raises BadInput when the path does not exist, or no reader knows the format.
     """
-    place = find(path)
-    name, located = _recognize(place, query, passage)
+    location = find(path)
+    name, located = _recognize(location, query, passage)
     columns = located.columns if isinstance(located, NestedSource) else {}
-    return Recognized(name, _opener(located), tuple(sorted(place.left_out)), columns)
+    return Recognized(name, _opener(located), tuple(sorted(location.left_out)), columns)
 
 
-def _recognize(place: Location, query: str, passage: str) -> tuple[str, _Located]:
+def _recognize(location: Location, query: str, passage: str) -> tuple[str, _Located]:
     if query or passage:
-        return "pairs", pairs.locate(place, query, passage)
-    names = [file.bare for file in place.files()]
+        return "pairs", pairs.locate(location, query, passage)
+    names = [file.bare for file in location.files()]
     for name, mark in (("beir", "corpus.jsonl"), ("msmarco", "collection.tsv"), ("parquet", "")):
         try:
-            return name, _LOCATE[name](place)
+            return name, _LOCATE[name](location)
         except BadInput:
             if mark in names:
-                raise  # it is of this format, and says what it lacks
+                raise  # the source has this format; the error names the missing file
     for ending in (".jsonl", ".json"):
-        if files := [file for file in place.files() if file.bare.endswith(ending)]:
-            return _of_records(place, set(pairs.columns_of(place, files[0])))
-    if any(file.bare.endswith(pairs.ENDINGS) for file in place.files(deep=True)):
-        return "pairs", pairs.locate(place)
-    listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "no file that could be data"
+        if files := [file for file in location.files() if file.bare.endswith(ending)]:
+            return _recognize_records(location, set(pairs.columns_of(location, files[0])))
+    if any(file.bare.endswith(pairs.ENDINGS) for file in location.files(deep=True)):
+        return "pairs", pairs.locate(location)
+    listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "no data files"
     raise BadInput(
-        f"{place.shown}: no source that Nightshift knows. It holds {listed}. Nightshift reads a BEIR folder "
+        f"{location.shown}: no source that Nightshift knows. It contains {listed}. Nightshift reads a BEIR folder "
         "(corpus.jsonl, queries.jsonl, qrels/train.tsv), MS MARCO's .tsv, Parquet or datasets folders (corpus, "
         "queries, qrels), DPR's .json, .jsonl of Tevatron or sentence-transformers, and pairs in two columns of "
-        ".jsonl, .csv, .tsv or .parquet; infra/settings has an example of each."
+        ".jsonl, .csv, .tsv or .parquet; see infra/settings for examples."
     )
 
 
-def _of_records(place: Location, fields: set[str]) -> tuple[str, _Located]:
+def _recognize_records(location: Location, fields: set[str]) -> tuple[str, _Located]:
     for name, names in (("dpr", dpr.NAMES), ("tevatron", tevatron.NAMES)):
         if fields & set(names.positives) and fields & set(names.query):
-            return name, _LOCATE[name](place)
-    return "pairs", pairs.locate(place)
+            return name, _LOCATE[name](location)
+    return "pairs", pairs.locate(location)
 
 
-def _locate(name: str, place: Location, query: str, passage: str) -> _Located:
-    return pairs.locate(place, query, passage) if name == "pairs" else _LOCATE[name](place)
+def _locate(name: str, location: Location, query: str, passage: str) -> _Located:
+    return pairs.locate(location, query, passage) if name == "pairs" else _LOCATE[name](location)
 
 
 def _opener(located: _Located) -> Callable[[Path], Read]:

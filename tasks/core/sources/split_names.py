@@ -1,4 +1,4 @@
-"""The split that the name of a file, or a column, gives."""
+"""Derives the split from the name of a file or the value of a column."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _KNOWN = {"train": "train", "dev": "dev", "test": "test", "validation": "dev", "
 
 
 def known_split(name: str) -> str:
-    """The split that is called `name`: in any case, and validation, valid, and val are dev. Other names stay."""
+    """Return the split called `name`, ignoring case; validation, valid, and val are dev. Other names are unchanged."""
     return _KNOWN.get(name.lower(), name)
 
 
 def split_of(name: str) -> str:
-    """The split of a file called `name` (with or without its endings, without folders).
+    """Return the split of a file called `name` (without folders, with or without endings).
 
-    Numbers of a shard are not part of it. Of the rest the last word counts when it is a known split
-    (biencoder-nq-train: train; Validation-00000-of-00002: dev), and otherwise the whole (heldout: heldout).
+    Shard numbers are ignored. The split is the last word if it is a known split (biencoder-nq-train: train;
+    Validation-00000-of-00002: dev), or else the whole name (heldout: heldout).
     """
     stem = _SHARD.sub("", name.partition(".")[0])
     split = known_split(re.split(r"[-_]", stem)[-1])

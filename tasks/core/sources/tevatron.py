@@ -1,12 +1,12 @@
-"""Reads training files of JSON lines, Tevatron's or sentence-transformers'; plain, .gz or .zst.
+"""Reads training files in the JSON lines formats of Tevatron and sentence-transformers; plain, .gz, or .zst.
 
     {"query_id": "q1", "query": "when do owls hunt",                                  (Tevatron, one line)
      "positive_passages": [{"docid": "p1", "title": "Owls", "text": "Owls hunt at night."}], "negative_passages": []}
     {"anchor": "when do owls hunt", "positive": "Owls hunt at night.", "negative": "Larks sing at dawn."}
 
-Both are told apart by their fields, line by line; in the second, `query` may stand for `anchor`, each passage may be
-a list, and more negatives may follow (negative_1 …). Where an id is missing a digest of the text is the id. The
-file's name says the split (train.jsonl, dev-00000-of-00002.jsonl.gz).
+The fields of each line determine its format. In the second format, `anchor` may be called `query`, each passage may be
+a list, and more negatives may follow (negative_1 …). Where an id is missing, a digest of the text is the id. The file
+name gives the split (train.jsonl, dev-00000-of-00002.jsonl.gz).
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ NAMES = Names(
     query_id=("query_id",),
     query=("query", "anchor", "question"),
     positives=("positive_passages", "positive"),
-    others=("negative_passages", "negative", "negative_*"),
+    negatives=("negative_passages", "negative", "negative_*"),
     passage_id=("docid", "passage_id"),
 )
 
 
-def locate(place: Location) -> NestedSource:
-    """Find the .jsonl files in `place`. Raises BadInput when there is none, or when one is there in two forms."""
-    found = [file for file in place.files() if file.bare.endswith(".jsonl")]
-    if not found:
-        raise BadInput(f"{place.shown}: holds no .jsonl file. [data] path takes such files or the folder they lie in.")
-    place.once(found)
-    return NestedSource(place, found, lines, NAMES)
+def locate(location: Location) -> NestedSource:
+    """Find the .jsonl files in `location`.
+
+    Raises BadInput when there is no such file, or when a file exists both plain and compressed.
+    """
+    files = [file for file in location.files() if file.bare.endswith(".jsonl")]
+    if not files:
+        raise BadInput(
+            f"{location.shown}: contains no .jsonl file. Set [data] path to a .jsonl file or a folder of them."
+        )
+    location.refuse_duplicates(files)
+    return NestedSource(location, files, lines, NAMES)

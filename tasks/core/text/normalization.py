@@ -1,4 +1,4 @@
-"""The one text of a passage: what BM25 indexes, what the encoder embeds, what two passages are compared by."""
+"""Builds the text of a passage that BM25 indexes, the encoder embeds, and duplicate detection compares."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ import pyarrow as pa
 
 
 def full_text(title: str | None, text: str) -> str:
-    """Title and text joined by one space; the text alone when there is no title."""
+    """Join title and text with a space; without a title, return the text."""
     return f"{title} {text}" if title else text
 
 
 def text_hash(title: str | None, text: str) -> str:
-    """Name a passage by its full text: the first 32 hex digits of its SHA-256."""
+    """Return the first 32 hex digits of the SHA-256 of a passage's full text."""
     return hashlib.sha256(full_text(title, text).encode()).hexdigest()[:32]
 
 
 def hashes_of(titles: pa.Array, texts: pa.Array) -> pa.Array:
-    """The `text_hash` of many passages (strings), without making a Python string of any text; null where it is."""
+    """Compute `text_hash` of many passages without creating Python strings of the texts.
+
+    Args:
+        titles: Strings (n,); may contain nulls.
+        texts: Strings (n,); may contain nulls.
+
+    Returns:
+        Hashes as strings (n,); null where the text is null.
+    """
     _, offsets, content = texts.buffers()
     ends = np.frombuffer(offsets, np.int32, len(texts) + 1, offset=4 * texts.offset).tolist()
     view = memoryview(content)
-    places = zip(titles.to_pylist(), texts.is_valid().to_pylist(), ends, ends[1:], strict=False)
+    rows = zip(titles.to_pylist(), texts.is_valid().to_pylist(), ends, ends[1:], strict=False)
     return pa.array(
-        [_hash(title, view[begin:end]) if known else None for title, known, begin, end in places], pa.string()
+        [_hash(title, view[begin:end]) if valid else None for title, valid, begin, end in rows], pa.string()
     )
 
 

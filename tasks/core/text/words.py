@@ -1,4 +1,4 @@
-"""Terms and texts as 64-bit hashes, so that what a corpus knows fits in memory and is never read twice."""
+"""Splits texts into terms and represents terms and texts as 64-bit hashes, so a vocabulary fits in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-# The stop words of Lucene's EnglishAnalyzer, then those that queries are asked with. They explain no drift.
+# The stop words of Lucene's EnglishAnalyzer, then typical words of questions. They do not explain drift.
 STOP_WORDS = frozenset({
     "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
     "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
@@ -21,38 +21,50 @@ WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """The terms of a text, in lower case."""
+    """Return the lower-case terms of a text."""
     return WORD.findall(text.lower())
 
 
 def hashed(texts: Iterable[str]) -> np.ndarray:
-    """Hashes uint64, one a text, in the order given."""
-    return np.fromiter((int.from_bytes(blake2b(one.encode(), digest_size=8).digest()) for one in texts), np.uint64)
+    """Return a hash for each text, uint64 (n,)."""
+    return np.fromiter((int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts), np.uint64)
 
 
 def known(hashes: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Whether each of `hashes` uint64 (n,) stands in `among`, sorted uint64 (m,): bool (n,)."""
+    """Return which hashes are in a sorted array.
+
+    Args:
+        hashes: uint64 (n,).
+        among: Sorted uint64 (m,).
+
+    Returns:
+        bool (n,).
+    """
     if not len(among):
         return np.zeros(len(hashes), bool)
-    place = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
-    found: np.ndarray = among[place] == hashes
-    return found
+    position = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
+    matches: np.ndarray = among[position] == hashes
+    return matches
 
 
 def vocabulary(texts: Iterable[str]) -> np.ndarray:
-    """The hashes of all terms of `texts`, sorted, each once. Memory grows with the distinct terms alone."""
+    """Return the sorted, distinct hashes of all terms, uint64. Memory grows only with the number of distinct terms."""
     terms: set[str] = set()
     for text in texts:
         terms.update(words_of(text))
     return np.sort(hashed(terms))
 
 
-def unseen_share(asked: Sequence[str], terms: np.ndarray) -> float:
-    """Share of the terms of `asked` that are not among `terms`, sorted hashes uint64.
+def unseen_share(queries: Sequence[str], terms: np.ndarray) -> float:
+    """Return the fraction of query terms that are not in a vocabulary.
 
-    Typos and broken input raise it; a new topic whose passages are there does not.
+    Typos and broken input increase it. A new topic does not, if the collection has passages about it.
+
+    Args:
+        queries: Query texts.
+        terms: Sorted hashes of the vocabulary, uint64.
     """
-    each = list(chain.from_iterable(map(words_of, asked)))
-    distinct = sorted(set(each))
-    new = {word for word, seen in zip(distinct, known(hashed(distinct), terms), strict=True) if not seen}
-    return sum(word in new for word in each) / max(1, len(each))
+    words = list(chain.from_iterable(map(words_of, queries)))
+    distinct = sorted(set(words))
+    unseen = {word for word, seen in zip(distinct, known(hashed(distinct), terms), strict=True) if not seen}
+    return sum(word in unseen for word in words) / max(1, len(words))

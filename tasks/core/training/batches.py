@@ -1,8 +1,7 @@
-"""Batches: which pairs and negatives meet in a step. A function of data, settings and step alone.
+"""Batches: the pairs and negatives of each step. They depend only on data, settings, and step.
 
-Texts of like length are not brought together on purpose: what passes through the transformer at once is sorted by
-length inside a step (`Tower.forward`), which leaves next to no padding, and negatives of one's own length only are
-another task than the one that is measured.
+Batches are not grouped by text length. `Tower.forward` sorts texts by length inside a step, which leaves almost no
+padding, and negatives of similar length only would differ from the task that is evaluated.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import numpy as np
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.training.pairs import TrainingPairs
 
-PATIENCE = 8  # batches that a pair may wait for company that is not related to it
+PATIENCE = 8  # batches that a pair may be postponed because the batch holds a related pair
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows for q queries and p passages.
+    """Rows of one step, for q queries and p passages.
 
-    The first q passages are the queries' own positives; further positives and negatives follow.
+    The first q passages are the positives of the queries' pairs. More positives and negatives follow.
 
     queries: int64 (q,); passages: int64 (p,); positive, known: bool (q, p), see `Relations`; teacher: float32 (q, p)
     or None.
@@ -37,49 +36,58 @@ class Batch:
 
 
 def steps_in(data: TrainingPairs, settings: TrainingSettings) -> int:
-    """Optimizer steps of a training run over the night's own pairs; at least one."""
+    """Return the number of optimizer steps over this snapshot's pairs (without replayed pairs); at least 1."""
     return steps_for(data.fresh, settings.batch_size - _replayed_in(data, settings), settings)
 
 
-def steps_for(pairs: int, a_step: int, settings: TrainingSettings) -> int:
-    """Optimizer steps over so many pairs, so many of them in a step; at least one."""
-    steps = max(1, round(settings.epochs * pairs / a_step))
+def steps_for(pairs: int, pairs_per_step: int, settings: TrainingSettings) -> int:
+    """Return the number of optimizer steps over `pairs` pairs; at least 1."""
+    steps = max(1, round(settings.epochs * pairs / pairs_per_step))
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
 def plan(data: TrainingPairs, settings: TrainingSettings, steps: int) -> np.ndarray:
-    """Which pairs are in which step: int64 (steps, batch_size), numbers of pairs.
+    """Assign pairs to steps.
 
-    Pairs are shuffled anew in each pass over them. A pair that would bring a known positive of another query into a
-    batch (or a near duplicate of one), or whose own query's positive is there already, waits for a later batch. One
-    that waited for eight batches goes in all the same: then the mask alone keeps it from being a false negative.
+    Pairs are shuffled again in each epoch. A pair is postponed to a later batch if its passage is a known positive (or
+    a near duplicate of one) of another query in the batch, or if the batch already has a known positive of its query.
+    After `PATIENCE` batches it is admitted anyway. The loss still masks it, so it is never a false negative.
+
+    Returns:
+        Indices of pairs, int64 (steps, batch_size).
     """
     replayed = _replayed_in(data, settings)
     streams = [
-        (_Waiting(_shuffled(0, data.fresh, settings.seed, 0)), settings.batch_size - replayed),
-        (_Waiting(_shuffled(data.fresh, len(data.pairs), settings.seed, 2)), replayed),
+        (_PairStream(_shuffled(0, data.fresh, settings.seed, 0)), settings.batch_size - replayed),
+        (_PairStream(_shuffled(data.fresh, len(data.pairs), settings.seed, 2)), replayed),
     ]
     rows = np.empty((steps, settings.batch_size), np.int64)
     for step in range(steps):
-        company = _Company(data)
-        rows[step] = [pair for stream, wanted in streams for pair in stream.take(wanted, company.admits)]
+        batch = _BatchPairs(data)
+        rows[step] = [pair for stream, count in streams for pair in stream.take(count, batch.admit)]
     return rows
 
 
 def batch_at(data: TrainingPairs, pairs: np.ndarray, settings: TrainingSettings, step: int) -> Batch:
-    """The batch of a step: the same whatever ran before it, so that a resumed run sees what a straight one saw.
+    """Build the batch of a step. It does not depend on earlier steps, so a resumed run builds the same batches.
 
-    pairs: int64 (q,), the step's row of the plan. Each query brings `more_positives` of its other positives and
-    `hard_negatives` of its mined negatives, drawn at random; fewer when it has fewer.
+    Each query adds up to `more_positives` of its other positives and `hard_negatives` of its mined negatives, drawn
+    at random.
+
+    Args:
+        data: training pairs.
+        pairs: int64 (q,), the step's row of the plan.
+        settings: `[training]`.
+        step: index of the step, from 0; seeds the draws.
     """
     rng = np.random.default_rng([settings.seed, 1, step])
-    queries, own = data.pairs[pairs, 0], data.pairs[pairs, 1]
+    queries, positives = data.pairs[pairs, 0], data.pairs[pairs, 1]
     extra = []
-    for query, positive in zip(queries.tolist(), own.tolist(), strict=True):
-        others = data.positives[query]
-        extra.append(_draw(others[others != positive], settings.more_positives, rng))
+    for query, positive in zip(queries.tolist(), positives.tolist(), strict=True):
+        known = data.positives[query]
+        extra.append(_draw(known[known != positive], settings.more_positives, rng))
         extra.append(_draw(data.negatives.get(query), settings.hard_negatives, rng))
-    passages = np.concatenate([own, *extra])
+    passages = np.concatenate([positives, *extra])
     clusters = data.cluster[passages]
     return Batch(
         queries=queries,
@@ -90,16 +98,16 @@ def batch_at(data: TrainingPairs, pairs: np.ndarray, settings: TrainingSettings,
     )
 
 
-class _Company:
-    """The pairs of one batch so far, and who may join them."""
+class _BatchPairs:
+    """The pairs of a batch so far; decides which pairs may join."""
 
     def __init__(self, data: TrainingPairs) -> None:
         self._data = data
         self._present: set[int] = set()  # clusters of the positives that are in the batch
         self._claimed: set[int] = set()  # clusters that are known positives of a query in the batch
 
-    def admits(self, pair: int, *, always: bool = False) -> bool:
-        """Take the pair in unless it is related to one that is there."""
+    def admit(self, pair: int, *, always: bool = False) -> bool:
+        """Add the pair unless it is related to a pair of the batch; return whether it was added."""
         query, passage = self._data.pairs[pair].tolist()
         cluster, known = int(self._data.cluster[passage]), self._data.known[query].tolist()
         if not always and (cluster in self._claimed or not self._present.isdisjoint(known)):
@@ -109,23 +117,23 @@ class _Company:
         return True
 
 
-class _Waiting:
-    """An endless stream of pairs in which those that were turned away come first."""
+class _PairStream:
+    """An endless stream of pairs that returns postponed pairs first."""
 
     def __init__(self, stream: Iterator[int]) -> None:
         self._stream = stream
-        self._queue: deque[tuple[int, int]] = deque()  # pair, batches it was turned away from
+        self._queue: deque[tuple[int, int]] = deque()  # pair, number of batches that refused it
 
-    def take(self, wanted: int, admits: Callable[..., bool]) -> list[int]:
-        """The next so many pairs that are admitted, those that waited too long without being asked."""
+    def take(self, count: int, admit: Callable[..., bool]) -> list[int]:
+        """Return the next `count` admitted pairs. Pairs that waited too long are admitted always."""
         taken: list[int] = []
         waiting, self._queue = self._queue, deque()
-        looked = 0
-        while len(taken) < wanted:
+        tried = 0
+        while len(taken) < count:
             pair, waited = waiting.popleft() if waiting else (next(self._stream), 0)
-            looked += 1
-            tired = waited >= PATIENCE or looked > PATIENCE * wanted
-            if admits(pair, always=tired):
+            tried += 1
+            overdue = waited >= PATIENCE or tried > PATIENCE * count
+            if admit(pair, always=overdue):
                 taken.append(pair)
             else:
                 self._queue.append((pair, waited + 1))
@@ -134,31 +142,31 @@ class _Waiting:
 
 
 def _replayed_in(data: TrainingPairs, settings: TrainingSettings) -> int:
-    """Replayed pairs in a batch; one place at least is the night's own."""
-    there = len(data.pairs) > data.fresh
-    return min(round(settings.replay * settings.batch_size), settings.batch_size - 1) if there else 0
+    """Return the number of replayed pairs per batch; at least one pair of a batch is from this snapshot."""
+    has_replayed = len(data.pairs) > data.fresh
+    return min(round(settings.replay * settings.batch_size), settings.batch_size - 1) if has_replayed else 0
 
 
 def _shuffled(start: int, end: int, seed: int, stream: int) -> Iterator[int]:
-    """The numbers from `start` to `end`, shuffled, again and again."""
-    turn = 0
+    """Yield the integers from `start` to `end` - 1 forever, shuffled again in each epoch."""
+    epoch = 0
     while True:
-        yield from (start + np.random.default_rng([seed, stream, turn]).permutation(end - start)).tolist()
-        turn += 1
+        yield from (start + np.random.default_rng([seed, stream, epoch]).permutation(end - start)).tolist()
+        epoch += 1
 
 
-def _draw(rows: np.ndarray | None, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    if rows is None or wanted == 0:
+def _draw(rows: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
+    if rows is None or count == 0:
         return np.zeros(0, np.int64)
-    return rng.choice(rows, size=min(wanted, len(rows)), replace=False)
+    return rng.choice(rows, size=min(count, len(rows)), replace=False)
 
 
 def _teacher(data: TrainingPairs, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-    """The teacher's scores of the batch, NaN where it gave none."""
+    """Return the teacher's scores, float32 (q, p); NaN where there is no score."""
     scores = np.full((len(queries), len(passages)), np.nan, np.float32)
-    for place, query in enumerate(queries.tolist()):
+    for row, query in enumerate(queries.tolist()):
         if query in data.teacher:
             rows, values = data.teacher[query]
             at = np.searchsorted(rows, passages).clip(max=len(rows) - 1)
-            scores[place] = np.where(rows[at] == passages, values[at], np.nan)
+            scores[row] = np.where(rows[at] == passages, values[at], np.nan)
     return scores

@@ -1,4 +1,4 @@
-"""Checkpoints in safetensors: trained weights, optimizer moments, progress; one at a time, replaced in one rename."""
+"""Checkpoints in safetensors: trained weights, optimizer moments, and progress. Each is made with one rename."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """How far a training has come.
+    """Progress of a training.
 
-    losses: one a finished step. dev: (finished steps, mean nDCG@10) of each evaluation on dev queries. best: the
-    weights of the best evaluation after step 0, in main memory; None before it. start: nDCG@10 of each dev query at
-    step 0. below: steps at which nDCG@10 was lower than at step 0 by more than chance.
+    losses: loss of each finished step.
+    dev: (finished steps, mean nDCG@10) of each dev evaluation.
+    best: weights of the best dev evaluation after step 0, in main memory; None before the first.
+    start: nDCG@10 of each dev query at step 0.
+    below: steps whose nDCG@10 was significantly lower than at step 0.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -35,70 +37,74 @@ class Progress:
 
     @property
     def steps(self) -> int:
-        """Finished steps."""
+        """Number of finished steps."""
         return len(self.losses)
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
-    """Write `folder/step-NNNNNN`, then remove the older ones; a crash leaves the older one in place."""
-    target = _place(folder, progress.steps)
-    aside = target.with_name(f".{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(trained_weights(model), aside / "weights.safetensors")
-    save_file(_moments(optimizer), aside / "moments.safetensors")
+    """Write `folder/step-NNNNNN`, then delete older checkpoints. A crash leaves the older checkpoint intact."""
+    target = _checkpoint_folder(folder, progress.steps)
+    partial = target.with_name(f".{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(trained_weights(model), partial / "weights.safetensors")
+    save_file(_moments(optimizer), partial / "moments.safetensors")
     if progress.best is not None:
-        save_file(progress.best, aside / "best.safetensors")
+        save_file(progress.best, partial / "best.safetensors")
     kept = {name: getattr(progress, name) for name in ("losses", "dev", "start", "below")}
-    (aside / "progress.json").write_text(json.dumps(kept))
-    sync_files(aside)
-    aside.rename(target)
+    (partial / "progress.json").write_text(json.dumps(kept))
+    sync_files(partial)
+    partial.rename(target)
     for old in folder.glob("step-*"):
         if old != target:
             shutil.rmtree(old)
 
 
-def _place(folder: Path, step: int) -> Path:
+def _checkpoint_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest checkpoint; 0 when there is none."""
-    return max((int(found.name.removeprefix("step-")) for found in folder.glob("step-*")), default=0)
+    """Return the step of the newest checkpoint; 0 if there is none."""
+    return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in folder.glob("step-*")), default=0)
 
 
 def load_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the checkpoint of this step back into model and optimizer; no progress for step 0.
+    """Load the checkpoint of this step into model and optimizer; step 0 loads nothing.
 
-    Raises Damaged when it cannot be read.
+    Returns:
+        The progress at that step.
+
+    Raises:
+        Damaged: the checkpoint cannot be read.
     """
     if step == 0:
         return Progress()
     try:
-        return _load(_place(folder, step), model, optimizer)
+        return _load(_checkpoint_folder(folder, step), model, optimizer)
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise Damaged(
-            f"{_place(folder, step)}: cannot be read ({error}); remove it, and training starts again"
+            f"{_checkpoint_folder(folder, step)}: cannot be read ({error}). Remove it; training then starts again"
         ) from error
 
 
-def _load(kept_at: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
-    put_weights(model, load_file(kept_at / "weights.safetensors"))
-    moments = load_file(kept_at / "moments.safetensors")
+def _load(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
+    put_weights(model, load_file(checkpoint / "weights.safetensors"))
+    moments = load_file(checkpoint / "moments.safetensors")
     for number, parameter in enumerate(_parameters(optimizer)):
         kept = {name: moments.get(f"{number}.{name}") for name in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {
             name: value.to(parameter.device) for name, value in kept.items() if value is not None
         }
-    read = json.loads((kept_at / "progress.json").read_text())
-    best = kept_at / "best.safetensors"
+    read = json.loads((checkpoint / "progress.json").read_text())
+    best = checkpoint / "best.safetensors"
     dev = [(int(step), float(value)) for step, value in read["dev"]]
     weights = load_file(best) if best.exists() else None
     return Progress(read["losses"], dev, weights, read.get("start", []), read.get("below", []))
 
 
 def trained_weights(model: nn.Module) -> Weights:
-    """A copy, in main memory, of the weights that training changes, by name."""
+    """Copy the weights that training changes to main memory, by name."""
     return {
         name: parameter.detach().cpu().contiguous().clone()
         for name, parameter in model.named_parameters()
@@ -107,7 +113,7 @@ def trained_weights(model: nn.Module) -> Weights:
 
 
 def put_weights(model: nn.Module, weights: Weights) -> None:
-    """Set the weights of these names, and no others."""
+    """Set the weights with these names; leave all others unchanged."""
     model.load_state_dict(weights, strict=False)
 
 

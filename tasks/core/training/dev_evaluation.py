@@ -1,7 +1,7 @@
-"""A small retrieval task that is measured again and again while an encoder changes.
+"""A small retrieval task to evaluate an encoder repeatedly during training.
 
-Held-out queries are ranked over a pool: their answers, what BM25 ranks high for them, and passages drawn at random.
-Its figures are higher than those over all passages, and compare only with each other.
+Held-out queries rank a pool of passages: their positives, passages that BM25 ranks high, and random passages. The
+scores are higher than over all passages, so compare them only with each other.
 """
 
 from __future__ import annotations
@@ -25,32 +25,37 @@ from tasks.core.text.normalization import full_text
 from tasks.core.training.gradient_cache import Autocast
 from tasks.core.training.ranks import Ranks
 
-DEPTH = 10  # passages ranked for a query
+DEPTH = 10  # passages ranked per query
 
 
 @dataclass(frozen=True)
 class DevEvaluation:
-    """Tokenised queries and passages with their ids, and who answers whom."""
+    """Tokenized queries and passages with their ids, and their qrels."""
 
     query_ids: list[str]
     passage_ids: list[str]
     query_tokens: TokenIds
     passage_tokens: TokenIds
     answers: pa.Table  # query_id, passage_id, relevance
-    leave_out_self: bool = False  # rank the passage with a query's own id last
+    leave_out_self: bool = False  # rank the passage whose id equals the query's id last
 
     def ndcg(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> np.ndarray:
-        """nDCG@10 of the encoder for each query, float64 (queries,) in [0, 1].
+        """Return nDCG@10 of the encoder for each query, float64 (queries,) in [0, 1].
 
-        The processes share the encoding, and each gets the same values. Leaves the towers in eval mode.
+        The processes share the encoding work, and each returns the same values. The towers stay in eval mode.
         """
-        asked = _encode(encoder.query, self.query_tokens, ranks, autocast)
-        pool = _encode(encoder.passage, self.passage_tokens, ranks, autocast)
-        return self.ndcg_of(asked, pool)
+        query_vectors = _encode(encoder.query, self.query_tokens, ranks, autocast)
+        passage_vectors = _encode(encoder.passage, self.passage_tokens, ranks, autocast)
+        return self.ndcg_of(query_vectors, passage_vectors)
 
-    def ndcg_of(self, asked: np.ndarray, pool: np.ndarray) -> np.ndarray:
-        """nDCG@10 for each query, of vectors of the queries, float32 (queries, d), and the passages, (passages, d)."""
-        ids, scores = np.array(self.passage_ids), asked @ pool.T
+    def ndcg_of(self, query_vectors: np.ndarray, passage_vectors: np.ndarray) -> np.ndarray:
+        """Return nDCG@10 for each query, float64 (queries,).
+
+        Args:
+            query_vectors: float32 (queries, d).
+            passage_vectors: float32 (passages, d).
+        """
+        ids, scores = np.array(self.passage_ids), query_vectors @ passage_vectors.T
         if self.leave_out_self:
             scores[np.array(self.query_ids)[:, None] == ids[None, :]] = -np.inf
         best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
@@ -74,54 +79,63 @@ def dev_evaluation(
     *,
     leave_out_self: bool = False,
 ) -> DevEvaluation | None:
-    """Draw `dev_queries` of a split, and `dev_passages` to rank them over; None when the split has no query.
+    """Draw `dev_queries` queries of a split and a pool of `dev_passages` passages. Seeded; equal in every process.
 
-    `candidates` is a run over queries of the split: half of the places that the answers leave are for its best
-    passages, rank by rank. Seeded; equal on every process.
+    Args:
+        snapshot: queries, passages, and qrels.
+        split: "dev" or another held-out split.
+        encoder: its tokenizers.
+        settings: `dev_queries`, `dev_passages`, and `seed`.
+        candidates: run over queries of the split. Its best passages, rank by rank, fill half of the pool that is left
+            after the positives.
+        leave_out_self: rank the passage whose id equals the query's id last.
+
+    Returns:
+        The task, or None if the split has no queries.
     """
-    everyone = queries(snapshot, split)
-    if everyone.num_rows == 0:
+    all_queries = queries(snapshot, split)
+    if all_queries.num_rows == 0:
         return None
     rng = np.random.default_rng([settings.seed, 3])
-    chosen = np.sort(rng.permutation(everyone.num_rows)[: settings.dev_queries])
-    asked = everyone.take(pa.array(chosen))
+    chosen = np.sort(rng.permutation(all_queries.num_rows)[: settings.dev_queries])
+    sample = all_queries.take(pa.array(chosen))
     answers = qrels(snapshot, split).select(["query_id", "passage_id", "relevance"])
-    answers = answers.filter(pc.is_in(answers["query_id"], value_set=asked["query_id"]))
+    answers = answers.filter(pc.is_in(answers["query_id"], value_set=sample["query_id"]))
     wanted = dict.fromkeys(answers["passage_id"].to_pylist())
     left = max(0, settings.dev_passages - len(wanted))
     if candidates is not None:
-        wanted |= dict.fromkeys(_best(candidates, asked, wanted, left // 2))
+        wanted |= dict.fromkeys(_best(candidates, sample, wanted, left // 2))
     left = max(0, settings.dev_passages - len(wanted))
     random = set(rng.choice(snapshot.rows, min(snapshot.rows, left), replace=False).tolist())
     ids, texts = _read(snapshot, wanted, random)
     return DevEvaluation(
-        query_ids=asked["query_id"].to_pylist(),
+        query_ids=sample["query_id"].to_pylist(),
         passage_ids=ids,
-        query_tokens=encoder.query.tokenize(asked["text"].to_pylist()),
+        query_tokens=encoder.query.tokenize(sample["text"].to_pylist()),
         passage_tokens=encoder.passage.tokenize(texts),
         answers=answers,
         leave_out_self=leave_out_self,
     )
 
 
-def _best(run: Run, asked: pa.Table, but: dict[str, None], wanted: int) -> list[str]:
-    """So many passages of the run that are not among `but`, the first of all queries before the second of any."""
+def _best(run: Run, sample: pa.Table, excluded: dict[str, None], count: int) -> list[str]:
+    """Return the best `count` passages of the run that are not `excluded`, rank by rank over all queries."""
     hits = pq.read_table(run.path / RUN_FILE, columns=["query_id", "passage_id", "rank"])
-    hits = hits.filter(pc.is_in(hits["query_id"], value_set=asked["query_id"]))
+    hits = hits.filter(pc.is_in(hits["query_id"], value_set=sample["query_id"]))
     hits = hits.sort_by([("rank", "ascending"), ("query_id", "ascending")])
-    fresh = dict.fromkeys(one for one in hits["passage_id"].to_pylist() if one not in but)
-    return list(fresh)[:wanted]
+    best = dict.fromkeys(passage for passage in hits["passage_id"].to_pylist() if passage not in excluded)
+    return list(best)[:count]
 
 
 def _read(snapshot: Snapshot, wanted: dict[str, None], random: set[int]) -> tuple[list[str], list[str]]:
-    """Ids and texts of the wanted passages and of those in the snapshot's rows `random`, in snapshot order."""
+    """Read ids and texts of the wanted passages and of the snapshot rows `random`, in snapshot order."""
     ids, texts, first = [], [], 0
     for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
-        here = pc.is_in(batch["passage_id"], value_set=pa.array(wanted, pa.string())).to_numpy(zero_copy_only=False)
+        selected = pc.is_in(batch["passage_id"], value_set=pa.array(wanted, pa.string())).to_numpy(zero_copy_only=False)
         rows = np.array(sorted(row - first for row in random if first <= row < first + batch.num_rows), np.int64)
-        here = here.copy()
-        here[rows] = True
-        for row in batch.filter(pa.array(here)).to_pylist():
+        selected = selected.copy()
+        selected[rows] = True
+        for row in batch.filter(pa.array(selected)).to_pylist():
             ids.append(row["passage_id"])
             texts.append(full_text(row["title"], row["text"]))
         first += batch.num_rows
@@ -129,8 +143,8 @@ def _read(snapshot: Snapshot, wanted: dict[str, None], random: set[int]) -> tupl
 
 
 def _encode(tower: Tower, ids: TokenIds, ranks: Ranks, autocast: Autocast) -> np.ndarray:
-    shares = ranks.shares([len(one) for one in ids])
+    shards = ranks.shards([len(text) for text in ids])
     with autocast():
-        own = tower.encode([ids[row] for row in shares[ranks.rank].tolist()], 2048)
-    vectors: np.ndarray = ranks.gather(torch.from_numpy(own).to(tower.device), shares).cpu().numpy()
+        local = tower.encode([ids[row] for row in shards[ranks.rank].tolist()], 2048)
+    vectors: np.ndarray = ranks.gather(torch.from_numpy(local).to(tower.device), shards).cpu().numpy()
     return vectors

@@ -1,9 +1,9 @@
 """Exact gradients of a loss over a batch of any size, in the memory of one chunk of texts.
 
 Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (2021): encode all texts without
-a graph, take the loss and its gradient with respect to the vectors, then encode chunk by chunk once more and send
-each chunk's part of that gradient on into the weights. A batch that fits in memory keeps its graphs instead, which
-saves the second encoding; everything else is the same, to the last chunk.
+a graph, compute the loss and its gradient with respect to the vectors, then encode each chunk again and backpropagate
+its part of that gradient. A batch that fits in memory keeps its graphs, which saves the second encoding; the chunks
+are the same in both cases.
 """
 
 from __future__ import annotations
@@ -22,40 +22,42 @@ Autocast = Callable[[], AbstractContextManager[object]]
 @dataclass
 class _Chunk:
     side: int
-    rows: Tensor  # int64: which of the side's texts, ascending in length
-    state: Tensor  # of the random generator before the chunk: the same dropout in both encodings
-    vectors: Tensor | None  # with their graph; None when they are to be made again
+    rows: Tensor  # int64, rows of the side's texts, ascending in length
+    state: Tensor  # of the random generator before the chunk, for the same dropout in both encodings
+    vectors: Tensor | None  # with their graph; None if `backward` must encode the chunk again
 
 
 class Forward:
-    """Texts encoded by their towers, and the way back into the weights.
+    """Encode texts with their towers, and backpropagate gradients of the vectors into the weights.
 
-    `vectors` are float tensors (n, d), one for each of `texts`, in the order of the texts. They are leaves: a loss's
-    gradient ends at them. Those of a tower without trainable weights want no gradient.
+    `vectors` holds a float tensor (n, d) for each item of `texts`, in the order of the texts. The tensors are leaves of
+    the autograd graph. Vectors of a tower without trainable weights require no gradient.
     """
 
     def __init__(
         self, texts: Sequence[tuple[nn.Module, TokenIds]], chunk_tokens: int, *, keep: bool, autocast: Autocast
     ) -> None:
-        """Encode `texts`, pairs of a tower (called with token ids and a budget) and what it shall encode.
+        """Encode `texts`.
 
-        chunk_tokens: most padded tokens of a chunk, unless one text alone has more.
-        keep: hold the graphs of all chunks until `backward`.
-        autocast: makes the numeric context of one chunk; a fresh one each time, since casts of weights that are
-            cached without a graph must not be met by the encoding that needs one.
+        Args:
+            texts: pairs of a tower (called with token ids and a budget) and the token ids to encode.
+            chunk_tokens: maximum number of padded tokens per chunk; a longer text is a chunk of its own.
+            keep: keep the graphs of all chunks until `backward`.
+            autocast: makes the autocast context of one chunk. Each chunk needs a new context, because autocast caches
+                weight casts, and casts cached without a graph would break the second encoding.
         """
         self._texts, self._budget, self._autocast = texts, chunk_tokens, autocast
         self._chunks: list[_Chunk] = []
         self.vectors = [self._encode(side, keep) for side in range(len(texts))]
 
     def backward(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add to the weights' `.grad` what `gradients` with respect to `vectors` make of them; can be done once."""
+        """Backpropagate the gradients of `vectors` into the weights' `.grad`. Call it once."""
         for chunk in self._chunks:
             gradient = gradients[chunk.side]
             if gradient is not None:
-                vectors = self._again(chunk) if chunk.vectors is None else chunk.vectors
+                vectors = self._encode_again(chunk) if chunk.vectors is None else chunk.vectors
                 vectors.backward(gradient[chunk.rows.to(gradient.device)])
-            chunk.vectors = None  # activations are given back as soon as they are used
+            chunk.vectors = None  # frees the activations
 
     def _encode(self, side: int, keep: bool) -> Tensor:
         tower, ids = self._texts[side]
@@ -70,11 +72,11 @@ class Forward:
             order.append(rows)
             if trained:
                 self._chunks.append(_Chunk(side, rows, state, vectors if keep else None))
-        together = torch.cat(parts)
-        back = torch.argsort(torch.cat(order)).to(together.device)
-        return together[back].requires_grad_(trained)
+        vectors = torch.cat(parts)
+        original = torch.argsort(torch.cat(order)).to(vectors.device)
+        return vectors[original].requires_grad_(trained)
 
-    def _again(self, chunk: _Chunk) -> Tensor:
+    def _encode_again(self, chunk: _Chunk) -> Tensor:
         _set_generator(next(self._texts[chunk.side][0].parameters()).device, chunk.state)
         return self._forward(chunk.side, chunk.rows)
 
@@ -86,7 +88,7 @@ class Forward:
 
 
 def _chunks_of(ids: TokenIds, budget: int) -> list[Tensor]:
-    """Rows by rising length, cut where rows × longest would pass the budget: no chunk is divided further in a tower."""
+    """Sort rows by length and split them where rows × longest would exceed the budget, so towers do not split again."""
     chunks: list[list[int]] = [[]]
     for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
         if chunks[-1] and (len(chunks[-1]) + 1) * len(ids[row]) > budget:

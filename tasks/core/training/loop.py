@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations on dev queries, checkpoints, until the plan or the patience is at its end."""
+"""The training loop: steps, dev evaluations, and checkpoints, until the last planned step or an early stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tasks.core.training.dev_decisions import is_finished, record_start, record_
 from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.step import Stepper, numeric
+from tasks.core.training.step import Stepper, make_autocast
 from tasks.core.training.trainable import make_trainable, spec_to_train
 
 log = logging.getLogger("nightshift.training")
@@ -39,11 +39,11 @@ REPORT_SECONDS = 10.0
 
 
 class Job(BaseModel):
-    """All that a training process needs to know."""
+    """Inputs of a training process."""
 
     model_config = ConfigDict(frozen=True)
 
-    folder: Path  # where checkpoints and the trained encoder go
+    folder: Path  # receives checkpoints and the trained encoder
     start: Encoder
     snapshot: Snapshot
     negatives: Negatives
@@ -53,9 +53,13 @@ class Job(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What a training did. `kept` is the step whose weights were saved.
+    """Result of a training.
 
-    `improved` is false where every later step was worse on dev queries than step 0, whose weights were saved then.
+    steps: number of steps taken.
+    kept: step whose weights were saved.
+    improved: false if every later step was worse on dev queries than step 0; the weights of step 0 were saved.
+    loss: loss of each step. dev: (step, mean nDCG@10) of each dev evaluation.
+    forgetting: nDCG@10 on the older snapshot's held-out queries before and after training; None if not measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,36 +74,42 @@ class Outcome(BaseModel):
 
 
 def run(job: Job, ranks: Ranks) -> Outcome:
-    """Train, and write the encoder into the job's folder; every process of `ranks` calls this with the same job.
+    """Train, and write the encoder to the job's folder. Every process of `ranks` calls this with the same job.
 
     Raises:
         BadInput: there is nothing to train on.
-        NightshiftError: the loss is not a number any more, or a batch is too small for so many processes.
+        NightshiftError: the loss is not finite, or the batch has fewer pairs than there are processes.
     """
     settings = job.settings.training
     if settings.batch_size < ranks.size:
         raise NightshiftError(
-            f"[training] batch_size = {settings.batch_size} is less than {ranks.size} processes: raise it, or "
-            "set fewer processes"
+            f"[training] batch_size = {settings.batch_size} is smaller than the number of processes ({ranks.size}): "
+            "raise it, or set fewer processes"
         )
     spec = spec_to_train(read_spec(job.start.path), job.settings.encoder)
     encoder = DualEncoder(job.start.path, spec)
     make_trainable(encoder, job.settings.encoder)
-    own = job.settings.evaluation.leave_out_self
-    data = load_pairs(job.snapshot, job.negatives, encoder, settings, job.older, leave_out_self=own)
+    data = load_pairs(
+        job.snapshot,
+        job.negatives,
+        encoder,
+        settings,
+        job.older,
+        leave_out_self=job.settings.evaluation.leave_out_self,
+    )
     check_negatives(data, settings)
     stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
-    dev, frozen = _yardsticks(job, encoder)
+    dev, older_evaluation = _dev_evaluations(job, encoder)
 
-    def evaluate(at: DevEvaluation) -> np.ndarray:
-        return at.ndcg(encoder, ranks, numeric(settings, stepper.device))
+    def evaluate(evaluation: DevEvaluation) -> np.ndarray:
+        return evaluation.ndcg(encoder, ranks, make_autocast(settings, stepper.device))
 
-    before = None if frozen is None else float(evaluate(frozen).mean())
+    before = None if older_evaluation is None else float(evaluate(older_evaluation).mean())
     progress = _train(job, data, stepper, None if dev is None else lambda: evaluate(dev))
     kept = step_to_keep(progress)
     if kept > 0:
-        _put_back(stepper.model, progress, kept)
-    after = before if frozen is None or kept == 0 else float(evaluate(frozen).mean())
+        _restore_best(stepper.model, progress, kept)
+    after = before if older_evaluation is None or kept == 0 else float(evaluate(older_evaluation).mean())
     if ranks.leads:
         save_encoder(encoder if kept > 0 else DualEncoder(job.start.path, spec), job.folder)
     return Outcome(
@@ -113,22 +123,22 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     )
 
 
-def _yardsticks(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | None, DevEvaluation | None]:
-    """Dev queries to stop by, and held-out queries of the older snapshot that show what is forgotten."""
+def _dev_evaluations(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | None, DevEvaluation | None]:
+    """Return the dev evaluation for early stopping, and the one on the older snapshot that measures forgetting."""
     settings, held_out = job.settings.training, job.settings.evaluation
-    dev, frozen, own = None, None, held_out.leave_out_self
+    dev, older_evaluation, leave_out_self = None, None, held_out.leave_out_self
     if settings.evaluate_every:
-        dev = dev_evaluation(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=own)
+        dev = dev_evaluation(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=leave_out_self)
     if job.older is not None:
-        frozen = dev_evaluation(job.older, held_out.split, encoder, settings, leave_out_self=own)
-    return dev, frozen
+        older_evaluation = dev_evaluation(job.older, held_out.split, encoder, settings, leave_out_self=leave_out_self)
+    return dev, older_evaluation
 
 
 def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[], np.ndarray] | None) -> Progress:
     settings, folder = stepper.settings, job.folder / CHECKPOINTS
     pairs = plan(data, settings, stepper.steps)
-    begun = stepper.ranks.as_the_first(newest_step(folder))
-    progress = load_checkpoint(folder, begun, stepper.model, stepper.optimizer)
+    newest = stepper.ranks.broadcast(newest_step(folder))
+    progress = load_checkpoint(folder, newest, stepper.model, stepper.optimizer)
     if progress.steps:
         log.info("Resuming training after step %d of %d", progress.steps, stepper.steps)
     elif evaluate is not None:
@@ -146,7 +156,7 @@ def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[
     return progress
 
 
-def _put_back(model: nn.Module, progress: Progress, step: int) -> None:
+def _restore_best(model: nn.Module, progress: Progress, step: int) -> None:
     if progress.best is not None and step != progress.steps:
         put_weights(model, progress.best)
 

@@ -1,4 +1,4 @@
-"""What training reads: the positives and mined negatives of a snapshot, as rows of token tables."""
+"""Training data: the positives and mined negatives of a snapshot, as rows of token tables."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Scores = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Everything a batch is made of; a query or passage is the row of its text, and equal texts are one row.
+    """Inputs of all batches. Queries and passages are row numbers; equal texts share a row.
 
-    pairs: int64 (n, 2): query, one of its positives; each pair once. The first `fresh` are the night's own, the
-        others are replayed from the serving release's snapshot.
-    positives: a query → its positives among the pairs, ascending.
-    negatives: a query → its mined negatives, best first.
-    cluster: int64 (passages,): equal numbers for equal and near-duplicate texts.
-    known: a query → the clusters of all its known positives, of any split, ascending.
-    teacher: a query → passages (ascending) and a teacher's scores of them (float32).
+    pairs: int64 (n, 2): query, one of its positives; each pair once. The first `fresh` pairs are from this snapshot;
+        the others are replayed from the serving release's snapshot.
+    positives: query → its positives among the pairs, ascending.
+    negatives: query → its mined negatives, best first.
+    cluster: int64 (passages,): same number for equal and near-duplicate texts.
+    known: query → clusters of all its known positives, of any split, ascending.
+    teacher: query → passages (ascending) and the teacher's scores (float32).
     """
 
     query_tokens: TokenTable
@@ -59,30 +59,38 @@ def load_pairs(
     *,
     leave_out_self: bool = False,
 ) -> TrainingPairs:
-    """Read and tokenise the training pairs of a snapshot with their mined negatives.
+    """Read and tokenize the training pairs of a snapshot with their mined negatives.
 
-    With `replay` in the settings, pairs that only `older` trains on come behind them: those whose query is not
-    held out now. Equally worded queries share all their positives. `negatives.parquet` may have a column
-    `teacher_score`, and beside it may lie `positives.parquet` (query_id, passage_id, teacher_score). With
-    `leave_out_self` no query is pushed away from the passage that has its id.
+    Queries with equal texts share all their positives.
 
-    Raises BadInput when the training split holds no positive, or the loss needs teacher scores and there are none.
+    Args:
+        snapshot: training pairs, and all judged pairs.
+        negatives: folder with `negatives.parquet`. For distillation it has a column `teacher_score`, and the folder has
+            `positives.parquet` (query_id, passage_id, teacher_score).
+        encoder: its tokenizers.
+        settings: `[training]`.
+        older: snapshot of the serving release. With `replay`, its training pairs that this snapshot lacks follow,
+            unless their query is now held out.
+        leave_out_self: treat the passage whose id equals the query's id as a known positive.
+
+    Raises:
+        BadInput: the training split has no positive, or the loss needs teacher scores and there are none.
     """
-    asked, texts = dict[str, int](), PassageTexts(encoder.passage)
+    query_rows, texts = dict[str, int](), PassageTexts(encoder.passage)
     mined = pq.read_table(negatives.path / NEGATIVES)
-    train, judged, query_row, passage_row = _judged(snapshot, asked, texts, mined["passage_id"])
+    train, judged, query_row, passage_row = _read_pairs(snapshot, query_rows, texts, mined["passage_id"])
     if not train:
-        raise BadInput("the snapshot holds no training pair: qrels/train.tsv needs lines with a score above 0")
+        raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
     pairs = train
     if older is not None and settings.replay > 0:
-        replayed, before = _replayed(snapshot, older, judged, asked, texts)
-        pairs, judged = train + replayed, judged + before
-        log.info("replay: %d pairs that this snapshot lacks", len(replayed))
+        replayed, judged_before = _replayed(snapshot, older, judged, query_rows, texts)
+        pairs, judged = train + replayed, judged + judged_before
+        log.info("replaying %d pairs of the serving release's snapshot that this snapshot lacks", len(replayed))
     if leave_out_self:
         judged = judged + [(row, passage_row[query]) for query, row in query_row.items() if query in passage_row]
     cluster = texts.clusters(settings.near_duplicate)
     return TrainingPairs(
-        query_tokens=TokenTable([encoder.query.tokenize(list(asked))]),
+        query_tokens=TokenTable([encoder.query.tokenize(list(query_rows))]),
         passage_tokens=texts.tokens(),
         pairs=np.array(pairs, np.int64),
         fresh=len(train),
@@ -95,9 +103,10 @@ def load_pairs(
 
 
 def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
-    """Warn where no query has a mined negative.
+    """Warn if no query has a mined negative.
 
-    Raises BadInput where no query has any negative at all, not even in a batch: there is nothing to learn then.
+    Raises:
+        BadInput: no query has a negative at all, not even in a batch.
     """
     if settings.hard_negatives == 0 or data.negatives:
         return
@@ -105,47 +114,56 @@ def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
     if len(np.unique(data.cluster[passages])) == 1:
         raise BadInput(
             f"nothing can be learned: the {len(passages):,} passages of the training pairs are copies or near "
-            "duplicates of one, and no query has a mined negative. Add training pairs with other passages."
+            "duplicates of each other, and no query has a mined negative. Add training pairs with other passages."
         )
     log.warning(
-        "No query has a mined negative, so the other passages of a batch are the only ones. See the log of mining: a "
-        "retriever had no hits, or a filter refused them all."
+        "No query has a mined negative, so only the other passages of a batch are negatives. Check the log of mining: "
+        "the retrievers had no hits, or the filters removed all hits."
     )
 
 
-def _judged(
-    snapshot: Snapshot, asked: dict[str, int], texts: PassageTexts, more: pa.ChunkedArray, held: Iterable[str] = ()
+def _read_pairs(
+    snapshot: Snapshot,
+    query_rows: dict[str, int],
+    texts: PassageTexts,
+    extra_passages: pa.ChunkedArray,
+    held_out: Iterable[str] = (),
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], dict[str, int], dict[str, int]]:
-    """Training pairs (without queries of the texts `held`), judged pairs of all queries asked, and rows by id.
+    """Read the training pairs and judged pairs of a snapshot; add new texts to `query_rows` (text → row) and `texts`.
 
-    Texts that were not there get new rows, in `asked` by wording and in `texts`.
+    Args:
+        extra_passages: ids of more passages to read.
+        held_out: query texts to skip.
+
+    Returns:
+        Training pairs, judged pairs of the training queries, query id → row, and passage id → row.
     """
-    wording = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
-    train, everything, held = qrels(snapshot, "train"), qrels(snapshot), set(held)
+    text_by_id = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
+    train, judged, skipped = qrels(snapshot, "train"), qrels(snapshot), set(held_out)
     for query in train["query_id"].to_pylist():
-        if wording[query] not in held:
-            asked.setdefault(wording[query], len(asked))
-    query_row = {query: asked[text] for query, text in wording.items() if text in asked}
-    ours = pa.array(query_row, pa.string())
-    everything = everything.filter(pc.is_in(everything["query_id"], value_set=ours))
-    wanted = pc.unique(pa.chunked_array([*everything["passage_id"].chunks, *more.chunks], pa.string()))
-    passage_row = texts.add(snapshot, wanted)
-    train = train.filter(pc.is_in(train["query_id"], value_set=ours))
+        if text_by_id[query] not in skipped:
+            query_rows.setdefault(text_by_id[query], len(query_rows))
+    query_row = {query: query_rows[text] for query, text in text_by_id.items() if text in query_rows}
+    query_ids = pa.array(query_row, pa.string())
+    judged = judged.filter(pc.is_in(judged["query_id"], value_set=query_ids))
+    passage_ids = pc.unique(pa.chunked_array([*judged["passage_id"].chunks, *extra_passages.chunks], pa.string()))
+    passage_row = texts.add(snapshot, passage_ids)
+    train = train.filter(pc.is_in(train["query_id"], value_set=query_ids))
     pairs = list(dict.fromkeys(_rows(train, query_row, passage_row)))
-    return pairs, list(_rows(everything, query_row, passage_row)), query_row, passage_row
+    return pairs, list(_rows(judged, query_row, passage_row)), query_row, passage_row
 
 
 def _replayed(
-    snapshot: Snapshot, older: Snapshot, judged: list[tuple[int, int]], asked: dict[str, int], texts: PassageTexts
+    snapshot: Snapshot, older: Snapshot, judged: list[tuple[int, int]], query_rows: dict[str, int], texts: PassageTexts
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Pairs that only the older snapshot trains on, and all that it judged of the queries asked."""
+    """Return training pairs that only the older snapshot has, and all its judged pairs of the training queries."""
     splits = qrels(snapshot)
-    held_out = pc.unique(splits.filter(pc.not_equal(splits["split"], "train"))["query_id"])
-    now = queries(snapshot)
-    held = now.filter(pc.is_in(now["query_id"], value_set=held_out))["text"].to_pylist()
-    trained, before, _, _ = _judged(older, asked, texts, pa.chunked_array([], pa.string()), held)
-    kept = set(judged)
-    return [pair for pair in trained if pair not in kept], before
+    held_out_ids = pc.unique(splits.filter(pc.not_equal(splits["split"], "train"))["query_id"])
+    current = queries(snapshot)
+    held_out = current.filter(pc.is_in(current["query_id"], value_set=held_out_ids))["text"].to_pylist()
+    trained, judged_before, _, _ = _read_pairs(older, query_rows, texts, pa.chunked_array([], pa.string()), held_out)
+    known = set(judged)
+    return [pair for pair in trained if pair not in known], judged_before
 
 
 def _rows(table: pa.Table, query_row: dict[str, int], passage_row: dict[str, int]) -> Iterable[tuple[int, int]]:
@@ -154,7 +172,7 @@ def _rows(table: pa.Table, query_row: dict[str, int], passage_row: dict[str, int
 
 
 def _grouped(pairs: Iterable[tuple[int, int]]) -> dict[int, np.ndarray]:
-    """A query → its passages, each once, in order."""
+    """Group passages by query; each passage once, in order."""
     grouped: dict[int, dict[int, None]] = {}
     for query, passage in pairs:
         grouped.setdefault(query, {})[passage] = None
@@ -168,13 +186,13 @@ def _teacher(
         return {}
     if TEACHER not in mined.column_names or not (folder / POSITIVES).exists():
         raise BadInput(
-            f'[training] loss = "{settings.loss}" learns from a teacher, and {folder} has no column {TEACHER} in '
-            f"{NEGATIVES} or no {POSITIVES}. Mine with a teacher, or choose another loss."
+            f'[training] loss = "{settings.loss}" learns from a teacher, but {folder} has no '
+            f"{POSITIVES}, or its {NEGATIVES} has no column {TEACHER}. Mine with a teacher, or choose another loss."
         )
     grouped: dict[int, dict[int, float]] = {}
     for table in (mined, pq.read_table(folder / POSITIVES)):
-        known = zip(_rows(table, query_row, passage_row), table[TEACHER].to_pylist(), strict=True)
-        for (query, passage), score in known:
+        scored = zip(_rows(table, query_row, passage_row), table[TEACHER].to_pylist(), strict=True)
+        for (query, passage), score in scored:
             if score is not None:
                 grouped.setdefault(query, {})[passage] = score
     return {query: _by_row(scores, settings.teacher_temperature) for query, scores in grouped.items()}

@@ -1,8 +1,8 @@
-"""Several processes that share each batch: who encodes what, and the two collectives of a step.
+"""Training processes that share each batch: the shard of each process, and the two collectives of a step.
 
-Every process knows the whole batch, encodes its share, gathers the vectors of all and takes the loss of the whole
-batch; it follows the gradient of its own vectors alone into the weights. The sum over processes is then the gradient
-of the whole batch, and one all-reduce a step makes it.
+Every process has the whole batch. It encodes its shard, gathers the vectors of all processes, and computes the loss of
+the whole batch. It backpropagates only through its own vectors. One all-reduce per step sums these gradients to the
+gradient of the whole batch.
 """
 
 from __future__ import annotations
@@ -20,50 +20,62 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size` of them."""
+    """The rank of this process among `size` training processes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """True for the one process that writes and speaks."""
+        """Whether this process writes files and logs (rank 0)."""
         return self.rank == 0
 
-    def shares(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Which of so many texts each process encodes: int64, one tensor a process, about equal in tokens."""
+    def shards(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Split texts into one shard per process, about equal in tokens.
+
+        Args:
+            lengths: tokens of each text.
+
+        Returns:
+            Rows of the texts, int64, one tensor per process.
+        """
         if self.size == 1:
             return [torch.arange(len(lengths))]
         order = np.argsort(np.array(lengths), kind="stable")
         return [torch.from_numpy(np.sort(order[rank :: self.size])) for rank in range(self.size)]
 
-    def as_the_first(self, value: int) -> int:
-        """What the first process gives, in all of them: hosts may see what lies in a shared folder at other times."""
+    def broadcast(self, value: int) -> int:
+        """Broadcast a value from rank 0 to all ranks; hosts may see a shared folder change at different times."""
         if self.size == 1:
             return value
-        said = torch.tensor([value], device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.broadcast(said, src=0)
-        return int(said.item())
+        message = torch.tensor([value], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.broadcast(message, src=0)
+        return int(message.item())
 
-    def gather(self, own: Tensor, shares: Sequence[Tensor]) -> Tensor:
-        """The vectors (n, d) of all processes in the order of the texts; gradients reach `own` alone.
+    def gather(self, local: Tensor, shards: Sequence[Tensor]) -> Tensor:
+        """Gather the vectors of all processes with one collective; gradients flow only into `local`.
 
-        own: float (len(shares[rank]), d). One collective.
+        Args:
+            local: float (len(shards[rank]), d), the vectors of this process.
+            shards: rows of each process, from `Ranks.shards`.
+
+        Returns:
+            float (n, d), in the order of the texts.
         """
         if self.size == 1:
-            return own
-        most = max(len(share) for share in shares)
-        padded = own.new_zeros(most, own.shape[1])
-        padded[: len(own)] = own.detach()
+            return local
+        longest = max(len(shard) for shard in shards)
+        padded = local.new_zeros(longest, local.shape[1])
+        padded[: len(local)] = local.detach()
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        others = own.new_zeros(sum(len(share) for share in shares), own.shape[1])
-        for share, part in zip(shares, parts, strict=True):
-            others[share.to(own.device)] = part[: len(share)]
-        return others.index_copy(0, shares[self.rank].to(own.device), own)
+        vectors = local.new_zeros(sum(len(shard) for shard in shards), local.shape[1])
+        for shard, part in zip(shards, parts, strict=True):
+            vectors[shard.to(local.device)] = part[: len(shard)]
+        return vectors.index_copy(0, shards[self.rank].to(local.device), local)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its sum over the processes: one all-reduce of all of them, laid end to end."""
+        """Replace every gradient by its sum over all processes, with one all-reduce of the concatenated gradients."""
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -77,9 +89,9 @@ class Ranks:
 
 @contextmanager
 def join_process_group() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started; alone when it started none.
+    """Join the process group of `torchrun`, and leave it at the end. Without torchrun, use one process.
 
-    Ray Train joins those that it started, each on its device, before they get here, and parts them itself.
+    Ray Train initializes and destroys its process group itself.
     """
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())

@@ -1,4 +1,4 @@
-"""One optimizer step, however large its batch is and however many processes share it."""
+"""One optimizer step, for any batch size and any number of processes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
 
-SHORT = 512  # tokens of a text
+SHORT = 512  # tokens per text: longest for which unfused attention is used
 
 
 class Stepper:
-    """The weights of an encoder, and what changes them: AdamW under a linear warm-up and decay, clipped."""
+    """Update the weights of an encoder: AdamW with gradient clipping, linear warm-up, and linear decay."""
 
     def __init__(self, encoder: DualEncoder, settings: Settings, steps: int, ranks: Ranks) -> None:
-        """Move the encoder to this process's device. `steps` is the length of the schedule."""
+        """Move the encoder to this process's device. `steps` is the length of the learning rate schedule."""
         self.encoder, self.steps, self.ranks, self.settings = encoder, steps, ranks, settings.training
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
@@ -41,12 +41,21 @@ class Stepper:
         )
 
     def step(self, data: TrainingPairs, batch: Batch, number: int) -> float:
-        """Take step `number` (from 0) with this batch; return its loss.
+        """Take one optimizer step.
 
-        Raises NightshiftError when the loss is not finite; the weights are then as they were.
+        Args:
+            data: training pairs with token ids.
+            batch: rows of this step.
+            number: index of the step, from 0.
+
+        Returns:
+            The loss of the batch.
+
+        Raises:
+            NightshiftError: the loss is not finite. The weights are unchanged.
         """
         self._train()
-        # Dropout depends on the step and the process alone, also after a resume.
+        # Seed dropout by step and rank, so a resumed run draws the same masks.
         torch.manual_seed(self.settings.seed * 1_000_003 + number * self.ranks.size + self.ranks.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate(number, self.steps, self.settings.warmup)
@@ -59,10 +68,13 @@ class Stepper:
         return value
 
     def pace(self, ids: TokenIds) -> float:
-        """Tokens a second that go through the passage tower and back as in a step; the weights stay."""
+        """Measure the training speed of the passage tower, forward and backward, in tokens per second.
+
+        The weights do not change.
+        """
         begin = time.perf_counter()
         self._train()
-        autocast = numeric(self.settings, self.device)
+        autocast = make_autocast(self.settings, self.device)
         forward = Forward([(self.encoder.passage, ids)], _chunk_tokens(self.device), keep=True, autocast=autocast)
         forward.backward([torch.ones_like(vectors) for vectors in forward.vectors])
         self.optimizer.zero_grad(set_to_none=True)
@@ -75,7 +87,10 @@ class Stepper:
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: a linear rise over the first `warmup` of the steps, then a linear fall to zero."""
+    """Return the learning rate of a step as a share of its peak.
+
+    It rises linearly over the first `warmup` (share of all steps), then falls linearly to 0.
+    """
     rise = max(1, round(warmup * steps))
     return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
@@ -83,33 +98,33 @@ def rate(step: int, steps: int, warmup: float) -> float:
 def add_gradients(
     encoder: DualEncoder, data: TrainingPairs, batch: Batch, loss: Loss, settings: TrainingSettings, ranks: Ranks
 ) -> float:
-    """Put the gradient of the batch's loss into the weights' `.grad`, and return the loss.
+    """Add the gradient of the batch's loss to the weights' `.grad`; return the loss.
 
-    The result is that of one process that holds the whole batch in memory, whatever `ranks` and `memory_tokens` say.
+    The result is the same as in one process with the whole batch in memory, for any `ranks` and `memory_tokens`.
     """
     device = encoder.query.device
     sides = (
         (encoder.query, data.query_tokens.take(batch.queries)),
         (encoder.passage, data.passage_tokens.take(batch.passages)),
     )
-    shares = [ranks.shares([len(one) for one in ids]) for _, ids in sides]
-    own = [
-        (tower, [ids[row] for row in share[ranks.rank].tolist()])
-        for (tower, ids), share in zip(sides, shares, strict=True)
+    shards = [ranks.shards([len(text) for text in ids]) for _, ids in sides]
+    local = [
+        (tower, [ids[row] for row in shard[ranks.rank].tolist()])
+        for (tower, ids), shard in zip(sides, shards, strict=True)
     ]
-    tokens = sum(len(one) for _, ids in own for one in ids)
+    tokens = sum(len(text) for _, ids in local for text in ids)
     forward = Forward(
-        own, _chunk_tokens(device), keep=tokens <= settings.memory_tokens, autocast=numeric(settings, device)
+        local, _chunk_tokens(device), keep=tokens <= settings.memory_tokens, autocast=make_autocast(settings, device)
     )
-    queries, passages = (ranks.gather(part, share) for part, share in zip(forward.vectors, shares, strict=True))
-    value = loss(queries, passages, _relations(batch, device))
-    forward.backward(_gradients(value, forward.vectors))
+    queries, passages = (ranks.gather(vectors, shard) for vectors, shard in zip(forward.vectors, shards, strict=True))
+    batch_loss = loss(queries, passages, _relations(batch, device))
+    forward.backward(_gradients(batch_loss, forward.vectors))
     ranks.sum_gradients(parameter for tower in encoder.towers.values() for parameter in tower.parameters())
-    return value.item()
+    return batch_loss.item()
 
 
-def numeric(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Makes the context in which a transformer runs: bf16 matrix products over float32 weights, or plain float32."""
+def make_autocast(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Return a factory of autocast contexts: bf16 matrix products over float32 weights, or plain float32."""
     bf16 = _in_bf16(settings)
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
@@ -119,10 +134,10 @@ def _in_bf16(settings: TrainingSettings) -> bool:
 
 
 def _choose_attention(encoder: DualEncoder, settings: TrainingSettings, device: torch.device) -> None:
-    """Plain matrix products in place of torch's fused attention where they are faster.
+    """Replace torch's fused attention by plain matrix products where those are faster.
 
-    In bf16 on a CPU the fused one is slow, most of all backwards: without it a step of MiniLM is 1.4 times as fast.
-    The price is memory in the square of a text's length, so not for long texts.
+    Fused attention is slow in bf16 on CPUs, mainly in the backward pass: without it, a step of MiniLM is 1.4 times as
+    fast. Plain attention needs memory quadratic in text length. Long texts keep fused attention.
     """
     for tower in (encoder.query, encoder.passage):
         if device.type == "cpu" and _in_bf16(settings) and tower.max_tokens <= SHORT:
@@ -130,32 +145,35 @@ def _choose_attention(encoder: DualEncoder, settings: TrainingSettings, device: 
 
 
 def _chunk_tokens(device: torch.device) -> int:
-    """Padded tokens that go through at once: on a CPU what the caches of its cores hold, on a GPU what keeps it busy.
+    """Return the number of padded tokens per forward pass: fits the CPU caches, or keeps a GPU busy.
 
-    On one core 1,024 are a quarter faster than 4,096, and cost less padding.
+    On one core, 1,024 tokens are 25 % faster than 4,096, and waste less on padding.
     """
     return 16_384 if device.type == "cuda" else max(1024, 512 * torch.get_num_threads())
 
 
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    # Decay pulls on matrices only: on biases and norms it would change what they are for.
+    # Apply weight decay to matrices only, not to biases and norms.
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _gradients(value: Tensor, vectors: Sequence[Tensor]) -> list[Tensor | None]:
-    wanted = [one for one in vectors if one.requires_grad]
-    found = iter(torch.autograd.grad(value, wanted))
-    return [next(found) if one.requires_grad else None for one in vectors]
+    trained = [tensor for tensor in vectors if tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(value, trained))
+    return [next(gradients) if tensor.requires_grad else None for tensor in vectors]
 
 
 def _relations(batch: Batch, device: torch.device) -> Relations:
     return Relations(
-        own=torch.arange(len(batch.queries), device=device),
+        target=torch.arange(len(batch.queries), device=device),
         positive=torch.from_numpy(batch.positive).to(device),
         known=torch.from_numpy(batch.known).to(device),
         teacher=None if batch.teacher is None else torch.from_numpy(batch.teacher).to(device),

@@ -1,4 +1,4 @@
-"""Token ids of training texts in compact tables, one row for each distinct text."""
+"""Token ids of training texts in compact tables, one row per distinct text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tasks.core.text.normalization import full_text
 
 
 class TokenTable:
-    """Token ids of many texts in one int32 array, 4 bytes a token."""
+    """Token ids of many texts in one int32 array (4 bytes per token)."""
 
     def __init__(self, texts: Iterable[Sequence[Sequence[int]]]) -> None:
-        """Take batches of token id lists."""
+        """Copy batches of token id lists."""
         parts = [np.fromiter(row, np.int32, len(row)) for batch in texts for row in batch]
         self.flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
         self.ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
@@ -36,14 +36,14 @@ class TokenTable:
         return ids
 
     def take(self, rows: Iterable[int]) -> list[list[int]]:
-        """The token ids of these rows, in their order."""
+        """Return the token ids of these rows, in the given order."""
         return [self[int(row)] for row in rows]
 
 
 class PassageTexts:
-    """Passages of snapshots, shingled once for each distinct text, whatever ids it goes by.
+    """Token ids and shingles of passages of several snapshots. Passages with equal texts share a row.
 
-    Their token ids come from the token cache that an embedding of the snapshot left; what that lacks is tokenised.
+    Token ids come from the snapshot's token cache, if an embedding step wrote one. Missing texts are tokenized.
     """
 
     def __init__(self, tower: Tower) -> None:
@@ -53,39 +53,41 @@ class PassageTexts:
         self._shingles = ShingleCollector()
 
     def add(self, snapshot: Snapshot, ids: pa.Array) -> dict[str, int]:
-        """Read the passages of these ids in one pass; return the row of each by its id."""
-        found: dict[str, int] = {}
+        """Read the passages with these ids in one pass over the snapshot; return passage id → row."""
+        row_by_id: dict[str, int] = {}
         cache = known_tokens(snapshot.path.parents[1], self._tokenizer, snapshot)
         for batch in passages(snapshot):
-            some = batch.filter(pc.is_in(batch["passage_id"], value_set=ids))
-            hashes = some["text_hash"].to_pylist()
-            first = {name: place for place, name in reversed(list(enumerate(hashes))) if name not in self._rows}
-            new = some.take(pa.array(sorted(first.values()), pa.int64()))
+            selected = batch.filter(pc.is_in(batch["passage_id"], value_set=ids))
+            hashes = selected["text_hash"].to_pylist()
+            first = {digest: place for place, digest in reversed(list(enumerate(hashes))) if digest not in self._rows}
+            new = selected.take(pa.array(sorted(first.values()), pa.int64()))
             pairs = zip(new["title"].to_pylist(), new["text"].to_pylist(), strict=True)
             texts = [full_text(title, text) for title, text in pairs]
             self._tokens.append(TokenTable([self._token_ids(cache, new["text_hash"], texts)]))
             self._shingles.add(pa.array(texts, pa.string()))
-            for name in new["text_hash"].to_pylist():
-                self._rows[name] = len(self._rows)
-            found.update(zip(some["passage_id"].to_pylist(), (self._rows[name] for name in hashes), strict=True))
-        return found
+            for digest in new["text_hash"].to_pylist():
+                self._rows[digest] = len(self._rows)
+            row_by_id.update(
+                zip(selected["passage_id"].to_pylist(), (self._rows[digest] for digest in hashes), strict=True)
+            )
+        return row_by_id
 
     def _token_ids(self, cache: KnownTokens | None, hashes: pa.Array, texts: Sequence[str]) -> list[Sequence[int]]:
         if cache is None:
             return list(self._tower.tokenize(texts))
         rows = cache.find(hash_bytes(hashes))
         ids: list[Sequence[int]] = [()] * len(texts)
-        for place, one in zip(np.flatnonzero(rows >= 0), cache.take(rows[rows >= 0]), strict=True):
-            ids[place] = one.tolist()
+        for place, cached in zip(np.flatnonzero(rows >= 0), cache.take(rows[rows >= 0]), strict=True):
+            ids[place] = cached.tolist()
         missing = np.flatnonzero(rows < 0)
-        for place, made in zip(
+        for place, tokens in zip(
             missing, self._tower.tokenize([texts[place] for place in missing.tolist()]), strict=True
         ):
-            ids[place] = made
+            ids[place] = tokens
         return ids
 
     def tokens(self) -> TokenTable:
-        """The token ids of all rows."""
+        """Return the token ids of all rows."""
         table = TokenTable([])
         table.flat = np.concatenate([table.flat, *(part.flat for part in self._tokens)])
         sizes = [np.diff(part.ends, prepend=0) for part in self._tokens]
@@ -93,5 +95,5 @@ class PassageTexts:
         return table
 
     def clusters(self, threshold: float) -> np.ndarray:
-        """A near-duplicate cluster for each row, int64, see `clusters`."""
+        """Return the near-duplicate cluster of each row, int64 (rows,). See `clusters`."""
         return clusters(self._shingles.sets(), threshold)

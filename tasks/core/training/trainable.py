@@ -1,4 +1,4 @@
-"""Which weights a training changes: all of them, adapters beside them, or those of the query encoder alone."""
+"""Select the weights to train: all weights, adapters only, or the query encoder only."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec
 
 
 def training_keys(settings: EncoderSettings) -> dict[str, Any]:
-    """The encoder settings that decide what a training makes of the encoder that it starts from."""
+    """Return the encoder settings that affect training from a given start encoder."""
     return settings.model_dump(exclude={"model", "query_model", "start"})
 
 
 def spec_to_train(start: EncoderSpec, settings: EncoderSettings) -> EncoderSpec:
-    """The spec that the settings ask for now, to go with the weights of an encoder of the spec `start`.
+    """Return the encoder spec of the current settings, for training from an encoder with the spec `start`.
 
     Raises:
-        NightshiftError: those weights are divided or projected otherwise than the settings say.
+        NightshiftError: `shared` or `dimension` differ, so the start encoder's weights do not fit.
     """
     wanted = EncoderSpec.of(settings, start.precision)
     for name in ("shared", "dimension"):
-        now, then = getattr(wanted, name), getattr(start, name)
-        if now != then:
+        current, before = getattr(wanted, name), getattr(start, name)
+        if current != before:
             raise NightshiftError(
-                f"[encoder] {name} = {now}, but the encoder that training starts from was made with {then}: "
+                f"[encoder] {name} = {current}, but the encoder that training starts from was made with {before}: "
                 'set start = "base" for one night'
             )
     return wanted
 
 
 def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
-    """Let exactly those parameters require gradients that the settings want trained, in place.
+    """Set `requires_grad` on exactly the parameters that the settings train, in place.
 
-    With `train = "query"` the passage tower is frozen. With `lora_rank` transformers are frozen but for adapters; a
-    projection is trained beside them.
+    `train = "query"` freezes the passage tower. `lora_rank` freezes the transformers and adds adapters; a projection
+    is still trained.
 
     Raises:
-        NightshiftError: the encoder has fewer numbers than `dimensions`, none of the `lora_targets`, or peft is not
-            installed.
+        NightshiftError: a value of `dimensions` is larger than the encoder's vectors, none of the `lora_targets`
+            exists, or peft is not installed.
     """
     width = encoder.passage.width
-    if any(one > width for one in settings.dimensions):
+    if any(dimension > width for dimension in settings.dimensions):
         raise NightshiftError(
-            f"[encoder] dimensions = {list(settings.dimensions)}: a vector of this encoder has {width} numbers. "
-            "Give fewer."
+            f"[encoder] dimensions = {list(settings.dimensions)}: the vectors of this encoder have {width} numbers. "
+            "Give smaller dimensions."
         )
     if settings.train == "query":
         encoder.passage.requires_grad_(False)

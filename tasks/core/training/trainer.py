@@ -1,8 +1,8 @@
-"""Encoders as artifacts: the untrained one of the settings, and one trained on a snapshot.
+"""Make encoder artifacts: the untrained encoder of the settings, and encoders trained on a snapshot.
 
-The loop is our own (`loop.py`) and not transformers.Trainer, whose checkpoints are pickles written in place, so that
-a kill may leave half of one, and whose data parallelism reduces gradients in every backward pass instead of once a
-step.
+We use our own loop (`loop.py`) instead of transformers.Trainer for two reasons. Its checkpoints are pickles written in
+place, so a kill can leave half a checkpoint. Its data parallelism reduces gradients in every backward pass, not once
+per step.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
 from tasks.core.training.trainable import training_keys
 
-VERSION = 2  # of what a training makes of the same inputs; a change makes new artifacts
+VERSION = 2  # raise it when training gives another result for the same inputs; this retrains every encoder
 
 
 def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
-    """The untrained encoder of the settings as an artifact: what a first night starts from and is compared with.
+    """Make the untrained encoder of the settings: the start and the baseline of the first night.
 
-    Raises NightshiftError when the base model is not whole, or has vectors of its own that the settings do not give.
+    Raises:
+        NightshiftError: files of the base model are missing, or the settings contradict how the model makes vectors.
     """
     bases = find_bases(settings.encoder)
     spec = EncoderSpec.of(settings.encoder, "fp32")
@@ -58,9 +59,12 @@ def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
 
 
 def check_base(settings: Settings) -> Bases:
-    """The base models of the settings, where a night can start from them; a home that has done so goes on with them.
+    """Find the base models of the settings, and check that a night can start from them.
 
-    Raises NightshiftError as `base_encoder` does.
+    Models that this home already started from are not checked again.
+
+    Raises:
+        NightshiftError: as `base_encoder`.
     """
     bases = find_bases(settings.encoder)
     key = _base_key(bases, EncoderSpec.of(settings.encoder, "fp32"), settings)
@@ -85,27 +89,31 @@ def train(
     older: Snapshot | None = None,
     launch: Callable[[Job], Outcome] | None = None,
 ) -> Encoder:
-    """Train `start` on the snapshot's training pairs and mined negatives (AdamW, warm-up, linear decay).
+    """Train an encoder on the snapshot's training pairs and mined negatives (AdamW, warm-up, linear decay).
 
-    A killed training goes on from its newest checkpoint and ends with the weights of an undisturbed one. Where the
-    snapshot has dev queries, training ends early when nDCG@10 on them stops rising, and the best weights are kept.
+    A killed training resumes from its newest checkpoint and ends with the same weights as an uninterrupted one. If the
+    snapshot has dev queries, training stops early when nDCG@10 on them stops rising, and keeps the best weights.
 
     Args:
-        home: where artifacts lie.
-        start: the encoder to begin with.
-        snapshot, negatives: what to learn from.
-        settings: how.
-        candidates: a run over the dev queries, whose best passages make the looks at them harder.
-        older: the serving release's snapshot. Pairs of it are replayed as the settings say, and what the encoder
-            forgets is measured on its held-out queries.
-        launch: does the job elsewhere; None: here, in `[training] processes`.
+        home: folder of the artifacts.
+        start: encoder to start from.
+        snapshot: training pairs, passages, and dev queries.
+        negatives: mined negatives of the snapshot.
+        settings: all settings; `[training]`, `[encoder]`, and `[embedding]` decide the result.
+        candidates: run over the dev queries; its best passages make the dev evaluation harder.
+        older: snapshot of the serving release. Its pairs are replayed (`[training] replay`), and its held-out queries
+            measure forgetting.
+        launch: runs the job elsewhere; None runs it here in `[training] processes`.
+
+    Returns:
+        Receipt of the trained encoder.
 
     Raises:
-        BadInput: the snapshot has no training pair, or the loss needs a teacher and there is none.
+        BadInput: the snapshot has no training pair, or the loss needs teacher scores and there are none.
         NightshiftError: the loss is not finite, or a training process failed.
     """
     older = None if older is None or older.digest == snapshot.digest else older
-    parents = [one.digest for one in (start, snapshot, negatives, candidates, older) if one is not None]
+    parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     key = {
         "start": start.fingerprint,
         "snapshot": snapshot.digest,
@@ -144,7 +152,7 @@ def train(
 
 
 def processes_of(settings: TrainingSettings) -> int:
-    """How many processes share each batch: what the settings say, else one per GPU, else one."""
+    """Return the number of training processes: `[training] processes`, else one per GPU, else 1."""
     return settings.processes or max(1, torch.cuda.device_count())
 
 
@@ -168,6 +176,6 @@ def _numeric_path(folder: Path, snapshot: Snapshot, settings: Settings, start: E
         return choose_precision(folder, snapshot, settings.embedding)
     if settings.embedding.precision not in ("auto", "fastest"):
         return choose_precision(folder, snapshot, settings.embedding, kept=start.path)
-    path = read_spec(start.path).precision  # or frozen passages would need new vectors
+    path = read_spec(start.path).precision  # another path would need new vectors for all passages
     keep_precision(folder, snapshot, start.path, path)
     return Choice(path, start.fidelity, start.ndcg_change)

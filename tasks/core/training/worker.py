@@ -1,11 +1,11 @@
-"""The module that torchrun starts in each process."""
+"""Entry point of each training process: torchrun starts this module."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from tasks.core.training.launch import work
+from tasks.core.training.launch import run_worker
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    run_worker(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The dials of drift: `[drift]` in the settings file."""
+"""Settings of drift detection: `[drift]` in the settings file."""
 
 from __future__ import annotations
 
@@ -9,37 +9,43 @@ from tasks.core.base.setting_paths import OptionalPath
 
 
 class DriftSettings(Section):
-    """When the data has moved far enough to do something about it."""
+    """Thresholds at which data drift triggers an action."""
 
-    retrain_pairs: float = Field(0.02, ge=0, description="share of new training pairs that is worth a retrain")
-    retrain_passages: float = Field(0.2, ge=0, description="share of new and changed passages that is worth a retrain")
+    retrain_pairs: float = Field(0.02, ge=0, description="retrain from this fraction of new training pairs")
+    retrain_passages: float = Field(0.2, ge=0, description="retrain from this fraction of new and changed passages")
     queries: OptionalPath = Field(
         None,
-        description='a log of queries that is only appended to, JSON lines {"query": …}; watched beside the source',
+        description='append-only query log, JSON lines {"query": …}, to monitor in addition to the source',
     )
-    min_queries: int = Field(500, ge=1, description="new queries needed before their scores are judged: a window")
-    max_queries: int = Field(5000, ge=1, description="queries of a window that are looked at; of more, a sample")
-    window_hours: float = Field(20.0, ge=0, description="hours from one window to the next, however many queries come")
-    low_score_effect: float = Field(0.02, ge=0, description="least rise of the low-score share that counts")
+    min_queries: int = Field(500, ge=1, description="minimum number of new queries in a window")
+    max_queries: int = Field(5000, ge=1, description="maximum number of queries in a window; more are sampled")
+    window_hours: float = Field(20.0, ge=0, description="minimum hours between windows, for any number of queries")
+    low_score_effect: float = Field(0.02, ge=0, description="smallest relevant increase of the fraction of low scores")
     wobble: float = Field(
-        0.004, ge=0, description="standard deviation of the low-score share between nights, until nights have shown it"
+        0.004,
+        ge=0,
+        description="assumed standard deviation between nights of the fraction of low scores, until it can be measured",
     )
     baseline_windows: int = Field(
-        20, ge=1, description="first normal windows of a release that calibrate its threshold"
+        20, ge=1, description="number of first normal windows that calibrate the threshold of a release"
     )
-    recall_effect: float = Field(0.05, ge=0, description="least fall of Recall@10 on new labelled queries that counts")
-    unseen_terms: float = Field(0.05, ge=0, description="rise of the unseen-term share that marks input as suspect")
-    confirm_windows: int = Field(2, ge=1, description="windows that must have moved before it is drift…")
-    confirm_of: int = Field(3, ge=1, description="… among so many last ones")
-    cooldown_days: float = Field(7.0, ge=0, description="days after a retrain for drift in which no other one starts")
-    budget: int = Field(3, ge=0, description="retrains for drift…")
-    budget_days: float = Field(30.0, gt=0, description="… within so many days")
-    approval: bool = Field(False, description="a retrain for drift waits for a person, who starts it by hand")
+    recall_effect: float = Field(
+        0.05, ge=0, description="smallest relevant decrease of Recall@10 on new labeled queries"
+    )
+    unseen_terms: float = Field(
+        0.05, ge=0, description="increase of the fraction of unseen terms that marks input as suspect"
+    )
+    confirm_windows: int = Field(2, ge=1, description="number of drifted windows that confirm drift…")
+    confirm_of: int = Field(3, ge=1, description="… among this number of latest windows")
+    cooldown_days: float = Field(7.0, ge=0, description="minimum days between two retrains for drift")
+    budget: int = Field(3, ge=0, description="maximum number of retrains for drift…")
+    budget_days: float = Field(30.0, gt=0, description="… within this number of days")
+    approval: bool = Field(False, description="do not start a retrain for drift until a person starts it manually")
 
     @model_validator(mode="after")
     def _limits_fit(self) -> DriftSettings:
         if self.max_queries < self.min_queries:
-            raise ValueError(f"max_queries = {self.max_queries} is fewer than min_queries = {self.min_queries}")
+            raise ValueError(f"max_queries = {self.max_queries} is less than min_queries = {self.min_queries}")
         if self.confirm_windows > self.confirm_of:
             raise ValueError(f"confirm_windows = {self.confirm_windows} is more than confirm_of = {self.confirm_of}")
         return self

@@ -1,4 +1,4 @@
-"""The dials of embedding: `[embedding]` in the settings file, and the names of the numeric paths."""
+"""Settings of embedding: `[embedding]` in the settings file, and the names of the numeric paths."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from pydantic import Field
 
 from tasks.core.base.section import Section
 
-# Which program computes vectors, and in which numbers: torch where nothing else is said.
+# Runtime and number type that compute vectors. Names without a prefix are for torch.
 Precision = Literal["fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]
-# Matrix products in int8; what is around them in float32, or in bf16.
+# int8 matrix products; all other operations in bf16 or float32.
 INT8: tuple[Precision, ...] = ("openvino-int8-bf16", "openvino-int8")
 
 
 class EmbeddingSettings(Section):
-    """Passages into vectors, in shards."""
+    """Embedding of passages in shards."""
 
-    shards: int = Field(4, ge=1, description="files the passages are divided into; each can be made by itself")
+    shards: int = Field(
+        4, ge=1, description="number of passage shards; each is one file and can be embedded separately"
+    )
     vectors: Literal["float32", "float16"] = Field(
-        "float32", description="numbers of the vectors on disk; float16 takes half the space"
+        "float32", description="number type of vectors on disk; float16 takes half the space"
     )
     precision: Literal["auto", "fastest"] | Precision = Field(
         "auto",
-        description="numeric path, part of the fingerprint; auto: the fastest in fp32 or bf16 that the machine has and "
-        "that is faithful; fastest: int8 is tried before them; or a path by name",
+        description="numeric path, part of the fingerprint; auto: the fastest fp32 or bf16 path of this machine that "
+        "meets min_cosine and max_ndcg_change; fastest: try int8 paths first; or the name of a path",
     )
-    min_cosine: float = Field(0.999, gt=0, le=1, description="lowest cosine to fp32 that a path in fp32 or bf16 keeps")
+    min_cosine: float = Field(0.999, gt=0, le=1, description="minimum cosine to fp32 vectors of an fp32 or bf16 path")
     max_ndcg_change: float = Field(
         0.002,
         ge=0,
-        description="nDCG@10 on dev queries that a path in fp32 or bf16 may lose; a gain, a loss within chance, and "
-        "fewer than 50 dev queries leave the choice to the cosine",
+        description="maximum loss of an fp32 or bf16 path in nDCG@10 on dev queries; with a gain, a loss within "
+        "chance, or fewer than 50 dev queries, only the cosine decides",
     )
     int8_min_cosine: float = Field(
-        0.98, gt=0, le=1, description="cosine to fp32 that 95 % of the texts keep under an int8 path"
+        0.98, gt=0, le=1, description="minimum cosine to fp32 vectors of an int8 path, for 95 % of the texts"
     )
-    int8_max_ndcg_change: float = Field(0.005, ge=0, description="as max_ndcg_change, for an int8 path")
+    int8_max_ndcg_change: float = Field(0.005, ge=0, description="like max_ndcg_change, for an int8 path")
 
     def numeric(self) -> dict[str, Any]:
-        """The dials that decide which numeric path an encoder gets."""
+        """Return the settings that determine an encoder's numeric path."""
         return self.model_dump(exclude={"shards", "vectors"})

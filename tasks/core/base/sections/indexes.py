@@ -1,11 +1,11 @@
-"""The indexes that a collection may have, and the numbers each is built and searched with."""
+"""Index types of a collection, with their build and search parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-EVERYWHERE = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")  # milvus-lite takes any other name too, and fails at the next load
+EVERYWHERE = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")  # milvus-lite accepts other types, but fails at the next load
 BUILD: dict[str, tuple[str, ...]] = {
     "FLAT": (),
     "IVF_FLAT": ("nlist",),
@@ -35,8 +35,15 @@ SEARCH: dict[str, tuple[str, ...]] = {
 
 
 def build_params(index: str, rows: int, dimension: int, given: Mapping[str, int]) -> dict[str, int]:
-    """The numbers to build `index` with: those that were given, and for the others what suits the collection."""
-    fitting = {
+    """Return the build parameters of `index`: those in `given`, and defaults that fit the collection for the rest.
+
+    Args:
+        index: Index type, a key of `BUILD`.
+        rows: Number of vectors in the collection.
+        dimension: Components per vector.
+        given: Parameters from the settings, by name.
+    """
+    defaults = {
         "nlist": _lists(rows),
         "M": 16,
         "efConstruction": 200,
@@ -45,13 +52,20 @@ def build_params(index: str, rows: int, dimension: int, given: Mapping[str, int]
         "intermediate_graph_degree": 64,
         "graph_degree": 32,
     }
-    return {name: given.get(name, fitting[name]) for name in BUILD[index]}
+    return {name: given.get(name, defaults[name]) for name in BUILD[index]}
 
 
 def search_params(index: str, k: int, built: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
-    """The numbers to search `index` with for the best `k`, never too few for `k` nor more than was built."""
+    """Return the parameters to search `index` for the best `k`, limited to values valid for `k` and for the index.
+
+    Args:
+        index: Index type, a key of `SEARCH`.
+        k: Number of results.
+        built: Parameters that the index was built with.
+        given: Parameters from the settings, by name.
+    """
     lists = built.get("nlist", 1)
-    fitting = {
+    defaults = {
         "nprobe": max(16, lists // 4),
         "ef": 128,
         "reorder_k": 4 * k,
@@ -70,16 +84,16 @@ def search_params(index: str, k: int, built: Mapping[str, int], given: Mapping[s
     chosen = {}
     for name in SEARCH[index]:
         least, most = bounds[name]
-        value = max(given.get(name, fitting[name]), least or 1)
+        value = max(given.get(name, defaults[name]), least or 1)
         chosen[name] = value if most is None else min(value, most)
     return chosen
 
 
 def _lists(rows: int) -> int:
-    """Inverted lists: about √rows, and at least 39 rows to train each, as faiss asks for."""
+    """Return the number of inverted lists: about √rows, with at least 39 rows per list, as faiss requires."""
     return max(1, min(math.isqrt(rows), rows // 39))
 
 
 def _parts(dimension: int) -> int:
-    """Parts that product quantisation divides a vector into: of two numbers each, or the nearest that divides it."""
+    """Return the number of subvectors for product quantization: dimension / 2, or the next smaller divisor."""
     return next(parts for parts in range(max(1, dimension // 2), 0, -1) if dimension % parts == 0)

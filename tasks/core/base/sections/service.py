@@ -1,4 +1,4 @@
-"""How the search service behaves; where it listens is said on the command line."""
+"""Settings of the search service. Its host and port are command line options."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from tasks.core.base.section import Section
 
 
 class ServiceSettings(Section):
-    """`nightshift search --serve`."""
+    """Settings of `nightshift search --serve`."""
 
     token: SecretStr = Field(
         SecretStr(""),
-        description="what a request must bring as `Authorization: Bearer …`; give it as NIGHTSHIFT_SERVICE__TOKEN; "
-        "empty: nothing is asked for, and only this machine can reach the service",
+        description="token that requests must send as `Authorization: Bearer …`; set it as NIGHTSHIFT_SERVICE__TOKEN; "
+        "empty: no token is required, and only this machine can reach the service",
     )
     url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="address at which people reach the service, such as https://search.example.org; the artifacts of a "
-        "night then link its report there; empty: they name its file",
+        description="public address of the service, such as https://search.example.org, for links from a night's "
+        "artifacts to its report; empty: artifacts show the path of the report",
     )
-    concurrency: int = Field(4, ge=1, description="searches under way at once; four times as many wait, others get 503")
-    seconds: float = Field(30, gt=0, description="a request that waits and searches longer gets 504")
+    concurrency: int = Field(
+        4, ge=1, description="concurrent searches; up to four times as many wait, further requests get 503"
+    )
+    seconds: float = Field(30, gt=0, description="maximum seconds to wait and search; longer requests get 504")
     shadow_release: str = Field(
-        "", description="a release that is asked too, beside the serving one; what was asked goes to home/shadow"
+        "",
+        description="release to search in addition to the serving release; shadowed requests are logged in home/shadow",
     )
-    shadow_share: float = Field(0.1, ge=0, le=1, description="share of the requests that go to shadow_release too")
+    shadow_share: float = Field(0.1, ge=0, le=1, description="fraction of requests also sent to shadow_release")

@@ -1,4 +1,4 @@
-"""The dials of training: `[training]` in the settings file."""
+"""Settings of training: `[training]` in the settings file."""
 
 from __future__ import annotations
 
@@ -10,46 +10,56 @@ from tasks.core.base.section import Section
 
 
 class TrainingSettings(Section):
-    """Contrastive training over in-batch and hard negatives."""
+    """Contrastive training with in-batch and hard negatives."""
 
     loss: Literal["infonce", "triplet", "supcon", "margin_mse", "kl"] = Field(
-        "infonce", description="formulas in training/losses; margin_mse and kl need negatives with teacher scores"
+        "infonce", description="loss function (formulas in training/losses); margin_mse and kl need teacher scores"
     )
-    temperature: float = Field(0.05, gt=0, description="scores are divided by it, in every loss but triplet")
+    temperature: float = Field(0.05, gt=0, description="divisor of scores in every loss except triplet")
     directions: tuple[Literal["query_to_passage", "passage_to_query", "query_to_query", "passage_to_passage"], ...] = (
-        Field(("query_to_passage",), min_length=1, description="infonce: which pairs are in the denominator")
+        Field(("query_to_passage",), min_length=1, description="infonce only: pairs in the denominator")
     )
-    margin: float = Field(0.2, gt=0, description="triplet: how much farther a negative must be, in squared distance")
-    teacher_temperature: float = Field(1.0, gt=0, description="margin_mse, kl: teacher scores are divided by it")
+    margin: float = Field(
+        0.2, gt=0, description="triplet only: required gap between negative and positive, in squared distance"
+    )
+    teacher_temperature: float = Field(1.0, gt=0, description="margin_mse and kl only: divisor of teacher scores")
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
-    max_steps: int = Field(0, ge=0, description="upper bound on optimizer steps; 0: none")
-    batch_size: int = Field(32, ge=2, description="queries a step, over all processes")
-    hard_negatives: int = Field(1, ge=0, description="mined negatives beside each positive")
-    more_positives: int = Field(0, ge=0, description="further positives of a query beside its own; supcon pulls all")
-    replay: float = Field(0.0, ge=0, lt=1, description="share of a batch from pairs that only the serving release saw")
+    max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
+    batch_size: int = Field(32, ge=2, description="queries per step, summed over all processes")
+    hard_negatives: int = Field(1, ge=0, description="mined negatives per positive")
+    more_positives: int = Field(0, ge=0, description="additional positives per query; supcon uses all as targets")
+    replay: float = Field(
+        0.0, ge=0, lt=1, description="fraction of a batch from pairs that only the serving release saw"
+    )
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps of linear warm-up; linear decay after")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, not on biases and norms")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training; 0 makes a CPU step twice as fast")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of 5-word shingles: masked as a copy is")
-    evaluate_every: int = Field(100, ge=0, description="steps between looks at dev nDCG@10; 0: never")
-    patience: int = Field(3, ge=1, description="looks in a row without a better dev nDCG@10 that end the training")
-    dev_queries: int = Field(100, ge=1, description="dev queries looked at")
-    dev_passages: int = Field(500, ge=10, description="passages they are ranked over: answers, BM25's best, random")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the CPU or GPU has it")
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of steps with linear warm-up; then linear decay")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay; not applied to biases and norms")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout during training; 0 makes a CPU step twice as fast")
+    max_grad_norm: float = Field(1.0, gt=0, description="maximum gradient norm; larger gradients are clipped")
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of 5-word shingles from which a passage is masked like a copy"
+    )
+    evaluate_every: int = Field(100, ge=0, description="steps between evaluations of nDCG@10 on dev queries; 0: never")
+    patience: int = Field(
+        3, ge=1, description="stop after this number of evaluations in a row without a better nDCG@10"
+    )
+    dev_queries: int = Field(100, ge=1, description="dev queries per evaluation")
+    dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the CPU or GPU supports it")
     memory_tokens: int = Field(
         16_384,
         ge=128,
-        description="tokens whose activations a process holds at once; a larger batch goes through a gradient cache",
+        description="maximum tokens per process whose activations are in memory; larger batches use a gradient cache",
     )
-    processes: int = Field(0, ge=0, description="processes that share each batch; 0: one per GPU, one on a CPU")
+    processes: int = Field(0, ge=0, description="processes that share each batch; 0: one per GPU, or one on a CPU")
     launcher: Literal["torchrun", "ray"] = Field(
-        "torchrun", description="torchrun: processes on this host; ray: on the hosts of [compute]'s cluster (Ray Train)"
+        "torchrun", description="torchrun: processes on this host; ray: on the Ray cluster of [compute] (Ray Train)"
     )
-    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; a killed night goes on from one")
-    seed: int = Field(0, description="seed of batches and dropout")
+    checkpoint_every: int = Field(
+        25, ge=1, description="steps between checkpoints; a killed night resumes from the last"
+    )
+    seed: int = Field(0, description="random seed of batches and dropout")
 
     def recipe(self) -> dict[str, Any]:
-        """The dials that decide what is learned; the others decide how fast, and in how much memory."""
+        """Return the settings that affect the trained weights, without those for speed and memory only."""
         return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"})

@@ -1,4 +1,4 @@
-"""Micro-batches of few distinct shapes, nearly without padding."""
+"""Build micro-batches with few distinct shapes and little padding."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-GRAIN = 16  # tokens: other widths cost attention a tenth more a token, as the kernels work in blocks of 16
+GRAIN = 16  # tokens: attention kernels work in blocks of 16; other widths cost 10 % more per token
 
 
 def micro_batches(lengths: np.ndarray, longest: int, token_budget: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Divide texts of these lengths (integers (n,), in tokens) into batches: (rows int64, width in tokens).
+    """Divide texts into batches by length, longest first. Yields (rows int64, width in tokens).
 
-    Rows go by falling length. A width is a multiple of GRAIN, but at most `longest`. A batch has as many rows as
-    fit into `token_budget` tokens, rounded down to a power of two, at least one; what is left of a width goes by
-    powers of four. Every new shape costs a backend some 10 ms of compiling, once: so there are few, and they come
-    back in every window.
+    lengths: integers (n,), in tokens.
+
+    A width is a multiple of GRAIN, but at most `longest`. A batch has as many rows as fit into `token_budget` tokens,
+    rounded down to a power of two, but at least one. The remaining rows of a width are split by powers of four.
+    A backend needs about 10 ms to compile each new shape, so there are few shapes, and all windows use the same ones.
     """
     widths = np.minimum(-(-np.maximum(lengths, 1) // GRAIN) * GRAIN, longest)
     order = np.argsort(-lengths, kind="stable")
@@ -29,11 +30,11 @@ def micro_batches(lengths: np.ndarray, longest: int, token_budget: int) -> Itera
             group = group[rows:]
 
 
-def _power_of_two(most: int) -> int:
-    """The largest power of two that is not above `most`; 1 when there is none."""
-    return 1 << max(0, most.bit_length() - 1)
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two up to `limit`; 1 if there is none."""
+    return 1 << max(0, limit.bit_length() - 1)
 
 
-def _power_of_four(most: int) -> int:
-    """The largest power of four that is not above `most`, which is at least 1."""
-    return 1 << (most.bit_length() - 1) // 2 * 2
+def _power_of_four(limit: int) -> int:
+    """Return the largest power of four up to `limit`, which is at least 1."""
+    return 1 << (limit.bit_length() - 1) // 2 * 2

@@ -1,7 +1,7 @@
-"""A tower as an OpenVINO graph: token ids and lengths in, the vectors that are served out.
+"""Convert a tower into an OpenVINO graph that maps token ids and lengths to served vectors.
 
-Pooling, projection, prefix and normalising are in the graph. Float graphs are made from the weights when an encoder
-is loaded (0.6 s for MiniLM); an int8 graph depends on the texts it was calibrated with, so it is kept in the model
+The graph includes pooling, projection, prefix, and normalization. Float graphs are converted from the weights when an
+encoder is loaded (0.6 s for MiniLM). An int8 graph depends on its calibration texts, so it is stored in the model
 folder and is part of the fingerprint.
 """
 
@@ -30,19 +30,20 @@ BIN = f"{FOLDER}/graph.bin"
 
 
 def import_openvino() -> Any:
-    """The openvino module. It and nncf report their use over the network unless their reporter cannot be imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # makes its import fail
+    """Import openvino with telemetry off. openvino and nncf report their use over the network otherwise."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # the import of the telemetry module fails
     import openvino
 
     return openvino
 
 
 def convert(tower: Tower) -> Any:
-    """The graph of a tower of float32 weights on the CPU, an `openvino.Model`.
+    """Convert a tower with float32 weights on the CPU into an `openvino.Model`.
 
-    Inputs: token ids int32 (n, longest), padded on the right, and lengths int32 (n,). Output: float32 (n, dimension).
+    Inputs of the graph: token ids int32 (n, longest), padded on the right, and lengths int32 (n,). Output: float32
+    (n, dimension).
 
-    Raises NightshiftError when the model has an operation that OpenVINO lacks.
+    Raises NightshiftError when the model has an operation that OpenVINO does not support.
     """
     openvino = import_openvino()
     example = (torch.ones(2, 7, dtype=torch.int32), torch.tensor([7, 5], dtype=torch.int32))
@@ -50,48 +51,48 @@ def convert(tower: Tower) -> Any:
     try:
         with _silence(), torch.no_grad():
             return openvino.convert_model(_Served(tower.eval()), example_input=example, input=inputs)
-    except Exception as error:  # of many kinds, by what in the model has no counterpart
+    except Exception as error:  # the type depends on the unsupported operation
         kind = type(tower.transformer).__name__
-        raise NightshiftError(f"openvino cannot take over this {kind} ({_reason(error)})") from error
+        raise NightshiftError(f"openvino cannot convert this {kind} ({_reason(error)})") from error
 
 
 def quantize(graph: Any, ids: Sequence[Sequence[int]]) -> Any:
-    """The graph with weights and activations of matrix products in int8 (NNCF, static, SmoothQuant).
+    """Quantize weights and activations of matrix products to int8 (NNCF, static, SmoothQuant).
 
-    ids: token ids of the texts that show how large activations get. The same texts give the same graph.
+    ids: token ids of the calibration texts. The same texts give the same graph.
 
     Raises NightshiftError when nncf is not installed.
     """
     nncf = _import_nncf()
-    samples = [(np.array([one], np.int32), np.array([len(one)], np.int32)) for one in ids]
-    # Correcting biases as well took a third of the time and changed no cosine in its sixth digit.
-    dials = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
+    samples = [(np.array([row], np.int32), np.array([len(row)], np.int32)) for row in ids]
+    # Bias correction took a third of the time and changed no cosine by more than 1e-6.
+    parameters = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
     with _silence():
         return nncf.quantize(
             graph,
             nncf.Dataset(samples),
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER,
-            advanced_parameters=dials,
+            advanced_parameters=parameters,
         )
 
 
 def write(graph: Any, place: Path) -> None:
-    """Write a graph into a model folder."""
+    """Write a graph into the model folder `place`."""
     (place / FOLDER).mkdir(exist_ok=True)
     graph.set_friendly_name("encoder")
     for number, operation in enumerate(graph.get_ordered_ops()):
-        operation.set_friendly_name(str(number))  # its own name counts the operations that this process has ever made
+        operation.set_friendly_name(str(number))  # the default name depends on earlier conversions in this process
     import_openvino().save_model(graph, place / XML, compress_to_fp16=False)
 
 
 def read(place: Path) -> Any:
-    """The graph that a model folder holds.
+    """Read the graph in the model folder `place`.
 
     Raises Mismatch when there is none.
     """
     if not (place / XML).is_file() or not (place / BIN).is_file():
-        raise Mismatch(f"encoder {place}: its numeric path is int8, and {XML} is not there. Make it anew.")
+        raise Mismatch(f"encoder {place}: its numeric path is int8, but its graph ({XML}) is missing. Rebuild it.")
     return import_openvino().Core().read_model(place / XML)
 
 
@@ -113,10 +114,10 @@ class _Served(nn.Module):
 
 
 def _reason(error: Exception) -> str:
-    """The line of its message that says what failed: the one below "Exception:", where it hands on another's."""
+    """Return the line of the error message that states the cause: the line after "Exception:" if there is one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    found = lines[lines.index("Exception:") + 1 :] if "Exception:" in lines else lines[-1:]
-    return (found or lines)[0][:200]
+    causes = lines[lines.index("Exception:") + 1 :] if "Exception:" in lines else lines[-1:]
+    return (causes or lines)[0][:200]
 
 
 def _import_nncf() -> Any:
@@ -126,14 +127,14 @@ def _import_nncf() -> Any:
         import nncf
     except ModuleNotFoundError as error:
         raise NightshiftError(f"int8 needs nncf, which calibrates it: {INSTALL}") from error
-    logging.setLoggerClass(kind)  # its import puts a class of its own in place for everyone
+    logging.setLoggerClass(kind)  # importing nncf replaces the logger class of the process
     nncf.disable_logging()
     return nncf
 
 
 @contextlib.contextmanager
 def _silence() -> Any:
-    """Without progress bars and the tracer's remarks; a failed conversion does not raise the root logger's level."""
+    """Suppress progress bars and warnings of the tracer. Restore the root logger's level, also after a failure."""
     import warnings
 
     level = logging.getLogger().level

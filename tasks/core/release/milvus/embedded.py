@@ -1,8 +1,8 @@
-"""Releases in milvus-lite: a directory of its own for each generation, and a pointer file replaced atomically.
+"""Releases in milvus-lite: one directory for each generation, and a pointer file that is replaced atomically.
 
-A builder writes only into its own new directory; readers open private hard-link clones. So nobody waits for a lock,
-a crash can hurt only a directory that no pointer names, and published bytes are never written again. Checksums of all
-files are written last, and compared whenever a directory is opened.
+A build writes only to its new directory; readers open private hard-link clones. So readers never wait for a lock, a
+crash damages only a directory that the pointer does not name, and published files are never changed. Checksums of all
+files are written last and verified whenever a directory is opened.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from tasks.core.release.milvus.collection import (
     METRIC,
     CollectionReader,
     connect,
+    convert_errors,
     create,
     fill,
     index_and_load,
-    readable,
 )
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.stored import verify_contents
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-IMMUTABLE = {".parquet", ".idx"}  # milvus-lite writes these once; a clone may share them
+IMMUTABLE = {".parquet", ".idx"}  # milvus-lite never changes these, so clones share them
 
 
 class EmbeddedMilvus:
@@ -64,12 +64,12 @@ class EmbeddedMilvus:
         self._settings = settings or MilvusSettings()
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-        """Make a generation's directory; see `Publisher.build`. Raises NightshiftError when there is one."""
+        """Build a generation's directory; see `Publisher.build`. Raises NightshiftError when it exists."""
         path = self._path(identity.collection)
         if path.exists():
-            raise NightshiftError(f"{path}: exists already; a collection's name is never used twice")
+            raise NightshiftError(f"{path}: already exists; a collection's name is never used twice")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _server(path) as client, readable(str(path)):
+        with _server(path) as client, convert_errors(str(path)):
             create(client, identity)
             fill(client, identity, batches)
             index_and_load(client, identity)
@@ -79,21 +79,21 @@ class EmbeddedMilvus:
         log.debug("%s: closed", identity.collection)
 
     def open(self, collection: str) -> CollectionReader:
-        """Open a private clone of a generation's directory, whose bytes are verified first; see `Publisher.open`.
+        """Clone a generation's directory, verify its checksums, and open the clone; see `Opener.open`.
 
-        Raises NightshiftError when it is gone, Damaged when a file is not what its checksum says.
+        Raises NightshiftError when the directory is missing, Damaged when a file does not match its checksum.
         """
         source = self._path(collection)
         if not source.is_dir():
-            raise NightshiftError(f"{source}: not there; this release's collection was pruned or removed")
+            raise NightshiftError(f"{source}: not found; this release's collection was pruned or removed")
         self.tidy()
         folder = self._readers / uuid.uuid4().hex
         lock = FileLock(folder.with_suffix(".lock"))
         self._readers.mkdir(parents=True, exist_ok=True)
         lock.acquire()
 
-        def give_back() -> None:
-            _release(clone)
+        def free_clone() -> None:
+            _stop_server(clone)
             shutil.rmtree(folder, ignore_errors=True)
             folder.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
@@ -103,63 +103,63 @@ class EmbeddedMilvus:
             _clone(source, clone)
             recorded = read_checksums(clone, source)
             if recorded is not None:
-                check_files(clone, recorded, source)  # before milvus-lite reads what may be anything
+                check_files(clone, recorded, source)  # before milvus-lite reads the files
             checksums = compute_checksums(clone) if recorded is None else recorded
-            reader = self._reader(source, clone, checksums, give_back)
+            reader = self._reader(source, clone, checksums, free_clone)
         except (Mismatch, Damaged):
-            give_back()
+            free_clone()
             raise
-        except Exception as error:  # a damaged directory fails in any of milvus-lite's ways
-            give_back()
+        except Exception as error:  # milvus-lite raises various errors for damaged files
+            free_clone()
             raise NightshiftError(f"{source}: does not load ({type(error).__name__}: {error}). {NEXT}") from error
         if recorded is None:
-            self._record(source, reader, checksums)
+            self._record_checksums(source, reader, checksums)
         return reader
 
     def _reader(
-        self, source: Path, clone: Path, checksums: Checksums, give_back: Callable[[], None]
+        self, source: Path, clone: Path, checksums: Checksums, free_clone: Callable[[], None]
     ) -> CollectionReader:
-        """A reader of a clone. It verifies the files that are shared with all clones: milvus-lite may write others."""
+        """Open a reader of a clone. Its `check` verifies only shared files: milvus-lite may change the others."""
         shared = {name: checksum for name, checksum in checksums.items() if Path(name).suffix in IMMUTABLE}
         return CollectionReader(
-            connect(str(clone)), source.stem, self._settings, give_back, partial(check_files, clone, shared, source)
+            connect(str(clone)), source.stem, self._settings, free_clone, partial(check_files, clone, shared, source)
         )
 
-    def _record(self, source: Path, reader: CollectionReader, checksums: Checksums) -> None:
-        """Record the checksums of a generation of an earlier version, once its contents are verified."""
+    def _record_checksums(self, source: Path, reader: CollectionReader, checksums: Checksums) -> None:
+        """Verify the contents of a generation without checksums (from an earlier version), then record checksums."""
         try:
             verified = verify_contents(self._home, reader, self._settings.min_recall)
         except BaseException:
             reader.close()
             raise
         if not verified:
-            log.warning("%s: has no checksums, and was opened unverified", source)
+            log.warning("%s: has no checksums; opened unverified", source)
             return
         try:
             write_checksums(source, checksums)
         except OSError as error:
-            log.warning("%s: verified, but its checksums cannot be written (%s)", source, error)
+            log.warning("%s: verified, but cannot write its checksums (%s)", source, error)
         else:
             log.info("%s: had no checksums; verified against the stored vectors, checksums recorded", source)
 
     def identity(self, collection: str) -> Identity:
-        """Who a generation is, as its clone says."""
+        """Read the identity of a generation from a clone."""
         with closing(self.open(collection)) as reader:
             return reader.identity
 
-    def flip(self, pointer: Pointer) -> None:
+    def move_pointer(self, pointer: Pointer) -> None:
         """Replace the pointer file."""
         write_json(self._pointer, pointer.model_dump())
 
     def serving(self) -> Pointer | None:
-        """Read the pointer file. Raises Damaged when it is no pointer."""
+        """Read the pointer file. Raises Damaged when it is not a valid pointer."""
         try:
             return Pointer(**json.loads(self._pointer.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, ValidationError) as error:
             raise Damaged(
-                f"{self._pointer}: not a pointer to a release; `nightshift releases` makes it again from the ledger"
+                f"{self._pointer}: not a pointer to a release; `nightshift releases` rebuilds it from the ledger"
             ) from error
 
     def set_pointer_aside(self, reason: object) -> None:
@@ -167,25 +167,25 @@ class EmbeddedMilvus:
         set_aside(self._pointer, reason)
 
     def unload(self, collection: str) -> None:
-        """Only readers have it in memory, each its own clone."""
+        """Do nothing: only readers load collections, each its own clone."""
 
     def drop(self, collection: str) -> None:
-        """Remove a generation's directory; readers that hold a clone go on. Raises NightshiftError if it serves."""
+        """Remove a generation's directory. Open readers keep their clones. Raises NightshiftError if it serves."""
         pointer = self.serving()
         if pointer is not None and pointer.collection == collection:
             raise NightshiftError(f"{collection} is serving; it cannot be removed")
-        # Renamed first, so that a half-removed directory never looks like a generation.
+        # Rename first: a half-removed directory must not look like a generation.
         doomed = self._folder / f".{collection}.dropped"
         with suppress(FileNotFoundError):
             self._path(collection).rename(doomed)
         self.tidy()
 
     def collections(self) -> set[str]:
-        """Every generation on disk, whole or half built."""
+        """Return the names of all generations on disk, finished or not."""
         return {path.stem for path in self._folder.glob("*.db")}
 
     def tidy(self) -> None:
-        """Remove what readers of dead processes and unfinished drops left."""
+        """Remove clones of dead processes and directories of unfinished drops."""
         for folder in self._folder.glob(".*.dropped"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in self._readers.glob("*.lock"):
@@ -198,7 +198,7 @@ class EmbeddedMilvus:
 
 
 def probe(home: Path) -> None:
-    """Build, reopen and search a collection of two rows below `home`. Raises NightshiftError when that fails here."""
+    """Build, reopen, and search a collection of two rows below `home`. Raises NightshiftError when this fails."""
     names = {name: name for name in ("release", "fingerprint", "encoder", "embeddings", "snapshot", "digest")}
     identity = Identity(
         collection="probe", dimension=2, metric=METRIC, index="FLAT", index_params="{}", rows=2, **names
@@ -211,45 +211,47 @@ def probe(home: Path) -> None:
     with closing(milvus.open("probe")) as reader:
         best = reader.search(np.array([[0.0, 1.0]], np.float32), 1)[0][0].passage_id
         if (reader.count(), best) != (2, "b"):
-            raise NightshiftError(f"milvus-lite counted {reader.count()} rows of 2 and found {best!r} instead of 'b'")
+            raise NightshiftError(
+                f"milvus-lite counted {reader.count()} rows instead of 2 and returned {best!r} instead of 'b'"
+            )
 
 
 def _clone(source: Path, target: Path) -> None:
-    """Copy a directory, sharing its large immutable files; never the lock, which follows the file."""
+    """Copy a directory, with hard links for its large immutable files. Locks are copied: a lock follows its inode."""
     for folder, _, names in os.walk(source, onerror=_raise):
-        there = target / Path(folder).relative_to(source)
-        there.mkdir(parents=True)
+        copy = target / Path(folder).relative_to(source)
+        copy.mkdir(parents=True)
         for name in names:
             file = Path(folder) / name
             if file.suffix in IMMUTABLE:
-                _link(file, there / name)
+                _link(file, copy / name)
             else:
-                shutil.copyfile(file, there / name)
+                shutil.copyfile(file, copy / name)
 
 
 def _raise(error: OSError) -> None:
-    raise error  # os.walk would pass over a folder that is being dropped
+    raise error  # by default os.walk ignores a folder that is being dropped
 
 
 def _link(file: Path, target: Path) -> None:
     try:
         target.hardlink_to(file)
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(file, target)
 
 
 @contextmanager
 def _server(path: Path) -> Iterator[MilvusClient]:
-    """A client of the embedded server on `path`, and the end of that server: closing the client leaves it locked."""
+    """Open a client of the embedded server on `path`; stop the server at exit, since closing the client does not."""
     client = connect(str(path))
     try:
         yield client
     finally:
         client.close()
-        _release(path)
+        _stop_server(path)
 
 
-def _release(path: Path) -> None:
+def _stop_server(path: Path) -> None:
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(str(path))

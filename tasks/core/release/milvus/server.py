@@ -1,7 +1,7 @@
-"""Releases on a Milvus server: a collection of its own for each generation, and an alias as the pointer.
+"""Releases on a Milvus server: one collection for each generation, and an alias as the pointer.
 
-The alias is only ever resolved. A search through it may be answered by the old collection for a while after it moved,
-so readers search concrete names; what searches through it all the same is helped by pointing it again.
+Nightshift only resolves the alias. For a while after it moves, a search through the alias may be answered by the old
+collection, so readers search concrete names. For other clients that search through it, the move is repeated.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tasks.core.release.milvus.collection import (
     TIMEOUT,
     CollectionReader,
     connect,
+    convert_errors,
     create,
     fill,
     index_and_load,
     key_of,
-    readable,
 )
 from tasks.core.release.publisher import Identity, Pointer
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-NOT_THERE = (100, 1600)  # Milvus's codes: no such collection, no such alias
-CANARIES = 5  # looks through the alias after it moved, half a second apart
+NOT_THERE = (100, 1600)  # Milvus's error codes: no such collection, no such alias
+CANARIES = 5  # test searches through the alias after a move, half a second apart
 
 
 class ServerMilvus:
@@ -47,19 +47,19 @@ class ServerMilvus:
         self._settings, self._alias = settings, settings.alias
 
     def version(self) -> str:
-        """What the server calls itself. Raises Unreachable when nobody answers, NightshiftError when it refuses."""
+        """Return the server's version. Raises Unreachable when it does not answer, NightshiftError on another error."""
         with self._client() as client:
             return str(client.get_server_version(timeout=TIMEOUT))
 
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
-        """Make a generation's collection, and release its memory again; see `Publisher.build`.
+        """Build a generation's collection, then release it from memory; see `Publisher.build`.
 
-        Raises NightshiftError when there is one of that name.
+        Raises NightshiftError when a collection of that name exists.
         """
         name = identity.collection
         with self._client() as client:
             if client.has_collection(name, timeout=TIMEOUT):
-                raise NightshiftError(f"{name}: exists already; a collection's name is never used twice")
+                raise NightshiftError(f"{name}: already exists; a collection's name is never used twice")
             create(client, identity)
             if self._settings.bulk:
                 bulk_insert(client, identity, batches, self._settings.bulk)
@@ -70,7 +70,7 @@ class ServerMilvus:
         log.debug("%s: closed", name)
 
     def open(self, collection: str) -> CollectionReader:
-        """Load a collection under its concrete name; see `Publisher.open`."""
+        """Load a collection under its concrete name; see `Opener.open`."""
         client = self._connect()
         try:
             return CollectionReader(client, collection, self._settings)
@@ -79,36 +79,43 @@ class ServerMilvus:
             raise
 
     def identity(self, collection: str) -> Identity:
-        """Who a collection is, from its properties; it need not be loaded."""
+        """Read the identity from the collection's properties. The collection need not be loaded."""
         with self._client() as client:
             return _identity(client, collection)
 
-    def flip(self, pointer: Pointer) -> None:
-        """Alter the alias, look through it, and alter it again where the old collection still answers."""
+    def move_pointer(self, pointer: Pointer) -> None:
+        """Move the alias; move it again while a search through it is answered by the old collection."""
         with self._client() as client:
-            self._point(client, pointer.collection)
+            self._move_alias(client, pointer.collection)
             for _ in range(CANARIES):
                 if self._answers_from(pointer.collection):
                     return
-                log.warning("alias %s: searches through it still meet the old collection; pointed again", self._alias)
+                log.warning(
+                    "alias %s: searches through it still reach the old collection; moving it again", self._alias
+                )
                 time.sleep(0.5)
-                self._point(client, pointer.collection)
-        log.warning("alias %s: names %s, but is still searched stale", self._alias, pointer.collection)
+                self._move_alias(client, pointer.collection)
+        log.warning(
+            "alias %s: names %s, but searches through it still reach the old collection. Nightshift is not affected; "
+            "other clients should search the collection's name",
+            self._alias,
+            pointer.collection,
+        )
 
     def set_pointer_aside(self, reason: object) -> None:
-        """An alias can always be read."""
+        """Do nothing: an alias can always be read."""
 
     def serving(self) -> Pointer | None:
-        """What the alias names, from the properties of that collection; None when there is no alias."""
+        """Resolve the alias and read the properties of its collection; return None when there is no alias."""
         with self._client() as client:
-            name = self._target(client)
+            name = self._resolve_alias(client)
             if name is None:
                 return None
             identity = _identity(client, name)
         return Pointer(release=identity.release, collection=name, fingerprint=identity.fingerprint)
 
     def unload(self, collection: str) -> None:
-        """Release a collection that is loaded; see `Publisher.unload`."""
+        """Release a loaded collection from memory; see `Publisher.unload`."""
         from pymilvus.client.types import LoadState
 
         with self._client() as client:
@@ -118,31 +125,31 @@ class ServerMilvus:
                 log.debug("%s: released from memory", collection)
 
     def drop(self, collection: str) -> None:
-        """Drop a collection. Raises NightshiftError when an alias names it, ours or another's.
+        """Drop a collection, and the files that a killed bulk import of it left in `[milvus] bulk`.
 
-        With it goes what a bulk import that was killed left where `[milvus] bulk` says.
+        Raises NightshiftError when any alias names the collection.
         """
         with self._client() as client:
-            # Never by an alias: Milvus would drop what it points to.
+            # Never drop by alias: Milvus would drop the collection behind it.
             if collection not in client.list_collections(timeout=TIMEOUT):
                 return
             aliases = client.list_aliases(collection, timeout=TIMEOUT)["aliases"]
-            if aliases or self._target(client) == collection:
+            if aliases or self._resolve_alias(client) == collection:
                 raise NightshiftError(f"{collection} is serving as {', '.join(aliases)}; it cannot be removed")
             if self._settings.bulk:
                 remove_files(self._settings.bulk, collection)
             client.drop_collection(collection, timeout=TIMEOUT)
 
     def collections(self) -> set[str]:
-        """Every generation under this alias on the server, whole or half built."""
-        ours = re.compile(rf"{re.escape(self._alias)}_r\d{{4,}}_[0-9a-f]{{8}}")
+        """Return the names of all collections of this alias on the server, finished or not."""
+        pattern = re.compile(rf"{re.escape(self._alias)}_r\d{{4,}}_[0-9a-f]{{8}}")
         with self._client() as client:
-            return {name for name in client.list_collections(timeout=TIMEOUT) if ours.fullmatch(name)}
+            return {name for name in client.list_collections(timeout=TIMEOUT) if pattern.fullmatch(name)}
 
     def tidy(self) -> None:
-        """Nothing lies beside the collections of a server."""
+        """Do nothing: a server keeps only collections."""
 
-    def _target(self, client: MilvusClient) -> str | None:
+    def _resolve_alias(self, client: MilvusClient) -> str | None:
         from pymilvus import MilvusException
 
         try:
@@ -152,7 +159,7 @@ class ServerMilvus:
                 return None
             raise
 
-    def _point(self, client: MilvusClient, collection: str) -> None:
+    def _move_alias(self, client: MilvusClient, collection: str) -> None:
         from pymilvus import MilvusException
 
         try:
@@ -163,11 +170,11 @@ class ServerMilvus:
             client.create_alias(collection, self._alias, timeout=TIMEOUT)
 
     def _answers_from(self, collection: str) -> bool:
-        """Whether a new client that searches through the alias gets what the collection itself answers."""
+        """Return whether a new client gets the same hits through the alias as from the collection."""
         from pymilvus import MilvusException
 
         with self._client() as client:
-            asked = {
+            request = {
                 "data": [[1.0] * _identity(client, collection).dimension],
                 "limit": 10,
                 "search_params": {"metric_type": METRIC},
@@ -175,9 +182,9 @@ class ServerMilvus:
                 "timeout": TIMEOUT,
             }
             try:
-                answers = [client.search(name, **asked)[0] for name in (self._alias, collection)]
+                answers = [client.search(name, **request)[0] for name in (self._alias, collection)]
             except MilvusException as error:
-                log.warning("alias %s: the canary search failed: %s", self._alias, error)
+                log.warning("alias %s: test search failed: %s", self._alias, error)
                 return False
         through, direct = ([(key_of(hit), hit["distance"]) for hit in hits] for hits in answers)
         return through == direct
@@ -189,7 +196,7 @@ class ServerMilvus:
     def _client(self) -> Iterator[MilvusClient]:
         client = self._connect()
         try:
-            with readable(f"Milvus at {self._settings.uri}"):
+            with convert_errors(f"Milvus at {self._settings.uri}"):
                 yield client
         finally:
             client.close()

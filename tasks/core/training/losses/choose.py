@@ -1,4 +1,4 @@
-"""The loss that the settings name, with its dials filled in."""
+"""Select the loss that the settings name, with its parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAUGHT = ("margin_mse", "kl")  # losses that need teacher scores
 
 
 def choose_loss(settings: TrainingSettings) -> Loss:
-    """(queries (q, d), passages (p, d), relations) → scalar."""
+    """Return the configured loss: (queries (q, d), passages (p, d), relations) → scalar."""
     losses: dict[str, Loss] = {
         "infonce": partial(infonce, temperature=settings.temperature, directions=settings.directions),
         "triplet": partial(triplet, margin=settings.margin),
@@ -33,15 +33,15 @@ def choose_loss(settings: TrainingSettings) -> Loss:
 
 
 def matryoshka(loss: Loss, dimensions: Sequence[int], *, normalize: bool) -> Loss:
-    """The mean of `loss` over whole vectors and over their first so many numbers, so that a vector may be cut there.
+    """Average `loss` over the full vectors and their prefixes of these dimensions, so vectors can be truncated.
 
     Kusupati et al., "Matryoshka Representation Learning" (2022), with equal weights.
     """
     if not dimensions:
         return loss
 
-    def mean(queries: Tensor, passages: Tensor, relations: Relations) -> Tensor:
-        cuts = zip(*(prefixes(side, dimensions, normalize) for side in (queries, passages)), strict=True)
-        return torch.stack([loss(left, right, relations) for left, right in cuts]).mean()
+    def mean_loss(queries: Tensor, passages: Tensor, relations: Relations) -> Tensor:
+        pairs = zip(*(prefixes(side, dimensions, normalize) for side in (queries, passages)), strict=True)
+        return torch.stack([loss(left, right, relations) for left, right in pairs]).mean()
 
-    return mean
+    return mean_loss

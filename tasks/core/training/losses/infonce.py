@@ -1,4 +1,4 @@
-"""InfoNCE with in-batch and hard negatives, and no known positive in the denominator."""
+"""InfoNCE with in-batch and hard negatives. Known positives are masked out of the denominator."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ def infonce(
     temperature: float,
     directions: Sequence[Direction] = ("query_to_passage",),
 ) -> Tensor:
-    """Mean over the queries i of −log( exp(qᵢ·pᵢ/τ) / Zᵢ ), pᵢ being the query's own positive.
+    """Compute the mean over queries i of −log( exp(qᵢ·pᵢ/τ) / Zᵢ ), where pᵢ is the positive of the query's pair.
 
-    Zᵢ sums exp(·/τ) over the own pair and over the negatives of every direction:
+    Zᵢ sums exp(·/τ) over the pair itself and the negatives of every direction:
 
-    - query_to_passage: qᵢ·p for all other passages p of the batch, mined negatives included. Alone it is equation 4
-      of van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018).
+    - query_to_passage: qᵢ·p for all other passages p of the batch, mined negatives included. Without other directions
+      this is equation 4 of van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018).
     - passage_to_query: pᵢ·q for the other queries q; query_to_query: qᵢ·q; passage_to_passage: pᵢ·p. All four
       together are the improved contrastive loss of Li et al., "Towards General Text Embeddings with Multi-stage
       Contrastive Learning" (2023), equations 2 and 3.
 
-    What is known to belong together is in no direction's sum: for query i no known positive but its own, and no
-    query that shares a known positive with it. So a duplicate of a positive is never pushed away.
+    Known positives are masked out in every direction: for query i, all its other known positives, and all queries that
+    share a known positive with it. So a duplicate of a positive is never pushed away.
 
     Args:
-        queries: float (q, d). Unit vectors give cosines, others the inner product.
+        queries: float (q, d). Scores are inner products, so cosines for unit vectors.
         passages: float (p, d).
-        relations: who belongs to whom.
+        relations: positives and masks.
         temperature: τ > 0.
-        directions: which sums are in the denominator.
+        directions: terms of the denominator.
 
     Returns:
         A scalar of the vectors' type.
     """
-    own = passages[relations.own]
-    parts = [(queries * own).sum(dim=1, keepdim=True)]
+    targets = passages[relations.target]
+    parts = [(queries * targets).sum(dim=1, keepdim=True)]
     if "query_to_passage" in directions:
-        parts.append(_without(queries @ passages.T, relations.known))
+        parts.append(_mask(queries @ passages.T, relations.known))
     if "passage_to_query" in directions:
-        parts.append(_without(own @ queries.T, _related(relations)))
+        parts.append(_mask(targets @ queries.T, _related(relations)))
     if "query_to_query" in directions:
-        parts.append(_without(queries @ queries.T, _related(relations)))
+        parts.append(_mask(queries @ queries.T, _related(relations)))
     if "passage_to_passage" in directions:
-        parts.append(_without(own @ passages.T, relations.known))
+        parts.append(_mask(targets @ passages.T, relations.known))
     scores = torch.cat(parts, dim=1) / temperature
-    return nn.functional.cross_entropy(scores, torch.zeros_like(relations.own))
+    return nn.functional.cross_entropy(scores, torch.zeros_like(relations.target))
 
 
-def _without(scores: Tensor, masked: Tensor) -> Tensor:
+def _mask(scores: Tensor, masked: Tensor) -> Tensor:
     return scores.masked_fill(masked, -torch.inf)
 
 
 def _related(relations: Relations) -> Tensor:
-    """bool (q, q): itself, and queries for one of which the other's own positive is a known positive."""
-    asks = relations.known[:, relations.own]  # [i, j]: query i knows the positive of query j
-    return asks | asks.T
+    """Return pairs of queries where the positive of one is a known positive of the other, bool (q, q)."""
+    shared = relations.known[:, relations.target]  # [i, j]: the positive of query j is a known positive of query i
+    return shared | shared.T

@@ -1,4 +1,4 @@
-"""What a batch says about its queries and passages, in the one form that every loss reads."""
+"""Relations between the queries and passages of a batch: the input of every loss."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Relations:
-    """Which passages are whose, for q queries and p passages; all tensors on one device.
+    """Positives and masks of a batch with q queries and p passages; all tensors on one device.
 
-    own: int64 (q,), the row of each query's own positive.
-    positive: bool (q, p), judged positives by id or equal text, the own one included: what may be pulled nearer.
-    known: bool (q, p), those and their near duplicates: what is never pushed away.
-    teacher: float (q, p), scores of a stronger model, NaN where it gave none; None without a teacher.
+    target: int64 (q,), the passage row of the positive of each query's pair.
+    positive: bool (q, p), judged positives by id or equal text, `target` included. Losses may pull them closer.
+    known: bool (q, p), judged positives and their near duplicates. Losses never push them away.
+    teacher: float (q, p), scores of a stronger model, NaN where missing; None without a teacher.
     """
 
-    own: Tensor
+    target: Tensor
     positive: Tensor
     known: Tensor
     teacher: Tensor | None = None
 
     @property
     def negative(self) -> Tensor:
-        """bool (q, p): what a query may be pushed away from."""
+        """Passages that a query may be pushed away from, bool (q, p)."""
         return ~self.known
 
     @property
-    def is_own(self) -> Tensor:
-        """bool (q, p): true at each query's own positive alone."""
-        return torch.arange(self.known.shape[1], device=self.own.device) == self.own[:, None]
+    def is_target(self) -> Tensor:
+        """The positive of each query's pair, bool (q, p)."""
+        return torch.arange(self.known.shape[1], device=self.target.device) == self.target[:, None]

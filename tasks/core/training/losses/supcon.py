@@ -1,4 +1,4 @@
-"""The supervised contrastive loss: over labels, and over the positives of queries."""
+"""Supervised contrastive losses: over the positives of queries, and over labels."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from tasks.core.training.losses.relations import Relations
 
 
 def supcon(queries: Tensor, passages: Tensor, relations: Relations, *, temperature: float) -> Tensor:
-    """The retrieval form: mean over queries i of −1/|P(i)| Σ_{p∈P(i)} log( exp(qᵢ·p/τ) / (exp(qᵢ·p/τ) + Nᵢ) ).
+    """Compute the supervised contrastive loss of retrieval.
 
-    P(i) is every judged positive of the query that is in the batch, and Nᵢ = Σ exp(qᵢ·n/τ) over the passages that
-    are not known positives of it. As in L_out (see `supcon_of_labels`) the sum over positives stands outside the
-    logarithm; other than there a positive's rivals are negatives alone, so that positives do not push each other
-    away and perfect vectors lose nothing. With one positive a query this is InfoNCE.
+    Mean over queries i of −1/|P(i)| Σ_{p∈P(i)} log( exp(qᵢ·p/τ) / (exp(qᵢ·p/τ) + Nᵢ) ).
+
+    P(i) is the set of the query's judged positives in the batch, and Nᵢ = Σ exp(qᵢ·n/τ) over the passages that are not
+    known positives of the query. As in L_out (see `supcon_of_labels`), the sum over positives is outside the
+    logarithm. Unlike L_out, the denominator of a positive holds no other positives. So positives do not push each
+    other away, and perfect vectors have zero loss. With one positive per query this is InfoNCE.
 
     Args:
         queries: float (q, d).
         passages: float (p, d).
-        relations: who belongs to whom.
+        relations: positives and masks.
         temperature: τ > 0.
 
     Returns:
         A scalar of the vectors' type.
     """
     scores = queries @ passages.T / temperature
-    rivals = scores.masked_fill(relations.known, -torch.inf).logsumexp(dim=1, keepdim=True)
-    loss = nn.functional.softplus(rivals - scores)  # −log( eˢ / (eˢ + N) )
+    negatives = scores.masked_fill(relations.known, -torch.inf).logsumexp(dim=1, keepdim=True)
+    loss = nn.functional.softplus(negatives - scores)  # −log( eˢ / (eˢ + N) )
     return _mean_of_means(loss, relations.positive).mean()
 
 
 def supcon_of_labels(vectors: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """L_out, equation 2 of Khosla et al., "Supervised Contrastive Learning" (2020), as a mean over anchors.
+    """Compute L_out, equation 2 of Khosla et al., "Supervised Contrastive Learning" (2020), as a mean over anchors.
 
-    Mean over i of −1/|P(i)| Σ_{p∈P(i)} log( exp(zᵢ·z_p/τ) / Σ_{a≠i} exp(zᵢ·z_a/τ) ), P(i) being the other items
-    with the label of i. Anchors without such an item are left out.
+    Mean over i of −1/|P(i)| Σ_{p∈P(i)} log( exp(zᵢ·z_p/τ) / Σ_{a≠i} exp(zᵢ·z_a/τ) ), where P(i) are the other items
+    with the label of i. Anchors without such items are skipped.
 
     Args:
         vectors: float (n, d).
@@ -54,5 +56,5 @@ def supcon_of_labels(vectors: Tensor, labels: Tensor, *, temperature: float) -> 
 
 
 def _mean_of_means(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of each row over its chosen columns; 0 for a row that chooses none."""
+    """Return the mean of each row over its chosen columns; 0 for a row without chosen columns."""
     return values.masked_fill(~chosen, 0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)

@@ -8,24 +8,24 @@ from tasks.core.training.losses.relations import Relations
 
 
 def triplet(queries: Tensor, passages: Tensor, relations: Relations, *, margin: float) -> Tensor:
-    """Mean of max(0, ‖q − p⁺‖² − ‖q − p⁻‖² + m) over all triplets of a query, its own positive and a negative.
+    """Compute the mean of max(0, ‖q − p⁺‖² − ‖q − p⁻‖² + m) over all triplets (query, its positive, a negative).
 
     Equation 3 of Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering" (2015), divided by
-    the number of triplets. Negatives are all passages of the batch that are not known positives of the query: mined
-    ones and other queries' positives.
+    the number of triplets. Negatives are all passages of the batch that are not known positives of the query:
+    mined negatives and positives of other queries.
 
     Args:
         queries: float (q, d).
         passages: float (p, d).
-        relations: who belongs to whom.
-        margin: m > 0, in squared distance; between unit vectors that lies in [0, 4].
+        relations: positives and masks.
+        margin: m > 0, a squared distance; between unit vectors, squared distances are in [0, 4].
 
     Returns:
         A scalar of the vectors' type; 0 when there is no triplet.
     """
-    # ‖q − p‖² without a (q, p, d) tensor; ‖q‖² falls out of the difference.
+    # ‖q − p‖² without a (q, p, d) tensor; ‖q‖² cancels in the difference.
     distances = (passages**2).sum(dim=1) - 2 * queries @ passages.T
-    to_own = distances.gather(1, relations.own[:, None])
-    violation = (to_own - distances + margin).clamp(min=0)
+    to_target = distances.gather(1, relations.target[:, None])
+    violation = (to_target - distances + margin).clamp(min=0)
     negative = relations.negative
     return (violation * negative).sum() / negative.sum().clamp(min=1)

@@ -200,7 +200,7 @@ def test_what_something_names_and_is_damaged_says_where_it_is_and_what_to_do(tmp
     cut(made.path / "data")
     with pytest.raises(Damaged, match=r"indexes/.*set aside as \..*backup.*rollback"):
         load(tmp_path, Index, made.digest)
-    with pytest.raises(Mismatch, match="not there"):
+    with pytest.raises(Mismatch, match="missing, although"):
         load(tmp_path, Index, "0" * 20)
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_artifact_of_a_home_that_cannot_be_written_is_an_error_in_word
     monkeypatch.setattr(Path, "rename", refuse)  # root may write anywhere
     assert read_verified(made.path, Index) is not None
     flip(made.path / "data")
-    with pytest.raises(Damaged, match=r"indexes/.*/data: other bytes.*can be written"):
+    with pytest.raises(Damaged, match=r"indexes/.*/data: its content has changed.*write access"):
         read_verified(made.path, Index)
 
 
