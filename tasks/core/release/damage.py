@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,20 +83,3 @@ def check_files(folder: Path, checksums: Checksums, display_path: Path) -> None:
                 raise Damaged(f"{display_path / name}: damaged, its content does not match its checksum. {NEXT}")
     except OSError as error:
         raise Damaged(f"{display_path / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
-
-
-def set_aside(path: Path, reason: object) -> None:
-    """Rename a damaged file or folder to `.<name>.damaged-<time>` and log the reason.
-
-    Raises Damaged, with the reason, when the folder is not writable.
-    """
-    aside = path.with_name(f".{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return  # another process was first
-    except OSError as error:
-        raise Damaged(
-            f"{reason}. It cannot be set aside ({error}); run the repair where the home is writable"
-        ) from error
-    log.warning("%s. Set aside as %s; it is rebuilt", reason, aside.name)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import NightshiftError, StaleNight, describe
-from tasks.core.release.damage import set_aside
 
 log = logging.getLogger("nightshift.release")
 

@@ -10,10 +10,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
 from tasks.core.base.files import MANIFEST, read_receipt, write_json
 from tasks.core.base.receipts import Encoder, Release
-from tasks.core.release.damage import set_aside
 from tasks.core.release.ledger import Generation, Ledger, lock_names
 from tasks.core.release.publisher import Identity, Pointer, Publisher
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 
+from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.release.damage import set_aside
 from tasks.core.release.history import check_loads, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader

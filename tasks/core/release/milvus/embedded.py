@@ -23,6 +23,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import sync_files, sync_folder, write_json
 from tasks.core.base.sections.release import MilvusSettings
@@ -32,7 +33,6 @@ from tasks.core.release.damage import (
     check_files,
     compute_checksums,
     read_checksums,
-    set_aside,
     write_checksums,
 )
 from tasks.core.release.milvus.collection import (
