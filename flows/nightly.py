@@ -81,12 +81,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
     base = training.base_encoder(settings, snapshot)
-    training.check_learnable(base, snapshot, will_train=drift.verdict is Action.RETRAIN)
     log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
     held_out = mining.search_split(
         settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
     )
+    training.check_learnable(base, snapshot, will_train=drift.verdict is Action.RETRAIN)
     base_vectors = embed(settings, base, snapshot)
     book.note(index=index, base_vectors=base_vectors)
     rival, rival_vectors = base, base_vectors  # the challenger is compared with these
