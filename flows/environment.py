@@ -8,16 +8,12 @@ from __future__ import annotations
 import logging
 import os
 
+import tasks.core.base.environment  # noqa: F401  (turns off the telemetry of the core's dependencies)
 from flows.console import show_controls_in_log_lines
 
 DEFAULTS = {
-    "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # show the core's log lines with their flow run
-    "TOKENIZERS_PARALLELISM": "true",
     "PYTHONSAFEPATH": "1",  # child processes must not import tasks.py or flows/ from the user's working directory
     # Waiting threads sleep instead of spinning. With spinning, one other busy process (Prefect's server, a search)
     # makes training two to four times slower.
