@@ -54,10 +54,12 @@ def verify(folder: Path) -> bool:
     except (FileNotFoundError, Damaged, LookupError, ValueError, TypeError, AttributeError):
         return False
     for file, size, _ in files:  # sizes first: cheap, and they reveal most damage
-        if not file.is_file():
-            raise Damaged(f"{file}: missing")
-        if file.stat().st_size != size:
-            raise Damaged(f"{file}: {file.stat().st_size} bytes, but {size} were written")
+        try:  # one call: another process may set the folder aside between two
+            actual = file.stat().st_size
+        except OSError as error:
+            raise Damaged(f"{file}: missing ({error.strerror})") from error
+        if actual != size:
+            raise Damaged(f"{file}: {actual} bytes, but {size} were written")
     for file, _, digest in files:
         check_digest(file, digest)
     return True
