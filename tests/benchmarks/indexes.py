@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -43,7 +42,6 @@ from tasks.core.release.publisher import Identity
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
 
 K = 10
 TRIED: dict[str, list[dict[str, int]]] = {

@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flows")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
 from prefect_servers import serving_prefect  # noqa: E402
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harms import HARMS
+from file_damage import HARMS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]

@@ -1,6 +1,6 @@
 """Whole nights past one machine: Ray hosts (raylets), Prefect and ledger on PostgreSQL, an S3 store, a Milvus server.
 
-All of them are real, and on this machine; Milvus where one can be started (tests/release/milvus_servers.py), and
+All of them are real, and on this machine; Milvus where one can be started (tests/fixtures/milvus_servers.py), and
 milvus-lite below home else.
 """
 
@@ -20,13 +20,11 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from milvus_servers import REAL, real_server
+from postgres_servers import postgres_server
 from prefect_servers import query_server, serving_prefect
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
-from milvus_servers import REAL, real_server
-from postgres_servers import postgres_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 pytest.importorskip("prefect_ray")
@@ -164,7 +162,7 @@ def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
 
     home = apart["NIGHTSHIFT_HOME"]
     encoder = next(iter(files(home, "encoders/*/manifest.json").values())).parent
-    script = str(Path(__file__).with_name("loads_on_ray.py"))
+    script = str(Path(__file__).parents[1] / "fixtures" / "loads_on_ray.py")
     loading = command(script, home, str(encoder), f"ray://127.0.0.1:{client_port}")  # from outside the cluster
     done = subprocess.run(loading, env=apart, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,13 +14,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import yaml
 from operated_server import Operated
+from postgres_servers import postgres_server
 from prefect_servers import serving_prefect
 
 from flows import local_prefect
 from tasks.core.base.errors import NightshiftError
-
-sys.path.append(str(Path(__file__).parents[1] / "release"))
-from postgres_servers import postgres_server
 
 Operating = Callable[..., AbstractContextManager[Operated]]
 Environment = dict[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from harms import HARMS
+from file_damage import HARMS
 from release_world import release_night, small
 
 from tasks.core.base.errors import Damaged

@@ -6,7 +6,7 @@ import shutil
 from contextlib import closing
 
 import pytest
-from harm import HARMS, flip, truncate
+from damage_in_place import HARMS, flip, truncate
 from pymilvus import MilvusClient
 from release_fixtures import everywhere
 from release_world import HashingEncoder, recorded, release_night, served, small

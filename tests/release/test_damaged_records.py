@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 
 import pytest
-from harm import HARMS, delete, empty, flip, truncate
+from damage_in_place import HARMS, delete, empty, flip, truncate
 from release_world import HashingEncoder, release_night, served, small
 
 from tasks.core.base.errors import Mismatch

@@ -48,7 +48,7 @@ def test_published_bytes_are_never_written_by_readers(settings):
 
 def test_readers_remove_their_clones_and_those_of_the_dead(settings):
     release_night(settings)
-    command = [sys.executable, "-c", DIES_READING, as_text(settings), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", DIES_READING, as_text(settings), str(Path(__file__).parents[1] / "fixtures")]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == -9
     left = [path for path in (settings.home / "readers").iterdir() if path.is_dir()]
     assert len(left) == 1

@@ -17,7 +17,7 @@ from tasks.core.release.prune import prune
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
-WORLD = Path(__file__).with_name("release_world.py")
+WORLD = Path(__file__).parents[1] / "fixtures" / "release_world.py"
 BLOCK = 4096
 
 

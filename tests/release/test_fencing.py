@@ -17,7 +17,7 @@ from tasks.core.base.errors import NightshiftError, StaleNight
 from tasks.core.release import ledger_database as database
 from tasks.core.release.history import serving
 
-WORLD = Path(__file__).with_name("release_world.py")
+WORLD = Path(__file__).parents[1] / "fixtures" / "release_world.py"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tasks.core.release.ledger import open_ledger
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
 
-WORLD = Path(__file__).with_name("release_world.py")
+WORLD = Path(__file__).parents[1] / "fixtures" / "release_world.py"
 
 
 def publish_in_another_process(settings, seed, kill_at):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
+from damage_in_place import HARMS, flip
 from fastapi.testclient import TestClient
-from harm import HARMS, flip
 from release_world import HashingEncoder, release_night, small, snapshot_of, texts
 
 from tasks.core.base.errors import Damaged, NightshiftError

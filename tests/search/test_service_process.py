@@ -58,7 +58,7 @@ def settings(tmp_path_factory):
 @contextmanager
 def running(settings):
     """Start the service in its own process; yield the process and the address."""
-    port, world = free_port(), Path(__file__).parents[1] / "release"
+    port, world = free_port(), Path(__file__).parents[1] / "fixtures"
     command = [sys.executable, "-c", SERVES, str(world), as_text(settings), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

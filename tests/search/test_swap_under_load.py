@@ -87,7 +87,7 @@ def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, ca
         right[release] = own_answers(settings)
     first, second = right
     assert all(right[first][query].hits != right[second][query].hits for query in ASKED)
-    command = [sys.executable, "-c", SWAPPER, as_text(settings), str(Path(__file__).parents[1] / "release")]
+    command = [sys.executable, "-c", SWAPPER, as_text(settings), str(Path(__file__).parents[1] / "fixtures")]
     swapper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with swapper, Searcher.open(with_milvus(settings, notice_seconds=0.02), HashingEncoder) as searcher:
         assert swapper.stdout.readline() == "ready\n"

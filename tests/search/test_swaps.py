@@ -81,7 +81,7 @@ def test_two_processes_search_while_a_third_publishes(settings):
         "-c",
         READS,
         as_text(settings),
-        str(Path(__file__).parents[1] / "release"),
+        str(Path(__file__).parents[1] / "fixtures"),
         json.dumps(QUERIES),
     ]
     readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -52,7 +52,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one_with_one_all_reduce_
 ) -> None:
     job = taught_job(settings, tmp_path)
     (tmp_path / "job.json").write_text(job.model_dump_json())
-    worker = str(Path(__file__).with_name("gradient_worker.py"))
+    worker = str(Path(__file__).parents[1] / "fixtures" / "gradient_worker.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*LAUNCH, worker, str(tmp_path / "job.json")], env=environment, check=True, timeout=240)
     whole = settings.model_copy(update={"training": settings.training.model_copy(update={"memory_tokens": 10**6})})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from core_night import make_all, small_settings
-from harms import HARMS, cut, flip
+from file_damage import HARMS, cut, flip
 from things_and_traits import write_collection
 
 from tasks.core.base import checksums

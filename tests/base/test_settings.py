@@ -11,7 +11,7 @@ from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.report.night import recipe_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -112,7 +112,7 @@ store.attach(home, {url!r}, 2)
 produce(home, Index, {{"what": "an index"}}, build)
 """
     environment = {**os.environ, **CREDENTIALS}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[2])
     assert done.returncode == -9
     _, names = objects(url)
     assert [name.rpartition("/")[2] for name in names] == ["a"]

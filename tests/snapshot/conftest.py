@@ -1,0 +1,1 @@
+from small_collection import collection  # noqa: F401
