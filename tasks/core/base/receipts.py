@@ -104,6 +104,24 @@ class Index(Receipt):
     tables: ClassVar[Mapping[str, str]] = {"ids.parquet": "rows"}
 
 
+class Postings(Receipt):
+    """The lexical index of a snapshot's passages: `terms` terms with `postings` (passage, frequency) pairs.
+
+    Its folder contains `terms.parquet` (term, end of its postings), `documents.i32` and `frequencies.u16` (a passage row
+    and a count per posting, by term), and `norms.u8` (the encoded length of each passage).
+    """
+
+    shelf: ClassVar[str] = "postings"
+    tables: ClassVar[Mapping[str, str]] = {"terms.parquet": "terms"}
+    arrays: ClassVar[Mapping[str, int]] = {"norms.u8": 1}
+
+    snapshot: str
+    terms: int
+    postings: int
+    tokens: int  # length of all passages
+    documents: int  # passages with at least one token
+
+
 class Run(Receipt):
     """Ranked passages for queries, in `run.parquet` (query_id, passage_id, rank from 1, score) with `rows` rows."""
 
