@@ -149,7 +149,7 @@ def _after_failure(settings: Settings, error: Exception) -> str:
 
     served, report = "The serving release is unchanged.", ""
     with suppress(NightshiftError):  # the failure may be that Milvus is unreachable
-        pointer = open_publisher(settings).serving()
+        pointer = open_publisher(settings.home, settings.milvus).serving()
         served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
     with suppress(NightshiftError):  # the night may have failed before it wrote its report
         path, night = find_report(settings.home)

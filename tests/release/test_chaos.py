@@ -139,7 +139,7 @@ def clear(settings):
     if settings.milvus.uri:
         client = connect(settings.milvus.uri)
         client.drop_alias(settings.milvus.alias)
-        for name in open_publisher(settings).collections():
+        for name in open_publisher(settings.home, settings.milvus).collections():
             client.drop_collection(name)
         client.close()
     lose_ledger(settings)
@@ -170,14 +170,14 @@ def verified(settings):
     parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
     with open_ledger(settings) as ledger:
         generation = next(entry for entry in ledger.generations() if entry.number == release.generation)
-    assert verify_generation(generation, parts, open_publisher(settings)) == 1
+    assert verify_generation(generation, parts, open_publisher(settings.home, settings.milvus)) == 1
     return release
 
 
 def content(settings):
     """Return the digest of the serving release and all rows of its collection."""
     release, _ = serving(settings)
-    with closing(open_publisher(settings).open(release.collection)) as reader:
+    with closing(open_publisher(settings.home, settings.milvus).open(release.collection)) as reader:
         (hits,) = reader.search(np.ones((1, release.dimension), np.float32), 2 * ROWS, ["title", "text", "vector"])
     assert len(hits) == ROWS
     rows = [(hit.row, hit.passage_id, hit.fields["title"], hit.fields["text"], *hit.fields["vector"]) for hit in hits]
@@ -188,7 +188,7 @@ def check_nothing_left(settings):
     """Check that only the two newest releases exist, and no unfinished files."""
     with open_ledger(settings) as ledger:
         kept = {release.collection for release in ledger.releases() if not release.pruned}
-    assert open_publisher(settings).collections() == kept
+    assert open_publisher(settings.home, settings.milvus).collections() == kept
     assert len(kept) == 2
     home = settings.home
     if not settings.milvus.uri:
