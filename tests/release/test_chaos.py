@@ -21,7 +21,8 @@ from release_world import as_text, lose_ledger, small, snapshot_of, texts
 
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.base.settings import Settings
+from tasks.core.base.sections.embedding import EmbeddingSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.release.generation import Parts, verify_generation
@@ -63,7 +64,7 @@ def seed_home(settings, tiny_model, tmp_path):
     """Create a home with an encoder, the vectors of two nights and, without a server, their two releases."""
     home = tmp_path / "seed"
     first = snapshot_of(home, texts(ROWS, "first"))
-    encoder = base_encoder(home, first, Settings(home=home, encoder={"model": str(tiny_model), "passage_tokens": 32}))
+    encoder = base_encoder(home, first, EncoderSettings(model=str(tiny_model), passage_tokens=32), EmbeddingSettings())
     for tag in ("first", "second", "night"):
         snapshot = snapshot_of(home, texts(ROWS, tag))
         if tag != "night":
