@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.ranking import Ranking
+
 
 class Receipt(BaseModel):
     """Fields of every receipt: identity, location, row count, and parents of an artifact."""
@@ -130,6 +132,16 @@ class Run(Receipt):
 
     queries: int
     depth: int
+
+
+class ArmScores(Receipt):
+    """Scores of both retrievers, dense and BM25, for the passages that either ranks high, in `arms.parquet`."""
+
+    shelf: ClassVar[str] = "arms"
+    tables: ClassVar[Mapping[str, str]] = {"arms.parquet": "rows"}
+
+    queries: int
+    depth: int  # passages of each retriever per query
 
 
 class TextIndex(Receipt):
@@ -291,3 +303,5 @@ class Release(Receipt):
     recall: float | None = None  # recall@10 of the index compared with exact search
     pruned: bool = False  # its collection was deleted; only metrics remain
     settings: dict[str, Any] = {}  # settings in effect, without secrets; empty for releases of earlier versions
+    ranking: Ranking = Ranking()  # how it ranks; releases of earlier versions are dense
+    dense: dict[str, float] = {}  # measures of its dense ranking alone, where `metrics` are those of a hybrid ranking

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.base.files import load, produce
-from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Run, Snapshot
+from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.receipts import ArmScores, Embeddings, Encoder, Evaluation, Postings, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.measures import NAMES, means, per_query
+from tasks.core.retrieval.arms import fused_run, score_arms
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.retrieval.own_passages import leave_out_self
-from tasks.core.retrieval.runs import RUN_FILE
+from tasks.core.retrieval.runs import RUN_FILE, LazyVectors
 from tasks.core.snapshot.reader import judged, qrels
 
 
@@ -51,6 +53,38 @@ def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, sett
     if settings.leave_out_self:
         run = leave_out_self(home, run, settings.depth)
     return evaluate_run(home, system, run, snapshot, settings.split)
+
+
+def evaluate_ranked(
+    home: Path,
+    system: str,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    ranking: Ranking,
+    settings: EvaluationSettings,
+) -> Evaluation:
+    """Rank the held-out queries as a release with this ranking does, and measure the result.
+
+    Raises:
+        NightshiftError: the lexical index of the ranking is missing.
+    """
+    if ranking.mode is Mode.DENSE:
+        return evaluate_encoder(home, system, encoder, embeddings, snapshot, settings)
+    arms = encoder_arms(home, encoder, embeddings, snapshot, settings.split, ranking)
+    run = fused_run(home, arms, ranking.weight, settings.searched_depth)
+    return evaluate_ranking(home, system, run, snapshot, settings)
+
+
+def encoder_arms(
+    home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, ranking: Ranking
+) -> ArmScores:
+    """Score the best passages of the encoder and of BM25 with both, for every judged query of `split`."""
+    queries = judged(snapshot, split)
+    vectors = LazyVectors(
+        encoder.fingerprint, lambda: load_encoder(encoder.path).encode_queries(queries["text"].to_pylist())
+    )
+    return score_arms(home, queries, vectors, embeddings, load(home, Postings, ranking.postings), ranking)
 
 
 def encoder_run(

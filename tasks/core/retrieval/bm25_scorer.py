@@ -16,13 +16,20 @@ import numba
 import numpy as np
 import pyarrow.parquet as pq
 
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
+from tasks.core.retrieval.bm25 import one_line
 from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
 
 BATCH = 256  # queries that a thread answers with one accumulator
 Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), weights float32 (n,)
+
+
+def open_scorer(postings: Postings, ranking: Ranking) -> Bm25Scorer:
+    """Open the postings with the BM25 parameters of a ranking."""
+    return Bm25Scorer(postings, ranking.stemmer, ranking.k1, ranking.b)
 
 
 class Bm25Scorer:
@@ -44,7 +51,8 @@ class Bm25Scorer:
 
     def weights(self, query: str) -> Weights:
         """Analyze a query into its indexed terms, each with its inverse document frequency times its count."""
-        counts = Counter(term for term in self._analyzer.terms(query) if term in self._numbers)
+        terms = self._analyzer.terms(one_line(query))
+        counts = Counter(term for term in terms if term in self._numbers)
         numbers = np.fromiter((self._numbers[term] for term in counts), np.int64, len(counts))
         return numbers, self._idf[numbers] * np.fromiter(counts.values(), np.float32, len(counts))
 

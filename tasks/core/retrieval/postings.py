@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import find_by_key, produce
+from tasks.core.base.files import produce
 from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Postings, Snapshot
-from tasks.core.base.settings import MiningSettings
 from tasks.core.retrieval.analyzer import SEPARATOR, Analyzer
 from tasks.core.retrieval.jvm import anserini_version
 from tasks.core.snapshot.reader import passages
@@ -34,7 +33,7 @@ BATCH_ROWS = 4096  # passages analyzed at once
 _LONGEST = np.iinfo(np.uint16).max
 
 
-def build_postings(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Postings:
+def build_postings(home: Path, snapshot: Snapshot, stemmer: str) -> Postings:
     """Analyze all passages (title and text) and write the postings of each term, passages in snapshot order.
 
     Memory grows with the number of different terms, not with the number of passages.
@@ -45,7 +44,7 @@ def build_postings(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Po
 
     def build(folder: Path) -> Mapping[str, Any]:
         log.info("BM25: analyzing %s passages", f"{snapshot.rows:,}")
-        analyzer = Analyzer(mining.stemmer)
+        analyzer = Analyzer(stemmer)
         with TemporaryDirectory(dir=folder, prefix=".batches-") as scratch:
             vocabulary = _Vocabulary()
             with (folder / NORMS).open("wb") as norms:
@@ -64,16 +63,11 @@ def build_postings(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Po
             "parents": (snapshot.digest,),
         }
 
-    return produce(home, Postings, _key(snapshot.digest, mining), build)
+    return produce(home, Postings, _key(snapshot.digest, stemmer), build)
 
 
-def find_postings(home: Path, snapshot: str, mining: MiningSettings) -> Postings | None:
-    """Return the finished postings of the snapshot with this digest; None if there are none."""
-    return find_by_key(home, Postings, _key(snapshot, mining))
-
-
-def _key(snapshot: str, mining: MiningSettings) -> dict[str, object]:
-    return {"snapshot": snapshot, "stemmer": mining.stemmer, "anserini": anserini_version(), "version": VERSION}
+def _key(snapshot: str, stemmer: str) -> dict[str, object]:
+    return {"snapshot": snapshot, "stemmer": stemmer, "anserini": anserini_version(), "version": VERSION}
 
 
 def _analyzed(snapshot: Snapshot, analyzer: Analyzer) -> Iterator[tuple[int, list[str]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from tasks.core.base.section import Section, Share
@@ -13,6 +15,11 @@ class EvaluationSettings(Section):
 
     split: str = Field("test", description="split of the qrels that the gate evaluates")
     depth: int = Field(100, ge=10, description="passages per query; Recall@100 needs at least 100")
+    ranking: Literal["tuned", "dense", "lexical", "hybrid"] = Field(
+        "tuned",
+        description="how a new release ranks passages; tuned: whichever of the encoder, BM25, and the best weighted sum "
+        "of both ranks the dev queries best",
+    )
     leave_out_self: bool = Field(
         False,
         description="exclude the passage with the same id as the query from its rankings and negatives; for "

@@ -1,0 +1,123 @@
+"""Choose how a release ranks: dense, BM25, or a weighted sum of both, on queries that the gate does not use."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.base.ranking import Ranking
+from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
+from tasks.core.base.sections.evaluation import EvaluationSettings
+from tasks.core.base.settings import MiningSettings
+from tasks.core.evaluation.evaluate import encoder_arms
+from tasks.core.retrieval.arms import Arms, longest_norm
+from tasks.core.snapshot.reader import qrels
+
+log = logging.getLogger("nightshift.evaluation")
+
+WEIGHTS = np.round(np.arange(0, 1.001, 0.05), 2)  # of the dense score; 0 and 1 are the single retrievers
+DEFAULT_WEIGHT = 0.85  # best mean over four collections, and above both retrievers on each of them
+PRIOR_QUERIES = 3.0  # strength of the pull towards the default: the error of a weight counts like these many queries
+MIN_QUERIES = 30  # with fewer dev queries, the default is used
+TOP = 10
+FIXED = {"dense": 1.0, "lexical": 0.0}  # modes that settings may prescribe
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The chosen weight, and nDCG@10 of every weight on the dev queries (empty: too few of them)."""
+
+    weight: float
+    queries: int
+    ndcg: tuple[float, ...]  # of WEIGHTS
+    why: str
+
+
+def tune_ranking(
+    home: Path,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    postings: Postings,
+    mining: MiningSettings,
+    settings: EvaluationSettings,
+) -> tuple[Ranking, Tuning]:
+    """Choose how a release of this encoder ranks, on the dev queries of the snapshot; see `tune`.
+
+    `[evaluation] ranking` may fix the mode instead.
+    """
+    ranking = Ranking(
+        weight=1.0,
+        longest=longest_norm(embeddings),
+        postings=postings.digest,
+        stemmer=mining.stemmer,
+        k1=mining.k1,
+        b=mining.b,
+    )
+    if settings.ranking in FIXED:
+        fixed = Tuning(FIXED[settings.ranking], 0, (), f'set by [evaluation] ranking = "{settings.ranking}"')
+        return ranking.model_copy(update={"weight": fixed.weight}), fixed
+    if not snapshot.splits.get("dev"):
+        tuning = Tuning(DEFAULT_WEIGHT, 0, (), "there are no dev queries, so the weight is the default")
+    else:
+        scores = encoder_arms(home, encoder, embeddings, snapshot, "dev", ranking)
+        tuning = tune(Arms(scores), qrels(snapshot, "dev"), leave_out_self=settings.leave_out_self)
+    weight = tuning.weight
+    if settings.ranking == "hybrid" and weight in (0, 1):
+        weight = DEFAULT_WEIGHT
+    return ranking.model_copy(update={"weight": weight}), tuning
+
+
+def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning:
+    """Choose the weight of the dense score by nDCG@10 on dev queries.
+
+    The hybrid weight maximizes Σ nDCG@10 − ½ · `PRIOR_QUERIES` · (weight − `DEFAULT_WEIGHT`)², a ridge penalty that
+    matters for few queries only. A hybrid ranking must beat the better single retriever by more than the standard error
+    of the paired difference; otherwise that retriever ranks alone.
+
+    Args:
+        arms: scores of both retrievers for the dev queries.
+        qrels: query_id, passage_id, relevance of these queries.
+        leave_out_self: ignore the passage whose id equals the query's.
+    """
+    queries = arms.receipt.queries
+    if queries < MIN_QUERIES:
+        why = f"{queries} dev queries are too few to choose a weight ({MIN_QUERIES} are needed), so it is the default"
+        return Tuning(DEFAULT_WEIGHT, queries, (), why)
+    relevance, ideal = arms.relevance(qrels)
+    if leave_out_self:
+        relevance = np.where(arms.is_own(), np.nan, relevance)
+    ndcg = np.stack([_ndcg(arms, weight, relevance, ideal) for weight in WEIGHTS], axis=1)
+    means = ndcg.mean(axis=0)
+    penalty = 0.5 * PRIOR_QUERIES * (WEIGHTS - DEFAULT_WEIGHT) ** 2 / queries
+    hybrid = 1 + int(np.argmax((means - penalty)[1:-1]))
+    single = 0 if means[0] > means[-1] else len(WEIGHTS) - 1
+    gain = ndcg[:, hybrid] - ndcg[:, single]
+    error = float(gain.std(ddof=1) / np.sqrt(queries))
+    pays = float(gain.mean()) > error
+    chosen = hybrid if pays else single
+    name = "BM25" if single == 0 else "dense"
+    why = (
+        f"on {queries:,} dev queries nDCG@10 is {means[hybrid]:.4f} hybrid, {means[-1]:.4f} dense, {means[0]:.4f} BM25; "
+        f"hybrid gains {gain.mean():+.4f} (standard error {error:.4f}) over {name} alone"
+    )
+    log.info("ranking: weight %.2f of the dense score: %s", WEIGHTS[chosen], why)
+    return Tuning(float(WEIGHTS[chosen]), queries, tuple(means.tolist()), why)
+
+
+def _ndcg(arms: Arms, weight: float, relevance: np.ndarray, ideal: np.ndarray) -> np.ndarray:
+    """Return nDCG@10 of each query with this weight: float64 (queries,). Gains are relevances, as in trec_eval.
+
+    relevance: float64 (n,) of each row; NaN: the row is left out. ideal: DCG@10 float64 (queries,) of the best order.
+    """
+    order = arms.order(weight)
+    order = order[~np.isnan(relevance[order])]
+    query = arms.query[order]
+    rank = np.arange(len(order)) - np.searchsorted(query, query)
+    top = rank < TOP
+    dcg = np.bincount(query[top], relevance[order[top]] / np.log2(rank[top] + 2), minlength=len(ideal))
+    return dcg / ideal
