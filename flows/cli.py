@@ -149,7 +149,7 @@ def _after_failure(settings: Settings, error: Exception) -> str:
 
     served, report = "The serving release is unchanged.", ""
     with suppress(NightshiftError):  # the failure may be that Milvus is unreachable
-        pointer = open_publisher(settings).serving()
+        pointer = open_publisher(settings.home, settings.milvus).serving()
         served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
     with suppress(NightshiftError):  # the night may have failed before it wrote its report
         path, night = find_report(settings.home)
@@ -166,11 +166,11 @@ def _print_plan(settings: Settings) -> None:
     from tasks.core.retrieval.bm25 import try_indexing
 
     echo(f"home {settings.home.absolute()}")
-    check_side_files(settings)
+    check_side_files(settings.gate.golden, settings.encoder, settings.mining.cross_encoder)
     try_indexing(settings.home, settings.mining)
     ingested, snapshot, drift = _measure_drift(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
-    for warning in data_warnings(settings, snapshot):
+    for warning in data_warnings(snapshot, settings.evaluation.split, settings.encoder):
         echo(f"warning: {warning}")
 
 
@@ -216,7 +216,7 @@ def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
-    refuse_another_feed(settings, release, snapshot)
+    refuse_another_feed(settings.home, release, snapshot, settings.data)
     drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
     return ingested, snapshot, drift
 

@@ -53,7 +53,7 @@ def unpin(release: Name, settings: SettingsFile = None) -> None:
     """Unpin a release: retention may prune it again."""
     from tasks.core.release.publish import unpin as unpin_release
 
-    typer.echo(f"release {unpin_release(load(settings), release)} is no longer pinned")
+    typer.echo(f"release {unpin_release(load(settings).home, release)} is no longer pinned")
 
 
 @releases.command(epilog="Example: nightshift releases repair")

@@ -104,7 +104,11 @@ def shadow(
     if live:
         comparison = _live(loaded, release, show)
     else:
-        texts = shadowing.held_out_queries(loaded) if queries is None else shadowing.read_queries(queries)
+        texts = (
+            shadowing.held_out_queries(loaded, loaded.evaluation.split)
+            if queries is None
+            else shadowing.read_queries(queries)
+        )
         texts = texts if share == 1 else shadowing.sample_queries(texts, share, loaded.data.seed)
         comparison = shadowing.shadow(loaded, release, texts, k=k, show=show)
     if as_json:

@@ -88,7 +88,7 @@ def _model(settings: Settings) -> str:
     from tasks.core.encoder.model_parts import read_tokenizer
     from tasks.core.training.trainer import check_base
 
-    folders = list(dict.fromkeys(check_base(settings)))
+    folders = list(dict.fromkeys(check_base(settings.home, settings.encoder, settings.embedding)))
     for folder in folders:
         read_tokenizer(folder)
     return " and ".join(map(str, folders))

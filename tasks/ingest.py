@@ -33,13 +33,13 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
 @task(name="check", task_run_name="check files and Java", **STEP)
 def check_side_files(settings: Settings) -> None:
     """Stop a night at its start if Java or a file that it reads later is missing."""
-    preflight.check_side_files(settings)
+    preflight.check_side_files(settings.gate.golden, settings.encoder, settings.mining.cross_encoder)
 
 
 @task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)
 def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
     """Warn if there are too few held-out queries, or if the token limit cuts most passages."""
-    for warning in data_warnings.data_warnings(settings, snapshot):
+    for warning in data_warnings.data_warnings(snapshot, settings.evaluation.split, settings.encoder):
         log.warning("%s", warning)
 
 
@@ -51,7 +51,7 @@ def compare_with_serving(
 
     Raises BadInput when the source is a different collection than the serving one.
     """
-    refuse_another_feed(settings, serving, snapshot)
+    refuse_another_feed(settings.home, serving, snapshot, settings.data)
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC))
     if retrain_because:
         learned = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)

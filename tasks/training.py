@@ -16,7 +16,7 @@ from tasks.ray_training import train_on_ray
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
 def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
     """Return the base encoder, without training, that `[encoder] model` names."""
-    return trainer.base_encoder(settings.home, snapshot, settings)
+    return trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
 
 
 @task(name="check-learnable", task_run_name="check that {base.base} can learn from the texts", **STEP)

@@ -20,6 +20,25 @@ FOLDERS = ("data_contracts", "tasks", "flows", "infra")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST = 300  # lines of a Python file
+# Modules of the core with functions that take all settings. Other functions take `home`, inputs, and their section.
+WHOLE_TREE = {
+    "tasks.core.drift.watch": "reads home and two sections, in addition to five inputs",
+    "tasks.core.evaluation.probe": "embeds, evaluates, and compares",
+    "tasks.core.ingest.ingest": "needs the paths as they are written in the settings file",
+    "tasks.core.release.publish": "records all settings with the release",
+    "tasks.core.release.reindex": "publishes",
+    "tasks.core.release.repair": "publishes, and rebuilds the BM25 index",
+    "tasks.core.report.compare": "embeds, searches, evaluates, and compares",
+    "tasks.core.report.forecast": "forecasts every step of a night",
+    "tasks.core.report.night": "records all settings of the night",
+    "tasks.core.search.export": "opens a release, and evaluates it",
+    "tasks.core.search.http": "opens the service",
+    "tasks.core.search.named_releases": "opens a searcher",
+    "tasks.core.search.searcher": "opens ledger, collection, and BM25 index",
+    "tasks.core.search.service": "opens searchers",
+    "tasks.core.search.shadow": "opens searchers",
+    "tasks.core.training.trainer": "trains, embeds, and evaluates",
+}
 
 
 def module_of(path: Path) -> str:
@@ -88,6 +107,26 @@ def test_the_core_does_not_import_prefect() -> None:
     core = [path for path in SOURCES if package_of(module_of(path)) in (0, 1) or API in path.parents]
     names = [(path, name) for path in core for name in imports_of(path.read_text())]
     assert [(path, name) for path, name in names if name.split(".")[0] in ("prefect", "prefect_ray")] == []
+
+
+def takes_all_settings(source: str) -> bool:
+    """Whether a function of `source` has a parameter that holds the whole settings tree."""
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    parameters = [node for function in functions for node in ast.walk(function.args) if isinstance(node, ast.arg)]
+    return any(
+        re.search(r"\bSettings\b", ast.unparse(parameter.annotation))
+        for parameter in parameters
+        if parameter.annotation is not None
+    )
+
+
+def test_only_listed_modules_of_the_core_take_all_settings() -> None:
+    core = {module_of(path): path.read_text() for path in (ROOT / "tasks" / "core").rglob("*.py")}
+    assert {module for module, source in core.items() if takes_all_settings(source)} == set(WHOLE_TREE)
+    assert takes_all_settings("def f(home: Path, *, settings: Settings | None = None): ...")
+    assert not takes_all_settings("def f(home: Path, settings: DriftSettings) -> Settings: ...")
 
 
 def test_no_file_is_too_long_to_read_in_one_go() -> None:

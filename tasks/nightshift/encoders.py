@@ -73,7 +73,7 @@ def load_encoder(collection: Collection, model: str | Path = "", **settings: Any
 
     chosen = {**settings, **({"model": str(model)} if model else {})}
     tree = settings_for(collection.home, encoder=chosen)
-    return Encoder(base_encoder(collection.home, collection.snapshot, tree), tree.encoder)
+    return Encoder(base_encoder(collection.home, collection.snapshot, tree.encoder, tree.embedding), tree.encoder)
 
 
 def train(

@@ -40,7 +40,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     settings = Settings.model_validate({"home": chosen.home, "data": {"format": "beir", "path": chosen.folder}})
     snapshot = ingest(settings)[1]
-    encoder = base_encoder(settings.home, snapshot, settings)
+    encoder = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(settings.home, encoder, snapshot, settings.embedding.shards)
     reference = build_reference(settings.home, encoder, embeddings, snapshot)
     print(f"{snapshot.rows:,} passages, reference of {reference.rows:,} queries made in {reference.seconds:.1f} s")

@@ -162,7 +162,7 @@ def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrain
         AutoTokenizer.from_pretrained(base).save_pretrained(folder)
         encoder = {"model": folder, "passage_tokens": chosen.tokens}
         settings = Settings.model_validate({"home": home, "encoder": encoder, "embedding": {"precision": "fp32"}})
-        return base_encoder(home, snapshot, settings).digest
+        return base_encoder(home, snapshot, settings.encoder, settings.embedding).digest
 
 
 def _in_a_process(run: Run) -> dict[str, float]:

@@ -114,7 +114,7 @@ def _study(folder: Path, home: Path, half: Path, chosen: argparse.Namespace) -> 
 
 def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source: str) -> Study:
     home, mining = settings.home, settings.mining
-    encoder = base_encoder(home, snapshot, settings)
+    encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(home, encoder, snapshot, 1)
     asked = queries(snapshot, "train")
     vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())

@@ -85,7 +85,7 @@ def _prepare(chosen: argparse.Namespace) -> Given:
         }
     )
     snapshot = ingest(settings)[1]
-    encoder = base_encoder(settings.home, snapshot, settings)
+    encoder = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(settings.home, encoder, snapshot, 8)
     file = settings.home / f"queries-{embeddings.digest}.npy"
     if not file.exists():

@@ -113,7 +113,7 @@ def _prepare(chosen: argparse.Namespace, home: Path, seed: int) -> Trial:
         }
     )
     snapshot = ingest(settings)[1]
-    return Trial(settings, snapshot, base_encoder(home, snapshot, settings))
+    return Trial(settings, snapshot, base_encoder(home, snapshot, settings.encoder, settings.embedding))
 
 
 def _measure(trial: Trial, system: str, file: Path) -> None:
@@ -248,7 +248,7 @@ def _sentence_transformers(trial: Trial, name: str, prepare: Callable[[Any, Any]
     SentenceTransformerTrainer(model, arguments, pairs, loss=MultipleNegativesRankingLoss(model)).train()
     model.save_pretrained(str(folder))
     encoder = trial.settings.encoder.model_copy(update={"model": str(folder)})
-    return base_encoder(trial.home, trial.snapshot, trial.settings.model_copy(update={"encoder": encoder}))
+    return base_encoder(trial.home, trial.snapshot, encoder, trial.settings.embedding)
 
 
 def _pairs(snapshot: Snapshot) -> dict[str, list[str]]:

@@ -115,7 +115,7 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(base).save_pretrained(folder)
         settings = Settings(home=home, encoder={"model": folder, "passage_tokens": 64}, embedding={"precision": "fp32"})
-        encoder = base_encoder(home, snapshot, settings)
+        encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     if part == "searches":
         build_index(home, snapshot, settings.mining)
         gather_shards(home, encoder, snapshot, 4)

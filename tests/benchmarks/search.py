@@ -156,7 +156,7 @@ def release(chosen: argparse.Namespace) -> dict[str, float]:
     On top come giving back its memory (or syncing its files), all checks and the move of the pointer.
     """
     parts, settings = parts_of(chosen), settings_of(chosen)
-    milvus = open_publisher(settings)
+    milvus = open_publisher(settings.home, settings.milvus)
     said: dict[str, float] = {}
 
     class Steps(logging.Handler):
@@ -201,9 +201,9 @@ def search(chosen: argparse.Namespace) -> None:
     asked = [" ".join(words(n, 6)) for n in range(chosen.queries)]
     taken: dict[str, list[float]] = {"searcher": [], "bare": []}
     with Searcher.open(settings, DrawnEncoder) as searcher:
-        pointer = open_publisher(settings).serving()
+        pointer = open_publisher(settings.home, settings.milvus).serving()
         assert pointer is not None
-        reader = open_publisher(settings).open(pointer.collection)
+        reader = open_publisher(settings.home, settings.milvus).open(pointer.collection)
         encoder, client, name = DrawnEncoder(parts.encoder.path), reader._client, reader.identity.collection
         built = json.loads(reader.identity.index_params)
         plain = {"metric_type": METRIC, "params": search_params(chosen.index, K, built, {})}

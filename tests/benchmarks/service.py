@@ -36,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=8093)
     chosen = arguments.parse_args()
     settings = load_settings()
-    queries = held_out_queries(settings)[: chosen.queries]
+    queries = held_out_queries(settings, settings.evaluation.split)[: chosen.queries]
     with service(chosen.port) as ask, Searcher.open(settings) as searcher:
         ways: dict[str, Callable[[str], Any]] = {
             "searcher": lambda query: searcher.search(query, K),

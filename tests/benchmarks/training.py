@@ -186,7 +186,9 @@ def _ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, 
         known=alone,
     )
     tokenizing = time.perf_counter() - began[0], time.process_time() - began[1]
-    stepper = Stepper(encoder, settings, steps_in(data, settings.training), Ranks())
+    stepper = Stepper(
+        encoder, settings.training, steps_in(data, settings.training), Ranks(), settings.encoder.dimensions
+    )
     planned = plan(data, settings.training, stepper.steps)
     meter.watch(encoder.passage.transformer)
     meter.start()

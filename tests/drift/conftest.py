@@ -26,7 +26,7 @@ def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
     write_collection(folder / "source", more=40)
     settings = settings_in(folder, tiny_model)
     snapshot = ingest(settings)[1]
-    encoder = base_encoder(settings.home, snapshot, settings)
+    encoder = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     return folder, snapshot, encoder, gather_shards(settings.home, encoder, snapshot, 1)
 
 

@@ -36,7 +36,7 @@ def made(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
         {"home": home, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
     )
     snapshot = snapshot_of(home, TEXTS)
-    return home, base_encoder(home, snapshot, settings), snapshot
+    return home, base_encoder(home, snapshot, settings.encoder, settings.embedding), snapshot
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_an_int8_encoder_is_sealed_with_its_graph_and_metrics_and_an_altered_gra
         encoder={"model": str(tiny_model)},  # type: ignore[arg-type]
         embedding={"precision": "openvino-int8"},  # type: ignore[arg-type]
     )
-    encoder = base_encoder(tmp_path / "home", snapshot, settings)
+    encoder = base_encoder(tmp_path / "home", snapshot, settings.encoder, settings.embedding)
     assert encoder.precision == "openvino-int8"
     assert 0.9 < encoder.fidelity < 1
     assert encoder.ndcg_change is not None

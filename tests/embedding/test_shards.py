@@ -43,7 +43,7 @@ def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) 
 @pytest.fixture
 def made(settings: Settings) -> Made:
     snapshot = ingest(settings)[1]
-    return settings.home, base_encoder(settings.home, snapshot, settings), snapshot
+    return settings.home, base_encoder(settings.home, snapshot, settings.encoder, settings.embedding), snapshot
 
 
 def table_of(embeddings: Embeddings) -> pa.Table:
@@ -170,7 +170,7 @@ def test_a_repeated_text_is_encoded_once(settings: Settings) -> None:
     home = settings.home
     texts = [*STORIES[:20], "one story 3", "one story 19", *STORIES[20:], "one story 25", *STORIES[:5]]
     snapshot = snapshot_of(home, texts)
-    encoder = base_encoder(home, snapshot, settings)
+    encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     for rank in (3, 1, 0, 2):
         assert embed_shard(home, encoder, snapshot, rank, 4) in (9, 10)
     embeddings = gather_shards(home, encoder, snapshot, 4)
@@ -189,7 +189,7 @@ def test_a_returning_text_reuses_the_vector_of_an_earlier_night(settings: Settin
     home = settings.home
     nights = [STORIES[:20], STORIES[5:25], ["another one", *STORIES[:10], *STORIES[:3]]]
     snapshots = [snapshot_of(home, texts) for texts in nights]
-    encoder = base_encoder(home, snapshots[0], settings)
+    encoder = base_encoder(home, snapshots[0], settings.encoder, settings.embedding)
     made = [gather_shards(home, encoder, snapshot, 3) for snapshot in snapshots]
     assert [(night.embedded, night.avoided, night.repeated) for night in made] == [(20, 0, 0), (5, 15, 0), (1, 13, 0)]
     assert table_of(made[1])["passage_id"].to_pylist() == [f"p{row:06d}" for row in range(20)]
@@ -199,7 +199,7 @@ def test_a_returning_text_reuses_the_vector_of_an_earlier_night(settings: Settin
 
 def test_float16_vectors_are_read_as_float32(settings: Settings) -> None:
     home, snapshot = settings.home, snapshot_of(settings.home, STORIES)
-    encoder = base_encoder(home, snapshot, settings)
+    encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     half = gather_shards(home, encoder, snapshot, 2, vectors="float16")
     whole = gather_shards(home, encoder, snapshot, 2)
     assert (half.embedded, whole.embedded) == (30, 30)  # float32 vectors are never converted from float16

@@ -164,9 +164,9 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
         {"home": tmp_path, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
     )
     snapshot = snapshot_of(tmp_path, STORIES)
-    base = base_encoder(tmp_path, snapshot, settings)
+    base = base_encoder(tmp_path, snapshot, settings.encoder, settings.embedding)
     pooled = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"pooling": "cls"})})
-    other = base_encoder(tmp_path, snapshot, pooled)
+    other = base_encoder(tmp_path, snapshot, pooled.encoder, pooled.embedding)
     assert base.passage_fingerprint != other.passage_fingerprint
     gather_shards(tmp_path, base, snapshot, 2)
     (first,) = caches(tmp_path)

@@ -29,7 +29,8 @@ def in_script(home: Path, words: list[str], extra: str = "") -> Snapshot:
 
 
 def base(home: Path, model: Path | str, snapshot: Snapshot) -> Encoder:
-    return trainer.base_encoder(home, snapshot, small_settings(home, Path(model)))
+    settings = small_settings(home, Path(model))
+    return trainer.base_encoder(home, snapshot, settings.encoder, settings.embedding)
 
 
 @pytest.mark.parametrize("words", [THAI, KHMER], ids=["thai", "khmer"])
@@ -74,7 +75,8 @@ def test_an_encoder_that_gives_every_text_the_same_vector_stops_a_training(tiny_
     weights["embeddings.LayerNorm.bias"] += 1
     save_file(weights, flat / "model.safetensors", metadata={"format": "pt"})
     snapshot = stories(tmp_path / "home")
-    encoder = trainer.base_encoder(tmp_path / "home", snapshot, small_settings(tmp_path / "home", flat))
+    settings = small_settings(tmp_path / "home", flat)
+    encoder = trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     with pytest.raises(BadInput, match="the vectors of 32 different queries are all the same"):
         check_learnable(encoder, snapshot, will_train=True)
 

@@ -99,7 +99,7 @@ def test_an_incomplete_model_folder_is_refused_with_the_file_and_the_next_step(
     damage(base)
     settings = small_settings(tmp_path / "home", base)
     with pytest.raises(NightshiftError, match=f"(?s){words}") as refused:
-        base_encoder(settings.home, stories(settings.home), settings)
+        base_encoder(settings.home, stories(settings.home), settings.encoder, settings.embedding)
     assert str(base) in str(refused.value)
 
 
@@ -249,12 +249,12 @@ def test_a_home_made_with_other_settings_still_works(tiny_model: Path, tmp_path:
     shutil.copytree(tiny_model, base)
     settings = small_settings(tmp_path / "home", base)
     snapshot = stories(settings.home)
-    before = base_encoder(settings.home, snapshot, settings)
+    before = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     write_json(base / "1_Pooling" / "config.json", {"pooling_mode": "cls"})  # not part of the artifact key
-    again = base_encoder(settings.home, snapshot, settings)
+    again = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     assert again.reused
     assert again.digest == before.digest
-    check_base(settings)
+    check_base(settings.home, settings.encoder, settings.embedding)
     elsewhere = settings.model_copy(update={"home": tmp_path / "new"})
     with pytest.raises(NightshiftError, match='pooling = "cls"'):
-        check_base(elsewhere)
+        check_base(elsewhere.home, elsewhere.encoder, elsewhere.embedding)

@@ -23,7 +23,7 @@ def reading(home: Path, source: Path, **data: object) -> tuple[Settings, Release
 
 
 def check(settings: Settings, serving: Release) -> None:
-    refuse_another_feed(settings, serving, ingest(settings)[1])
+    refuse_another_feed(settings.home, serving, ingest(settings)[1], settings.data)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_feed_that_moved_or_grew_or_changed_in_place_passes(tmp_path: Path, fo
     old, new = folders
     settings, serving = reading(tmp_path / "home", old)
     check(settings, serving)
-    refuse_another_feed(settings, None, ingest(settings)[1])
+    refuse_another_feed(settings.home, None, ingest(settings)[1], settings.data)
     old.rename(tmp_path / "moved")
     with (tmp_path / "moved" / "corpus.jsonl").open("a") as file:
         file.write((new / "corpus.jsonl").read_text().replace('"p', '"x'))

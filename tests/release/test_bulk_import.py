@@ -37,7 +37,9 @@ def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, cap
     imported = release_night(
         with_milvus(settings, bulk=str(files), index="IVF_FLAT", index_params={"nlist": 1}), seed=1
     )
-    identities = [open_publisher(settings).identity(release.collection) for release in (inserted, imported)]
+    identities = [
+        open_publisher(settings.home, settings.milvus).identity(release.collection) for release in (inserted, imported)
+    ]
     differ = {name for name, value in identities[0] if getattr(identities[1], name) != value}
     assert differ == {"release", "digest", "collection", "index", "index_params"}
     assert contents(settings, inserted.collection) == contents(settings, imported.collection)
@@ -51,7 +53,7 @@ def contents(settings, collection):
     """All that a collection holds, and what it answers."""
     encoder = HashingEncoder(next((settings.home / "encoders").glob("[!.]*")))
     queries = encoder.encode_queries([passage["text"] for passage in texts(20)])
-    with closing(open_publisher(settings).open(collection)) as reader:
+    with closing(open_publisher(settings.home, settings.milvus).open(collection)) as reader:
         rows = reader.fetch(range(200), ["title", "text", "text_hash", "whole", "vector"])
         results = reader.search(queries, 10)
     held = [
@@ -92,7 +94,7 @@ def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
 
     with at("part-00001.parquet written", die), pytest.raises(KeyboardInterrupt):
         release_night(importing, seed=1)
-    (left,) = open_publisher(importing).collections()
+    (left,) = open_publisher(importing.home, importing.milvus).collections()
     (files / left).mkdir()  # as a kill leaves it
     (files / left / "part-00001.parquet").write_bytes(b"half")
     release_night(importing, seed=1)

@@ -21,7 +21,8 @@ from release_world import as_text, lose_ledger, small, snapshot_of, texts
 
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.base.settings import Settings
+from tasks.core.base.sections.embedding import EmbeddingSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.release.generation import Parts, verify_generation
@@ -63,7 +64,7 @@ def seed_home(settings, tiny_model, tmp_path):
     """Create a home with an encoder, the vectors of two nights and, without a server, their two releases."""
     home = tmp_path / "seed"
     first = snapshot_of(home, texts(ROWS, "first"))
-    encoder = base_encoder(home, first, Settings(home=home, encoder={"model": str(tiny_model), "passage_tokens": 32}))
+    encoder = base_encoder(home, first, EncoderSettings(model=str(tiny_model), passage_tokens=32), EmbeddingSettings())
     for tag in ("first", "second", "night"):
         snapshot = snapshot_of(home, texts(ROWS, tag))
         if tag != "night":
@@ -139,7 +140,7 @@ def clear(settings):
     if settings.milvus.uri:
         client = connect(settings.milvus.uri)
         client.drop_alias(settings.milvus.alias)
-        for name in open_publisher(settings).collections():
+        for name in open_publisher(settings.home, settings.milvus).collections():
             client.drop_collection(name)
         client.close()
     lose_ledger(settings)
@@ -170,14 +171,14 @@ def verified(settings):
     parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
     with open_ledger(settings) as ledger:
         generation = next(entry for entry in ledger.generations() if entry.number == release.generation)
-    assert verify_generation(generation, parts, open_publisher(settings)) == 1
+    assert verify_generation(generation, parts, open_publisher(settings.home, settings.milvus)) == 1
     return release
 
 
 def content(settings):
     """Return the digest of the serving release and all rows of its collection."""
     release, _ = serving(settings)
-    with closing(open_publisher(settings).open(release.collection)) as reader:
+    with closing(open_publisher(settings.home, settings.milvus).open(release.collection)) as reader:
         (hits,) = reader.search(np.ones((1, release.dimension), np.float32), 2 * ROWS, ["title", "text", "vector"])
     assert len(hits) == ROWS
     rows = [(hit.row, hit.passage_id, hit.fields["title"], hit.fields["text"], *hit.fields["vector"]) for hit in hits]
@@ -188,7 +189,7 @@ def check_nothing_left(settings):
     """Check that only the two newest releases exist, and no unfinished files."""
     with open_ledger(settings) as ledger:
         kept = {release.collection for release in ledger.releases() if not release.pruned}
-    assert open_publisher(settings).collections() == kept
+    assert open_publisher(settings.home, settings.milvus).collections() == kept
     assert len(kept) == 2
     home = settings.home
     if not settings.milvus.uri:

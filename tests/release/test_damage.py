@@ -127,14 +127,14 @@ def test_what_cannot_be_built_again_is_named_with_the_next_step(settings, caplog
 @everywhere
 def test_a_whole_collection_passes_the_check_in_the_background(settings):
     release = release_night(settings)
-    with closing(open_publisher(settings).open(release.collection)) as reader:
+    with closing(open_publisher(settings.home, settings.milvus).open(release.collection)) as reader:
         reader.check()
 
 
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
 def test_on_a_server_a_passage_that_does_not_find_itself_is_noticed(settings):
     release = release_night(settings)
-    with closing(open_publisher(settings).open(release.collection)) as reader:
+    with closing(open_publisher(settings.home, settings.milvus).open(release.collection)) as reader:
         with closing(MilvusClient(settings.milvus.uri)) as client:
             client.delete(release.collection, filter="row == 0")
         with pytest.raises(Damaged, match=r"1 of 16 passages do not find themselves \(first: row 0"):

@@ -56,10 +56,12 @@ def test_a_full_disk_ends_the_night_and_not_the_service(small_disk, capsys):
         ends.append(night.returncode)
         resize(256 << 20)
         current, _ = serving(settings)
-        check_loads(current, open_publisher(settings))
+        check_loads(current, open_publisher(settings.home, settings.milvus))
         assert (current.release == before.release) == (night.returncode != 0), night.stderr
         prune(settings)
-        assert len(open_publisher(settings).collections()) == len({before.release, current.release})
+        assert len(open_publisher(settings.home, settings.milvus).collections()) == len(
+            {before.release, current.release}
+        )
     with capsys.disabled():
         print(f"\n{len(ends) - ends.count(0)} of {len(ends)} nights ended on a full disk, none of the service")
     assert ends[0] == 1
@@ -84,9 +86,9 @@ def test_a_milvus_killed_in_the_night_and_started_again_gets_its_release(tmp_pat
     assert served(settings) == before.release
     again = release_night(settings, seed=2)
     assert served(settings) == again.release
-    check_loads(again, open_publisher(settings))
+    check_loads(again, open_publisher(settings.home, settings.milvus))
     prune(settings)
-    assert open_publisher(settings).collections() == {before.collection, again.collection}
+    assert open_publisher(settings.home, settings.milvus).collections() == {before.collection, again.collection}
 
 
 def test_a_milvus_that_is_gone_is_named_and_a_searcher_survives_its_return(tmp_path, lite):

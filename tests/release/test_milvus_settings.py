@@ -64,7 +64,10 @@ def test_other_numbers_make_another_release_of_the_same_parts(settings):
     coarse = release_night(with_milvus(settings, index="HNSW", index_params={"M": 8}), seed=1)
     fine = release_night(with_milvus(settings, index="HNSW", index_params={"M": 32}), seed=1)
     assert coarse.digest != fine.digest
-    assert open_publisher(settings).identity(fine.collection).index_params == '{"M": 32, "efConstruction": 200}'
+    assert (
+        open_publisher(settings.home, settings.milvus).identity(fine.collection).index_params
+        == '{"M": 32, "efConstruction": 200}'
+    )
 
 
 @pytest.mark.parametrize("settings", ["lite"], indirect=True)

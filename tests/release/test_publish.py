@@ -39,7 +39,7 @@ def test_a_release_serves_with_all_that_belongs_to_it(settings):
     now, epoch = serving(settings)
     assert (now.release, epoch, now.rows, now.metrics) == (release.release, 1, 200, {"ndcg@10": 0.01})
     assert release.release.startswith("r0001-")
-    pointer = open_publisher(settings).serving()
+    pointer = open_publisher(settings.home, settings.milvus).serving()
     assert (pointer.release, pointer.collection) == (release.release, release.collection)
     assert pointer.fingerprint == release.fingerprint == encoder_of(settings.home, 1).fingerprint
     assert json.loads((release.path / "manifest.json").read_text())["encoder"] == encoder_of(settings.home, 1).digest
@@ -80,7 +80,9 @@ def test_a_stale_night_leaves_the_pointer_alone(settings):
         release_night(settings, seed=1, epoch=began_at)
     assert served(settings) == newer.release
     assert [entry.release for entry in list_releases(settings)] == [newer.release]
-    assert len(open_publisher(settings).collections()) == 2  # the candidate stays until it is pruned
+    assert (
+        len(open_publisher(settings.home, settings.milvus).collections()) == 2
+    )  # the candidate stays until it is pruned
 
 
 @everywhere

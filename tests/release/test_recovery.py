@@ -37,10 +37,10 @@ def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(
     first = release_night(settings, seed=1)
     with pytest.raises(StaleNight):
         release_night(settings, seed=2, epoch=7)
-    (orphan,) = open_publisher(settings).collections() - {first.collection}
+    (orphan,) = open_publisher(settings.home, settings.milvus).collections() - {first.collection}
     lose_ledger(settings)
     assert prune(settings) == [orphan]
-    assert open_publisher(settings).collections() == {first.collection}
+    assert open_publisher(settings.home, settings.milvus).collections() == {first.collection}
     lose_ledger(settings)
     assert release_night(settings, seed=2).generation == 3
 
@@ -65,18 +65,18 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
     assert pin(few, releases[0].release).release == releases[0].release
     lose_ledger(settings)
     assert prune(few) == [releases[1].collection]
-    unpin(few, releases[0].release)
+    unpin(few.home, releases[0].release)
     assert prune(few) == [releases[0].collection]
     with pytest.raises(NightshiftError, match="unknown or pruned"):
         pin(few, releases[0].release)
     with pytest.raises(NightshiftError, match="not pinned"):
-        unpin(few, releases[0].release)
+        unpin(few.home, releases[0].release)
 
 
 def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog):
     first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
     # A crash left the pointer on another release than the ledger, and both collections are lost.
-    open_publisher(settings).move_pointer(
+    open_publisher(settings.home, settings.milvus).move_pointer(
         Pointer(release=first.release, epoch=1, collection=first.collection, fingerprint=first.fingerprint)
     )
     shutil.rmtree(settings.home / "milvus")
@@ -98,4 +98,4 @@ def test_an_alias_of_another_home_is_left_alone(settings, tmp_path):
     for act in (serving, prune, lambda settings: release_night(settings, seed=2)):
         with pytest.raises(NightshiftError, match="made in another home"):
             act(theirs)
-    assert open_publisher(theirs).serving().release == ours.release
+    assert open_publisher(theirs.home, theirs.milvus).serving().release == ours.release

@@ -55,7 +55,7 @@ def candidate(settings, change=lambda rows: rows, **other):
     generation = GENERATION._replace(family=milvus_settings.alias)
     identity = Parts(encoder, embeddings, snapshot, milvus_settings, HashingEncoder).identity(generation)
     rows = pa.Table.from_batches(rows_with_vectors(snapshot, embeddings, 64))
-    milvus = open_publisher(settings)
+    milvus = open_publisher(settings.home, settings.milvus)
     milvus.build(identity, change(rows).combine_chunks().to_batches())
     with closing(milvus.open(identity.collection)) as reader:
         whole = Candidate(reader, identity, snapshot, embeddings, HashingEncoder(encoder.path), milvus_settings)

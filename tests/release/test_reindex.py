@@ -21,7 +21,7 @@ def test_another_index_is_another_release_of_the_same_encoder_and_vectors(settin
     assert served(other) == second.release != first.release
     assert (second.encoder, second.embeddings, second.snapshot) == (first.encoder, first.embeddings, first.snapshot)
     assert (second.metrics, second.reason) == (first.metrics, "a quicker index")
-    assert open_publisher(other).identity(second.collection).index == "HNSW"
+    assert open_publisher(other.home, other.milvus).identity(second.collection).index == "HNSW"
 
 
 def test_a_collection_that_is_whole_and_has_that_index_stays(settings):

@@ -63,7 +63,7 @@ def test_the_number_of_a_release_is_its_name(settings):
     assert rollback(settings, "r0001").release == first
     assert rollback(settings, second[:7]).release == second
     assert pin(settings, "r0001").release == first
-    assert unpin(settings, "r0001") == first
+    assert unpin(settings.home, "r0001") == first
     with pytest.raises(NightshiftError, match=f"'r000': matches several: {second}, {first}"):
         pin(settings, "r000")
     names = [first, second]
@@ -114,7 +114,7 @@ def test_prune_never_takes_what_serves_nor_its_way_back(settings):
     assert prune(with_milvus(settings, keep=2)) == [names[2].collection]
     assert rollback(settings).release == names[0].release
     with pytest.raises(NightshiftError, match="is serving"):
-        open_publisher(settings).drop(names[0].collection)
+        open_publisher(settings.home, settings.milvus).drop(names[0].collection)
 
 
 @ledgers

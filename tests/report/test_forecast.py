@@ -58,7 +58,9 @@ def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
 
 def test_what_earlier_nights_took_is_what_the_next_will_take(settings: Settings) -> None:
     snapshot = ingest(settings)[1]
-    gather_shards(settings.home, base_encoder(settings.home, snapshot, settings), snapshot, 1)
+    gather_shards(
+        settings.home, base_encoder(settings.home, snapshot, settings.encoder, settings.embedding), snapshot, 1
+    )
     plan = of(settings, Action.REFRESH, new=50)
     assert plan.steps[0].basis == "100 encoded passages"  # too few were embedded to go by
     more = settings.model_copy(update={"mining": settings.mining.model_copy(update={"rounds": 2})})

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.errors import BadInput, NightshiftError
-from tasks.core.base.sections.evaluation import GateSettings
-from tasks.core.base.settings import CrossEncoderSettings, DataSettings, EncoderSettings, MiningSettings, Settings
+from tasks.core.base.settings import CrossEncoderSettings, DataSettings, EncoderSettings, Settings
 from tasks.core.ingest.data_warnings import data_warnings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.source_summary import summarize_source
@@ -19,17 +18,14 @@ from tasks.core.report.preflight import check_side_files
 def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_model: Path) -> None:
     golden = tmp_path / "golden.jsonl"
     golden.write_text('\ufeff{"query": "what is said of gold", "passage_id": "p2"}\n', encoding="utf-8")
-    check_side_files(
-        Settings(home=tmp_path, gate=GateSettings(golden=golden), encoder=EncoderSettings(model=str(tiny_model)))
-    )
+    check_side_files(golden, EncoderSettings(model=str(tiny_model)), CrossEncoderSettings())
     golden.write_text("what is said of gold\n")
     with pytest.raises(BadInput, match=r"golden\.jsonl, line 1: not JSON"):
-        check_side_files(Settings(home=tmp_path, gate=GateSettings(golden=golden)))
+        check_side_files(golden, EncoderSettings(), CrossEncoderSettings())
     with pytest.raises(NightshiftError, match=r"no config\.json in it"):
-        check_side_files(Settings(home=tmp_path, encoder=EncoderSettings(model=str(tmp_path))))
-    judge = MiningSettings(cross_encoder=CrossEncoderSettings(model=str(tmp_path)))
+        check_side_files(None, EncoderSettings(model=str(tmp_path)), CrossEncoderSettings())
     with pytest.raises(NightshiftError, match=r"\[mining.cross_encoder\] model"):
-        check_side_files(Settings(home=tmp_path, mining=judge))
+        check_side_files(None, EncoderSettings(), CrossEncoderSettings(model=str(tmp_path)))
 
 
 def test_few_queries_and_cut_passages_are_warned_of(
@@ -39,11 +35,11 @@ def test_few_queries_and_cut_passages_are_warned_of(
     data = DataSettings(format="beir", path=source)
     settings = Settings(home=tmp_path, data=data, encoder=EncoderSettings(model=str(tiny_model), passage_tokens=8))
     _, snapshot = ingest(settings)
-    few, cut = data_warnings(settings, snapshot)
+    few, cut = data_warnings(snapshot, settings.evaluation.split, settings.encoder)
     assert few.startswith("split test has 20 held-out queries, fewer than 100")
     assert cut.startswith("[encoder] passage_tokens = 8 cuts 100% of the passages")
     roomy = settings.model_copy(update={"encoder": EncoderSettings(model=str(tiny_model))})
-    assert len(data_warnings(roomy, snapshot)) == 1
+    assert len(data_warnings(snapshot, roomy.evaluation.split, roomy.encoder)) == 1
     assert summarize_source(str(source)).warnings == [few]
     (source / "qrels" / "test.tsv").unlink()
     assert summarize_source(str(source)).warnings[0].startswith("split test has 3 held-out queries")  # a tenth of 36

@@ -27,7 +27,7 @@ def test_a_home_with_spaces_quotes_and_unicode_is_indexed_and_searched_in_the_c_
     index = build_index(home, snapshot, SETTINGS)
     assert index.rows == 2
     assert search_bm25(home, index, queries(snapshot), 2, SETTINGS).rows == 2
-    lexical = Bm25Searcher(Settings(home=home, mining=SETTINGS), snapshot.digest)
+    lexical = Bm25Searcher(home, snapshot.digest, SETTINGS, 30)
     try:
         assert lexical.search(["zebra", "löwe lion"], 2) == [[0], [1]]
     finally:

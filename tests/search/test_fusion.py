@@ -31,7 +31,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lexical(world):
     settings, snapshot = world
-    lexical = Bm25Searcher(settings, snapshot.digest)
+    lexical = Bm25Searcher(settings.home, snapshot.digest, settings.mining, settings.milvus.query_seconds)
     yield lexical
     lexical.close()
 
@@ -85,7 +85,7 @@ def test_a_filter_applies_to_hits_of_bm25_only(searcher):
 
 def test_a_killed_java_process_is_reported_and_restarted(world):
     settings, snapshot = world
-    ranker = Bm25Searcher(settings, snapshot.digest)
+    ranker = Bm25Searcher(settings.home, snapshot.digest, settings.mining, settings.milvus.query_seconds)
     before = ranker.search(["lamp"], 5)
     os.kill(ranker._child.pid, signal.SIGKILL)
     ranker._child.wait()

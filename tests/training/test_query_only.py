@@ -100,7 +100,7 @@ def released(settings: Settings, encoder: Encoder, embeddings: Embeddings, snaps
 def test_training_only_the_query_encoder_embeds_no_passage(settings: Settings) -> None:
     home, snapshot = settings.home, stories(settings.home)
     negatives = next_passages(home, snapshot)
-    start = trainer.base_encoder(home, snapshot, settings)
+    start = trainer.base_encoder(home, snapshot, settings.encoder, settings.embedding)
     vectors = gather_shards(home, start, snapshot, 2)
     new = trainer.train(home, start, snapshot, negatives, settings)
     weights = [
@@ -114,7 +114,7 @@ def test_training_only_the_query_encoder_embeds_no_passage(settings: Settings) -
 
     named_path = settings.embedding.model_copy(update={"precision": "fp32"})
     exact = settings.model_copy(update={"embedding": named_path})
-    plain = trainer.base_encoder(home, snapshot, exact)
+    plain = trainer.base_encoder(home, snapshot, exact.encoder, exact.embedding)
     kept = trainer.train(home, plain, snapshot, negatives, settings)  # "auto" now, but the vectors are of fp32
     assert (kept.precision, kept.passage_fingerprint) == ("fp32", plain.passage_fingerprint)
 

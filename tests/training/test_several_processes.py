@@ -43,7 +43,7 @@ def taught_job(settings: Settings, folder: Path) -> Job:
         "teacher_score": [3.0] * len(queries),
     }
     pq.write_table(pa.table(own), mined.path / "positives.parquet")
-    start = base_encoder(settings.home, snapshot, settings)
+    start = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     return Job(folder=folder, start=start, snapshot=snapshot, negatives=mined, settings=settings)
 
 

@@ -53,7 +53,10 @@ def test_training_moves_queries_closer_to_their_passages(snapshot: Snapshot, set
     encoder = trained(snapshot, settings)
     assert encoder.steps == encoder.kept == 9  # 2 epochs × 36 pairs / 8
     assert np.mean(encoder.loss[-3:]) < np.mean(encoder.loss[:3])
-    assert encoder.fingerprint != trainer.base_encoder(settings.home, snapshot, settings).fingerprint
+    assert (
+        encoder.fingerprint
+        != trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding).fingerprint
+    )
     assert load_encoder(encoder.path).fingerprint == encoder.fingerprint
     assert not list(encoder.path.glob("*checkpoint*"))
 
@@ -231,6 +234,6 @@ def test_a_snapshot_without_dev_queries_is_trained_without_evaluations(settings:
     few = snapshot_of(
         settings.home, texts, {f"q{n}": f"{n}" for n in range(12)}, [(f"q{n}", f"p{n}", "train") for n in range(12)]
     )
-    base = trainer.base_encoder(settings.home, few, settings)
+    base = trainer.base_encoder(settings.home, few, settings.encoder, settings.embedding)
     changed = having(settings, evaluate_every=1)
     assert trainer.train(settings.home, base, few, next_passages(settings.home, few), changed).dev == ()

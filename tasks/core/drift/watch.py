@@ -22,6 +22,7 @@ from tasks.core.base.checksums import read_record, set_aside, write_record
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import exclusive, find_artifact, write_text
 from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import (
     VERSION,
@@ -95,7 +96,7 @@ def watch(
     served = ServingRelease(settings.home, serving, serving_snapshot, settings.embedding)
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
-        check = Check(settings, served, snapshot, read_state(file), now)
+        check = Check(settings.drift, served, snapshot, read_state(file), now)
         drift = check.decide_action(recipe)
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
@@ -152,10 +153,9 @@ class Check:
     """One drift check: the previous state, the new state, and the queries behind it."""
 
     def __init__(
-        self, settings: Settings, served: ServingRelease, snapshot: Snapshot, state: State, now: datetime
+        self, settings: DriftSettings, served: ServingRelease, snapshot: Snapshot, state: State, now: datetime
     ) -> None:
-        self.settings, self.drift_settings, self.snapshot, self.now = settings, settings.drift, snapshot, now
-        self.served = served
+        self.settings, self.served, self.snapshot, self.now = settings, served, snapshot, now
         self.before = state
         self.state = with_reference(state, self.served.reference.receipt.digest)
         self.fresh: dict[str, int] = {}
@@ -163,18 +163,18 @@ class Check:
 
     def decide_action(self, recipe: str) -> Drift:
         """Judge a window if one is due and complete, and combine it with the changes of the data."""
-        data = compare_snapshots(self.served, self.snapshot, recipe, self.drift_settings)
+        data = compare_snapshots(self.served, self.snapshot, recipe, self.settings)
         baseline = self.state.baseline
         examination = self._examine_window()
         measured = None if examination is None else examination.measured
-        self.state, decision = decide(self.state, measured, self.now, self.drift_settings)
+        self.state, decision = decide(self.state, measured, self.now, self.settings)
         suspect_reason = self._find_damage(measured, baseline)
         query_fields: dict[str, Any] = {}
         if examination is not None:
             threshold = low_threshold(
-                baseline, examination.measured.queries, examination.measured.held_out, self.drift_settings
+                baseline, examination.measured.queries, examination.measured.held_out, self.settings
             )
-            query_fields = explanation_fields(examination, query_signals(examination, threshold, self.drift_settings))
+            query_fields = explanation_fields(examination, query_signals(examination, threshold, self.settings))
             last = self.state.windows[-1]
             self.unfamiliar = examination.unfamiliar if last.fired or last.worse else []
         labels_arrived = self.state.labels_wanted and data.new_pairs
@@ -196,26 +196,26 @@ class Check:
 
     def _examine_window(self) -> Examination | None:
         """Examine the new queries if there are enough and a window is due; else return None."""
-        if not is_window_due(self.state, self.drift_settings.max_queries, self.now, self.drift_settings):
+        if not is_window_due(self.state, self.settings.max_queries, self.now, self.settings):
             return None  # too early for a window of any size
-        sample = Sample(self.drift_settings.max_queries, seed=self.state.number)
+        sample = Sample(self.settings.max_queries, seed=self.state.number)
         sample.add(self._count("snapshot", new_queries(self.served, self.snapshot, self._seen_snapshot())))
         position = self.state.log
-        if self.drift_settings.queries is not None:
-            reader = LogReader(self._log_position(self.drift_settings.queries))
+        if self.settings.queries is not None:
+            reader = LogReader(self._log_position(self.settings.queries))
             sample.add(self._count("log", skip_known(self.served.reference, reader.texts(), NONE)))
             position = reader.position
-        if not is_window_due(self.state, len(sample), self.now, self.drift_settings):
+        if not is_window_due(self.state, len(sample), self.now, self.settings):
             return None
         self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": position})
-        return examine(self.served, self.snapshot, sample.texts, self.drift_settings)
+        return examine(self.served, self.snapshot, sample.texts, self.settings)
 
     def _seen_snapshot(self) -> Snapshot | None:
         """Return the snapshot whose queries were judged already, if any."""
         if not self.state.consumed:
             return None
         try:
-            return load_snapshot(self.settings.home, self.state.consumed)
+            return load_snapshot(self.served.home, self.state.consumed)
         except NightshiftError:
             log.warning(
                 "Snapshot %s was removed: all queries of the current snapshot count as seen", self.state.consumed
@@ -241,20 +241,20 @@ class Check:
 
         Queries of the snapshot are searched only if their terms are suspect.
         """
-        if measurement is not None and looks_damaged(measurement, baseline, self.drift_settings):
+        if measurement is not None and looks_damaged(measurement, baseline, self.settings):
             return describe_damage(measurement)
         last = self.state.windows[-1] if self.state.windows else None
         if last is not None and last.suspect and last.snapshot == self.snapshot.digest:
             return f"window {last.number} was suspect"
-        sample = Sample(self.drift_settings.max_queries, seed=0)
+        sample = Sample(self.settings.max_queries, seed=0)
         sample.add(new_queries(self.served, self.snapshot))
-        if len(sample) < self.drift_settings.min_queries:
+        if len(sample) < self.settings.min_queries:
             return ""
-        share = unseen_terms(self.served, self.snapshot, sample.texts, self.drift_settings)
-        if share <= self.served.reference.receipt.unseen_terms + self.drift_settings.unseen_terms:
+        share = unseen_terms(self.served, self.snapshot, sample.texts, self.settings)
+        if share <= self.served.reference.receipt.unseen_terms + self.settings.unseen_terms:
             return ""
-        measured = examine(self.served, self.snapshot, sample.texts, self.drift_settings).measured
-        return describe_damage(measured) if looks_damaged(measured, baseline, self.drift_settings) else ""
+        measured = examine(self.served, self.snapshot, sample.texts, self.settings).measured
+        return describe_damage(measured) if looks_damaged(measured, baseline, self.settings) else ""
 
 
 def _describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:

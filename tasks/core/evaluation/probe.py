@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Encoder, Run, Snapshot
+from tasks.core.base.sections.embedding import EmbeddingSettings
+from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, read_run
@@ -47,7 +49,7 @@ def probe(
     """
     evaluation = settings.evaluation
     drawn = _draw_queries(snapshot, evaluation.split, evaluation.probe_queries, settings.gate.seed)
-    chosen = _choose_passages(snapshot, evaluation.split, drawn, runs, settings)
+    chosen = _choose_passages(snapshot, drawn, runs, settings.gate.seed, evaluation)
     max_passages = int(evaluation.probe_share * snapshot.rows)
     why = ""
     if drawn.num_rows < settings.gate.min_queries:
@@ -59,7 +61,9 @@ def probe(
         return Probe(passages=int(chosen.sum()), of=snapshot.rows, why=why)
     pool = _build_pool(settings.home, snapshot, evaluation.split, drawn, chosen)
     log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, drawn.num_rows)
-    challenger_measures, rival_measures = (_measure(settings, encoder, pool) for encoder in (challenger, rival))
+    challenger_measures, rival_measures = (
+        _measure(settings.home, encoder, pool, evaluation, settings.embedding) for encoder in (challenger, rival)
+    )
     comparison = compare_paired(name, challenger_measures, rival_measures, settings.gate)
     worse = comparison.high < -settings.gate.margin
     log.info("probe: %s against %s", comparison, name)
@@ -69,9 +73,11 @@ def probe(
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=comparison, finding=finding)
 
 
-def _measure(settings: Settings, encoder: Encoder, pool: Snapshot) -> pa.Table:
-    vectors = gather_shards(settings.home, encoder, pool, 1, vectors=settings.embedding.vectors)
-    return read_per_query(evaluate_encoder(settings.home, "probe", encoder, vectors, pool, settings.evaluation))
+def _measure(
+    home: Path, encoder: Encoder, pool: Snapshot, evaluation: EvaluationSettings, embedding: EmbeddingSettings
+) -> pa.Table:
+    vectors = gather_shards(home, encoder, pool, 1, vectors=embedding.vectors)
+    return read_per_query(evaluate_encoder(home, "probe", encoder, vectors, pool, evaluation))
 
 
 def _draw_queries(snapshot: Snapshot, split: str, limit: int, seed: int) -> pa.Table:
@@ -82,14 +88,14 @@ def _draw_queries(snapshot: Snapshot, split: str, limit: int, seed: int) -> pa.T
 
 
 def _choose_passages(
-    snapshot: Snapshot, split: str, drawn: pa.Table, runs: tuple[Run, ...], settings: Settings
+    snapshot: Snapshot, drawn: pa.Table, runs: tuple[Run, ...], seed: int, settings: EvaluationSettings
 ) -> np.ndarray:
     """Choose the passages of the pool: bool (passages,), in snapshot order."""
-    answers = qrels(snapshot, split)
+    answers = qrels(snapshot, settings.split)
     pooled = [answers.filter(pc.is_in(answers["query_id"], value_set=drawn["query_id"]))["passage_id"]]
     for run in runs:
         hits = read_run(run)
-        in_depth = pc.less_equal(hits["rank"], settings.evaluation.probe_depth)
+        in_depth = pc.less_equal(hits["rank"], settings.probe_depth)
         of_drawn = pc.is_in(hits["query_id"], value_set=drawn["query_id"])
         pooled.append(hits.filter(pc.and_(in_depth, of_drawn))["passage_id"])
     ids = pc.unique(pa.chunked_array([chunk for column in pooled for chunk in column.chunks], pa.string()))
@@ -98,8 +104,8 @@ def _choose_passages(
     for batch in passages(snapshot, columns=["passage_id"]):
         chosen[first : first + batch.num_rows] = pc.is_in(batch["passage_id"], value_set=ids).to_numpy(False)
         first += batch.num_rows
-    random_count = min(settings.evaluation.probe_random, snapshot.rows)
-    chosen[np.random.default_rng(settings.gate.seed).choice(snapshot.rows, random_count, replace=False)] = True
+    random_count = min(settings.probe_random, snapshot.rows)
+    chosen[np.random.default_rng(seed).choice(snapshot.rows, random_count, replace=False)] = True
     return chosen
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from tasks.core.base.receipts import Snapshot
-from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.snapshot.reader import passage_texts
 
@@ -17,14 +17,19 @@ MOSTLY_WHOLE = 0.5  # least share of passages that a token limit should leave wh
 SAMPLE = 2_000  # passages whose tokens are counted
 
 
-def data_warnings(settings: Settings, snapshot: Snapshot) -> list[str]:
-    """Return warnings about a night on this snapshot with these settings, each with the next step."""
-    encoder = settings.encoder
-    texts = [encoder.passage_prompt + text for text in islice(passage_texts(snapshot), SAMPLE)]
-    whole = float((token_counts(texts, encoder) <= encoder.passage_tokens).mean())
+def data_warnings(snapshot: Snapshot, split: str, settings: EncoderSettings) -> list[str]:
+    """Return warnings about a night on this snapshot, each with the next step.
+
+    Args:
+        snapshot: of the night.
+        split: name of the held-out split.
+        settings: of the encoder that reads the passages.
+    """
+    texts = [settings.passage_prompt + text for text in islice(passage_texts(snapshot), SAMPLE)]
+    whole = float((token_counts(texts, settings) <= settings.passage_tokens).mean())
     return [
-        *warn_of_few_queries(snapshot.splits.get(settings.evaluation.split, 0), settings.evaluation.split),
-        *warn_of_cut_passages(whole, encoder.passage_tokens),
+        *warn_of_few_queries(snapshot.splits.get(split, 0), split),
+        *warn_of_cut_passages(whole, settings.passage_tokens),
     ]
 
 

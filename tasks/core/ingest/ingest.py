@@ -66,7 +66,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         "settings": settings.data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
     }
     identity = digest_of(key)
-    previous = _previous_snapshot(settings, feed, identity)
+    previous = _previous_snapshot(settings.home, feed, identity, compare=settings.data.compare)
     kept = settings.home / REFUSED / identity
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -110,14 +110,14 @@ def _reads_differently_now(home: Path, ingested: Ingested) -> bool:
     return renamed or any(rule.failed for rule in ingested.rules if rule.rule in _RELAXED_RULES)
 
 
-def _previous_snapshot(settings: Settings, feed: str, identity: str) -> str | None:
+def _previous_snapshot(home: Path, feed: str, identity: str, *, compare: bool) -> str | None:
     """Return the digest of the snapshot to compare with. An unchanged source keeps its first comparison."""
-    last = last_ingest(settings.home, feed)
+    last = last_ingest(home, feed)
     if last is None:
         return None
     if last.identity == identity:
         return last.parents[0] if last.parents else None
-    return last.snapshot if settings.data.compare else None
+    return last.snapshot if compare else None
 
 
 def _build(folder: Path, source: Source, settings: Settings, kept: Path, previous: str | None) -> Mapping[str, Any]:
@@ -133,7 +133,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = _write_snapshot(connection, scratch, settings)
+            snapshot = _write_snapshot(settings.home, connection, scratch)
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept
@@ -152,7 +152,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
     }
 
 
-def _write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settings: Settings) -> Snapshot:
+def _write_snapshot(home: Path, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Snapshot:
     rows = scratch / "accepted"
     rows.mkdir()
     accepted = write_accepted(connection, rows, scratch)
@@ -162,7 +162,7 @@ def _write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, settin
             file.rename(folder / file.name)
         return accepted.fields
 
-    return produce(settings.home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
+    return produce(home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
 
 
 def _keep_quarantine(folder: Path, kept: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from tasks.core.base.errors import Damaged
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Release
-from tasks.core.base.settings import Settings
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.rollback import rollback_target
 
 log = logging.getLogger("nightshift.release")
 
 
-def find_comparable(settings: Settings, serving: Release | None) -> Release | None:
+def find_comparable(settings: HomeSettings, serving: Release | None) -> Release | None:
     """Return `serving` if its encoder is intact; None if no release with an intact encoder is left.
 
     A trained encoder cannot be rebuilt from its release. Without one the night trains from the base model, like a
@@ -22,13 +23,13 @@ def find_comparable(settings: Settings, serving: Release | None) -> Release | No
 
     Raises Damaged when the encoder is lost but an older release can serve: rolling back is the user's decision.
     """
-    if serving is None or _is_encoder_intact(settings, serving):
+    if serving is None or _is_encoder_intact(settings.home, serving):
         return serving
     folder = settings.home / Encoder.shelf / serving.encoder
     with open_ledger(settings) as ledger:
         name = rollback_target(ledger, serving)
         older = next((release for release in ledger.releases() if release.release == name), None)
-    if older is not None and _is_encoder_intact(settings, older):
+    if older is not None and _is_encoder_intact(settings.home, older):
         raise Damaged(
             f"{folder}: the encoder of the serving release {serving.release} is damaged or missing and cannot be "
             "rebuilt. Restore it from a backup, or serve the previous release: "
@@ -42,6 +43,6 @@ def find_comparable(settings: Settings, serving: Release | None) -> Release | No
     return None
 
 
-def _is_encoder_intact(settings: Settings, release: Release) -> bool:
-    encoder = find_artifact(settings.home, Encoder, release.encoder)
+def _is_encoder_intact(home: Path, release: Release) -> bool:
+    encoder = find_artifact(home, Encoder, release.encoder)
     return encoder is not None and encoder.fingerprint == release.fingerprint

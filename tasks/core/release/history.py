@@ -6,7 +6,7 @@ import logging
 
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError, Unreachable
 from tasks.core.base.receipts import Release
-from tasks.core.base.settings import Settings
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.publisher import Pointer, Publisher
 from tasks.core.release.recovery import read_manifest, recover
@@ -15,7 +15,7 @@ from tasks.core.release.vector_stores import open_publisher
 log = logging.getLogger("nightshift.release")
 
 
-def serving(settings: Settings, publisher: Publisher | None = None) -> tuple[Release | None, int]:
+def serving(settings: HomeSettings, publisher: Publisher | None = None) -> tuple[Release | None, int]:
     """Return the serving release and the epoch, a number that grows with each move of the pointer.
 
     Returns (None, 0) before the first release. First repairs pointer and ledger after a crash, inside one ledger
@@ -24,17 +24,17 @@ def serving(settings: Settings, publisher: Publisher | None = None) -> tuple[Rel
     Raises Unreachable when Milvus does not answer, NightshiftError when the alias belongs to another home.
     """
     with open_ledger(settings) as ledger, ledger.exclusive():
-        return reconcile(ledger, publisher or open_publisher(settings))
+        return reconcile(ledger, publisher or open_publisher(settings.home, settings.milvus))
 
 
-def list_releases(settings: Settings) -> list[Release]:
+def list_releases(settings: HomeSettings) -> list[Release]:
     """Return every release that ever served, newest first. `pruned` is true where only its metrics are left."""
     serving(settings)
     with open_ledger(settings) as ledger:
         return ledger.releases()
 
 
-def known_releases(settings: Settings) -> list[Release]:
+def known_releases(settings: HomeSettings) -> list[Release]:
     """Return every release in the ledger, newest first. Only reads, unless the ledger is empty and is rebuilt first."""
     with open_ledger(settings) as ledger:
         known = ledger.releases()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.receipts import Release
-from tasks.core.base.settings import Settings
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger_database import Database, Sqlite
 
 
@@ -57,14 +57,14 @@ class Generation(NamedTuple):
 
 
 @contextmanager
-def open_ledger(settings: Settings) -> Iterator[Ledger]:
-    """Open the ledger of the home in `settings`; create it on first use."""
+def open_ledger(settings: HomeSettings) -> Iterator[Ledger]:
+    """Open the ledger of a home; create it on first use."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with closing(_database(settings)) as database:
         yield Ledger(settings.home, database, settings.milvus.alias)
 
 
-def _database(settings: Settings) -> Database:
+def _database(settings: HomeSettings) -> Database:
     if not settings.release.ledger:
         return Sqlite(settings.home)
     from tasks.core.release.ledger_postgres import Postgres

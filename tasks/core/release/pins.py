@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks.core.base.files import write_text
 from tasks.core.base.receipts import Release
-from tasks.core.base.settings import Settings
 from tasks.core.release.history import reconcile
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
@@ -18,7 +18,7 @@ from tasks.core.release.vector_stores import open_publisher
 FOLDER = "pins"
 
 
-def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Release:
+def pin(settings: HomeSettings, name: str, publisher: Publisher | None = None) -> Release:
     """Protect a release from pruning.
 
     Args:
@@ -31,7 +31,7 @@ def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Re
     Raises NoSuchRelease when no release has this name, or its collection is already pruned.
     """
     with open_ledger(settings) as ledger, ledger.exclusive():  # the same transaction that pruning decides in
-        reconcile(ledger, publisher or open_publisher(settings))
+        reconcile(ledger, publisher or open_publisher(settings.home, settings.milvus))
         known = {release.release: release for release in ledger.releases() if not release.pruned}
         name = pick_name(name, known)
         stamp = {"release": name, "pinned": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -39,19 +39,19 @@ def pin(settings: Settings, name: str, publisher: Publisher | None = None) -> Re
     return known[name]
 
 
-def unpin(settings: Settings, name: str) -> str:
+def unpin(home: Path, name: str) -> str:
     """Remove the pin of a release, so that pruning may remove it again.
 
     Args:
-        settings: of the home.
+        home: folder of the pins.
         name: the release's name, or a prefix that only one pinned release has.
 
     Returns: the full name of the release.
 
     Raises NoSuchRelease when no pinned release has this name.
     """
-    name = pick_name(name, sorted(pinned_releases(settings.home)), "not pinned. Pinned releases")
-    (settings.home / FOLDER / f"{name}.json").unlink(missing_ok=True)
+    name = pick_name(name, sorted(pinned_releases(home)), "not pinned. Pinned releases")
+    (home / FOLDER / f"{name}.json").unlink(missing_ok=True)
     return name
 
 

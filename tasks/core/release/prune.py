@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from tasks.core.base.sections.release import MilvusSettings
-from tasks.core.base.settings import Settings
 from tasks.core.release.history import reconcile
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.pins import pinned_releases
 from tasks.core.release.publisher import Publisher
@@ -22,7 +22,7 @@ from tasks.core.release.vector_stores import open_publisher
 log = logging.getLogger("nightshift.release")
 
 
-def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
+def prune(settings: HomeSettings, publisher: Publisher | None = None) -> list[str]:
     """Remove the collections of generations that are no longer needed.
 
     Keeps the serving release, the release that a rollback would return to, the newest `[milvus] keep` releases, pinned
@@ -35,7 +35,7 @@ def prune(settings: Settings, publisher: Publisher | None = None) -> list[str]:
 
     Returns: the names of the removed collections.
     """
-    publisher = publisher or open_publisher(settings)
+    publisher = publisher or open_publisher(settings.home, settings.milvus)
     removed = []
     with open_ledger(settings) as ledger:
         with ledger.exclusive():

@@ -71,7 +71,7 @@ def publish(
         StaleNight: another release went live in the meantime. The generation stays until it is pruned.
     """
     start = time.perf_counter()
-    publisher = publisher or open_publisher(settings)
+    publisher = publisher or open_publisher(settings.home, settings.milvus)
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader)
 
     def make_release(generation: Generation, recall: float, peak_mb: int) -> Release:

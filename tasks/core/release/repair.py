@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from pathlib import Path
 
 from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Release, Snapshot
-from tasks.core.base.settings import Settings
+from tasks.core.base.settings import MiningSettings, Settings
 from tasks.core.release.history import check_loads, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader
@@ -38,9 +39,9 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
         return None, epoch
     with open_ledger(settings) as ledger, ledger.exclusive():
         restore_manifests(ledger)
-    _repair_bm25(settings, release)
+    _repair_bm25(settings.home, release, settings.mining)
     try:
-        _check_release(release, open_publisher(settings))
+        _check_release(release, open_publisher(settings.home, settings.milvus))
     except Unreachable:
         raise
     except NightshiftError as error:
@@ -72,10 +73,10 @@ def _rebuild_collection(settings: Settings, loader: Loader, damaged: Release, ep
     return serving(settings)
 
 
-def _repair_bm25(settings: Settings, release: Release) -> None:
+def _repair_bm25(home: Path, release: Release, settings: MiningSettings) -> None:
     """Rebuild the BM25 index of the release's snapshot if its files are damaged."""
-    index = find_index(settings.home, release.snapshot, settings.mining)
-    if index is None and not damaged_indexes(settings.home):
+    index = find_index(home, release.snapshot, settings)
+    if index is None and not damaged_indexes(home):
         return
     if index is not None:
         try:
@@ -85,6 +86,6 @@ def _repair_bm25(settings: Settings, release: Release) -> None:
         else:
             return
     try:
-        build_index(settings.home, load(settings.home, Snapshot, release.snapshot), settings.mining)
+        build_index(home, load(home, Snapshot, release.snapshot), settings)
     except NightshiftError as error:
         log.error("snapshot %s: BM25 index not built (%s); searching with dense vectors only", release.snapshot, error)

@@ -24,8 +24,8 @@ from tasks.core.base.receipts import (
     TextIndex,
     Tokens,
 )
-from tasks.core.base.settings import Settings
 from tasks.core.release.history import known_releases
+from tasks.core.release.home_settings import HomeSettings
 
 log = logging.getLogger("nightshift.release")
 
@@ -36,7 +36,7 @@ DAY = 86_400.0  # seconds
 GONE = ".gone"
 
 
-def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
+def remove_unused(settings: HomeSettings, now: float | None = None) -> list[Path]:
     """Delete artifacts, finished or not, that were last used more than `keep_days` days ago.
 
     Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the base
@@ -67,7 +67,7 @@ def remove_unused(settings: Settings, now: float | None = None) -> list[Path]:
     return removed
 
 
-def _kept_digests(settings: Settings) -> set[str]:
+def _kept_digests(settings: HomeSettings) -> set[str]:
     """Return the digests of artifacts to keep; see `remove_unused`."""
     releases = [release for release in known_releases(settings) if not release.pruned]
     kept = {digest for release in releases for digest in (release.encoder, release.embeddings, release.snapshot)}

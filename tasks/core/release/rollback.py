@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Release
-from tasks.core.base.settings import Settings
 from tasks.core.release.history import check_loads, move_pointer_to, reconcile
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import Ledger, open_ledger
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.vector_stores import open_publisher
 
 
-def rollback(settings: Settings, to: str | None = None, publisher: Publisher | None = None) -> Release:
+def rollback(settings: HomeSettings, to: str | None = None, publisher: Publisher | None = None) -> Release:
     """Move the pointer back to an older release.
 
     Before the pointer moves, the collection must load and have the recorded number of rows. A night in progress becomes
@@ -30,7 +30,7 @@ def rollback(settings: Settings, to: str | None = None, publisher: Publisher | N
             or removing it.
         Mismatch: its collection differs from its record.
     """
-    publisher = publisher or open_publisher(settings)
+    publisher = publisher or open_publisher(settings.home, settings.milvus)
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
             current, epoch = reconcile(ledger, publisher)
@@ -63,7 +63,7 @@ def rollback_target(ledger: Ledger, current: Release | None) -> str | None:
     return next((name for name in reversed(stack) if name not in excluded), None)
 
 
-def releases_before(settings: Settings, name: str) -> list[Release]:
+def releases_before(settings: HomeSettings, name: str) -> list[Release]:
     """Return the loadable releases that served before release `name` and were not rolled back, latest first."""
     with open_ledger(settings) as ledger:
         known = {release.release: release for release in ledger.releases() if not release.pruned}
@@ -71,7 +71,7 @@ def releases_before(settings: Settings, name: str) -> list[Release]:
     return [known[other] for other in dict.fromkeys(reversed(stack)) if other != name and other in known]
 
 
-def find_withdrawn(settings: Settings, digest: str) -> str | None:
+def find_withdrawn(settings: HomeSettings, digest: str) -> str | None:
     """Return the release with this digest that was rolled back and has not served since; None if there is none.
 
     The next night must not publish again what a user has rolled back.

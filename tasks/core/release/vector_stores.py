@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.core.base.settings import Settings
+from pathlib import Path
+
+from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.release.milvus.embedded import EmbeddedMilvus
 from tasks.core.release.milvus.server import ServerMilvus
 from tasks.core.release.publisher import Publisher
 
 
-def open_publisher(settings: Settings) -> Publisher:
+def open_publisher(home: Path, settings: MilvusSettings) -> Publisher:
     """Return a publisher for the Milvus server at `[milvus] uri`, or for milvus-lite below home if `uri` is empty."""
-    return ServerMilvus(settings.milvus) if settings.milvus.uri else EmbeddedMilvus(settings.home, settings.milvus)
+    return ServerMilvus(settings) if settings.uri else EmbeddedMilvus(home, settings)

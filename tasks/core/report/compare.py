@@ -20,6 +20,7 @@ from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.query_cases import Case, most_different
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import build_index, search_bm25
@@ -84,7 +85,7 @@ def compare_systems(settings: Settings, a: str, b: str, cases: int) -> SystemCom
         NightshiftError: a name is neither a release nor an evaluation, or the evaluations have different queries.
     """
     left, right = _find_target(settings, a), _find_target(settings, b)
-    snapshot_digest, split = _find_snapshot(settings, left, right)
+    snapshot_digest, split = _find_snapshot(settings, left, right, settings.evaluation.split)
     snapshot = load_snapshot(settings.home, snapshot_digest)
     theirs, ours = (_evaluate(settings, target, snapshot, split) for target in (left, right))
     before, after = read_per_query(theirs), read_per_query(ours)
@@ -120,7 +121,7 @@ def export(home: Path, comparison: SystemComparison, folder: Path) -> None:
     write_trec_qrels(load_snapshot(home, comparison.snapshot), comparison.split, folder / "qrels")
 
 
-def _find_target(settings: Settings, name: str) -> Target:
+def _find_target(settings: HomeSettings, name: str) -> Target:
     if name in set(System):
         return System(name)
     current, _ = serving(settings)
@@ -142,8 +143,8 @@ def _find_target(settings: Settings, name: str) -> Target:
     return evaluation
 
 
-def _find_snapshot(settings: Settings, left: Target, right: Target) -> tuple[str, str]:
-    """Return the digest of the snapshot, and the split, on which both systems are evaluated."""
+def _find_snapshot(settings: HomeSettings, left: Target, right: Target, split: str) -> tuple[str, str]:
+    """Return the digest of the snapshot, and its split, on which both systems are evaluated; `split` for releases."""
     measured = {(target.parents[1], target.split) for target in (left, right) if isinstance(target, Evaluation)}
     if len(measured) > 1:
         raise NightshiftError(
@@ -158,7 +159,7 @@ def _find_snapshot(settings: Settings, left: Target, right: Target) -> tuple[str
         raise NightshiftError(
             "no release serves yet, so there is no snapshot to compare on. Run `nightshift run` to make one"
         )
-    return max(releases, key=lambda release: release.generation).snapshot, settings.evaluation.split
+    return max(releases, key=lambda release: release.generation).snapshot, split
 
 
 def _compare_settings(left: Target, right: Target) -> tuple[Change, ...] | None:
@@ -177,15 +178,16 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
         index = build_index(home, snapshot, settings.mining)
         run = search_bm25(home, index, judged(snapshot, split), evaluation.searched_depth, settings.mining)
         return evaluate_ranking(home, target, run, snapshot, evaluation)
-    encoder = load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(settings)
+    encoder = (
+        load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(home, settings.encoder.model)
+    )
     vectors = gather_shards(home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)
     return evaluate_encoder(home, _label(target), encoder, vectors, snapshot, evaluation)
 
 
-def _find_base(settings: Settings) -> Encoder:
-    """Return the newest stored encoder of the base model in the settings."""
-    model = settings.encoder.model
-    for encoder in receipts_newest_first(settings.home, Encoder):
+def _find_base(home: Path, model: str) -> Encoder:
+    """Return the newest stored encoder of a base model."""
+    for encoder in receipts_newest_first(home, Encoder):
         if encoder.steps == 0 and encoder.base == model:
             return encoder
     raise NightshiftError(f"base model {model}: no night has used it yet. Run `nightshift run` first")

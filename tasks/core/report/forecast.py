@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Snapshot
+from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
@@ -48,7 +50,11 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     """
     if drift.verdict in (Action.SKIP, Action.SUSPECT, Action.LABEL):
         return Forecast([], 0)
-    speed = _speed(settings, snapshot, sample, trains=drift.verdict is Action.RETRAIN)
+    from tasks.core.training.trainer import base_encoder
+
+    base = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
+    training = settings.training if drift.verdict is Action.RETRAIN else None
+    speed = _speed(settings.home, snapshot, base.path, sample, training)
     changed = drift.passages.new + drift.passages.changed
     if drift.verdict is Action.REFRESH:
         steps = [_embedding(speed, changed, "changed passages, serving encoder"), _publishing(snapshot.rows)]
@@ -56,9 +62,9 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     compared = changed if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
     rounds = settings.mining.rounds
     steps = [
-        _mining(settings, snapshot),
+        _mining(settings.home, snapshot, rounds),
         _embedding(speed, compared, "compared encoder"),
-        _training(settings, snapshot, speed, rounds),
+        _training(settings, snapshot, speed),
         _embedding(speed, rounds * snapshot.rows, "challenger"),
         _publishing(snapshot.rows),
     ]
@@ -75,13 +81,12 @@ class _Speed(NamedTuple):
     basis: str
 
 
-def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool) -> _Speed:
+def _speed(home: Path, snapshot: Snapshot, folder: Path, sample: int, settings: TrainingSettings | None) -> _Speed:
+    """Measure the encoder in `folder` on `sample` passages; measure its training if there are settings for it."""
     from tasks.core.encoder.dual_encoder import DualEncoder, load_encoder, read_spec
     from tasks.core.training.ranks import Ranks
     from tasks.core.training.step import Stepper
-    from tasks.core.training.trainer import base_encoder
 
-    folder = base_encoder(settings.home, snapshot, settings).path
     served = load_encoder(folder)
     ids = served.passage.tokenize(list(islice(passage_texts(snapshot), sample)))
     tokens = sum(map(len, ids))
@@ -90,11 +95,11 @@ def _speed(settings: Settings, snapshot: Snapshot, sample: int, *, trains: bool)
     served.passage.encode(ids, served.token_budget)
     encode, basis = tokens / (time.perf_counter() - begin), f"{len(ids)} encoded passages"
     train = 0.0
-    if trains and _earlier_training(settings) is None:
+    if settings is not None and _earlier_training(home) is None:
         stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
         stepper.pace(ids[:8])
         train = stepper.pace(ids)
-    known = receipts_newest_first(settings.home, Embeddings)
+    known = receipts_newest_first(home, Embeddings)
     earlier = next((embeddings for embeddings in known if embeddings.embedded >= SAMPLE), None)
     if earlier is not None and earlier.seconds:
         encode, basis = earlier.tokens / earlier.seconds, "an earlier night"
@@ -106,22 +111,22 @@ def _embedding(speed: _Speed, rows: int, label: str) -> Cost:
     return Cost(f"embed ({label})", f"{rows:,} passages", rows * speed.passage_tokens / speed.encode, speed.basis)
 
 
-def _mining(settings: Settings, snapshot: Snapshot) -> Cost:
-    queries, rounds = snapshot.splits.get("train", 0), settings.mining.rounds
+def _mining(home: Path, snapshot: Snapshot, rounds: int) -> Cost:
+    queries = snapshot.splits.get("train", 0)
     amount = f"{queries:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
-    earlier = next(iter(receipts_newest_first(settings.home, Negatives)), None)
+    earlier = next(iter(receipts_newest_first(home, Negatives)), None)
     if earlier is not None and earlier.seconds:
         return Cost("mine", amount, rounds * queries * earlier.seconds / earlier.queries, "an earlier night")
     return Cost("mine", amount, rounds * queries / QUERIES_PER_SECOND, "rule of thumb")
 
 
-def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int) -> Cost:
+def _training(settings: Settings, snapshot: Snapshot, speed: _Speed) -> Cost:
     from tasks.core.training.batches import steps_for
 
     training = settings.training
-    steps = rounds * steps_for(len(qrels(snapshot, "train")), training.batch_size, training)
+    steps = settings.mining.rounds * steps_for(len(qrels(snapshot, "train")), training.batch_size, training)
     amount = f"{steps:,} steps of {training.batch_size} queries"
-    if (earlier := _earlier_training(settings)) is not None:
+    if (earlier := _earlier_training(settings.home)) is not None:
         seconds = steps * training.batch_size * earlier.seconds / earlier.rows
         return Cost("train", amount, seconds, "an earlier night")
     query = min(settings.encoder.query_tokens, 1.5 * _mean_words(snapshot))
@@ -130,10 +135,10 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed, rounds: int
     return Cost("train", amount, seconds, speed.basis)
 
 
-def _earlier_training(settings: Settings) -> Encoder | None:
+def _earlier_training(home: Path) -> Encoder | None:
     """Return the newest trained encoder with a recorded duration."""
     return next(
-        (encoder for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps and encoder.seconds),
+        (encoder for encoder in receipts_newest_first(home, Encoder) if encoder.steps and encoder.seconds),
         None,
     )
 

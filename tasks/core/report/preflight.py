@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.base.settings import Settings
+from tasks.core.base.settings import CrossEncoderSettings, EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.evaluation.golden import read_golden
 from tasks.core.mining.cross_encoder import find_cross_encoder
 from tasks.core.retrieval.jvm import anserini_jar, find_java
 
 
-def check_side_files(settings: Settings) -> None:
+def check_side_files(golden: Path | None, encoder: EncoderSettings, cross_encoder: CrossEncoderSettings) -> None:
     """Check what a night needs in addition to its data: Java, golden queries, local model folders.
 
     Models on a hub are not checked, so a night with nothing to do makes no requests to the hub.
+
+    Args:
+        golden: file of golden queries, if any.
+        encoder: names the base models.
+        cross_encoder: names the model that checks negatives.
 
     Raises:
         BadInput: the golden queries cannot be used.
@@ -22,12 +27,12 @@ def check_side_files(settings: Settings) -> None:
     """
     find_java()
     anserini_jar()
-    if settings.gate.golden is not None:
-        read_golden(settings.gate.golden)
-    for model in filter(_is_local, (settings.encoder.model, settings.encoder.query_model)):
+    if golden is not None:
+        read_golden(golden)
+    for model in filter(_is_local, (encoder.model, encoder.query_model)):
         find_base(model)
-    if _is_local(settings.mining.cross_encoder.model):
-        find_cross_encoder(settings.mining.cross_encoder)
+    if _is_local(cross_encoder.model):
+        find_cross_encoder(cross_encoder)
 
 
 def _is_local(model: str) -> bool:

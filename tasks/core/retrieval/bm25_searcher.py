@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base.errors import Damaged, Impossible, NightshiftError
-from tasks.core.base.settings import Settings
+from tasks.core.base.settings import MiningSettings
 from tasks.core.retrieval.bm25 import find_index, one_line
 from tasks.core.retrieval.jvm import anserini_jar, find_java, java_environment
 from tasks.core.retrieval.lucene_files import check_lucene, damaged_indexes
@@ -29,8 +29,16 @@ CHILD = Path(__file__).with_name("lucene.py")
 class Bm25Searcher:
     """BM25 search over one snapshot. The first search starts Java. Thread-safe: searches run one after the other."""
 
-    def __init__(self, settings: Settings, snapshot: str) -> None:
-        self._settings, self._snapshot = settings, snapshot
+    def __init__(self, home: Path, snapshot: str, settings: MiningSettings, query_seconds: float) -> None:
+        """Read the index of a snapshot.
+
+        Args:
+            home: folder of the artifacts.
+            snapshot: digest of the snapshot.
+            settings: BM25 parameters.
+            query_seconds: maximum seconds per search.
+        """
+        self._home, self._snapshot, self._settings, self._query_seconds = home, snapshot, settings, query_seconds
         self.damage: NightshiftError | None = None
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
@@ -68,7 +76,7 @@ class Bm25Searcher:
 
     def _send(self, request: dict[str, Any]) -> Any:
         child = self._child or self._start()
-        timeout = threading.Timer(self._settings.milvus.query_seconds, child.kill)
+        timeout = threading.Timer(self._query_seconds, child.kill)
         timeout.start()
         try:
             assert child.stdin is not None
@@ -79,7 +87,7 @@ class Bm25Searcher:
             self._stop()
             raise Impossible(
                 f"BM25 over snapshot {self._snapshot}: Java exited or took longer than "
-                f"{self._settings.milvus.query_seconds:g} s ([milvus] query_seconds); the next query restarts it. "
+                f"{self._query_seconds:g} s ([milvus] query_seconds); the next query restarts it. "
                 "`nightshift doctor` checks Java. Dense search works without it."
             ) from error
         finally:
@@ -87,13 +95,12 @@ class Bm25Searcher:
 
     def _verify_index(self) -> Path:
         """Return the folder of the Lucene index after verifying its files."""
-        mining = self._settings.mining
-        index = find_index(self._settings.home, self._snapshot, mining)
-        if index is None and damaged_indexes(self._settings.home):
+        index = find_index(self._home, self._snapshot, self._settings)
+        if index is None and damaged_indexes(self._home):
             raise Damaged(f"BM25 index of snapshot {self._snapshot}: damaged, and set aside. {NEXT}")
         if index is None:
             raise Impossible(
-                f"snapshot {self._snapshot}: no BM25 index with stemmer {mining.stemmer!r}, so fusion is "
+                f"snapshot {self._snapshot}: no BM25 index with stemmer {self._settings.stemmer!r}, so fusion is "
                 "impossible. Search without fusion, run a night to build one, or restore the earlier [mining] stemmer."
             )
         try:
@@ -103,14 +110,14 @@ class Bm25Searcher:
         return index.path / "lucene"
 
     def _start(self) -> subprocess.Popen[str]:
-        mining = self._settings.mining
         try:
             index = self._verify_index()
         except Damaged as error:
             self.damage = error
             raise
         self._inode = index.stat().st_ino
-        arguments = (anserini_jar(), index, mining.stemmer, mining.k1, mining.b, HEAP_MB)
+        settings = self._settings
+        arguments = (anserini_jar(), index, settings.stemmer, settings.k1, settings.b, HEAP_MB)
         self._child = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", str(CHILD), *map(str, arguments)],
             stdin=subprocess.PIPE,

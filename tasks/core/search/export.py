@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.files import file_digest, files_under, load, sync_files, sync_folder, write_json
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Run, Snapshot
+from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
@@ -40,11 +41,12 @@ _AT_ROWS = 8  # offset of the number of vectors in the header of a FAISS index
 class Source:
     """Inputs of an export."""
 
-    settings: Settings
+    home: Path
     release: Release
     snapshot: Snapshot
+    settings: EvaluationSettings
     loader: Loader
-    opener: Opener | None
+    opener: Opener
 
 
 def export(
@@ -83,8 +85,9 @@ def export(
         raise NightshiftError(f"format {form!r}: unknown. Use one of {', '.join(_WRITERS)}")
     to = to.absolute()
     _check_free(to, force)
+    home, opener = settings.home, opener or open_publisher(settings.home, settings.milvus)
     release = find_release(settings, name, opener)
-    source = Source(settings, release, load_snapshot(settings.home, release.snapshot), loader, opener)
+    source = Source(home, release, load_snapshot(home, release.snapshot), settings.evaluation, loader, opener)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -125,7 +128,7 @@ def _move_into_place(partial: Path, to: Path) -> None:
 
 
 def _passages_with_vectors(source: Source) -> Iterator[pa.RecordBatch]:
-    embeddings = load(source.settings.home, Embeddings, source.release.embeddings)
+    embeddings = load(source.home, Embeddings, source.release.embeddings)
     return (
         batch.drop_columns(["whole"]) for batch in rows_with_vectors(source.snapshot, embeddings, BATCH, limit=None)
     )
@@ -196,13 +199,13 @@ def _trec(source: Source, folder: Path) -> None:
     the service may rank near ties differently.
     """
     settings, release = source.settings, source.release
-    queries = judged(source.snapshot, settings.evaluation.split)
-    depth, rows = settings.evaluation.depth, 0
-    encoder = source.loader(settings.home / Encoder.shelf / release.encoder)
+    queries = judged(source.snapshot, settings.split)
+    depth, rows = settings.depth, 0
+    encoder = source.loader(source.home / Encoder.shelf / release.encoder)
     vectors = encoder.encode_queries(queries["text"].to_pylist())
     step = max(1, HITS // depth)
     with (
-        closing((source.opener or open_publisher(settings)).open(release.collection)) as reader,
+        closing(source.opener.open(release.collection)) as reader,
         run_writer(folder) as writer,
     ):
         check_pair(reader, encoder, release.release)
@@ -215,7 +218,7 @@ def _trec(source: Source, folder: Path) -> None:
             )
     run = Run(digest=release.release, path=folder, rows=rows, queries=queries.num_rows, depth=depth)
     write_trec(run, folder / "run.trec", tag=release.release)
-    write_trec_qrels(source.snapshot, settings.evaluation.split, folder / "qrels")
+    write_trec_qrels(source.snapshot, settings.split, folder / "qrels")
 
 
 _WRITERS: Mapping[str, Callable[[Source, Path], None]] = {"faiss": _faiss, "parquet": _parquet, "trec": _trec}

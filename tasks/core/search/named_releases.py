@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
 from tasks.core.release.history import known_releases
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Loader, Opener, Pointer, Reader, default_loader
 from tasks.core.release.vector_stores import open_publisher
@@ -13,12 +14,12 @@ from tasks.core.search.searcher import Searcher
 SERVING = "serving"  # name for the serving release
 
 
-def loadable(settings: Settings) -> list[Release]:
+def loadable(settings: HomeSettings) -> list[Release]:
     """List the releases whose collections are kept, newest first. Read-only, unless the ledger was lost."""
     return [release for release in known_releases(settings) if not release.pruned]
 
 
-def find_release(settings: Settings, name: str, opener: Opener | None = None) -> Release:
+def find_release(settings: HomeSettings, name: str, opener: Opener | None = None) -> Release:
     """Find a kept release by its name, the beginning of its name, or "serving".
 
     Raises:
@@ -26,7 +27,7 @@ def find_release(settings: Settings, name: str, opener: Opener | None = None) ->
     """
     known = loadable(settings)
     if name == SERVING:
-        pointer = (opener or open_publisher(settings)).serving()
+        pointer = (opener or open_publisher(settings.home, settings.milvus)).serving()
         name = pointer.release if pointer is not None else ""
     picked = pick_name(name or SERVING, [release.release for release in known])
     return next(release for release in known if release.release == picked)
@@ -41,7 +42,7 @@ def open_release(
         NoSuchRelease: as `find_release`.
         NightshiftError: as `Searcher.open`.
     """
-    milvus = opener or open_publisher(settings)
+    milvus = opener or open_publisher(settings.home, settings.milvus)
     fixed = {
         "milvus": settings.milvus.model_copy(update={"notice_seconds": 0.0}),
         "release": settings.release.model_copy(update={"serve_previous_when_damaged": False}),

@@ -55,7 +55,7 @@ class Searcher:
             Mismatch: the encoder's fingerprint or dimension differs from the collection's.
             Unreachable: the Milvus server does not answer.
         """
-        return cls(settings, loader, publisher or open_publisher(settings))
+        return cls(settings, loader, publisher or open_publisher(settings.home, settings.milvus))
 
     @property
     def release(self) -> str:
@@ -277,7 +277,7 @@ class Searcher:
             reader.close()
             raise
         snapshot = reader.identity.snapshot
-        lexical = Bm25Searcher(self._settings, snapshot)
+        lexical = Bm25Searcher(self._home, snapshot, self._settings.mining, self._settings.milvus.query_seconds)
         return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / snapshot, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:

@@ -41,7 +41,7 @@ class Service:
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, opener: Opener | None = None) -> Service:
         """Open the serving release, and the release of `[service] shadow_release`. Raises as `Searcher.open`."""
-        milvus = opener or open_publisher(settings)
+        milvus = opener or open_publisher(settings.home, settings.milvus)
         service = cls(settings, Searcher.open(settings, loader, milvus), loader, milvus)
         if name := settings.service.shadow_release:
             try:

@@ -15,6 +15,7 @@ from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.plain_text import check_text
 from tasks.core.base.settings import Settings
 from tasks.core.base.side_files import numbered_lines, parse_object, read_side_file
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.search.agreement import overlap, rank_biased, shift
 from tasks.core.search.named_releases import SERVING, find_release, open_release
@@ -130,10 +131,10 @@ def summary(results: Sequence[ShadowResult], show: int) -> Shadow:
     )
 
 
-def held_out_queries(settings: Settings, opener: Opener | None = None) -> list[str]:
-    """Return the held-out queries of the serving release's snapshot. Raises BadInput if the split has none."""
-    snapshot = load_snapshot(settings.home, find_release(settings, SERVING, opener).snapshot)
-    texts: list[str] = judged(snapshot, settings.evaluation.split)["text"].to_pylist()
+def held_out_queries(settings: HomeSettings, split: str) -> list[str]:
+    """Return the queries of a split of the serving release's snapshot. Raises BadInput if the split has none."""
+    snapshot = load_snapshot(settings.home, find_release(settings, SERVING).snapshot)
+    texts: list[str] = judged(snapshot, split)["text"].to_pylist()
     return texts
 
 

@@ -98,7 +98,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         leave_out_self=job.settings.evaluation.leave_out_self,
     )
     check_negatives(data, settings)
-    stepper = Stepper(encoder, job.settings, steps_in(data, settings), ranks)
+    stepper = Stepper(encoder, settings, steps_in(data, settings), ranks, job.settings.encoder.dimensions)
     dev, older_evaluation = _dev_evaluations(job, encoder)
 
     def evaluate(evaluation: DevEvaluation) -> np.ndarray:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder
 from tasks.core.encoder.hardware import has_bf16
 from tasks.core.training.batches import Batch
@@ -28,17 +27,30 @@ SHORT = 512  # tokens per text: longest for which unfused attention is used
 class Stepper:
     """Update the weights of an encoder: AdamW with gradient clipping, linear warm-up, and linear decay."""
 
-    def __init__(self, encoder: DualEncoder, settings: Settings, steps: int, ranks: Ranks) -> None:
-        """Move the encoder to this process's device. `steps` is the length of the learning rate schedule."""
-        self.encoder, self.steps, self.ranks, self.settings = encoder, steps, ranks, settings.training
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        settings: TrainingSettings,
+        steps: int,
+        ranks: Ranks,
+        dimensions: tuple[int, ...] = (),
+    ) -> None:
+        """Move the encoder to this process's device.
+
+        Args:
+            encoder: to train.
+            settings: loss and optimizer.
+            steps: length of the learning rate schedule.
+            ranks: processes that train together.
+            dimensions: sizes of the vector prefixes to train as well.
+        """
+        self.encoder, self.settings, self.steps, self.ranks = encoder, settings, steps, ranks
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
         encoder.query.to(self.device)
-        self.optimizer = _optimizer(self.model, self.settings)
-        _choose_attention(encoder, self.settings, self.device)
-        self.loss = matryoshka(
-            choose_loss(self.settings), settings.encoder.dimensions, normalize=encoder.spec.normalize
-        )
+        self.optimizer = _optimizer(self.model, settings)
+        _choose_attention(encoder, settings, self.device)
+        self.loss = matryoshka(choose_loss(settings), dimensions, normalize=encoder.spec.normalize)
 
     def step(self, data: TrainingPairs, batch: Batch, number: int) -> float:
         """Take one optimizer step.

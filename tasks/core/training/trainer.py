@@ -16,8 +16,9 @@ import torch
 
 from tasks.core.base.files import find_by_key, produce
 from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
+from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.settings import Settings
+from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.encoder.base_model import Bases, check_bases, find_bases
 from tasks.core.encoder.dual_encoder import (
     EncoderSpec,
@@ -35,30 +36,30 @@ from tasks.core.training.trainable import training_keys
 VERSION = 2  # raise it when training gives another result for the same inputs; this retrains every encoder
 
 
-def base_encoder(home: Path, snapshot: Snapshot, settings: Settings) -> Encoder:
+def base_encoder(home: Path, snapshot: Snapshot, encoder: EncoderSettings, embedding: EmbeddingSettings) -> Encoder:
     """Make the untrained encoder of the settings: the start and the baseline of the first night.
 
     Raises:
         NightshiftError: files of the base model are missing, or the settings contradict how the model makes vectors.
     """
-    bases = find_bases(settings.encoder)
-    spec = EncoderSpec.of(settings.encoder, "fp32")
+    bases = find_bases(encoder)
+    spec = EncoderSpec.of(encoder, "fp32")
 
     def build(folder: Path) -> Mapping[str, Any]:
-        check_bases(bases, settings.encoder)
+        check_bases(bases, encoder)
         dimension = start_from(bases.passage, spec, folder, bases.query).dimension
         return {
             "dimension": dimension,
             "rows": 0,
             "steps": 0,
-            "base": settings.encoder.model,
-            **_facts(folder, snapshot, settings),
+            "base": encoder.model,
+            **_facts(folder, snapshot, embedding),
         }
 
-    return produce(home, Encoder, _base_key(bases, spec, settings), build)
+    return produce(home, Encoder, _base_key(bases, spec, embedding), build)
 
 
-def check_base(settings: Settings) -> Bases:
+def check_base(home: Path, encoder: EncoderSettings, embedding: EmbeddingSettings) -> Bases:
     """Find the base models of the settings, and check that a night can start from them.
 
     Models that this home already started from are not checked again.
@@ -66,14 +67,14 @@ def check_base(settings: Settings) -> Bases:
     Raises:
         NightshiftError: as `base_encoder`.
     """
-    bases = find_bases(settings.encoder)
-    key = _base_key(bases, EncoderSpec.of(settings.encoder, "fp32"), settings)
-    if find_by_key(settings.home, Encoder, key) is None:
-        check_bases(bases, settings.encoder)
+    bases = find_bases(encoder)
+    key = _base_key(bases, EncoderSpec.of(encoder, "fp32"), embedding)
+    if find_by_key(home, Encoder, key) is None:
+        check_bases(bases, encoder)
     return bases
 
 
-def _base_key(bases: Bases, spec: EncoderSpec, settings: Settings) -> dict[str, object]:
+def _base_key(bases: Bases, spec: EncoderSpec, settings: EmbeddingSettings) -> dict[str, object]:
     files = {side: decisive_files(base) for side, base in bases._asdict().items()}
     return {"bases": files, "spec": spec.model_dump(), "embedding": _numeric(settings)}
 
@@ -123,7 +124,7 @@ def train(
         "training": settings.training.recipe(),
         "encoder": training_keys(settings.encoder),
         "evaluation": settings.evaluation.split,
-        "embedding": _numeric(settings),
+        "embedding": _numeric(settings.embedding),
         "version": VERSION,
         **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
     }
@@ -145,7 +146,7 @@ def train(
             "base": start.base,
             "parents": tuple(parents),
             **outcome.model_dump(),
-            **_facts(folder, snapshot, settings, start),
+            **_facts(folder, snapshot, settings.embedding, start if settings.encoder.train == "query" else None),
         }
 
     return produce(home, Encoder, key, build, resumable=True)
@@ -156,12 +157,15 @@ def processes_of(settings: TrainingSettings) -> int:
     return settings.processes or max(1, torch.cuda.device_count())
 
 
-def _numeric(settings: Settings) -> dict[str, Any]:
-    return settings.embedding.numeric() | {"paths": paths_tried(settings.embedding)}
+def _numeric(settings: EmbeddingSettings) -> dict[str, Any]:
+    return settings.numeric() | {"paths": paths_tried(settings)}
 
 
-def _facts(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder | None = None) -> dict[str, Any]:
-    choice = _numeric_path(folder, snapshot, settings, start)
+def _facts(
+    folder: Path, snapshot: Snapshot, settings: EmbeddingSettings, kept: Encoder | None = None
+) -> dict[str, Any]:
+    """Return what a receipt records of the encoder in `folder`. Its passage vectors must stay those of `kept`."""
+    choice = _numeric_path(folder, snapshot, settings, kept)
     return {
         "fingerprint": fingerprint(folder),
         "passage_fingerprint": passage_fingerprint(folder),
@@ -171,11 +175,11 @@ def _facts(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder 
     }
 
 
-def _numeric_path(folder: Path, snapshot: Snapshot, settings: Settings, start: Encoder | None) -> Choice:
-    if start is None or settings.encoder.train != "query":
-        return choose_precision(folder, snapshot, settings.embedding)
-    if settings.embedding.precision not in ("auto", "fastest"):
-        return choose_precision(folder, snapshot, settings.embedding, kept=start.path)
-    path = read_spec(start.path).precision  # another path would need new vectors for all passages
-    keep_precision(folder, snapshot, start.path, path)
-    return Choice(path, start.fidelity, start.ndcg_change)
+def _numeric_path(folder: Path, snapshot: Snapshot, settings: EmbeddingSettings, kept: Encoder | None) -> Choice:
+    if kept is None:
+        return choose_precision(folder, snapshot, settings)
+    if settings.precision not in ("auto", "fastest"):
+        return choose_precision(folder, snapshot, settings, kept=kept.path)
+    path = read_spec(kept.path).precision  # another path would need new vectors for all passages
+    keep_precision(folder, snapshot, kept.path, path)
+    return Choice(path, kept.fidelity, kept.ndcg_change)
