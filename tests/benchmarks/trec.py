@@ -63,7 +63,7 @@ def _compare(home: Path, folder: Path, split: str) -> None:
 
 
 def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, float]]:
-    """Query → our name of a measure → what trec_eval says; RR@10 is its reciprocal rank of the first ten lines."""
+    """Query → our name of a measure → what trec_eval says; MRR@10 is its reciprocal rank of the first ten lines."""
     with run_file.open() as lines:
         run = pytrec_eval.parse_run(lines)
     with qrels_file.open() as lines:

@@ -1,14 +1,15 @@
-"""Compute nDCG@10, RR@10, R@100, and AP@100 per query as trec_eval does; an unanswered query scores 0."""
+"""Compute nDCG@10, MRR@10, Recall@100, and MAP@100 per query as trec_eval does; an unanswered query scores 0."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "recall@100": "R@100", "map@100": "AP@100"}
+# Stored name -> label. ir_measures reads the labels as RR@10, R@100, and AP@100.
+NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100", "map@100": "MAP@100"}
 
 
 def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
@@ -45,8 +46,3 @@ def means(table: pa.Table) -> dict[str, float]:
 
 def _rows(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in names), strict=True)
-
-
-def short(metrics: Mapping[str, float]) -> str:
-    """Format the measures on one line: nDCG@10 0.791, RR@10 0.750, R@100 0.930."""
-    return ", ".join(f"{label} {metrics[name]:.3f}" for name, label in NAMES.items() if name in metrics)

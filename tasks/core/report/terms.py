@@ -10,10 +10,10 @@ from tasks.core.mining.filters import Reason
 TERMS = {
     "nDCG@10": "Normalized discounted cumulative gain of the first ten passages: 1 when the relevant passages come "
     "first, 0 when none is among the ten. The mean over the held-out queries.",
-    "RR@10": "Reciprocal rank (MRR@10 as a mean): 1 divided by the rank of the first relevant passage, 0 when it is "
-    "not among the first ten.",
-    "R@100": "Recall@100: the share of the relevant passages that are among the first hundred.",
-    "AP@100": "Average precision over the first hundred passages (MAP@100 as a mean).",
+    "MRR@10": "Mean reciprocal rank: 1 divided by the rank of the first relevant passage, 0 when none is among the "
+    "first ten. The mean over the held-out queries.",
+    "Recall@100": "The share of the relevant passages that are among the first hundred.",
+    "MAP@100": "Mean average precision over the first hundred passages.",
     "interval": "The confidence interval of the mean difference, by a paired bootstrap over the queries. "
     "[gate] confidence sets its one-sided level.",
     "margin": "The largest drop in nDCG@10 that does not count as a loss ([gate] margin).",
