@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from tasks.core.base.ranking import Mode
 
 if TYPE_CHECKING:
     from tasks.core.base.settings import Settings
@@ -35,7 +36,10 @@ def search(
     where: Annotated[
         str | None, typer.Option(metavar="JSON", help='Filter on passages: {"title": {"prefix": "pandas."}}')
     ] = None,
-    fuse: Annotated[bool, typer.Option("--fuse", help="Fuse the dense ranking with BM25.")] = False,
+    mode: Annotated[
+        Mode | None, typer.Option(help="Rank with the encoder, BM25, or both. Default: as the night found best.")
+    ] = None,
+    fuse: Annotated[bool, typer.Option("--fuse", hidden=True, help="Earlier name of --mode hybrid.")] = False,
     release: Annotated[str, typer.Option(help="Release to search, such as r0001.")] = "serving",
     serve: Annotated[bool, typer.Option("--serve", help="Serve an HTTP API and a search page.")] = False,
     host: Annotated[
@@ -59,7 +63,7 @@ def search(
     from tasks.core.search.searcher import Searcher
 
     with Searcher.open(loaded) if release == SERVING else open_release(loaded, release) as searcher:
-        answer = searcher.search(text, k, where=filters, fuse=fuse)[0]
+        answer = searcher.search(text, k, where=filters, mode=Mode.HYBRID if fuse else mode)[0]
     if as_json:
         print_json(answer.model_dump(mode="json"))
         return

@@ -17,6 +17,7 @@ from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import run_shards
 from tasks.core.base.artifact_store import attach
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
@@ -73,8 +74,6 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
-    if serving is not None and drift.verdict is Action.SKIP:
-        mining.index_served(settings, serving)
     if drift.verdict in EARLY_OUTCOMES:
         return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
 
@@ -83,6 +82,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     base = training.base_encoder(settings, snapshot)
     log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
+    postings = mining.analyze_passages(settings, snapshot, settings.mining.stemmer)
     held_out = mining.search_split(
         settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
     )
@@ -112,18 +112,26 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     book.note(encoder=challenger, embeddings=vectors)
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
+    ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)
+    base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, postings)
     figures = {
-        "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot),
+        "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot, ranking),
+        "dense": evaluation.evaluate(settings, "dense", challenger, vectors, snapshot, Ranking()),
         "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
-        "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot),
+        "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot, base_ranking),
+        "base dense": evaluation.evaluate(settings, "base dense", base, base_vectors, snapshot, Ranking()),
     }
     if serving is not None:
-        figures["serving"] = evaluation.evaluate(settings, "serving", rival, rival_vectors, snapshot)
-    withdrawn = release.withdrawn(settings, challenger, vectors, snapshot)
+        served = serving.ranking
+        if served.postings:  # its weight, over tonight's passages
+            lexical = mining.analyze_passages(settings, snapshot, served.stemmer)
+            served = served.model_copy(update={"postings": lexical.digest})
+        figures["serving"] = evaluation.evaluate(settings, "serving", rival, rival_vectors, snapshot, served)
+    withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)
     decision = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, serving, trained=trained, withdrawn=withdrawn
+        settings, figures, challenger, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
     )
-    book.note(figures=figures, verdict=decision)
+    book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
         return _end(settings, book, "Rejected")
 
@@ -134,6 +142,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         vectors,
         snapshot,
         figures,
+        ranking,
         recipe=recipe,
         reason=book.night.reason,
         expected_epoch=generation,

@@ -5,21 +5,31 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Run, Snapshot
+from tasks.core.base.ranking import Ranking
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation import probe as pools
-from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_ranking
+from tasks.core.evaluation.evaluate import encoder_run, evaluate_ranked, evaluate_ranking
 from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
+from tasks.core.evaluation.tune import Tuned, tune_ranking
 from tasks.policy import STEP
+
+
+@task(name="tune", task_run_name="tune the ranking of {encoder.fingerprint}", **STEP)
+def tune(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, postings: Postings) -> Tuned:
+    """Choose on the dev queries how a release of this encoder ranks."""
+    return tune_ranking(
+        settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation
+    )
 
 
 @task(name="evaluate", task_run_name="evaluate {system}", **STEP)
 def evaluate(
-    settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
+    settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, ranking: Ranking
 ) -> Evaluation:
-    """Evaluate an encoder on the held-out queries with exact search."""
-    return evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, settings.evaluation)
+    """Evaluate the ranking of a release, or of one that may be made, on the held-out queries with exact search."""
+    return evaluate_ranked(settings.home, system, encoder, embeddings, snapshot, ranking, settings.evaluation)
 
 
 @task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
@@ -52,6 +62,7 @@ def gate(
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
+    ranking: Ranking,
     serving: Release | None,
     *,
     trained: bool,
@@ -66,7 +77,7 @@ def gate(
     """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
     evidence = gather_evidence(
-        settings.home, figures, encoder, embeddings, snapshot, serving, rules, withdrawn=withdrawn, trained=trained
+        settings.home, figures, encoder, embeddings, snapshot, ranking, serving, rules, withdrawn=withdrawn, trained=trained
     )
     decision = decide(evidence, rules)
     report.evaluation_table(decision, figures)

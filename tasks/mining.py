@@ -5,16 +5,17 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
 from tasks.core.mining.churn import churn
 from tasks.core.mining.mine import mine, source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.searches import find_run, join_slices, search_slice, search_whole
 from tasks.core.retrieval.training_queries import keep_vectors, run_search, training_search
-from tasks.core.snapshot.reader import judged, load_snapshot, qrels
+from tasks.core.snapshot.reader import judged, qrels
 from tasks.policy import STEP
 
 
@@ -24,9 +25,10 @@ def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
     return build_index(settings.home, snapshot, settings.mining)
 
 
-def index_served(settings: Settings, serving: Release) -> Index:
-    """Verify the BM25 index of the serving release; rebuild it if it is damaged."""
-    return index_passages(settings, load_snapshot(settings.home, serving.snapshot))
+@task(name="analyze", task_run_name="analyze {snapshot.rows} passages", **STEP)
+def analyze_passages(settings: Settings, snapshot: Snapshot, stemmer: str) -> Postings:
+    """Build the lexical index that releases rank with."""
+    return build_postings(settings.home, snapshot, stemmer)
 
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)

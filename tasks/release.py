@@ -6,6 +6,7 @@ from prefect import task
 
 from tasks import report
 from tasks.core.base.files import load
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
@@ -38,9 +39,11 @@ def encoder_of(settings: Settings, release: Release) -> Encoder:
     return load(settings.home, Encoder, release.encoder)
 
 
-def withdrawn(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> str | None:
+def withdrawn(
+    settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, ranking: Ranking
+) -> str | None:
     """Return the release with exactly these parts that a user rolled back, if any."""
-    parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader)
+    parts = Parts(encoder, embeddings, snapshot, settings.milvus, default_loader, ranking)
     return releases.find_withdrawn(settings, parts.digest)
 
 
@@ -51,6 +54,7 @@ def publish(
     embeddings: Embeddings,
     snapshot: Snapshot,
     figures: dict[str, Evaluation],
+    ranking: Ranking,
     *,
     recipe: str,
     reason: str,
@@ -70,6 +74,8 @@ def publish(
         recipe=recipe,
         reason=reason,
         expected_epoch=expected_epoch,
+        ranking=ranking,
+        dense=figures["dense"].metrics if "dense" in figures else None,
     )
     report.release_card(release)
     return release

@@ -69,11 +69,27 @@ def evaluate_ranked(
     Raises:
         NightshiftError: the lexical index of the ranking is missing.
     """
-    if ranking.mode is Mode.DENSE:
-        return evaluate_encoder(home, system, encoder, embeddings, snapshot, settings)
-    arms = encoder_arms(home, encoder, embeddings, snapshot, settings.split, ranking)
-    run = fused_run(home, arms, ranking.weight, settings.searched_depth)
+    queries = judged(snapshot, settings.split)
+    run = release_run(home, settings.split, queries, encoder, embeddings, ranking, settings.searched_depth)
     return evaluate_ranking(home, system, run, snapshot, settings)
+
+
+def release_run(
+    home: Path, name: str, queries: pa.Table, encoder: Encoder, embeddings: Embeddings, ranking: Ranking, depth: int
+) -> Run:
+    """Rank the `depth` best passages for each query (query_id, text) as a release with this ranking does."""
+    vectors = encoder_vectors(encoder, queries)
+    if ranking.mode is Mode.DENSE:
+        return dense_run(home, name, queries, vectors.make(), embeddings, depth)
+    postings = load(home, Postings, ranking.postings)
+    return fused_run(home, score_arms(home, queries, vectors, embeddings, postings, ranking), ranking.weight, depth)
+
+
+def encoder_vectors(encoder: Encoder, queries: pa.Table) -> LazyVectors:
+    """Return the vectors of queries (query_id, text), encoded when they are needed."""
+    return LazyVectors(
+        encoder.fingerprint, lambda: load_encoder(encoder.path).encode_queries(queries["text"].to_pylist())
+    )
 
 
 def encoder_arms(
@@ -81,10 +97,8 @@ def encoder_arms(
 ) -> ArmScores:
     """Score the best passages of the encoder and of BM25 with both, for every judged query of `split`."""
     queries = judged(snapshot, split)
-    vectors = LazyVectors(
-        encoder.fingerprint, lambda: load_encoder(encoder.path).encode_queries(queries["text"].to_pylist())
-    )
-    return score_arms(home, queries, vectors, embeddings, load(home, Postings, ranking.postings), ranking)
+    postings = load(home, Postings, ranking.postings)
+    return score_arms(home, queries, encoder_vectors(encoder, queries), embeddings, postings, ranking)
 
 
 def encoder_run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.core.base.files import find_artifact
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
@@ -25,6 +26,7 @@ def gather_evidence(
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
+    ranking: Ranking,
     serving: Release | None,
     settings: GateSettings,
     *,
@@ -35,8 +37,10 @@ def gather_evidence(
 
     Args:
         home: folder of the artifacts.
-        evaluations: by system: "challenger", "bm25", and, where measured, "base" and "serving".
+        evaluations: by system: "challenger", "dense" (its dense ranking alone), "bm25", and, where measured,
+            "base", "base dense", and "serving".
         encoder, embeddings: of the challenger, over `snapshot`.
+        ranking: how the challenger would rank.
         snapshot: passages, queries, and qrels of all evaluations.
         serving: the serving release; passages that its snapshot lacks form the segment "new passages".
         settings: file of the golden queries, and the rank up to which they count as answered.
@@ -52,7 +56,7 @@ def gather_evidence(
     golden = None
     if settings.golden is not None:
         golden = answer_golden_queries(
-            read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth
+            home, read_golden(settings.golden), encoder, embeddings, snapshot, ranking, settings.golden_depth
         )
     return Evidence(
         challenger=tables["challenger"],
@@ -64,7 +68,10 @@ def gather_evidence(
         overlap=overlap(home, challenger, evaluations["serving"]) if "serving" in evaluations else None,
         withdrawn=withdrawn,
         trained=trained,
-        same_as_base="base" in evaluations and _same_ranking(home, challenger, evaluations["base"]),
+        dense=tables.get("dense"),
+        base_dense=tables.get("base dense"),
+        same_as_base={"dense", "base dense"} <= evaluations.keys()
+        and _same_ranking(home, evaluations["dense"], evaluations["base dense"]),
     )
 
 

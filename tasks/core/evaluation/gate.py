@@ -76,7 +76,9 @@ class Evidence:
     overlap: float | None = None
     withdrawn: str | None = None  # the release with the same parts that a person rolled back
     trained: bool = False  # tonight; in a refresh, the challenger is the serving encoder
-    same_as_base: bool = False  # the base model ranks the same passages in the same order for every query
+    dense: pa.Table | None = None  # the dense ranking of the challenger alone
+    base_dense: pa.Table | None = None
+    same_as_base: bool = False  # both encoders rank the same passages in the same order for every query
 
 
 def decide(evidence: Evidence, settings: GateSettings) -> Decision:
@@ -136,14 +138,14 @@ def _check_query_count(evidence: Evidence, settings: GateSettings) -> Iterator[G
 
 
 def _check_learned(evidence: Evidence) -> Iterator[GateCheck]:
-    """Reject a challenger that training left equal to the base model on all queries.
+    """Reject a challenger whose encoder training left equal to the base model on all queries.
 
     If the base model answers every query perfectly, equal measures prove nothing; only equal rankings do.
     """
-    if not evidence.trained or evidence.base is None:
+    if not evidence.trained or evidence.dense is None or evidence.base_dense is None:
         return
-    perfect = float(evidence.base[MEASURE].to_numpy().min()) == 1.0
-    if evidence.same_as_base or (not perfect and evidence.challenger.equals(evidence.base)):
+    perfect = float(evidence.base_dense[MEASURE].to_numpy().min()) == 1.0
+    if evidence.same_as_base or (not perfect and evidence.dense.equals(evidence.base_dense)):
         queries = evidence.challenger.num_rows
         yield GateCheck(
             held=False,

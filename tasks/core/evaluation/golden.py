@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.plain_text import check_text
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.side_files import numbered_lines, parse_object, read_side_file
-from tasks.core.retrieval.exact import exact_search, passage_ids
+from tasks.core.evaluation.evaluate import read_run, release_run
 from tasks.core.snapshot.reader import passages
 
 REPORTED_RANKS = 100  # the rank of a missed passage is reported up to here
@@ -57,18 +58,26 @@ def read_golden(file: Path) -> list[Golden]:
 
 
 def answer_golden_queries(
-    golden: list[Golden], encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, depth: int
+    home: Path,
+    golden: list[Golden],
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    ranking: Ranking,
+    depth: int,
 ) -> Answers:
-    """Search every golden query exactly; it is answered if its passage is among the first `depth`."""
-    from tasks.core.encoder.dual_encoder import load_encoder
-
-    vectors = load_encoder(encoder.path).encode_queries([query.query for query in golden])
-    rows, _ = exact_search(vectors, embeddings, max(depth, REPORTED_RANKS))
-    ids = passage_ids(embeddings, rows.ravel()).to_pylist()
+    """Rank the passages for every golden query; it is answered if its passage is among the first `depth`."""
+    numbers = [str(number) for number in range(len(golden))]
+    queries = pa.table({"query_id": numbers, "text": [query.query for query in golden]})
+    hits = release_run(home, "golden", queries, encoder, embeddings, ranking, max(depth, REPORTED_RANKS))
+    run = read_run(hits)
+    ranked_ids: dict[str, list[str]] = {number: [] for number in numbers}
+    for number, passage in zip(run["query_id"].to_pylist(), run["passage_id"].to_pylist(), strict=True):
+        ranked_ids[number].append(passage)
     present = _present(snapshot, [query.passage_id for query in golden])
     missed = []
     for index, query in enumerate(golden):
-        ranked = ids[index * rows.shape[1] : (index + 1) * rows.shape[1]]
+        ranked = ranked_ids[str(index)]
         if query.passage_id in ranked[:depth]:
             continue
         if query.passage_id not in present:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,13 @@ class Tuning:
     why: str
 
 
+class Tuned(NamedTuple):
+    """How a release ranks, and why."""
+
+    ranking: Ranking
+    tuning: Tuning
+
+
 def tune_ranking(
     home: Path,
     encoder: Encoder,
@@ -45,7 +53,7 @@ def tune_ranking(
     postings: Postings,
     mining: MiningSettings,
     settings: EvaluationSettings,
-) -> tuple[Ranking, Tuning]:
+) -> Tuned:
     """Choose how a release of this encoder ranks, on the dev queries of the snapshot; see `tune`.
 
     `[evaluation] ranking` may fix the mode instead.
@@ -60,7 +68,7 @@ def tune_ranking(
     )
     if settings.ranking in FIXED:
         fixed = Tuning(FIXED[settings.ranking], 0, (), f'set by [evaluation] ranking = "{settings.ranking}"')
-        return ranking.model_copy(update={"weight": fixed.weight}), fixed
+        return Tuned(ranking.model_copy(update={"weight": fixed.weight}), fixed)
     if not snapshot.splits.get("dev"):
         tuning = Tuning(DEFAULT_WEIGHT, 0, (), "there are no dev queries, so the weight is the default")
     else:
@@ -69,7 +77,7 @@ def tune_ranking(
     weight = tuning.weight
     if settings.ranking == "hybrid" and weight in (0, 1):
         weight = DEFAULT_WEIGHT
-    return ranking.model_copy(update={"weight": weight}), tuning
+    return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
 
 
 def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning:

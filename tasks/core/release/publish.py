@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from tasks.core.base.errors import Mismatch, StaleNight
 from tasks.core.base.files import MANIFEST, write_json
 from tasks.core.base.memory import Peak
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.release.generation import Parts, build_and_verify, find_finished, try_reuse
 from tasks.core.release.history import list_releases, move_pointer_to, reconcile, serving
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
+from tasks.core.release.lexical import check_lexical
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, Publisher, default_loader
@@ -41,6 +43,8 @@ def publish(
     recipe: str,
     reason: str,
     expected_epoch: int,
+    ranking: Ranking = Ranking(),
+    dense: Mapping[str, float] | None = None,
     loader: Loader = default_loader,
     publisher: Publisher | None = None,
 ) -> Release:
@@ -59,6 +63,8 @@ def publish(
         recipe: digest of the settings that shaped the release, to record.
         reason: why the release was made, to record.
         expected_epoch: the epoch that `serving` returned when the night began.
+        ranking: how the release ranks; its lexical index is over `snapshot`.
+        dense: measures of the challenger's dense ranking alone, to record.
         loader: loads the encoder.
         publisher: stores the collection; None: the one that the settings choose.
 
@@ -72,13 +78,14 @@ def publish(
     """
     start = time.perf_counter()
     publisher = publisher or open_publisher(settings.home, settings.milvus)
-    parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader)
+    parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader, ranking)
+    check_lexical(settings.home, ranking, snapshot)
 
     def make_release(generation: Generation, recall: float, peak_mb: int) -> Release:
         return Release(
             digest=parts.digest,
             path=settings.home / Release.shelf / generation.release,
-            parents=(encoder.digest, embeddings.digest, snapshot.digest),
+            parents=(encoder.digest, embeddings.digest, snapshot.digest, *filter(None, [ranking.postings])),
             seconds=time.perf_counter() - start,
             peak_mb=peak_mb,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +98,9 @@ def publish(
             previous=None if previous is None else dict(previous),
             recall=recall,
             settings=resolve(settings),
-            **parts.identity(generation).model_dump(exclude={"digest", "index", "index_params"}),
+            ranking=ranking,
+            dense=dict(dense or {}),
+            **parts.identity(generation).model_dump(exclude={"digest", "index", "index_params", "ranking"}),
         )
 
     with open_ledger(settings) as ledger:

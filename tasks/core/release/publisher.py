@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.base.errors import Mismatch
+from tasks.core.base.ranking import Ranking
 
 PREFIX = "nightshift."  # of our keys in a collection's properties
 
@@ -35,6 +36,7 @@ class Identity(BaseModel):
     encoder: str
     embeddings: str
     snapshot: str
+    ranking: str = ""  # JSON of the `Ranking`; empty for collections of earlier versions, which are dense
 
     def properties(self) -> dict[str, str]:
         """Return the identity as collection properties: strings only."""
@@ -52,6 +54,20 @@ class Identity(BaseModel):
         if identity.collection != collection:
             raise Mismatch(f"collection {collection}: its properties are those of {identity.collection}")
         return identity
+
+
+def ranking_of(identity: Identity) -> Ranking:
+    """Read how the release of a collection ranks.
+
+    Raises:
+        Mismatch: another version of Nightshift wrote it.
+    """
+    try:
+        return Ranking.model_validate_json(identity.ranking) if identity.ranking else Ranking()
+    except ValidationError as error:
+        raise Mismatch(
+            f"collection {identity.collection}: its ranking was written by another version of Nightshift ({error})"
+        ) from error
 
 
 class Pointer(BaseModel):
@@ -102,8 +118,11 @@ class Reader(Protocol):
             rule: filter expression from `Filters`; empty: all passages.
         """
 
-    def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages of `rows` that match the filter `rule`, keyed by row, with score 0."""
+    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these ids that match the filter `rule`, keyed by row, with score 0.
+
+        fields: names of fields, or "vector".
+        """
 
     def check(self) -> None:
         """Verify again that the loaded collection is intact.

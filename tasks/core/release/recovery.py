@@ -15,7 +15,7 @@ from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
 from tasks.core.base.files import MANIFEST, read_receipt, write_json
 from tasks.core.base.receipts import Encoder, Release
 from tasks.core.release.ledger import Generation, Ledger, lock_names
-from tasks.core.release.publisher import Identity, Pointer, Publisher
+from tasks.core.release.publisher import Identity, Pointer, Publisher, ranking_of
 
 log = logging.getLogger("nightshift.release")
 
@@ -129,7 +129,8 @@ def _from_properties(identity: Identity, ledger: Ledger) -> Release:
         bm25={},
         base={},
         previous=None,
-        **identity.model_dump(exclude={"index", "index_params"}),
+        ranking=ranking_of(identity),
+        **identity.model_dump(exclude={"index", "index_params", "ranking"}),
     )
 
 

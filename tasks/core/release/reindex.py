@@ -40,5 +40,7 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
         recipe=current.recipe,
         reason=reason,
         expected_epoch=epoch,
+        ranking=current.ranking,
+        dense=current.dense,
         loader=loader,
     )

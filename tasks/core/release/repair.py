@@ -6,19 +6,17 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-from tasks.core.base.checksums import set_aside
-from tasks.core.base.errors import Damaged, NightshiftError, Unreachable
-from tasks.core.base.files import load
-from tasks.core.base.receipts import Release, Snapshot
-from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.base.errors import NightshiftError, Unreachable
+from tasks.core.base.files import find_artifact, load
+from tasks.core.base.receipts import Postings, Release, Snapshot
+from tasks.core.base.settings import Settings
 from tasks.core.release.history import check_loads, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import restore_manifests
 from tasks.core.release.reindex import reindex
 from tasks.core.release.vector_stores import open_publisher
-from tasks.core.retrieval.bm25 import build_index, find_index
-from tasks.core.retrieval.lucene_files import check_lucene, damaged_indexes
+from tasks.core.retrieval.postings import build_postings
 
 log = logging.getLogger("nightshift.release")
 
@@ -27,7 +25,7 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
     """Verify the serving release and rebuild its damaged parts.
 
     Rebuilds pointer, ledger, and manifests from each other and from the collections; the collection from the stored
-    vectors, as a new release; the BM25 index from the snapshot.
+    vectors, as a new release; the lexical index from the snapshot.
 
     Returns: the release that serves afterwards, and the pointer's epoch. The release is None when no release serves or
     the collection cannot be rebuilt; the next night then makes a new release.
@@ -39,7 +37,7 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
         return None, epoch
     with open_ledger(settings) as ledger, ledger.exclusive():
         restore_manifests(ledger)
-    _repair_bm25(settings.home, release, settings.mining)
+    _repair_lexical(settings.home, release)
     try:
         _check_release(release, open_publisher(settings.home, settings.milvus))
     except Unreachable:
@@ -73,19 +71,12 @@ def _rebuild_collection(settings: Settings, loader: Loader, damaged: Release, ep
     return serving(settings)
 
 
-def _repair_bm25(home: Path, release: Release, settings: MiningSettings) -> None:
-    """Rebuild the BM25 index of the release's snapshot if its files are damaged."""
-    index = find_index(home, release.snapshot, settings)
-    if index is None and not damaged_indexes(home):
+def _repair_lexical(home: Path, release: Release) -> None:
+    """Rebuild the lexical index of the release if its files are damaged or missing."""
+    ranking = release.ranking
+    if not ranking.postings or find_artifact(home, Postings, ranking.postings) is not None:
         return
-    if index is not None:
-        try:
-            check_lucene(index.path / "lucene")
-        except Damaged as error:
-            set_aside(index.path, error)
-        else:
-            return
     try:
-        build_index(home, load(home, Snapshot, release.snapshot), settings)
+        build_postings(home, load(home, Snapshot, release.snapshot), ranking.stemmer)
     except NightshiftError as error:
-        log.error("snapshot %s: BM25 index not built (%s); searching with dense vectors only", release.snapshot, error)
+        log.error("snapshot %s: lexical index not rebuilt (%s); only dense search works", release.snapshot, error)

@@ -12,11 +12,13 @@ from filelock import FileLock
 from tasks.core.base import artifact_store as store
 from tasks.core.base.files import files_under, receipts_newest_first
 from tasks.core.base.receipts import (
+    ArmScores,
     Embeddings,
     Encoder,
     Evaluation,
     Index,
     Negatives,
+    Postings,
     Reference,
     Run,
     Shingles,
@@ -30,8 +32,11 @@ from tasks.core.release.home_settings import HomeSettings
 log = logging.getLogger("nightshift.release")
 
 # All of these can be rebuilt. Records of ingests and releases are never deleted.
-DELETABLE = (Snapshot, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation, Reference)
-KEPT_WITH_SNAPSHOT = (Index, TextIndex, Tokens, Shingles, Reference)
+DELETABLE = (
+    *(Snapshot, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
+    *(Negatives, Encoder, Embeddings, Evaluation, Reference),
+)
+KEPT_WITH_SNAPSHOT = (Index, Postings, TextIndex, Tokens, Shingles, Reference)
 DAY = 86_400.0  # seconds
 GONE = ".gone"
 

@@ -22,7 +22,7 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import artifact_digest, find_by_key, produce
+from tasks.core.base.files import artifact_digest, produce
 from tasks.core.base.receipts import Index, Run, Snapshot
 from tasks.core.base.settings import MiningSettings, cores
 from tasks.core.retrieval.exact import ids_of
@@ -62,11 +62,6 @@ def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index
         return {"rows": rows, "parents": (snapshot.digest,)}
 
     return produce(home, Index, _index_key(snapshot.digest, mining), build)
-
-
-def find_index(home: Path, snapshot: str, mining: MiningSettings) -> Index | None:
-    """Return the finished index of the snapshot with this digest and the configured stemmer; None if there is none."""
-    return find_by_key(home, Index, _index_key(snapshot, mining))
 
 
 def try_indexing(home: Path, mining: MiningSettings) -> None:

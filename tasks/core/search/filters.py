@@ -15,11 +15,11 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, Valid
 from tasks.core.base.errors import BadUsage
 from tasks.core.base.plain_text import check_text
 from tasks.core.base.section import Section
+from tasks.core.release.expressions import quote
 
 FIELDS = ("passage_id", "title", "text")
 LONGEST = 1000  # characters of a value
 MOST = 1000  # values per rule
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _WILD = str.maketrans(dict.fromkeys("%_\\", "_"))
 _LAST = 0x10FFFF  # the last code point
 
@@ -92,19 +92,15 @@ class Filters(Section):
 
 def _parts(name: str, rule: Rule) -> Iterator[str]:
     if rule.one_of is not None:
-        yield f"{name} in [{', '.join(map(_literal, rule.one_of))}]"
+        yield f"{name} in [{', '.join(map(quote, rule.one_of))}]"
     if rule.not_in is not None:
-        yield f"{name} not in [{', '.join(map(_literal, rule.not_in))}]"
+        yield f"{name} not in [{', '.join(map(quote, rule.not_in))}]"
     if rule.prefix is not None:
-        yield f"{name} >= {_literal(rule.prefix)}"
+        yield f"{name} >= {quote(rule.prefix)}"
         if (end := _after(rule.prefix)) is not None:
-            yield f"{name} < {_literal(end)}"
+            yield f"{name} < {quote(end)}"
     if rule.contains is not None:
-        yield f"{name} like {_literal('%' + rule.contains.translate(_WILD) + '%')}"
-
-
-def _literal(value: str) -> str:
-    return f'"{value.translate(_ESCAPES)}"'
+        yield f"{name} like {quote('%' + rule.contains.translate(_WILD) + '%')}"
 
 
 def _after(prefix: str) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.ranking import Mode
 from tasks.core.release.shadow_files import FOLDER
 from tasks.core.search.filters import Filters
 from tasks.core.search.pinned import Answer
@@ -33,17 +34,17 @@ class LiveShadow:
     def __init__(self, home: Path, challenger: Searcher, share: float) -> None:
         self._folder, self._challenger, self._share = home / FOLDER, challenger, share
         self._draws = random.Random()  # noqa: S311
-        self._waiting: queue.Queue[tuple[list[Answer], int, Filters, bool] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[list[Answer], int, Filters, Mode | None] | None] = queue.Queue(WAITING)
         self.dropped = 0
         self._thread = threading.Thread(target=self._work, name="nightshift-shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, answers: list[Answer], k: int, where: Filters, fuse: bool) -> None:
+    def offer(self, answers: list[Answer], k: int, where: Filters, mode: Mode | None) -> None:
         """Queue a share of the answered requests; returns immediately."""
         if not answers or self._draws.random() >= self._share:
             return
         try:
-            self._waiting.put_nowait((answers, k, where, fuse))
+            self._waiting.put_nowait((answers, k, where, mode))
         except queue.Full:
             self.dropped += 1
 
@@ -66,8 +67,8 @@ class LiveShadow:
                     log.warning("shadow release %s: %s", self._challenger.release, error)
                 reported = str(error)
 
-    def _compare(self, served: list[Answer], k: int, where: Filters, fuse: bool) -> None:
-        shadowed = self._challenger.search([answer.query for answer in served], k, where=where, fuse=fuse)
+    def _compare(self, served: list[Answer], k: int, where: Filters, mode: Mode | None) -> None:
+        shadowed = self._challenger.search([answer.query for answer in served], k, where=where, mode=mode)
         results = [compare_answers(left, right, k) for left, right in zip(served, shadowed, strict=True)]
         lines = "".join(result.model_dump_json() + "\n" for result in results)
         self._folder.mkdir(parents=True, exist_ok=True)

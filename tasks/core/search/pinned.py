@@ -12,19 +12,23 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import read_verified
+from tasks.core.base.ranking import DEPTH, Mode, Ranking
 from tasks.core.base.receipts import Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
-from tasks.core.search.fusion import DEPTH, Ranker, fuse_rankings
+from tasks.core.search.hybrid import HybridQuery, rank_hybrid
+from tasks.core.search.lexical import Lexical
 
 CLOSED = "this searcher is closed; open another"
 HITS_A_REQUEST = 8192  # limits the size of a response, which includes texts
 FIELDS = ("title", "text", "whole")
+FILTERED = 1000  # hits of BM25 that a filter is applied to
+EVEN = {"weight": 0.5}  # for a hybrid search of a release that ranks in another mode
 SPARE = 8  # factor of extra hits to request if a filter must be checked here
 
 
 class Hit(BaseModel):
-    """A passage in an answer. `score` is the inner product of query and passage, or the fusion score."""
+    """A passage in an answer. `score` is the inner product of query and passage, the BM25 score, or the hybrid score."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,30 +62,35 @@ class Pinned:
         encoder: VectorEncoder,
         folder: Path,
         snapshot: Path,
-        lexical: Ranker,
+        ranking: Ranking,
+        lexical: Lexical,
     ) -> None:
         self.pointer, self.encoder, self.folder = pointer, encoder, folder  # folder of the encoder
         self.damage: NightshiftError | None = None  # why it no longer answers
         self.instead_of: Pointer | None = None  # the damaged release that it replaces
-        self._reader, self._snapshot, self._lexical = reader, snapshot, lexical
+        self._reader, self._snapshot, self.ranking, self._lexical = reader, snapshot, ranking, lexical
         self._users, self._retired = 0, False
 
-    def search(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
-        """Return one answer per query. Raises `damage` if it is set, even if it was set during the search."""
+    def search(self, queries: Sequence[str], k: int, where: Filters, mode: Mode | None) -> list[Answer]:
+        """Return one answer per query, in the mode of the release unless `mode` is given. Raises `damage` if it is set, even if it was set during the search."""
         self._check_whole()
-        answers = self._answers(queries, k, where, fuse)
+        answers = self._answers(queries, k, where, mode or self.ranking.mode)
         self._check_whole()
         return answers
 
     def check(self) -> None:
-        """Verify the files of the collection and the BM25 index. Damage of the index only sets `lexical_damage`.
+        """Verify the files of the collection and the lexical index.
+
+        Damage of the index only sets `lexical_damage` if the release ranks without it.
 
         Raises:
-            Damaged: a file of the collection is damaged.
+            Damaged: a file of the collection is damaged, or of the index of a release that ranks with BM25.
             Unreachable: the Milvus server does not answer.
         """
         self._reader.check()
         self._lexical.check()
+        if self._lexical.damage is not None and self.ranking.mode is not Mode.DENSE:
+            raise self._lexical.damage
 
     @property
     def lexical_damage(self) -> NightshiftError | None:
@@ -92,12 +101,15 @@ class Pinned:
         if self.damage is not None:
             raise self.damage
 
-    def _answers(self, queries: Sequence[str], k: int, where: Filters, fuse: bool) -> list[Answer]:
-        vectors = self.encoder.encode_queries(list(queries))
-        hits = self._nearest(vectors, max(k, DEPTH) if fuse else k, where)
-        if fuse:
-            lexical = self._lexical.search(queries, max(k, DEPTH))
-            hits = fuse_rankings(hits, lexical, lambda rows: self._fetch(rows, where), k)
+    def _answers(self, queries: Sequence[str], k: int, where: Filters, mode: Mode) -> list[Answer]:
+        if mode is Mode.LEXICAL:
+            hits = self._rank_lexical(queries, k, where)
+        else:
+            vectors = self.encoder.encode_queries(list(queries))
+            if mode is Mode.HYBRID:
+                hits = self._rank_hybrid(queries, vectors, k, where)
+            else:
+                hits = self._nearest(vectors, k, where, FIELDS)
         return [
             Answer(
                 release=self.pointer.release,
@@ -107,17 +119,49 @@ class Pinned:
             for query, query_hits in zip(queries, hits, strict=True)
         ]
 
-    def _nearest(self, vectors: np.ndarray, k: int, where: Filters) -> list[list[Found]]:
+    def _rank_lexical(self, queries: Sequence[str], k: int, where: Filters) -> list[list[Found]]:
+        """Return the best `k` by BM25; with a filter, of the first `FILTERED`."""
+        depth = max(k, FILTERED) if where.expression() else k
+        ranked = self._lexical.search(queries, depth)
+        fetched = self._fetch(sorted({row for rows, _ in ranked for row in rows.tolist()}), where, FIELDS)
+        answers = []
+        for rows, scores in ranked:
+            hits = zip(rows.tolist(), scores.tolist(), strict=True)
+            answers.append([fetched[row]._replace(score=score) for row, score in hits if row in fetched][:k])
+        return answers
+
+    def _rank_hybrid(self, queries: Sequence[str], vectors: np.ndarray, k: int, where: Filters) -> list[list[Found]]:
+        """Return the best `k` by the hybrid score. Texts are read for these only, by their key."""
+        depth = max(k, DEPTH)
+        fields = () if where.exact else FIELDS
+        dense = self._nearest(vectors, depth, where, fields)
+        lexical = self._lexical.search(queries, max(depth, FILTERED) if where.expression() else depth)
+        inputs = [
+            HybridQuery(query, vector, hits, *best)
+            for query, vector, hits, best in zip(queries, vectors, dense, lexical, strict=True)
+        ]
+        weighted = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
+        ranked = rank_hybrid(inputs, self._lexical.scorer, weighted, k, lambda rows: self._vectors(rows, where))
+        wanted = sorted({row for best in ranked for row, _ in best})
+        fetched = self._fetch(wanted, where, FIELDS)
+        return [[fetched[row]._replace(score=score) for row, score in best] for best in ranked]
+
+    def _vectors(self, rows: Sequence[int], where: Filters) -> dict[int, np.ndarray]:
+        fields = ("vector",) if where.exact else ("vector", *FIELDS)
+        passages = self._fetch(rows, where, fields)
+        return {row: np.asarray(hit.fields["vector"], np.float32) for row, hit in passages.items()}
+
+    def _nearest(self, vectors: np.ndarray, k: int, where: Filters, fields: Sequence[str]) -> list[list[Found]]:
         width, rule = k if where.exact else min(SPARE * k, HITS_A_REQUEST), where.expression()
         step = max(1, HITS_A_REQUEST // width)
         return [
             [hit for hit in hits if where.keeps(_fields(hit))][:k]
             for first in range(0, len(vectors), step)
-            for hits in self._reader.search(vectors[first : first + step], width, FIELDS, rule)
+            for hits in self._reader.search(vectors[first : first + step], width, fields, rule)
         ]
 
-    def _fetch(self, rows: Sequence[int], where: Filters) -> dict[int, Found]:
-        hits = self._reader.fetch(rows, FIELDS, where.expression())
+    def _fetch(self, rows: Sequence[int], where: Filters, fields: Sequence[str]) -> dict[int, Found]:
+        hits = self._reader.fetch(self._lexical.passage_ids(rows), fields, where.expression())
         return {row: hit for row, hit in hits.items() if where.keeps(_fields(hit))}
 
     def _hit(self, rank: int, hit: Found) -> Hit:

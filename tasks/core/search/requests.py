@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tasks.core.base.plain_text import check_text
+from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Release
 from tasks.core.base.section import Section
 from tasks.core.search.checks import MOST
@@ -47,10 +48,10 @@ class SearchRequest(Section):
     )
     k: int = Field(10, ge=1, le=MOST, description="passages per query")
     filters: Filters = Field(Filters(), description="rules that passages must match")
-    fuse: bool = Field(
-        False,
-        description="merge the dense ranking with BM25's by reciprocal rank fusion; scores are then at most 0.033",
+    mode: Mode | None = Field(
+        None, description="rank with the encoder, BM25, or both; empty: as the night found best for the release"
     )
+    fuse: bool = Field(False, description='earlier name of mode = "hybrid"', deprecated=True)
     release: str = Field("", max_length=100, description="release to search; empty: the serving release")
 
     @model_validator(mode="after")
@@ -60,6 +61,11 @@ class SearchRequest(Section):
         if len(self.texts) * self.k > HITS_A_REQUEST:
             raise ValueError(f"queries times k is more than {HITS_A_REQUEST}; send fewer queries or a smaller k")
         return self
+
+    @property
+    def chosen_mode(self) -> Mode | None:
+        """The mode of the request; None: that of the release."""
+        return Mode.HYBRID if self.mode is None and "fuse" in self.model_fields_set and self.__dict__["fuse"] else self.mode
 
     @property
     def texts(self) -> list[str]:
@@ -109,11 +115,13 @@ class Comparison(BaseModel):
     dimension: int
     metrics: dict[str, float]
     reason: str
+    mode: Mode  # how it ranks
 
     @classmethod
     def of(cls, release: Release) -> Comparison:
         """Select the public fields of a release's receipt."""
-        return cls(passages=release.rows, **release.model_dump(include=set(cls.model_fields) - {"passages"}))
+        fields = release.model_dump(include=set(cls.model_fields) - {"passages", "mode"})
+        return cls(passages=release.rows, mode=release.ranking.mode, **fields)
 
 
 class Releases(BaseModel):

@@ -6,6 +6,7 @@ const tokenForm = document.getElementById("token");
 const answers = document.getElementById("answers");
 const status_ = document.getElementById("status");
 const fields = form.elements;
+const MODES = { dense: "encoder", lexical: "BM25", hybrid: "encoder and BM25" };
 let serving = "";
 let latest = 0; // number of the latest search; responses to earlier searches are ignored
 
@@ -49,7 +50,7 @@ async function listReleases(selected) {
   const details = list.releases.find((item) => item.release === serving);
   const quality = details && details.metrics["ndcg@10"];
   document.getElementById("serving").textContent = "Serving release " + serving +
-    (details ? " · " + details.passages.toLocaleString("en") + " passages" : "") +
+    (details ? " · " + details.passages.toLocaleString("en") + " passages · " + MODES[details.mode] : "") +
     (quality === undefined ? "" : " · nDCG@10 " + quality.toFixed(3));
   const names = list.releases.map((item) => item.release);
   fields.a.replaceChildren(option("", "serving", selected.a), ...names.map((name) => option(name, name, selected.a)));
@@ -104,7 +105,8 @@ function column(response, other) {
 
 async function search() {
   const number = ++latest;
-  const query = { query: fields.q.value, k: Number(fields.k.value), fuse: fields.fuse.checked };
+  const query = { query: fields.q.value, k: Number(fields.k.value) };
+  if (fields.mode.value) query.mode = fields.mode.value;
   if (fields.title.value) query.filters = { title: { prefix: fields.title.value } };
   showStatus("Searching …");
   try {
@@ -140,7 +142,8 @@ function fillForm() {
   for (const name of ["q", "title"]) fields[name].value = parameters.get(name) || "";
   fields.k.value = parameters.get("k") || "10";
   if (fields.k.selectedIndex < 0) fields.k.value = "10";
-  fields.fuse.checked = parameters.has("fuse");
+  fields.mode.value = parameters.get("mode") || "";
+  if (fields.mode.selectedIndex < 0) fields.mode.value = "";
   return { a: parameters.get("a") || "", b: parameters.get("b") || "" };
 }
 

@@ -11,15 +11,16 @@ from types import TracebackType
 from typing import Any
 
 from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import Encoder, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.release import history
-from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader
+from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader, ranking_of
 from tasks.core.release.rollback import releases_before
 from tasks.core.release.vector_stores import open_publisher
-from tasks.core.retrieval.bm25_searcher import Bm25Searcher
 from tasks.core.search.checks import check_request
 from tasks.core.search.filters import Filters
+from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
 
 __all__ = ["Answer", "Hit", "Searcher"]
@@ -73,6 +74,11 @@ class Searcher:
         return self._pinned.instead_of.release if self._pinned.instead_of else ""
 
     @property
+    def ranking(self) -> Ranking:
+        """How the release ranks."""
+        return self._pinned.ranking
+
+    @property
     def lexical_damage(self) -> NightshiftError | None:
         """Why BM25 cannot answer; None if no damage was detected."""
         return self._pinned.lexical_damage
@@ -83,7 +89,7 @@ class Searcher:
         k: int = 10,
         *,
         where: Filters | Mapping[str, Any] | None = None,
-        fuse: bool = False,
+        mode: Mode | None = None,
     ) -> list[Answer]:
         """Search the `k` best passages for each query, all in one release.
 
@@ -93,7 +99,7 @@ class Searcher:
             queries: one query or several.
             k: passages per query, 1 to 1000.
             where: rules on passage fields, see `Filters`.
-            fuse: merge the ranking with BM25's over the same snapshot; scores are then fusion scores.
+            mode: rank with the encoder, BM25, or both; None: as the night found best for the release.
 
         Returns:
             One answer per query, in order.
@@ -111,7 +117,7 @@ class Searcher:
             return []
         with self._in_use() as pinned:
             try:
-                return pinned.search(texts, k, filters, fuse)
+                return pinned.search(texts, k, filters, mode)
             except (Impossible, Damaged):
                 raise
             except NightshiftError as error:
@@ -127,7 +133,7 @@ class Searcher:
                     failed.damage = error  # refuses the next query immediately
                     raise
         with self._in_use() as pinned:
-            return pinned.search(texts, k, filters, fuse)
+            return pinned.search(texts, k, filters, mode)
 
     def refresh(self) -> bool:
         """Switch to the serving release if the pointer moved. Searches in progress finish on the old release.
@@ -273,12 +279,13 @@ class Searcher:
             folder = self._home / Encoder.shelf / reader.identity.encoder
             encoder = old.encoder if old is not None and old.folder == folder else self._warm(folder)
             check_pair(reader, encoder, pointer.release)
+            identity, ranking = reader.identity, ranking_of(reader.identity)
+            lexical = Lexical(self._home, ranking, identity.snapshot, identity.rows)
         except BaseException:
             reader.close()
             raise
-        snapshot = reader.identity.snapshot
-        lexical = Bm25Searcher(self._home, snapshot, self._settings.mining, self._settings.milvus.query_seconds)
-        return Pinned(pointer, reader, encoder, folder, self._home / Snapshot.shelf / snapshot, lexical)
+        snapshot = self._home / Snapshot.shelf / identity.snapshot
+        return Pinned(pointer, reader, encoder, folder, snapshot, ranking, lexical)
 
     def _warm(self, folder: Path) -> VectorEncoder:
         """Load an encoder and encode a first query, which is slow, before users wait for it."""

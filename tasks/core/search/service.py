@@ -68,7 +68,7 @@ class Service:
             reason = f"release {stands_in_for} is damaged; the previous release answers"
             return Health(status=Status.DEGRADED, release=release, reason=reason)
         if self._searcher.lexical_damage is not None:
-            reason = f"the BM25 index of release {release} is damaged; queries without fusion are answered"
+            reason = f"the lexical index of release {release} is damaged; only dense queries are answered"
             return Health(status=Status.DEGRADED, release=release, reason=reason)
         return Health(release=release)
 
@@ -95,7 +95,7 @@ class Service:
                 lambda: _search(self._open_named(request.release), request), seconds
             )
         elif self._live is not None:
-            self._live.offer(answers, request.k, request.filters, request.fuse)
+            self._live.offer(answers, request.k, request.filters, request.chosen_mode)
         return SearchResponse(release=answers[0].release, seconds=time.perf_counter() - began, answers=answers)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Service:
 
 
 def _search(searcher: Searcher, request: SearchRequest) -> list[Answer]:
-    return searcher.search(request.texts, request.k, where=request.filters, fuse=request.fuse)
+    return searcher.search(request.texts, request.k, where=request.filters, mode=request.chosen_mode)
 
 
 def check_address(host: str, settings: ServiceSettings) -> None:

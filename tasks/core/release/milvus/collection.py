@@ -17,6 +17,7 @@ from tasks.core.base.errors import Impossible, NightshiftError, Unreachable
 from tasks.core.base.sections.indexes import search_params
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.embedding.stored_shards import matrix
+from tasks.core.release.expressions import quote
 from tasks.core.release.publisher import Found, Identity
 from tasks.core.release.rows import LIMIT
 from tasks.core.release.stored import check_canaries
@@ -224,15 +225,19 @@ class CollectionReader:
             )
         return answer
 
-    def fetch(self, rows: Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages of `rows` that match the filter `rule`, keyed by row; see `Reader.fetch`."""
+    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these ids that match the filter `rule`; see `Reader.fetch`.
+
+        By primary key: milvus-lite scans the collection for any other field.
+        """
         name, passages = self.identity.collection, dict[int, Found]()
-        for first in range(0, len(rows), ROWS_PER_REQUEST):
-            rows_filter = f"row in [{', '.join(str(int(row)) for row in rows[first : first + ROWS_PER_REQUEST])}]"
+        for first in range(0, len(passage_ids), ROWS_PER_REQUEST):
+            literals = map(quote, passage_ids[first : first + ROWS_PER_REQUEST])
+            keys_filter = f"passage_id in [{', '.join(literals)}]"
             with convert_errors(f"collection {name}"):
                 answer = self._client.query(
                     name,
-                    filter=f"{rows_filter} and {rule}" if rule else rows_filter,
+                    filter=f"{keys_filter} and {rule}" if rule else keys_filter,
                     output_fields=["row", "passage_id", *fields],
                     consistency_level="Eventually",  # as in `search`
                     timeout=self._settings.query_seconds,

@@ -1,0 +1,48 @@
+"""The lexical index of a release: checked before publishing, opened together with its collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.core.base.errors import Damaged, Impossible, Mismatch
+from tasks.core.base.files import find_artifact
+from tasks.core.base.ranking import Ranking
+from tasks.core.base.receipts import Postings, Snapshot
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
+
+NEXT = "`nightshift releases repair` or the next night rebuilds it"
+
+
+def check_lexical(home: Path, ranking: Ranking, snapshot: Snapshot) -> None:
+    """Raise Mismatch unless the ranking has no lexical index, or one over this snapshot."""
+    if ranking.postings:
+        postings = find_artifact(home, Postings, ranking.postings)
+        if postings is None or (postings.snapshot, postings.rows) != (snapshot.digest, snapshot.rows):
+            raise Mismatch(
+                f"lexical index {ranking.postings}: missing, or not over snapshot {snapshot.digest}. "
+                "Run the night again; it builds the index"
+            )
+
+
+def open_lexical(home: Path, ranking: Ranking, snapshot: str, rows: int) -> Bm25Scorer:
+    """Open the lexical index of a release over the snapshot with this digest and number of passages.
+
+    Raises:
+        Impossible: the release has no lexical index.
+        Damaged: its files are damaged or missing.
+        Mismatch: it belongs to another snapshot.
+    """
+    if not ranking.postings:
+        raise Impossible(
+            "this release has no lexical index, because an earlier version made it: only dense search is possible. "
+            "The next release has one"
+        )
+    postings = find_artifact(home, Postings, ranking.postings)
+    if postings is None:
+        raise Damaged(f"{home / Postings.shelf / ranking.postings}: lexical index damaged or missing. {NEXT}")
+    if (postings.snapshot, postings.rows) != (snapshot, rows):
+        raise Mismatch(
+            f"lexical index {postings.digest}: over snapshot {postings.snapshot} with {postings.rows} passages, but the "
+            f"release has snapshot {snapshot} with {rows}. `nightshift rollback` serves the previous release"
+        )
+    return open_scorer(postings, ranking)

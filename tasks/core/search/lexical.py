@@ -1,0 +1,79 @@
+"""The lexical index of an open release, and the ids of its passages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.base.errors import Damaged, NightshiftError
+from tasks.core.base.files import find_artifact
+from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.receipts import Postings, Snapshot
+from tasks.core.release.lexical import NEXT, open_lexical
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer
+from tasks.core.snapshot.reader import PASSAGES
+
+
+class Lexical:
+    """BM25 over the snapshot of one release. Thread-safe.
+
+    A release that ranks with BM25 opens its index at once; for others it is opened by the first search that needs it.
+    """
+
+    def __init__(self, home: Path, ranking: Ranking, snapshot: str, rows: int) -> None:
+        """Raises as `open_lexical` when the release ranks with BM25."""
+        self._home, self._ranking, self._snapshot, self._rows = home, ranking, snapshot, rows
+        self._lock = threading.Lock()
+        self._scorer: Bm25Scorer | None = None
+        self._ids: pa.ChunkedArray | None = None
+        self.damage: NightshiftError | None = None
+        if ranking.mode is not Mode.DENSE:
+            self.search(["warm"], 1)  # compiles the scorer before users wait for it
+            self.passage_ids([0])
+
+    @property
+    def scorer(self) -> Bm25Scorer:
+        """The open index. Raises as `open_lexical`, and `damage` if it is set."""
+        if self.damage is not None:
+            raise self.damage
+        if self._scorer is None:
+            with self._lock:
+                if self._scorer is None:
+                    try:
+                        self._scorer = open_lexical(self._home, self._ranking, self._snapshot, self._rows)
+                    except Damaged as error:
+                        self.damage = error
+                        raise
+        return self._scorer
+
+    def search(self, queries: Sequence[str], depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return rows and scores of the best passages for each query; see `Bm25Scorer.search`."""
+        return self.scorer.search(queries, depth)
+
+    def passage_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of passages by their rows in the snapshot."""
+        if self._ids is None:
+            file = self._home / Snapshot.shelf / self._snapshot / PASSAGES
+            self._ids = pq.read_table(file, columns=["passage_id"])["passage_id"].combine_chunks()
+        ids: list[str] = self._ids.take(pa.array(rows, pa.int64())).to_pylist()
+        return ids
+
+    def check(self) -> None:
+        """Verify the files again if the index is in use or was damaged, and store the error, if any, in `damage`."""
+        if self._scorer is None and self.damage is None:
+            return
+        folder = self._home / Postings.shelf / self._ranking.postings
+        with self._lock:
+            if find_artifact(self._home, Postings, self._ranking.postings) is None:
+                self.damage, self._scorer = Damaged(f"{folder}: lexical index damaged or missing. {NEXT}"), None
+            elif self.damage is not None:
+                self.damage = None
+
+    def close(self) -> None:
+        """Free the index."""
+        self._scorer = self._ids = None
