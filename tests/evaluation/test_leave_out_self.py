@@ -23,11 +23,12 @@ WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "
 TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
 TEXTS = {f"p{n:02d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate((t, w) for t in TRAITS for w in WORDS)}
 QRELS = [(f"p{n:02d}", f"p{(n + 1) % 60:02d}", ("dev", "test")[n % 2]) for n in range(60)]
+TRAIN = ("t", "p00", "train")
 
 
 @pytest.fixture
 def world(tiny_model: Path, tmp_path: Path) -> World:
-    return small_world(tmp_path, tiny_model, TEXTS, TEXTS, QRELS)
+    return small_world(tmp_path, tiny_model, TEXTS, {**TEXTS, "t": "the castle"}, [*QRELS, TRAIN])
 
 
 def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:

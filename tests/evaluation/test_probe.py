@@ -22,11 +22,12 @@ PASSAGES = {f"p{n:03d}": f"the {trait} {thing}" for n, (trait, thing) in enumera
 PASSAGES |= {f"x{n:03d}": f"story {n} of one {WORDS[n % 10]}" for n in range(140)}
 QUERIES = {f"q{n:03d}": f"a {trait} {thing}" for n, (trait, thing) in enumerate(PAIRS)}
 QRELS = [(f"q{n:03d}", f"p{n:03d}", "test") for n in range(60)]
+TRAIN = ("t000", "x000", "train")
 
 
 @pytest.fixture
 def world(tiny_model: Path, tmp_path: Path) -> World:
-    return small_world(tmp_path, tiny_model, PASSAGES, QUERIES, QRELS)
+    return small_world(tmp_path, tiny_model, PASSAGES, {**QUERIES, "t000": "story 0"}, [*QRELS, TRAIN])
 
 
 def rules(world: World, **evaluation: float) -> Settings:
