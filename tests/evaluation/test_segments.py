@@ -6,29 +6,21 @@ from small_snapshot import snapshot_of
 
 from tasks.core.evaluation.segments import segments_of
 
-QUERIES = {
-    "q1": "one",
-    "q2": "one two",
-    "q3": "one two three",
-    "q4": "one two three four",
-    "t1": "x",
-    "t2": "y",
-    "t3": "z",
-}
+QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two three four"}
+TRAIN_QUERIES = {"t1": "x", "t2": "y", "t3": "z"}
 QRELS = [("q1", "a", "test"), ("q2", "b", "test"), ("q3", "c", "test"), ("q3", "a", "test"), ("q4", "d", "test")]
 TRAIN = [("t1", "a", "train"), ("t2", "a", "train"), ("t2", "b", "train")]
 PASSAGES = {"a": "first", "b": "second", "c": "third", "d": "fourth", "e": "fifth"}
-QUERY_IDS = ["q1", "q2", "q3", "q4"]
 
 
 def members(
     home: Path, serving: dict[str, str] | None = None, train: list[tuple[str, str, str]] = TRAIN
 ) -> dict[str, str]:
-    now = snapshot_of(home, PASSAGES, QUERIES, [*QRELS, *train])
+    now = snapshot_of(home, PASSAGES, QUERIES | TRAIN_QUERIES, [*QRELS, *train])
     before = None if serving is None else snapshot_of(home, serving)
-    segments = segments_of(now, "test", QUERY_IDS, before)
+    segments = segments_of(now, "test", list(QUERIES), before)
     return {
-        name: " ".join(query for query, inside in zip(QUERY_IDS, chosen, strict=True) if inside)
+        name: " ".join(query for query, inside in zip(QUERIES, chosen, strict=True) if inside)
         for name, chosen in segments.items()
     }
 
