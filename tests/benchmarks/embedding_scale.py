@@ -31,17 +31,15 @@ from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tasks.core.base.files import load, produce
-from tasks.core.base.memory import Peak
-from tasks.core.base.receipts import Encoder, Snapshot
-from tasks.core.snapshot.reader import PASSAGES
-from tasks.core.text.normalization import text_hash
-
 ROOT = Path(__file__).parents[2]
-GROUP_ROWS = 20_480  # rows of a row group, as ingest writes them
+sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+
+from small_snapshot import snapshot_of  # noqa: E402
+
+from tasks.core.base.files import load  # noqa: E402
+from tasks.core.base.memory import Peak  # noqa: E402
+from tasks.core.base.receipts import Encoder, Snapshot  # noqa: E402
+
 FIFTH = 5
 
 
@@ -126,20 +124,8 @@ def _with_copies(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def _snapshot(home: Path, texts: Iterator[str], size: int) -> Snapshot:
-    """A snapshot of the first `size` texts."""
-
-    def build(folder: Path) -> dict[str, object]:
-        names = ["passage_id", "title", "text", "text_hash"]
-        schema = pa.schema({name: pa.string() for name in names})
-        with pq.ParquetWriter(folder / PASSAGES, schema) as writer:
-            for first in range(0, size, GROUP_ROWS):
-                some = list(islice(texts, min(GROUP_ROWS, size - first)))
-                ids = [f"p{first + row:08d}" for row in range(len(some))]
-                hashes = [text_hash("", text) for text in some]
-                writer.write_table(pa.table([ids, [""] * len(some), some, hashes], schema=schema))
-        return {"rows": size, "queries": 0, "qrels": 0, "splits": {}}
-
-    return produce(home, Snapshot, {"benchmark": size, "at": time.time_ns()}, build)
+    """Write a snapshot of the first `size` texts."""
+    return snapshot_of(home, {f"p{row:08d}": text for row, text in enumerate(islice(texts, size))})
 
 
 def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrained: int) -> str:

@@ -33,18 +33,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
 from prefect_servers import serving_prefect  # noqa: E402
+from small_snapshot import snapshot_of  # noqa: E402
 
-from tasks.core.base.files import produce, receipts_newest_first  # noqa: E402
+from tasks.core.base.files import receipts_newest_first  # noqa: E402
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Snapshot  # noqa: E402
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES  # noqa: E402
-from tasks.core.text.normalization import text_hash  # noqa: E402
 
 Facts = dict[str, float]
 QUIET = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PREFECT_LOGGING_LEVEL": "ERROR"}
@@ -105,8 +101,7 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
-    passages, asked = (chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)
-    snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _drawn(folder, passages, asked))
+    snapshot = _snapshot(home, *((chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)))
     base, layers = find_base(Settings().encoder.model), 6 if part == "embedding" else 0
     model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
     model.encoder.layer = model.encoder.layer[:layers]
@@ -122,24 +117,19 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     return home
 
 
-def _drawn(folder: Path, passages: int, asked: int) -> dict[str, object]:
-    """Words as often as in a language (Zipf); a query has some of its passage's."""
+def _snapshot(home: Path, count: int, query_count: int) -> Snapshot:
+    """Write passages of 30 words, as frequent as in a language (Zipf); a query has 8 words of its passage."""
     draw = random.Random(0)
-    words = ["".join(draw.choices("abcdeilmnorst", k=draw.randint(3, 8))) for _ in range(5000)]
-    often = [1 / rank for rank in range(1, len(words) + 1)]
-    drawn = [draw.choices(words, often, k=30) for _ in range(passages)]
-    texts = [" ".join(one) for one in drawn]
-    ids, hashes = [f"p{row:07d}" for row in range(passages)], [text_hash("", text) for text in texts]
-    table = pa.table({"passage_id": ids, "title": [""] * passages, "text": texts, "text_hash": hashes})
-    pq.write_table(table, folder / PASSAGES, row_group_size=20_480)
-    queries = [f"q{row:07d}" for row in range(asked)]
-    questions = [" ".join(draw.sample(drawn[row % passages], 8)) for row in range(asked)]
-    pq.write_table(pa.table({"query_id": pa.array(queries, pa.string()), "text": questions}), folder / QUERIES)
-    positives = pa.array([ids[row % passages] for row in range(asked)], pa.string())
-    ones = pa.array([1] * asked, pa.int32())
-    judged = {"query_id": queries, "passage_id": positives, "relevance": ones, "split": ["train"] * asked}
-    pq.write_table(pa.table(judged), folder / QRELS)
-    return {"rows": passages, "queries": asked, "qrels": asked, "splits": {"train": asked}}
+    vocabulary = ["".join(draw.choices("abcdeilmnorst", k=draw.randint(3, 8))) for _ in range(5000)]
+    weights = [1 / rank for rank in range(1, len(vocabulary) + 1)]
+    words = {f"p{row:07d}": draw.choices(vocabulary, weights, k=30) for row in range(count)}
+    answers = {f"q{row:07d}": f"p{row % count:07d}" for row in range(query_count)}
+    return snapshot_of(
+        home,
+        {passage: " ".join(drawn) for passage, drawn in words.items()},
+        {query: " ".join(draw.sample(words[passage], 8)) for query, passage in answers.items()},
+        [(query, passage, "train") for query, passage in answers.items()],
+    )
 
 
 def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Facts:
