@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mining_world import write_embeddings
+from small_snapshot import snapshot_of
 
 from tasks.core.base.receipts import Encoder
 from tasks.core.base.settings import EncoderSettings, MiningSettings
@@ -28,17 +30,17 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, make_snapshot, make_embeddings):
+def world(tmp_path_factory):
     """A snapshot with many similar passages, its index, its embeddings, and its query vectors."""
     home = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
-    texts = {f"p{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
+    texts = {f"p{row:03d}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
     wordings = {f"q{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 4) % 50) for row in range(QUERIES)}
     wordings["q2"] = wordings["q6"] = "xylophone"  # in no passage
-    snapshot = make_snapshot(home / "snapshot", texts, wordings, [(query, "p0", "train") for query in wordings])
+    snapshot = snapshot_of(home, texts, wordings, [(query, "p000", "train") for query in wordings])
     vectors = random.standard_normal((600, 32)).astype(np.float32)
     vectors[300:400] = vectors[:100]
-    embeddings = make_embeddings(home / "e", list(texts), vectors, snapshot=snapshot.digest, group=50)
+    embeddings = write_embeddings(home / "e", list(texts), vectors, snapshot=snapshot.digest, group=50)
     query_vectors = random.standard_normal((QUERIES, 32)).astype(np.float32)
     return snapshot, build_index(home, snapshot, SETTINGS), embeddings, query_vectors
 
