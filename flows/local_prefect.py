@@ -235,7 +235,6 @@ def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, 
     settings = {"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}
     return {
         **settings,
-        "PYTHONSAFEPATH": "1",  # do not import from the current folder
         "NIGHTSHIFT_HOME": str(home.absolute()),
         "PREFECT_HOME": str(home.absolute() / "prefect"),
         "PREFECT_API_URL": f"{url}/api",
