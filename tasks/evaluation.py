@@ -11,12 +11,13 @@ from tasks.core.evaluation import probe as pools
 from tasks.core.evaluation.evaluate import encoder_run, evaluate_encoder, evaluate_ranking
 from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
+from tasks.core.evaluation.systems import System
 from tasks.policy import STEP
 
 
 @task(name="evaluate", task_run_name="evaluate {system}", **STEP)
 def evaluate(
-    settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
+    settings: Settings, system: System, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot
 ) -> Evaluation:
     """Evaluate an encoder on the held-out queries with exact search."""
     return evaluate_encoder(settings.home, system, encoder, embeddings, snapshot, settings.evaluation)
@@ -25,7 +26,7 @@ def evaluate(
 @task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
 def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
     """Evaluate BM25 on the held-out queries."""
-    return evaluate_ranking(settings.home, "bm25", run, snapshot, settings.evaluation)
+    return evaluate_ranking(settings.home, System.BM25, run, snapshot, settings.evaluation)
 
 
 @task(name="probe", task_run_name="probe {challenger.fingerprint}", **STEP)
@@ -48,7 +49,7 @@ def probe(
 @task(name="gate", task_run_name="gate", **STEP)
 def gate(
     settings: Settings,
-    figures: dict[str, Evaluation],
+    figures: dict[System, Evaluation],
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,

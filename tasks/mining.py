@@ -8,6 +8,7 @@ from tasks import report
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
+from tasks.core.mining.candidates import Source
 from tasks.core.mining.churn import churn
 from tasks.core.mining.mine import mine, source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
@@ -15,6 +16,7 @@ from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.searches import find_run, join_slices, search_slice, search_whole
 from tasks.core.retrieval.training_queries import keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, load_snapshot, qrels
+from tasks.core.snapshot.splits import Split
 from tasks.policy import STEP
 
 
@@ -36,7 +38,7 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
     Raises BadInput when the qrels of the split look shuffled.
     """
     search = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining)
-    shards = settings.mining.shards if split == "train" else 1
+    shards = settings.mining.shards if split == Split.TRAIN else 1
     run = search_whole(search) if shards == 1 else join_slices(search, shards)
     warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
     return run
@@ -44,7 +46,7 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
 
 def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> int:
     """Return the number of query shards to search with BM25. 0 if the run exists or is not sharded."""
-    mining, queries = settings.mining, judged(snapshot, "train")
+    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
     if mining.shards == 1 or find_run(bm25_search(settings.home, index, queries, mining.depth, mining)):
         return 0
     return mining.shards
@@ -53,7 +55,7 @@ def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> i
 @task(name="search-bm25-shard", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
 def search_bm25_shard(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
     """Search one shard of the training queries with BM25; return its number of queries."""
-    mining, queries = settings.mining, judged(snapshot, "train")
+    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
     return search_slice(bm25_search(settings.home, index, queries, mining.depth, mining), rank, world_size)
 
 
@@ -62,7 +64,7 @@ def count_dense_shards(
 ) -> int:
     """Return the number of query shards to search with the encoder. 0 if the run exists or is not sharded."""
     mining = settings.mining
-    if mining.shards == 1 or "dense" not in source_shares(round_, mining):
+    if mining.shards == 1 or Source.DENSE not in source_shares(round_, mining):
         return 0
     search, _ = training_search(settings.home, snapshot, encoder, embeddings, mining.depth)
     return 0 if find_run(search) else mining.shards
@@ -113,9 +115,9 @@ def mine_negatives(
     """
     home, mining = settings.home, settings.mining
     search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
-    sources = [("bm25", bm25)]
-    if "dense" in source_shares(round_, mining):
-        sources.append(("dense", run_search(search, vectors, mining.shards)))
+    sources = [(Source.BM25, bm25)]
+    if Source.DENSE in source_shares(round_, mining):
+        sources.append((Source.DENSE, run_search(search, vectors, mining.shards)))
     if settings.evaluation.leave_out_self:
         sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
     negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)

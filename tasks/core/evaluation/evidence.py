@@ -15,13 +15,14 @@ from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import answer_golden_queries, read_golden
 from tasks.core.evaluation.segments import segments_of
+from tasks.core.evaluation.systems import System
 
 TOP = 10  # ranks that `overlap` compares
 
 
 def gather_evidence(
     home: Path,
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[System, Evaluation],
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
@@ -35,7 +36,7 @@ def gather_evidence(
 
     Args:
         home: folder of the artifacts.
-        evaluations: by system: "challenger", "bm25", and, where measured, "base" and "serving".
+        evaluations: by system: challenger, BM25, and, where measured, base model and serving release.
         encoder, embeddings: of the challenger, over `snapshot`.
         snapshot: passages, queries, and qrels of all evaluations.
         serving: the serving release; passages that its snapshot lacks form the segment "new passages".
@@ -47,7 +48,7 @@ def gather_evidence(
         BadInput: the golden queries cannot be read.
     """
     tables = {name: read_per_query(evaluation) for name, evaluation in evaluations.items()}
-    challenger = evaluations["challenger"]
+    challenger = evaluations[System.CHALLENGER]
     previous = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
@@ -55,16 +56,16 @@ def gather_evidence(
             read_golden(settings.golden), encoder, embeddings, snapshot, settings.golden_depth
         )
     return Evidence(
-        challenger=tables["challenger"],
-        bm25=tables["bm25"],
-        base=tables.get("base"),
-        serving=tables.get("serving"),
-        segments=segments_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), previous),
+        challenger=tables[System.CHALLENGER],
+        bm25=tables[System.BM25],
+        base=tables.get(System.BASE),
+        serving=tables.get(System.SERVING),
+        segments=segments_of(snapshot, challenger.split, tables[System.CHALLENGER]["query_id"].to_pylist(), previous),
         golden=golden,
-        overlap=overlap(home, challenger, evaluations["serving"]) if "serving" in evaluations else None,
+        overlap=overlap(home, challenger, evaluations[System.SERVING]) if System.SERVING in evaluations else None,
         withdrawn=withdrawn,
         trained=trained,
-        same_as_base="base" in evaluations and _same_ranking(home, challenger, evaluations["base"]),
+        same_as_base=System.BASE in evaluations and _same_ranking(home, challenger, evaluations[System.BASE]),
     )
 
 

@@ -20,7 +20,7 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
-from tasks.core.snapshot.splits import HELD_OUT, carve
+from tasks.core.snapshot.splits import HELD_OUT, Split, carve
 from tasks.core.sources.rows import SCHEMAS
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import hashes_of
@@ -47,7 +47,7 @@ def stage_pairs(
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
     splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
     split_of_wording = {}
-    if "train" in splits and not splits >= HELD_OUT:
+    if Split.TRAIN in splits and not splits.issuperset(HELD_OUT):
         train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
         split_of_wording = carve([text for (text,) in train], splits, dev_share, seed)
     moved = {"wording": list(split_of_wording), "to_split": list(split_of_wording.values())}
@@ -115,7 +115,7 @@ def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:
 
 def _require_training_pairs(connection: duckdb.DuckDBPyConnection) -> None:
     splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM pairs_accepted ORDER BY 1").fetchall()]
-    if "train" not in splits:
+    if Split.TRAIN not in splits:
         reason = f"positives only in {', '.join(splits)}" if splits else "the source has no positives"
         raise BadInput(f"nothing to train on: {reason}. The qrels of train need rows with a score above 0.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +18,7 @@ from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, r
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.query_cases import Case, most_different
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
+from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
@@ -28,13 +28,7 @@ from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.evaluation")
 
-
-class System(StrEnum):
-    """Systems that every night evaluates in addition to releases."""
-
-    BASE = "base"
-    BM25 = "bm25"
-
+RETRIEVERS = (System.BASE, System.BM25)  # systems that belong to no release
 
 Target = Release | Evaluation | System
 
@@ -122,10 +116,10 @@ def export(home: Path, comparison: SystemComparison, folder: Path) -> None:
 
 
 def _find_target(settings: HomeSettings, name: str) -> Target:
-    if name in set(System):
+    if name in RETRIEVERS:
         return System(name)
     current, _ = serving(settings)
-    if name == "serving" and current is not None:
+    if name == System.SERVING and current is not None:
         return current
     releases = {release.release: release for release in list_releases(settings)}
     with suppress(NoSuchRelease):

@@ -15,6 +15,7 @@ from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors, vectors_of
 from tasks.core.retrieval.searches import Search, find_run, join_slices, search_whole
 from tasks.core.snapshot.reader import judged
+from tasks.core.snapshot.splits import Split
 
 VECTORS = "queries.npy"
 
@@ -30,7 +31,7 @@ def training_search(
 
     Returns the search and the vectors.
     """
-    train_queries = judged(snapshot, "train")
+    train_queries = judged(snapshot, Split.TRAIN)
 
     @cache
     def load_or_encode() -> np.ndarray:
@@ -41,7 +42,7 @@ def training_search(
         return load_encoder(encoder.path).encode_queries(train_queries["text"].to_pylist())
 
     lazy_vectors = LazyVectors(encoder.fingerprint, load_or_encode)
-    search = dense_search(home, "train", train_queries, lazy_vectors, embeddings, depth)
+    search = dense_search(home, Split.TRAIN, train_queries, lazy_vectors, embeddings, depth)
     return search, lazy_vectors
 
 
