@@ -4,8 +4,8 @@
         [--queries 20000] [--slices 4] [--grain 10 100 1000] [--json]
 
 Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
-BM25 and exact, 100 passages a query, for --queries queries in as many passages, in --slices of the queries; and in one
-piece, which is what a night does without `[mining] shards`, with `rest`: all else of mining, which is never divided.
+BM25 and exact, 100 passages a query, for --queries queries in as many passages, on Ray in --slices of the queries; without
+Ray in one piece, as a night does, with `rest`: all else of mining, which is never divided.
 The queries are encoded before, that is not counted.
 
 Every run is the flow's own functions in a process of its own, over a home of its own, with a Prefect server that runs
@@ -85,10 +85,9 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
     """Name, part, engine, cores and shards of every run."""
     for part, shards in (("embedding", chosen.shards), ("searches", chosen.slices)):
         for cores in (1, 2) if part in chosen.parts else ():
-            if part == "searches":
-                yield f"{part}, local in one piece, {cores}", part, "local", cores, 1
-            for engine in ENGINES:
-                yield f"{part}, {engine}, {cores}", part, engine, cores, shards
+            for engine in ENGINES:  # without Ray, a night searches in one piece
+                divided = part == "embedding" or engine == "ray"
+                yield f"{part}, {engine}, {cores}", part, engine, cores, shards if divided else 1
     for shards in chosen.grain if "grain" in chosen.parts else ():
         for engine in ENGINES:
             yield f"grain, {engine}, {shards}", "grain", engine, 2, shards
