@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -45,8 +45,3 @@ def means(table: pa.Table) -> dict[str, float]:
 
 def _rows(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in names), strict=True)
-
-
-def short(metrics: Mapping[str, float]) -> str:
-    """Format the measures on one line: nDCG@10 0.791, RR@10 0.750, R@100 0.930."""
-    return ", ".join(f"{label} {metrics[name]:.3f}" for name, label in NAMES.items() if name in metrics)
