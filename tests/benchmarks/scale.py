@@ -4,8 +4,8 @@
         [--queries 20000] [--slices 4] [--grain 10 100 1000] [--json]
 
 Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
-BM25 and exact, 100 passages a query, for --queries queries in as many passages; on Ray in --slices of the queries, without
-Ray in one piece, with `rest`: all else of mining, which is never divided.
+BM25 and exact, 100 passages a query, for --queries queries in as many passages; on Ray in --slices of the queries,
+without Ray in one piece, with `rest`: all else of mining, which is never divided.
 The queries are encoded before, that is not counted.
 
 Every run is the flow's own functions in a process of its own, over a home of its own, with a Prefect server that runs
