@@ -50,6 +50,6 @@ def test_shards_change_no_run_of_a_night(
 
 
 @pytest.mark.parametrize(("engine", "shards"), [("local", 1), ("ray", 3)])
-def test_only_ray_searches_in_shards(engine: str, shards: int) -> None:
-    settings = Settings(compute={"engine": engine}, mining={"shards": 3})
+def test_only_ray_searches_in_shards(engine: str, shards: int, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, compute={"engine": engine}, mining={"shards": 3})
     assert query_shards(settings) == shards
