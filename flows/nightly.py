@@ -178,7 +178,7 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
-    """Search the training queries with BM25, sharded if `[mining] shards` is above 1."""
+    """Search the training queries with BM25; on Ray, in `[mining] shards`."""
     if shards := mining.count_bm25_shards(settings, snapshot, index):
         run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
     return mining.search_split(settings, snapshot, index, Split.TRAIN, settings.mining.depth)
@@ -193,7 +193,7 @@ def mine(
     round_: int,
     serving: Release | None,
 ) -> Negatives:
-    """Mine the negatives of a round. The dense search is sharded if `[mining] shards` is above 1."""
+    """Mine the negatives of a round. The dense search is in `[mining] shards` on Ray."""
     if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
         run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)

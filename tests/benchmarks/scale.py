@@ -81,10 +81,9 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
     """Yield name, part, engine, cores, and shards of every run."""
     for part, shards in (("embedding", chosen.shards), ("searches", chosen.slices)):
         for cores in (1, 2) if part in chosen.parts else ():
-            if part == "searches":
-                yield f"{part}, local in one piece, {cores}", part, "local", cores, 1
-            for engine in ENGINES:
-                yield f"{part}, {engine}, {cores}", part, engine, cores, shards
+            for engine in ENGINES:  # without Ray, a night searches in one piece
+                divided = part == "embedding" or engine == "ray"
+                yield f"{part}, {engine}, {cores}", part, engine, cores, shards if divided else 1
     for shards in chosen.grain if "grain" in chosen.parts else ():
         for engine in ENGINES:
             yield f"grain, {engine}, {shards}", "grain", engine, 2, shards

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Snapshot
+from tasks.core.base.read_ahead import BackgroundWriter
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
@@ -129,9 +129,7 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
 
     Only ids, titles, and offsets are sorted. Sorting whole rows would write every text to disk again.
     """
-    written = None
     with (
-        ThreadPoolExecutor(1) as executor,
         pq.ParquetWriter(
             file,
             _PASSAGE,
@@ -140,16 +138,13 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
             use_dictionary=False,
             write_statistics=["passage_id"],
         ) as writer,
+        BackgroundWriter() as background,
     ):
         for rows in _ordered_passages(connection, scratch):
             for name in ("passage_id", "text_hash"):
                 digest.add(name, rows[name])
             digest.add("title_size", pc.binary_length(rows["title"]))  # text_hash covers title and text together
-            if written is not None:
-                written.result()
-            written = executor.submit(writer.write_batch, rows)
-        if written is not None:
-            written.result()
+            background.do(writer.write_batch, rows)
 
 
 def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:

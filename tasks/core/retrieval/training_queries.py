@@ -13,7 +13,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Run, Snapshot
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors, vectors_of
-from tasks.core.retrieval.searches import Search, find_run, join_slices, search_whole
+from tasks.core.retrieval.searches import Search, find_run, join_shards, search_whole
 from tasks.core.snapshot.reader import judged
 from tasks.core.snapshot.splits import Split
 
@@ -69,4 +69,4 @@ def run_search(search: Search, vectors: LazyVectors, shards: int) -> Run:
         return search_whole(search)
     if find_run(search) is None:
         vectors_of(vectors)  # load them before joining deletes the file, because mining needs them next
-    return join_slices(search, shards)
+    return join_shards(search, shards)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,7 +34,6 @@ log = logging.getLogger("nightshift.release")
 IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
 HITS = 8192  # hits per search request
-_AT_ROWS = 8  # offset of the number of vectors in the header of a FAISS index
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def export(
 ) -> Path:
     """Export a release to a folder with `release.json` in it. The folder is complete or does not exist.
 
-    Only one batch of passages is in memory at a time.
+    Only one batch of passages is in memory at a time, except for "faiss", which needs all vectors in memory.
 
     Args:
         settings: all settings.
@@ -78,7 +77,8 @@ def export(
         The absolute path of the folder.
 
     Raises:
-        NightshiftError: there is no such release or format; `to` exists and `force` is false, or `to` is no export.
+        NightshiftError: there is no such release or format; `to` exists and `force` is false, or `to` is no export;
+            the index of "faiss" does not fit into memory.
         Mismatch: the vectors do not belong to the release.
     """
     if form not in _WRITERS:
@@ -150,45 +150,24 @@ def _parquet(source: Source, folder: Path) -> None:
 
 
 def _faiss(source: Source, folder: Path) -> None:
+    """Build the index in memory, because FAISS writes only an index that it holds whole, and write it."""
     import faiss
 
     rows, dimension = source.release.rows, source.release.dimension
-    file, ids = folder / "index.faiss", pa.schema({"row": pa.int64(), "passage_id": pa.string()})
-    with file.open("wb") as index, pq.ParquetWriter(folder / "ids.parquet", ids, compression="zstd") as writer:
-        index.write(_header(dimension, rows))
-        for batch in _passages_with_vectors(source):
-            vectors = matrix(batch["vector"], dimension)
-            index.write(np.ascontiguousarray(vectors, "<f4").data)
-            writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=ids))
-    read = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # memory-mapped
-    if (read.ntotal, read.d, read.metric_type) != (rows, dimension, faiss.METRIC_INNER_PRODUCT):
-        raise Mismatch(
-            f"{file}: FAISS reads {read.ntotal} vectors of {read.d} numbers, but the release has {rows} of {dimension}"
-        )
-
-
-def _header(dimension: int, rows: int) -> bytes:
-    """Return the bytes before the vectors in the file of an IndexFlatIP with `rows` rows.
-
-    FAISS itself needs all vectors in memory to write the file. So we take its header of an empty index and set the
-    counts. A check on an index of two vectors detects versions of FAISS with another file format.
-    """
-    import faiss
-
-    empty = bytes(faiss.serialize_index(faiss.IndexFlatIP(dimension)))
-
-    def counted(n: int) -> bytes:
-        before, between = empty[:_AT_ROWS], empty[_AT_ROWS + 8 : -8]
-        return before + struct.pack("<q", n) + between + struct.pack("<Q", n * dimension)
-
-    sample = np.arange(2 * dimension, dtype=np.float32).reshape(2, dimension)
-    index = faiss.IndexFlatIP(dimension)
-    index.add(sample)
-    if counted(2) + sample.tobytes() != bytes(faiss.serialize_index(index)):
+    needed, installed = 2 * 4 * rows * dimension, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > installed:  # twice, because a growing index is copied
         raise NightshiftError(
-            f"faiss {faiss.__version__} writes another index format than 1.15. Export parquet and build the index"
+            f"a FAISS index of {rows:,} vectors needs up to {needed / 2**30:,.1f} GiB of memory, but this host has "
+            f"{installed / 2**30:,.1f} GiB. Use --format parquet, which needs little memory, or a larger host"
         )
-    return counted(rows)
+    index, schema = faiss.IndexFlatIP(dimension), pa.schema({"row": pa.int64(), "passage_id": pa.string()})
+    with pq.ParquetWriter(folder / "ids.parquet", schema, compression="zstd") as writer:
+        for batch in _passages_with_vectors(source):
+            index.add(np.ascontiguousarray(matrix(batch["vector"], dimension), np.float32))
+            writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=schema))
+    if index.ntotal != rows:
+        raise Mismatch(f"the embeddings have {index.ntotal} vectors, but the release has {rows} passages")
+    faiss.write_index(index, str(folder / "index.faiss"))
 
 
 def _trec(source: Source, folder: Path) -> None:

@@ -21,8 +21,9 @@ from pathlib import Path
 from tasks.core.base.errors import BadInput
 from tasks.core.snapshot.splits import Split
 from tasks.core.sources.demo_modules import read_modules
-from tasks.core.sources.demo_near_duplicates import NearDuplicates, words
+from tasks.core.sources.demo_near_duplicates import NearDuplicates
 from tasks.core.sources.demo_pairs import Pair, passage_text, read_pairs
+from tasks.core.text.words import alphanumeric_words
 
 _log = logging.getLogger("nightshift.ingest")
 _VERSION = 1  # increase when the same environment would give other pairs
@@ -160,7 +161,7 @@ class _Seen:
 
 
 def _wording(query: str) -> str:
-    return " ".join(words(query))
+    return " ".join(alphanumeric_words(query))
 
 
 def _seeded_hash(name: str, seed: int) -> str:
