@@ -15,8 +15,8 @@ from data_contracts.measures import WORDING
 from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
 from tasks.core.base.files import produce
-from tasks.core.base.receipts import Snapshot
 from tasks.core.base.read_ahead import BackgroundWriter
+from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
