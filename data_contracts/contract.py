@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,12 +25,18 @@ FOLDER = Path(__file__).parent
 # query and the split that the night uses. A refused pair is a refused row of qrels.
 TABLES = ("passages", "queries", "qrels", "pairs")
 SOURCE_TABLE_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
-SEVERITIES = ("error", "warn")
-MERGE = "merge"  # severity of a rule about equal copies: the row is merged with an earlier equal row
 
 
 class ContractError(Exception):
     """A contract that cannot be run. The message names the file and the rule. Never treated as "no bad rows"."""
+
+
+class Severity(StrEnum):
+    """What happens to a row that fails a rule. Contract files use ERROR and WARN."""
+
+    ERROR = "error"  # the row is quarantined
+    WARN = "warn"  # the row is counted and accepted
+    MERGE = "merge"  # the row is merged with an earlier equal row
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Rule:
 
     name: str
     description: str  # the problem of a row that fails the rule
-    severity: str  # error: quarantine the row; warn: count the row; merge: the row equals an earlier row
+    severity: Severity
     measured: Measured
     expectation: str
     kwargs: Mapping[str, Any]
@@ -164,7 +171,7 @@ def _parse_document(name: str, text: str) -> dict[str, Any]:
 def _rule(entry: Mapping[str, Any], properties: tuple[str, ...], file: Path) -> Rule:
     name = entry.get("name", "")
     where = f"{file.name}, rule {name or entry}"
-    if not name or not entry.get("description") or entry.get("severity") not in SEVERITIES:
+    if not name or not entry.get("description") or entry.get("severity") not in (Severity.ERROR, Severity.WARN):
         raise ContractError(f"{where}: needs a name, a description, and severity error or warn")
     if entry.get("type") != "custom" or entry.get("engine") != "greatExpectations":
         raise ContractError(f"{where}: only `type: custom` with `engine: greatExpectations` can be run")
@@ -177,10 +184,10 @@ def _rule(entry: Mapping[str, Any], properties: tuple[str, ...], file: Path) -> 
     measured = parse_column(str(kwargs.get("column")), properties)
     if measured is None:
         raise ContractError(f"{where}: column {kwargs.get('column')!r} is not a <property>_<measure> of this table")
-    if measured.kind is Kind.COLLECTION and entry["severity"] == "error":
+    if measured.kind is Kind.COLLECTION and entry["severity"] == Severity.ERROR:
         raise ContractError(f"{where}: must have severity warn, because other tables are accepted before it is checked")
-    merges = measured.measure == "repeats" and entry["severity"] == "error"
-    severity = MERGE if merges else entry["severity"]
+    merges = measured.measure == "repeats" and entry["severity"] == Severity.ERROR
+    severity = Severity.MERGE if merges else Severity(entry["severity"])
     return Rule(name, entry["description"], severity, measured, implementation["type"], kwargs)
 
 

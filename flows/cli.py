@@ -145,6 +145,7 @@ def _after_failure(settings: Settings, error: Exception) -> str:
     """Describe which step failed, which release serves, and where the report is."""
     from tasks.core.release.vector_stores import open_publisher
     from tasks.core.report.history import find_report
+    from tasks.core.report.outcomes import Outcome
     from tasks.policy import step_of
 
     served, report = "The serving release is unchanged.", ""
@@ -153,7 +154,7 @@ def _after_failure(settings: Settings, error: Exception) -> str:
         served = f"Release {pointer.release} still serves." if pointer else "No release serves yet."
     with suppress(NightshiftError):  # the night may have failed before it wrote its report
         path, night = find_report(settings.home)
-        report = f" Report: {path}" if night["outcome"] == "Failed" else ""
+        report = f" Report: {path}" if night["outcome"] == Outcome.FAILED else ""
     step = f" in the step “{name}”" if (name := step_of(error)) else ""
     return f"The night failed{step}. {served}{report}"
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.options import SettingsFile, echo, fail, load, readable_errors
+from tasks.core.snapshot.splits import Split
 
 init = typer.Typer()
 
@@ -47,7 +48,7 @@ def write_settings(
         echo(note)
     for warning in summary.warnings:
         echo(f"warning: {warning}")
-    if "train" not in summary.qrels:
+    if Split.TRAIN not in summary.qrels:
         typer.echo("no train split: a night has no training data. Add qrels of train queries first")
     echo(f"wrote {to}. Check it, then run: nightshift run --settings {shlex.quote(str(to))} --dry-run")
 

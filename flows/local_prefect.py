@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -13,12 +12,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import end, lives, spawn
 from flows.schedules import Schedule, forget_schedules, keep_schedules, next_runs, read_schedules
 from flows.server_log import read_errors
+from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import exclusive, write_json, write_text
 
@@ -84,10 +84,18 @@ def start(
 
 
 def started(home: Path) -> Running | None:
-    """Return the processes that `start` recorded on this home, dead or alive. None before `start` and after `stop`."""
+    """Return the processes that `start` recorded on this home, dead or alive. None before `start` and after `stop`.
+
+    Renames a damaged record to a backup and returns None.
+    """
+    file = prefect_folder(home) / "up.json"
     try:
-        return Running(**json.loads((prefect_folder(home) / "up.json").read_text(encoding="utf-8")))
+        return Running.model_validate_json(file.read_bytes())
     except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        set_aside(file, f"{file}: damaged ({reason}). Processes that `nightshift up` started may still run")
         return None
 
 

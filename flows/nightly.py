@@ -17,20 +17,27 @@ from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import run_shards
 from tasks.core.base.artifact_store import attach
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Action
 from tasks.core.embedding.shards import find_embeddings
 from tasks.core.evaluation.gate import Decision, judge_training
+from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook, Night, recipe_of
+from tasks.core.report.outcomes import Outcome
+from tasks.core.snapshot.splits import Split
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
 
 log = logging.getLogger("nightshift.night")
 
-EARLY_OUTCOMES = {Action.SKIP: "Skipped", Action.SUSPECT: "Suspect", Action.LABEL: "Unlabeled"}  # change nothing
+EARLY_OUTCOMES = {  # of nights that change nothing
+    Action.SKIP: Outcome.SKIPPED,
+    Action.SUSPECT: Outcome.SUSPECT,
+    Action.LABEL: Outcome.UNLABELED,
+}
 
 
 @flow(name="nightly", flow_run_name=run_name, on_running=[record_begin])
@@ -100,12 +107,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         first = book.night.trained[0]
         if (failed_check := judge_training(first)) is not None:
             book.note(encoder=first, verdict=Decision(findings=(failed_check,)))
-            return _end(settings, book, "Rejected")
+            return _end(settings, book, Outcome.REJECTED)
         probe = evaluation.probe(settings, snapshot, challenger, rival, rival_vectors, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
             book.note(verdict=Decision(findings=(probe.finding,)))
-            return _end(settings, book, "Rejected")
+            return _end(settings, book, Outcome.REJECTED)
     trained = drift.verdict is Action.RETRAIN
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
@@ -115,25 +122,25 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)
     base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, postings)
     figures = {
-        "challenger": evaluation.evaluate(settings, "challenger", challenger, vectors, snapshot, ranking),
-        "dense": evaluation.evaluate(settings, "dense", challenger, vectors, snapshot, Ranking()),
-        "bm25": evaluation.evaluate_bm25(settings, held_out, snapshot),
-        "base": evaluation.evaluate(settings, "base", base, base_vectors, snapshot, base_ranking),
-        "base dense": evaluation.evaluate(settings, "base dense", base, base_vectors, snapshot, Ranking()),
+        System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, challenger, vectors, snapshot, ranking),
+        System.DENSE: evaluation.evaluate(settings, System.DENSE, challenger, vectors, snapshot, DENSE),
+        System.BM25: evaluation.evaluate_bm25(settings, held_out, snapshot),
+        System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
+        System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
     }
     if serving is not None:
         served = serving.ranking
         if served.postings:  # its weight, over tonight's passages
             lexical = mining.analyze_passages(settings, snapshot, served.stemmer)
             served = served.model_copy(update={"postings": lexical.digest})
-        figures["serving"] = evaluation.evaluate(settings, "serving", rival, rival_vectors, snapshot, served)
+        figures[System.SERVING] = evaluation.evaluate(settings, System.SERVING, rival, rival_vectors, snapshot, served)
     withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)
     decision = evaluation.gate(
         settings, figures, challenger, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
     )
     book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
-        return _end(settings, book, "Rejected")
+        return _end(settings, book, Outcome.REJECTED)
 
     begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
     published = release.publish(
@@ -149,7 +156,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     )
     book.note(release=published)
     release.prune(settings)
-    return _end(settings, book, "Promoted")
+    return _end(settings, book, Outcome.PROMOTED)
 
 
 def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
@@ -160,10 +167,10 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
     Returns:
         The challenger: the encoder of the last round that improved, or `encoder` if no round did.
     """
-    begin(Stage.MINE, f"negatives for {snapshot.splits['train']:,} training queries")
+    begin(Stage.MINE, f"negatives for {snapshot.splits[Split.TRAIN]:,} training queries")
     bm25 = search(settings, snapshot, index)
-    uses_dev = settings.training.evaluate_every > 0 and "dev" in snapshot.splits
-    dev = mining.search_split(settings, snapshot, index, "dev", settings.mining.depth) if uses_dev else None
+    uses_dev = settings.training.evaluate_every > 0 and Split.DEV in snapshot.splits
+    dev = mining.search_split(settings, snapshot, index, Split.DEV, settings.mining.depth) if uses_dev else None
     for round_ in range(settings.mining.rounds):
         if round_ > 0:
             begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
@@ -180,10 +187,10 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
-    """Search the training queries with BM25, sharded if `[mining] shards` is above 1."""
+    """Search the training queries with BM25; on Ray, in `[mining] shards`."""
     if shards := mining.count_bm25_shards(settings, snapshot, index):
         run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
-    return mining.search_split(settings, snapshot, index, "train", settings.mining.depth)
+    return mining.search_split(settings, snapshot, index, Split.TRAIN, settings.mining.depth)
 
 
 def mine(
@@ -195,7 +202,7 @@ def mine(
     round_: int,
     serving: Release | None,
 ) -> Negatives:
-    """Mine the negatives of a round. The dense search is sharded if `[mining] shards` is above 1."""
+    """Mine the negatives of a round. The dense search is in `[mining] shards` on Ray."""
     if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
         run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)
@@ -212,7 +219,7 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
     return gather_shards(settings, encoder, snapshot)
 
 
-def _end(settings: Settings, book: Logbook, outcome: str) -> State[Night]:
+def _end(settings: Settings, book: Logbook, outcome: Outcome) -> State[Night]:
     night = report.write(settings, book.night.having(outcome=outcome))
     release.remove_unused(settings)
     get_run_logger().info("%s: %s", outcome, night.why)

@@ -13,6 +13,7 @@ from flows.begun import record_begin
 from flows.runs import one_publisher, run_name
 from tasks import release
 from tasks.core.base.settings_file import load_settings
+from tasks.core.report.outcomes import Outcome
 
 
 @flow(name="rollback", flow_run_name=run_name, on_running=[record_begin])
@@ -51,4 +52,4 @@ def reindex(settings_file: Path | None = None, reason: str = "index settings") -
     with one_publisher(settings):
         reindexed = release.reindex(settings, reason)
         release.prune(settings)
-    return Completed(name="Promoted", message=f"release {reindexed.release} serves", data=reindexed.release)
+    return Completed(name=Outcome.PROMOTED, message=f"release {reindexed.release} serves", data=reindexed.release)

@@ -16,9 +16,10 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from pydantic import SecretStr
 
 from flows.alerts import is_slack, message
+from tasks.core.report.outcomes import Outcome
 
 BLOCK = "nightshift-alerts"
-ENDS = {f"prefect.flow-run.{name}" for name in ("Promoted", "Rejected", "Skipped", "Suspect", "Unlabeled")}
+ENDS = {f"prefect.flow-run.{outcome}" for outcome in Outcome if outcome not in (Outcome.RUNNING, Outcome.FAILED)}
 FAULTS = {f"prefect.flow-run.{name}" for name in ("Failed", "Crashed", "TimedOut")}
 CANCELLED = {"prefect.flow-run.Cancelled", "prefect.flow-run.Cancelling"}
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.nightshift"}
@@ -52,7 +53,7 @@ def usual_night(client: SyncPrefectClient) -> timedelta:
     runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["nightly"])), sort=FlowRunSort.START_TIME_DESC, limit=SEEN
     )
-    whole = [run for run in runs if run.state and run.state.name in ("Promoted", "Rejected")]
+    whole = [run for run in runs if run.state and run.state.name in (Outcome.PROMOTED, Outcome.REJECTED)]
     lengths = [run.total_run_time.total_seconds() for run in whole]
     return max(LEAST, timedelta(seconds=median(lengths))) if lengths else NEVER_RUN
 
@@ -81,7 +82,9 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
             send,
             Posture.Reactive,
             match_related=OURS,
-            expect={f"prefect.flow-run.{name}" for name in ("Rejected", "Suspect", "Unlabeled")},
+            expect={
+                f"prefect.flow-run.{outcome}" for outcome in (Outcome.REJECTED, Outcome.SUSPECT, Outcome.UNLABELED)
+            },
         ),
         _alarm(
             "overdue",

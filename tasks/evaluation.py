@@ -12,6 +12,7 @@ from tasks.core.evaluation import probe as pools
 from tasks.core.evaluation.evaluate import encoder_run, evaluate_ranked, evaluate_ranking
 from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
+from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuned, tune_ranking
 from tasks.policy import STEP
 
@@ -19,14 +20,12 @@ from tasks.policy import STEP
 @task(name="tune", task_run_name="tune the ranking of {encoder.fingerprint}", **STEP)
 def tune(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, postings: Postings) -> Tuned:
     """Choose on the dev queries how a release of this encoder ranks."""
-    return tune_ranking(
-        settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation
-    )
+    return tune_ranking(settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation)
 
 
 @task(name="evaluate", task_run_name="evaluate {system}", **STEP)
 def evaluate(
-    settings: Settings, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, ranking: Ranking
+    settings: Settings, system: System, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, ranking: Ranking
 ) -> Evaluation:
     """Evaluate the ranking of a release, or of one that may be made, on the held-out queries with exact search."""
     return evaluate_ranked(settings.home, system, encoder, embeddings, snapshot, ranking, settings.evaluation)
@@ -35,7 +34,7 @@ def evaluate(
 @task(name="evaluate-bm25", task_run_name="evaluate BM25", **STEP)
 def evaluate_bm25(settings: Settings, run: Run, snapshot: Snapshot) -> Evaluation:
     """Evaluate BM25 on the held-out queries."""
-    return evaluate_ranking(settings.home, "bm25", run, snapshot, settings.evaluation)
+    return evaluate_ranking(settings.home, System.BM25, run, snapshot, settings.evaluation)
 
 
 @task(name="probe", task_run_name="probe {challenger.fingerprint}", **STEP)
@@ -58,7 +57,7 @@ def probe(
 @task(name="gate", task_run_name="gate", **STEP)
 def gate(
     settings: Settings,
-    figures: dict[str, Evaluation],
+    figures: dict[System, Evaluation],
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
@@ -77,7 +76,9 @@ def gate(
     """
     rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
     evidence = gather_evidence(
-        settings.home, figures, encoder, embeddings, snapshot, ranking, serving, rules, withdrawn=withdrawn, trained=trained
+        *(settings.home, figures, encoder, embeddings, snapshot, ranking, serving, rules),
+        withdrawn=withdrawn,
+        trained=trained,
     )
     decision = decide(evidence, rules)
     report.evaluation_table(decision, figures)

@@ -8,14 +8,16 @@ from tasks import report
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
+from tasks.core.mining.candidates import Source
 from tasks.core.mining.churn import churn
 from tasks.core.mining.mine import mine, source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import build_postings
-from tasks.core.retrieval.searches import find_run, join_slices, search_slice, search_whole
+from tasks.core.retrieval.searches import find_run, join_shards, search_shard, search_whole
 from tasks.core.retrieval.training_queries import keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, qrels
+from tasks.core.snapshot.splits import Split
 from tasks.policy import STEP
 
 
@@ -33,21 +35,26 @@ def analyze_passages(settings: Settings, snapshot: Snapshot, stemmer: str) -> Po
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
-    """Search the queries of a split with BM25. The run of the training queries is joined from `[mining] shards`.
+    """Search the queries of a split with BM25. The run of the training queries is joined from its shards.
 
     Raises BadInput when the qrels of the split look shuffled.
     """
     search = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining)
-    shards = settings.mining.shards if split == "train" else 1
-    run = search_whole(search) if shards == 1 else join_slices(search, shards)
+    shards = query_shards(settings) if split == Split.TRAIN else 1
+    run = search_whole(search) if shards == 1 else join_shards(search, shards)
     warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
     return run
 
 
+def query_shards(settings: Settings) -> int:
+    """Return the number of query shards: `[mining] shards` on Ray; 1 on one host, where one search is faster."""
+    return settings.mining.shards if settings.compute.engine == "ray" else 1
+
+
 def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> int:
     """Return the number of query shards to search with BM25. 0 if the run exists or is not sharded."""
-    mining, queries = settings.mining, judged(snapshot, "train")
-    if mining.shards == 1 or find_run(bm25_search(settings.home, index, queries, mining.depth, mining)):
+    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
+    if query_shards(settings) == 1 or find_run(bm25_search(settings.home, index, queries, mining.depth, mining)):
         return 0
     return mining.shards
 
@@ -55,8 +62,8 @@ def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> i
 @task(name="search-bm25-shard", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
 def search_bm25_shard(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
     """Search one shard of the training queries with BM25; return its number of queries."""
-    mining, queries = settings.mining, judged(snapshot, "train")
-    return search_slice(bm25_search(settings.home, index, queries, mining.depth, mining), rank, world_size)
+    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
+    return search_shard(bm25_search(settings.home, index, queries, mining.depth, mining), rank, world_size)
 
 
 def count_dense_shards(
@@ -64,7 +71,7 @@ def count_dense_shards(
 ) -> int:
     """Return the number of query shards to search with the encoder. 0 if the run exists or is not sharded."""
     mining = settings.mining
-    if mining.shards == 1 or "dense" not in source_shares(round_, mining):
+    if query_shards(settings) == 1 or Source.DENSE not in source_shares(round_, mining):
         return 0
     search, _ = training_search(settings.home, snapshot, encoder, embeddings, mining.depth)
     return 0 if find_run(search) else mining.shards
@@ -83,14 +90,12 @@ def search_dense_shard(
     """Search one shard of the training queries in the embeddings, exactly; return its number of queries."""
     depth = settings.mining.depth
     search, _ = training_search(settings.home, snapshot, encoder, embeddings, depth, mapped=True)
-    return search_slice(search, rank, world_size)
+    return search_shard(search, rank, world_size)
 
 
 def cpu_settings(settings: Settings) -> Settings:
-    """Return the settings for search shards: on Ray without a GPU, and with one Lucene thread per requested core."""
+    """Return the settings for search shards: without a GPU, and with one Lucene thread per requested core."""
     compute, mining = settings.compute, settings.mining
-    if compute.engine == "local":
-        return settings
     threads = mining.threads or max(1, int(compute.cpus))
     changed = {
         "compute": compute.model_copy(update={"gpus": 0}),
@@ -115,9 +120,9 @@ def mine_negatives(
     """
     home, mining = settings.home, settings.mining
     search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
-    sources = [("bm25", bm25)]
-    if "dense" in source_shares(round_, mining):
-        sources.append(("dense", run_search(search, vectors, mining.shards)))
+    sources = [(Source.BM25, bm25)]
+    if Source.DENSE in source_shares(round_, mining):
+        sources.append((Source.DENSE, run_search(search, vectors, query_shards(settings))))
     if settings.evaluation.leave_out_self:
         sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
     negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)

@@ -10,6 +10,7 @@ from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
+from tasks.core.evaluation.systems import System
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
@@ -53,7 +54,7 @@ def publish(
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
-    figures: dict[str, Evaluation],
+    figures: dict[System, Evaluation],
     ranking: Ranking,
     *,
     recipe: str,
@@ -67,15 +68,15 @@ def publish(
         encoder=encoder,
         embeddings=embeddings,
         snapshot=snapshot,
-        metrics=figures["challenger"].metrics,
-        bm25=figures["bm25"].metrics,
-        base=figures["base"].metrics,
-        previous=figures["serving"].metrics if "serving" in figures else None,
+        metrics=figures[System.CHALLENGER].metrics,
+        bm25=figures[System.BM25].metrics,
+        base=figures[System.BASE].metrics,
+        previous=figures[System.SERVING].metrics if System.SERVING in figures else None,
         recipe=recipe,
         reason=reason,
         expected_epoch=expected_epoch,
         ranking=ranking,
-        dense=figures["dense"].metrics if "dense" in figures else None,
+        dense=figures[System.DENSE].metrics,
     )
     report.release_card(release)
     return release

@@ -12,18 +12,22 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
+from data_contracts.contract import Severity
 from tasks.artifact_markdown import Cell, escape, shorten, table
 from tasks.core.base.errors import describe
-from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
+from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
 from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.measures import NAMES
+from tasks.core.evaluation.systems import System
 from tasks.core.ingest.contracts_page import PAGE
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.night import Night
+from tasks.core.report.outcomes import Outcome
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
@@ -36,10 +40,10 @@ from tasks.server_loss import (
 )
 
 NEXT_STEPS = {  # for outcomes that need a person
-    "Failed": "fix the cause in the message and run the night again. It resumes after the last finished step",
-    "Rejected": "read the failed checks below. The next night tries again with new data or other settings",
-    "Suspect": "check the feed. The next night decides again",
-    "Unlabeled": "add the queries of the artifact unfamiliar\\-queries to the train split, each with a qrel",
+    Outcome.FAILED: "fix the cause in the message and run the night again. It resumes after the last finished step",
+    Outcome.REJECTED: "read the failed checks below. The next night tries again with new data or other settings",
+    Outcome.SUSPECT: "check the feed. The next night decides again",
+    Outcome.UNLABELED: "add the queries of the artifact unfamiliar\\-queries to the train split, each with a qrel",
 }
 
 
@@ -59,14 +63,14 @@ def failed(settings: Settings, night: Night, error: Exception) -> None:
     failure = {"failure": describe(error), "failed_step": step_of(error)}
     refused = getattr(error, "refused", None)
     try:
-        write(settings, night.having(outcome="Failed", refused=refused, **failure))
+        write(settings, night.having(outcome=Outcome.FAILED, refused=refused, **failure))
     except Exception:
         get_run_logger().warning("Could not write the report of the failed night", exc_info=True)
 
 
 def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
     """Publish the contract rules that rows broke, errors first, and the number of rules that passed."""
-    broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == "warn")
+    broken = sorted((rule for rule in ingested.rules if rule.failed), key=lambda rule: rule.severity == Severity.WARN)
     contents = f"{snapshot.rows:,} passages, {snapshot.queries:,} queries, {snapshot.qrels:,} qrels"
     lines = [_broken_rule(rule) for rule in broken]
     lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules passed.", ""]
@@ -158,7 +162,7 @@ def embedding_progress(encoder: Encoder) -> Watch:
     return watch
 
 
-def evaluation_table(decision: Decision, figures: Mapping[str, Evaluation]) -> None:
+def evaluation_table(decision: Decision, figures: Mapping[System, Evaluation]) -> None:
     """Publish the gate's decision, and the measures of every system on the same held-out queries."""
     action = "promote" if decision.promote else "reject"
     _show("evaluation", _measures(figures), f"{action}: {'; '.join(decision.reasons)}")
@@ -197,7 +201,7 @@ def _summary(settings: Settings, night: Night) -> list[str]:
     return lines + table(("step", "rows", "seconds", "work avoided"), steps)
 
 
-def _measures(figures: Mapping[str, Evaluation]) -> list[str]:
+def _measures(figures: Mapping[System, Evaluation]) -> list[str]:
     rows: list[tuple[Cell, ...]] = [
         (LABELS[name], figure.rows, *(figure.metrics[key] for key in NAMES)) for name, figure in figures.items()
     ]

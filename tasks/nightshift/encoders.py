@@ -17,6 +17,7 @@ from nightshift.settings import settings_for
 from tasks.core.base import receipts
 from tasks.core.base.files import load
 from tasks.core.base.settings import EncoderSettings
+from tasks.core.snapshot.splits import Split
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def train(
     tree = settings_for(collection.home, training=settings, encoder=start.settings.model_dump())
     with progress_bars(progress):
         dev = None
-        if tree.training.evaluate_every and "dev" in collection.splits:
-            dev = bm25_run(collection, "dev", tree.mining)
+        if tree.training.evaluate_every and Split.DEV in collection.splits:
+            dev = bm25_run(collection, Split.DEV, tree.mining)
         trained = train_encoder(
             collection.home, start.receipt, collection.snapshot, negatives.receipt, tree, candidates=dev
         )

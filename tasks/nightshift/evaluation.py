@@ -13,8 +13,8 @@ from nightshift.progress import progress_bars
 from nightshift.retrieval import bm25_run, embed
 from nightshift.settings import settings_for
 from tasks.core.base import receipts
+from tasks.core.evaluation.systems import System
 
-BM25 = "bm25"
 MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100"}
 
 
@@ -63,9 +63,9 @@ def evaluate(
 
     settings = settings_for(collection.home, evaluation={"split": split}).evaluation
     with progress_bars(progress):
-        if encoder == BM25:
+        if encoder == System.BM25:
             run = bm25_run(collection, split, settings_for(collection.home, mining={"depth": settings.depth}).mining)
-            return Evaluation(evaluate_run(collection.home, BM25, run, collection.snapshot, split))
+            return Evaluation(evaluate_run(collection.home, System.BM25, run, collection.snapshot, split))
         receipt = as_encoder(encoder, collection).receipt
         vectors = embed(collection, receipt)
         return Evaluation(evaluate_encoder(collection.home, "encoder", receipt, vectors, collection.snapshot, settings))

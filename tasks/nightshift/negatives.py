@@ -17,6 +17,7 @@ from nightshift.retrieval import bm25_run, embed
 from nightshift.settings import settings_for
 from tasks.core.base import receipts
 from tasks.core.base.errors import NightshiftError
+from tasks.core.snapshot.splits import Split
 from tasks.core.text.normalization import full_text
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Negatives:
         negatives: dict[str, list[str]] = {}
         for query, passage in zip(mined["query_id"].to_pylist(), mined["passage_id"].to_pylist(), strict=True):
             negatives.setdefault(query, []).append(passage)
-        qrels = self.collection.qrels("train")
+        qrels = self.collection.qrels(Split.TRAIN)
         positives: dict[str, list[str]] = {}
         for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
             if query in negatives:
@@ -89,7 +90,7 @@ class Negatives:
             if row["passage_id"] in wanted
         }
         queries = dict(
-            zip(*self.collection.queries("train").select(["query_id", "text"]).to_pydict().values(), strict=True)
+            zip(*self.collection.queries(Split.TRAIN).select(["query_id", "text"]).to_pydict().values(), strict=True)
         )
         return [
             Example(queries[query], [texts[p] for p in positives[query]], [texts[n] for n in negatives[query]])
@@ -135,13 +136,14 @@ def mine_negatives(
         BadInput: the collection has no training query.
         NightshiftError: a setting is not valid, or Java failed.
     """
+    from tasks.core.mining.candidates import Source
     from tasks.core.mining.mine import mine
     from tasks.core.retrieval.training_queries import run_search, training_search
 
     tree = settings_for(collection.home, mining={**settings, "per_query": per_query})
     mining, home, snapshot = tree.mining, collection.home, collection.snapshot
     with progress_bars(progress):
-        runs = [("bm25", bm25_run(collection, "train", mining))]
+        runs = [(Source.BM25, bm25_run(collection, Split.TRAIN, mining))]
         if encoder is None:
             return Negatives(mine(home, snapshot, runs, None, None, 0, mining), collection)
         from nightshift.encoders import as_encoder
@@ -149,7 +151,7 @@ def mine_negatives(
         receipt = as_encoder(encoder, collection).receipt
         vectors = embed(collection, receipt)
         search, query_vectors = training_search(home, snapshot, receipt, vectors, mining.depth)
-        runs.append(("dense", run_search(search, query_vectors, 1)))
+        runs.append((Source.DENSE, run_search(search, query_vectors, 1)))
         return Negatives(mine(home, snapshot, runs, vectors, query_vectors, 1, mining), collection)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
+from tasks.core.snapshot.splits import Split
 
 ID_NAMES = ("_id", "id")
 COLUMNS = {  # our column -> the names accepted for it, in order of preference
@@ -20,7 +21,7 @@ COLUMNS = {  # our column -> the names accepted for it, in order of preference
         "split": ("split",),
     },
 }
-OPTIONAL = {"title": "", "score": 1, "split": "train"}  # column -> value where the table has none
+OPTIONAL = {"title": "", "score": 1, "split": Split.TRAIN}  # column -> value where the table has none
 
 
 def table_of(name: str, data: Any) -> pa.Table:
@@ -76,7 +77,7 @@ def _qrels(data: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
         isinstance(inner, Mapping) and any(not isinstance(leaf, int | float) for leaf in inner.values())
         for inner in data.values()
     )
-    for split, judgments in data.items() if by_split else [("train", data)]:
+    for split, judgments in data.items() if by_split else [(Split.TRAIN, data)]:
         for query, passages in judgments.items():
             scored = passages if isinstance(passages, Mapping) else dict.fromkeys(passages, 1)
             for passage, relevance in scored.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,23 @@ import pytest
 import nightshift as ns
 
 TINY = {"passage_tokens": 24, "query_tokens": 16}
+SCRIPT = """
+import sys
+
+import nightshift as ns
+
+collection = ns.read_beir("source", home="home")
+negatives = ns.mine_negatives(collection, per_query=2, progress=False)
+print(negatives.to_dataset("triplet").column_names)
+base = ns.load_encoder(collection, sys.argv[1], passage_tokens=24, query_tokens=16)
+encoder = ns.train(collection, negatives, encoder=base, epochs=1, batch_size=12, progress=False)
+print(ns.evaluate(encoder, collection, progress=False))
+for open_release in (ns.serving, ns.Searcher.open):
+    try:
+        open_release()
+    except ns.NightshiftError as error:
+        print(error)
+"""
 TRAINING = {"epochs": 2, "batch_size": 12, "learning_rate": 0.003, "hard_negatives": 1}
 
 
@@ -102,6 +120,22 @@ def test_train_evaluate_and_load_with_sentence_transformers(beir: ns.Collection,
 def test_settings_are_checked_by_name(beir: ns.Collection) -> None:
     with pytest.raises(ns.NightshiftError, match=r"\[mining\] settings are not valid:\n  dept"):
         ns.mine_negatives(beir, dept=5)
+
+
+def test_a_bare_script_mines_trains_and_evaluates_and_hears_that_nothing_serves(
+    tmp_path: Path, collection: Callable[..., Path], tiny_model: Path
+) -> None:
+    collection(more=40)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "script.py", str(tiny_model)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    columns, evaluation, *errors = done.stdout.splitlines()
+    assert columns == "['anchor', 'positive', 'negative']"
+    assert evaluation.startswith("Evaluation(encoder on 20 test queries: nDCG@10 0.")
+    assert [error for error in errors if "`nightshift run` makes the first" not in error] == []
+    assert len(errors) == 2
 
 
 def test_a_users_own_tasks_module_does_not_break_the_import(tmp_path: Path) -> None:

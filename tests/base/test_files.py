@@ -11,6 +11,8 @@ from tasks.core.base.checksums import write_checksums
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import CHECKSUMS, MANIFEST, digest_of, load, produce, read_receipt, write_json
 from tasks.core.base.receipts import Index
+from tasks.core.evaluation.systems import System
+from tasks.core.snapshot.splits import Split
 
 KEY = {"snapshot": "abc"}
 
@@ -95,6 +97,7 @@ def test_a_replaced_file_is_never_half_written(tmp_path: Path) -> None:
 def test_a_digest_depends_on_content_and_not_on_order() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+    assert digest_of({System.BM25: [Split.TRAIN]}) == digest_of({"bm25": ["train"]})
 
 
 def test_a_manifest_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Passages of random words for benchmarks, and an encoder that draws their vectors: as artifacts of any size."""
+"""Passages of random words for benchmarks, and an encoder that draws random vectors, as artifacts of any size."""
 
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,23 +12,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import produce, write_json
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+
+from small_snapshot import snapshot_of
+
+from tasks.core.base.files import produce, receipts_newest_first, write_json
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
-from tasks.core.text.normalization import full_text, text_hash
+from tasks.core.text.normalization import full_text
 
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
-SLICE = 5000  # passages made at once
+BATCH_ROWS = 5000
 
 
 class DrawnEncoder:
-    """A unit vector drawn by the hash of the text."""
+    """Encode a text as a random unit vector, seeded by the hash of the text."""
 
     def __init__(self, folder: Path) -> None:
         fields = json.loads((folder / "drawn.json").read_text())
         self.fingerprint, self.dimension = str(fields["fingerprint"]), int(fields["dimension"])
 
     def encode_passages(self, texts: Sequence[str], /) -> np.ndarray:
-        """Float32 (n, dimension)."""
+        """Encode passages, float32 (n, dimension)."""
         drawn = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(self.dimension) for text in texts]
         vectors = np.stack(drawn).astype(np.float32)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -36,7 +41,7 @@ class DrawnEncoder:
 
 
 def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embeddings, Snapshot]:
-    """Encoder, vectors and snapshot of so many passages, made on first use."""
+    """Return an encoder, vectors, and a snapshot of `rows` passages; create them on the first call in `home`."""
     named = {"rows": rows, "dimension": dimension}
 
     def encoder_files(folder: Path) -> dict[str, object]:
@@ -44,14 +49,8 @@ def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embedding
         fields = {"dimension": dimension, "base": "", "steps": 0, "precision": "fp32", "fidelity": 1.0}
         return {"rows": 0, "fingerprint": "drawn", "passage_fingerprint": "drawn", **fields}
 
-    def snapshot_files(folder: Path) -> dict[str, object]:
-        write_parts(folder / "passages.parquet", passages(rows))
-        asked = [{"query_id": f"q{n}", "text": " ".join(words(n, 6))} for n in range(1000)]
-        pq.write_table(pa.Table.from_pylist(asked), folder / "queries.parquet")
-        return {"rows": rows, "queries": len(asked), "qrels": 0, "splits": {}}
-
     encoder = produce(home, Encoder, named, encoder_files)
-    snapshot = produce(home, Snapshot, named, snapshot_files)
+    snapshot = next(iter(receipts_newest_first(home, Snapshot)), None) or snapshot_of(home, passages(rows))
 
     def vector_files(folder: Path) -> dict[str, object]:
         write_parts(folder / "shard-00000-of-00001.parquet", vectors(snapshot, DrawnEncoder(encoder.path)))
@@ -63,33 +62,27 @@ def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embedding
 
 
 def words(seed: int, count: int) -> list[str]:
-    """So many words, the same ones for the same seed."""
+    """Draw `count` random words and a word with the seed; equal seeds give equal words."""
     return [*np.random.default_rng(seed).choice(WORDS, count), f"n{seed}"]
 
 
-def passages(rows: int) -> Iterable[pa.Table]:
-    """Passages of 60 words."""
-    for first in range(0, rows, SLICE):
-        texts = [" ".join(words(n, 60)) for n in range(first, min(first + SLICE, rows))]
-        made = [
-            {"passage_id": f"p{n}", "title": f"entry {n}", "text": text, "text_hash": text_hash(f"entry {n}", text)}
-            for n, text in enumerate(texts, first)
-        ]
-        yield pa.Table.from_pylist(made)
+def passages(rows: int) -> dict[str, dict[str, str]]:
+    """Draw passages of 60 words: id -> title and text."""
+    return {f"p{n:07d}": {"title": f"entry {n}", "text": " ".join(words(n, 60))} for n in range(rows)}
 
 
 def vectors(snapshot: Snapshot, encoder: DrawnEncoder) -> Iterable[pa.Table]:
-    """The vectors of all passages."""
+    """Encode all passages: tables of passage_id, text_hash, and vector."""
     with pq.ParquetFile(snapshot.path / "passages.parquet") as file:
-        for batch in file.iter_batches(SLICE):
+        for batch in file.iter_batches(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
-            made = encoder.encode_passages([full_text(one["title"], one["text"]) for one in batch.to_pylist()])
+            made = encoder.encode_passages([full_text(row["title"], row["text"]) for row in batch.to_pylist()])
             column = pa.FixedSizeListArray.from_arrays(pa.array(made.ravel()), encoder.dimension)
             yield table.select(["passage_id", "text_hash"]).append_column("vector", column)
 
 
 def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file of many tables."""
+    """Write tables to one Parquet file."""
     writer = None
     for table in tables:
         writer = writer or pq.ParquetWriter(path, table.schema)

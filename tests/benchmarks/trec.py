@@ -1,9 +1,9 @@
-"""Holds our measures against trec_eval's, query by query, on BM25 runs exported in TREC's form.
+"""Compare our measures with those of trec_eval, query by query, on BM25 runs exported in TREC's format.
 
     python tests/benchmarks/trec.py FOLDER... [--split test]
 
-Each FOLDER is a collection in BEIR layout; no training split is needed, so the files are taken as they are, without the
-contracts. trec_eval runs in its Python binding, pytrec_eval, on the exported text files alone.
+Each FOLDER is a collection in BEIR layout. It needs no training split, and the data contracts are not applied.
+pytrec_eval, the Python binding of trec_eval, reads the exported text files only.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytrec_eval
 
-from tasks.core.base.files import produce
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+
+from small_snapshot import snapshot_of
+
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import MiningSettings
 from tasks.core.evaluation.evaluate import read_run
@@ -28,7 +30,6 @@ from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.snapshot.reader import judged, qrels
-from tasks.core.text.normalization import text_hash
 
 THEIRS = {"ndcg@10": "ndcg_cut_10", "recall@100": "recall_100", "map@100": "map_cut_100", "mrr@10": "recip_rank"}
 
@@ -49,21 +50,21 @@ def main() -> None:
 def _compare(home: Path, folder: Path, split: str) -> None:
     snapshot = as_snapshot(home, folder, split)
     mining = MiningSettings()
-    run = search_bm25(home, build_index(home, snapshot, mining), judged(snapshot, split), 100, mining)
-    ours = per_query(read_run(run), qrels(snapshot, split))
+    run = search_bm25(home, build_index(home, snapshot, mining), judged(snapshot, "train"), 100, mining)
+    ours = per_query(read_run(run), qrels(snapshot, "train"))
     write_trec(run, home / "run.txt")
-    write_trec_qrels(snapshot, split, home / "qrels.txt")
+    write_trec_qrels(snapshot, "train", home / "qrels.txt")
     theirs = trec_eval(home / "run.txt", home / "qrels.txt")
     average = means(ours)
     for name, label in NAMES.items():
-        found = {query: theirs[query].get(name, 0.0) for query in ours["query_id"].to_pylist()}
-        apart = max(abs(found[row["query_id"]] - row[name]) for row in ours.to_pylist())
-        mean = sum(found.values()) / len(found)
-        print(f"| {folder.name} | {len(found)} | {label} | {average[name]:.4f} | {mean:.4f} | {apart:.1e} |")
+        values = {query: theirs[query].get(name, 0.0) for query in ours["query_id"].to_pylist()}
+        difference = max(abs(values[row["query_id"]] - row[name]) for row in ours.to_pylist())
+        mean = sum(values.values()) / len(values)
+        print(f"| {folder.name} | {len(values)} | {label} | {average[name]:.4f} | {mean:.4f} | {difference:.1e} |")
 
 
 def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, float]]:
-    """Query → our name of a measure → what trec_eval says; MRR@10 is its reciprocal rank of the first ten lines."""
+    """Return query -> our name of a measure -> value of trec_eval. RR@10 uses the first ten hits."""
     with run_file.open() as lines:
         run = pytrec_eval.parse_run(lines)
     with qrels_file.open() as lines:
@@ -80,37 +81,20 @@ def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, flo
 
 
 def as_snapshot(home: Path, folder: Path, split: str) -> Snapshot:
-    """The files of a BEIR folder as a snapshot."""
-
-    def build(target: Path) -> dict[str, Any]:
-        passages = sorted((row["_id"], row.get("title") or "", row["text"]) for row in _rows(folder / "corpus.jsonl"))
-        asked = sorted((row["_id"], row["text"]) for row in _rows(folder / "queries.jsonl"))
-        with (folder / "qrels" / f"{split}.tsv").open() as file:
-            lines = list(csv.reader(file, delimiter="\t"))[1:]
-        positives = sorted((query, passage, int(score)) for query, passage, score in lines if int(score) > 0)
-        hashes = [text_hash(title, text) for _, title, text in passages]
-        _write(target / "passages.parquet", passage_id=_column(passages, 0), title=_column(passages, 1),
-               text=_column(passages, 2), text_hash=hashes)  # fmt: skip
-        _write(target / "queries.parquet", query_id=_column(asked, 0), text=_column(asked, 1))
-        _write(target / "qrels.parquet", query_id=_column(positives, 0), passage_id=_column(positives, 1),
-               relevance=pa.array(_column(positives, 2), pa.int32()), split=[split] * len(positives))  # fmt: skip
-        counts = {"queries": len(asked), "qrels": len(positives), "splits": {split: len(set(_column(positives, 0)))}}
-        return {"rows": len(passages), **counts}
-
-    return produce(home, Snapshot, {"folder": str(folder), "split": split}, build)
+    """Write the files of a BEIR folder as a snapshot. Its training split has the positives of `split`."""
+    passages = {
+        row["_id"]: {"title": row.get("title") or "", "text": row["text"]} for row in _rows(folder / "corpus.jsonl")
+    }
+    queries = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
+    with (folder / "qrels" / f"{split}.tsv").open() as file:
+        lines = list(csv.reader(file, delimiter="\t"))[1:]
+    positives = [(query, passage, "train", int(score)) for query, passage, score in lines if int(score) > 0]
+    return snapshot_of(home, passages, queries, positives)
 
 
 def _rows(file: Path) -> Iterable[dict[str, Any]]:
     with file.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
-
-
-def _column(rows: list[Any], place: int) -> list[Any]:
-    return [row[place] for row in rows]
-
-
-def _write(file: Path, **columns: Any) -> None:
-    pq.write_table(pa.table(columns), file)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedding_worker import SHARDS
-from small_snapshot import snapshot_of
+from small_snapshot import snapshot_of_texts
 
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
@@ -35,7 +35,7 @@ def made(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
     settings = Settings.model_validate(
         {"home": home, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
     )
-    snapshot = snapshot_of(home, TEXTS)
+    snapshot = snapshot_of_texts(home, TEXTS)
     return home, base_encoder(home, snapshot, settings.encoder, settings.embedding), snapshot
 
 

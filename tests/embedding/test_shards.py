@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_snapshot import snapshot_of
+from small_snapshot import snapshot_of_texts
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
@@ -169,7 +169,7 @@ def test_a_repeated_text_is_encoded_once(settings: Settings) -> None:
     """A fifth of the passages repeat others, within a shard and across shards, embedded in any order."""
     home = settings.home
     texts = [*STORIES[:20], "one story 3", "one story 19", *STORIES[20:], "one story 25", *STORIES[:5]]
-    snapshot = snapshot_of(home, texts)
+    snapshot = snapshot_of_texts(home, texts)
     encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     for rank in (3, 1, 0, 2):
         assert embed_shard(home, encoder, snapshot, rank, 4) in (9, 10)
@@ -188,7 +188,7 @@ def test_a_returning_text_reuses_the_vector_of_an_earlier_night(settings: Settin
     """Three nights: deleted passages disappear, and returning ones are not encoded again."""
     home = settings.home
     nights = [STORIES[:20], STORIES[5:25], ["another one", *STORIES[:10], *STORIES[:3]]]
-    snapshots = [snapshot_of(home, texts) for texts in nights]
+    snapshots = [snapshot_of_texts(home, texts) for texts in nights]
     encoder = base_encoder(home, snapshots[0], settings.encoder, settings.embedding)
     made = [gather_shards(home, encoder, snapshot, 3) for snapshot in snapshots]
     assert [(night.embedded, night.avoided, night.repeated) for night in made] == [(20, 0, 0), (5, 15, 0), (1, 13, 0)]
@@ -198,7 +198,7 @@ def test_a_returning_text_reuses_the_vector_of_an_earlier_night(settings: Settin
 
 
 def test_float16_vectors_are_read_as_float32(settings: Settings) -> None:
-    home, snapshot = settings.home, snapshot_of(settings.home, STORIES)
+    home, snapshot = settings.home, snapshot_of_texts(settings.home, STORIES)
     encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     half = gather_shards(home, encoder, snapshot, 2, vectors="float16")
     whole = gather_shards(home, encoder, snapshot, 2)
@@ -210,7 +210,7 @@ def test_float16_vectors_are_read_as_float32(settings: Settings) -> None:
     np.testing.assert_array_equal(near, exact.astype(np.float16).astype(np.float32))
     (batch,) = rows_with_vectors(snapshot, half, 100)
     assert batch["vector"].type == pa.list_(pa.float32(), 32)
-    later = snapshot_of(home, [*STORIES, "another one"])
+    later = snapshot_of_texts(home, [*STORIES, "another one"])
     # float16 vectors, however, are converted from float32
     assert gather_shards(home, encoder, later, 3, vectors="float16").embedded == 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_snapshot import snapshot_of
+from small_snapshot import snapshot_of_texts
 
 from tasks.core.base.files import read_receipt
 from tasks.core.base.receipts import Tokens
@@ -39,7 +39,7 @@ def started(base: Path, folder: Path, **settings: object) -> DualEncoder:
 
 def cached(home: Path, tower: Tower, texts: Sequence[str]) -> tuple[TokenCache, np.ndarray]:
     """Return the cache of these texts, and the first row of each text."""
-    snapshot = snapshot_of(home, texts)
+    snapshot = snapshot_of_texts(home, texts)
     index = build_index(home, snapshot)
     return TokenCache(home, tower, snapshot, index), read_first_rows(index, 0, len(texts))
 
@@ -50,7 +50,7 @@ def test_the_first_row_of_each_text_is_found_for_any_bucket_size(
     texts = [f"text {n * n % 61}" for n in range(300)]
     monkeypatch.setattr(textindex, "BUCKET_ROWS", 40)
     monkeypatch.setattr(textindex, "CHUNK_ROWS", 32)
-    index = build_index(tmp_path, snapshot_of(tmp_path, texts))
+    index = build_index(tmp_path, snapshot_of_texts(tmp_path, texts))
     firsts = [texts.index(text) for text in texts]
     assert index.distinct == len(set(texts))
     assert read_first_rows(index, 0, 300).tolist() == firsts
@@ -61,7 +61,7 @@ def test_the_first_row_of_each_text_is_found_for_any_bucket_size(
 
 
 def test_a_range_of_rows_is_read_from_its_row_groups(tmp_path: Path) -> None:
-    snapshot = snapshot_of(tmp_path, [f"text {n}" for n in range(11)], group=4)
+    snapshot = snapshot_of_texts(tmp_path, [f"text {n}" for n in range(11)])
     for start, end in [(0, 11), (3, 5), (4, 8), (7, 11), (10, 11), (5, 5), (0, 0)]:
         batches = list(passages_between(snapshot, start, end, ["text"], batch_rows=3))
         read = [text for batch in batches for text in batch["text"].to_pylist()]
@@ -142,7 +142,7 @@ def test_training_has_the_same_ids_with_and_without_the_cache(
     encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = cached(tmp_path, encoder.passage, STORIES[:5])[0]
-    snapshot = snapshot_of(tmp_path, STORIES)
+    snapshot = snapshot_of_texts(tmp_path, STORIES)
     ids = pa.array([f"p{row:06d}" for row in (6, 1, 3, 7, 8)])
 
     def read() -> tuple[dict[str, int], list[list[int]]]:
@@ -163,7 +163,7 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
     settings = Settings.model_validate(
         {"home": tmp_path, "encoder": {"model": str(tiny_model)}, "embedding": {"precision": "fp32"}}
     )
-    snapshot = snapshot_of(tmp_path, STORIES)
+    snapshot = snapshot_of_texts(tmp_path, STORIES)
     base = base_encoder(tmp_path, snapshot, settings.encoder, settings.embedding)
     pooled = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"pooling": "cls"})})
     other = base_encoder(tmp_path, snapshot, pooled.encoder, pooled.embedding)
@@ -175,7 +175,7 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
     assert (first.texts, first.tokenised) == (6, 6)
 
     texts = ["silent orchid", *STORIES]
-    later = snapshot_of(tmp_path, texts)
+    later = snapshot_of_texts(tmp_path, texts)
     gather_shards(tmp_path, base, later, 2)
     second = next(cache for cache in caches(tmp_path) if cache.snapshot == later.digest)
     assert (second.texts, second.tokenised, second.copied) == (7, 1, 6)

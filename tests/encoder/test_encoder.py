@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.files import MANIFEST, write_json
 from tasks.core.base.settings import EncoderSettings
+from tasks.core.encoder.backends.batches import padded_batches
 from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
 from tasks.core.encoder.dual_encoder import SPEC, EncoderSpec, fingerprint, load_encoder, read_spec, start_from
-from tasks.core.encoder.tower import _micro_batches
 
 TEXTS = [
     "a river",
@@ -125,10 +125,10 @@ def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path)
 
 
 def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> None:
-    ids = [[0] * length for length in (1, 2, 2, 3, 5, 9, 40)]
-    batches = list(_micro_batches(range(7), ids, token_budget=10))
+    lengths = [1, 2, 2, 3, 5, 9, 40]
+    batches = padded_batches(lengths, token_budget=10)
     assert [row for batch in batches for row in batch] == list(range(7))
-    assert all(len(batch) == 1 or len(batch) * max(len(ids[row]) for row in batch) <= 10 for batch in batches)
+    assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 10 for batch in batches)
 
 
 def test_the_base_model_comes_from_the_offline_package_and_its_hash_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from small_training import small_settings, snapshot_of, stories
+from small_snapshot import snapshot_of
+from small_training import small_settings, stories
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Encoder, Snapshot

@@ -13,8 +13,8 @@ from tasks.core.evaluation.evidence import gather_evidence, overlap
 from tasks.core.evaluation.golden import Golden, answer_golden_queries, read_golden
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
-QUERIES = {"q1": "a river", "q2": "a castle"}
-QRELS = [("q1", "p00", "test"), ("q2", "p01", "test")]
+QUERIES = {"q1": "a river", "q2": "a castle", "t1": "an engine"}
+QRELS = [("q1", "p00", "test"), ("q2", "p01", "test"), ("t1", "p03", "train")]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_world import World, small_world, write_run
+from things_and_traits import THINGS, TRAITS
 
 from tasks.core.base.receipts import Evaluation
 from tasks.core.base.sections.evaluation import EvaluationSettings
@@ -19,15 +20,14 @@ from tasks.core.retrieval import own_passages
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.training.dev_evaluation import dev_evaluation
 
-WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
-TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
-TEXTS = {f"p{n:02d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate((t, w) for t in TRAITS for w in WORDS)}
+TEXTS = {f"p{n:02d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate((t, w) for t in TRAITS for w in THINGS)}
 QRELS = [(f"p{n:02d}", f"p{(n + 1) % 60:02d}", ("dev", "test")[n % 2]) for n in range(60)]
+TRAIN = ("t", "p00", "train")
 
 
 @pytest.fixture
 def world(tiny_model: Path, tmp_path: Path) -> World:
-    return small_world(tmp_path, tiny_model, TEXTS, TEXTS, QRELS)
+    return small_world(tmp_path, tiny_model, TEXTS, {**TEXTS, "t": "the castle"}, [*QRELS, TRAIN])
 
 
 def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evaluation_world import World, small_world, write_run, write_snapshot
+from evaluation_world import World, small_world, write_run
+from small_snapshot import snapshot_of
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Evaluation
@@ -11,8 +12,8 @@ from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.report.compare import compare_systems, export
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
-QUERIES = {"q1": "a river", "q2": "a castle", "q3": "a violin"}
-QRELS = [("q1", "p00", "test"), ("q2", "p01", "test"), ("q3", "p02", "test")]
+QUERIES = {"q1": "a river", "q2": "a castle", "q3": "a violin", "t1": "an engine"}
+QRELS = [("q1", "p00", "test"), ("q2", "p01", "test"), ("q3", "p02", "test"), ("t1", "p03", "train")]
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_an_unknown_name_is_refused_with_the_known_names(world: World, pair: tup
 
 
 def test_evaluations_of_different_passages_are_not_compared(world: World, pair: tuple[Evaluation, ...]) -> None:
-    other = write_snapshot(world.home, {**TEXTS, "more": "another story"}, QUERIES, QRELS)
+    other = snapshot_of(world.home, {**TEXTS, "more": "another story"}, QUERIES, QRELS)
     elsewhere = evaluate_run(world.home, "x", write_run(world.home, {"q1": ["p00"]}), other, "test")
     with pytest.raises(NightshiftError, match="different queries or passages"):
         compare_systems(world.settings, elsewhere.digest, pair[0].digest, cases=0)

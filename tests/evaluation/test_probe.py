@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from evaluation_world import World, small_world, write_run
+from things_and_traits import THINGS, TRAITS
 
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Encoder, Run
@@ -15,18 +16,17 @@ from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import fingerprint, load_encoder, passage_fingerprint, save_encoder
 from tasks.core.evaluation.probe import probe
 
-WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
-TRAITS = ["ancient", "silent", "golden", "broken", "distant", "narrow"]
-PAIRS = [(trait, thing) for trait in TRAITS for thing in WORDS]
+PAIRS = [(trait, thing) for trait in TRAITS for thing in THINGS]
 PASSAGES = {f"p{n:03d}": f"the {trait} {thing}" for n, (trait, thing) in enumerate(PAIRS)}
-PASSAGES |= {f"x{n:03d}": f"story {n} of one {WORDS[n % 10]}" for n in range(140)}
+PASSAGES |= {f"x{n:03d}": f"story {n} of one {THINGS[n % 10]}" for n in range(140)}
 QUERIES = {f"q{n:03d}": f"a {trait} {thing}" for n, (trait, thing) in enumerate(PAIRS)}
 QRELS = [(f"q{n:03d}", f"p{n:03d}", "test") for n in range(60)]
+TRAIN = ("t000", "x000", "train")
 
 
 @pytest.fixture
 def world(tiny_model: Path, tmp_path: Path) -> World:
-    return small_world(tmp_path, tiny_model, PASSAGES, QUERIES, QRELS)
+    return small_world(tmp_path, tiny_model, PASSAGES, {**QUERIES, "t000": "story 0"}, [*QRELS, TRAIN])
 
 
 def rules(world: World, **evaluation: float) -> Settings:

@@ -2,25 +2,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluation_world import write_snapshot
+from small_snapshot import snapshot_of
 
 from tasks.core.evaluation.segments import segments_of
 
-QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two three four", "t1": "x", "t2": "y"}
+QUERIES = {"q1": "one", "q2": "one two", "q3": "one two three", "q4": "one two three four"}
+TRAIN_QUERIES = {"t1": "x", "t2": "y", "t3": "z"}
 QRELS = [("q1", "a", "test"), ("q2", "b", "test"), ("q3", "c", "test"), ("q3", "a", "test"), ("q4", "d", "test")]
 TRAIN = [("t1", "a", "train"), ("t2", "a", "train"), ("t2", "b", "train")]
-PASSAGES = {"a": "first", "b": "second", "c": "third", "d": "fourth"}
-QUERY_IDS = ["q1", "q2", "q3", "q4"]
+PASSAGES = {"a": "first", "b": "second", "c": "third", "d": "fourth", "e": "fifth"}
 
 
 def members(
     home: Path, serving: dict[str, str] | None = None, train: list[tuple[str, str, str]] = TRAIN
 ) -> dict[str, str]:
-    now = write_snapshot(home, PASSAGES, QUERIES, [*QRELS, *train])
-    before = None if serving is None else write_snapshot(home, serving, QUERIES, QRELS)
-    segments = segments_of(now, "test", QUERY_IDS, before)
+    now = snapshot_of(home, PASSAGES, QUERIES | TRAIN_QUERIES, [*QRELS, *train])
+    before = None if serving is None else snapshot_of(home, serving)
+    segments = segments_of(now, "test", list(QUERIES), before)
     return {
-        name: " ".join(query for query, inside in zip(QUERY_IDS, chosen, strict=True) if inside)
+        name: " ".join(query for query, inside in zip(QUERIES, chosen, strict=True) if inside)
         for name, chosen in segments.items()
     }
 
@@ -35,7 +35,7 @@ def test_queries_are_split_by_length_and_by_how_often_their_passages_are_positiv
 
 
 def test_a_segment_of_all_or_none_is_left_out(tmp_path: Path) -> None:
-    assert set(members(tmp_path, train=[])) == {"short queries", "long queries"}
+    assert set(members(tmp_path, train=[("t3", "e", "train")])) == {"short queries", "long queries"}
 
 
 def test_new_passages_are_those_not_served_or_served_with_another_text(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_snapshot import snapshot_of
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.evaluation.measures import per_query
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.retrieval.runs import RUN_SCHEMA
+from tasks.core.snapshot.reader import qrels
 
 
 def run_in(folder: Path, hits: list[tuple[str, str, int, float]]) -> Run:
@@ -22,12 +24,12 @@ def run_in(folder: Path, hits: list[tuple[str, str, int, float]]) -> Run:
     return Run(digest="r", path=folder, rows=len(hits), queries=0, depth=100)
 
 
-def snapshot_in(folder: Path, judged: list[tuple[str, str, int]]) -> Snapshot:
-    folder.mkdir(parents=True, exist_ok=True)
-    query, passage, relevance = zip(*judged, strict=True)
-    columns = {"query_id": query, "passage_id": passage, "relevance": pa.array(relevance, pa.int32())}
-    pq.write_table(pa.table({**columns, "split": ["test"] * len(judged)}), folder / "qrels.parquet")
-    return Snapshot(digest="s", path=folder, rows=0, queries=0, qrels=len(judged), splits={"test": 1})
+def snapshot_in(home: Path, judged: list[tuple[str, str, int]]) -> Snapshot:
+    """Write a snapshot of 300 passages with these test qrels and a training query."""
+    passages = {f"p{n}": f"passage {n}" for n in range(300)}
+    queries = {query: f"query {query}" for query in ("train", *(query for query, _, _ in judged))}
+    pairs = [(query, passage, "test", relevance) for query, passage, relevance in judged]
+    return snapshot_of(home, passages, queries, [*pairs, ("train", "p0", "train", 1)])
 
 
 def drawn(seed: int) -> tuple[list[tuple[str, str, int, float]], list[tuple[str, str, int]]]:
@@ -62,7 +64,7 @@ def test_trec_eval_computes_the_same_figures_from_the_exported_files(seed: int, 
     }  # trec_eval has no cutoff for the reciprocal rank
     cut = pytrec_eval.RelevanceEvaluator(theirs_qrels, {"recip_rank"}).evaluate(at_ten)
 
-    ours = per_query(pq.read_table(run.path / "run.parquet"), pq.read_table(snapshot.path / "qrels.parquet"))
+    ours = per_query(pq.read_table(run.path / "run.parquet"), qrels(snapshot, "test"))
     nothing = dict.fromkeys(measures, 0.0)
     for row in ours.to_pylist():
         theirs = whole.get(row["query_id"], nothing)

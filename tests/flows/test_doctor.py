@@ -11,6 +11,7 @@ import pytest
 from s3_server import CREDENTIALS, s3_server
 
 from flows.doctor import examine
+from flows.local_prefect import running, started
 from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.settings import EncoderSettings, Settings
 
@@ -70,3 +71,17 @@ def test_a_dead_server_of_up_fails_and_its_errors_are_shown(tmp_path: Path, monk
     assert "bulk DML" in checks["logs"].detail
     assert "last at 02:00:00" in checks["logs"].detail
     assert "nightshift up" in checks["server"].fix
+
+
+@pytest.mark.parametrize("content", [b'{"url": "http://127', b"[]", b'{"url": "x", "server": 1}', b"\xff\x00"])
+def test_a_damaged_record_of_up_counts_as_absent_and_is_kept_as_a_backup(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "prefect"
+    folder.mkdir()
+    (folder / "up.json").write_bytes(content)
+    assert running(tmp_path) is None
+    assert "Processes that `nightshift up` started may still run" in caplog.text
+    (backup,) = folder.glob(".up.json.damaged-*")
+    assert backup.read_bytes() == content
+    assert started(tmp_path) is None

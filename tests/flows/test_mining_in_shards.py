@@ -1,33 +1,39 @@
-"""A night whose training queries are searched slice by slice has the runs that one piece gives."""
+"""Training queries that a night searches in shards on Ray give the runs of one search."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect_servers import query_server
 
 from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Run, Snapshot
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.settings import MiningSettings, Settings
 from tasks.core.retrieval.bm25 import search_bm25
 from tasks.core.retrieval.searches import search_whole
 from tasks.core.retrieval.training_queries import training_search
 from tasks.core.snapshot.reader import judged
+from tasks.mining import query_shards
 
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
 
-
-def test_slices_change_no_run_of_a_night(
-    nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_shards_change_no_run_of_a_night(
+    nightshift: Callable[..., subprocess.CompletedProcess[str]], cluster: Any, prefect_server: str, tmp_path: Path
 ) -> None:
     home, again = tmp_path / "home", tmp_path / "again"
-    changed = {"MINING__SHARDS": "3", "MINING__ROUNDS": "2", "TRAINING__EPOCHS": "1", "GATE__MARGIN": "1"}
+    changed = {
+        "COMPUTE__ENGINE": "ray", "COMPUTE__ADDRESS": cluster.address, "MINING__SHARDS": "3", "MINING__ROUNDS": "2",
+        "TRAINING__EPOCHS": "1", "GATE__MARGIN": "1",
+    }  # fmt: skip
     done = nightshift("run", **{f"NIGHTSHIFT_{name}": value for name, value in changed.items()})
     assert done.returncode == 0, done.stderr
-    assert "BM25: shard 2 of 3: searching" in done.stderr
-    assert "vectors: shard 3 of 3: searching" in done.stderr
+    searched = query_server(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "search rank"}}})
+    assert len(searched) == 2 * 3  # with BM25, and with the encoder
     (snapshot,), (index,) = receipts_newest_first(home, Snapshot), receipts_newest_first(home, Index)
     mining = MiningSettings(heap_mb=256)
     _, own, _ = receipts_newest_first(home, Encoder)  # of three, the one that the first round trained
@@ -41,3 +47,9 @@ def test_slices_change_no_run_of_a_night(
     ):
         assert (runs[whole.digest].path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert not list(home.glob("runs/.*.partial"))
+
+
+@pytest.mark.parametrize(("engine", "shards"), [("local", 1), ("ray", 3)])
+def test_only_ray_searches_in_shards(engine: str, shards: int, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, compute={"engine": engine}, mining={"shards": 3})
+    assert query_shards(settings) == shards

@@ -1,1 +1,1 @@
-from mining_world import crowd, make_embeddings, make_run, make_snapshot, world  # noqa: F401
+from mining_world import world  # noqa: F401

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
+from mining_world import random_world
 
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Encoder, Release
@@ -123,8 +124,8 @@ def test_churn_counts_pairs_that_the_serving_encoder_did_not_learn_from(world):
     assert "50.0% of the pairs are new" in " ".join(describe_negatives(now.model_copy(update={"churn": 0.5})))
 
 
-def test_the_report_shows_25_queries_and_the_audit(world, tmp_path_factory, crowd):
-    receipt, _ = world.mine(*crowd())
+def test_the_report_shows_25_queries_and_the_audit(world, tmp_path_factory):
+    receipt, _ = world.mine(*random_world())
     page = write_report(tmp_path_factory.mktemp("home"), Night.begin("a test").having(negatives=(receipt,))).read_text()
     assert page.count("<summary>question ") == 25  # of 30
     for line in describe_negatives(receipt):

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from mining_world import random_world
 
 from tasks.core.base.errors import Mismatch
 
@@ -125,8 +126,8 @@ def test_queries_of_other_splits_get_no_negatives(world):
     assert receipt.candidates == 1
 
 
-def test_no_positive_by_id_or_text_passes_and_every_candidate_is_counted(world, crowd):
-    bodies, wordings, qrels, runs, scores = crowd()
+def test_no_positive_by_id_or_text_passes_and_every_candidate_is_counted(world):
+    bodies, wordings, qrels, runs, scores = random_world()
     receipt, rows = world.mine(bodies, wordings, qrels, runs, scores, per_query=1000)
     forbidden: dict[str, set[str]] = {}
     lowest: dict[str, float] = {}
@@ -145,8 +146,8 @@ def test_no_positive_by_id_or_text_passes_and_every_candidate_is_counted(world, 
     assert all(first["query_id"] <= second["query_id"] for first, second in pairwise(rows))
 
 
-def test_same_inputs_same_bytes(world, crowd):
-    receipts = [world.mine(*crowd())[0] for _ in range(2)]
+def test_same_inputs_same_bytes(world):
+    receipts = [world.mine(*random_world())[0] for _ in range(2)]
     for name in ("negatives.parquet", "sample.json"):
         assert (receipts[0].path / name).read_bytes() == (receipts[1].path / name).read_bytes()
     assert sorted(file.name for file in receipts[0].path.iterdir()) == [

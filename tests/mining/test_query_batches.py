@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from mining_world import random_world
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.settings import Shares
@@ -12,11 +13,11 @@ MIXED = {"shares": Shares(bm25=0.4, dense=0.4, random=0.2), "per_query": 7}
 
 
 @pytest.mark.parametrize(("lines", "at_once"), [(7, 1), (64, 200), (100_000, 500)])
-def test_batch_size_changes_no_byte(world, crowd, monkeypatch, lines, at_once):
-    whole, _ = world.mine(*crowd(), **MIXED)
+def test_batch_size_changes_no_byte(world, monkeypatch, lines, at_once):
+    whole, _ = world.mine(*random_world(), **MIXED)
     monkeypatch.setattr(candidates, "LINES_AT_ONCE", lines)
     monkeypatch.setattr(round, "CANDIDATES_AT_ONCE", at_once)
-    cut, rows = world.mine(*crowd(), **MIXED)
+    cut, rows = world.mine(*random_world(), **MIXED)
     assert rows
     assert {row["source"] for row in rows} == {"bm25", "dense", "random"}
     counts = {"rows", "candidates", "refused", "sources", "starved", "hidden"}

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mining_world import write_embeddings
+from small_snapshot import snapshot_of
+from things_and_traits import THINGS
 
 # BM25 index and search, encoding of the queries, dense search, random draws, rules, cross-encoder, audit.
 STEP = """
@@ -57,16 +60,15 @@ def judge(tmp_path_factory, tiny_model) -> Path:
     return folder
 
 
-def test_one_and_two_threads_give_the_same_bytes(tmp_path, tiny_model, judge, make_snapshot, make_embeddings):
+def test_one_and_two_threads_give_the_same_bytes(tmp_path, tiny_model, judge):
     random = np.random.default_rng(0)
-    words = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
-    texts = {f"p{row:03d}": " ".join(random.choice(words, random.integers(3, 12))) for row in range(300)}
-    train_queries = {f"q{row:03d}": " ".join(random.choice(words, random.integers(2, 9))) for row in range(90)}
+    texts = {f"p{row:03d}": " ".join(random.choice(THINGS, random.integers(3, 12))) for row in range(300)}
+    train_queries = {f"q{row:03d}": " ".join(random.choice(THINGS, random.integers(2, 9))) for row in range(90)}
     qrels = [(query, f"p{random.integers(300):03d}", "train") for query in train_queries for _ in range(2)]
-    snapshot = make_snapshot(tmp_path / "snapshot", texts, train_queries, sorted(set(qrels)))
+    snapshot = snapshot_of(tmp_path, texts, train_queries, sorted(set(qrels)))
     vectors = random.standard_normal((300, 32)).astype(np.float32)
     vectors[100:130] = vectors[:30]  # equal vectors have equal scores
-    embeddings = make_embeddings(tmp_path / "embeddings", list(texts), vectors, snapshot=snapshot.digest)
+    embeddings = write_embeddings(tmp_path / "embeddings", list(texts), vectors, snapshot=snapshot.digest)
     folders = [run(tmp_path / f"{threads}", threads, snapshot, embeddings, tiny_model, judge) for threads in ("1", "2")]
     for name in ("negatives.parquet", "sample.json"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()

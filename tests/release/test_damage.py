@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 
@@ -43,7 +44,9 @@ def test_flipped_bytes_of_an_index_are_refused_every_time(settings):
     whole, before = file.read_bytes(), answers(settings)
     for at in (0.1, 0.3, 0.5, 0.7, 0.9):
         flip(file, at)
-        with pytest.raises(Damaged, match=rf"{file.name}: damaged.*nightshift releases repair.*nightshift rollback"):
+        with pytest.raises(
+            Damaged, match=rf"{file.name}: its content has changed.*nightshift releases repair.*nightshift rollback"
+        ):
             Searcher.open(settings, HashingEncoder)
         file.write_bytes(whole)
     assert answers(settings) == before
@@ -73,6 +76,18 @@ def test_any_harm_to_any_file_is_refused_in_words_or_changes_no_answer(settings)
     # Without checksums, a generation is compared with its vectors. milvus-lite recreates its lock.
     assert "checksums.json delete" not in refused
     assert answers(settings) == before
+
+
+def test_checksums_of_an_earlier_version_are_read(settings):
+    release = release_night(settings)
+    checksums, before = folder_of(settings, release) / "checksums.json", answers(settings)
+    files = json.loads(checksums.read_text())["files"]
+    earlier = {name: {"size": size, "sha256": digest} for name, (size, digest) in files.items()}
+    checksums.write_text(json.dumps({"files": earlier}))
+    assert answers(settings) == before
+    flip(index_of(settings, release))
+    with pytest.raises(Damaged, match="its content has changed"):
+        answers(settings)
 
 
 def test_a_generation_of_an_earlier_version_is_compared_with_its_vectors_once(settings, caplog):

@@ -62,13 +62,12 @@ def test_faiss_finds_in_the_export_what_the_release_answers(world, tmp_path):
     assert (record["release"], record["fingerprint"], record["metric"]) == (second, encoder.fingerprint, "IP")
 
 
-def test_a_faiss_file_is_the_one_that_faiss_would_write(world, tmp_path):
+def test_an_index_that_does_not_fit_into_memory_is_refused(world, tmp_path, monkeypatch):
     settings, _ = world
-    folder = export(settings, "serving", "faiss", tmp_path / "out", loader=HashingEncoder)
-    whole = faiss.IndexFlatIP(24)
-    whole.add(vectors(settings, 2))
-    faiss.write_index(whole, str(tmp_path / "theirs"))
-    assert (folder / "index.faiss").read_bytes() == (tmp_path / "theirs").read_bytes()
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    with pytest.raises(NightshiftError, match=r"needs up to 0\.0 GiB of memory, but .* Use --format parquet"):
+        export(settings, "serving", "faiss", tmp_path / "out", loader=HashingEncoder)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parquet_holds_every_passage_with_its_vector_and_names_its_release(world, tmp_path):

@@ -280,5 +280,5 @@ def test_a_damaged_directory_is_an_error_and_not_an_empty_answer(settings):
     release = release_night(settings)
     for file in (settings.home / "milvus").rglob("schema.json"):
         file.write_text("{")
-    with pytest.raises(NightshiftError, match=r"schema\.json: damaged"):
+    with pytest.raises(NightshiftError, match=r"schema\.json: .* bytes, but"):
         EmbeddedMilvus(settings.home).open(release.collection)

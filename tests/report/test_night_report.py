@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evaluation_world import write_run, write_snapshot
+from evaluation_world import write_run
+from small_snapshot import snapshot_of
 
-from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, RuleCount, Snapshot
+from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.evaluate import evaluate_run
@@ -25,7 +27,7 @@ from tasks.core.report.page import write_report
 BAD = "<script>alert('a query')</script>"
 
 
-QUERIES = {"q1": f"river {BAD}", "q2": "castle"}
+QUERIES = {"q1": f"river {BAD}", "q2": "castle", "t1": "violin"}
 PASSAGES = {"p1": "a river", "p2": f"a castle {BAD}", "p3": "a violin"}
 
 
@@ -40,7 +42,7 @@ def night(tmp_path: Path) -> Night:
         for rule, failed in (("query_text_present", 2), ("query_id_clean", 0))
     )
     home = tmp_path / "home"
-    snapshot = write_snapshot(home, PASSAGES, QUERIES, [("q1", "p1", "test"), ("q2", "p2", "test")])
+    snapshot = snapshot_of(home, PASSAGES, QUERIES, [("q1", "p1", "test"), ("q2", "p2", "test"), ("t1", "p3", "train")])
     encoder = Encoder(
         digest="e",
         path=Path(),

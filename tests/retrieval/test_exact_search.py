@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mining_world import write_embeddings
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.retrieval import dense, exact
@@ -33,9 +34,9 @@ def brute_force(queries, vectors, depth):
 
 @pytest.mark.parametrize("shards", [1, 3, 60])
 @pytest.mark.parametrize("depth", [1, 4, 50, 500])
-def test_equals_brute_force_ties_by_lower_row(tmp_path, make_embeddings, shards, depth):
+def test_equals_brute_force_ties_by_lower_row(tmp_path, shards, depth):
     vectors, queries = whole_numbers(50, 1), whole_numbers(8, 2)
-    embeddings = make_embeddings(tmp_path / "e", [f"p{row}" for row in range(50)], vectors, shards=shards)
+    embeddings = write_embeddings(tmp_path / "e", [f"p{row}" for row in range(50)], vectors, shards=shards)
     rows, scores = exact.exact_search(queries, embeddings, depth)
     expected_rows, expected_scores = brute_force(queries, vectors, depth)
     np.testing.assert_array_equal(rows, expected_rows)
@@ -45,28 +46,28 @@ def test_equals_brute_force_ties_by_lower_row(tmp_path, make_embeddings, shards,
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_equals_brute_force_when_the_best_come_last_or_first(tmp_path, make_embeddings, order):
+def test_equals_brute_force_when_the_best_come_last_or_first(tmp_path, order):
     vectors = np.arange(100, dtype=np.float32)[::order, None] // 3 * np.ones(5, np.float32)
-    embeddings = make_embeddings(tmp_path / "e", [str(row) for row in range(100)], vectors)
+    embeddings = write_embeddings(tmp_path / "e", [str(row) for row in range(100)], vectors)
     queries = np.array([[1, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
     np.testing.assert_array_equal(exact.exact_search(queries, embeddings, 5)[0], brute_force(queries, vectors, 5)[0])
 
 
-def test_the_number_of_shards_changes_no_bit(tmp_path, make_embeddings):
+def test_the_number_of_shards_changes_no_bit(tmp_path):
     random = np.random.default_rng(3)
     vectors, queries = (random.standard_normal((n, 48)).astype(np.float32) for n in (60, 10))
     ids = [f"p{row}" for row in range(60)]
     results = [
-        exact.exact_search(queries, make_embeddings(tmp_path / f"{n}", ids, vectors, shards=n), 20) for n in (1, 2, 7)
+        exact.exact_search(queries, write_embeddings(tmp_path / f"{n}", ids, vectors, shards=n), 20) for n in (1, 2, 7)
     ]
     for rows, scores in results[1:]:
         assert rows.tobytes() == results[0][0].tobytes()
         assert scores.tobytes() == results[0][1].tobytes()
 
 
-def test_vectors_ids_and_pair_scores_keep_the_order_of_the_request(tmp_path, make_embeddings):
+def test_vectors_ids_and_pair_scores_keep_the_order_of_the_request(tmp_path):
     vectors, queries = whole_numbers(50, 4), whole_numbers(6, 5)
-    embeddings = make_embeddings(tmp_path / "e", [f"p {row}" for row in range(50)], vectors, shards=4)
+    embeddings = write_embeddings(tmp_path / "e", [f"p {row}" for row in range(50)], vectors, shards=4)
     passage_rows = np.array([49, 0, 7, 7, 13, 48, 1])
     np.testing.assert_array_equal(exact.vectors_of(embeddings, passage_rows), vectors[passage_rows])
     assert exact.passage_ids(embeddings, passage_rows).to_pylist() == [f"p {row}" for row in passage_rows]
@@ -77,8 +78,8 @@ def test_vectors_ids_and_pair_scores_keep_the_order_of_the_request(tmp_path, mak
     )
 
 
-def test_no_query_and_no_row_are_fine(tmp_path, make_embeddings):
-    embeddings = make_embeddings(tmp_path / "e", ["a", "b"], whole_numbers(2, 6))
+def test_no_query_and_no_row_are_fine(tmp_path):
+    embeddings = write_embeddings(tmp_path / "e", ["a", "b"], whole_numbers(2, 6))
     none = np.zeros((0, 5), np.float32)
     assert exact.exact_search(none, embeddings, 3)[0].shape == (0, 2)
     rows = np.zeros(0, np.int64)
@@ -87,9 +88,9 @@ def test_no_query_and_no_row_are_fine(tmp_path, make_embeddings):
     assert exact.score_pairs(none, embeddings, rows, rows).shape == (0,)
 
 
-def test_mismatched_inputs_are_refused(tmp_path, make_embeddings):
+def test_mismatched_inputs_are_refused(tmp_path):
     vectors = whole_numbers(9, 7)
-    embeddings = make_embeddings(tmp_path / "e", list("abcdefghi"), vectors)
+    embeddings = write_embeddings(tmp_path / "e", list("abcdefghi"), vectors)
     with pytest.raises(Mismatch, match="dimension"):
         exact.exact_search(np.zeros((1, 4), np.float32), embeddings, 3)
     with pytest.raises(Mismatch, match="row 9"):
@@ -100,19 +101,19 @@ def test_mismatched_inputs_are_refused(tmp_path, make_embeddings):
         exact.exact_search(vectors, embeddings.model_copy(update={"shards": 3}), 3)
 
 
-def test_vectors_that_are_not_finite_are_refused(tmp_path, make_embeddings):
+def test_vectors_that_are_not_finite_are_refused(tmp_path):
     broken = whole_numbers(9, 8)
     broken[4, 2] = np.nan
-    embeddings = make_embeddings(tmp_path / "e", list("abcdefghi"), broken)
+    embeddings = write_embeddings(tmp_path / "e", list("abcdefghi"), broken)
     with pytest.raises(Mismatch, match="not finite"):
         exact.exact_search(whole_numbers(2, 9), embeddings, 9)
     with pytest.raises(Mismatch, match="not finite"):
         exact.exact_search(broken, embeddings, 1)
 
 
-def test_a_dense_run_has_the_common_run_format(tmp_path, make_embeddings):
+def test_a_dense_run_has_the_common_run_format(tmp_path):
     vectors = np.eye(5, dtype=np.float32)[[0, 1, 0]]
-    embeddings = make_embeddings(tmp_path / "e", ["x", "q1", "z"], vectors)
+    embeddings = write_embeddings(tmp_path / "e", ["x", "q1", "z"], vectors)
     queries = pa.table({"query_id": ["q0", "q1"], "text": ["first", "second"]})
     run = dense_run(tmp_path, "dense", queries, vectors[:2], embeddings, 2)
     assert pq.read_table(run.path / "run.parquet").to_pylist() == [
@@ -126,12 +127,12 @@ def test_a_dense_run_has_the_common_run_format(tmp_path, make_embeddings):
     assert not dense_run(tmp_path, "dense", queries, vectors[1:3], embeddings, 2).reused  # another query encoder
 
 
-def test_a_dense_search_does_not_depend_on_rounding(tmp_path, make_embeddings, monkeypatch):
+def test_a_dense_search_does_not_depend_on_rounding(tmp_path, monkeypatch):
     random = np.random.default_rng(5)
     vectors = random.standard_normal((200, 5)).astype(np.float32)
     vectors[50:90] = vectors[7]  # more equal vectors than SPARE candidates
     queries = np.concatenate([random.standard_normal((6, 5)), vectors[7:8]]).astype(np.float32)
-    embeddings = make_embeddings(tmp_path / "e", [str(row) for row in range(200)], vectors)
+    embeddings = write_embeddings(tmp_path / "e", [str(row) for row in range(200)], vectors)
     longest = float(np.linalg.norm(vectors, axis=1).max())
     bound = 5 * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)[:, None] * longest
 

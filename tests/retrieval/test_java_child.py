@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from small_snapshot import snapshot_of
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import MiningSettings
@@ -19,9 +20,9 @@ SEARCHER = "io.anserini.search.SearchCollection"
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory, make_snapshot):
+def index(tmp_path_factory):
     home = tmp_path_factory.mktemp("java")
-    return build_index(home, make_snapshot(home / "snapshot", {"a": "fox"}, {}), MiningSettings(heap_mb=128))
+    return build_index(home, snapshot_of(home, {"a": "fox"}, {}), MiningSettings(heap_mb=128))
 
 
 def java_home(folder, version):

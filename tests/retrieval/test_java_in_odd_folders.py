@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from small_snapshot import snapshot_of
 
 from flows.doctor import Check, examine
 from tasks.core.base.settings import MiningSettings, Settings
@@ -19,11 +20,11 @@ PASSAGES = {"p1": "the zebra grazes", "p2": "a lion sleeps"}
 
 
 def test_a_home_with_spaces_quotes_and_unicode_is_indexed_and_searched_in_the_c_locale(
-    tmp_path: Path, make_snapshot, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     home = tmp_path / 'nächt "home" o\'wl, 狐'
-    snapshot = make_snapshot(home / "snapshot", PASSAGES, {"q1": "zebra", "q2": "löwe lion"})
+    snapshot = snapshot_of(home, PASSAGES, {"q1": "zebra", "q2": "löwe lion"})
     index = build_index(home, snapshot, SETTINGS)
     assert index.rows == 2
     assert search_bm25(home, index, queries(snapshot), 2, SETTINGS).rows == 2

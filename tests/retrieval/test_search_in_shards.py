@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mining_world import write_embeddings
+from small_snapshot import snapshot_of
 
 from tasks.core.base.receipts import Encoder
 from tasks.core.base.settings import EncoderSettings, MiningSettings
@@ -15,7 +17,7 @@ from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors
-from tasks.core.retrieval.searches import Search, join_slices, search_slice, search_whole
+from tasks.core.retrieval.searches import Search, join_shards, search_shard, search_whole
 from tasks.core.retrieval.training_queries import VECTORS, keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, queries
 
@@ -28,17 +30,17 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, make_snapshot, make_embeddings):
+def world(tmp_path_factory):
     """A snapshot with many similar passages, its index, its embeddings, and its query vectors."""
     home = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
-    texts = {f"p{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
+    texts = {f"p{row:03d}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
     wordings = {f"q{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 4) % 50) for row in range(QUERIES)}
     wordings["q2"] = wordings["q6"] = "xylophone"  # in no passage
-    snapshot = make_snapshot(home / "snapshot", texts, wordings, [(query, "p0", "train") for query in wordings])
+    snapshot = snapshot_of(home, texts, wordings, [(query, "p000", "train") for query in wordings])
     vectors = random.standard_normal((600, 32)).astype(np.float32)
     vectors[300:400] = vectors[:100]
-    embeddings = make_embeddings(home / "e", list(texts), vectors, snapshot=snapshot.digest, group=50)
+    embeddings = write_embeddings(home / "e", list(texts), vectors, snapshot=snapshot.digest, group=50)
     query_vectors = random.standard_normal((QUERIES, 32)).astype(np.float32)
     return snapshot, build_index(home, snapshot, SETTINGS), embeddings, query_vectors
 
@@ -58,8 +60,8 @@ def search_of(kind: str, home: Path, world, at_once: int = 3) -> Search:
 def test_shards_give_the_same_bytes_as_one_search(tmp_path, world, kind, shards):
     whole = search_whole(search_of(kind, tmp_path / "whole", world))
     search = search_of(kind, tmp_path / "shards", world)
-    assert sum(search_slice(search, rank, shards) for rank in reversed(range(shards))) == QUERIES
-    joined = join_slices(search, shards)
+    assert sum(search_shard(search, rank, shards) for rank in reversed(range(shards))) == QUERIES
+    joined = join_shards(search, shards)
     same = {"digest", "rows", "queries", "depth", "parents"}
     assert joined.model_dump(include=same) == whole.model_dump(include=same)
     assert joined.rows == {"bm25": QUERIES - 2, "dense": QUERIES}[kind] * DEPTH
@@ -72,9 +74,9 @@ def test_shards_give_the_same_bytes_as_one_search(tmp_path, world, kind, shards)
 def test_a_finished_run_is_reused_by_both_kinds_of_search(tmp_path, world):
     search = search_of("dense", tmp_path, world)
     search_whole(search)
-    assert search_slice(search, 0, 2) == QUERIES // 2
+    assert search_shard(search, 0, 2) == QUERIES // 2
     assert not search.folder.exists()
-    assert join_slices(search, 2).reused
+    assert join_shards(search, 2).reused
     assert search_whole(search).reused
 
 
@@ -91,8 +93,8 @@ def test_a_killed_search_resumes_after_its_finished_shards(tmp_path, world):
         return search.answer(folder, start, end)
 
     with pytest.raises(Killed):
-        join_slices(replace(search, answer=killed), 3)
-    joined = join_slices(replace(search, answer=recorded), 3)
+        join_shards(replace(search, answer=killed), 3)
+    joined = join_shards(replace(search, answer=recorded), 3)
     assert answered == [(4, 6), (6, 7)]
     whole = search_whole(search_of("dense", tmp_path / "whole", world, at_once=2))
     assert (joined.path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
@@ -102,8 +104,8 @@ def test_a_killed_search_is_completed_with_another_number_of_shards(tmp_path, wo
     runs = []
     for world_size in (4, 1):
         search = search_of("dense", tmp_path / str(world_size), world)
-        search_slice(search, 0, 3)
-        runs.append(join_slices(search, world_size) if world_size > 1 else search_whole(search))
+        search_shard(search, 0, 3)
+        runs.append(join_shards(search, world_size) if world_size > 1 else search_whole(search))
         assert not list(runs[-1].path.glob("*slice*"))
     assert (runs[0].path / "run.parquet").read_bytes() == (runs[1].path / "run.parquet").read_bytes()
 
@@ -124,7 +126,7 @@ def test_training_queries_are_encoded_once_for_all_shards(tmp_path, world, tiny_
     monkeypatch.setattr("tasks.core.retrieval.training_queries.load_encoder", None)  # encoding again would fail
     for rank in range(2):
         search, _ = training_search(home, snapshot, encoder, embeddings, DEPTH, mapped=True)
-        search_slice(search, rank, 2)
+        search_shard(search, rank, 2)
     search, vectors = training_search(home, snapshot, encoder, embeddings, DEPTH)
     run = run_search(search, vectors, 2)
     assert run.digest == whole.digest

@@ -43,7 +43,7 @@ def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_
             searcher.check()
         assert f"release {second.release} no longer answers" in caplog.text
         for _ in range(3):
-            with pytest.raises(Damaged, match=r"\.idx: damaged"):
+            with pytest.raises(Damaged, match=r"\.idx: its content has changed"):
                 searcher.search(QUERIES, 5)
         assert not searcher.refresh()
         again, _ = repair(settings, HashingEncoder)

@@ -1,5 +1,6 @@
 """Files that end too early or were damaged as a whole stop the night by name; huge records cost bounded memory."""
 
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.ingest import ingest
 
+ROOT = Path(__file__).parents[2]
 SEEDS = 80
 MOST_MIB = 768  # in addition to the bare program, for any content; see sources/lines.py
 
@@ -137,20 +139,23 @@ def binary_junk(root: Path) -> None:
     put(root, "corpus.jsonl", (b"\xff" * (8 * 2**20) + b"\n") * 4 + b'{"_id": "after", "text": "t"}')
 
 
-def huge_question(root: Path) -> None:
+def large_questions(root: Path) -> None:
+    """Two questions of 16 MiB, of as many JSON objects as possible."""
     dpr(root)
     file = root / "biencoder-small-train.json"
     whole = file.read_bytes().rstrip()[:-2]
     with file.open("wb") as out:
-        out.write(whole + b',\n    {"question": "')
-        for _ in range(100):
-            out.write(b"y" * 2**20)
-        out.write(b'"},\n    {"question": "after", "positive_ctxs": [{"text": "after", "passage_id": "after"}]}\n]')
+        out.write(whole)
+        for name in (b"large", b"after"):
+            context = b'{"text": "' + name + b'", "passage_id": "' + name + b'"}'
+            out.write(b',\n    {"question": "' + name + b'", "positive_ctxs": [' + context + b'], "meta": [')
+            out.write(b"{}," * (5 * 2**20) + b"{}]}")
+        out.write(b"\n]")
 
 
-@pytest.mark.parametrize("write", [huge_line, many_objects, binary_junk, huge_question])
+@pytest.mark.parametrize("write", [huge_line, many_objects, binary_junk, large_questions])
 def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path: Path) -> None:
-    kind = "dpr" if write is huge_question else "beir"
+    kind = "dpr" if write is large_questions else "beir"
     (tmp_path / "source").mkdir()
     write(tmp_path / "source")
     code = (
@@ -164,10 +169,16 @@ def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path:
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, kind, str(tmp_path / "source"), str(tmp_path / "scratch")],
-        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1] / "fixtures",
-        env={"PYTHONPATH": f"{Path(__file__).parents[2]}", "PATH": ""},
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parent,
+        env={"PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests" / "fixtures"])), "PATH": ""},
     )  # fmt: skip
     assert int(ran.stdout) / 1024 < MOST_MIB
+
+
+def test_an_element_over_the_limit_stops_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "train.json", b'[{"question": "' + b"y" * (17 * 2**20) + b'"}]')
+    with pytest.raises(BadInput, match=r"train\.json:1: element 1 .* more than 16777216 characters"):
+        rows("dpr", tmp_path, tmp_path / "scratch")
 
 
 def test_a_huge_line_keeps_its_head_and_says_where_the_rest_is(tmp_path: Path) -> None:

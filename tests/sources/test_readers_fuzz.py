@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_forms import QUERIES, beir, dpr, msmarco, put, rows, tevatron
+from source_forms import beir, dpr, msmarco, put, rows, tevatron
 
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.dpr import NAMES as dpr_names
@@ -175,17 +175,17 @@ def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_posi
             assert (record["query_id"], record["positive_passages"][0]["docid"]) in pairs, seed
 
 
-@pytest.mark.parametrize("indent", [4, 1, 0, None])
-def test_a_corruption_within_one_question_of_an_array_costs_that_question_alone(
+@pytest.mark.parametrize("indent", [4, None])
+def test_a_corruption_within_one_question_of_an_array_costs_that_question_or_stops_by_name(
     indent: int | None, tmp_path: Path
 ) -> None:
-    """Unless the file is one line, where a lost bracket leaves no trace of where the next question begins."""
     dpr(tmp_path, indent=indent)
     file = tmp_path / "biencoder-small-train.json"
     whole = file.read_bytes()
-    intact = {query["_id"] for query in QUERIES} - {"q7"}
+    intact = questions(file) - {"q7"}
     start, end = whole.index(b'"q7"') - 20, whole.index(b'"q8"') - 40
-    stopped = []
+    line = whole[:start].count(b"\n") + 1
+    stopped = 0
     for seed in range(SEEDS * 2):
         draw = random.Random(seed)
         place = draw.randrange(start, end)
@@ -194,12 +194,31 @@ def test_a_corruption_within_one_question_of_an_array_costs_that_question_alone(
         try:
             accepted = questions(file)
         except BadInput as error:
-            stopped.append(re.search(r"biencoder-small-train\.json: ends after element \d+ ", str(error)))
+            message = str(error)
+        else:
+            assert intact <= accepted, seed
             continue
-        if indent:
-            assert {name for name in intact if int(name[1:]) < 20} <= accepted, seed
-    assert all(stopped)
-    assert len(stopped) < (1 if indent else SEEDS)
+        named = re.search(r"biencoder-small-train\.json:(\d+): element [89] is not JSON.*Copy the file again", message)
+        assert named, message
+        assert abs(int(named[1]) - line) < 20, seed
+        stopped += 1
+    assert 0 < stopped < SEEDS * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"question": "which"},\n', r"train\.json:2: ends without the \] of its array \(element 1\)"),
+        (b'[{"question": "which"}]\n[]', r"train\.json:2: continues after the \] of its array \(element 1\)"),
+        (b'[{"question": "whi', r"train\.json:1: element 1 is not JSON.*Unterminated string.*\{\"question\": \"whi"),
+        (b"[" * 100_000, r"train\.json:1: element 1 is not JSON.*recursion"),
+    ],
+)
+def test_an_array_that_is_cut_off_or_continues_stops_by_name(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        questions(file)
 
 
 def questions(file: Path) -> set[str]:

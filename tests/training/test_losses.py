@@ -14,7 +14,7 @@ from tasks.core.training.losses.choose import choose_loss, matryoshka
 from tasks.core.training.losses.distillation import kl, margin_mse
 from tasks.core.training.losses.infonce import DIRECTIONS, infonce
 from tasks.core.training.losses.relations import Relations
-from tasks.core.training.losses.supcon import supcon, supcon_of_labels
+from tasks.core.training.losses.supcon import supcon
 from tasks.core.training.losses.triplet import triplet
 
 NAMES = ["infonce", "triplet", "supcon", "margin_mse", "kl"]
@@ -114,27 +114,6 @@ def test_supcon_with_one_positive_a_query_is_infonce() -> None:
     single = Relations(relations.target, relations.is_target, relations.known)
     loss = supcon(queries, passages, single, temperature=TAU)
     assert loss.item() == pytest.approx(infonce(queries, passages, single, temperature=TAU).item(), abs=1e-12)
-
-
-def test_supcon_over_labels_is_the_published_formula() -> None:
-    torch.manual_seed(1)
-    vectors = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    total = 0.0
-    for i in range(5):  # item 5 has no partner
-        positives = [p for p in range(6) if p != i and labels[p] == labels[i]]
-        everyone = sum(math.exp(dot(vectors[i], vectors[a]) / TAU) for a in range(6) if a != i)
-        logs = [math.log(math.exp(dot(vectors[i], vectors[p]) / TAU) / everyone) for p in positives]
-        total -= sum(logs) / len(positives)
-    assert supcon_of_labels(vectors, labels, temperature=TAU).item() == pytest.approx(total / 5, abs=1e-12)
-    assert torch.autograd.gradcheck(lambda v: supcon_of_labels(v, labels, temperature=TAU), (vectors,))
-
-
-def test_supcon_over_labels_in_fractions() -> None:
-    vectors = torch.zeros(4, 2, dtype=torch.float64)  # all scores are 0: every share is 1/3
-    loss = supcon_of_labels(vectors, torch.tensor([0, 0, 1, 1]), temperature=1.0)
-    assert loss.item() == pytest.approx(math.log(3), abs=1e-12)
-    assert supcon_of_labels(vectors, torch.arange(4), temperature=1.0).item() == 0
 
 
 def test_margin_mse_is_its_formula() -> None:

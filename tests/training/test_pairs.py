@@ -5,12 +5,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_training import negatives_of, small_settings, snapshot_of
+from small_snapshot import snapshot_of
+from small_training import negatives_of, small_settings
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
+from tasks.core.snapshot.reader import QRELS, qrels
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 
 STORY = "the story of a golden violin seen near one castle and one river and one market"
@@ -28,8 +30,8 @@ def now(home: Path) -> Snapshot:
     """Two queries with equal texts, a copy and a near duplicate of their passage, and a held-out query."""
     texts = {"a": STORY, "copy": STORY, "near": STORY + " seen", "b": "a river", "c": "a castle", "d": "a falcon"}
     queries = {"q1": "golden violin", "q2": "golden violin", "q3": "river", "q4": "falcon"}
-    qrels = [("q1", "a", "train"), ("q2", "b", "test"), ("q3", "b", "train"), ("q3", "c", "dev"), ("q4", "d", "test")]
-    return snapshot_of(home, texts, queries, qrels)
+    pairs = [("q1", "a", "train"), ("q2", "b", "test"), ("q3", "b", "train"), ("q3", "c", "dev"), ("q4", "d", "test")]
+    return snapshot_of(home, texts, queries, pairs)
 
 
 def text(data: TrainingPairs, encoder: DualEncoder, row: int) -> str:
@@ -52,8 +54,8 @@ def test_equal_texts_share_a_row(encoder: DualEncoder, tmp_path: Path) -> None:
 def older(home: Path) -> Snapshot:
     texts = {"a": STORY, "d": "a falcon", "e": "an orchid", "f": "a lantern near a harbour"}
     queries = {"q1": "golden violin", "x4": "falcon", "x5": "orchid", "x6": "lantern"}
-    qrels = [("q1", "a", "train"), ("q1", "e", "train"), ("x4", "d", "train"), ("x5", "e", "train"), ("x6", "f", "dev")]
-    return snapshot_of(home, texts, queries, qrels)
+    pairs = [("q1", "a", "train"), ("q1", "e", "train"), ("x4", "d", "train"), ("x5", "e", "train"), ("x6", "f", "dev")]
+    return snapshot_of(home, texts, queries, pairs)
 
 
 def test_replay_adds_only_older_training_pairs_that_are_not_held_out(encoder: DualEncoder, tmp_path: Path) -> None:
@@ -85,9 +87,10 @@ def test_teacher_scores_are_read_and_required_by_distillation(encoder: DualEncod
 
 
 def test_a_snapshot_without_a_training_pair_is_refused(encoder: DualEncoder, tmp_path: Path) -> None:
-    empty = snapshot_of(tmp_path, {"a": "a river"}, {"q": "river"}, [("q", "a", "test")])
+    snapshot = now(tmp_path)
+    pq.write_table(qrels(snapshot, "test"), snapshot.path / QRELS)
     with pytest.raises(BadInput, match="no training pair"):
-        load_pairs(empty, negatives_of(tmp_path, []), encoder, TrainingSettings())
+        load_pairs(snapshot, negatives_of(tmp_path, []), encoder, TrainingSettings())
 
 
 def test_a_query_is_pushed_away_from_its_own_passage_unless_that_is_left_out(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_training import next_passages, small_settings, snapshot_of, stories, trained
+from small_snapshot import snapshot_of
+from small_training import next_passages, small_settings, stories, trained
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Encoder, Snapshot

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.core.base.atomic_files import digest_of, file_digest, files_under, write_json
 from tasks.core.base.errors import Damaged
@@ -26,17 +26,45 @@ DIGEST = "digest"  # the field of a record with the digest of all other fields
 _digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size, modification time; a rename keeps them
 
 
+class Checksum(NamedTuple):
+    """Expected size of a file, in bytes, and its expected SHA-256, in hex."""
+
+    size: int
+    sha256: str
+
+
+Checksums = Mapping[str, Checksum]  # by path relative to the folder
+
+
 def write_checksums(folder: Path, manifest: bytes) -> None:
     """Record size and SHA-256 of every file below `folder`, and of `manifest`, the current or future manifest.
 
     Hidden files, such as locks, are not part of an artifact and are skipped.
     """
-    files = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest())}
+    files = {MANIFEST: Checksum(len(manifest), hashlib.sha256(manifest).hexdigest())}
     for file in files_under(folder):
         name = file.relative_to(folder)
         if str(name) not in (MANIFEST, CHECKSUMS) and not any(part.startswith(".") for part in name.parts):
-            files[name.as_posix()] = (file.stat().st_size, digest_once(file))
-    write_record(folder / CHECKSUMS, {"files": files})
+            files[name.as_posix()] = Checksum(file.stat().st_size, digest_once(file))
+    record_checksums(folder, files)
+
+
+def record_checksums(folder: Path, checksums: Checksums) -> None:
+    """Write checksums into their folder."""
+    write_record(folder / CHECKSUMS, {"files": checksums})
+
+
+def read_checksums(folder: Path) -> Checksums | None:
+    """Read the checksums of `folder`; return None when it has none. Raises Damaged when they cannot be read."""
+    try:
+        listed = read_record(folder / CHECKSUMS)["files"]
+        # An object of size and sha256 is the form of collections of earlier versions.
+        values = {name: entry.values() if isinstance(entry, dict) else entry for name, entry in listed.items()}
+        return {name: Checksum(int(size), str(digest)) for name, (size, digest) in values.items()}
+    except FileNotFoundError:
+        return None
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder / CHECKSUMS}: not a list of checksums ({error})") from error
 
 
 def verify(folder: Path) -> bool:
@@ -48,31 +76,39 @@ def verify(folder: Path) -> bool:
     Raises:
         Damaged: a file is missing or differs.
     """
-    try:
-        listed = read_record(folder / CHECKSUMS)["files"]
-        files = [(folder / name, int(size), str(digest)) for name, (size, digest) in listed.items()]
-    except (FileNotFoundError, Damaged, LookupError, ValueError, TypeError, AttributeError):
-        return False
-    for file, size, _ in files:  # sizes first: cheap, and they reveal most damage
+    checksums = None
+    with suppress(Damaged):
+        checksums = read_checksums(folder)
+    if checksums is not None:
+        check_files(folder, checksums)
+    return checksums is not None
+
+
+def check_files(folder: Path, checksums: Checksums, *, again: bool = False) -> None:
+    """Compare the files of `folder` with their checksums; `again`: also hash files that this process hashed before.
+
+    Raises:
+        Damaged: a file is missing or differs.
+    """
+    for name, expected in checksums.items():  # sizes first: cheap, and they reveal most damage
         try:  # one call: another process may set the folder aside between two
-            actual = file.stat().st_size
+            actual = (folder / name).stat().st_size
         except OSError as error:
-            raise Damaged(f"{file}: missing ({error.strerror})") from error
-        if actual != size:
-            raise Damaged(f"{file}: {actual} bytes, but {size} were written")
-    for file, _, digest in files:
-        check_digest(file, digest)
-    return True
+            raise Damaged(f"{folder / name}: missing ({error.strerror})") from error
+        if actual != expected.size:
+            raise Damaged(f"{folder / name}: {actual} bytes, but {expected.size} were written")
+    for name, expected in checksums.items():
+        check_digest(folder / name, expected.sha256, again=again)
 
 
-def check_digest(file: Path, digest: str) -> None:
-    """Compare a file's SHA-256 with `digest`. A process hashes an unchanged file only once.
+def check_digest(file: Path, digest: str, *, again: bool = False) -> None:
+    """Compare a file's SHA-256 with `digest`. A process hashes an unchanged file only once, except with `again`.
 
     Raises:
         Damaged: the digests differ, or the file cannot be read.
     """
     try:
-        same = digest_once(file) == digest
+        same = (file_digest(file) if again else digest_once(file)) == digest
     except OSError as error:
         raise Damaged(f"{file}: cannot be read ({error})") from error
     if not same:

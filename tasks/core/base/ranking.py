@@ -45,3 +45,6 @@ class Ranking(BaseModel):
         if self.mode is Mode.HYBRID:
             return f"hybrid, {self.weight:.0%} dense + {1 - self.weight:.0%} BM25"
         return "dense" if self.mode is Mode.DENSE else "BM25"
+
+
+DENSE = Ranking()  # without a lexical index

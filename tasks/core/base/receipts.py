@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE, Ranking
+from tasks.core.base.rule_count import RuleCount
 
 
 class Receipt(BaseModel):
@@ -29,27 +30,6 @@ class Receipt(BaseModel):
     seconds: float = 0.0
     peak_mb: int = 0  # peak resident memory of the process while it was built, MiB
     reused: bool = False  # true if an earlier run had built it
-
-
-class RuleCount(BaseModel):
-    """Result of a contract rule: rows it rejected (`error`), reported (`warn`), or merged as equal copies (`merge`).
-
-    A rule for a whole table checks a single number instead: `checked_rows` is false, and `checked` is 1 or 0.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    table: str
-    rule: str
-    severity: str
-    checked: int
-    failed: int
-    checked_rows: bool = True
-    description: str = ""  # fault of a row that fails
-    statement: str = ""  # property of a row that passes
-    observed: str = ""  # checked number, or fraction of failed rows
-    threshold: str = ""  # allowed value
-    offenders: tuple[str, ...] = ()  # first failed rows, as file:row
 
 
 class Snapshot(Receipt):
@@ -107,10 +87,10 @@ class Index(Receipt):
 
 
 class Postings(Receipt):
-    """The lexical index of a snapshot's passages: `terms` terms with `postings` (passage, frequency) pairs.
+    """The lexical index of a snapshot's passages: which passages contain a term, and how often.
 
-    Its folder contains `terms.parquet` (term, end of its postings), `documents.i32` and `frequencies.u16` (a passage row
-    and a count per posting, by term), and `norms.u8` (the encoded length of each passage).
+    Its folder contains `terms.parquet` (term, end of its postings), `documents.i32` and `frequencies.u16` (passage row
+    and count of each posting, by term), and `norms.u8` (encoded length of each passage).
     """
 
     shelf: ClassVar[str] = "postings"
@@ -303,5 +283,5 @@ class Release(Receipt):
     recall: float | None = None  # recall@10 of the index compared with exact search
     pruned: bool = False  # its collection was deleted; only metrics remain
     settings: dict[str, Any] = {}  # settings in effect, without secrets; empty for releases of earlier versions
-    ranking: Ranking = Ranking()  # how it ranks; releases of earlier versions are dense
+    ranking: Ranking = DENSE  # releases of earlier versions are dense
     dense: dict[str, float] = {}  # measures of its dense ranking alone, where `metrics` are those of a hybrid ranking

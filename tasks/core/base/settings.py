@@ -189,7 +189,7 @@ class MiningSettings(Section):
         CrossEncoderSettings(), description="cross-encoder that checks every negative"
     )
     shards: int = Field(
-        1, ge=1, description="number of shards of the training queries; each is searched in its own task"
+        1, ge=1, description="Ray only: number of shards of the training queries; each is searched in its own task"
     )
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="maximum heap of the Java process, MiB")

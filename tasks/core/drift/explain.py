@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-from scipy.special import expit
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
 from scipy.stats import rankdata
 
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
@@ -78,7 +79,7 @@ def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
     areas = []
     for fold in range(2):
         training, scored = ([side[half::2] for side in sides] for half in (fold, 1 - fold))
-        weights = _logistic(np.concatenate(training), np.repeat([1.0, 0.0], [len(side) for side in training]))
+        weights = _logistic(np.concatenate(training), np.repeat([1.0, -1.0], [len(side) for side in training]))
         ranks = rankdata(np.concatenate(scored) @ weights[:-1])
         n, m = map(len, scored)
         areas.append((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
@@ -86,14 +87,15 @@ def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
 
 
 def _logistic(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Fit a ridge logistic regression by Newton's method; return the weights, and the intercept last."""
+    """Fit a ridge logistic regression to labels of 1 and -1; return the weights, and the intercept last."""
     x = np.column_stack([vectors, np.ones(len(vectors))]).astype(np.float64)
-    weights = np.zeros(x.shape[1])
-    for _ in range(6):
-        probability = expit(x @ weights)
-        gradient = x.T @ (probability - labels) + PENALTY * weights
-        hessian = (x * (probability * (1 - probability))[:, None]).T @ x + PENALTY * np.eye(x.shape[1])
-        weights -= np.linalg.solve(hessian, gradient)
+
+    def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        margins = labels * (x @ weights)
+        loss = PENALTY / 2 * weights @ weights - log_expit(margins).sum()
+        return loss, PENALTY * weights - x.T @ (labels * expit(-margins))
+
+    weights: np.ndarray = minimize(loss_and_gradient, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
     return weights
 
 

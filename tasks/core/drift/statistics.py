@@ -22,6 +22,7 @@ from tasks.core.embedding.stored_shards import matrix, shard_files
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.retrieval.exact import exact_search, passage_ids
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
+from tasks.core.snapshot.splits import Split
 from tasks.core.text.words import hashed, unseen_share, vocabulary
 
 DEPTH = 10  # ranks for recall
@@ -46,9 +47,9 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
 
     def build(folder: Path) -> Mapping[str, Any]:
         held_out = Sample(MAX_QUERIES, seed=0)
-        for split in sorted(set(snapshot.splits) - {"train"}):
+        for split in sorted(set(snapshot.splits) - {Split.TRAIN}):
             held_out.add(queries(snapshot, split)["text"].to_pylist())
-        terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, "train")["text"].to_pylist()))
+        terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, Split.TRAIN)["text"].to_pylist()))
         vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts)
         recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
         np.save(folder / TERMS, terms)

@@ -11,6 +11,7 @@ from tasks.core.drift.decide import recall_threshold
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
 from tasks.core.snapshot.reader import compare, qrels
+from tasks.core.snapshot.splits import Split
 
 
 def first_night(snapshot: Snapshot) -> Drift:
@@ -170,6 +171,6 @@ def _recall_signal(measurement: Measurement, settings: DriftSettings) -> Signal:
 def _share_of_new_pairs(old: Snapshot, new: Snapshot) -> float:
     before, now = (
         set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))
-        for table in (qrels(old, "train"), qrels(new, "train"))
+        for table in (qrels(old, Split.TRAIN), qrels(new, Split.TRAIN))
     )
     return len(now - before) / max(1, len(before))

@@ -17,11 +17,11 @@ from tasks.core.base.checksums import check_digest, digest_once
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import exclusive, find_by_key, produce, write_json
 from tasks.core.base.memory import Peak
+from tasks.core.base.read_ahead import BackgroundWriter, read_ahead
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot, TextIndex
 from tasks.core.embedding.assemble import assemble, required_shards
 from tasks.core.embedding.plan import Plan, prepare_plan
 from tasks.core.embedding.progress import SpeedMeter, Watch
-from tasks.core.embedding.read_ahead import BackgroundWriter, read_ahead
 from tasks.core.embedding.shard_work import ShardWork
 from tasks.core.embedding.stored_shards import shard_name
 from tasks.core.embedding.text_index import build_index

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.core.base.checksums import digest_once
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import MANIFEST, digest_of, write_json
-from tasks.core.base.sections.embedding import INT8, Precision
+from tasks.core.base.sections.embedding import INT8, OPENVINO, Precision
 from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
@@ -118,7 +118,7 @@ class DualEncoder:
         Raises Mismatch when this machine does not support the numeric path.
         """
         check_supported(self.spec.precision)
-        if self.spec.precision.startswith("openvino"):
+        if self.spec.precision in OPENVINO:
             self._to_openvino()
         else:
             self._to_torch("cuda" if torch.cuda.is_available() else "cpu")

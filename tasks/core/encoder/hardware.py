@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.sections.embedding import INT8, Precision
+from tasks.core.base.sections.embedding import BF16, INT8, OPENVINO, Precision
 
 FASTEST_FIRST: tuple[Precision, ...] = (*INT8, "openvino-bf16", "bf16", "openvino-fp32", "fp32")
 INSTALL = 'pip install "nightshift[openvino]"'
@@ -34,9 +34,9 @@ def missing_for(path: Precision) -> str:
     Torch computes bf16 on any machine, if slowly. OpenVINO silently falls back to float32 on a processor without bf16.
     Without VNNI, its sums of 8-bit products overflow and change the vectors.
     """
-    if path.startswith("openvino") and find_spec("openvino") is None:
+    if path in OPENVINO and find_spec("openvino") is None:
         return f"openvino is not installed here ({INSTALL})"
-    if path.startswith("openvino") and path.endswith("bf16") and not _cpu_has("avx512_bf16", "amx_bf16"):
+    if path in OPENVINO and path in BF16 and not _cpu_has("avx512_bf16", "amx_bf16"):
         return "this processor has no bf16 instructions (AVX512-BF16 or AMX)"
     if path in INT8 and not _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         return "this processor has no 8-bit dot products (VNNI or AMX)"

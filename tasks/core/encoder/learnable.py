@@ -15,6 +15,7 @@ from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.encoder.dual_encoder import DualEncoder, load_encoder
 from tasks.core.encoder.tokenizing import token_ids
 from tasks.core.snapshot.reader import judged, passages, qrels
+from tasks.core.snapshot.splits import Split
 from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.training")
@@ -90,10 +91,10 @@ def check_learnable(encoder: Encoder, snapshot: Snapshot, *, will_train: bool) -
 
 def _sample(snapshot: Snapshot) -> tuple[list[str], list[str]]:
     """Return sampled training queries, evenly spread, and one positive for each."""
-    train_queries = judged(snapshot, "train")
+    train_queries = judged(snapshot, Split.TRAIN)
     rows = np.unique(np.linspace(0, train_queries.num_rows - 1, SAMPLE).astype(int))
     train_queries = train_queries.take(pa.array(rows))
-    pairs = qrels(snapshot, "train").select(["query_id", "passage_id"]).to_pylist()
+    pairs = qrels(snapshot, Split.TRAIN).select(["query_id", "passage_id"]).to_pylist()
     first = {pair["query_id"]: pair["passage_id"] for pair in reversed(pairs)}
     wanted_ids = pa.array(sorted({first[query] for query in train_queries["query_id"].to_pylist()}), pa.string())
     texts: dict[str, str] = {}

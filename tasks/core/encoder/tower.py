@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.encoder.backends.batches import padded_batches
 from tasks.core.encoder.model_parts import longest_input, read_projection, read_tokenizer, read_transformer
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tokenizing import token_ids
@@ -108,11 +110,10 @@ class Tower(nn.Module):
         Texts of similar length are batched, with at most `token_budget` padded tokens in a batch. This wastes little
         on padding and keeps activations in the CPU cache.
         """
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        parts = [self._vectors(ids, rows) for rows in _micro_batches(order, ids, token_budget)]
-        vectors = torch.cat(parts)
-        positions = torch.empty(len(order), dtype=torch.long)
-        positions[torch.tensor(order)] = torch.arange(len(order))
+        batches = padded_batches([len(row) for row in ids], token_budget)
+        vectors = torch.cat([self._vectors(ids, rows) for rows in batches])
+        positions = torch.empty(len(ids), dtype=torch.long)
+        positions[torch.tensor(list(chain.from_iterable(batches)))] = torch.arange(len(ids))
         return vectors[positions.to(vectors.device)]
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
@@ -141,15 +142,3 @@ class Tower(nn.Module):
             with torch.autocast(vectors.device.type, enabled=False):  # in float32, as in serving
                 vectors = self.projection(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
-
-
-def _micro_batches(order: Sequence[int], ids: TokenIds, token_budget: int) -> Iterator[list[int]]:
-    """Split `order` (rows by ascending length) so that rows × longest stays within the budget."""
-    rows: list[int] = []
-    for row in order:
-        if rows and (len(rows) + 1) * len(ids[row]) > token_budget:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows

@@ -16,13 +16,14 @@ from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import answer_golden_queries, read_golden
 from tasks.core.evaluation.segments import segments_of
+from tasks.core.evaluation.systems import System
 
 TOP = 10  # ranks that `overlap` compares
 
 
 def gather_evidence(
     home: Path,
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[System, Evaluation],
     encoder: Encoder,
     embeddings: Embeddings,
     snapshot: Snapshot,
@@ -37,8 +38,7 @@ def gather_evidence(
 
     Args:
         home: folder of the artifacts.
-        evaluations: by system: "challenger", "dense" (its dense ranking alone), "bm25", and, where measured,
-            "base", "base dense", and "serving".
+        evaluations: by system: challenger, BM25, and, where measured, the others.
         encoder, embeddings: of the challenger, over `snapshot`.
         ranking: how the challenger would rank.
         snapshot: passages, queries, and qrels of all evaluations.
@@ -51,7 +51,7 @@ def gather_evidence(
         BadInput: the golden queries cannot be read.
     """
     tables = {name: read_per_query(evaluation) for name, evaluation in evaluations.items()}
-    challenger = evaluations["challenger"]
+    challenger = evaluations[System.CHALLENGER]
     previous = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
     golden = None
     if settings.golden is not None:
@@ -59,19 +59,19 @@ def gather_evidence(
             home, read_golden(settings.golden), encoder, embeddings, snapshot, ranking, settings.golden_depth
         )
     return Evidence(
-        challenger=tables["challenger"],
-        bm25=tables["bm25"],
-        base=tables.get("base"),
-        serving=tables.get("serving"),
-        segments=segments_of(snapshot, challenger.split, tables["challenger"]["query_id"].to_pylist(), previous),
+        challenger=tables[System.CHALLENGER],
+        bm25=tables[System.BM25],
+        base=tables.get(System.BASE),
+        serving=tables.get(System.SERVING),
+        segments=segments_of(snapshot, challenger.split, tables[System.CHALLENGER]["query_id"].to_pylist(), previous),
         golden=golden,
-        overlap=overlap(home, challenger, evaluations["serving"]) if "serving" in evaluations else None,
+        overlap=overlap(home, challenger, evaluations[System.SERVING]) if System.SERVING in evaluations else None,
         withdrawn=withdrawn,
         trained=trained,
-        dense=tables.get("dense"),
-        base_dense=tables.get("base dense"),
-        same_as_base={"dense", "base dense"} <= evaluations.keys()
-        and _same_ranking(home, evaluations["dense"], evaluations["base dense"]),
+        dense=tables.get(System.DENSE),
+        base_dense=tables.get(System.BASE_DENSE),
+        same_as_base={System.DENSE, System.BASE_DENSE} <= evaluations.keys()
+        and _same_ranking(home, evaluations[System.DENSE], evaluations[System.BASE_DENSE]),
     )
 
 

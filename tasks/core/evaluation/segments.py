@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.snapshot.splits import Split
 
 
 def segments_of(
@@ -25,7 +26,7 @@ def segments_of(
     positives: dict[str, list[str]] = defaultdict(list)
     for row in qrels(snapshot, split).select(["query_id", "passage_id"]).to_pylist():
         positives[row["query_id"]].append(row["passage_id"])
-    train_count = Counter(qrels(snapshot, "train")["passage_id"].to_pylist())
+    train_count = Counter(qrels(snapshot, Split.TRAIN)["passage_id"].to_pylist())
     popularity = np.array([max(train_count[passage] for passage in positives[query]) for query in query_ids])
     length = np.array([words[query] for query in query_ids])
     segments = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
@@ -28,14 +28,15 @@ TOP = 10
 FIXED = {"dense": 1.0, "lexical": 0.0}  # modes that settings may prescribe
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(BaseModel):
     """The chosen weight, and nDCG@10 of every weight on the dev queries (empty: too few of them)."""
 
+    model_config = ConfigDict(frozen=True)
+
     weight: float
-    queries: int
-    ndcg: tuple[float, ...]  # of WEIGHTS
     why: str
+    queries: int = 0
+    ndcg: tuple[float, ...] = ()  # of WEIGHTS
 
 
 class Tuned(NamedTuple):
@@ -67,10 +68,11 @@ def tune_ranking(
         b=mining.b,
     )
     if settings.ranking in FIXED:
-        fixed = Tuning(FIXED[settings.ranking], 0, (), f'set by [evaluation] ranking = "{settings.ranking}"')
+        why = f'set by [evaluation] ranking = "{settings.ranking}"'
+        fixed = Tuning(weight=FIXED[settings.ranking], why=why)
         return Tuned(ranking.model_copy(update={"weight": fixed.weight}), fixed)
     if not snapshot.splits.get("dev"):
-        tuning = Tuning(DEFAULT_WEIGHT, 0, (), "there are no dev queries, so the weight is the default")
+        tuning = Tuning(weight=DEFAULT_WEIGHT, why="there are no dev queries, so the weight is the default")
     else:
         scores = encoder_arms(home, encoder, embeddings, snapshot, "dev", ranking)
         tuning = tune(Arms(scores), qrels(snapshot, "dev"), leave_out_self=settings.leave_out_self)
@@ -95,7 +97,7 @@ def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning
     queries = arms.receipt.queries
     if queries < MIN_QUERIES:
         why = f"{queries} dev queries are too few to choose a weight ({MIN_QUERIES} are needed), so it is the default"
-        return Tuning(DEFAULT_WEIGHT, queries, (), why)
+        return Tuning(weight=DEFAULT_WEIGHT, queries=queries, why=why)
     relevance, ideal = arms.relevance(qrels)
     if leave_out_self:
         relevance = np.where(arms.is_own(), np.nan, relevance)
@@ -110,11 +112,11 @@ def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning
     chosen = hybrid if pays else single
     name = "BM25" if single == 0 else "dense"
     why = (
-        f"on {queries:,} dev queries nDCG@10 is {means[hybrid]:.4f} hybrid, {means[-1]:.4f} dense, {means[0]:.4f} BM25; "
+        f"nDCG@10 on {queries:,} dev queries: {means[hybrid]:.4f} hybrid, {means[-1]:.4f} dense, {means[0]:.4f} BM25; "
         f"hybrid gains {gain.mean():+.4f} (standard error {error:.4f}) over {name} alone"
     )
     log.info("ranking: weight %.2f of the dense score: %s", WEIGHTS[chosen], why)
-    return Tuning(float(WEIGHTS[chosen]), queries, tuple(means.tolist()), why)
+    return Tuning(weight=float(WEIGHTS[chosen]), queries=queries, ndcg=tuple(means.tolist()), why=why)
 
 
 def _ndcg(arms: Arms, weight: float, relevance: np.ndarray, ideal: np.ndarray) -> np.ndarray:
@@ -128,4 +130,5 @@ def _ndcg(arms: Arms, weight: float, relevance: np.ndarray, ideal: np.ndarray) -
     rank = np.arange(len(order)) - np.searchsorted(query, query)
     top = rank < TOP
     dcg = np.bincount(query[top], relevance[order[top]] / np.log2(rank[top] + 2), minlength=len(ideal))
-    return dcg / ideal
+    measured: np.ndarray = dcg / ideal
+    return measured

@@ -8,9 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from data_contracts.contract import SOURCE_TABLE_OF, TABLES
+from data_contracts.contract import SOURCE_TABLE_OF, TABLES, Severity
 from tasks.core.base.files import write_text
-from tasks.core.base.receipts import RuleCount
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.templates import render
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, Tally, refused_by_rule
 
@@ -36,13 +36,13 @@ class Line(NamedTuple):
     samples: Sequence[Refused]
 
 
-_STATUS_OF_SEVERITY = {"error": Status.FAILED, "warn": Status.WARNING, "merge": Status.MERGED}
+_STATUS_OF_SEVERITY = {Severity.ERROR: Status.FAILED, Severity.WARN: Status.WARNING, Severity.MERGE: Status.MERGED}
 
 
 def status_of(rule: RuleCount) -> Status:
     """Return the result of a rule, from its counts."""
     if rule.failed:
-        return _STATUS_OF_SEVERITY[rule.severity]
+        return _STATUS_OF_SEVERITY[Severity(rule.severity)]
     return Status.PASSED if rule.checked else Status.UNCHECKED
 
 

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from data_contracts.contract import SOURCE_TABLE_OF, TABLES, Contract, ContractError, contract_file, load_contract
+from data_contracts.contract import (
+    SOURCE_TABLE_OF,
+    TABLES,
+    Contract,
+    ContractError,
+    Severity,
+    contract_file,
+    load_contract,
+)
 from tasks.core.base.duckdb_session import make_room, one_number
 from tasks.core.base.errors import BadInput, NightshiftError
-from tasks.core.base.receipts import RuleCount, Snapshot
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.ingest.snapshot_writer import stage_pairs
@@ -94,7 +103,7 @@ def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first
 
 
 def _failure_text(rule: RuleCount) -> str:
-    effect = "refused" if rule.severity == "error" else "warning for"
+    effect = "refused" if rule.severity == Severity.ERROR else "warning for"
     rows = f"{rule.failed:,} of {rule.checked:,} {rule.table}"
     scope = rows if rule.checked_rows else f"all {rule.table}, {rule.observed} where {rule.threshold} is required"
     return f"{effect} {scope}: {rule.description} ({rule.rule})"
@@ -123,7 +132,7 @@ def decide(
     for tally in tallies:
         _check_refused_share(tally, rules, data.limit_of(tally.table), kept, first)
     for rule in rules:
-        if not rule.checked_rows and rule.severity == "error" and rule.failed:
+        if not rule.checked_rows and rule.severity == Severity.ERROR and rule.failed:
             compared_with = f" (last snapshot: {last.digest})" if last else ""
             raise BadInput(
                 f"{rule.table}: {rule.rule}: {rule.observed}, must be {rule.threshold}{compared_with}.\n"
@@ -137,7 +146,7 @@ def _check_refused_share(
 ) -> None:
     if tally.refused_share <= limit:
         return
-    errors = [rule for rule in rules if rule.severity == "error" and rule.failed]
+    errors = [rule for rule in rules if rule.severity == Severity.ERROR and rule.failed]
     broken = [rule for rule in errors if SOURCE_TABLE_OF[rule.table] == tally.table]
     broken.sort(key=lambda rule: -rule.failed)
     lines = [f"  {rule.rule}: {rule.failed}, first {', '.join(rule.offenders)}" for rule in broken[:3]]

@@ -28,19 +28,18 @@ from tasks.core.base.settings import Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import decide, log_outcome, validate_source
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
-from tasks.core.ingest.snapshot_writer import write_accepted
+from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
 from tasks.core.sources.source import Source, find_source
 from tasks.core.sources.split_names import known_split
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 _log = logging.getLogger("nightshift.ingest")
 _VERSION = 3  # increase when the same source would give other rows
 _READING = 2  # increase when refused rows would be accepted, and add the rules that refused them below
 _RELAXED_RULES = {"bad_score", "malformed_row", "missing_field", "wrong_type", "passage_id_clean", "query_id_clean"}
-_FORM = 2  # increase when the same rows would give another content digest
 REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 
 
@@ -133,7 +132,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = _write_snapshot(settings.home, connection, scratch)
+            snapshot = write_snapshot(connection, scratch, settings.home)
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept
@@ -150,19 +149,6 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
     }
-
-
-def _write_snapshot(home: Path, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Snapshot:
-    rows = scratch / "accepted"
-    rows.mkdir()
-    accepted = write_accepted(connection, rows, scratch)
-
-    def build(folder: Path) -> Mapping[str, Any]:
-        for file in files_under(rows):
-            file.rename(folder / file.name)
-        return accepted.fields
-
-    return produce(home, Snapshot, {"version": _FORM, "content": accepted.digest}, build)
 
 
 def _keep_quarantine(folder: Path, kept: Path) -> None:

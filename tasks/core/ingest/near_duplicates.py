@@ -20,7 +20,8 @@ import pyarrow as pa
 from tasks.core.base.duckdb_session import one_number
 from tasks.core.base.settings import cores
 from tasks.core.ingest.long_texts import LONG_COLUMNS, LongTextReader, LongTextWriter, long_texts, split_by_size
-from tasks.core.text.shingles import shingle
+from tasks.core.text.duplicate_clusters import ShingleCollector
+from tasks.core.text.shingles import jaccard
 
 if TYPE_CHECKING:
     import duckdb
@@ -69,25 +70,6 @@ def find_near(connection: duckdb.DuckDBPyConnection, table: str, column: str, sc
         connection.execute(f"DROP TABLE {name}")
 
 
-def jaccard(left: pa.Array, right: pa.Array) -> np.ndarray:
-    """Return the Jaccard similarity of the five-word shingles of each pair of texts.
-
-    Args:
-        left: n texts.
-        right: n texts.
-
-    Returns float64 (n,); 0 where a text has no word.
-    """
-    (left_shingles, left_sizes), (right_shingles, right_sizes) = shingle(left), shingle(right)
-    pair = np.arange(len(left), dtype=np.uint64) << np.uint64(32)
-    numbered = [np.repeat(pair, left_sizes) | left_shingles, np.repeat(pair, right_sizes) | right_shingles]
-    both = np.sort(np.concatenate(numbered))
-    shared = both[1:][both[1:] == both[:-1]] >> np.uint64(32)
-    common = np.bincount(shared.astype(np.int64), minlength=len(left))
-    share: np.ndarray = common / np.maximum(1, left_sizes + right_sizes - common)
-    return share
-
-
 def _candidates(table: str, column: str, end: str) -> str:
     """Return the query that pairs each row with the first and the preceding row of the same `end` and another text."""
     return f"""
@@ -127,10 +109,10 @@ def _locate_candidate_texts(connection: duckdb.DuckDBPyConnection, table: str, c
 
 
 def _similar_pairs(texts: LongTextReader, pairs: pa.RecordBatch) -> pa.Table:
-    value = jaccard(
-        _read_beginnings(texts, pairs["at"], pairs["size"]),
-        _read_beginnings(texts, pairs["other_at"], pairs["other_size"]),
-    )
+    collector, numbers = ShingleCollector(), np.arange(len(pairs))
+    for at, size in (("at", "size"), ("other_at", "other_size")):
+        collector.add(_read_beginnings(texts, pairs[at], pairs[size]))
+    value = jaccard(collector.sets(), numbers, numbers + len(pairs))
     near = pa.array(value >= _LEAST_SIMILARITY)
     return pa.table([pairs["row"], pa.array(value)], schema=_PAIRS).filter(near)
 

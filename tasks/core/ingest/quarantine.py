@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import MERGE, SOURCE_TABLE_OF, Contract, contract_file
+from data_contracts.contract import SOURCE_TABLE_OF, Contract, Severity, contract_file
 from tasks.core.base.duckdb_session import one_number, quoted
 from tasks.core.base.files import write_json
-from tasks.core.base.receipts import RuleCount
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.ingest.long_texts import LONG_COLUMNS, LongTextReader, long_texts, split_by_size
 from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.rows import COLUMNS
@@ -101,8 +101,8 @@ def count_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Tal
     """Count the read, accepted, quarantined, and merged rows of one table separately, and check that they add up."""
     table = contract.table
     read = one_number(connection, f"SELECT count(*) FROM {table}_staged")
-    refused = f"SELECT DISTINCT row FROM failed WHERE source_table = '{table}' AND severity = 'error'"
-    copies = f"SELECT DISTINCT row FROM failed WHERE source_table = '{table}' AND severity = '{MERGE}'"
+    refused = f"SELECT DISTINCT row FROM failed WHERE source_table = '{table}' AND severity = '{Severity.ERROR}'"
+    copies = f"SELECT DISTINCT row FROM failed WHERE source_table = '{table}' AND severity = '{Severity.MERGE}'"
     distinct = one_number(connection, f"SELECT count(*) FROM {table}_accepted")
     quarantined = one_number(connection, f"SELECT count(*) FROM ({refused})")
     merged = one_number(connection, f"SELECT count(*) FROM ({copies} EXCEPT {refused})")
@@ -191,7 +191,7 @@ def _refused_batches(connection: duckdb.DuckDBPyConnection, table: str, scratch:
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
         LEFT JOIN {table}_compared c ON c.row = f.row AND c.nth > 1
         LEFT JOIN {table}_staged first ON first.row = c.first_row
-        WHERE f.source_table = '{table}' AND f.severity = 'error'
+        WHERE f.source_table = '{table}' AND f.severity = '{Severity.ERROR}'
         GROUP BY s.row ORDER BY s.row""")
     with ExitStack() as stack:
         files = {
@@ -223,7 +223,7 @@ def _warnings_query(table: str) -> str:
         SELECT '{table}' AS "table", s.file, s.line AS row, {_key(table)} AS key, r.name AS rule, r.id,
                {SOURCE_TABLES.index(table)} AS place, s.row AS number
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
-        WHERE f.source_table = '{table}' AND f.severity <> 'error'"""
+        WHERE f.source_table = '{table}' AND f.severity <> '{Severity.ERROR}'"""
 
 
 def _key(table: str) -> str:

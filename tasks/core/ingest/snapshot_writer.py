@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,13 @@ from data_contracts.contract import Contract
 from data_contracts.measures import WORDING
 from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
+from tasks.core.base.files import produce
+from tasks.core.base.read_ahead import BackgroundWriter
+from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
-from tasks.core.snapshot.splits import HELD_OUT, carve
+from tasks.core.snapshot.splits import HELD_OUT, Split, carve
 from tasks.core.sources.rows import SCHEMAS
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import hashes_of
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """The content digest of the accepted rows, and the counts for the receipt of the snapshot."""
-
-    digest: str
-    fields: Mapping[str, Any]
+_FORM = 2  # increase when the same rows would give another content digest
 
 
 def stage_pairs(
@@ -51,7 +47,7 @@ def stage_pairs(
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
     splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
     split_of_wording = {}
-    if "train" in splits and not splits >= HELD_OUT:
+    if Split.TRAIN in splits and not splits.issuperset(HELD_OUT):
         train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
         split_of_wording = carve([text for (text,) in train], splits, dev_share, seed)
     moved = {"wording": list(split_of_wording), "to_split": list(split_of_wording.values())}
@@ -65,33 +61,41 @@ def stage_pairs(
     connection.execute("DROP TABLE positives")
 
 
-def write_accepted(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> Accepted:
-    """Write passages, queries, and positives, each ordered by its ids, so equal rows give equal files.
+def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path) -> Snapshot:
+    """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
-    Judgments of 0 and below are omitted. Raises BadInput when there is no passage, query, or training pair.
+    Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
+    are omitted. Raises BadInput when there is no passage, query, or training pair.
     """
     _require_rows(connection, "passages")
     _require_rows(connection, "queries")
     _require_training_pairs(connection)
     make_room(connection, sum(_count_staged(connection, table) for table in SCHEMAS), to_sort=True)
+    rows = scratch / "accepted"
+    rows.mkdir()
     digest = ContentDigest()
-    _write_passages(connection, folder / PASSAGES, scratch, digest)
-    _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", folder / QUERIES)
+    _write_passages(connection, rows / PASSAGES, scratch, digest)
+    _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", rows / QUERIES)
     _copy(
         connection,
         "SELECT query_id, passage_id, relevance, split FROM pairs_accepted ORDER BY split, query_id, passage_id",
-        folder / QRELS,
+        rows / QRELS,
     )
     splits = connection.execute(
         "SELECT split, count(DISTINCT query_id) FROM pairs_accepted GROUP BY split ORDER BY split"
     ).fetchall()
-    counts = {name: pq.read_metadata(folder / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
+    counts = {name: pq.read_metadata(rows / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
     for name in (QUERIES, QRELS):
-        _add_file(digest, folder / name)
-    return Accepted(
-        digest.hexdigest(),
-        {"rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits)},
-    )
+        _add_file(digest, rows / name)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        for name in counts:
+            (rows / name).rename(folder / name)
+        return {
+            "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits)
+        }  # fmt: skip
+
+    return produce(home, Snapshot, {"version": _FORM, "content": digest.hexdigest()}, build)
 
 
 _PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "text", "text_hash")])
@@ -111,7 +115,7 @@ def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:
 
 def _require_training_pairs(connection: duckdb.DuckDBPyConnection) -> None:
     splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM pairs_accepted ORDER BY 1").fetchall()]
-    if "train" not in splits:
+    if Split.TRAIN not in splits:
         reason = f"positives only in {', '.join(splits)}" if splits else "the source has no positives"
         raise BadInput(f"nothing to train on: {reason}. The qrels of train need rows with a score above 0.")
 
@@ -125,9 +129,7 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
 
     Only ids, titles, and offsets are sorted. Sorting whole rows would write every text to disk again.
     """
-    written = None
     with (
-        ThreadPoolExecutor(1) as executor,
         pq.ParquetWriter(
             file,
             _PASSAGE,
@@ -136,16 +138,13 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
             use_dictionary=False,
             write_statistics=["passage_id"],
         ) as writer,
+        BackgroundWriter() as background,
     ):
         for rows in _ordered_passages(connection, scratch):
             for name in ("passage_id", "text_hash"):
                 digest.add(name, rows[name])
             digest.add("title_size", pc.binary_length(rows["title"]))  # text_hash covers title and text together
-            if written is not None:
-                written.result()
-            written = executor.submit(writer.write_batch, rows)
-        if written is not None:
-            written.result()
+            background.do(writer.write_batch, rows)
 
 
 def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> Iterator[pa.RecordBatch]:

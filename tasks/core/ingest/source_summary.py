@@ -18,6 +18,7 @@ from tasks.core.base.settings import DataSettings, EncoderSettings
 from tasks.core.base.toml import toml_value
 from tasks.core.ingest.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.ingest.table_counts import TableCount, count_qrels, count_texts
+from tasks.core.snapshot.splits import HELD_OUT, Split
 from tasks.core.sources.source import recognize
 
 COVERED = 0.95  # share of texts within a suggested token limit
@@ -56,7 +57,7 @@ class SourceSummary:
     def warnings(self) -> list[str]:
         """Return warnings about nights on this source, each with the next step."""
         split = _evaluation_split(self)
-        held_out = self.judged.get(split, int(self.judged.get("train", 0) * DataSettings().dev_share))
+        held_out = self.judged.get(split, int(self.judged.get(Split.TRAIN, 0) * DataSettings().dev_share))
         few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
         return [*few, *warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)]
 
@@ -130,7 +131,7 @@ def settings_text(summary: SourceSummary, home: str) -> str:
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(
             ["dev_share = 0.1".ljust(32) + _dev_share_comment(summary)]
-            if len(set(summary.qrels) - {"train"}) < 2
+            if len(set(summary.qrels) - {Split.TRAIN}) < 2
             else []
         ),
         "",
@@ -188,7 +189,7 @@ def _limit_comment(limit: Limit, table: str, cost: str = "") -> str:
 
 
 def _dev_share_comment(summary: SourceSummary) -> str:
-    missing = " and ".join(split for split in ("dev", "test") if split not in summary.qrels)
+    missing = " and ".join(split for split in HELD_OUT if split not in summary.qrels)
     return f"# share of the train queries used for {missing}, which the source lacks"
 
 
@@ -198,5 +199,5 @@ def _leave_out_self_comment(summary: SourceSummary) -> str:
 
 def _evaluation_split(summary: SourceSummary) -> str:
     """Return the split for the gate. Never dev: training chooses weights on it. A missing test split is created."""
-    extra_splits = [split for split in summary.qrels if split not in ("train", "dev", "test")]
-    return "test" if "test" in summary.qrels or not extra_splits else extra_splits[0]
+    extra_splits = [split for split in summary.qrels if split not in set(Split)]
+    return Split.TEST if Split.TEST in summary.qrels or not extra_splits else extra_splits[0]

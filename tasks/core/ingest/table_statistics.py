@@ -15,7 +15,7 @@ from tasks.core.base.duckdb_session import one_number, quoted
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LONG_COLUMNS, LongTextReader, long_texts
 from tasks.core.snapshot.reader import PASSAGES, QUERIES
-from tasks.core.sources.demo_near_duplicates import words
+from tasks.core.text.words import alphanumeric_words
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,7 +96,7 @@ def _script_distance(old: list[str], new: list[str]) -> float | None:
 
 def _wording_ratio(old: list[str], new: list[str]) -> float | None:
     """Return the share of the old frequent words in the new texts, divided by their share in the old texts."""
-    before, after = (Counter(word for text in texts for word in words(text)) for texts in (old, new))
+    before, after = (Counter(word for text in texts for word in alphanumeric_words(text)) for texts in (old, new))
     if min(before.total(), after.total()) < _LEAST_COUNT:
         return None
     common = [word for word, _ in before.most_common(_FREQUENT_WORDS)]

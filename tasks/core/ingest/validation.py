@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from data_contracts.contract import Contract, ContractError, Rule
+from data_contracts.contract import Contract, ContractError, Rule, Severity
 from data_contracts.measures import KEY, Kind, compared_sql
 from tasks.core.base.duckdb_session import keep, one_number, quoted
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.receipts import RuleCount
+from tasks.core.base.rule_count import RuleCount
 from tasks.core.ingest.near_duplicates import find_near
 from tasks.core.sources.rows import FAULTS, READABLE
 
@@ -101,13 +101,13 @@ def validate_aggregates(connection: duckdb.DuckDBPyConnection, contract: Contrac
 
 
 def _passed(contract: Contract, rows: str) -> str:
-    refused = f"SELECT row FROM failed WHERE source_table = '{contract.source_table}' AND severity <> 'warn'"
+    refused = f"SELECT row FROM failed WHERE source_table = '{contract.source_table}' AND severity <> '{Severity.WARN}'"
     return f"{contract.table}_{rows} ANTI JOIN ({refused}) USING (row)"
 
 
 def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[RuleCount]:
     connection.execute(
-        f"INSERT INTO failed SELECT '{table}', row, r.id, 'error' FROM {table}_staged s "
+        f"INSERT INTO failed SELECT '{table}', row, r.id, '{Severity.ERROR}' FROM {table}_staged s "
         f"JOIN rules r ON r.name = s.fault AND r.table_name = '{table}'"
     )
     faults = dict(connection.execute(f"SELECT fault, count(*) FROM {table}_staged GROUP BY fault").fetchall())
@@ -115,7 +115,7 @@ def _reader_counts(connection: duckdb.DuckDBPyConnection, table: str) -> list[Ru
         raise NightshiftError(f"{table}: the reader reported undeclared faults: {', '.join(unknown)}")
     return [
         RuleCount(
-            table=table, rule=rule, severity="error", checked=sum(faults.values()), failed=faults.get(rule, 0),
+            table=table, rule=rule, severity=Severity.ERROR, checked=sum(faults.values()), failed=faults.get(rule, 0),
             threshold="readable", description="the line cannot be read as a row",
             statement=READABLE.get(rule, rule.replace("_", " ")),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,14 @@ from tasks.core.snapshot.reader import qrels, queries
 from tasks.core.text.shingles import expand
 
 LINES_AT_ONCE = 262_144  # of a run file
+
+
+class Source(StrEnum):
+    """Sources of candidates, by the names of their shares in the settings."""
+
+    BM25 = "bm25"
+    DENSE = "dense"
+    RANDOM = "random"  # the only source without a run
 
 
 @dataclass(frozen=True)

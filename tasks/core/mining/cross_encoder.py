@@ -12,6 +12,7 @@ import numpy as np
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import digest_of, file_digest, files_under
 from tasks.core.base.settings import CrossEncoderSettings
+from tasks.core.encoder.backends.batches import padded_batches
 
 log = logging.getLogger("nightshift.mining")
 
@@ -85,24 +86,12 @@ class CrossEncoder:
         if not queries:
             return result
         encoded = self.tokenizer(list(queries), list(passages), truncation=True, max_length=self.tokens)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        batches = padded_batches([len(ids) for ids in encoded["input_ids"]], TOKEN_BUDGET)
         with torch.inference_mode():
-            for rows in _batches(order, lengths):
+            for rows in batches:
                 padded = self.tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded})
                 tensors = {name: torch.tensor(values).to(self.model.device) for name, values in padded.items()}
                 logits = self.model(**tensors).logits.double()
                 relevant = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
                 result[rows] = np.round(relevant.cpu().numpy(), DIGITS)
         return result
-
-
-def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Split `order` (rows by increasing length) into batches of at most TOKEN_BUDGET padded tokens."""
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[row] <= TOKEN_BUDGET:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -11,11 +11,13 @@ from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
 from tasks.core.base.settings import MiningSettings, Shares
+from tasks.core.mining.candidates import Source
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
 from tasks.core.mining.passage_texts import build_shingles, open_texts
-from tasks.core.mining.round import NEGATIVES_FILE, RANDOM, MiningRound, mine_round
+from tasks.core.mining.round import NEGATIVES_FILE, MiningRound, mine_round
 from tasks.core.retrieval.runs import QueryVectors, vectors_digest, vectors_of
 from tasks.core.snapshot.reader import queries
+from tasks.core.snapshot.splits import Split
 
 __all__ = ["NEGATIVES_FILE", "mine", "source_shares"]
 
@@ -28,7 +30,7 @@ KEYED_SETTINGS = {"per_query", "margin", "margin_over", "skip_top", "last_rank",
 def source_shares(round_number: int, mining: MiningSettings) -> dict[str, float]:
     """Return the sources of a round and their shares: only BM25 in round 0, then those with a share in the settings."""
     if round_number == 0:
-        return {"bm25": 1.0}
+        return {Source.BM25: 1.0}
     return {name: share for name, share in mining.shares.model_dump().items() if share > 0}
 
 
@@ -51,7 +53,7 @@ def mine(
     Args:
         home: folder of the artifacts.
         snapshot: passages, queries, and qrels.
-        runs: pairs of source name ("bm25" or "dense") and run, with queries in snapshot order. Queries of other splits
+        runs: pairs of source name (BM25 or DENSE) and run, with queries in snapshot order. Queries of other splits
             are ignored. Runs whose source has no share in this round (`source_shares`) are not read.
         embeddings: passage vectors of the current encoder; None: no dense scores, and the margin filter is off.
         query_vectors: float32 (queries, dimension), row i for row i of `queries(snapshot, "train")`, from the encoder
@@ -84,7 +86,7 @@ def mine(
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        training_queries = queries(snapshot, "train")
+        training_queries = queries(snapshot, Split.TRAIN)
         vectors = None if query_vectors is None else vectors_of(query_vectors)
         if vectors is not None and len(vectors) != training_queries.num_rows:
             raise Mismatch(f"{len(vectors)} query vectors for {training_queries.num_rows} training queries")
@@ -120,6 +122,6 @@ def _check_inputs(snapshot: Snapshot, embeddings: Embeddings | None, sources: Se
             f"embeddings {embeddings.digest} are of snapshot {embeddings.snapshot}, not of {snapshot.digest}."
             " Embed this snapshot first."
         )
-    known = [name for name in Shares.model_fields if name != RANDOM]
+    known = [name for name in Shares.model_fields if name != Source.RANDOM]
     if len(set(sources)) < len(sources) or not set(sources) <= set(known):
         raise Mismatch(f"runs of the sources {', '.join(sources)}: give at most one run for each of {', '.join(known)}")

@@ -17,7 +17,7 @@ from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Embeddings, Run, Snapshot
 from tasks.core.base.settings import MiningSettings
 from tasks.core.mining.audit import MinedBatch, draw_queries, sample_query, write_sample
-from tasks.core.mining.candidates import Candidates, known_positives, read_batches
+from tasks.core.mining.candidates import Candidates, Source, known_positives, read_batches
 from tasks.core.mining.choice import ScorePairs, choose, choose_with_cross_encoder
 from tasks.core.mining.cross_encoder import CrossEncoder
 from tasks.core.mining.false_negative_estimate import count_hidden_let_through, draw_hidden, summarize_hidden
@@ -31,7 +31,6 @@ from tasks.core.text.normalization import text_hash
 log = logging.getLogger("nightshift.mining")
 
 CANDIDATES_AT_ONCE = 1_000_000  # in memory: about 0.4 GB with everything computed from them
-RANDOM = "random"  # the only source without a run
 NEGATIVES_FILE = "negatives.parquet"
 SAMPLE_FILE = "sample.json"
 TRAIL = (Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN, Reason.CROSS_ENCODER)  # the filters that measure a value
@@ -67,7 +66,7 @@ class MiningRound:
     @property
     def sources(self) -> list[str]:
         """The source names; element i is source number i of the candidates."""
-        return [*self.runs, *([RANDOM] if RANDOM in self.shares else [])]
+        return [*self.runs, *([Source.RANDOM] if Source.RANDOM in self.shares else [])]
 
 
 def mine_round(folder: Path, inputs: MiningRound) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _dense_scores(inputs: MiningRound, query: np.ndarray, passage: np.ndarray) -
 
 def candidate_batches(inputs: MiningRound) -> Iterator[tuple[range, Candidates]]:
     """Yield batches of query rows with their candidates, random draws included, and dense scores."""
-    draws = inputs.mining.per_query if RANDOM in inputs.shares else 0
+    draws = inputs.mining.per_query if Source.RANDOM in inputs.shares else 0
     width = sum(run.depth for run in inputs.runs.values()) + draws
     all_ids, seed = inputs.training_queries["query_id"], (inputs.mining.seed, inputs.number)
     for rows, from_runs in read_batches(

@@ -1,34 +1,21 @@
-"""Detect damaged files by checksums, which are written when a folder is complete; set damaged files aside."""
+"""Checksums of a collection's files. Errors name the original file and the next step."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
+from tasks.core.base import checksums as base_checksums
+from tasks.core.base.checksums import CHECKSUMS, Checksum, Checksums
 from tasks.core.base.errors import Damaged
-from tasks.core.base.files import file_digest, files_under, write_json
+from tasks.core.base.files import file_digest, files_under
 
-log = logging.getLogger("nightshift.release")
-
-CHECKSUMS = "checksums.json"
 LOCK = "LOCK"  # milvus-lite recreates it; it is always empty
 NEXT = (
     "`nightshift releases repair` rebuilds the collection from the stored vectors, as the next night does; "
     "`nightshift rollback` serves the previous release"
 )
-
-
-class Checksum(NamedTuple):
-    """Expected size of a file, in bytes, and its expected SHA-256, in hex."""
-
-    size: int
-    sha256: str
-
-
-Checksums = Mapping[str, Checksum]  # by path relative to the folder
 
 
 def compute_checksums(folder: Path) -> Checksums:
@@ -41,45 +28,16 @@ def compute_checksums(folder: Path) -> Checksums:
     }
 
 
-def write_checksums(folder: Path, checksums: Checksums) -> None:
-    """Write the checksums of a complete folder into the folder."""
-    write_json(folder / CHECKSUMS, {"files": {name: checksum._asdict() for name, checksum in checksums.items()}})
+def check_files(clone: Path, checksums: Checksums, source: Path) -> None:
+    """Read every file of a clone again, and compare it with its checksum. Raises Damaged as `naming` does."""
+    with naming(source, clone):
+        base_checksums.check_files(clone, checksums, again=True)
 
 
-def read_checksums(folder: Path, display_path: Path) -> Checksums | None:
-    """Read the checksums of `folder`; return None when it has none.
-
-    Args:
-        folder: with the checksum file.
-        display_path: path to print in errors in place of `folder`.
-
-    Raises Damaged when the checksum file cannot be read.
-    """
+@contextmanager
+def naming(source: Path, clone: Path) -> Iterator[None]:
+    """Raise Damaged with the path in `source` in place of the path in `clone`, and with the next step."""
     try:
-        recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"]
-        return {name: Checksum(fields["size"], fields["sha256"]) for name, fields in recorded.items()}
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(f"{display_path / CHECKSUMS}: damaged, so no file can be verified. {NEXT}") from error
-
-
-def check_files(folder: Path, checksums: Checksums, display_path: Path) -> None:
-    """Compare the files of `folder` with their checksums: first all sizes, then all contents.
-
-    Args:
-        folder: with the files.
-        checksums: expected size and SHA-256 of each file.
-        display_path: path to print in errors in place of `folder`.
-
-    Raises Damaged, with the name of the first file that differs.
-    """
-    try:
-        for name, expected in checksums.items():
-            if (size := (folder / name).stat().st_size) != expected.size:
-                raise Damaged(f"{display_path / name}: damaged, {size} bytes instead of {expected.size}. {NEXT}")
-        for name, expected in checksums.items():
-            if file_digest(folder / name) != expected.sha256:
-                raise Damaged(f"{display_path / name}: damaged, its content does not match its checksum. {NEXT}")
-    except OSError as error:
-        raise Damaged(f"{display_path / name}: damaged, it cannot be read ({error.strerror}). {NEXT}") from error
+        yield
+    except Damaged as error:
+        raise Damaged(f"{str(error).replace(str(clone), str(source))}. {NEXT}") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.files import digest_of
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.sections.indexes import build_params
 from tasks.core.base.sections.release import MilvusSettings
@@ -31,7 +31,7 @@ class Parts:
     snapshot: Snapshot
     settings: MilvusSettings
     loader: Loader
-    ranking: Ranking = Ranking()
+    ranking: Ranking = DENSE
 
     def __post_init__(self) -> None:
         encoder, embeddings, snapshot = self.encoder, self.embeddings, self.snapshot
@@ -48,7 +48,7 @@ class Parts:
         """Digest of the release: equal parts and index settings give an equal digest."""
         index_params = sorted(self.settings.index_params.items())
         parts = (self.encoder.fingerprint, self.embeddings.digest, self.snapshot.digest, self.settings.index, METRIC)
-        ranking = {"ranking": self.ranking.model_dump()} if self.ranking != Ranking() else {}
+        ranking = {"ranking": self.ranking.model_dump()} if self.ranking != DENSE else {}
         return digest_of({"kind": "Release", "parts": (*parts, *index_params), **ranking})
 
     def identity(self, generation: Generation) -> Identity:

@@ -42,7 +42,7 @@ def open_lexical(home: Path, ranking: Ranking, snapshot: str, rows: int) -> Bm25
         raise Damaged(f"{home / Postings.shelf / ranking.postings}: lexical index damaged or missing. {NEXT}")
     if (postings.snapshot, postings.rows) != (snapshot, rows):
         raise Mismatch(
-            f"lexical index {postings.digest}: over snapshot {postings.snapshot} with {postings.rows} passages, but the "
-            f"release has snapshot {snapshot} with {rows}. `nightshift rollback` serves the previous release"
+            f"lexical index {postings.digest}: made from snapshot {postings.snapshot} with {postings.rows} passages, "
+            f"but the release has snapshot {snapshot} with {rows}. `nightshift rollback` serves the previous release"
         )
     return open_scorer(postings, ranking)

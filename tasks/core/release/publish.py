@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from tasks.core.base.errors import Mismatch, StaleNight
 from tasks.core.base.files import MANIFEST, write_json
 from tasks.core.base.memory import Peak
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
@@ -43,7 +43,7 @@ def publish(
     recipe: str,
     reason: str,
     expected_epoch: int,
-    ranking: Ranking = Ranking(),
+    ranking: Ranking = DENSE,
     dense: Mapping[str, float] | None = None,
     loader: Loader = default_loader,
     publisher: Publisher | None = None,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE, Ranking
 
 PREFIX = "nightshift."  # of our keys in a collection's properties
 
@@ -63,7 +63,7 @@ def ranking_of(identity: Identity) -> Ranking:
         Mismatch: another version of Nightshift wrote it.
     """
     try:
-        return Ranking.model_validate_json(identity.ranking) if identity.ranking else Ranking()
+        return Ranking.model_validate_json(identity.ranking) if identity.ranking else DENSE
     except ValidationError as error:
         raise Mismatch(
             f"collection {identity.collection}: its ranking was written by another version of Nightshift ({error})"

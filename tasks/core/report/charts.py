@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.significance import Comparison
+from tasks.core.evaluation.systems import System
+from tasks.core.report.outcomes import Outcome
 from tasks.core.report.steps import LABELS
 
 if TYPE_CHECKING:
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#8a8f98"
-COLORS = {"challenger": "#3b82f6", "serving": "#14b8a6", "base": "#a78bfa", "bm25": "#f59e0b"}
+COLORS = {
+    System.CHALLENGER: "#3b82f6",
+    System.DENSE: "#93c5fd",
+    System.SERVING: "#14b8a6",
+    System.BASE: "#a78bfa",
+    System.BM25: "#f59e0b",
+}
 
 WORSE, BETTER = "#ea580c", "#3b82f6"
 
@@ -36,20 +44,20 @@ class Marker(NamedTuple):
 
 
 OUTCOMES = {
-    "Promoted": Marker("promoted", "o", COLORS["challenger"], COLORS["challenger"]),
-    "Rejected": Marker("rejected", "o", COLORS["challenger"], "none"),
-    "Skipped": Marker("skipped", "_", GREY, GREY),
-    "Failed": Marker("failed", "x", WORSE, WORSE),
+    Outcome.PROMOTED: Marker("promoted", "o", COLORS[System.CHALLENGER], COLORS[System.CHALLENGER]),
+    Outcome.REJECTED: Marker("rejected", "o", COLORS[System.CHALLENGER], "none"),
+    Outcome.SKIPPED: Marker("skipped", "_", GREY, GREY),
+    Outcome.FAILED: Marker("failed", "x", WORSE, WORSE),
 }
 ATTENTION = Marker("needs a person", "^", "#a16207", "#a16207")  # all other outcomes, such as Suspect
 WIDTH = 4.6  # inches; fits a phone without shrinking the text
 SMOOTHED = 10  # steps in the moving average of the loss
 
 
-def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
+def quality(figures: Mapping[System, Mapping[str, float]]) -> str:
     """Draw bars of every measure for every evaluated system. Return SVG."""
     figure, axes = _figure(2.7)
-    systems = [name for name in LABELS if name in figures]
+    systems = [name for name in COLORS if name in figures]
     width = 0.84 / max(1, len(systems))
     for position, name in enumerate(systems):
         left = [group + position * width for group in range(len(NAMES))]
@@ -62,6 +70,18 @@ def quality(figures: Mapping[str, Mapping[str, float]]) -> str:
     axes.set_yticks([0, 0.5, 1])
     _legend(axes, len(systems))
     return _svg(figure, "quality", "Bars: every measure for every system")
+
+
+def weights(values: Sequence[float], measured: Sequence[float], chosen: float) -> str:
+    """Draw nDCG@10 on the dev queries for each weight of the dense score, from BM25 alone to the encoder alone."""
+    figure, axes = _figure(2.1)
+    axes.plot(values, measured, color=COLORS[System.CHALLENGER], linewidth=1.8)
+    axes.axvline(chosen, color=GREY, linewidth=1, linestyle=(0, (3, 3)))
+    axes.set_xticks([0, chosen, 1] if 0 < chosen < 1 else [0, 1])
+    axes.set_xticklabels(["BM25", *([f"{chosen:.2f}"] if 0 < chosen < 1 else []), "encoder"])
+    axes.set_ylabel("nDCG@10, dev queries")
+    axes.set_title("Weight of the encoder's score", fontsize=9.5, loc="left")
+    return _svg(figure, "weights", "Line: nDCG@10 of the dev queries for each weight of the encoder's score")
 
 
 def differences(comparisons: Mapping[str, Comparison], margin: float) -> str:
@@ -118,12 +138,12 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
     """
     figure, axes = _figure(2.6)
     places = range(len(nights))
-    for system in ("bm25", "serving", "challenger"):
+    for system in (System.BM25, System.SERVING, System.CHALLENGER):
         known = [(x, night[f"{system}_ndcg"]) for x, night in zip(places, nights, strict=True)]
         known = [(x, value) for x, value in known if value is not None]
         if known:
             style: dict[str, Any] = {"color": COLORS[system], "linewidth": 1.8, "markersize": 5}
-            style["marker"] = None if system == "challenger" else "."  # its points are the outcome markers
+            style["marker"] = None if system is System.CHALLENGER else "."  # its points are the outcome markers
             axes.plot(*zip(*known, strict=True), label=LABELS[system], **style)
     for marker in (*OUTCOMES.values(), ATTENTION):
         chosen = [(x, night) for x, night in enumerate(nights) if OUTCOMES.get(night["outcome"], ATTENTION) is marker]

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import MANIFEST, load, read_verified, receipts_newest_first
+from tasks.core.base.ranking import DENSE
 from tasks.core.base.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.resolved_settings import Change, differences
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, read_per_query, run_of
+from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, read_per_query, run_of
 from tasks.core.evaluation.evidence import overlap
 from tasks.core.evaluation.query_cases import Case, most_different
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
+from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.evaluation")
 
-
-class System(StrEnum):
-    """Systems that every night evaluates in addition to releases."""
-
-    BASE = "base"
-    BM25 = "bm25"
-
+RETRIEVERS = (System.BASE, System.BM25)  # systems that belong to no release
 
 Target = Release | Evaluation | System
 
@@ -122,10 +118,10 @@ def export(home: Path, comparison: SystemComparison, folder: Path) -> None:
 
 
 def _find_target(settings: HomeSettings, name: str) -> Target:
-    if name in set(System):
+    if name in RETRIEVERS:
         return System(name)
     current, _ = serving(settings)
-    if name == "serving" and current is not None:
+    if name == System.SERVING and current is not None:
         return current
     releases = {release.release: release for release in list_releases(settings)}
     with suppress(NoSuchRelease):
@@ -182,7 +178,11 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
         load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(home, settings.encoder.model)
     )
     vectors = gather_shards(home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)
-    return evaluate_encoder(home, _label(target), encoder, vectors, snapshot, evaluation)
+    ranking = target.ranking if isinstance(target, Release) else DENSE
+    if ranking.postings:
+        postings = build_postings(home, snapshot, ranking.stemmer)
+        ranking = ranking.model_copy(update={"postings": postings.digest})
+    return evaluate_ranked(home, _label(target), encoder, vectors, snapshot, ranking, evaluation)
 
 
 def _find_base(home: Path, model: str) -> Encoder:

@@ -14,6 +14,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
+from tasks.core.snapshot.splits import Split
 
 SAMPLE = 128  # passages encoded to measure the speed of this machine
 QUERIES_PER_SECOND = 400  # BM25 and the filters of mining, on two cores
@@ -112,7 +113,7 @@ def _embedding(speed: _Speed, rows: int, label: str) -> Cost:
 
 
 def _mining(home: Path, snapshot: Snapshot, rounds: int) -> Cost:
-    queries = snapshot.splits.get("train", 0)
+    queries = snapshot.splits.get(Split.TRAIN, 0)
     amount = f"{queries:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
     earlier = next(iter(receipts_newest_first(home, Negatives)), None)
     if earlier is not None and earlier.seconds:
@@ -124,7 +125,7 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed) -> Cost:
     from tasks.core.training.batches import steps_for
 
     training = settings.training
-    steps = settings.mining.rounds * steps_for(len(qrels(snapshot, "train")), training.batch_size, training)
+    steps = settings.mining.rounds * steps_for(len(qrels(snapshot, Split.TRAIN)), training.batch_size, training)
     amount = f"{steps:,} steps of {training.batch_size} queries"
     if (earlier := _earlier_training(settings.home)) is not None:
         seconds = steps * training.batch_size * earlier.seconds / earlier.rows

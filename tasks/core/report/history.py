@@ -13,17 +13,18 @@ from tasks.core.base.checksums import set_aside
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import MANIFEST, exclusive, read_receipt, sync_folder
 from tasks.core.base.receipts import Release
+from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Night
+from tasks.core.report.outcomes import Outcome
 
 FILE = "history.parquet"
 REPORTS = "reports"  # the folder of the pages
 PAGE_NAME = "%Y-%m-%dT%H%M%SZ.html"  # when the night began
-SYSTEMS = ("challenger", "serving", "base", "bm25")
 SCHEMA = pa.schema(
     [
         ("began", pa.timestamp("us", "UTC")),  # identifies the night
         ("ended", pa.timestamp("us", "UTC")),
-        ("outcome", pa.string()),  # Promoted, Rejected, Skipped, Suspect, Unlabeled, Failed
+        ("outcome", pa.string()),  # an Outcome
         ("why", pa.string()),
         ("reason", pa.string()),  # why it ran
         ("release", pa.string()),  # serving release at its end
@@ -32,9 +33,9 @@ SCHEMA = pa.schema(
         ("rows_read", pa.int64()),
         ("quarantined", pa.int64()),
         ("passages", pa.int64()),
-        ("work", pa.string()),  # skip, refresh, retrain, suspect
+        ("work", pa.string()),  # an Action
         ("queries", pa.int64()),  # held out
-        *((f"{system}_ndcg", pa.float64()) for system in SYSTEMS),
+        *((f"{system}_ndcg", pa.float64()) for system in System),
         ("difference", pa.float64()),  # nDCG@10, challenger − serving release
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -99,14 +100,12 @@ def _rows_of_releases(home: Path) -> list[dict[str, object]]:
     for release in sorted(filter(None, releases), key=lambda release: release.generation):
         ended = datetime.fromisoformat(release.created)
         earlier = [began for began in pages if began <= ended]
-        scores = {
-            "challenger": release.metrics, "serving": release.previous, "base": release.base, "bm25": release.bm25
-        }  # fmt: skip
+        scores = dict(zip(System, (release.metrics, release.previous, release.base, release.bm25), strict=True))
         rows.append(
             {
                 "began": earlier[-1] if earlier else ended,
                 "ended": ended,
-                "outcome": "Promoted",
+                "outcome": Outcome.PROMOTED,
                 "reason": release.reason,
                 "release": release.release,
                 "snapshot": release.snapshot,
@@ -122,10 +121,10 @@ def row_of(night: Night) -> dict[str, object]:
     """Return the night as a flat row of the history."""
     comparisons = night.verdict.comparisons if night.verdict else ()
     gain = next((comparison for comparison in comparisons if comparison.against == "the serving release"), None)
-    ingested, challenger = night.ingested, night.figures.get("challenger")
+    ingested, challenger = night.ingested, night.figures.get(System.CHALLENGER)
     scores = {
         f"{system}_ndcg": night.figures[system].metrics["ndcg@10"] if system in night.figures else None
-        for system in SYSTEMS
+        for system in System
     }
     return {
         "began": night.began,
@@ -168,7 +167,9 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
         raise NightshiftError(f"no report in {home / REPORTS} yet: nightshift run makes the first")
     rows = {page_name(row["began"]): row for row in read_history(home).to_pylist()}
     made = {
-        row["release"]: name for name, row in reversed(rows.items()) if row["release"] and row["outcome"] == "Promoted"
+        row["release"]: name
+        for name, row in reversed(rows.items())
+        if row["release"] and row["outcome"] == Outcome.PROMOTED
     }
     prefix = pages[-1].name
     if run is not None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.base.errors import BadUsage
 from tasks.core.base.files import digest_of
 from tasks.core.base.plain_text import check_text, visible
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import (
     Embeddings,
     Encoder,
@@ -25,6 +26,9 @@ from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
 from tasks.core.evaluation.gate import Decision, Probe
+from tasks.core.evaluation.systems import System
+from tasks.core.evaluation.tune import Tuning
+from tasks.core.report.outcomes import Outcome
 
 
 class Night(BaseModel):
@@ -35,7 +39,7 @@ class Night(BaseModel):
     began: datetime
     ended: datetime | None = None
     reason: str
-    outcome: str = "Running"
+    outcome: Outcome = Outcome.RUNNING
     ingested: Ingested | None = None
     snapshot: Snapshot | None = None
     serving: Release | None = None  # the release that served when the night began
@@ -47,7 +51,9 @@ class Night(BaseModel):
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
     probe: Probe | None = None
-    figures: dict[str, Evaluation] = {}
+    ranking: Ranking | None = None  # of the challenger
+    tuning: Tuning | None = None  # why it ranks so
+    figures: dict[System, Evaluation] = {}
     verdict: Decision | None = None
     release: Release | None = None
     failure: str = ""  # error message of a failed night
@@ -122,9 +128,9 @@ def recipe_of(settings: Settings) -> str:
 
 
 QUIET_OUTCOMES = {
-    "Skipped": "nothing to do, no training and no embedding",
-    "Suspect": "input looks broken",
-    "Unlabeled": "a person must label queries",
+    Outcome.SKIPPED: "nothing to do, no training and no embedding",
+    Outcome.SUSPECT: "input looks broken",
+    Outcome.UNLABELED: "a person must label queries",
 }
 
 
@@ -134,7 +140,7 @@ def outcome_line(night: Night) -> str:
     parts = [f"{night.outcome}:"]
     if night.outcome in QUIET_OUTCOMES and night.drift is not None:
         parts.append(f"{QUIET_OUTCOMES[night.outcome]} ({night.drift.cause});")
-    if night.outcome == "Rejected":
+    if night.outcome == Outcome.REJECTED:
         parts.append(f"{night.why};")
     parts.append(f"release {serving.release} serves" if serving else _no_release(night))
     parts.append(_figures(night))
@@ -151,10 +157,10 @@ def _figures(night: Night) -> str:
     if night.figures:
         named = {name: evaluation.metrics for name, evaluation in night.figures.items()}
         metrics, rivals = (
-            named["challenger"],
-            [("BM25", named["bm25"]), ("base", named["base"]), ("previous", named.get("serving"))],
+            named[System.CHALLENGER],
+            [("BM25", named[System.BM25]), ("base", named[System.BASE]), ("previous", named.get(System.SERVING))],
         )
-        label = "nDCG@10" if night.outcome == "Promoted" else "challenger's nDCG@10"
+        label = "nDCG@10" if night.outcome == Outcome.PROMOTED else "challenger's nDCG@10"
     elif night.serves is not None:
         release = night.serves
         metrics = release.metrics

@@ -13,6 +13,8 @@ from tasks.core.base.resolved_settings import differences, show
 from tasks.core.base.templates import render
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.query_cases import Case, most_different
+from tasks.core.evaluation.systems import System
+from tasks.core.evaluation.tune import WEIGHTS
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.report import charts
 from tasks.core.report.history import REPORTS, page_name
@@ -30,7 +32,7 @@ ROWS = 20  # refused rows shown
 
 def write_report(home: Path, night: Night) -> Path:
     """Write `reports/<began>.html` and link to it from the previous night's report; return its absolute path."""
-    rival = next((name for name in ("serving", "base") if name in night.figures), "")
+    rival = next((name for name in (System.SERVING, System.BASE) if name in night.figures), None)
     losses, gains = _cases(home, night, rival)
     before, name = page_before(home, night.began), page_name(night.began)
     page = render(
@@ -44,7 +46,7 @@ def write_report(home: Path, night: Night) -> Path:
         mark_of=mark_of,
         measures=NAMES,
         labels=LABELS,
-        rival=LABELS.get(rival, ""),
+        rival=LABELS[rival] if rival else "",
         gains=gains,
         losses=losses,
         shorten=_shorten,
@@ -69,9 +71,11 @@ def write_report(home: Path, night: Night) -> Path:
 
 def _charts(home: Path, night: Night) -> Mapping[str, str]:
     """Return the SVG of each chart by name. Empty if there is nothing to show."""
-    svgs = dict.fromkeys(("quality", "differences", "loss", "dev", "trend"), "")
+    svgs = dict.fromkeys(("quality", "differences", "weights", "loss", "dev", "trend"), "")
     if night.figures:
         svgs["quality"] = charts.quality({name: evaluation.metrics for name, evaluation in night.figures.items()})
+    if night.tuning and night.tuning.ndcg:
+        svgs["weights"] = charts.weights(WEIGHTS.tolist(), night.tuning.ndcg, night.tuning.weight)
     if night.verdict and night.verdict.comparisons:
         rows = {f"over {gain.against.removeprefix('the ')}": gain for gain in night.verdict.comparisons}
         svgs["differences"] = charts.differences(rows | night.verdict.slices, night.verdict.margin)
@@ -85,10 +89,10 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
     return svgs
 
 
-def _cases(home: Path, night: Night, rival: str) -> tuple[Sequence[Case], Sequence[Case]]:
-    if not rival or night.snapshot is None:
+def _cases(home: Path, night: Night, rival: System | None) -> tuple[Sequence[Case], Sequence[Case]]:
+    if rival is None or night.snapshot is None:
         return [], []
-    return most_different(home, night.figures["challenger"], night.figures[rival], night.snapshot, CASES)
+    return most_different(home, night.figures[System.CHALLENGER], night.figures[rival], night.snapshot, CASES)
 
 
 def _digests(night: Night) -> list[tuple[str, str]]:

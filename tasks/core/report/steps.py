@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Ingested, Receipt
+from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Night
 
-LABELS = {"challenger": "challenger", "serving": "serving release", "base": "base model", "bm25": "BM25"}
+LABELS = {
+    System.CHALLENGER: "challenger",
+    System.DENSE: "its encoder alone",
+    System.SERVING: "serving release",
+    System.BASE: "base model",
+    System.BASE_DENSE: "base model alone",
+    System.BM25: "BM25",
+}
 
 
 class Step(NamedTuple):

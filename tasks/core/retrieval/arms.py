@@ -173,7 +173,8 @@ class Arms:
         if mode is Mode.HYBRID:
             return order
         kept = self.table["in_dense" if mode is Mode.DENSE else "in_lexical"].to_numpy()
-        return order[kept[order]]
+        single: np.ndarray = order[kept[order]]
+        return single
 
     def relevance(self, qrels: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Return the relevance float64 (n,) of each row, and the ideal DCG@10 float64 (queries,) of each query.
@@ -194,7 +195,8 @@ class Arms:
 
     def is_own(self) -> np.ndarray:
         """Whether the passage has the id of the query: bool (n,)."""
-        return pc.equal(self.table["query_id"], self.table["passage_id"]).to_numpy(zero_copy_only=False)
+        own: np.ndarray = pc.equal(self.table["query_id"], self.table["passage_id"]).to_numpy()
+        return own
 
 
 def fused_run(home: Path, scores: ArmScores, weight: float, depth: int) -> Run:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -21,6 +20,7 @@ from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25 import one_line
+from tasks.core.retrieval.bm25_kernel import rank, saturate
 from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
 
 BATCH = 256  # queries that a thread answers with one accumulator
@@ -46,7 +46,7 @@ class Bm25Scorer:
         self._idf = _idf(np.diff(self._ends), postings.documents)
         inverse = _inverse_norms(postings, k1, b)
         self._saturation = np.empty(len(self._documents), np.float32)
-        _saturate(self._documents, _mapped(folder / FREQUENCIES, np.uint16), inverse[norms], self._saturation)
+        saturate(self._documents, _mapped(folder / FREQUENCIES, np.uint16), inverse[norms], self._saturation)
         self._analyzer = Analyzer(stemmer)
 
     def weights(self, query: str) -> Weights:
@@ -64,10 +64,9 @@ class Bm25Scorer:
         weights = [self.weights(query) for query in queries]
         batches = [weights[first : first + BATCH] for first in range(0, len(weights), BATCH)]
         if len(batches) == 1 or threads == 1:
-            answers = map(lambda batch: self._search(batch, depth), batches)
-        else:
-            with ThreadPoolExecutor(threads or cores()) as pool:
-                answers = pool.map(lambda batch: self._search(batch, depth), batches)
+            return [hits for batch in batches for hits in self._search(batch, depth)]
+        with ThreadPoolExecutor(threads or cores()) as pool:
+            answers = pool.map(lambda batch: self._search(batch, depth), batches)
         return [hits for batch in answers for hits in batch]
 
     def scores(self, weights: Weights, rows: np.ndarray) -> np.ndarray:
@@ -89,7 +88,7 @@ class Bm25Scorer:
         idf = np.concatenate([idf for _, idf in weights]).astype(np.float32)
         rows, scores = np.empty((len(weights), depth), np.int32), np.empty((len(weights), depth), np.float32)
         counts = np.zeros(len(weights), np.int64)
-        _rank(ends, numbers, idf, self._ends, self._documents, self._saturation, self.rows, rows, scores, counts)
+        rank(ends, numbers, idf, self._ends, self._documents, self._saturation, self.rows, rows, scores, counts)
         answers = []
         for query, count in enumerate(counts):
             order = np.lexsort((rows[query, :count], -scores[query, :count]))
@@ -113,63 +112,3 @@ def _inverse_norms(postings: Postings, k1: float, b: float) -> np.ndarray:
     lengths = decoded_lengths().astype(np.float32)
     with np.errstate(divide="ignore"):
         return one / (k * ((one - share) + share * lengths / average))
-
-
-@numba.njit(nogil=True, cache=True)
-def _saturate(documents, frequencies, inverse, saturation):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Set saturation = 1 + frequency / norm of each posting, in float32."""
-    for posting in range(len(documents)):
-        saturation[posting] = np.float32(1) + np.float32(frequencies[posting]) * inverse[documents[posting]]
-
-
-@numba.njit(nogil=True, cache=True)
-def _rank(  # type: ignore[no-untyped-def]  # pragma: no cover
-    query_ends, numbers, weights, ends, documents, saturation, size, rows, scores, counts
-):
-    """Add up the weights of each query's terms, and keep the best `depth` passages in a heap whose worst is first."""
-    depth = rows.shape[1]
-    totals, touched = np.zeros(size, np.float64), np.empty(size, np.int32)
-    for query in range(len(query_ends) - 1):
-        reached = 0
-        for place in range(query_ends[query], query_ends[query + 1]):
-            weight = weights[place]
-            for posting in range(ends[numbers[place]], ends[numbers[place] + 1]):
-                row = documents[posting]
-                if totals[row] == 0.0:
-                    touched[reached] = row
-                    reached += 1
-                totals[row] += weight - weight / saturation[posting]
-        kept = 0
-        for place in range(reached):
-            row = touched[place]
-            score = np.float32(totals[row])
-            totals[row] = 0.0
-            if kept < depth:
-                child = kept
-                kept += 1
-                while child > 0:  # move up while worse than the parent
-                    parent = (child - 1) >> 1
-                    better = scores[query, parent] < score or (scores[query, parent] == score and rows[query, parent] > row)
-                    if better:
-                        break
-                    scores[query, child], rows[query, child] = scores[query, parent], rows[query, parent]
-                    child = parent
-                scores[query, child], rows[query, child] = score, row
-            elif score > scores[query, 0] or (score == scores[query, 0] and row < rows[query, 0]):
-                parent = 0
-                while True:  # move down while a child is worse
-                    child = 2 * parent + 1
-                    if child >= kept:
-                        break
-                    if child + 1 < kept and (
-                        scores[query, child + 1] < scores[query, child]
-                        or (scores[query, child + 1] == scores[query, child] and rows[query, child + 1] > rows[query, child])
-                    ):
-                        child += 1
-                    worse = scores[query, child] < score or (scores[query, child] == score and rows[query, child] > row)
-                    if not worse:
-                        break
-                    scores[query, parent], rows[query, parent] = scores[query, child], rows[query, child]
-                    parent = child
-                scores[query, parent], rows[query, parent] = score, row
-        counts[query] = kept

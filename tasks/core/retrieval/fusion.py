@@ -1,11 +1,13 @@
 """Merge the dense and the BM25 scores of passages: a convex combination of scores with theoretical minima.
 
-score = w · (d + B) / (d₁ + B) + (1 - w) · b / b₁, where d and b are the dense and the BM25 score of a passage, d₁ and b₁
-the best of the query, and B = ‖query‖ · ‖longest passage‖, so that -B is the least possible dense score. Both parts are
-in [0, 1]. TM2C2 in Bruch, Gai, and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023.
+score = w · (d + B) / (d₁ + B) + (1 - w) · b / b₁
+
+d and b are the dense and the BM25 score of a passage, d₁ and b₁ the best of the query. B = ‖query‖ · ‖longest passage‖:
+no dense score is below -B. Both parts are in [0, 1]. The method is TM2C2
+in Bruch, Gai, and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023.
 
 Every passage has its true score from both retrievers, also if only one of them ranks it high. A score depends only on
-its query, passage, and the best scores of the query.
+its query, its passage, and the best scores of the query.
 """
 
 from __future__ import annotations

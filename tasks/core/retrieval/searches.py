@@ -76,7 +76,7 @@ def search_whole(search: Search) -> Run:
     return produce(search.home, Run, search.key, build)
 
 
-def search_slice(search: Search, rank: int, world_size: int) -> int:
+def search_shard(search: Search, rank: int, world_size: int) -> int:
     """Search the queries [n·rank/world, n·(rank+1)/world) if not done yet. Return the number of these queries.
 
     The file of a shard gets its final name when it is complete. A crashed shard starts again.
@@ -103,7 +103,7 @@ def search_slice(search: Search, rank: int, world_size: int) -> int:
     return len(rows)
 
 
-def join_slices(search: Search, world_size: int) -> Run:
+def join_shards(search: Search, world_size: int) -> Run:
     """Join all shards into the run, after searching missing shards.
 
     Key, rows, and bytes of the run are the same as from `search_whole`.
@@ -111,7 +111,7 @@ def join_slices(search: Search, world_size: int) -> Run:
 
     def build(folder: Path) -> Mapping[str, Any]:
         for rank in range(world_size):
-            search_slice(search, rank, world_size)
+            search_shard(search, rank, world_size)
         shards = {
             _shard_file(folder, rank, world_size): _query_rows(search, rank, world_size) for rank in range(world_size)
         }

@@ -13,8 +13,9 @@ from tasks.core.base.receipts import Embeddings, Encoder, Run, Snapshot
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors, vectors_of
-from tasks.core.retrieval.searches import Search, find_run, join_slices, search_whole
+from tasks.core.retrieval.searches import Search, find_run, join_shards, search_whole
 from tasks.core.snapshot.reader import judged
+from tasks.core.snapshot.splits import Split
 
 VECTORS = "queries.npy"
 
@@ -30,7 +31,7 @@ def training_search(
 
     Returns the search and the vectors.
     """
-    train_queries = judged(snapshot, "train")
+    train_queries = judged(snapshot, Split.TRAIN)
 
     @cache
     def load_or_encode() -> np.ndarray:
@@ -41,7 +42,7 @@ def training_search(
         return load_encoder(encoder.path).encode_queries(train_queries["text"].to_pylist())
 
     lazy_vectors = LazyVectors(encoder.fingerprint, load_or_encode)
-    search = dense_search(home, "train", train_queries, lazy_vectors, embeddings, depth)
+    search = dense_search(home, Split.TRAIN, train_queries, lazy_vectors, embeddings, depth)
     return search, lazy_vectors
 
 
@@ -68,4 +69,4 @@ def run_search(search: Search, vectors: LazyVectors, shards: int) -> Run:
         return search_whole(search)
     if find_run(search) is None:
         vectors_of(vectors)  # load them before joining deletes the file, because mining needs them next
-    return join_slices(search, shards)
+    return join_shards(search, shards)

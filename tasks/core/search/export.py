@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.files import file_digest, files_under, load, sync_files, sync_folder, write_json
-from tasks.core.base.receipts import Embeddings, Encoder, Release, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Release, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
@@ -25,8 +25,8 @@ from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.release.rows import rows_with_vectors
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.runs import append_run, run_writer
-from tasks.core.search.named_releases import find_release
-from tasks.core.search.pinned import check_pair
+from tasks.core.search.named_releases import find_release, open_release
+from tasks.core.search.searcher import Searcher
 from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.release")
@@ -34,7 +34,6 @@ log = logging.getLogger("nightshift.release")
 IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
 HITS = 8192  # hits per search request
-_AT_ROWS = 8  # offset of the number of vectors in the header of a FAISS index
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Source:
     release: Release
     snapshot: Snapshot
     settings: EvaluationSettings
-    loader: Loader
-    opener: Opener
+    open_searcher: Callable[[], Searcher]
 
 
 def export(
@@ -61,7 +59,7 @@ def export(
 ) -> Path:
     """Export a release to a folder with `release.json` in it. The folder is complete or does not exist.
 
-    Only one batch of passages is in memory at a time.
+    Only one batch of passages is in memory at a time, except for "faiss", which needs all vectors in memory.
 
     Args:
         settings: all settings.
@@ -78,7 +76,8 @@ def export(
         The absolute path of the folder.
 
     Raises:
-        NightshiftError: there is no such release or format; `to` exists and `force` is false, or `to` is no export.
+        NightshiftError: there is no such release or format; `to` exists and `force` is false, or `to` is no export;
+            the index of "faiss" does not fit into memory.
         Mismatch: the vectors do not belong to the release.
     """
     if form not in _WRITERS:
@@ -87,7 +86,8 @@ def export(
     _check_free(to, force)
     home, opener = settings.home, opener or open_publisher(settings.home, settings.milvus)
     release = find_release(settings, name, opener)
-    source = Source(home, release, load_snapshot(home, release.snapshot), settings.evaluation, loader, opener)
+    open_searcher = partial(open_release, settings, release.release, loader, opener)
+    source = Source(home, release, load_snapshot(home, release.snapshot), settings.evaluation, open_searcher)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -113,7 +113,18 @@ def _check_free(to: Path, force: bool) -> None:
 
 
 def _identity(release: Release) -> dict[str, object]:
-    fields = ("release", "created", "fingerprint", "encoder", "embeddings", "snapshot", "dimension", "metric", "rows")
+    fields = (
+        "release",
+        "created",
+        "fingerprint",
+        "encoder",
+        "embeddings",
+        "snapshot",
+        "dimension",
+        "metric",
+        "rows",
+        "ranking",
+    )
     return release.model_dump(mode="json", include=set(fields))
 
 
@@ -150,74 +161,46 @@ def _parquet(source: Source, folder: Path) -> None:
 
 
 def _faiss(source: Source, folder: Path) -> None:
+    """Build the index in memory, because FAISS writes only an index that it holds whole, and write it."""
     import faiss
 
     rows, dimension = source.release.rows, source.release.dimension
-    file, ids = folder / "index.faiss", pa.schema({"row": pa.int64(), "passage_id": pa.string()})
-    with file.open("wb") as index, pq.ParquetWriter(folder / "ids.parquet", ids, compression="zstd") as writer:
-        index.write(_header(dimension, rows))
-        for batch in _passages_with_vectors(source):
-            vectors = matrix(batch["vector"], dimension)
-            index.write(np.ascontiguousarray(vectors, "<f4").data)
-            writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=ids))
-    read = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # memory-mapped
-    if (read.ntotal, read.d, read.metric_type) != (rows, dimension, faiss.METRIC_INNER_PRODUCT):
-        raise Mismatch(
-            f"{file}: FAISS reads {read.ntotal} vectors of {read.d} numbers, but the release has {rows} of {dimension}"
-        )
-
-
-def _header(dimension: int, rows: int) -> bytes:
-    """Return the bytes before the vectors in the file of an IndexFlatIP with `rows` rows.
-
-    FAISS itself needs all vectors in memory to write the file. So we take its header of an empty index and set the
-    counts. A check on an index of two vectors detects versions of FAISS with another file format.
-    """
-    import faiss
-
-    empty = bytes(faiss.serialize_index(faiss.IndexFlatIP(dimension)))
-
-    def counted(n: int) -> bytes:
-        before, between = empty[:_AT_ROWS], empty[_AT_ROWS + 8 : -8]
-        return before + struct.pack("<q", n) + between + struct.pack("<Q", n * dimension)
-
-    sample = np.arange(2 * dimension, dtype=np.float32).reshape(2, dimension)
-    index = faiss.IndexFlatIP(dimension)
-    index.add(sample)
-    if counted(2) + sample.tobytes() != bytes(faiss.serialize_index(index)):
+    needed, installed = 2 * 4 * rows * dimension, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > installed:  # twice, because a growing index is copied
         raise NightshiftError(
-            f"faiss {faiss.__version__} writes another index format than 1.15. Export parquet and build the index"
+            f"a FAISS index of {rows:,} vectors needs up to {needed / 2**30:,.1f} GiB of memory, but this host has "
+            f"{installed / 2**30:,.1f} GiB. Use --format parquet, which needs little memory, or a larger host"
         )
-    return counted(rows)
+    index, schema = faiss.IndexFlatIP(dimension), pa.schema({"row": pa.int64(), "passage_id": pa.string()})
+    with pq.ParquetWriter(folder / "ids.parquet", schema, compression="zstd") as writer:
+        for batch in _passages_with_vectors(source):
+            index.add(np.ascontiguousarray(matrix(batch["vector"], dimension), np.float32))
+            writer.write_table(pa.table([batch["row"], batch["passage_id"]], schema=schema))
+    if index.ntotal != rows:
+        raise Mismatch(f"the embeddings have {index.ntotal} vectors, but the release has {rows} passages")
+    faiss.write_index(index, str(folder / "index.faiss"))
 
 
 def _trec(source: Source, folder: Path) -> None:
-    """Write the release's run over the held-out queries, and their qrels.
+    """Write the release's run over the held-out queries, ranked as the service ranks them, and their qrels.
 
-    All queries are encoded in one batch, as in evaluation. In bf16 a vector depends slightly on the other texts of its
-    batch: with other batches a few near ties swap ranks, and the fourth digit of nDCG@10 changes. For the same reason
-    the service may rank near ties differently.
+    In bf16 a vector depends slightly on the other texts of its batch. So a few near ties may swap ranks compared with
+    the evaluation, and the fourth digit of nDCG@10 may change.
     """
-    settings, release = source.settings, source.release
+    settings, name = source.settings, source.release.release
     queries = judged(source.snapshot, settings.split)
-    depth, rows = settings.depth, 0
-    encoder = source.loader(source.home / Encoder.shelf / release.encoder)
-    vectors = encoder.encode_queries(queries["text"].to_pylist())
-    step = max(1, HITS // depth)
-    with (
-        closing(source.opener.open(release.collection)) as reader,
-        run_writer(folder) as writer,
-    ):
-        check_pair(reader, encoder, release.release)
+    rows, step = 0, max(1, HITS // settings.depth)
+    with source.open_searcher() as searcher, run_writer(folder) as writer:
         for first in range(0, queries.num_rows, step):
-            answers = reader.search(vectors[first : first + step], depth)
-            hits = [(first + row, hit.passage_id, hit.score) for row, answer in enumerate(answers) for hit in answer]
+            part = queries.slice(first, step)
+            answers = searcher.search(part["text"].to_pylist(), settings.depth)
+            hits = [(row, hit.passage_id, hit.score) for row, answer in enumerate(answers) for hit in answer.hits]
             rows_of_hits, ids, scores = (list(column) for column in zip(*hits, strict=True)) if hits else ([], [], [])
             rows += append_run(
-                writer, queries, np.array(rows_of_hits, np.int64), pa.array(ids, pa.string()), np.array(scores)
+                writer, part, np.array(rows_of_hits, np.int64), pa.array(ids, pa.string()), np.array(scores)
             )
-    run = Run(digest=release.release, path=folder, rows=rows, queries=queries.num_rows, depth=depth)
-    write_trec(run, folder / "run.trec", tag=release.release)
+    run = Run(digest=name, path=folder, rows=rows, queries=queries.num_rows, depth=settings.depth)
+    write_trec(run, folder / "run.trec", tag=name)
     write_trec_qrels(source.snapshot, settings.split, folder / "qrels")
 
 

@@ -28,7 +28,7 @@ SPARE = 8  # factor of extra hits to request if a filter must be checked here
 
 
 class Hit(BaseModel):
-    """A passage in an answer. `score` is the inner product of query and passage, the BM25 score, or the hybrid score."""
+    """A passage in an answer. `score` is the inner product with the query, the BM25 score, or the hybrid score."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,7 +72,10 @@ class Pinned:
         self._users, self._retired = 0, False
 
     def search(self, queries: Sequence[str], k: int, where: Filters, mode: Mode | None) -> list[Answer]:
-        """Return one answer per query, in the mode of the release unless `mode` is given. Raises `damage` if it is set, even if it was set during the search."""
+        """Return one answer per query, in the mode of the release unless `mode` is given.
+
+        Raises `damage` if it is set, even if it was set during the search.
+        """
         self._check_whole()
         answers = self._answers(queries, k, where, mode or self.ranking.mode)
         self._check_whole()

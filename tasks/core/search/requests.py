@@ -65,7 +65,7 @@ class SearchRequest(Section):
     @property
     def chosen_mode(self) -> Mode | None:
         """The mode of the request; None: that of the release."""
-        return Mode.HYBRID if self.mode is None and "fuse" in self.model_fields_set and self.__dict__["fuse"] else self.mode
+        return Mode.HYBRID if self.fuse and self.mode is None else self.mode
 
     @property
     def texts(self) -> list[str]:

@@ -82,7 +82,7 @@ def judged(snapshot: Snapshot, split: str) -> pa.Table:
     if table.num_rows == 0:
         available = ", ".join(sorted(snapshot.splits))
         raise BadInput(
-            f"split {split!r} has no judged query; available splits: {available}. "
+            f"split {str(split)!r} has no judged query; available splits: {available}. "
             "Set [evaluation] split to one of them."
         )
     return table

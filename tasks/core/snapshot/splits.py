@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from enum import StrEnum
 
-HELD_OUT = {"dev", "test"}
+
+class Split(StrEnum):
+    """Splits that the code gives a meaning. Qrels may have other splits, which are held out."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+
+
+HELD_OUT = (Split.DEV, Split.TEST)
 _log = logging.getLogger("nightshift.ingest")
 
 
@@ -26,7 +36,7 @@ def carve(train: list[str], present: set[str], share: float, seed: int) -> dict[
     """
     drawn = sorted((_uniform(query, seed), query) for query in train)
     moved: dict[str, str] = {}
-    for number, split in enumerate(("dev", "test")):
+    for number, split in enumerate(HELD_OUT):
         if split in present:
             continue
         remaining = [query for _, query in drawn if query not in moved]

@@ -19,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.core.base.errors import BadInput
+from tasks.core.snapshot.splits import Split
 from tasks.core.sources.demo_modules import read_modules
-from tasks.core.sources.demo_near_duplicates import NearDuplicates, words
+from tasks.core.sources.demo_near_duplicates import NearDuplicates
 from tasks.core.sources.demo_pairs import Pair, passage_text, read_pairs
+from tasks.core.text.words import alphanumeric_words
 
 _log = logging.getLogger("nightshift.ingest")
 _VERSION = 1  # increase when the same environment would give other pairs
@@ -42,7 +44,7 @@ _DOCUMENTED = {
 }
 _MOST_SHARED = 3  # definitions with the same summary; a more common summary is too vague
 _NEAR = 0.8  # Jaccard similarity from which two texts are near duplicates
-_SPLITS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))  # name, upper end of its part of [0, 1)
+_SPLITS = ((Split.TRAIN, 0.7), (Split.DEV, 0.8), (Split.TEST, 1.0))  # name, upper end of its part of [0, 1)
 
 
 def identity(max_passages: int, seed: int) -> dict[str, object]:
@@ -159,7 +161,7 @@ class _Seen:
 
 
 def _wording(query: str) -> str:
-    return " ".join(words(query))
+    return " ".join(alphanumeric_words(query))
 
 
 def _seeded_hash(name: str, seed: int) -> str:

@@ -1,9 +1,14 @@
-"""Finds near duplicates of texts: MinHash (Broder 1997) selects candidates, exact Jaccard similarity decides."""
+"""Finds near duplicates of texts: MinHash (Broder 1997) selects candidates, exact Jaccard similarity decides.
+
+MinHash misses some near duplicates: 49 of the 9,761 demo passages have one. An exact search would therefore change the
+demo collection, and with it the digests of every home that has one.
+"""
 
 from __future__ import annotations
 
-import re
 from typing import Any
+
+from tasks.core.text.words import alphanumeric_words
 
 _PERMUTATIONS = 64
 
@@ -37,14 +42,9 @@ class NearDuplicates:
         return None
 
 
-def words(text: str) -> list[str]:
-    """Return the lower-case words and numbers of a text, without punctuation and underscores."""
-    return re.findall(r"[^\W_]+", text.lower())
-
-
 def _shingles(text: str, size: int) -> frozenset[str]:
-    tokens = words(text)
-    return frozenset(" ".join(tokens[start : start + size]) for start in range(max(1, len(tokens) - size + 1)))
+    words = alphanumeric_words(text)
+    return frozenset(" ".join(words[start : start + size]) for start in range(max(1, len(words) - size + 1)))
 
 
 def _sketch(shingles: frozenset[str]) -> Any:

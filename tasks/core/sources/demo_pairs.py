@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tasks.core.sources.demo_modules import Definition, Module, public_names
-from tasks.core.sources.demo_near_duplicates import words
+from tasks.core.text.words import alphanumeric_words
 
 _MAX_TEXT = 2000  # characters; about four times the token limit of the encoder
 _MAX_SIGNATURE = 200  # characters; some signatures alone would exceed the token limit
@@ -108,4 +108,4 @@ def _cut(text: str) -> str:
 
 
 def _contains_words(text: str, query: str) -> bool:
-    return f" {' '.join(words(query))} " in f" {' '.join(words(text))} "
+    return f" {' '.join(alphanumeric_words(query))} " in f" {' '.join(alphanumeric_words(text))} "

@@ -9,6 +9,7 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
+from tasks.core.snapshot.splits import Split
 from tasks.core.sources.column_names import NAMES, read_header
 from tasks.core.sources.fields import judgment, relevance
 from tasks.core.sources.lines import lines
@@ -26,7 +27,7 @@ def split_of_qrels(location: Location, file: Stored, name: str) -> str:
     """Return the split of a qrels file from the split name in its file name; the train split if it has none."""
     if not name:
         _log.info("%s: read as the train split, because its name has no split", location.where(file))
-    return known_split(name) if name else "train"
+    return known_split(name) if name else Split.TRAIN
 
 
 def read_judgments(location: Location, judged: Judged) -> Iterator[pa.RecordBatch]:

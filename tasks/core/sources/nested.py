@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.base.duckdb_session import database, quoted
+from tasks.core.snapshot.splits import Split
 from tasks.core.sources.examples import LABELS, Names, Part, parts
 from tasks.core.sources.lines import head_of
 from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import SCHEMAS, Fault, Raw, Rows, Values
-from tasks.core.sources.split_names import SPLITS, split_of
+from tasks.core.sources.split_names import split_of
 
 _log = logging.getLogger("nightshift.ingest")
 _IDENTITY = {  # rows with equal values become one row; texts are compared by digest, to save memory
@@ -61,10 +62,10 @@ class NestedSource:
     def splits(self) -> dict[str, str]:
         """Return file name -> split."""
         splits = {file.name: split_of(file.name.rpartition("/")[2]) for file in self.data_files}
-        unknown = [name for name, split in splits.items() if split not in SPLITS]
-        if unknown and "train" not in splits.values():
+        unknown = [name for name, split in splits.items() if split not in set(Split)]
+        if unknown and Split.TRAIN not in splits.values():
             _log.info("%s: read as the train split, because no file is named train", ", ".join(unknown))
-            splits |= dict.fromkeys(unknown, "train")
+            splits |= dict.fromkeys(unknown, Split.TRAIN)
         return splits
 
     def open(self, scratch: Path) -> Callable[[str], Iterator[pa.RecordBatch]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-SPLITS = ("train", "dev", "test")
+from tasks.core.snapshot.splits import Split
+
 _SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
-_KNOWN = {"train": "train", "dev": "dev", "test": "test", "validation": "dev", "valid": "dev", "val": "dev"}
+_KNOWN = {**{split.value: split for split in Split}, **dict.fromkeys(("validation", "valid", "val"), Split.DEV)}
 
 
 def known_split(name: str) -> str:
@@ -22,4 +23,4 @@ def split_of(name: str) -> str:
     """
     stem = _SHARD.sub("", name.partition(".")[0])
     split = known_split(re.split(r"[-_]", stem)[-1])
-    return split if split in SPLITS else stem
+    return split if split in set(Split) else stem

@@ -18,11 +18,17 @@ STOP_WORDS = frozenset({
     "whom", "whose", "why", "would", "you", "your",
 })  # fmt: skip
 WORD = re.compile(r"\w+")
+ALPHANUMERIC_WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
     """Return the lower-case terms of a text."""
     return WORD.findall(text.lower())
+
+
+def alphanumeric_words(text: str) -> list[str]:
+    """Return the lower-case words and numbers of a text; an underscore separates them."""
+    return ALPHANUMERIC_WORD.findall(text.lower())
 
 
 def hashed(texts: Iterable[str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
+from tasks.core.snapshot.splits import Split
 from tasks.core.training.batches import batch_at, plan, steps_in
 from tasks.core.training.checkpoint import (
     Progress,
@@ -128,7 +129,7 @@ def _dev_evaluations(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | No
     settings, held_out = job.settings.training, job.settings.evaluation
     dev, older_evaluation, leave_out_self = None, None, held_out.leave_out_self
     if settings.evaluate_every:
-        dev = dev_evaluation(job.snapshot, "dev", encoder, settings, job.candidates, leave_out_self=leave_out_self)
+        dev = dev_evaluation(job.snapshot, Split.DEV, encoder, settings, job.candidates, leave_out_self=leave_out_self)
     if job.older is not None:
         older_evaluation = dev_evaluation(job.older, held_out.split, encoder, settings, leave_out_self=leave_out_self)
     return dev, older_evaluation

@@ -28,6 +28,7 @@ from tasks.core.encoder.hardware import missing_for, paths_here
 from tasks.core.encoder.tower import TokenIds
 from tasks.core.evaluation.significance import interval
 from tasks.core.snapshot.reader import passages, queries
+from tasks.core.snapshot.splits import Split
 from tasks.core.text.normalization import full_text
 from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 
@@ -126,7 +127,7 @@ class _Reference:
     @classmethod
     def of(cls, folder: Path, snapshot: Snapshot) -> _Reference:
         encoder = _encoder(folder, "fp32")
-        evaluation = dev_evaluation(snapshot, "dev", encoder, DEV)
+        evaluation = dev_evaluation(snapshot, Split.DEV, encoder, DEV)
         if evaluation is not None:
             query_tokens, passage_tokens = evaluation.query_tokens, evaluation.passage_tokens
         else:
@@ -202,7 +203,7 @@ def _mixed(snapshot: Snapshot, count: int) -> list[str]:
 
 def _queries(snapshot: Snapshot, count: int) -> list[str]:
     """Return training queries, evenly spaced; passages if there are none."""
-    table = queries(snapshot, "train")
+    table = queries(snapshot, Split.TRAIN)
     if table.num_rows == 0:
         return _passages(snapshot, count)
     texts: list[str] = table.take(pa.array(_spread(table.num_rows, count)))["text"].to_pylist()

@@ -17,6 +17,7 @@ from tasks.core.base.receipts import Negatives, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
 from tasks.core.snapshot.reader import qrels, queries
+from tasks.core.snapshot.splits import Split
 from tasks.core.training.losses.choose import TAUGHT
 from tasks.core.training.texts import PassageTexts, TokenTable
 
@@ -139,7 +140,7 @@ def _read_pairs(
         Training pairs, judged pairs of the training queries, query id → row, and passage id → row.
     """
     text_by_id = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
-    train, judged, skipped = qrels(snapshot, "train"), qrels(snapshot), set(held_out)
+    train, judged, skipped = qrels(snapshot, Split.TRAIN), qrels(snapshot), set(held_out)
     for query in train["query_id"].to_pylist():
         if text_by_id[query] not in skipped:
             query_rows.setdefault(text_by_id[query], len(query_rows))
@@ -158,7 +159,7 @@ def _replayed(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return training pairs that only the older snapshot has, and all its judged pairs of the training queries."""
     splits = qrels(snapshot)
-    held_out_ids = pc.unique(splits.filter(pc.not_equal(splits["split"], "train"))["query_id"])
+    held_out_ids = pc.unique(splits.filter(pc.not_equal(splits["split"], Split.TRAIN))["query_id"])
     current = queries(snapshot)
     held_out = current.filter(pc.is_in(current["query_id"], value_set=held_out_ids))["text"].to_pylist()
     trained, judged_before, _, _ = _read_pairs(older, query_rows, texts, pa.chunked_array([], pa.string()), held_out)

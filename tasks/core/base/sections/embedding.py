@@ -12,6 +12,8 @@ from tasks.core.base.section import Section
 Precision = Literal["fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"]
 # int8 matrix products; all other operations in bf16 or float32.
 INT8: tuple[Precision, ...] = ("openvino-int8-bf16", "openvino-int8")
+OPENVINO: tuple[Precision, ...] = (*INT8, "openvino-bf16", "openvino-fp32")
+BF16: tuple[Precision, ...] = ("bf16", "openvino-bf16", "openvino-int8-bf16")
 
 
 class EmbeddingSettings(Section):

@@ -17,8 +17,8 @@ class EvaluationSettings(Section):
     depth: int = Field(100, ge=10, description="passages per query; Recall@100 needs at least 100")
     ranking: Literal["tuned", "dense", "lexical", "hybrid"] = Field(
         "tuned",
-        description="how a new release ranks passages; tuned: whichever of the encoder, BM25, and the best weighted sum "
-        "of both ranks the dev queries best",
+        description="how a new release ranks passages; tuned: by the encoder, by BM25, or by a weighted sum of both, "
+        "whichever ranks the dev queries best",
     )
     leave_out_self: bool = Field(
         False,

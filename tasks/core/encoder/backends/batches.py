@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 GRAIN = 16  # tokens: attention kernels work in blocks of 16; other widths cost 10 % more per token
+
+
+def padded_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Divide texts into batches by length, shortest first, of at most `token_budget` tokens with padding."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[row] <= token_budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
 def micro_batches(lengths: np.ndarray, longest: int, token_budget: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.base.sections.embedding import Precision
+from tasks.core.base.sections.embedding import BF16, Precision
 from tasks.core.encoder.backends.batches import micro_batches
 from tasks.core.encoder.backends.graph import import_openvino
 
@@ -29,7 +29,7 @@ class OpenVino:
             {
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": threads,
-                "INFERENCE_PRECISION_HINT": "bf16" if path.endswith("bf16") else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if path in BF16 else "f32",
                 # Pinning starts at core 0 in every process: two processes would share cores and leave others idle.
                 "ENABLE_CPU_PINNING": False,
             },

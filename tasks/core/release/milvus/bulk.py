@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tasks.core.base.errors import NightshiftError, Unreachable
-from tasks.core.release.milvus.collection import read_ahead
+from tasks.core.base.read_ahead import read_ahead
 from tasks.core.release.publisher import Identity
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _group_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.Record
     """Yield the batches of each file, read before the file is opened."""
     part: list[pa.RecordBatch] = []
     size = 0
-    for batch in read_ahead(iter(batches)):
+    for batch in read_ahead(batches):
         part.append(_convert_vectors(batch))
         size += batch.nbytes
         if size >= PART_BYTES:

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.base.errors import Impossible, NightshiftError, Unreachable
+from tasks.core.base.read_ahead import read_ahead
 from tasks.core.base.sections.indexes import search_params
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.embedding.stored_shards import matrix
@@ -100,7 +100,7 @@ def create(client: MilvusClient, identity: Identity) -> None:
 def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
     """Insert all batches from one thread (several writers lose rows), then flush once."""
     name, done, logged = identity.collection, 0, time.monotonic()
-    for batch in read_ahead(iter(batches)):
+    for batch in read_ahead(batches):
         for part in _split_batch(batch):
             client.insert(name, _records(part), timeout=TIMEOUT)
         done += batch.num_rows
@@ -143,15 +143,6 @@ def _wait_for_index(client: MilvusClient, name: str) -> None:
             reason = status.get("index_state_fail_reason") or f"no progress for {STUCK_SECONDS:.0f} s"
             raise NightshiftError(f"collection {name}: {done} of {rows} passages indexed, then {reason}")
         time.sleep(POLL_SECONDS)
-
-
-def read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the same batches; read each while the previous batch is sent to Milvus."""
-    with ThreadPoolExecutor(1, "nightshift-read") as reader:
-        pending = reader.submit(next, batches, None)
-        while (batch := pending.result()) is not None:
-            pending = reader.submit(next, batches, None)
-            yield batch
 
 
 def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

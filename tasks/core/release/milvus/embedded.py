@@ -23,18 +23,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tasks.core.base.checksums import set_aside
+from tasks.core.base.checksums import Checksums, read_checksums, record_checksums, set_aside
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import sync_files, sync_folder, write_json
 from tasks.core.base.sections.release import MilvusSettings
-from tasks.core.release.damage import (
-    NEXT,
-    Checksums,
-    check_files,
-    compute_checksums,
-    read_checksums,
-    write_checksums,
-)
+from tasks.core.release.damage import NEXT, check_files, compute_checksums, naming
 from tasks.core.release.milvus.collection import (
     METRIC,
     CollectionReader,
@@ -74,7 +67,7 @@ class EmbeddedMilvus:
             fill(client, identity, batches)
             index_and_load(client, identity)
         sync_files(path)
-        write_checksums(path, compute_checksums(path))
+        record_checksums(path, compute_checksums(path))
         sync_folder(path.parent)
         log.debug("%s: closed", identity.collection)
 
@@ -101,7 +94,8 @@ class EmbeddedMilvus:
         clone = folder / source.name
         try:
             _clone(source, clone)
-            recorded = read_checksums(clone, source)
+            with naming(source, clone):
+                recorded = read_checksums(clone)
             if recorded is not None:
                 check_files(clone, recorded, source)  # before milvus-lite reads the files
             checksums = compute_checksums(clone) if recorded is None else recorded
@@ -136,7 +130,7 @@ class EmbeddedMilvus:
             log.warning("%s: has no checksums; opened unverified", source)
             return
         try:
-            write_checksums(source, checksums)
+            record_checksums(source, checksums)
         except OSError as error:
             log.warning("%s: verified, but cannot write its checksums (%s)", source, error)
         else:

@@ -1,0 +1,101 @@
+"""Compiled loops of BM25. Numba compiles them at first use (seconds) and keeps the machine code next to this file.
+
+They release the interpreter lock, so threads run in parallel. No fast math: sums and products round as in Lucene.
+"""
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+compiled = numba.njit(nogil=True, cache=True)
+
+
+@compiled
+def saturate(documents, frequencies, inverse, saturation):  # pragma: no cover
+    """Set saturation[i] = 1 + frequency / norm of posting i, in float32.
+
+    Args:
+        documents: passage row of each posting, int32 (postings,).
+        frequencies: occurrences of the term in the passage, uint16 (postings,).
+        inverse: 1 / norm of each passage, float32 (passages,).
+        saturation: result, float32 (postings,).
+    """
+    for posting in range(len(documents)):
+        saturation[posting] = np.float32(1) + np.float32(frequencies[posting]) * inverse[documents[posting]]
+
+
+@compiled
+def rank(query_ends, terms, weights, ends, documents, saturation, size, rows, scores, counts):  # pragma: no cover
+    """Score every passage that shares a term with a query, and keep the best, in no order.
+
+    Args:
+        query_ends: end of each query's terms in `terms` and `weights`, int64 (queries + 1,), from 0.
+        terms, weights: number and weight of each term of each query, int64 and float32.
+        ends: end of each term's postings, int64 (terms + 1,), from 0.
+        documents, saturation: passage row and saturation of each posting, int32 and float32 (postings,).
+        size: number of passages.
+        rows, scores: results, int32 and float32 (queries, depth).
+        counts: number of results of each query, int64 (queries,).
+    """
+    totals, touched = np.zeros(size, np.float64), np.empty(size, np.int32)
+    for query in range(len(query_ends) - 1):
+        reached = 0
+        for place in range(query_ends[query], query_ends[query + 1]):
+            weight = weights[place]
+            for posting in range(ends[terms[place]], ends[terms[place] + 1]):
+                row = documents[posting]
+                if totals[row] == 0.0:
+                    touched[reached] = row
+                    reached += 1
+                totals[row] += weight - weight / saturation[posting]
+        counts[query] = _keep_best(totals, touched[:reached], rows[query], scores[query])
+
+
+@compiled
+def _keep_best(totals, touched, rows, scores):  # pragma: no cover
+    """Keep the best passages in a binary heap whose worst is first; reset `totals`. Return their number."""
+    kept = 0
+    for row in touched:
+        score = np.float32(totals[row])
+        totals[row] = 0.0
+        if kept < len(rows):
+            _rise(rows, scores, kept, row, score)
+            kept += 1
+        elif _is_worse(scores[0], rows[0], score, row):
+            _sink(rows, scores, kept, row, score)
+    return kept
+
+
+@compiled
+def _is_worse(score, row, other_score, other_row):  # pragma: no cover
+    """Whether a passage ranks after another: by score, then by row."""
+    return score < other_score or (score == other_score and row > other_row)
+
+
+@compiled
+def _rise(rows, scores, place, row, score):  # pragma: no cover
+    """Insert a passage at the end of the heap, and move it up while it is worse than its parent."""
+    while place > 0:
+        parent = (place - 1) >> 1
+        if not _is_worse(score, row, scores[parent], rows[parent]):
+            break
+        scores[place], rows[place] = scores[parent], rows[parent]
+        place = parent
+    scores[place], rows[place] = score, row
+
+
+@compiled
+def _sink(rows, scores, kept, row, score):  # pragma: no cover
+    """Replace the worst passage of the heap, and move the new one down while a child is worse."""
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child + 1 < kept and _is_worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
+            child += 1
+        if child >= kept or not _is_worse(scores[child], rows[child], score, row):
+            break
+        scores[place], rows[place] = scores[child], rows[child]
+        place = child
+    scores[place], rows[place] = score, row
