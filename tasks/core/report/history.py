@@ -18,6 +18,7 @@ from tasks.core.report.night import Night
 from tasks.core.report.outcomes import Outcome
 
 FILE = "history.parquet"
+SYSTEMS = (System.CHALLENGER, System.SERVING, System.BASE, System.BM25)  # with a column each
 REPORTS = "reports"  # the folder of the pages
 PAGE_NAME = "%Y-%m-%dT%H%M%SZ.html"  # when the night began
 SCHEMA = pa.schema(
@@ -35,7 +36,7 @@ SCHEMA = pa.schema(
         ("passages", pa.int64()),
         ("work", pa.string()),  # an Action
         ("queries", pa.int64()),  # held out
-        *((f"{system}_ndcg", pa.float64()) for system in System),
+        *((f"{system}_ndcg", pa.float64()) for system in SYSTEMS),
         ("difference", pa.float64()),  # nDCG@10, challenger − serving release
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -100,7 +101,7 @@ def _rows_of_releases(home: Path) -> list[dict[str, object]]:
     for release in sorted(filter(None, releases), key=lambda release: release.generation):
         ended = datetime.fromisoformat(release.created)
         earlier = [began for began in pages if began <= ended]
-        scores = dict(zip(System, (release.metrics, release.previous, release.base, release.bm25), strict=True))
+        scores = dict(zip(SYSTEMS, (release.metrics, release.previous, release.base, release.bm25), strict=True))
         rows.append(
             {
                 "began": earlier[-1] if earlier else ended,
@@ -124,7 +125,7 @@ def row_of(night: Night) -> dict[str, object]:
     ingested, challenger = night.ingested, night.figures.get(System.CHALLENGER)
     scores = {
         f"{system}_ndcg": night.figures[system].metrics["ndcg@10"] if system in night.figures else None
-        for system in System
+        for system in SYSTEMS
     }
     return {
         "began": night.began,

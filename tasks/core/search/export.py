@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ def export(
     _check_free(to, force)
     home, opener = settings.home, opener or open_publisher(settings.home, settings.milvus)
     release = find_release(settings, name, opener)
-    open_searcher = partial(open_release, settings, release.release, loader, opener)
+    open_searcher = functools.partial(open_release, settings, release.release, loader, opener)
     source = Source(home, release, load_snapshot(home, release.snapshot), settings.evaluation, open_searcher)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
