@@ -36,7 +36,7 @@ class Identity(BaseModel):
     encoder: str
     embeddings: str
     snapshot: str
-    ranking: str = ""  # JSON of the `Ranking`; empty for collections of earlier versions, which are dense
+    ranking: str = ""  # JSON of the `Ranking`; empty: dense, without a lexical index, as in earlier versions
 
     def properties(self) -> dict[str, str]:
         """Return the identity as collection properties: strings only."""

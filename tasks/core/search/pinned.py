@@ -158,14 +158,14 @@ class Pinned:
         width, rule = k if where.exact else min(SPARE * k, HITS_A_REQUEST), where.expression()
         step = max(1, HITS_A_REQUEST // width)
         return [
-            [hit for hit in hits if where.keeps(_fields(hit))][:k]
+            [hit for hit in hits if _matches(hit, where)][:k]
             for first in range(0, len(vectors), step)
             for hits in self._reader.search(vectors[first : first + step], width, fields, rule)
         ]
 
     def _fetch(self, rows: Sequence[int], where: Filters, fields: Sequence[str]) -> dict[int, Found]:
         hits = self._reader.fetch(self._lexical.passage_ids(rows), fields, where.expression())
-        return {row: hit for row, hit in hits.items() if where.keeps(_fields(hit))}
+        return {row: hit for row, hit in hits.items() if _matches(hit, where)}
 
     def _hit(self, rank: int, hit: Found) -> Hit:
         texts = hit.fields if hit.fields["whole"] else _read_full_text(self._snapshot, hit.row)
@@ -194,8 +194,8 @@ class Pinned:
         self._lexical.close()
 
 
-def _fields(hit: Found) -> dict[str, Any]:
-    return {**hit.fields, "passage_id": hit.passage_id}
+def _matches(hit: Found, where: Filters) -> bool:
+    return where.exact or where.keeps({**hit.fields, "passage_id": hit.passage_id})
 
 
 def check_pair(reader: Reader, encoder: VectorEncoder, release: str) -> None:
