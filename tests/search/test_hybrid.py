@@ -235,7 +235,9 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
 def test_a_query_without_hits_of_the_encoder_is_ranked_by_the_vectors_of_the_lexical_hits():
     vectors = {3: np.array([2.0, 0.0], np.float32), 5: np.array([1.0, 0.0], np.float32)}
     query = HybridQuery("text", np.array([1.0, 0.0], np.float32), [], np.array([5, 3]), np.array([2, 1], np.float32))
-    (ranked,) = rank_hybrid([query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors)
+    (ranked,) = rank_hybrid(
+        [query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors
+    )
     assert ranked == [(5, pytest.approx(0.5 * 3 / 4 + 0.5)), (3, pytest.approx(0.5 + 0.5 * 0.5))]
 
 

@@ -119,10 +119,10 @@ class Reader(Protocol):
         """
 
     def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages with these ids that match the filter `rule`, keyed by row, with score 0.
+        """Return the passages with these ids that match the filter `rule`, keyed by row, with score 0."""
 
-        fields: names of fields, or "vector".
-        """
+    def vectors(self, rows: Sequence[int], passage_ids: Sequence[str]) -> np.ndarray:
+        """Return the vectors float32 (n, dimension) of n passages, given by their rows and their ids."""
 
     def check(self) -> None:
         """Verify again that the loaded collection is intact.
