@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import read_verified
-from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.ranking import DEPTH, Mode, Ranking
 from tasks.core.base.receipts import Snapshot
 from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
@@ -22,7 +22,6 @@ from tasks.core.search.lexical import Lexical
 CLOSED = "this searcher is closed; open another"
 HITS_A_REQUEST = 8192  # limits the size of a response, which includes texts
 FIELDS = ("title", "text", "whole")
-SERVED_DEPTH = 50  # passages of each retriever; evaluation uses 100, with the same first ten on four collections
 FILTERED = 1000  # hits of BM25 that a filter is applied to
 EVEN = {"weight": 0.5}  # for a hybrid search of a release that ranks in another mode
 SPARE = 8  # factor of extra hits to request if a filter must be checked here
@@ -136,7 +135,7 @@ class Pinned:
 
     def _rank_hybrid(self, queries: Sequence[str], vectors: np.ndarray, k: int, where: Filters) -> list[list[Found]]:
         """Return the best `k` by the hybrid score. Texts are read for these only, by their key."""
-        depth = max(k, SERVED_DEPTH)
+        depth = max(k, DEPTH)
         fields = () if where.exact else FIELDS
         dense = self._nearest(vectors, depth, where, fields)
         lexical = self._lexical.search(queries, max(depth, FILTERED) if where.expression() else depth)
