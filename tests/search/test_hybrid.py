@@ -82,7 +82,7 @@ def test_ids_of_any_kind_are_ranked_by_bm25(settings):
     rows = texts(300)
     named = [{**row, "passage_id": name} for row, name in zip(rows, odd, strict=False)] + rows[len(odd) :]
     release_night(settings, weight=0.01, snapshot=snapshot_of(settings.home, named))
-    where = {"text": {"contains": " v"}}
+    where = {"title": {"prefix": "entry"}}
     with Searcher.open(settings, HashingEncoder) as searcher:
         for place, name in enumerate(odd):
             for mode in Mode:
