@@ -121,7 +121,9 @@ def test_a_run_of_a_hybrid_release_is_the_evaluations_run_and_the_export_names_t
     rows = texts()
     queries = {f"q{n}": " ".join(row["text"].split()[3:8]) for n, row in enumerate(rows[:60])}
     qrels = [(query, f"p{n:04d}", "test" if n else "train") for n, query in enumerate(queries)]
-    release = release_night(settings, snapshot=small_snapshot.snapshot_of(settings.home, rows, queries, qrels), weight=0.5)
+    release = release_night(
+        settings, snapshot=small_snapshot.snapshot_of(settings.home, rows, queries, qrels), weight=0.5
+    )
     folder = export(settings, "serving", "trec", tmp_path / "trec", loader=HashingEncoder)
     run = {}
     for line in (folder / "run.trec").read_text().splitlines():

@@ -46,7 +46,7 @@ def ids(answers):
 
 @everywhere
 def test_every_mode_answers_as_the_evaluation_ranks(settings):
-    release, asked = release_night(settings, weight=WEIGHT), [*queries(150), *UNINDEXED]
+    release, asked, rows = release_night(settings, weight=WEIGHT), [*queries(150), *UNINDEXED], texts()
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert searcher.ranking == release.ranking
         for mode, weight in WEIGHTS.items():
@@ -59,7 +59,7 @@ def test_every_mode_answers_as_the_evaluation_ranks(settings):
                     scores = [score * answer.hits[0].score for score in scores]
                 assert [hit.score for hit in answer.hits] == pytest.approx(scores, rel=1e-5, abs=1e-5)
                 assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
-                assert all(hit.text == texts()[int(hit.passage_id[1:])]["text"] for hit in answer.hits)
+                assert all(hit.text == rows[int(hit.passage_id[1:])]["text"] for hit in answer.hits)
             if mode is Mode.HYBRID:
                 assert searcher.search(asked, 10) == answers
                 assert [ids(searcher.search(query, 10))[0] for query in asked[:40]] == ids(answers[:40])
@@ -235,7 +235,9 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
 def test_a_query_without_hits_of_the_encoder_is_ranked_by_the_vectors_of_the_lexical_hits():
     vectors = {3: np.array([2.0, 0.0], np.float32), 5: np.array([1.0, 0.0], np.float32)}
     query = HybridQuery("text", np.array([1.0, 0.0], np.float32), [], np.array([5, 3]), np.array([2, 1], np.float32))
-    (ranked,) = rank_hybrid([query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors)
+    (ranked,) = rank_hybrid(
+        [query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors
+    )
     assert ranked == [(5, pytest.approx(0.5 * 3 / 4 + 0.5)), (3, pytest.approx(0.5 + 0.5 * 0.5))]
 
 
