@@ -88,7 +88,7 @@ def test_a_release_whose_lexical_index_is_missing_or_damaged_is_refused(settings
     for harm in (shutil.rmtree, lambda folder: flip(folder / "documents.i32")):
         first, second = release_night(settings), release_night(settings, weight=0.5)
         harm(settings.home / Postings.shelf / second.ranking.postings)
-        with pytest.raises(Damaged, match="lexical index damaged or missing.*nightshift releases repair"):
+        with pytest.raises(Damaged, match=r"lexical index damaged or missing.*nightshift releases repair"):
             Searcher.open(settings, HashingEncoder)
         rollback(settings, first.release)
         assert {answer.release for answer in answers(settings)} == {first.release}

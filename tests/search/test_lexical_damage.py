@@ -49,7 +49,7 @@ def test_damage_to_any_file_of_a_lexical_index_is_noticed_when_it_is_opened_and_
             harm(file)
             if file.exists():  # a failing disk does not change the time of modification
                 os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-            with pytest.raises(Damaged, match="lexical index damaged or missing.*nightshift releases repair"):
+            with pytest.raises(Damaged, match=r"lexical index damaged or missing.*nightshift releases repair"):
                 searcher.check()
             with pytest.raises(Damaged, match="lexical index"):
                 searcher.search(QUERIES, 5)
