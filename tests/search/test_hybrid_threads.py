@@ -17,7 +17,7 @@ from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.search.searcher import Searcher
 
 THREADS = 16
-QUERIES = [" ".join(row["text"].split()[2:6]) for row in texts(160)]
+QUERIES = [" ".join(row["text"].split()[2:6]) for row in texts(60)]
 
 
 @pytest.fixture(scope="module")
