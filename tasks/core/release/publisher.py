@@ -118,8 +118,14 @@ class Reader(Protocol):
             rule: filter expression from `Filters`; empty: all passages.
         """
 
-    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages with these ids that match the filter `rule`, keyed by row, with score 0."""
+    def fetch(self, keys: Sequence[str] | Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these keys that match the filter `rule`, keyed by row, with score 0.
+
+        Args:
+            keys: passage ids, or rows in the snapshot. For rows, milvus-lite scans the collection.
+            fields: names of fields, or "vector".
+            rule: filter expression, as in `search`.
+        """
 
     def vectors(self, rows: Sequence[int], passage_ids: Sequence[str]) -> np.ndarray:
         """Return the vectors float32 (n, dimension) of n passages, given by their rows and their ids."""

@@ -170,6 +170,11 @@ def key_of(hit: Mapping[str, Any]) -> str:
     return str(hit["id"] if "id" in hit else hit["passage_id"])
 
 
+def _keys_filter(keys: Sequence[str] | Sequence[int]) -> str:
+    field = "passage_id" if isinstance(keys[0], str) else "row"
+    return f"{field} in [{', '.join(quote(key) if isinstance(key, str) else str(int(key)) for key in keys)}]"
+
+
 class CollectionReader:
     """A `Reader` over a pymilvus client, which it owns.
 
@@ -221,15 +226,11 @@ class CollectionReader:
             )
         return answer
 
-    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages with these ids that match the filter `rule`; see `Reader.fetch`.
-
-        By primary key: milvus-lite scans the collection for any other field.
-        """
+    def fetch(self, keys: Sequence[str] | Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these ids or rows that match the filter `rule`; see `Reader.fetch`."""
         name, passages = self.identity.collection, dict[int, Found]()
-        for first in range(0, len(passage_ids), ROWS_PER_REQUEST):
-            literals = map(quote, passage_ids[first : first + ROWS_PER_REQUEST])
-            keys_filter = f"passage_id in [{', '.join(literals)}]"
+        for first in range(0, len(keys), ROWS_PER_REQUEST):
+            keys_filter = _keys_filter(keys[first : first + ROWS_PER_REQUEST])
             with convert_errors(f"collection {name}"):
                 answer = self._client.query(
                     name,
