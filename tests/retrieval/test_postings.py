@@ -45,8 +45,8 @@ def lucene_small_float():
 
     class SmallFloat(JavaClass, metaclass=MetaJavaClass):
         __javaclass__ = "org/apache/lucene/util/SmallFloat"
-        intToByte4 = JavaStaticMethod("(I)B")  # noqa: N815
-        byte4ToInt = JavaStaticMethod("(B)I")  # noqa: N815
+        intToByte4 = JavaStaticMethod("(I)B")
+        byte4ToInt = JavaStaticMethod("(B)I")
 
     return SmallFloat
 
@@ -123,9 +123,10 @@ def test_a_crashed_build_starts_again(world, tmp_path, monkeypatch, step):
         return work(*arguments)
 
     monkeypatch.setattr(module, "BATCH_ROWS", 50)
-    with monkeypatch.context() as crashing, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as crashing:
         crashing.setattr(module, step, crash)
-        build_postings(tmp_path, world.snapshot, "porter")
+        with pytest.raises(KeyboardInterrupt):
+            build_postings(tmp_path, world.snapshot, "porter")
     assert find_artifact(tmp_path, Postings, world.postings.digest) is None
     assert content(build_postings(tmp_path, world.snapshot, "porter")) == content(world.postings)
     assert not list((tmp_path / "postings").glob("*.partial"))
