@@ -70,6 +70,16 @@ def test_a_query_that_java_drops_with_exit_status_zero_is_a_failure(tmp_path, in
         )
 
 
+def test_java_in_this_process_leaves_its_locale():
+    script = (
+        "import locale; from tasks.core.retrieval.analyzer import Analyzer; before = locale.setlocale(locale.LC_ALL);"
+        "Analyzer('porter'); print(before == locale.setlocale(locale.LC_ALL), ';' in before)"
+    )
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # Python sets the characters' locale only, Java all of it
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_java_dies_with_a_parent_that_is_killed(tmp_path, index):
     pipe, topics = tmp_path / "stopwords", tmp_path / "topics.tsv"

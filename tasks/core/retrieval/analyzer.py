@@ -5,6 +5,7 @@ A JVM starts in the process at the first text (0.2 s, about 60 MB) and stays. An
 
 from __future__ import annotations
 
+import locale
 import os
 import threading
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def _java(stemmer: str) -> tuple[Any, Any, Any]:
     """Return Java's `AnalyzerUtils.analyze` and `String.join`, and an analyzer."""
     with _starting:
         os.environ["JAVA_HOME"] = str(find_java().parent.parent)  # jnius reads it when it is imported
-        jar = str(anserini_jar())
+        jar, before = str(anserini_jar()), locale.setlocale(locale.LC_ALL)
         try:
             import jnius_config
 
@@ -76,6 +77,8 @@ def _java(stemmer: str) -> tuple[Any, Any, Any]:
             from jnius import JavaClass, JavaStaticMethod, MetaJavaClass
         except Exception as error:  # jnius raises what its Java finder raises
             raise NightshiftError(f"Java does not start in this process: {error}. Run `nightshift doctor`.") from error
+        finally:
+            locale.setlocale(locale.LC_ALL, before)  # Java sets it for the whole process
 
         # Declared explicitly, because jnius takes seconds to discover the methods of all related classes.
         class English(JavaClass, metaclass=MetaJavaClass):
