@@ -77,6 +77,6 @@ def _repair_lexical(home: Path, release: Release) -> None:
     if not ranking.postings or find_artifact(home, Postings, ranking.postings) is not None:
         return
     try:
-        build_postings(home, load(home, Snapshot, release.snapshot), ranking.stemmer)
+        build_postings(home, load(home, Snapshot, release.snapshot), ranking.language, ranking.stemmer)
     except NightshiftError as error:
         log.error("snapshot %s: lexical index not rebuilt (%s); only dense search works", release.snapshot, error)

@@ -29,13 +29,13 @@ Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), weights floa
 
 def open_scorer(postings: Postings, ranking: Ranking) -> Bm25Scorer:
     """Open the postings with the BM25 parameters of a ranking."""
-    return Bm25Scorer(postings, ranking.stemmer, ranking.k1, ranking.b)
+    return Bm25Scorer(postings, ranking.language, ranking.stemmer, ranking.k1, ranking.b)
 
 
 class Bm25Scorer:
     """BM25 over one snapshot. Thread-safe. Memory: 8 bytes per posting, and 8 bytes per passage and thread."""
 
-    def __init__(self, postings: Postings, stemmer: str, k1: float, b: float) -> None:
+    def __init__(self, postings: Postings, language: str, stemmer: str, k1: float, b: float) -> None:
         folder = postings.path
         table = pq.read_table(folder / TERMS)
         self.rows = postings.rows
@@ -47,11 +47,12 @@ class Bm25Scorer:
         inverse = _inverse_norms(postings, k1, b)
         self._saturation = np.empty(len(self._documents), np.float32)
         saturate(self._documents, _mapped(folder / FREQUENCIES, np.uint16), inverse[norms], self._saturation)
-        self._analyzer = Analyzer(stemmer)
+        self._language = language
+        self._analyzer = Analyzer(language, stemmer)
 
     def weights(self, query: str) -> Weights:
         """Analyze a query into its indexed terms, each with its inverse document frequency times its count."""
-        terms = self._analyzer.terms(one_line(query))
+        terms = self._analyzer.terms(one_line(query, self._language))
         counts = Counter(term for term in terms if term in self._numbers)
         numbers = np.fromiter((self._numbers[term] for term in counts), np.int64, len(counts))
         return numbers, self._idf[numbers] * np.fromiter(counts.values(), np.float32, len(counts))
