@@ -175,13 +175,9 @@ class MiningSettings(Section):
     k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalization")
     language: Language = Field(
-        ENGLISH,
-        description="language of the texts (ISO 639-1), whose analyzer in Lucene splits them into words for BM25; "
-        "`nightshift init` detects it; th needs a full JDK (JAVA_HOME)",
+        ENGLISH, description="language of the texts (ISO 639-1): how BM25 splits and stems words; th needs a full JDK"
     )
-    stemmer: Literal["porter", "krovetz", "none"] = Field(
-        "porter", description="English stemmer of Lucene; other languages always use their own"
-    )
+    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="stemmer of Lucene; English only")
     margin: float = Field(
         0.95, gt=0, le=1, description="drop a candidate that scores above this fraction of the positive's score"
     )

