@@ -31,6 +31,7 @@ WEIGHT = 0.6
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
 WEIGHTS = {Mode.DENSE: 1.0, Mode.LEXICAL: 0.0, Mode.HYBRID: WEIGHT}
 UNINDEXED = ["unheard-of", "é ?", "the of and"]
+NO_TERMS = (np.zeros(0, np.int64), np.zeros(0, np.float32))  # weights of a query, which `DrawnScores` does not read
 
 
 def queries(count, passages=200):
@@ -207,7 +208,7 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
             return {row: vectors[row] for row in rows}
 
         hybrid = HybridQuery(
-            "text",
+            NO_TERMS,
             query,
             [Found(row, "", float(dense[row]), {}) for row in nearest.tolist()],
             best_terms.astype(np.int32),
@@ -234,7 +235,7 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
 
 def test_a_query_without_hits_of_the_encoder_is_ranked_by_the_vectors_of_the_lexical_hits():
     vectors = {3: np.array([2.0, 0.0], np.float32), 5: np.array([1.0, 0.0], np.float32)}
-    query = HybridQuery("text", np.array([1.0, 0.0], np.float32), [], np.array([5, 3]), np.array([2, 1], np.float32))
+    query = HybridQuery(NO_TERMS, np.array([1.0, 0.0], np.float32), [], np.array([5, 3]), np.array([2, 1], np.float32))
     (ranked,) = rank_hybrid(
         [query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors
     )

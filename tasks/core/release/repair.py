@@ -79,7 +79,7 @@ def _repair_lexical(home: Path, release: Release) -> bool:
     if not ranking.postings or find_artifact(home, Postings, ranking.postings) is not None:
         return True
     try:
-        rebuilt = build_postings(home, load(home, Snapshot, release.snapshot), ranking.stemmer)
+        rebuilt = build_postings(home, load(home, Snapshot, release.snapshot), ranking.language, ranking.stemmer)
         if rebuilt.digest == ranking.postings:
             return True
         error: object = f"this version of Anserini builds another index, {rebuilt.digest}"

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.core.base.ranking import Ranking
 from tasks.core.release.publisher import Found
 from tasks.core.retrieval.arms import LEAST
-from tasks.core.retrieval.bm25_scorer import Bm25Scorer
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Weights
 from tasks.core.retrieval.fusion import fuse_scores
 
 ROUNDING = 1e-6  # more than the rounding error of a hybrid score
@@ -22,7 +22,7 @@ FetchVectors = Callable[[Sequence[int]], Mapping[int, np.ndarray]]
 class HybridQuery:
     """A query with the hits of both retrievers: its vector, and rows and scores, best first."""
 
-    text: str
+    weights: Weights  # of its terms
     vector: np.ndarray
     dense: Sequence[Found]
     lexical_rows: np.ndarray
@@ -36,7 +36,7 @@ class _Candidates:
         self._query, self._weight = query, ranking.weight
         self.rows = np.array([hit.row for hit in query.dense], np.int64)
         self._dense = np.array([hit.score for hit in query.dense], np.float32)
-        self._lexical = scorer.scores(scorer.weights(query.text), self.rows)
+        self._lexical = scorer.scores(query.weights, self.rows)
         only_lexical = ~np.isin(query.lexical_rows, self.rows)
         self._extra_rows = query.lexical_rows[only_lexical].astype(np.int64)
         self._extra = query.lexical_scores[only_lexical]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,8 +15,9 @@ from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.files import find_artifact
 from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import Postings, Snapshot
+from tasks.core.base.settings import cores
 from tasks.core.release.lexical import NEXT, open_lexical
-from tasks.core.retrieval.bm25_scorer import Bm25Scorer
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Hits, Weights
 from tasks.core.retrieval.postings import DOCUMENTS
 from tasks.core.snapshot.reader import PASSAGES
 
@@ -31,6 +32,7 @@ class Lexical:
         """Raises as `open_lexical` when the release ranks with BM25."""
         self._home, self._ranking, self._snapshot, self._rows = home, ranking, snapshot, rows
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(cores(), "nightshift-lexical")
         self._scorer: Bm25Scorer | None = None
         self._file = 0  # inode of the mapped file
         self._ids: pa.ChunkedArray | None = None
@@ -60,9 +62,18 @@ class Lexical:
             raise
         return scorer
 
-    def search(self, queries: Sequence[str], depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
         """Return rows and scores of the best passages for each query; see `Bm25Scorer.search`."""
         return self.scorer.search(queries, depth)
+
+    def weights(self, queries: Sequence[str]) -> list[Weights]:
+        """Return the weights of the terms of each query; see `Bm25Scorer.weights`."""
+        scorer = self.scorer
+        return [scorer.weights(query) for query in queries]
+
+    def search_later(self, weights: Sequence[Weights], depth: int) -> Future[list[Hits]]:
+        """Start `search` for weighted queries in another thread."""
+        return self._pool.submit(self.scorer.search_weighted, weights, depth)
 
     def passage_ids(self, rows: Sequence[int]) -> list[str]:
         """Return the ids of passages by their rows in the snapshot."""
@@ -94,4 +105,5 @@ class Lexical:
 
     def close(self) -> None:
         """Free the index."""
+        self._pool.shutdown()
         self._scorer = self._ids = None

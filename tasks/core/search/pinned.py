@@ -137,14 +137,15 @@ class Pinned:
         """Return the best `k` by the hybrid score. Texts are read for these only, by their key."""
         depth = max(k, DEPTH)
         fields = () if where.exact else FIELDS
-        dense = self._nearest(vectors, depth, where, fields)
-        lexical = self._lexical.search(queries, max(depth, FILTERED) if where.expression() else depth)
+        weights = self._lexical.weights(queries)
+        lexical = self._lexical.search_later(weights, max(depth, FILTERED) if where.expression() else depth)
+        dense = self._nearest(vectors, depth, where, fields)  # while BM25 searches in another thread
         inputs = [
-            HybridQuery(query, vector, hits, *best)
-            for query, vector, hits, best in zip(queries, vectors, dense, lexical, strict=True)
+            HybridQuery(weighted, vector, hits, *best)
+            for weighted, vector, hits, best in zip(weights, vectors, dense, lexical.result(), strict=True)
         ]
-        weighted = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
-        ranked = rank_hybrid(inputs, self._lexical.scorer, weighted, k, lambda rows: self._vectors(rows, where))
+        ranking = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
+        ranked = rank_hybrid(inputs, self._lexical.scorer, ranking, k, lambda rows: self._vectors(rows, where))
         wanted = sorted({row for best in ranked for row, _ in best})
         fetched = self._fetch(wanted, where, FIELDS)
         return [[fetched[row]._replace(score=score) for row, score in best] for best in ranked]
