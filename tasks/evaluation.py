@@ -51,7 +51,8 @@ def probe(
     held_out = settings.evaluation
     dense = encoder_run(settings.home, rival, vectors, snapshot, held_out.split, held_out.depth)
     name = "the serving release" if serving else "the base model"
-    return pools.probe(settings, snapshot, challenger, rival, name, (bm25, dense))
+    served = None if serving is None else serving.ranking
+    return pools.probe(settings, snapshot, challenger, rival, name, (bm25, dense), served)
 
 
 @task(name="gate", task_run_name="gate", **STEP)

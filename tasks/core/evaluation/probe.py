@@ -18,14 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.base.files import produce
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Encoder, Run, Snapshot
-from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.evaluation.evaluate import evaluate_encoder, read_per_query, read_run
+from tasks.core.evaluation.evaluate import evaluate_ranked, read_per_query, read_run
 from tasks.core.evaluation.gate import GateCheck, Probe
 from tasks.core.evaluation.significance import compare_paired
+from tasks.core.evaluation.tune import tune_ranking
+from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, judged, passages, qrels
 
 log = logging.getLogger("nightshift.evaluation")
@@ -34,11 +36,18 @@ VERSION = 1  # of the pool; a change makes new artifacts
 
 
 def probe(
-    settings: Settings, snapshot: Snapshot, challenger: Encoder, rival: Encoder, name: str, runs: tuple[Run, ...]
+    settings: Settings,
+    snapshot: Snapshot,
+    challenger: Encoder,
+    rival: Encoder,
+    name: str,
+    runs: tuple[Run, ...],
+    served: Ranking | None = None,
 ) -> Probe:
     """Rank a pool of passages with the challenger and its rival; reject the challenger if it is clearly worse.
 
-    The pool and its vectors are artifacts. When all passages are embedded later, the vectors of the pool are reused.
+    Rankings are those of releases: dense, BM25, or both. The weight of the challenger is the best for the pool's own
+    queries, which favors the challenger again. The pool and its vectors are artifacts. When all passages are embedded later, the vectors of the pool are reused.
 
     Args:
         settings: size of the pool; margin and confidence of the gate.
@@ -46,6 +55,7 @@ def probe(
         challenger, rival: the two encoders.
         name: name of the rival in messages.
         runs: of BM25 and of the rival over the held-out queries; their top passages are in the pool.
+        served: how the rival ranks; None: with the best weight, like the challenger.
     """
     evaluation = settings.evaluation
     drawn = _draw_queries(snapshot, evaluation.split, evaluation.probe_queries, settings.gate.seed)
@@ -62,7 +72,8 @@ def probe(
     pool = _build_pool(settings.home, snapshot, evaluation.split, drawn, chosen)
     log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, drawn.num_rows)
     challenger_measures, rival_measures = (
-        _measure(settings.home, encoder, pool, evaluation, settings.embedding) for encoder in (challenger, rival)
+        _measure(settings, encoder, pool, weight)
+        for encoder, weight in ((challenger, None), (rival, served and served.weight))
     )
     comparison = compare_paired(name, challenger_measures, rival_measures, settings.gate)
     worse = comparison.high < -settings.gate.margin
@@ -73,11 +84,17 @@ def probe(
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=comparison, finding=finding)
 
 
-def _measure(
-    home: Path, encoder: Encoder, pool: Snapshot, evaluation: EvaluationSettings, embedding: EmbeddingSettings
-) -> pa.Table:
-    vectors = gather_shards(home, encoder, pool, 1, vectors=embedding.vectors)
-    return read_per_query(evaluate_encoder(home, "probe", encoder, vectors, pool, evaluation))
+def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, weight: float | None) -> pa.Table:
+    """Measure the ranking of an encoder on the pool. weight: of the dense score; None: the best for these queries."""
+    home, evaluation = settings.home, settings.evaluation
+    vectors = gather_shards(home, encoder, pool, 1, vectors=settings.embedding.vectors)
+    postings = build_postings(home, pool, settings.mining.language, settings.mining.stemmer)
+    ranking, _ = tune_ranking(
+        home, encoder, vectors, pool, postings, settings.mining, evaluation, split=evaluation.split
+    )
+    if weight is not None:
+        ranking = ranking.model_copy(update={"weight": weight})
+    return read_per_query(evaluate_ranked(home, "probe", encoder, vectors, pool, ranking, evaluation))
 
 
 def _draw_queries(snapshot: Snapshot, split: str, limit: int, seed: int) -> pa.Table:

@@ -17,6 +17,7 @@ from tasks.core.base.settings import MiningSettings
 from tasks.core.evaluation.evaluate import encoder_arms
 from tasks.core.retrieval.arms import Arms, longest_norm
 from tasks.core.snapshot.reader import qrels
+from tasks.core.snapshot.splits import Split
 
 log = logging.getLogger("nightshift.evaluation")
 
@@ -54,8 +55,9 @@ def tune_ranking(
     postings: Postings,
     mining: MiningSettings,
     settings: EvaluationSettings,
+    split: str = Split.DEV,
 ) -> Tuned:
-    """Choose how a release of this encoder ranks, on the dev queries of the snapshot; see `tune`.
+    """Choose how a release of this encoder ranks, on the queries of a split, normally dev; see `tune`.
 
     `[evaluation] ranking` may fix the mode instead.
     """
@@ -72,11 +74,11 @@ def tune_ranking(
         why = f'set by [evaluation] ranking = "{settings.ranking}"'
         fixed = Tuning(weight=FIXED[settings.ranking], why=why)
         return Tuned(ranking.model_copy(update={"weight": fixed.weight}), fixed)
-    if not snapshot.splits.get("dev"):
+    if not snapshot.splits.get(split):
         tuning = Tuning(weight=DEFAULT_WEIGHT, why="there are no dev queries, so the weight is the default")
     else:
-        scores = encoder_arms(home, encoder, embeddings, snapshot, "dev", ranking)
-        tuning = tune(Arms(scores), qrels(snapshot, "dev"), leave_out_self=settings.leave_out_self)
+        scores = encoder_arms(home, encoder, embeddings, snapshot, split, ranking)
+        tuning = tune(Arms(scores), qrels(snapshot, split), leave_out_self=settings.leave_out_self)
     weight = tuning.weight
     if settings.ranking == "hybrid" and weight in (0, 1):
         weight = DEFAULT_WEIGHT
