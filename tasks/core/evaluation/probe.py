@@ -47,7 +47,8 @@ def probe(
     """Rank a pool of passages with the challenger and its rival; reject the challenger if it is clearly worse.
 
     Rankings are those of releases: dense, BM25, or both. The weight of the challenger is the best for the pool's own
-    queries, which favors the challenger again. The pool and its vectors are artifacts. When all passages are embedded later, the vectors of the pool are reused.
+    queries, which favors the challenger again. The pool and its vectors are artifacts. When all passages are embedded
+    later, the vectors of the pool are reused.
 
     Args:
         settings: size of the pool; margin and confidence of the gate.
