@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import closing
+from unittest.mock import patch
 
 import pytest
 from damage_in_place import HARMS, flip, truncate
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.files import files_under
+from tasks.core.base.receipts import Postings
 from tasks.core.release.prune import prune
 from tasks.core.release.repair import repair
 from tasks.core.release.vector_stores import open_publisher
@@ -136,6 +138,27 @@ def test_what_cannot_be_built_again_is_named_with_the_next_step(settings, caplog
         truncate(shard)
     assert repair(settings, HashingEncoder) == (None, 1)
     assert f"release {release.release}: its collection cannot be rebuilt" in caplog.text
+    assert "with `nightshift rollback`, or make a new one with `nightshift run`" in caplog.text
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_lexical_index_is_built_again_and_one_that_cannot_be_is_named_with_the_next_step(settings, weight, caplog):
+    release = release_night(settings, weight=weight)
+    folder, before = settings.home / Postings.shelf / release.ranking.postings, answers(settings)
+    intact = (release.model_copy(update={"reused": True}), 1)
+    flip(folder / "documents.i32")
+    assert repair(settings, HashingEncoder) == intact
+    assert answers(settings) == before
+    usable = intact if weight == 1 else (None, 1)  # a dense release still serves
+    shutil.rmtree(folder)
+    with patch("tasks.core.retrieval.postings.anserini_version", lambda: "0.0"):
+        assert repair(settings, HashingEncoder) == usable
+    assert (
+        f"release {release.release}: lexical index {release.ranking.postings} not rebuilt (this version" in caplog.text
+    )
+    shutil.rmtree(settings.home / "snapshots")
+    assert repair(settings, HashingEncoder) == usable
+    assert "missing, although another artifact references it" in caplog.text
     assert "with `nightshift rollback`, or make a new one with `nightshift run`" in caplog.text
 
 

@@ -32,6 +32,7 @@ HERE = {"host": "127.0.0.1"}
 
 SERVES = """
 import sys
+from contextlib import suppress
 sys.path.insert(0, sys.argv[1])
 from release_world import HashingEncoder, settings_from
 from tasks.core.search.http import serve
@@ -43,7 +44,8 @@ class Held(HashingEncoder):
             sys.stdin.readline()
         return self.encode_passages(texts)
 
-serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), Held)
+with suppress(KeyboardInterrupt):  # as the command does
+    serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), Held)
 """
 
 
@@ -90,8 +92,8 @@ def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings, end):
         printed = process.stdout.read() + process.stderr.read()
     assert len(answers[0]["hits"]) == 10
     assert not list((settings.home / "readers").glob("*"))
-    # Uvicorn ends as the signal ends a process. The JVM, which ran in it, changes neither this nor the output.
-    assert process.returncode in (-end, 0, 130)
+    # The JVM, which ran in this process, changes neither the signals nor the output.
+    assert process.returncode == (-signal.SIGTERM if end == signal.SIGTERM else 0)
     assert printed == ""
 
 
@@ -131,11 +133,10 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
-@pytest.mark.parametrize("mode", Mode)
-def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path, mode):
+def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path):
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
-        shown = shown_by_browser(f"{address}/?q=lamp+n3&mode={mode}", tmp_path)
-        hits = searcher.search("lamp n3", 10, mode=mode)[0].hits
+        shown = shown_by_browser(f"{address}/?q=lamp+n3&mode=lexical", tmp_path)
+        hits = searcher.search("lamp n3", 10, mode=Mode.LEXICAL)[0].hits
     assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits]
     assert re.findall(r'<span class="score">(.*?)</span>', shown) == [f"{hit.score:.4f}" for hit in hits]
 
