@@ -67,7 +67,7 @@ class Analyzer:
             terms: number of terms of each text, int64 (n,).
         """
         if self._language in SEVERAL_TERMS_PER_WORD:
-            chosen = range(len(texts))
+            chosen = list(range(len(texts)))
         elif self._language in ELONGATED:
             chosen = [row for row, text in enumerate(texts) if ELONGATION in text]
         else:
