@@ -14,6 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from things_and_traits import THINGS
 
+from tasks.core.base.settings import Settings
+from tasks.core.evaluation.tune import DEFAULT_WEIGHT
+from tasks.core.release.vector_stores import open_publisher
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
@@ -51,8 +55,15 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert set(release) >= {"release", "created", "encoder", "collection", "snapshot", "passages"}
     assert release["passages"] == 100
     assert release["previous"] is None
-    for system in ("metrics", "bm25", "base"):
+    for system in ("metrics", "bm25", "base", "dense"):
         assert set(release[system]) == {"ndcg@10", "mrr@10", "recall@100", "map@100"}
+    home, ranking = Path(environment["NIGHTSHIFT_HOME"]), release["ranking"]
+    assert ranking["weight"] == DEFAULT_WEIGHT  # four dev queries are too few to choose a weight
+    assert (home / "postings" / ranking["postings"] / "manifest.json").is_file()
+    identity = open_publisher(home, Settings(home=home).milvus).identity(release["collection"])
+    assert json.loads(identity.ranking) == ranking
+    report = Path(document(nightshift("report", "--json"))["report"]).read_text()
+    assert "<h2>Ranking: hybrid, 85% dense + 15% BM25</h2>" in report
     assert release["metrics"]["ndcg@10"] > release["base"]["ndcg@10"]
 
     before = manifests(environment)
@@ -82,6 +93,13 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     assert set(answer["hits"][0]) == {"rank", "score", "passage_id", "title", "text"}
     assert "fresh" in {hit["passage_id"] for hit in answer["hits"]}
+    first = {
+        mode: document(nightshift("search", query, "-k", "1", "--mode", mode, "--json"))["hits"][0]
+        for mode in ("lexical", "dense", "hybrid")
+    }
+    assert first["lexical"]["passage_id"] == "fresh"  # it has the most words of the query
+    assert first["hybrid"] == answer["hits"][0]  # the release's own mode
+    assert len({hit["score"] for hit in first.values()}) == 3
 
     back = nightshift("rollback")
     assert back.returncode == 0, back.stderr
