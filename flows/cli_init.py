@@ -31,18 +31,19 @@ def write_settings(
         str, typer.Option(metavar="COLUMN", help="For query-passage pairs: column of the passage.")
     ] = "",
 ) -> None:
-    """Inspect your data and write a commented settings file for it: format, splits, token limits."""
+    """Inspect your data and write a commented settings file for it: format, splits, token limits, language."""
     from flows.terminal_log import show_progress
     from tasks.core.ingest.source_summary import settings_text, summarize_source
+    from tasks.core.retrieval.language_notes import with_language
 
     show_progress()
     if to.exists():
         fail(f"{to} exists already. Remove it, or choose another file: --to other.toml")
-    summary = summarize_source(source, query, passage)
+    summary = with_language(summarize_source(source, query, passage))
     to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}"), encoding="utf-8")
     echo(
         f"{summary.format}: {summary.passages:,} passages, {summary.queries:,} queries, "
-        f"{sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)})"
+        f"{sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)}); language {summary.language}"
     )
     for note in summary.notes:
         echo(note)

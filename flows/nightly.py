@@ -89,7 +89,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     base = training.base_encoder(settings, snapshot)
     log_estimate(settings, snapshot, drift)
     index = mining.index_passages(settings, snapshot)
-    postings = mining.analyze_passages(settings, snapshot, settings.mining.stemmer)
+    postings = mining.analyze_passages(settings, snapshot, settings.mining.language, settings.mining.stemmer)
     held_out = mining.search_split(
         settings, snapshot, index, settings.evaluation.split, settings.evaluation.searched_depth
     )
@@ -131,7 +131,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         served = serving.ranking
         if served.postings:  # its weight, over tonight's passages
-            lexical = mining.analyze_passages(settings, snapshot, served.stemmer)
+            lexical = mining.analyze_passages(settings, snapshot, served.language, served.stemmer)
             served = served.model_copy(update={"postings": lexical.digest})
         figures[System.SERVING] = evaluation.evaluate(settings, System.SERVING, rival, rival_vectors, snapshot, served)
     withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)

@@ -28,9 +28,9 @@ def index_passages(settings: Settings, snapshot: Snapshot) -> Index:
 
 
 @task(name="analyze", task_run_name="analyze {snapshot.rows} passages", **STEP)
-def analyze_passages(settings: Settings, snapshot: Snapshot, stemmer: str) -> Postings:
+def analyze_passages(settings: Settings, snapshot: Snapshot, language: str, stemmer: str) -> Postings:
     """Build the lexical index that releases rank with."""
-    return build_postings(settings.home, snapshot, stemmer)
+    return build_postings(settings.home, snapshot, language, stemmer)
 
 
 @task(name="search-bm25", task_run_name="search {split} queries with BM25", **STEP)

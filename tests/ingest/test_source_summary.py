@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from language_samples import ARTICLE, OTHER_LANGUAGES
 from source_forms import FORMS, PASSAGES, beir, jsonl, put
 
 from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.settings_file import load_settings
-from tasks.core.ingest.language import share_without_common_word
 from tasks.core.ingest.source_summary import LONGEST, settings_text, summarize_source
+from tasks.core.retrieval.analyzer import Analyzer
+from tasks.core.retrieval.detect_language import detect_language
+from tasks.core.retrieval.language_notes import share_without_common_word, with_language
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -68,20 +71,61 @@ def test_an_empty_table_is_named(tmp_path: Path) -> None:
 
 def test_texts_in_a_script_that_model_and_bm25_cannot_read_are_noted(tmp_path: Path) -> None:
     beir(tmp_path)
-    assert summarize_source(str(tmp_path)).notes == ()
-    words = ["ข้าวผัดกุ้งอร่อยมาก", "រថភ្លើងនៅលើអាកាស", "ตลาดน้ำดำเนินสะดวก"]
+    assert with_language(summarize_source(str(tmp_path))).notes == ()
+    words = ["រថភ្លើងនៅលើអាកាស", "ផ្សារបណ្តែតទឹក", "សាលារៀនភូមិ"]
     texts = [word * (1 + n // 3) for n, word in enumerate(words * 10)]
     put(tmp_path, "corpus.jsonl", "".join(f'{{"_id": "p{n}", "text": "{text}"}}\n' for n, text in enumerate(texts)))
     put(
         tmp_path, "queries.jsonl", "".join(f'{{"_id": "q{n}", "text": "{text[:9]}"}}\n' for n, text in enumerate(texts))
     )
-    unknown, unanswered = summarize_source(str(tmp_path)).notes
+    unknown, unanswered = with_language(summarize_source(str(tmp_path))).notes
     assert unknown.startswith("100.0% of the queries' tokens and 100.0% of the passages' are unknown to the tokenizer")
     assert unanswered.startswith("100% of the first 30 queries have no word in common with the first 30 passages")
 
+    assert 'as [mining] language = "en" splits and stems them' in unanswered
 
-def test_words_are_divided_as_bm25_divides_them() -> None:
-    passages = ["The River, a castle", "東京の塔", "don't", "ตลาดน้ำ"]
-    cases = {"river": 0, "RIVERS": 1, "塔": 0, "ตลาด": 1, "ตลาดน้ำ": 0, "": 1}
-    for query, share in cases.items():
-        assert share_without_common_word([query], passages) == share, query
+
+def test_words_are_those_of_bm25_in_the_language() -> None:
+    passages = ["The River, a castle", "東京の塔", "Straßen und Häuser", "ตลาดน้ำ"]
+    english = {"river": 0, "RIVERS": 0, "the": 1, "塔": 0, "Haus": 1, "ตลาด": 1, "ตลาดน้ำ": 0, "": 1}
+    german = {"Haus": 0, "und": 1, "Strasse": 0}
+    for language, cases in (("en", english), ("de", german)):
+        for query, share in cases.items():
+            assert share_without_common_word([query], passages, language) == share, (language, query)
+
+
+@pytest.mark.parametrize("language", ARTICLE)
+def test_the_language_of_a_paragraph_is_detected(language: str) -> None:
+    assert detect_language([ARTICLE[language]]).language == language
+
+
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+def test_a_language_without_an_analyzer_is_not_taken_for_a_related_one(language: str) -> None:
+    detected = detect_language([OTHER_LANGUAGES[language]])
+    assert (detected.language, detected.analyzed) == (language, "en")
+
+
+def test_names_and_numbers_are_of_no_language() -> None:
+    detected = detect_language(["Samsung Galaxy 128GB", "Bosch 42-17", "Lego Technic"])
+    assert detected.language == "en"
+    assert detected.reason.startswith("not recognized")
+
+
+@pytest.mark.parametrize(("language", "note"), [("cs", 'look like "cs"'), ("th", "full JDK"), ("de", "")])
+def test_the_settings_name_the_language_of_the_passages(language: str, note: str, tmp_path: Path) -> None:
+    beir(tmp_path)
+    words = (ARTICLE | OTHER_LANGUAGES)[language]
+    put(tmp_path, "corpus.jsonl", jsonl([{"_id": f"p{n}", "text": f"{n} {words}"} for n in range(30)]))
+    put(tmp_path, "queries.jsonl", jsonl([{"_id": f"q{n}", "text": words[:60]} for n in range(30)]))
+    summary = with_language(summarize_source(str(tmp_path)))
+    (tmp_path / "night.toml").write_text(settings_text(summary, str(tmp_path / "home")))
+    assert load_settings(tmp_path / "night.toml").mining.language == ("en" if language == "cs" else language)
+    if note and not (language == "th" and can_split_thai()):
+        assert note in " ".join(summary.notes)
+
+
+def can_split_thai() -> bool:
+    try:
+        return bool(Analyzer("th", "porter"))
+    except NightshiftError:
+        return False

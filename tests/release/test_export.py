@@ -7,13 +7,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from release_world import PASSAGES, HashingEncoder, encoder_of, release_night, small, snapshot_of, texts, vectors_of
+import small_snapshot
+from release_world import (
+    PASSAGES,
+    HashingEncoder,
+    encoder_of,
+    evaluated,
+    release_night,
+    small,
+    snapshot_of,
+    texts,
+    vectors_of,
+)
 from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.core.base.checksums import MANIFEST, write_checksums
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.files import file_digest
+from tasks.core.base.ranking import Ranking
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.search.export import export
 from tasks.core.search.searcher import Searcher
@@ -102,6 +114,26 @@ def test_a_run_holds_what_the_release_answers_to_the_held_out_queries(world, tmp
     best = np.argsort(-(vectors(settings, 1) @ encoder.encode_queries([query])[0]))[:20]
     assert [line[2] for line in lines if line[0] == "q4"][:20] == [f"p{row:04d}" for row in best]
     assert (folder / "qrels").read_text().splitlines()[0] == "q0 0 p0000 1"
+
+
+def test_a_run_of_a_hybrid_release_is_the_evaluations_run_and_the_export_names_the_ranking(tmp_path):
+    settings = small(tmp_path / "var")
+    rows = texts()
+    queries = {f"q{n}": " ".join(row["text"].split()[3:8]) for n, row in enumerate(rows[:60])}
+    qrels = [(query, f"p{n:04d}", "test" if n else "train") for n, query in enumerate(queries)]
+    release = release_night(
+        settings, snapshot=small_snapshot.snapshot_of(settings.home, rows, queries, qrels), weight=0.5
+    )
+    folder = export(settings, "serving", "trec", tmp_path / "trec", loader=HashingEncoder)
+    run = {}
+    for line in (folder / "run.trec").read_text().splitlines():
+        run.setdefault(line.split()[0], []).append(line.split()[2])
+    assert run.keys() == queries.keys() - {"q0"}
+    ranked = evaluated(settings.home, release, [queries[query] for query in run])
+    assert list(run.values()) == [[passage for passage, _ in hits] for hits in ranked]
+    for form in ("trec", "faiss", "parquet"):
+        folder = export(settings, "serving", form, tmp_path / "out", force=True, loader=HashingEncoder)
+        assert Ranking(**identity(folder)["ranking"]) == release.ranking
 
 
 def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(world, tmp_path):

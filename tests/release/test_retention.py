@@ -24,12 +24,13 @@ from s3_server import s3_server
 
 from tasks.core.base import artifact_store as store
 from tasks.core.base.files import find_by_key, load, produce
-from tasks.core.base.receipts import Embeddings, Encoder, Ingested, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Ingested, Postings, Run, Snapshot
 from tasks.core.embedding.text_index import build_index, index_of
 from tasks.core.release.history import list_releases
 from tasks.core.release.prune import prune
 from tasks.core.release.reindex import reindex
 from tasks.core.release.retention import DAY, DELETABLE, remove_unused
+from tasks.core.release.rollback import rollback
 from tasks.core.search.searcher import Searcher
 
 LATER = time.time() + 31 * DAY
@@ -78,6 +79,19 @@ def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_non
     run = a_run(settings.home, "q1")
     assert remove_unused(settings, LATER) == [run.path]
     assert index_of(settings.home, first.snapshot) is not None
+
+
+def test_the_lexical_index_of_a_kept_release_stays_and_that_of_a_pruned_one_goes(settings):
+    releases = [release_night(settings, seed=seed, tag=f"tag{seed}", weight=0.5) for seed in (1, 2, 3)]
+    prune(settings)
+    remove_unused(settings, LATER)
+    folders_of = [settings.home / Postings.shelf / release.ranking.postings for release in releases]
+    assert [folder.exists() for folder in folders_of] == [False, True, True]
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp tag3")[0].release == releases[2].release
+    rollback(settings)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp tag2")[0].release == releases[1].release
 
 
 def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings):

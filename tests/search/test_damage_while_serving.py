@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
-from damage_in_place import HARMS, flip
+from damage_in_place import flip
 from fastapi.testclient import TestClient
-from release_world import HashingEncoder, release_night, small, snapshot_of, texts
+from release_world import HashingEncoder, release_night, small
 
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.release.repair import repair
-from tasks.core.retrieval.bm25 import build_index
-from tasks.core.retrieval.lucene_files import check_lucene
 from tasks.core.search.http import make_app
 from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
@@ -190,52 +188,3 @@ def test_the_service_survives_a_damaged_ledger_and_pointer(tmp_path):
         assert client.post("/search", json={**ASK, "release": first.release}).json()["release"] == first.release
         listed = client.get("/release").json()
         assert [release["release"] for release in listed["releases"]] == [second.release, first.release]
-
-
-@pytest.fixture(scope="module")
-def indexed(tmp_path_factory):
-    """A home with a BM25 index; tests must not leave damage."""
-    settings = small(tmp_path_factory.mktemp("lexical") / "var", {"check_minutes": 0})
-    release_night(settings)
-    index = build_index(settings.home, snapshot_of(settings.home, texts()), settings.mining)
-    return settings, index.path / "lucene"
-
-
-def test_damage_to_any_file_of_a_lucene_index_is_detected(indexed):
-    _, folder = indexed
-    check_lucene(folder)
-    for file in [file for file in folder.iterdir() if file.name != "write.lock"]:
-        whole = file.read_bytes()
-        for harm in HARMS:
-            harm(file)
-            with pytest.raises(Damaged, match="damaged"):
-                check_lucene(folder)
-            file.write_bytes(whole)
-    check_lucene(folder)
-
-
-def test_a_damaged_bm25_index_is_reported_and_rebuilt_while_dense_search_continues(indexed):
-    settings, folder = indexed
-    service, http = client_of(settings)
-    with http as client:
-        fused = client.post("/search", json={**ASK, "fuse": True}).json()["answers"]
-        flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
-        service._searcher.check()
-        refused = client.post("/search", json={**ASK, "fuse": True})
-        assert refused.status_code == 503
-        assert "Search without fusion until `nightshift releases repair`" in refused.json()["error"]
-        assert client.post("/search", json=ASK).status_code == 200
-        assert client.get("/healthz").json()["status"] == "degraded"
-        with Searcher.open(settings, HashingEncoder) as other, pytest.raises(Damaged, match="damaged"):
-            other.search("lamp", fuse=True)
-        repair(settings, HashingEncoder)
-        service._searcher.check()
-        assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
-        assert client.get("/healthz").json()["status"] == "ok"
-        # The index was rebuilt while Java still reads the old files, so Java restarts.
-        pid = service._searcher._pinned._lexical._child.pid
-        flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
-        repair(settings, HashingEncoder)
-        service._searcher.check()
-        assert client.post("/search", json={**ASK, "fuse": True}).json()["answers"] == fused
-        assert service._searcher._pinned._lexical._child.pid != pid

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as examples
 from milvus_servers import free_port, wait_for
-from release_world import HashingEncoder, as_text, release_night, small, snapshot_of, texts
+from release_world import HashingEncoder, as_text, release_night, small
 from schemathesis import GenerationMode
 
-from tasks.core.retrieval.bm25 import build_index
+from tasks.core.base.ranking import Mode
 from tasks.core.search.http import make_app
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
@@ -33,7 +34,6 @@ SERVES = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from release_world import HashingEncoder, settings_from
-from tasks.core.retrieval.bm25 import build_index
 from tasks.core.search.http import serve
 
 class Held(HashingEncoder):
@@ -50,8 +50,7 @@ serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), Held)
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     made = small(tmp_path_factory.mktemp("process") / "var")
-    release_night(made)
-    build_index(made.home, snapshot_of(made.home, texts()), made.mining)
+    release_night(made, weight=0.5)
     return made
 
 
@@ -60,7 +59,8 @@ def running(settings):
     """Start the service in its own process; yield the process and the address."""
     port, world = free_port(), Path(__file__).parents[1] / "fixtures"
     command = [sys.executable, "-c", SERVES, str(world), as_text(settings), str(port)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True) as process:
         try:
             address = f"http://127.0.0.1:{port}"
             wait_for(lambda: urllib.request.urlopen(f"{address}/healthz", timeout=5), process, 60)
@@ -69,43 +69,75 @@ def running(settings):
             process.terminate()
 
 
-def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+def search(address, **request):
+    headers = {"content-type": "application/json"}
+    message = urllib.request.Request(f"{address}/search", json.dumps(request).encode(), headers)
+    return json.load(urllib.request.urlopen(message, timeout=60))["answers"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings, end):
     with running(settings) as (process, address):
         answers = []
-
-        def ask():
-            body = json.dumps({"query": "hold"}).encode()
-            request = urllib.request.Request(f"{address}/search", body, {"content-type": "application/json"})
-            answers.append(json.load(urllib.request.urlopen(request, timeout=60)))
-
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=lambda: answers.extend(search(address, query="hold")))
         thread.start()
         assert process.stdout.readline() == "held\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(end)
         process.stdin.write("continue\n")
         process.stdin.flush()
         thread.join(timeout=60)
         process.wait(timeout=60)
-    assert len(answers[0]["answers"][0]["hits"]) == 10
+        printed = process.stdout.read() + process.stderr.read()
+    assert len(answers[0]["hits"]) == 10
     assert not list((settings.home / "readers").glob("*"))
+    # Uvicorn ends as the signal ends a process. The JVM, which ran in it, changes neither this nor the output.
+    assert process.returncode in (-end, 0, 130)
+    assert printed == ""
+
+
+def children(process):
+    """Return the names of all processes that a process started and that still run."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    numbers = [number for task in tasks for number in (task / "children").read_text().split()]
+    return [Path(f"/proc/{number}/comm").read_text().strip() for number in numbers]
+
+
+def test_a_service_needs_no_process_but_its_own_and_answers_clients_at_once_as_one_by_one(settings):
+    queries = [f"lamp river n{number}" for number in range(40)]
+    with running(settings) as (process, address), ThreadPoolExecutor(16) as pool:
+        for mode in Mode:
+            alone = [search(address, query=query, mode=mode) for query in queries]
+            assert list(pool.map(lambda query, mode=mode: search(address, query=query, mode=mode), queries)) == alone
+        assert children(process) == []
+
+
+def shown_by_browser(address, folder):
+    """Open an address in a headless browser; return the page after its scripts ran."""
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", *quiet]
+    command = [*browser, "--virtual-time-budget=10000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
 def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", *quiet]
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
         query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
-        shown = subprocess.run(
-            [*browser, "--virtual-time-budget=10000", "--dump-dom", f"{address}/{query}"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
+        shown = shown_by_browser(f"{address}/{query}", tmp_path)
         hits = searcher.search("lamp <b> n3", 5, where={"title": {"prefix": "entry 1"}})[0].hits
     assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits] * 2
     assert "5 of 5 passages in common, same first passage" in shown
+    assert "200 passages · encoder and BM25" in shown
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
+@pytest.mark.parametrize("mode", Mode)
+def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path, mode):
+    with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
+        shown = shown_by_browser(f"{address}/?q=lamp+n3&mode={mode}", tmp_path)
+        hits = searcher.search("lamp n3", 10, mode=mode)[0].hits
+    assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits]
+    assert re.findall(r'<span class="score">(.*?)</span>', shown) == [f"{hit.score:.4f}" for hit in hits]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A hundred swaps between two encoders of the same dimension, while four threads search: no error, no mixed answer."""
+"""A hundred swaps between two encoders, modes, or weights, while four threads search: no error, no mixed answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from release_fixtures import everywhere
+from release_fixtures import everywhere, pairs
 from release_world import HashingEncoder, as_text, release_night, texts, with_milvus
 
 from tasks.core.search.searcher import Searcher
@@ -80,10 +80,11 @@ def own_answers(settings):
 
 @pytest.mark.slow
 @everywhere
-def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, capsys):
+@pairs
+def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, pair, capsys):
     right = {}
-    for seed in (1, 2):
-        release = release_night(settings, seed=seed).release
+    for parts in pair:
+        release = release_night(settings, **parts).release
         right[release] = own_answers(settings)
     first, second = right
     assert all(right[first][query].hits != right[second][query].hits for query in ASKED)

@@ -117,11 +117,22 @@ def check_digest(file: Path, digest: str, *, again: bool = False) -> None:
 
 def digest_once(path: Path) -> str:
     """Return `file_digest(path)`. A process hashes an unchanged file only once, even after a rename."""
-    facts = path.stat()
-    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    key = _facts(path)
     if key not in _digests:
         _digests[key] = file_digest(path)
     return _digests[key]
+
+
+def forget_digests(folder: Path) -> None:
+    """Hash the files of `folder` again at the next check, even if size and time of modification do not change."""
+    for file in files_under(folder):
+        with suppress(OSError):
+            _digests.pop(_facts(file), None)
+
+
+def _facts(path: Path) -> tuple[int, int, int, int]:
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def write_record(path: Path, fields: Mapping[str, object]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tasks.core.base.languages import ENGLISH, Language
 from tasks.core.base.section import Section, Share
 from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.sections.drift import DriftSettings
@@ -173,7 +174,10 @@ class MiningSettings(Section):
     )
     k1: float = Field(0.9, ge=0, description="BM25 term frequency saturation")
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalization")
-    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="English stemmer of Lucene")
+    language: Language = Field(
+        ENGLISH, description="language of the texts (ISO 639-1): how BM25 splits and stems words; th needs a full JDK"
+    )
+    stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="stemmer of Lucene; English only")
     margin: float = Field(
         0.95, gt=0, le=1, description="drop a candidate that scores above this fraction of the positive's score"
     )
@@ -194,6 +198,15 @@ class MiningSettings(Section):
     threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="maximum heap of the Java process, MiB")
     seed: int = Field(0, description="random seed of negatives and samples")
+
+    @model_validator(mode="after")
+    def _stemmers_are_english(self) -> MiningSettings:
+        if self.language != ENGLISH and self.stemmer != "porter":
+            raise ValueError(
+                f'[mining] stemmer = "{self.stemmer}" applies to English only, and language is "{self.language}": '
+                "remove stemmer. Other languages use the stemmer of their analyzer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranks_remain(self) -> MiningSettings:

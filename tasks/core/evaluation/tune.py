@@ -63,6 +63,7 @@ def tune_ranking(
         weight=1.0,
         longest=longest_norm(embeddings),
         postings=postings.digest,
+        language=mining.language,
         stemmer=mining.stemmer,
         k1=mining.k1,
         b=mining.b,

@@ -78,8 +78,8 @@ def warn_of_unanswered(fit: Fit, split: str) -> None:
     if 1 - fit.answered > _MOST_UNANSWERED:
         count = round((1 - fit.answered) * fit.queries)
         _log.warning(
-            "BM25 has no hit for %d of %d %s queries: none of their words is in any passage. BM25 splits words at "
-            "spaces, which some scripts do not use: its scores and negatives are unreliable for such data.",
+            "BM25 has no hit for %d of %d %s queries: none of their words is in any passage. BM25's scores and "
+            "negatives are unreliable for such data. Check that [mining] language is the language of the texts.",
             *(count, fit.queries, split),
         )
 

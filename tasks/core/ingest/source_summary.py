@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.languages import ENGLISH
 from tasks.core.base.plain_text import visible
 from tasks.core.base.settings import DataSettings, EncoderSettings
 from tasks.core.base.toml import toml_value
@@ -52,6 +53,10 @@ class SourceSummary:
     own_passage: float = 0.0  # share of the queries that are also passages, with the same id and text
     notes: tuple[str, ...] = ()  # for the user: unreadable rows or texts, skipped files
     judged: dict[str, int] = field(default_factory=dict)  # split -> queries with a positive
+    query_sample: tuple[str, ...] = field(default=(), repr=False)
+    passage_sample: tuple[str, ...] = field(default=(), repr=False)  # texts with title
+    language: str = ENGLISH  # of the passages; see `retrieval.language_notes`
+    language_reason: str = ""  # how it was recognized
 
     @property
     def warnings(self) -> list[str]:
@@ -103,8 +108,10 @@ def summarize_source(path: str, query: str = "", passage: str = "") -> SourceSum
         query_limit=_suggest_limit(queries.sample),
         columns=source.columns,
         own_passage=queries.own_passage / max(1, len(queries.ids)),
-        notes=(*_notes(tables, source.left_out), *_language_notes(queries.sample, passages.sample)),
+        notes=tuple(_notes(tables, source.left_out)),
         judged={split: len(ids) for split, ids in qrels.judged.items()},
+        query_sample=tuple(queries.sample),
+        passage_sample=tuple(passages.sample),
     )
 
 
@@ -139,6 +146,9 @@ def settings_text(summary: SourceSummary, home: str) -> str:
         f"passage_tokens = {summary.passage_limit.tokens}".ljust(32)
         + _limit_comment(summary.passage_limit, "passages", "; a higher limit takes longer"),
         f"query_tokens = {summary.query_limit.tokens}".ljust(32) + _limit_comment(summary.query_limit, "queries"),
+        "",
+        "[mining]",
+        f"language = {toml_value(summary.language)}".ljust(32) + _language_comment(summary),
         "",
         "[evaluation]",
         f"split = {toml_value(_evaluation_split(summary))} ".ljust(32)
@@ -175,17 +185,13 @@ def _suggest_limit(texts: list[str]) -> Limit:
     return Limit(tokens, float((lengths <= tokens).mean()))
 
 
-def _language_notes(queries: list[str], passages: list[str]) -> list[str]:
-    from tasks.core.encoder.base_model import find_base
-    from tasks.core.encoder.model_parts import read_tokenizer
-    from tasks.core.ingest.language import language_notes
-
-    model = EncoderSettings().model
-    return language_notes(model, read_tokenizer(find_base(model)), queries, passages)
-
-
 def _limit_comment(limit: Limit, table: str, cost: str = "") -> str:
     return f"# tokens; {limit.whole:.0%} of the {table} are not cut{cost}"
+
+
+def _language_comment(summary: SourceSummary) -> str:
+    reason = f" ({summary.language_reason})" if summary.language_reason else ""
+    return f"# of the passages{reason}; splits and stems words for BM25"
 
 
 def _dev_share_comment(summary: SourceSummary) -> str:

@@ -70,7 +70,7 @@ class Parts:
             encoder=self.encoder.digest,
             embeddings=self.embeddings.digest,
             snapshot=self.snapshot.digest,
-            ranking=self.ranking.model_dump_json(),
+            ranking=self.ranking.model_dump_json() if self.ranking != DENSE else "",
         )
 
 

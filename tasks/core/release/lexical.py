@@ -6,22 +6,25 @@ from pathlib import Path
 
 from tasks.core.base.errors import Damaged, Impossible, Mismatch
 from tasks.core.base.files import find_artifact
-from tasks.core.base.ranking import Ranking
-from tasks.core.base.receipts import Postings, Snapshot
+from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.receipts import Postings
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
 
 NEXT = "`nightshift releases repair` or the next night rebuilds it"
 
 
-def check_lexical(home: Path, ranking: Ranking, snapshot: Snapshot) -> None:
-    """Raise Mismatch unless the ranking has no lexical index, or one over this snapshot."""
-    if ranking.postings:
-        postings = find_artifact(home, Postings, ranking.postings)
-        if postings is None or (postings.snapshot, postings.rows) != (snapshot.digest, snapshot.rows):
-            raise Mismatch(
-                f"lexical index {ranking.postings}: missing, or not over snapshot {snapshot.digest}. "
-                "Run the night again; it builds the index"
-            )
+def check_lexical(home: Path, ranking: Ranking, snapshot: str, rows: int) -> None:
+    """Raise Mismatch unless the ranking needs no lexical index, or has one over this snapshot of `rows` passages."""
+    if not ranking.postings:
+        if ranking.mode is Mode.DENSE:
+            return
+        raise Mismatch(f"ranking ({ranking}): names no lexical index. Build it for snapshot {snapshot}")
+    postings = find_artifact(home, Postings, ranking.postings)
+    if postings is None or (postings.snapshot, postings.rows) != (snapshot, rows):
+        raise Mismatch(
+            f"lexical index {ranking.postings}: missing, or not over snapshot {snapshot}. "
+            "Run the night again; it builds the index"
+        )
 
 
 def open_lexical(home: Path, ranking: Ranking, snapshot: str, rows: int) -> Bm25Scorer:

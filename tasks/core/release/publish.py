@@ -79,7 +79,7 @@ def publish(
     start = time.perf_counter()
     publisher = publisher or open_publisher(settings.home, settings.milvus)
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader, ranking)
-    check_lexical(settings.home, ranking, snapshot)
+    check_lexical(settings.home, ranking, snapshot.digest, snapshot.rows)
 
     def make_release(generation: Generation, recall: float, peak_mb: int) -> Release:
         return Release(

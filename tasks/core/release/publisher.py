@@ -36,7 +36,7 @@ class Identity(BaseModel):
     encoder: str
     embeddings: str
     snapshot: str
-    ranking: str = ""  # JSON of the `Ranking`; empty for collections of earlier versions, which are dense
+    ranking: str = ""  # JSON of the `Ranking`; empty: dense, without a lexical index, as in earlier versions
 
     def properties(self) -> dict[str, str]:
         """Return the identity as collection properties: strings only."""
@@ -118,11 +118,17 @@ class Reader(Protocol):
             rule: filter expression from `Filters`; empty: all passages.
         """
 
-    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages with these ids that match the filter `rule`, keyed by row, with score 0.
+    def fetch(self, keys: Sequence[str] | Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these keys that match the filter `rule`, keyed by row, with score 0.
 
-        fields: names of fields, or "vector".
+        Args:
+            keys: passage ids, or rows in the snapshot. For rows, milvus-lite scans the collection.
+            fields: names of fields, or "vector".
+            rule: filter expression, as in `search`.
         """
+
+    def vectors(self, rows: Sequence[int], passage_ids: Sequence[str]) -> np.ndarray:
+        """Return the vectors float32 (n, dimension) of n passages, given by their rows and their ids."""
 
     def check(self) -> None:
         """Verify again that the loaded collection is intact.

@@ -118,9 +118,10 @@ def _restore_manifest(ledger: Ledger, publisher: Publisher, name: str, collectio
 
 
 def _from_properties(identity: Identity, ledger: Ledger) -> Release:
+    ranking = ranking_of(identity)
     return Release(
         path=ledger.home / Release.shelf / identity.release,
-        parents=(identity.encoder, identity.embeddings, identity.snapshot),
+        parents=(identity.encoder, identity.embeddings, identity.snapshot, *filter(None, [ranking.postings])),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         generation=Generation.from_collection(identity.collection).number,
         recipe="",
@@ -129,7 +130,7 @@ def _from_properties(identity: Identity, ledger: Ledger) -> Release:
         bm25={},
         base={},
         previous=None,
-        ranking=ranking_of(identity),
+        ranking=ranking,
         **identity.model_dump(exclude={"index", "index_params", "ranking"}),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.files import find_artifact, load
+from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Postings, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.release.history import check_loads, serving
@@ -27,8 +28,8 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
     Rebuilds pointer, ledger, and manifests from each other and from the collections; the collection from the stored
     vectors, as a new release; the lexical index from the snapshot.
 
-    Returns: the release that serves afterwards, and the pointer's epoch. The release is None when no release serves or
-    the collection cannot be rebuilt; the next night then makes a new release.
+    Returns: the release that serves afterwards, and the pointer's epoch. The release is None when no release serves, or
+    when its collection or the index that it ranks with cannot be rebuilt; the next night then makes a new release.
 
     Raises Unreachable when the Milvus server does not answer.
     """
@@ -37,7 +38,8 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
         return None, epoch
     with open_ledger(settings) as ledger, ledger.exclusive():
         restore_manifests(ledger)
-    _repair_lexical(settings.home, release)
+    if not _repair_lexical(settings.home, release) and release.ranking.mode is not Mode.DENSE:
+        return None, epoch
     try:
         _check_release(release, open_publisher(settings.home, settings.milvus))
     except Unreachable:
@@ -71,12 +73,23 @@ def _rebuild_collection(settings: Settings, loader: Loader, damaged: Release, ep
     return serving(settings)
 
 
-def _repair_lexical(home: Path, release: Release) -> None:
-    """Rebuild the lexical index of the release if its files are damaged or missing."""
+def _repair_lexical(home: Path, release: Release) -> bool:
+    """Rebuild the lexical index of the release if its files are damaged or missing. Return whether it is usable."""
     ranking = release.ranking
     if not ranking.postings or find_artifact(home, Postings, ranking.postings) is not None:
-        return
+        return True
     try:
-        build_postings(home, load(home, Snapshot, release.snapshot), ranking.stemmer)
-    except NightshiftError as error:
-        log.error("snapshot %s: lexical index not rebuilt (%s); only dense search works", release.snapshot, error)
+        rebuilt = build_postings(home, load(home, Snapshot, release.snapshot), ranking.language, ranking.stemmer)
+        if rebuilt.digest == ranking.postings:
+            return True
+        error: object = f"this version of Anserini builds another index, {rebuilt.digest}"
+    except NightshiftError as reason:
+        error = reason
+    log.error(
+        "release %s: lexical index %s not rebuilt (%s). Only dense search works. Serve the previous release with "
+        "`nightshift rollback`, or make a new one with `nightshift run`",
+        release.release,
+        ranking.postings,
+        error,
+    )
+    return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Release
 from tasks.core.release.history import check_loads, move_pointer_to, reconcile
 from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import Ledger, open_ledger
+from tasks.core.release.lexical import check_lexical
 from tasks.core.release.names import pick_name
 from tasks.core.release.publisher import Publisher
 from tasks.core.release.vector_stores import open_publisher
@@ -15,7 +17,8 @@ from tasks.core.release.vector_stores import open_publisher
 def rollback(settings: HomeSettings, to: str | None = None, publisher: Publisher | None = None) -> Release:
     """Move the pointer back to an older release.
 
-    Before the pointer moves, the collection must load and have the recorded number of rows. A night in progress becomes
+    Before the pointer moves, the collection must load and have the recorded number of rows, and the lexical index of a
+    release that ranks with BM25 must be intact. A night in progress becomes
     stale and cannot publish.
 
     Args:
@@ -28,7 +31,7 @@ def rollback(settings: HomeSettings, to: str | None = None, publisher: Publisher
     Raises:
         NightshiftError: there is no older release, the release is unknown or pruned, or another process is publishing
             or removing it.
-        Mismatch: its collection differs from its record.
+        Mismatch: its collection differs from its record, or its lexical index is missing.
     """
     publisher = publisher or open_publisher(settings.home, settings.milvus)
     with open_ledger(settings) as ledger:
@@ -42,6 +45,8 @@ def rollback(settings: HomeSettings, to: str | None = None, publisher: Publisher
                     f"release {target.release}: another process is publishing or removing it; try again"
                 )
             check_loads(target, publisher)
+            if target.ranking.mode is not Mode.DENSE:
+                check_lexical(settings.home, target.ranking, target.snapshot, target.rows)
             with ledger.exclusive():
                 _, now = reconcile(ledger, publisher)
                 if now != epoch:

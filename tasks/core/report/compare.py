@@ -180,7 +180,7 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
     vectors = gather_shards(home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)
     ranking = target.ranking if isinstance(target, Release) else DENSE
     if ranking.postings:
-        postings = build_postings(home, snapshot, ranking.stemmer)
+        postings = build_postings(home, snapshot, ranking.language, ranking.stemmer)
         ranking = ranking.model_copy(update={"postings": postings.digest})
     return evaluate_ranked(home, _label(target), encoder, vectors, snapshot, ranking, evaluation)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import BadUsage
 from tasks.core.base.files import digest_of
+from tasks.core.base.languages import language_key
 from tasks.core.base.plain_text import check_text, visible
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import (
@@ -114,7 +115,8 @@ class Logbook:
 
 def recipe_of(settings: Settings) -> str:
     """Return the digest of the settings that shape an encoder. A change causes a retrain."""
-    mining = settings.mining.model_dump(exclude={"shards", "threads", "heap_mb"})
+    mining = settings.mining.model_dump(exclude={"language", "shards", "threads", "heap_mb"})
+    mining |= language_key(settings.mining.language)
     mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(
         {

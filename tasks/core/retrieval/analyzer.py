@@ -7,25 +7,42 @@ from __future__ import annotations
 
 import locale
 import os
+import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from tasks.core.base.errors import NightshiftError
-from tasks.core.retrieval.jvm import anserini_jar, find_java
+from tasks.core.base.languages import ENGLISH, SEVERAL_TERMS_PER_WORD
+from tasks.core.retrieval.jvm import FULL_JDK, NO_THAI, anserini_jar, find_java
 
 HEAP_MB = 192
 SEPARATOR = "\x1f"  # between the terms of a text; no tokenizer of Lucene keeps it
 _starting = threading.Lock()
+_attached = threading.local()
+ELONGATED, ELONGATION = {"ar", "fa"}, "\u0640"  # a mark that stretches a word; the analyzers remove it
 
 
 class Analyzer:
     """Splits text into terms as the BM25 index of the same language and stemmer does. Thread-safe."""
 
-    def __init__(self, stemmer: str) -> None:
-        """Start the JVM if necessary. Raises NightshiftError when Java or Anserini is missing or does not start."""
-        self._analyze, self._join, self._analyzer = _java(stemmer)
+    def __init__(self, language: str, stemmer: str) -> None:
+        """Start the JVM if necessary.
+
+        Args:
+            language: ISO 639-1 code, one of `base.languages.Language`.
+            stemmer: of English; other languages use the stemmer of their analyzer.
+
+        Raises:
+            NightshiftError: Java or Anserini is missing or does not start, or cannot analyze the language.
+        """
+        self._language = language
+        self._java = _java()
+        with _starting:
+            self._analyzer = self._java.analyzer(language, stemmer)
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text, in order; a repeated term is repeated."""
@@ -34,17 +51,128 @@ class Analyzer:
 
     def joined_terms(self, text: str) -> str:
         """Return the terms of a text joined by `SEPARATOR`; empty if it has no term."""
-        joined: str = self._join(SEPARATOR, self._analyze(self._analyzer, text))
+        _detach_at_end()
+        joined: str = self._java.join(SEPARATOR, self._java.analyze(self._analyzer, text))
         return joined
 
     def joined_terms_of(self, texts: Sequence[str]) -> list[str]:
         """Return `joined_terms` of each text."""
         return [self.joined_terms(text) for text in texts]
 
+    def lengths(self, texts: Sequence[str], terms: np.ndarray) -> np.ndarray:
+        """Return the lengths of texts as Lucene counts them: int64 (n,).
+
+        The length is the number of terms, except where several terms are base forms of one word (they count as one),
+        and where Arabic and Persian drop a word of elongation marks only (it counts, although it is no term).
+
+        Args:
+            texts: n texts.
+            terms: number of terms of each text, int64 (n,).
+        """
+        if self._language in SEVERAL_TERMS_PER_WORD:
+            chosen = list(range(len(texts)))
+        elif self._language in ELONGATED:
+            chosen = [row for row, text in enumerate(texts) if ELONGATION in text]
+        else:
+            return terms
+        lengths = terms.copy()
+        for row in chosen:
+            lengths[row] = _positions(self._java.phrase(self._analyzer, texts[row]))
+        return lengths
+
+
+def _positions(phrase: str | None) -> int:
+    """Count the words in Lucene's text form of a phrase query, such as `"a (b c) ? d"`, where `?` is a stop word."""
+    if phrase is None:
+        return 0
+    if not phrase.startswith('"'):
+        return 1  # a single word
+    words = re.sub(r"\([^)]*\)", "x", phrase[1:-1]).split(" ")
+    return len(words) - words.count("?")
+
+
+class _Java:
+    """The Java methods that analyze text."""
+
+    def __init__(self) -> None:
+        from jnius import JavaClass, JavaMethod, JavaStaticMethod, MetaJavaClass
+
+        # Declared explicitly, because jnius takes seconds to discover the methods of all related classes.
+        class LuceneAnalyzer(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "org/apache/lucene/analysis/Analyzer"
+
+        class English(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "io/anserini/analysis/DefaultEnglishAnalyzer"
+            newStemmingInstance = JavaStaticMethod(  # noqa: N815
+                "(Ljava/lang/String;)Lio/anserini/analysis/DefaultEnglishAnalyzer;"
+            )
+
+        class AnalyzerMap(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "io/anserini/analysis/AnalyzerMap"
+            getLanguageSpecificAnalyzer = JavaStaticMethod(  # noqa: N815
+                "(Ljava/lang/String;)Lorg/apache/lucene/analysis/Analyzer;"
+            )
+
+        class AnalyzerUtils(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "io/anserini/analysis/AnalyzerUtils"
+            analyze = JavaStaticMethod("(Lorg/apache/lucene/analysis/Analyzer;Ljava/lang/String;)Ljava/util/List;")
+
+        class String(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "java/lang/String"
+            join = JavaStaticMethod("(Ljava/lang/CharSequence;Ljava/lang/Iterable;)Ljava/lang/String;")
+
+        class Query(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "org/apache/lucene/search/Query"
+            toString = JavaMethod("(Ljava/lang/String;)Ljava/lang/String;")  # noqa: N815
+
+        class QueryBuilder(JavaClass, metaclass=MetaJavaClass):
+            __javaclass__ = "org/apache/lucene/util/QueryBuilder"
+            __javaconstructor__ = (("(Lorg/apache/lucene/analysis/Analyzer;)V", False),)
+            createPhraseQuery = JavaMethod(  # noqa: N815
+                "(Ljava/lang/String;Ljava/lang/String;)Lorg/apache/lucene/search/Query;"
+            )
+
+        self.analyze, self.join = AnalyzerUtils.analyze, String.join
+        self._english, self._other = English.newStemmingInstance, AnalyzerMap.getLanguageSpecificAnalyzer
+        self._builder = QueryBuilder
+
+    def analyzer(self, language: str, stemmer: str) -> Any:
+        """Create an analyzer. Raises NightshiftError when this Java cannot analyze the language."""
+        from jnius import JavaException
+
+        analyzer = self._english(stemmer) if language == ENGLISH else self._other(language)
+        try:
+            self.analyze(analyzer, "")
+        except JavaException as error:
+            if NO_THAI in str(error):
+                raise NightshiftError(FULL_JDK) from error
+            raise NightshiftError(f"Lucene cannot analyze texts in language {language!r}: {error}") from error
+        return analyzer
+
+    def phrase(self, analyzer: Any, text: str) -> str | None:
+        """Return the text form of the phrase query for a text; None if the text has no word."""
+        query = self._builder(analyzer).createPhraseQuery("", text)
+        return None if query is None else query.toString("")
+
+
+class _Attachment:
+    """The JVM's record of a thread that called Java. The JVM frees it here; otherwise 8 KB of each thread stay."""
+
+    def __del__(self) -> None:
+        from jnius import detach
+
+        detach()
+
+
+def _detach_at_end() -> None:
+    """Detach this thread from the JVM when it ends: its local variables are freed then."""
+    if not hasattr(_attached, "attachment") and threading.current_thread() is not threading.main_thread():
+        _attached.attachment = _Attachment()
+
 
 @lru_cache
-def _java(stemmer: str) -> tuple[Any, Any, Any]:
-    """Return Java's `AnalyzerUtils.analyze` and `String.join`, and an analyzer."""
+def _java() -> _Java:
+    """Start the JVM, once. Raises NightshiftError when it does not start."""
     with _starting:
         os.environ["JAVA_HOME"] = str(find_java().parent.parent)  # jnius reads it when it is imported
         jar, before = str(anserini_jar()), locale.setlocale(locale.LC_ALL)
@@ -57,25 +185,8 @@ def _java(stemmer: str) -> tuple[Any, Any, Any]:
                 jnius_config.add_options(
                     f"-Xmx{HEAP_MB}m", "-Xrs", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-Xshare:auto"
                 )
-            from jnius import JavaClass, JavaStaticMethod, MetaJavaClass
+            return _Java()
         except Exception as error:  # jnius raises what its Java finder raises
             raise NightshiftError(f"Java does not start in this process: {error}. Run `nightshift doctor`.") from error
         finally:
             locale.setlocale(locale.LC_ALL, before)  # Java sets it for the whole process
-
-        # Declared explicitly, because jnius takes seconds to discover the methods of all related classes.
-        class English(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "io/anserini/analysis/DefaultEnglishAnalyzer"
-            newStemmingInstance = JavaStaticMethod(  # noqa: N815
-                "(Ljava/lang/String;)Lio/anserini/analysis/DefaultEnglishAnalyzer;"
-            )
-
-        class AnalyzerUtils(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "io/anserini/analysis/AnalyzerUtils"
-            analyze = JavaStaticMethod("(Lorg/apache/lucene/analysis/Analyzer;Ljava/lang/String;)Ljava/util/List;")
-
-        class String(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "java/lang/String"
-            join = JavaStaticMethod("(Ljava/lang/CharSequence;Ljava/lang/Iterable;)Ljava/lang/String;")
-
-        return AnalyzerUtils.analyze, String.join, English.newStemmingInstance(stemmer)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import artifact_digest, produce
+from tasks.core.base.languages import SEVERAL_TERMS_PER_WORD, language_key
 from tasks.core.base.receipts import Index, Run, Snapshot
 from tasks.core.base.settings import MiningSettings, cores
 from tasks.core.retrieval.exact import ids_of
@@ -39,6 +40,7 @@ IDS = "ids.parquet"  # passage_id in snapshot order; the row is Lucene's documen
 FILE_ROWS = 2048  # passages in each source file; Lucene's threads index one file at a time
 SPARE = 10  # hits requested beyond `depth`, to detect equal scores that continue after the cut
 QUERY_TERMS = 1_000  # Lucene refuses a query of more than 1,024 different terms
+SPLIT_FURTHER = {*SEVERAL_TERMS_PER_WORD, "th"}  # languages where `_TERM` is not an upper bound
 _INDEXER = "io.anserini.index.IndexCollection"
 _SEARCHER = "io.anserini.search.SearchCollection"
 # An upper bound on the terms of Lucene's tokenizer: a run of letters and digits is one term. In scripts without spaces
@@ -47,7 +49,7 @@ _TERM = re.compile(r"[^\W\u2e80-\U0010ffff]{1,255}|\S")
 
 
 def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index:
-    """Index the snapshot's passages (title and text) with the configured stemmer, in bounded memory.
+    """Index the snapshot's passages (title and text) with the analyzer of the configured language, in bounded memory.
 
     Raises NightshiftError when Java fails or a passage with text was not indexed.
     """
@@ -89,13 +91,16 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
     """Prepare the BM25 search for the `depth` best passages of each query (query_id, text).
 
     Equal scores are ordered by snapshot row, so the run has the same bytes on any number of threads. A query without
-    any indexed word has no hits. Queries are cut after 1,000 words.
+    any indexed word has no hits. Queries are cut after 1,000 words; see `one_line`.
 
-    Raises Mismatch when the index was built with another stemmer. The search itself raises NightshiftError when Java
-    fails or reports an exception.
+    Raises Mismatch when the index was built with another language or stemmer. The search itself raises NightshiftError
+    when Java fails or reports an exception.
     """
     if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
-        raise Mismatch(f"index {index.digest} was not built with stemmer {mining.stemmer!r}; build the index again")
+        raise Mismatch(
+            f"index {index.digest} was not built with language {mining.language!r} and "
+            f"stemmer {mining.stemmer!r}; build the index again"
+        )
     key = {
         "retriever": "bm25",
         "index": index.digest,
@@ -119,6 +124,7 @@ def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object
         "stemmer": mining.stemmer,
         "anserini": anserini_version(),
         "version": VERSION,
+        **language_key(mining.language),
     }
 
 
@@ -144,6 +150,7 @@ def _index(folder: Path, rows: int, mining: MiningSettings) -> None:
         "-generator": "DefaultLuceneDocumentGenerator",
         "-input": folder / "source",
         "-index": folder / "lucene",
+        "-language": mining.language,
         "-stemmer": mining.stemmer,
         "-threads": mining.threads or cores(),
         "-memoryBuffer": max(16, mining.heap_mb // 4),
@@ -170,7 +177,7 @@ def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mini
     the score at `depth` equals the score of the last hit, there may be more ties: search that query again with more
     hits.
     """
-    lines = [one_line(text) for text in texts.to_pylist()]
+    lines = [one_line(text, mining.language) for text in texts.to_pylist()]
     pending, limit = [row for row, line in enumerate(lines) if line], depth + SPARE
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))]
     while pending:
@@ -199,6 +206,7 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
         "-index": index.path / "lucene",
         "-output": hits,
         "-hits": depth,
+        "-language": mining.language,
         "-stemmer": mining.stemmer,
         "-bm25.k1": mining.k1,
         "-bm25.b": mining.b,
@@ -224,12 +232,16 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
     return query, document, score
 
 
-def one_line(text: str) -> str:
-    """Convert a query to one line without control characters, where Anserini would split it, cut after 1,000 words."""
+def one_line(text: str, language: str) -> str:
+    """Convert a query to one line without control characters, where Anserini would split it.
+
+    The line is cut after 1,000 words, or after 250 in a language whose analyzer makes several terms from a word.
+    """
     line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
-    if len(line) > QUERY_TERMS:
+    words = QUERY_TERMS // (4 if language in SPLIT_FURTHER else 1)
+    if len(line) > words:
         for number, term in enumerate(_TERM.finditer(line)):
-            if number == QUERY_TERMS:
+            if number == words:
                 return line[: term.start()]
     return line
 

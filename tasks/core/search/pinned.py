@@ -137,35 +137,37 @@ class Pinned:
         """Return the best `k` by the hybrid score. Texts are read for these only, by their key."""
         depth = max(k, DEPTH)
         fields = () if where.exact else FIELDS
-        dense = self._nearest(vectors, depth, where, fields)
-        lexical = self._lexical.search(queries, max(depth, FILTERED) if where.expression() else depth)
+        weights = self._lexical.weights(queries)
+        lexical = self._lexical.search_later(weights, max(depth, FILTERED) if where.expression() else depth)
+        dense = self._nearest(vectors, depth, where, fields)  # while BM25 searches in another thread
         inputs = [
-            HybridQuery(query, vector, hits, *best)
-            for query, vector, hits, best in zip(queries, vectors, dense, lexical, strict=True)
+            HybridQuery(weighted, vector, hits, *best)
+            for weighted, vector, hits, best in zip(weights, vectors, dense, lexical.result(), strict=True)
         ]
-        weighted = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
-        ranked = rank_hybrid(inputs, self._lexical.scorer, weighted, k, lambda rows: self._vectors(rows, where))
+        ranking = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
+        ranked = rank_hybrid(inputs, self._lexical.scorer, ranking, k, lambda rows: self._vectors(rows, where))
         wanted = sorted({row for best in ranked for row, _ in best})
         fetched = self._fetch(wanted, where, FIELDS)
         return [[fetched[row]._replace(score=score) for row, score in best] for best in ranked]
 
     def _vectors(self, rows: Sequence[int], where: Filters) -> dict[int, np.ndarray]:
-        fields = ("vector",) if where.exact else ("vector", *FIELDS)
-        passages = self._fetch(rows, where, fields)
-        return {row: np.asarray(hit.fields["vector"], np.float32) for row, hit in passages.items()}
+        """Return row → vector of the rows that match the filter."""
+        matching = sorted(self._fetch(rows, where, FIELDS)) if where.expression() else list(rows)
+        vectors = self._reader.vectors(matching, self._lexical.passage_ids(matching))
+        return dict(zip(matching, vectors, strict=True))
 
     def _nearest(self, vectors: np.ndarray, k: int, where: Filters, fields: Sequence[str]) -> list[list[Found]]:
         width, rule = k if where.exact else min(SPARE * k, HITS_A_REQUEST), where.expression()
         step = max(1, HITS_A_REQUEST // width)
         return [
-            [hit for hit in hits if where.keeps(_fields(hit))][:k]
+            [hit for hit in hits if _matches(hit, where)][:k]
             for first in range(0, len(vectors), step)
             for hits in self._reader.search(vectors[first : first + step], width, fields, rule)
         ]
 
     def _fetch(self, rows: Sequence[int], where: Filters, fields: Sequence[str]) -> dict[int, Found]:
         hits = self._reader.fetch(self._lexical.passage_ids(rows), fields, where.expression())
-        return {row: hit for row, hit in hits.items() if where.keeps(_fields(hit))}
+        return {row: hit for row, hit in hits.items() if _matches(hit, where)}
 
     def _hit(self, rank: int, hit: Found) -> Hit:
         texts = hit.fields if hit.fields["whole"] else _read_full_text(self._snapshot, hit.row)
@@ -194,8 +196,8 @@ class Pinned:
         self._lexical.close()
 
 
-def _fields(hit: Found) -> dict[str, Any]:
-    return {**hit.fields, "passage_id": hit.passage_id}
+def _matches(hit: Found, where: Filters) -> bool:
+    return where.exact or where.keeps({**hit.fields, "passage_id": hit.passage_id})
 
 
 def check_pair(reader: Reader, encoder: VectorEncoder, release: str) -> None:

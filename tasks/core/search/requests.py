@@ -51,7 +51,8 @@ class SearchRequest(Section):
     mode: Mode | None = Field(
         None, description="rank with the encoder, BM25, or both; empty: as the night found best for the release"
     )
-    fuse: bool = Field(False, description='earlier name of mode = "hybrid"', deprecated=True)
+    # Not `deprecated=True`: reading the field would then warn.
+    fuse: bool = Field(False, description='earlier name of mode = "hybrid"', json_schema_extra={"deprecated": True})
     release: str = Field("", max_length=100, description="release to search; empty: the serving release")
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,6 +170,11 @@ def key_of(hit: Mapping[str, Any]) -> str:
     return str(hit["id"] if "id" in hit else hit["passage_id"])
 
 
+def _keys_filter(keys: Sequence[str] | Sequence[int]) -> str:
+    field = "passage_id" if isinstance(keys[0], str) else "row"
+    return f"{field} in [{', '.join(quote(key) if isinstance(key, str) else str(int(key)) for key in keys)}]"
+
+
 class CollectionReader:
     """A `Reader` over a pymilvus client, which it owns.
 
@@ -178,6 +184,7 @@ class CollectionReader:
         settings: search parameters and timeouts.
         on_close: frees resources after the client is closed.
         check: verifies the collection's files, raising Damaged; None: the files are on a server.
+        vectors: file with all vectors, float32, in row order; None: vectors are requested.
 
     Raises Mismatch when the collection does not belong to a release.
     """
@@ -189,12 +196,15 @@ class CollectionReader:
         settings: MilvusSettings,
         on_close: Callable[[], None] | None = None,
         check: Callable[[], None] | None = None,
+        vectors: Path | None = None,
     ) -> None:
         self._client, self._settings, self._on_close, self._check = client, settings, on_close, check
         with convert_errors(f"collection {collection}"):
             description = client.describe_collection(collection, timeout=TIMEOUT)
             self.identity = Identity.read(collection, description.get("properties", {}))
             client.load_collection(collection, replica_number=settings.replicas, timeout=TIMEOUT)
+        shape = (self.identity.rows, self.identity.dimension)
+        self._vectors = np.memmap(vectors, np.float32, "r", shape=shape) if vectors else None
         self._build_params: dict[str, int] = json.loads(self.identity.index_params)
         # Search once from this thread: concurrent first searches may see a half-loaded collection.
         self.search(np.ones((1, self.identity.dimension), np.float32), 1)
@@ -216,15 +226,11 @@ class CollectionReader:
             )
         return answer
 
-    def fetch(self, passage_ids: Sequence[str], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
-        """Return the passages with these ids that match the filter `rule`; see `Reader.fetch`.
-
-        By primary key: milvus-lite scans the collection for any other field.
-        """
+    def fetch(self, keys: Sequence[str] | Sequence[int], fields: Sequence[str], rule: str = "") -> dict[int, Found]:
+        """Return the passages with these ids or rows that match the filter `rule`; see `Reader.fetch`."""
         name, passages = self.identity.collection, dict[int, Found]()
-        for first in range(0, len(passage_ids), ROWS_PER_REQUEST):
-            literals = map(quote, passage_ids[first : first + ROWS_PER_REQUEST])
-            keys_filter = f"passage_id in [{', '.join(literals)}]"
+        for first in range(0, len(keys), ROWS_PER_REQUEST):
+            keys_filter = _keys_filter(keys[first : first + ROWS_PER_REQUEST])
             with convert_errors(f"collection {name}"):
                 answer = self._client.query(
                     name,
@@ -235,6 +241,13 @@ class CollectionReader:
                 )
             passages |= {entry["row"]: Found(entry["row"], entry["passage_id"], 0.0, entry) for entry in answer}
         return passages
+
+    def vectors(self, rows: Sequence[int], passage_ids: Sequence[str]) -> np.ndarray:
+        """Return the vectors of passages; see `Reader.vectors`."""
+        if self._vectors is not None:
+            return np.asarray(self._vectors[list(rows)])
+        passages = self.fetch(passage_ids, ["vector"])
+        return np.array([passages[row].fields["vector"] for row in rows], np.float32).reshape(len(rows), -1)
 
     def search(self, vectors: np.ndarray, k: int, fields: Sequence[str] = (), rule: str = "") -> list[list[Found]]:
         """Return the `k` passages with the highest inner product for each vector; see `Reader.search`."""

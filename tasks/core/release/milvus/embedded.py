@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from tasks.core.base.checksums import Checksums, read_checksums, record_checksum
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import sync_files, sync_folder, write_json
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.damage import NEXT, check_files, compute_checksums, naming
 from tasks.core.release.milvus.collection import (
     METRIC,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-IMMUTABLE = {".parquet", ".idx"}  # milvus-lite never changes these, so clones share them
+IMMUTABLE = {".parquet", ".idx", ".f32"}  # never changed, so clones share them
+VECTORS = "vectors.f32"  # all vectors by row, next to the files of milvus-lite
 
 
 class EmbeddedMilvus:
@@ -64,7 +66,8 @@ class EmbeddedMilvus:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _server(path) as client, convert_errors(str(path)):
             create(client, identity)
-            fill(client, identity, batches)
+            with (path / VECTORS).open("wb") as file:
+                fill(client, identity, _keep_vectors(batches, file))
             index_and_load(client, identity)
         sync_files(path)
         record_checksums(path, compute_checksums(path))
@@ -115,9 +118,9 @@ class EmbeddedMilvus:
     ) -> CollectionReader:
         """Open a reader of a clone. Its `check` verifies only shared files: milvus-lite may change the others."""
         shared = {name: checksum for name, checksum in checksums.items() if Path(name).suffix in IMMUTABLE}
-        return CollectionReader(
-            connect(str(clone)), source.stem, self._settings, free_clone, partial(check_files, clone, shared, source)
-        )
+        check = partial(check_files, clone, shared, source)
+        vectors = clone / VECTORS if (clone / VECTORS).exists() else None  # not in generations of earlier versions
+        return CollectionReader(connect(str(clone)), source.stem, self._settings, free_clone, check, vectors)
 
     def _record_checksums(self, source: Path, reader: CollectionReader, checksums: Checksums) -> None:
         """Verify the contents of a generation without checksums (from an earlier version), then record checksums."""
@@ -208,6 +211,14 @@ def probe(home: Path) -> None:
             raise NightshiftError(
                 f"milvus-lite counted {reader.count()} rows instead of 2 and returned {best!r} instead of 'b'"
             )
+
+
+def _keep_vectors(batches: Iterable[pa.RecordBatch], file: BinaryIO) -> Iterator[pa.RecordBatch]:
+    """Yield the batches, and append their vectors to `file` as float32, in row order."""
+    for batch in batches:
+        vectors = matrix(batch["vector"], batch["vector"].type.list_size)
+        file.write(np.ascontiguousarray(vectors, np.float32).data)
+        yield batch
 
 
 def _clone(source: Path, target: Path) -> None:
