@@ -26,7 +26,7 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
 
 
 def answers_of(world: World, golden: list[Golden], depth: int, weight: float = 1.0) -> Answers:
-    postings = build_postings(world.home, world.snapshot, "porter")
+    postings = build_postings(world.home, world.snapshot, "en", "porter")
     ranking = Ranking(weight=weight, longest=longest_norm(world.embeddings), postings=postings.digest)
     return answer_golden_queries(world.home, golden, world.encoder, world.embeddings, world.snapshot, ranking, depth)
 
