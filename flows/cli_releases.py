@@ -69,6 +69,6 @@ def repair(settings: SettingsFile = None) -> None:
 
 
 def _row(release: Release) -> dict[str, object]:
-    names = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous")
+    names = ("release", "created", "collection", "snapshot", "metrics", "bm25", "base", "previous", "dense", "ranking")
     fields = release.model_dump(mode="json", include=set(names))
     return {**{name: fields[name] for name in names}, "encoder": release.fingerprint, "passages": release.rows}

@@ -19,12 +19,14 @@ from tasks.core.base import checksums
 from tasks.core.base.errors import Damaged, Mismatch
 from tasks.core.base.files import CHECKSUMS, MANIFEST, load, produce, read_verified
 from tasks.core.base.receipts import (
+    ArmScores,
     Embeddings,
     Encoder,
     Evaluation,
     Index,
     Ingested,
     Negatives,
+    Postings,
     Receipt,
     Reference,
     Run,
@@ -36,7 +38,7 @@ from tasks.core.base.receipts import (
 from tasks.core.base.settings import Settings
 
 KINDS = (Snapshot, Ingested, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation)
-EVERY = {kind.shelf: kind for kind in (*KINDS, Reference)}
+EVERY = {kind.shelf: kind for kind in (*KINDS, Postings, ArmScores, Reference)}
 
 
 @pytest.fixture(scope="module")

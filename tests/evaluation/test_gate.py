@@ -43,23 +43,26 @@ def test_an_identical_challenger_is_promoted_even_without_a_margin(margin: float
 
 
 def test_a_training_that_leaves_every_query_as_it_was_is_rejected_and_a_refresh_is_not() -> None:
-    same = noisy(0.7, 0)
-    for serving in (None, noisy(0.6, 3), same):
-        decision = judge(same, serving, base=table(same), trained=True)
+    same, hybrid = noisy(0.7, 0), noisy(0.8, 1)
+    for challenger, serving in ((same, None), (same, noisy(0.6, 3)), (same, same), (hybrid, None), (hybrid, same)):
+        parts = {"base": table(same), "dense": table(same), "base_dense": table(same)}
+        decision = judge(challenger, serving, **parts, trained=True)
         assert not decision.promote
         (reason,) = decision.reasons
         assert reason.startswith("training changed nothing: the base model answers all 300 held-out queries the same")
-        assert judge(same, serving, base=table(same)).promote  # the serving encoder over new passages
+        assert judge(challenger, serving, **parts).promote  # the serving encoder over new passages
 
 
 def test_with_a_perfect_base_model_only_an_equal_ranking_shows_that_nothing_was_learned() -> None:
     perfect = np.ones(300)
-    assert judge(perfect, None, base=table(perfect), trained=True).promote
-    assert not judge(perfect, None, base=table(perfect), trained=True, same_as_base=True).promote
+    parts = {"base": table(perfect), "dense": table(perfect), "base_dense": table(perfect)}
+    assert judge(perfect, None, **parts, trained=True).promote
+    assert not judge(perfect, None, **parts, trained=True, same_as_base=True).promote
     nearly = noisy(0.7, 0)
     other = nearly.copy()
     other[7] += 0.01
-    assert judge(other, None, base=table(nearly), trained=True).promote
+    parts = {"base": table(nearly), "dense": table(other), "base_dense": table(nearly)}
+    assert judge(other, None, **parts, trained=True).promote
 
 
 def test_a_training_that_fell_below_its_start_is_rejected_with_the_figures_of_both_steps() -> None:

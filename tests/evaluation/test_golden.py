@@ -7,10 +7,13 @@ import pytest
 from evaluation_world import World, small_world, write_run
 
 from tasks.core.base.errors import BadInput
+from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.evidence import gather_evidence, overlap
-from tasks.core.evaluation.golden import Golden, answer_golden_queries, read_golden
+from tasks.core.evaluation.golden import Answers, Golden, answer_golden_queries, read_golden
+from tasks.core.retrieval.arms import longest_norm
+from tasks.core.retrieval.postings import build_postings
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
 QUERIES = {"q1": "a river", "q2": "a castle", "t1": "an engine"}
@@ -22,18 +25,31 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
     return small_world(tmp_path, tiny_model, TEXTS, QUERIES, QRELS)
 
 
-def test_a_query_equal_to_its_passage_is_answered_and_others_are_named_with_their_rank(world: World) -> None:
+def answers_of(world: World, golden: list[Golden], depth: int, weight: float = 1.0) -> Answers:
+    postings = build_postings(world.home, world.snapshot, "en", "porter")
+    ranking = Ranking(weight=weight, longest=longest_norm(world.embeddings), postings=postings.digest)
+    return answer_golden_queries(world.home, golden, world.encoder, world.embeddings, world.snapshot, ranking, depth)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_query_equal_to_its_passage_is_answered_and_others_are_named_with_their_rank(
+    world: World, weight: float
+) -> None:
     golden = [Golden(query=TEXTS["p02"], passage_id="p02"), Golden(query=TEXTS["p02"], passage_id="p03")]
-    answers = answer_golden_queries(golden, world.encoder, world.embeddings, world.snapshot, depth=1)
+    answers = answers_of(world, golden, 1, weight)
     assert answers.total == 2
     (missed,) = answers.missed
     assert missed.startswith(f"golden query “{TEXTS['p02']}”: passage p03 is at rank ")
 
 
+def test_golden_queries_are_ranked_as_the_release_would_rank_them(world: World) -> None:
+    golden = [Golden(query="violin", passage_id="p02"), Golden(query="violin", passage_id="p03")]
+    (missed,) = answers_of(world, golden, 1, 0.0).missed
+    assert missed.endswith("passage p03 is not among the first 1 (must be at 1 or above)")  # BM25 has one hit
+
+
 def test_a_missing_golden_passage_is_reported(world: World) -> None:
-    (missed,) = answer_golden_queries(
-        [Golden(query="a river", passage_id="gone")], world.encoder, world.embeddings, world.snapshot, depth=10
-    ).missed
+    (missed,) = answers_of(world, [Golden(query="a river", passage_id="gone")], 10).missed
     assert "passage gone is not in the snapshot" in missed
 
 
@@ -81,7 +97,7 @@ def test_evidence_is_gathered_from_the_artifacts(world: World, tmp_path: Path) -
         "bm25": evaluation(world, "bm25", none),
         "serving": evaluation(world, "serving", none),
     }
-    evidence = gather_evidence(world.home, figures, world.encoder, world.embeddings, world.snapshot, None, rules)
+    evidence = gather_evidence(world.home, figures, world.encoder, world.embeddings, world.snapshot, DENSE, None, rules)
     assert evidence.challenger["ndcg@10"].to_pylist() == [1, 1]
     assert evidence.serving is not None
     assert evidence.serving["ndcg@10"].to_pylist() == [0, 0]

@@ -66,7 +66,7 @@ def world_in(home: Path, count: int) -> World:
     vectors, query_vectors = (random.standard_normal((rows, 4)).astype(np.float32) for rows in (PASSAGES, count))
     query_vectors[::3] = vectors[: len(query_vectors[::3])]
     embeddings = write_embeddings(home / "vectors", ids, vectors, snapshot.digest, group=50)
-    postings = build_postings(home, snapshot, "porter")
+    postings = build_postings(home, snapshot, "en", "porter")
     ranking = Ranking(longest=longest_norm(embeddings), postings=postings.digest)
     lazy = LazyVectors("v", lambda: query_vectors)
     return World(home, score_arms(home, queries(snapshot), lazy, embeddings, postings, ranking, DEPTH))
@@ -177,7 +177,7 @@ TEST: list[Qrel] = [(f"q{n:02d}", f"p{n:02d}", "test") for n in range(40, 59)]
 def tuned(home: Path, model: Path, qrels: Sequence[Qrel], ranking: str = "tuned") -> Tuned:
     world = small_world(home, model, TEXTS, WORDINGS, qrels)
     mining = world.settings.mining
-    postings = build_postings(home, world.snapshot, mining.stemmer)
+    postings = build_postings(home, world.snapshot, mining.language, mining.stemmer)
     settings = EvaluationSettings.model_validate({"ranking": ranking})
     result = tune_ranking(home, world.encoder, world.embeddings, world.snapshot, postings, mining, settings)
     assert result.ranking.postings == postings.digest

@@ -14,6 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from things_and_traits import THINGS
 
+from tasks.core.base.settings import Settings
+from tasks.core.evaluation.tune import DEFAULT_WEIGHT
+from tasks.core.release.vector_stores import open_publisher
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
@@ -51,8 +55,15 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert set(release) >= {"release", "created", "encoder", "collection", "snapshot", "passages"}
     assert release["passages"] == 100
     assert release["previous"] is None
-    for system in ("metrics", "bm25", "base"):
+    for system in ("metrics", "bm25", "base", "dense"):
         assert set(release[system]) == {"ndcg@10", "mrr@10", "recall@100", "map@100"}
+    home, ranking = Path(environment["NIGHTSHIFT_HOME"]), release["ranking"]
+    assert ranking["weight"] == DEFAULT_WEIGHT  # four dev queries are too few to choose a weight
+    assert (home / "postings" / ranking["postings"] / "manifest.json").is_file()
+    identity = open_publisher(home, Settings(home=home).milvus).identity(release["collection"])
+    assert json.loads(identity.ranking) == ranking
+    report = Path(document(nightshift("report", "--json"))["report"]).read_text()
+    assert "<h2>Ranking: hybrid, 85% dense + 15% BM25</h2>" in report
     assert release["metrics"]["ndcg@10"] > release["base"]["ndcg@10"]
 
     before = manifests(environment)
@@ -82,6 +93,13 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     assert set(answer["hits"][0]) == {"rank", "score", "passage_id", "title", "text"}
     assert "fresh" in {hit["passage_id"] for hit in answer["hits"]}
+    first = {
+        mode: document(nightshift("search", query, "-k", "1", "--mode", mode, "--json"))["hits"][0]
+        for mode in ("lexical", "dense", "hybrid")
+    }
+    assert first["lexical"]["passage_id"] == "fresh"  # it has the most words of the query
+    assert first["hybrid"] == answer["hits"][0]  # the release's own mode
+    assert len({hit["score"] for hit in first.values()}) == 3
 
     back = nightshift("rollback")
     assert back.returncode == 0, back.stderr
@@ -143,21 +161,35 @@ def test_a_night_killed_at_any_line_goes_on_where_it_was(
     assert document(nightshift("search", "a golden river", "--json"))["hits"]
 
 
-def test_a_rejected_challenger_is_a_successful_night_and_changes_nothing(
+def test_an_encoder_far_below_bm25_is_rejected_alone_and_promoted_with_the_ranking_that_dev_queries_choose(
     nightshift: Command, environment: Environment
 ) -> None:
+    for split, numbers in {"train": range(10), "dev": range(10, 40)}.items():  # enough dev queries to tune
+        rows = "".join(f"q{n}\tp{n}\t1\n" for n in numbers)
+        file = Path(environment["NIGHTSHIFT_DATA__PATH"]) / "qrels" / f"{split}.tsv"
+        file.write_text("query-id\tcorpus-id\tscore\n" + rows)
     worse = {
         "NIGHTSHIFT_GATE__BM25_FLOOR": "true",
         "NIGHTSHIFT_GATE__MARGIN": "0",
         "NIGHTSHIFT_TRAINING__MAX_STEPS": "1",
     }
-    rejected = nightshift("run", **worse)
+    rejected = nightshift("run", NIGHTSHIFT_EVALUATION__RANKING="dense", **worse)
     assert rejected.returncode == 0, rejected.stderr
     assert rejected.stdout.startswith("Rejected: clearly worse than BM25")
     assert document(nightshift("releases", "--json")) == {"serving": None, "releases": []}
     searched = nightshift("search", "a river")
     assert searched.returncode == 1
     assert "no release yet" in searched.stderr
+
+    promoted = nightshift("run", **worse)
+    assert promoted.stdout.startswith("Promoted"), promoted.stdout + promoted.stderr
+    (release,) = document(nightshift("releases", "--json"))["releases"]
+    assert release["metrics"]["ndcg@10"] >= release["bm25"]["ndcg@10"] > release["dense"]["ndcg@10"] + 0.2
+    report = Path(document(nightshift("report", "--json"))["report"]).read_text()
+    assert "clearly worse than BM25" not in report
+    assert re.search("(better than|not clearly (better|worse) than) BM25", report)
+    hits = document(nightshift("search", "where was the golden river seen", "-k", "1", "--json"))["hits"]
+    assert hits[0]["title"] == "golden river"
 
 
 @pytest.mark.usefixtures("served")

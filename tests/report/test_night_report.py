@@ -11,6 +11,7 @@ import pytest
 from evaluation_world import write_run
 from small_snapshot import snapshot_of
 
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.rule_count import RuleCount
@@ -19,6 +20,7 @@ from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.gate import Decision, GateCheck, Probe
 from tasks.core.evaluation.significance import Comparison
+from tasks.core.evaluation.tune import WEIGHTS, Tuning
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.night import Night, outcome_line
@@ -143,6 +145,25 @@ def test_queries_that_changed_are_shown_with_the_passages_of_both_systems(night:
     assert "answer at rank 1 → 2" in page[worst:best]
     assert "a violin" in page[worst:best]
     assert "answer at rank 2 → 1" in page[best:]
+
+
+def test_the_chosen_ranking_is_shown_with_the_weights_that_were_tried(night: Night, tmp_path: Path) -> None:
+    assert "<h2>Ranking" not in page_of(night, tmp_path)
+    ndcg = tuple(0.5 + 0.1 * float(weight) for weight in WEIGHTS)
+    tuning = Tuning(weight=0.6, why="nDCG@10 on 40 dev queries: hybrid gains", queries=40, ndcg=ndcg)
+    tuned = night.having(ranking=Ranking(weight=0.6), tuning=tuning)
+    page = page_of(tuned, tmp_path)
+    section = page[page.index("<h2>Ranking: hybrid, 60% dense + 40% BM25</h2>") :]
+    section = section[: section.index("</section>")]
+    assert "NDCG@10 on 40 dev queries: hybrid gains." in section
+    assert "each weight of the encoder's score" in section.replace("&#39;", "'").replace("&#x27;", "'")
+    assert "<svg" in section
+    few = night.having(ranking=Ranking(weight=0.0), tuning=Tuning(weight=0.0, why="few queries"))
+    section = page_of(few, tmp_path).split("<h2>Ranking: BM25</h2>")[1].split("</section>")[0]
+    assert "Few queries." in section
+    assert "<svg" not in section
+    served = few.having(serving=release("r0001").model_copy(update={"ranking": Ranking(weight=0.6)}))
+    assert "The serving release ranks: hybrid, 60% dense" in page_of(served, tmp_path)
 
 
 def test_the_same_night_gives_the_same_page(night: Night, tmp_path: Path) -> None:

@@ -109,4 +109,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     rows = [{"passage_id": name, **text} for name, text in texts.items()]
     wordings = {f"q{row:02d}": words(random.integers(1, 9)) for row in range(60)} | QUERIES
     snapshot = snapshot_of(home, rows, wordings, [("q00", "r000", "train")], group_rows=64)
-    return World(home, snapshot, build_postings(home, snapshot, "porter"))
+    return World(home, snapshot, build_postings(home, snapshot, "en", "porter"))

@@ -101,7 +101,7 @@ def test_scores_of_given_passages_are_those_of_the_search(world):
 
 def test_passages_without_any_word_are_no_hits(tmp_path):
     snapshot = snapshot_of(tmp_path, {"a": "the", "b": "", "c": "of"}, {"q": "fox"})
-    scorer = open_scorer(build_postings(tmp_path, snapshot, "porter"), Ranking())
+    scorer = open_scorer(build_postings(tmp_path, snapshot, "en", "porter"), Ranking())
     ((rows, scores),) = scorer.search(["fox the"], 10)
     assert (len(rows), len(scores)) == (0, 0)
     assert scorer.scores(scorer.weights("fox"), np.arange(3)).tolist() == [0, 0, 0]

@@ -73,7 +73,7 @@ def test_a_query_that_java_drops_with_exit_status_zero_is_a_failure(tmp_path, in
 def test_java_in_this_process_leaves_its_locale():
     script = (
         "import locale; from tasks.core.retrieval.analyzer import Analyzer; before = locale.setlocale(locale.LC_ALL);"
-        "Analyzer('porter'); print(before == locale.setlocale(locale.LC_ALL), ';' in before)"
+        "Analyzer('en', 'porter'); print(before == locale.setlocale(locale.LC_ALL), ';' in before)"
     )
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # Python sets the characters' locale only, Java all of it
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

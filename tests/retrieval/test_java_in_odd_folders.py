@@ -36,7 +36,7 @@ def test_a_home_with_spaces_quotes_and_unicode_is_indexed_and_searched_in_the_c_
         "from tasks.core.retrieval.bm25_scorer import open_scorer;"
         "from tasks.core.retrieval.postings import build_postings;"
         "home = Path.cwd(); snapshot = load(home, Snapshot, sys.argv[1]);"
-        "scorer = open_scorer(build_postings(home, snapshot, 'porter'), Ranking());"
+        "scorer = open_scorer(build_postings(home, snapshot, 'en', 'porter'), Ranking());"
         "print([rows.tolist() for rows, _ in scorer.search(['zebra', 'l\\xf6we \\u72d0 lion'], 2)])"
     )
     environment = {**os.environ, "TMPDIR": str(home), "PYTHONPATH": str(ROOT)}

@@ -40,7 +40,7 @@ def content(postings: Postings) -> dict[str, bytes]:
 
 def lucene_small_float():
     """Lucene's own encoding of lengths."""
-    Analyzer("porter")  # starts the JVM
+    Analyzer("en", "porter")  # starts the JVM
     from jnius import JavaClass, JavaStaticMethod, MetaJavaClass
 
     class SmallFloat(JavaClass, metaclass=MetaJavaClass):
@@ -63,7 +63,7 @@ def test_lengths_are_encoded_as_lucene_does():
 
 
 def test_the_index_lists_every_term_of_every_passage(world):
-    analyzer = Analyzer("porter")
+    analyzer = Analyzer("en", "porter")
     expected = {}
     lengths = []
     for batch in passages(world.snapshot, ["title", "text"]):
@@ -88,7 +88,7 @@ def test_the_index_lists_every_term_of_every_passage(world):
 @pytest.mark.parametrize("rows", [1, 50])
 def test_small_batches_give_the_same_bytes(world, tmp_path, monkeypatch, rows):
     monkeypatch.setattr(module, "BATCH_ROWS", rows)
-    other = build_postings(tmp_path, world.snapshot, "porter")
+    other = build_postings(tmp_path, world.snapshot, "en", "porter")
     assert not other.reused
     assert other.digest == world.postings.digest
     assert content(other) == content(world.postings)
@@ -99,15 +99,15 @@ def test_one_and_two_threads_of_arrow_give_the_same_bytes(world, tmp_path):
     try:
         for threads in (1, 2):
             pa.set_cpu_count(threads)
-            other = build_postings(tmp_path / str(threads), world.snapshot, "porter")
+            other = build_postings(tmp_path / str(threads), world.snapshot, "en", "porter")
             assert content(other) == content(world.postings)
     finally:
         pa.set_cpu_count(before)
 
 
 def test_a_second_build_reuses_the_index_and_another_stemmer_does_not(world):
-    assert build_postings(world.home, world.snapshot, "porter").reused
-    other = build_postings(world.home, world.snapshot, "krovetz")
+    assert build_postings(world.home, world.snapshot, "en", "porter").reused
+    other = build_postings(world.home, world.snapshot, "en", "krovetz")
     assert not other.reused
     assert other.digest != world.postings.digest
 
@@ -126,20 +126,20 @@ def test_a_crashed_build_starts_again(world, tmp_path, monkeypatch, step):
     with monkeypatch.context() as crashing:
         crashing.setattr(module, step, crash)
         with pytest.raises(KeyboardInterrupt):
-            build_postings(tmp_path, world.snapshot, "porter")
+            build_postings(tmp_path, world.snapshot, "en", "porter")
     assert find_artifact(tmp_path, Postings, world.postings.digest) is None
-    assert content(build_postings(tmp_path, world.snapshot, "porter")) == content(world.postings)
+    assert content(build_postings(tmp_path, world.snapshot, "en", "porter")) == content(world.postings)
     assert not list((tmp_path / "postings").glob("*.partial"))
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", ["cut", "flipped"])
 def test_a_damaged_file_is_set_aside_and_the_index_built_again(world, tmp_path, caplog, file, harm):
-    made = build_postings(tmp_path, world.snapshot, "porter")
+    made = build_postings(tmp_path, world.snapshot, "en", "porter")
     HARMS[harm](made.path / file)
     assert find_artifact(tmp_path, Postings, made.digest) is None
     assert str(made.path / file) in caplog.text
-    again = build_postings(tmp_path, world.snapshot, "porter")
+    again = build_postings(tmp_path, world.snapshot, "en", "porter")
     assert (again.reused, content(again)) == (False, content(world.postings))
     assert len(list(made.path.parent.glob(f".{made.digest}.damaged-*"))) == 1
 
@@ -154,7 +154,7 @@ def test_memory_does_not_grow_with_the_number_of_passages(tmp_path, monkeypatch)
         snapshot = snapshot_of(home, every, group_rows=64)
         tracemalloc.start()
         try:
-            postings = build_postings(home, snapshot, "porter")
+            postings = build_postings(home, snapshot, "en", "porter")
             return tracemalloc.get_traced_memory()[1], postings.postings
         finally:
             tracemalloc.stop()

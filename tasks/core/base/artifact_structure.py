@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.core.base.checksums import CHECKSUMS, check_digest
 from tasks.core.base.errors import Damaged
-from tasks.core.base.receipts import Embeddings, Receipt, Shingles, Tokens
+from tasks.core.base.receipts import Embeddings, Postings, Receipt, Shingles, Tokens
 
 LUCENE, WRITE_LOCK = "lucene", "write.lock"  # folder of an index, and its only empty file
 _FOOTER = 16  # bytes at the end of a Lucene file: magic, algorithm, CRC-32 of the preceding bytes
@@ -43,6 +43,9 @@ def check_structure(receipt: Receipt) -> None:
         width = 2 if receipt.kind == "uint16" else 4
         _check_size(folder, "*.ends", 8 * receipt.rows)
         _check_size(folder, "*.ids", width * receipt.tokens)
+    if isinstance(receipt, Postings):
+        _check_size(folder, "documents.i32", 4 * receipt.postings)
+        _check_size(folder, "frequencies.u16", 2 * receipt.postings)
     if isinstance(receipt, Shingles):
         sizes = memoryview((folder / "sizes.i64").read_bytes()).cast("q")
         _check_size(folder, "hashes.u32", 4 * sum(sizes))
