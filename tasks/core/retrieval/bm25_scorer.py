@@ -107,8 +107,8 @@ def _idf(frequencies: np.ndarray, documents: int) -> np.ndarray:
 
 def _inverse_norms(postings: Postings, k1: float, b: float) -> np.ndarray:
     """Return 1 / (k1 · (1 - b + b · length / average length)) for each encoded length: float32 (256,)."""
-    one, k, share = np.float32(1), np.float32(k1), np.float32(b)
+    unit, k, share = np.float32(1), np.float32(k1), np.float32(b)
     average = np.float32(max(1, postings.tokens) / max(1, postings.documents))
     lengths = decoded_lengths().astype(np.float32)
     with np.errstate(divide="ignore"):
-        return one / (k * ((one - share) + share * lengths / average))
+        return unit / (k * ((unit - share) + share * lengths / average))
