@@ -39,7 +39,7 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
     console = open_console()
     wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "state": 7}
+    widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "ranks": 7, "state": 7}
     for name, width in widths.items():
         table.add_column(name, no_wrap=True, min_width=width)
     if wide:
@@ -54,6 +54,7 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
             release.created[:16].replace("T", " "),
             f"{release.rows:,}",
             *("–" if not figure else f"{figure['ndcg@10']:.4f}" for figure in figures),
+            release.ranking.mode,
             ", ".join(state for state, active in states.items() if active),
             *([release.reason] if wide else []),
             style="bold green" if serves else "dim" if release.pruned else "",

@@ -176,6 +176,7 @@ def release_card(release: Release) -> None:
             (f"nDCG@10{of}", f"{figures['ndcg@10']:.4f}")
             for of, figures in (("", release.metrics), (" of BM25", release.bm25), (" of the base model", release.base))
         ),
+        ("ranking", str(release.ranking)),
         ("encoder", release.fingerprint),
         ("collection", release.collection),
         ("snapshot", release.snapshot),
