@@ -16,9 +16,10 @@ from tasks.core.base.languages import ENGLISH, Language
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.settings import MiningSettings
 from tasks.core.retrieval.analyzer import Analyzer
-from tasks.core.retrieval.bm25 import build_index, one_line, search_bm25
+from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.bm25_scorer import open_scorer
 from tasks.core.retrieval.postings import build_postings
+from tasks.core.retrieval.query_lines import one_line
 from tasks.core.snapshot.reader import queries
 
 PASSAGES, QUERIES = 150, 30

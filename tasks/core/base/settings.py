@@ -195,7 +195,12 @@ class MiningSettings(Section):
     shards: int = Field(
         1, ge=1, description="Ray only: number of shards of the training queries; each is searched in its own task"
     )
-    threads: int = Field(0, ge=0, description="Lucene threads; 0: one per core")
+    scorer: Literal["compiled", "lucene"] = Field(
+        "compiled",
+        description="what searches with BM25; compiled: loops with Lucene's arithmetic, compared with Lucene on a "
+        "sample of the queries; lucene: also used if the comparison fails, or if the postings exceed half of the memory",
+    )
+    threads: int = Field(0, ge=0, description="threads of BM25 searches and of Lucene; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="maximum heap of the Java process, MiB")
     seed: int = Field(0, description="random seed of negatives and samples")
 

@@ -74,7 +74,7 @@ def probe(
     log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, drawn.num_rows)
     challenger_measures, rival_measures = (
         _measure(settings, encoder, pool, weight)
-        for encoder, weight in ((challenger, None), (rival, served and served.weight))
+        for encoder, weight in ((challenger, None), (rival, None if served is None else served.weight))
     )
     comparison = compare_paired(name, challenger_measures, rival_measures, settings.gate)
     worse = comparison.high < -settings.gate.margin

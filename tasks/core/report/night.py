@@ -115,7 +115,7 @@ class Logbook:
 
 def recipe_of(settings: Settings) -> str:
     """Return the digest of the settings that shape an encoder. A change causes a retrain."""
-    mining = settings.mining.model_dump(exclude={"language", "shards", "threads", "heap_mb"})
+    mining = settings.mining.model_dump(exclude={"language", "shards", "scorer", "threads", "heap_mb"})
     mining |= language_key(settings.mining.language)
     mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(

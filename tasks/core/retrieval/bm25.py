@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,14 +24,18 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import artifact_digest, produce
-from tasks.core.base.languages import SEVERAL_TERMS_PER_WORD, language_key
+from tasks.core.base.languages import language_key
 from tasks.core.base.receipts import Index, Run, Snapshot
 from tasks.core.base.settings import MiningSettings, cores
+from tasks.core.retrieval.bm25_batches import LuceneHits, equals_lucene, fits_memory, search_batch
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer
 from tasks.core.retrieval.exact import ids_of
 from tasks.core.retrieval.jvm import anserini_version, java_failed, run_java
+from tasks.core.retrieval.postings import build_postings
+from tasks.core.retrieval.query_lines import one_line
 from tasks.core.retrieval.runs import HITS_AT_ONCE, queries_digest
 from tasks.core.retrieval.searches import Hits, Search, search_whole
-from tasks.core.snapshot.reader import passages
+from tasks.core.snapshot.reader import load_snapshot, passages
 from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.mining")
@@ -39,13 +44,8 @@ VERSION = 2  # of the artifacts that this module writes; raise it to rebuild the
 IDS = "ids.parquet"  # passage_id in snapshot order; the row is Lucene's document number
 FILE_ROWS = 2048  # passages in each source file; Lucene's threads index one file at a time
 SPARE = 10  # hits requested beyond `depth`, to detect equal scores that continue after the cut
-QUERY_TERMS = 1_000  # Lucene refuses a query of more than 1,024 different terms
-SPLIT_FURTHER = {*SEVERAL_TERMS_PER_WORD, "th"}  # languages where `_TERM` is not an upper bound
 _INDEXER = "io.anserini.index.IndexCollection"
 _SEARCHER = "io.anserini.search.SearchCollection"
-# An upper bound on the terms of Lucene's tokenizer: a run of letters and digits is one term. In scripts without spaces
-# (from U+2E80 on), and for symbols, each character is a term.
-_TERM = re.compile(r"[^\W\u2e80-\U0010ffff]{1,255}|\S")
 
 
 def build_index(home: Path, snapshot: Snapshot, mining: MiningSettings) -> Index:
@@ -111,11 +111,34 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
         "version": VERSION,
     }
 
+    scorer = cache(lambda: _compiled(home, index, queries["text"].to_pylist(), depth, mining))
+
     def answer(folder: Path, start: int, end: int) -> Hits:
-        query_rows, documents, scores = _search(folder, index, queries["text"][start:end], depth, mining)
+        texts = queries["text"][start:end]
+        if (compiled := scorer()) is not None:
+            query_rows, documents, scores = search_batch(compiled, texts.to_pylist(), depth, mining)
+        else:
+            query_rows, documents, scores = _search(folder, index, texts, depth, mining)
         return query_rows + start, ids_of([index.path / IDS], documents), scores
 
     return Search("BM25", home, key, queries, depth, max(1, HITS_AT_ONCE // depth), (index.digest,), answer)
+
+
+def _compiled(home: Path, index: Index, texts: list[str], depth: int, mining: MiningSettings) -> Bm25Scorer | None:
+    """Return the compiled search of the index's passages; None if Lucene has to search."""
+    if mining.scorer == "lucene" or not texts:
+        return None
+    postings = build_postings(home, load_snapshot(home, index.parents[0]), mining.language, mining.stemmer)
+    if not fits_memory(postings):
+        log.info("BM25: the postings exceed half of the memory, so Lucene searches")
+        return None
+    scorer = Bm25Scorer(postings, mining.language, mining.stemmer, mining.k1, mining.b)
+
+    def search_lucene(sample: Sequence[str]) -> LuceneHits:
+        with TemporaryDirectory(dir=home, prefix=".bm25-") as folder:
+            return _search(Path(folder), index, pa.chunked_array([pa.array(sample, pa.string())]), depth, mining)
+
+    return scorer if equals_lucene(scorer, texts, depth, mining, search_lucene) else None
 
 
 def _index_key(snapshot_digest: str, mining: MiningSettings) -> dict[str, object]:
@@ -165,9 +188,6 @@ def _check_counts(log_file: Path, rows: int) -> None:
     counts = {name: int(n.replace(",", "")) for name, n in re.findall(r"(indexed|empty): +([\d,]+)", output)}
     if counts.get("indexed", 0) + counts.get("empty", 0) != rows:
         raise java_failed(_INDEXER, f"{counts} of {rows} passages reached the index", log_file)
-
-
-LuceneHits = tuple[np.ndarray, np.ndarray, np.ndarray]  # query rows int64, document rows int64, scores float64
 
 
 def _search(folder: Path, index: Index, texts: pa.ChunkedArray, depth: int, mining: MiningSettings) -> LuceneHits:
@@ -230,20 +250,6 @@ def _run_lucene(folder: Path, index: Index, lines: Mapping[int, str], depth: int
     hits.unlink()
     query, document, score = (column.to_numpy() for column in table.columns)
     return query, document, score
-
-
-def one_line(text: str, language: str) -> str:
-    """Convert a query to one line without control characters, where Anserini would split it.
-
-    The line is cut after 1,000 words, or after 250 in a language whose analyzer makes several terms from a word.
-    """
-    line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
-    words = QUERY_TERMS // (4 if language in SPLIT_FURTHER else 1)
-    if len(line) > words:
-        for number, term in enumerate(_TERM.finditer(line)):
-            if number == words:
-                return line[: term.start()]
-    return line
 
 
 def _anserini(

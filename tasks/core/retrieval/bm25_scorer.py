@@ -19,10 +19,11 @@ from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
-from tasks.core.retrieval.bm25 import one_line
 from tasks.core.retrieval.bm25_kernel import rank, saturate, score
 from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
+from tasks.core.retrieval.query_lines import one_line
 
+BYTES_PER_POSTING = 8  # in memory: a row and a saturation
 BATCH = 256  # queries that a thread answers with one accumulator
 Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), weights float32 (n,)
 Hits = tuple[np.ndarray, np.ndarray]  # passage rows int32 (n,), scores float32 (n,)
