@@ -198,7 +198,7 @@ class MiningSettings(Section):
     scorer: Literal["compiled", "lucene"] = Field(
         "compiled",
         description="what searches with BM25; compiled: loops with Lucene's arithmetic, compared with Lucene on a "
-        "sample of the queries; lucene: also used if the comparison fails, or if the postings exceed half of the memory",
+        "sample of the queries; lucene: also used if the comparison fails or the postings exceed half of the memory",
     )
     threads: int = Field(0, ge=0, description="threads of BM25 searches and of Lucene; 0: one per core")
     heap_mb: int = Field(1024, ge=128, description="maximum heap of the Java process, MiB")

@@ -13,53 +13,55 @@ compiled = numba.njit(nogil=True, cache=True)
 
 
 @compiled
-def saturate(documents, frequencies, inverse, saturation):  # pragma: no cover
-    """Set saturation[i] = 1 + frequency / norm of posting i, in float32.
+def weigh(ends, idf, documents, frequencies, inverse, impacts):  # pragma: no cover
+    """Set the impact of each posting: idf - idf / (1 + frequency / norm), in float32.
 
     Args:
+        ends: end of each term's postings, int64 (terms + 1,), from 0.
+        idf: inverse document frequency of each term, float32 (terms,).
         documents: passage row of each posting, int32 (postings,).
         frequencies: occurrences of the term in the passage, uint16 (postings,).
         inverse: 1 / norm of each passage, float32 (passages,).
-        saturation: result, float32 (postings,).
+        impacts: result, float32 (postings,).
     """
-    for posting in range(len(documents)):
-        saturation[posting] = np.float32(1) + np.float32(frequencies[posting]) * inverse[documents[posting]]
+    for term in range(len(idf)):
+        for posting in range(ends[term], ends[term + 1]):
+            saturation = np.float32(1) + np.float32(frequencies[posting]) * inverse[documents[posting]]
+            impacts[posting] = idf[term] - idf[term] / saturation
 
 
 @compiled
-def rank(query_ends, terms, weights, ends, documents, saturation, size, rows, scores, counts):  # pragma: no cover
+def rank(query_ends, terms, counts, ends, documents, impacts, size, rows, scores, sizes):  # pragma: no cover
     """Score every passage that shares a term with a query, and keep the best, in no order.
 
     Args:
-        query_ends: end of each query's terms in `terms` and `weights`, int64 (queries + 1,), from 0.
-        terms, weights: number and weight of each term of each query, int64 and float32.
-        ends: end of each term's postings, int64 (terms + 1,), from 0.
-        documents, saturation: passage row and saturation of each posting, int32 and float32 (postings,).
+        query_ends: end of each query's terms in `terms` and `counts`, int64 (queries + 1,), from 0.
+        terms, counts: number and count of each term of each query, int64 and float32.
+        ends, documents, impacts: postings, as for `weigh`.
         size: number of passages.
         rows, scores: results, int32 and float32 (queries, depth).
-        counts: number of results of each query, int64 (queries,).
+        sizes: number of results of each query, int64 (queries,).
     """
-    totals, touched = np.zeros(size, np.float64), np.empty(size, np.int32)
+    totals, touched = np.zeros(size, np.float64), np.empty(size + 1, np.int32)
     for query in range(len(query_ends) - 1):
         reached = 0
         for place in range(query_ends[query], query_ends[query + 1]):
-            weight = weights[place]
+            count = counts[place]
             for posting in range(ends[terms[place]], ends[terms[place] + 1]):
                 row = documents[posting]
-                if totals[row] == 0.0:
-                    touched[reached] = row
-                    reached += 1
-                totals[row] += weight - weight / saturation[posting]
-        counts[query] = _keep_best(totals, touched[:reached], rows[query], scores[query])
+                touched[reached] = row  # overwritten unless the passage is new: faster than a branch
+                reached += totals[row] == 0.0
+                totals[row] += count * impacts[posting]
+        sizes[query] = _keep_best(totals, touched[:reached], rows[query], scores[query])
 
 
 @compiled
-def score(terms, weights, ends, documents, saturation, rows, scores):  # pragma: no cover
+def score(terms, counts, ends, documents, impacts, rows, scores):  # pragma: no cover
     """Score given passages for one query.
 
     Args:
-        terms, weights: number and weight of each term, int64 and float32.
-        ends, documents, saturation: as for `rank`.
+        terms, counts: number and count of each term, int64 and float32.
+        ends, documents, impacts: postings, as for `weigh`.
         rows: passages, int64 (n,).
         scores: result, float32 (n,).
     """
@@ -69,7 +71,7 @@ def score(terms, weights, ends, documents, saturation, rows, scores):  # pragma:
             start, end = ends[terms[term]], ends[terms[term] + 1]
             posting = start + np.searchsorted(documents[start:end], rows[place])
             if posting < end and documents[posting] == rows[place]:
-                total += weights[term] - weights[term] / saturation[posting]
+                total += counts[term] * impacts[posting]
         scores[place] = np.float32(total)
 
 

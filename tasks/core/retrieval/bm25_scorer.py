@@ -19,13 +19,13 @@ from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
-from tasks.core.retrieval.bm25_kernel import rank, saturate, score
+from tasks.core.retrieval.bm25_kernel import rank, score, weigh
 from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
 from tasks.core.retrieval.query_lines import one_line
 
-BYTES_PER_POSTING = 8  # in memory: a row and a saturation
+BYTES_PER_POSTING = 8  # in memory: a row and an impact
 BATCH = 256  # queries that a thread answers with one accumulator
-Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), weights float32 (n,)
+Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), their counts in the query float32 (n,)
 Hits = tuple[np.ndarray, np.ndarray]  # passage rows int32 (n,), scores float32 (n,)
 
 
@@ -45,19 +45,19 @@ class Bm25Scorer:
         self._ends = np.concatenate([[0], table["end"].to_numpy()])
         self._documents = _mapped(folder / DOCUMENTS, np.int32)
         norms = np.fromfile(folder / NORMS, np.uint8)
-        self._idf = _idf(np.diff(self._ends), postings.documents)
-        inverse = _inverse_norms(postings, k1, b)
-        self._saturation = np.empty(len(self._documents), np.float32)
-        saturate(self._documents, _mapped(folder / FREQUENCIES, np.uint16), inverse[norms], self._saturation)
-        self._language = language
-        self._analyzer = Analyzer(language, stemmer)
+        idf = _idf(np.diff(self._ends), postings.documents)
+        inverse = _inverse_norms(postings, k1, b)[norms]
+        self._impacts = np.empty(len(self._documents), np.float32)
+        frequencies = _mapped(folder / FREQUENCIES, np.uint16)
+        weigh(self._ends, idf, self._documents, frequencies, inverse, self._impacts)
+        self._language, self._analyzer = language, Analyzer(language, stemmer)
 
     def weights(self, query: str) -> Weights:
-        """Analyze a query into its indexed terms, each with its inverse document frequency times its count."""
+        """Analyze a query into its indexed terms and their counts."""
         terms = self._analyzer.terms(one_line(query, self._language))
         counts = Counter(term for term in terms if term in self._numbers)
         numbers = np.fromiter((self._numbers[term] for term in counts), np.int64, len(counts))
-        return numbers, self._idf[numbers] * np.fromiter(counts.values(), np.float32, len(counts))
+        return numbers, np.fromiter(counts.values(), np.float32, len(counts))
 
     def search(self, queries: Sequence[str], depth: int, threads: int = 1) -> list[Hits]:
         """Return snapshot rows int32 (n,) and scores float32 (n,) of the best passages for each query, best first.
@@ -77,19 +77,19 @@ class Bm25Scorer:
 
     def scores(self, weights: Weights, rows: np.ndarray) -> np.ndarray:
         """Return the scores float32 (n,) of given snapshot rows int (n,) for the weights of a query; 0: no term."""
-        numbers, idf = weights
+        numbers, counts = weights
         scores = np.empty(len(rows), np.float32)
-        score(numbers, idf, self._ends, self._documents, self._saturation, np.asarray(rows, np.int64), scores)
+        score(numbers, counts, self._ends, self._documents, self._impacts, np.asarray(rows, np.int64), scores)
         return scores
 
     def _search(self, weights: Sequence[Weights], depth: int) -> list[Hits]:
         depth = min(depth, self.rows)
         ends = np.cumsum([0, *(len(numbers) for numbers, _ in weights)])
         numbers = np.concatenate([numbers for numbers, _ in weights])
-        idf = np.concatenate([idf for _, idf in weights]).astype(np.float32)
+        repeated = np.concatenate([counts for _, counts in weights]).astype(np.float32)
         rows, scores = np.empty((len(weights), depth), np.int32), np.empty((len(weights), depth), np.float32)
         counts = np.zeros(len(weights), np.int64)
-        rank(ends, numbers, idf, self._ends, self._documents, self._saturation, self.rows, rows, scores, counts)
+        rank(ends, numbers, repeated, self._ends, self._documents, self._impacts, self.rows, rows, scores, counts)
         answers = []
         for query, count in enumerate(counts):
             order = np.lexsort((rows[query, :count], -scores[query, :count]))
