@@ -14,7 +14,8 @@ from small_snapshot import snapshot_of
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.languages import ENGLISH, Language
 from tasks.core.base.ranking import Ranking
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.report.night import recipe_of
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.bm25_scorer import open_scorer
@@ -104,6 +105,12 @@ def test_artifacts_of_english_keep_their_names_and_other_languages_have_their_ow
     assert postings["en"].digest != postings["de"].digest
     assert search_bm25(tmp_path, indexes["en"], queries(snapshot), 5, settings["en"]).rows == 0
     assert search_bm25(tmp_path, indexes["de"], queries(snapshot), 5, settings["de"]).rows == 1
+
+
+def test_another_language_is_another_recipe():
+    recipes = {language: recipe_of(Settings(mining=MiningSettings(language=language))) for language in ("en", "de")}
+    assert recipes["en"] == recipe_of(Settings())
+    assert recipes["en"] != recipes["de"]
 
 
 def test_a_stemmer_of_english_is_refused_for_another_language():

@@ -1,6 +1,7 @@
 """Analyze texts into index terms with Lucene's analyzers, in this process.
 
-A JVM starts in the process at the first text (0.2 s, about 60 MB) and stays. Analyzing a query takes about 15 µs.
+A JVM starts in the process at the first text (0.2 s, about 60 MB; 1 s more in other languages than English) and stays.
+Analyzing a query takes about 15 µs.
 """
 
 from __future__ import annotations
@@ -91,26 +92,19 @@ def _positions(phrase: str | None) -> int:
     return len(words) - words.count("?")
 
 
+# Java classes are declared explicitly, because jnius takes seconds to discover the methods of all related classes.
+
+
 class _Java:
     """The Java methods that analyze text."""
 
     def __init__(self) -> None:
-        from jnius import JavaClass, JavaMethod, JavaStaticMethod, MetaJavaClass
-
-        # Declared explicitly, because jnius takes seconds to discover the methods of all related classes.
-        class LuceneAnalyzer(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "org/apache/lucene/analysis/Analyzer"
+        from jnius import JavaClass, JavaStaticMethod, MetaJavaClass
 
         class English(JavaClass, metaclass=MetaJavaClass):
             __javaclass__ = "io/anserini/analysis/DefaultEnglishAnalyzer"
             newStemmingInstance = JavaStaticMethod(  # noqa: N815
                 "(Ljava/lang/String;)Lio/anserini/analysis/DefaultEnglishAnalyzer;"
-            )
-
-        class AnalyzerMap(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "io/anserini/analysis/AnalyzerMap"
-            getLanguageSpecificAnalyzer = JavaStaticMethod(  # noqa: N815
-                "(Ljava/lang/String;)Lorg/apache/lucene/analysis/Analyzer;"
             )
 
         class AnalyzerUtils(JavaClass, metaclass=MetaJavaClass):
@@ -121,26 +115,15 @@ class _Java:
             __javaclass__ = "java/lang/String"
             join = JavaStaticMethod("(Ljava/lang/CharSequence;Ljava/lang/Iterable;)Ljava/lang/String;")
 
-        class Query(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "org/apache/lucene/search/Query"
-            toString = JavaMethod("(Ljava/lang/String;)Ljava/lang/String;")  # noqa: N815
-
-        class QueryBuilder(JavaClass, metaclass=MetaJavaClass):
-            __javaclass__ = "org/apache/lucene/util/QueryBuilder"
-            __javaconstructor__ = (("(Lorg/apache/lucene/analysis/Analyzer;)V", False),)
-            createPhraseQuery = JavaMethod(  # noqa: N815
-                "(Ljava/lang/String;Ljava/lang/String;)Lorg/apache/lucene/search/Query;"
-            )
-
-        self.analyze, self.join = AnalyzerUtils.analyze, String.join
-        self._english, self._other = English.newStemmingInstance, AnalyzerMap.getLanguageSpecificAnalyzer
-        self._builder = QueryBuilder
+        self.analyze, self.join, self._english = AnalyzerUtils.analyze, String.join, English.newStemmingInstance
 
     def analyzer(self, language: str, stemmer: str) -> Any:
         """Create an analyzer. Raises NightshiftError when this Java cannot analyze the language."""
+        if language == ENGLISH:
+            return self._english(stemmer)
         from jnius import JavaException
 
-        analyzer = self._english(stemmer) if language == ENGLISH else self._other(language)
+        analyzer = _analyzer_map().getLanguageSpecificAnalyzer(language)
         try:
             self.analyze(analyzer, "")
         except JavaException as error:
@@ -151,7 +134,7 @@ class _Java:
 
     def phrase(self, analyzer: Any, text: str) -> str | None:
         """Return the text form of the phrase query for a text; None if the text has no word."""
-        query = self._builder(analyzer).createPhraseQuery("", text)
+        query = _query_builder()(analyzer).createPhraseQuery("", text)
         return None if query is None else query.toString("")
 
 
@@ -168,6 +151,42 @@ def _detach_at_end() -> None:
     """Detach this thread from the JVM when it ends: its local variables are freed then."""
     if not hasattr(_attached, "attachment") and threading.current_thread() is not threading.main_thread():
         _attached.attachment = _Attachment()
+
+
+@lru_cache
+def _analyzer_map() -> Any:
+    """Return Anserini's analyzers by language. It starts a logger of Java, which takes a second."""
+    from jnius import JavaClass, JavaStaticMethod, MetaJavaClass
+
+    class LuceneAnalyzer(JavaClass, metaclass=MetaJavaClass):
+        __javaclass__ = "org/apache/lucene/analysis/Analyzer"
+
+    class AnalyzerMap(JavaClass, metaclass=MetaJavaClass):
+        __javaclass__ = "io/anserini/analysis/AnalyzerMap"
+        getLanguageSpecificAnalyzer = JavaStaticMethod(  # noqa: N815
+            "(Ljava/lang/String;)Lorg/apache/lucene/analysis/Analyzer;"
+        )
+
+    return AnalyzerMap
+
+
+@lru_cache
+def _query_builder() -> Any:
+    """Return Lucene's QueryBuilder."""
+    from jnius import JavaClass, JavaMethod, MetaJavaClass
+
+    class Query(JavaClass, metaclass=MetaJavaClass):
+        __javaclass__ = "org/apache/lucene/search/Query"
+        toString = JavaMethod("(Ljava/lang/String;)Ljava/lang/String;")  # noqa: N815
+
+    class QueryBuilder(JavaClass, metaclass=MetaJavaClass):
+        __javaclass__ = "org/apache/lucene/util/QueryBuilder"
+        __javaconstructor__ = (("(Lorg/apache/lucene/analysis/Analyzer;)V", False),)
+        createPhraseQuery = JavaMethod(  # noqa: N815
+            "(Ljava/lang/String;Ljava/lang/String;)Lorg/apache/lucene/search/Query;"
+        )
+
+    return QueryBuilder
 
 
 @lru_cache
