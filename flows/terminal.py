@@ -39,7 +39,17 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
     console = open_console()
     wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    widths = {"release": 7, "created": 16, "passages": 8, "nDCG@10": 7, "BM25": 6, "base": 6, "previous": 8, "ranks": 7, "state": 7}
+    widths = {
+        "release": 7,
+        "created": 16,
+        "passages": 8,
+        "nDCG@10": 7,
+        "BM25": 6,
+        "base": 6,
+        "previous": 8,
+        "ranks": 7,
+        "state": 7,
+    }
     for name, width in widths.items():
         table.add_column(name, no_wrap=True, min_width=width)
     if wide:
