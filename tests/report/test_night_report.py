@@ -46,20 +46,9 @@ def night(tmp_path: Path) -> Night:
     home = tmp_path / "home"
     snapshot = snapshot_of(home, PASSAGES, QUERIES, [("q1", "p1", "test"), ("q2", "p2", "test"), ("t1", "p3", "train")])
     encoder = Encoder(
-        digest="e",
-        path=Path(),
-        rows=1,
-        fingerprint="f",
-        passage_fingerprint="p",
-        dimension=4,
-        base="b",
-        steps=3,
-        precision="fp32",
-        fidelity=1,
-        loss=(0.3, 0.2, 0.1),
-        kept=2,
-        dev=((0, 0.4), (2, 0.5)),
-    )
+        digest="e", path=Path(), rows=1, fingerprint="f", passage_fingerprint="p", dimension=4, base="b", steps=3,
+        precision="fp32", fidelity=1, loss=(0.3, 0.2, 0.1), kept=2, dev=((0, 0.4), (2, 0.5)),
+    )  # fmt: skip
     against = Comparison(against="BM25", difference=0.1, low=0.05, high=0.15, queries=300)
     return Night(
         began=datetime(2026, 3, 1, 2, tzinfo=UTC),
