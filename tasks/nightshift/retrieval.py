@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.base.receipts import Embeddings, Encoder, Run
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 
 from nightshift.collection import Collection  # isort: skip
 

@@ -33,7 +33,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.core.base.receipts import Snapshot
-from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.ingest.ingest import ingest

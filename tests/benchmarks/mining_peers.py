@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from tasks.core.base.receipts import Embeddings, Index, Snapshot
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.snapshot.reader import passages, qrels, queries
 from tasks.core.text.normalization import full_text
 

@@ -35,7 +35,8 @@ import nightshift as ns
 from nightshift.retrieval import bm25_run
 from tasks.core.base import receipts
 from tasks.core.base.files import digest_of, produce
-from tasks.core.base.settings import MiningSettings, Settings, TrainingSettings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import Settings, TrainingSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.mining.mine import NEGATIVES_FILE
 from tasks.core.text.normalization import full_text

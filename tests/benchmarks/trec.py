@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
 from small_snapshot import snapshot_of
 
 from tasks.core.base.receipts import Snapshot
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.evaluation.evaluate import read_run
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels

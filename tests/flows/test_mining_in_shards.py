@@ -12,7 +12,8 @@ from prefect_servers import query_server
 
 from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Run, Snapshot
-from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import Settings
 from tasks.core.retrieval.bm25 import search_bm25
 from tasks.core.retrieval.searches import search_whole
 from tasks.core.retrieval.training_queries import training_search

@@ -12,7 +12,7 @@ from small_collection import build, passage, query
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Run
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, qrels_fit, warn_of_unanswered
 from tasks.core.retrieval.bm25 import build_index, search_bm25

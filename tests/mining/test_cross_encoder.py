@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.settings import CrossEncoderSettings
+from tasks.core.base.sections.mining import CrossEncoderSettings
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest
 
 WORDS = ["cat", "dog", "owl", "elk", "fox", "bee"]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.settings import MiningSettings, Shares
+from tasks.core.base.sections.mining import MiningSettings, Shares
 from tasks.core.mining.mine import source_shares
 from tasks.core.mining.random_draws import draw_random_candidates
 

@@ -6,7 +6,7 @@ import pytest
 from mining_world import random_world
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.settings import Shares
+from tasks.core.base.sections.mining import Shares
 from tasks.core.mining import candidates, round
 
 MIXED = {"shares": Shares(bm25=0.4, dense=0.4, random=0.2), "per_query": 7}

@@ -23,7 +23,8 @@ from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.mining.mine import mine
 from tasks.core.base.receipts import Embeddings, Snapshot
-from tasks.core.base.settings import EncoderSettings, MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 
 threads, home, snapshot, embeddings, model, judge = sys.argv[1:]

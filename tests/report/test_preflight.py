@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base.errors import BadInput, NightshiftError
-from tasks.core.base.settings import CrossEncoderSettings, DataSettings, EncoderSettings, Settings
+from tasks.core.base.sections.mining import CrossEncoderSettings
+from tasks.core.base.settings import DataSettings, EncoderSettings, Settings
 from tasks.core.ingest.data_warnings import data_warnings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.source_summary import summarize_source

@@ -14,13 +14,13 @@ from small_snapshot import snapshot_of
 
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings, Snapshot
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import passages, queries
 
-SETTINGS = MiningSettings(heap_mb=256, threads=2)
+SETTINGS = MiningSettings(heap_mb=256, threads=2, scorer="lucene")
 ODD = {
     "empty": "",
     "blank": " \t\n",

@@ -9,7 +9,7 @@ import pytest
 from small_snapshot import snapshot_of
 
 from tasks.core.base.ranking import Ranking
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.retrieval import bm25_scorer
 from tasks.core.retrieval.bm25_scorer import open_scorer
 from tasks.core.retrieval.postings import build_postings
@@ -30,7 +30,7 @@ def same_hits(first, second) -> bool:
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75)])
 def test_passages_order_and_scores_are_those_of_lucene(world, k1, b):
     """Lucene's run file rounds scores to six decimals: order equally rounded scores by row, as the file's reader."""
-    settings = MiningSettings(heap_mb=256, threads=2, k1=k1, b=b)
+    settings = MiningSettings(heap_mb=256, threads=2, k1=k1, b=b, scorer="lucene")
     expected, ids = world.lucene(world.snapshot.rows, settings), world.ids
     hits = world.scorer(k1=k1, b=b).search(world.texts, world.snapshot.rows)
     matched = 0

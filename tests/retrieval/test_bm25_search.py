@@ -11,12 +11,12 @@ import pytest
 from small_snapshot import snapshot_of
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.snapshot.reader import queries
 
 UNUSUAL_IDS = ["with space", "tab\there", "line\nbreak", '"quoted"', "ünïcode-狐", "0007", "7", "a,b", "-", "<&>"]
-SETTINGS = MiningSettings(heap_mb=256, threads=2)
+SETTINGS = MiningSettings(heap_mb=256, threads=2, scorer="lucene")
 
 
 @pytest.fixture(scope="module")

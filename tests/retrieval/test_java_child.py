@@ -12,7 +12,7 @@ import pytest
 from small_snapshot import snapshot_of
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.retrieval.bm25 import build_index
 from tasks.core.retrieval.jvm import find_java, java_version, run_java
 

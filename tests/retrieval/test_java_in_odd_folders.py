@@ -11,12 +11,13 @@ import pytest
 from small_snapshot import snapshot_of
 
 from flows.doctor import Check, examine
-from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import Settings
 from tasks.core.retrieval import jvm
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.snapshot.reader import queries
 
-SETTINGS = MiningSettings(heap_mb=256, threads=1)
+SETTINGS = MiningSettings(heap_mb=256, threads=1, scorer="lucene")
 PASSAGES = {"p1": "the zebra grazes", "p2": "a lion sleeps", "p3": "狐 runs"}
 ROOT = Path(__file__).parents[2]
 

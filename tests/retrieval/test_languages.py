@@ -14,7 +14,8 @@ from small_snapshot import snapshot_of
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.languages import ENGLISH, Language
 from tasks.core.base.ranking import Ranking
-from tasks.core.base.settings import MiningSettings, Settings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import Settings
 from tasks.core.report.night import recipe_of
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25 import build_index, search_bm25
@@ -55,7 +56,7 @@ def test_ranking_and_scores_are_lucenes(language, tmp_path):
     passages = {f"p{row:03d}": text for row, text in enumerate(drawn_texts(language, PASSAGES, 40, random))}
     wordings = {f"q{row:02d}": text for row, text in enumerate(drawn_texts(language, QUERIES, 6, random))}
     snapshot = snapshot_of(tmp_path, passages, wordings)
-    mining = MiningSettings(language=language, heap_mb=256, threads=2)
+    mining = MiningSettings(language=language, heap_mb=256, threads=2, scorer="lucene")
     run = search_bm25(tmp_path, build_index(tmp_path, snapshot, mining), queries(snapshot), PASSAGES, mining)
     lucene: dict[str, list[tuple[str, float]]] = {}
     for hit in pq.read_table(run.path / "run.parquet").to_pylist():

@@ -12,7 +12,8 @@ from mining_world import write_embeddings
 from small_snapshot import snapshot_of
 
 from tasks.core.base.receipts import Encoder
-from tasks.core.base.settings import EncoderSettings, MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.dense import dense_search
@@ -21,7 +22,7 @@ from tasks.core.retrieval.searches import Search, join_shards, search_shard, sea
 from tasks.core.retrieval.training_queries import VECTORS, keep_vectors, run_search, training_search
 from tasks.core.snapshot.reader import judged, queries
 
-SETTINGS = MiningSettings(heap_mb=256, threads=1)
+SETTINGS = MiningSettings(heap_mb=256, threads=1, scorer="lucene")
 QUERIES, DEPTH = 7, 7
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.evaluation.evaluate import encoder_arms
 from tasks.core.retrieval.arms import Arms, longest_norm
 from tasks.core.snapshot.reader import qrels

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import digest_of, file_digest, files_under
-from tasks.core.base.settings import CrossEncoderSettings
+from tasks.core.base.sections.mining import CrossEncoderSettings
 from tasks.core.encoder.backends.batches import padded_batches
 
 log = logging.getLogger("nightshift.mining")

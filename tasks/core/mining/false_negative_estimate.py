@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from tasks.core.base.receipts import Hidden
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.choice import ScorePairs
 from tasks.core.mining.filters import KEPT, FilterInputs, apply_filters

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.passage_texts import Texts
 from tasks.core.text.shingles import expand, jaccard, mix, near_duplicates, slices

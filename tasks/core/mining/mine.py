@@ -10,7 +10,7 @@ from typing import Any
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
-from tasks.core.base.settings import MiningSettings, Shares
+from tasks.core.base.sections.mining import MiningSettings, Shares
 from tasks.core.mining.candidates import Source
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
 from tasks.core.mining.passage_texts import build_shingles, open_texts

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Embeddings, Run, Snapshot
-from tasks.core.base.settings import MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.audit import MinedBatch, draw_queries, sample_query, write_sample
 from tasks.core.mining.candidates import Candidates, Source, known_positives, read_batches
 from tasks.core.mining.choice import ScorePairs, choose, choose_with_cross_encoder

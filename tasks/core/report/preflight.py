@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.base.settings import CrossEncoderSettings, EncoderSettings
+from tasks.core.base.sections.mining import CrossEncoderSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.evaluation.golden import read_golden
 from tasks.core.mining.cross_encoder import find_cross_encoder

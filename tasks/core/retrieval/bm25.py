@@ -26,7 +26,8 @@ from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import artifact_digest, produce
 from tasks.core.base.languages import language_key
 from tasks.core.base.receipts import Index, Run, Snapshot
-from tasks.core.base.settings import MiningSettings, cores
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import cores
 from tasks.core.retrieval.bm25_batches import LuceneHits, equals_lucene, fits_memory, search_batch
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer
 from tasks.core.retrieval.exact import ids_of

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tasks.core.base.receipts import Postings
-from tasks.core.base.settings import MiningSettings, cores
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import cores
 from tasks.core.retrieval.bm25_scorer import BYTES_PER_POSTING, Bm25Scorer
 
 log = logging.getLogger("nightshift.mining")

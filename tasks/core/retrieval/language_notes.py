@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.settings import EncoderSettings, MiningSettings
+from tasks.core.base.sections.mining import MiningSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.encoder.learnable import tokenize_sample, warn_of_unknown_tokens
 from tasks.core.encoder.model_parts import read_tokenizer
