@@ -95,7 +95,7 @@ def try_every(home: Path, harms: Mapping[str, Callable[[Path], object]]) -> Iter
                 file.write_bytes(before)
 
 
-def test_whatever_happens_to_any_file_is_noticed_and_named(settings: Settings, caplog: Any) -> None:
+def test_damage_to_any_file_is_detected_and_names_the_file(settings: Settings, caplog: Any) -> None:
     tries = 0
     for harm, receipt, file in try_every(settings.home, HARMS):
         tries += 1
@@ -128,7 +128,7 @@ def test_artifacts_of_an_earlier_version_are_checked_by_their_structure(settings
         (file.parent / CHECKSUMS).unlink(missing_ok=True)
 
 
-def test_one_damaged_file_in_each_artifact_and_a_night_makes_the_same_bytes_again(settings: Settings) -> None:
+def test_a_night_rebuilds_damaged_artifacts_with_the_same_bytes(settings: Settings) -> None:
     before = contents(settings.home)
     draws = random.Random(7)
     broken = [folder for _, folder in artifacts(settings.home)]
@@ -141,7 +141,7 @@ def test_one_damaged_file_in_each_artifact_and_a_night_makes_the_same_bytes_agai
     assert all(receipt.reused for receipt in make_all(settings))
 
 
-def test_one_artifact_is_set_aside_once_however_many_notice(settings: Settings) -> None:
+def test_concurrent_readers_set_a_damaged_artifact_aside_once(settings: Settings) -> None:
     folder = next(settings.home.glob("runs/[!.]*"))
     for _ in range(5):
         flip(folder / "run.parquet")
@@ -159,7 +159,7 @@ def build(folder: Path) -> Mapping[str, Any]:
     return {"rows": 3}
 
 
-def test_a_crash_after_a_damaged_artifact_was_set_aside_costs_nothing_more(tmp_path: Path) -> None:
+def test_a_crash_after_setting_an_artifact_aside_does_not_set_it_aside_again(tmp_path: Path) -> None:
     def crash(folder: Path) -> Mapping[str, Any]:
         raise KeyboardInterrupt
 
@@ -172,7 +172,7 @@ def test_a_crash_after_a_damaged_artifact_was_set_aside_costs_nothing_more(tmp_p
     assert len(asides(made.path)) == 1
 
 
-def test_what_a_crashed_try_left_damaged_is_begun_again_and_what_fails_twice_is_raised(tmp_path: Path) -> None:
+def test_a_damaged_partial_build_restarts_once_and_a_second_failure_is_raised(tmp_path: Path) -> None:
     def resuming(folder: Path) -> Mapping[str, Any]:
         kept = folder / "kept"
         if kept.exists() and kept.read_text() != "whole":
@@ -195,7 +195,7 @@ def test_what_a_crashed_try_left_damaged_is_begun_again_and_what_fails_twice_is_
             produce(tmp_path, Index, {"never": True}, never, resumable=True)
 
 
-def test_what_something_names_and_is_damaged_says_where_it_is_and_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_referenced_artifact_names_its_place_and_the_next_step(tmp_path: Path) -> None:
     made = produce(tmp_path, Index, {}, build)
     cut(made.path / "data")
     with pytest.raises(Damaged, match=r"indexes/.*set aside as \..*backup.*rollback"):
@@ -204,7 +204,7 @@ def test_what_something_names_and_is_damaged_says_where_it_is_and_what_to_do(tmp
         load(tmp_path, Index, "0" * 20)
 
 
-def test_a_damaged_artifact_of_a_home_that_cannot_be_written_is_an_error_in_words(
+def test_a_damaged_artifact_in_a_read_only_home_is_a_readable_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = produce(tmp_path, Index, {}, build)

@@ -53,7 +53,7 @@ def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Pat
     assert [path.name for path in sorted(receipt.path.iterdir())] == [CHECKSUMS, "data", MANIFEST]
 
 
-def test_only_a_resumable_step_finds_what_a_crashed_try_left(tmp_path: Path) -> None:
+def test_only_a_resumable_step_sees_the_files_of_a_crashed_attempt(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     def fails_at_first(folder: Path) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ def test_only_a_resumable_step_finds_what_a_crashed_try_left(tmp_path: Path) -> 
     assert seen == [[], ["checkpoint"], [], []]
 
 
-def test_a_receipt_does_not_name_the_place_it_was_made_in(tmp_path: Path) -> None:
+def test_a_receipt_does_not_contain_its_path(tmp_path: Path) -> None:
     receipt = produce(tmp_path / "a", Index, KEY, build)
     (tmp_path / "a").rename(tmp_path / "b")
     moved = load(tmp_path / "b", Index, receipt.digest)
@@ -79,7 +79,7 @@ def test_a_receipt_does_not_name_the_place_it_was_made_in(tmp_path: Path) -> Non
     assert "path" not in json.loads((moved.path / MANIFEST).read_text())
 
 
-def test_an_artifact_that_is_named_but_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_referenced_artifact_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Mismatch, match="missing, although"):
         load(tmp_path, Index, "0" * 20)
 
@@ -97,7 +97,7 @@ def test_a_digest_depends_on_content_and_not_on_order() -> None:
     assert digest_of({"a": 1}) != digest_of({"a": 2})
 
 
-def test_a_manifest_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_manifest_of_another_version_is_refused_with_the_next_step(tmp_path: Path) -> None:
     receipt = produce(tmp_path, Index, KEY, build)
     manifest = receipt.path / MANIFEST
     text = json.dumps({**json.loads(manifest.read_text()), "of_tomorrow": 1})

@@ -14,7 +14,7 @@ def hold(mebibytes: int) -> None:
     np.ones(mebibytes * 2**17).sum()  # given back at once
 
 
-def test_a_step_is_not_charged_for_what_an_earlier_one_held() -> None:
+def test_peak_memory_of_a_step_excludes_memory_freed_before_it() -> None:
     with Peak() as first:
         hold(256)
     with Peak() as second:
@@ -22,7 +22,7 @@ def test_a_step_is_not_charged_for_what_an_earlier_one_held() -> None:
     assert 200 < first.mb - second.mb < 400
 
 
-def test_a_step_is_charged_for_what_steps_inside_it_hold_and_for_what_it_held_before_them() -> None:
+def test_peak_memory_of_a_step_includes_nested_steps() -> None:
     with Peak() as nothing:
         pass
     with Peak() as outer:

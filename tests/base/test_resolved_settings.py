@@ -9,7 +9,7 @@ from tasks.core.base.settings import Settings
 from tasks.core.base.settings_listing import format_settings
 
 
-def test_every_setting_is_on_record_and_no_secret_is() -> None:
+def test_every_setting_is_recorded_except_secrets() -> None:
     secrets = {"milvus": {"token": "root:Milvus"}, "release": {"password": "sesame"}}
     data = {"format": "beir", "path": "s3://someone:sesame@feed/night?region=eu&secret_key=sesame"}
     found = resolve(Settings.model_validate({**secrets, "data": data}))

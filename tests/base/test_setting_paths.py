@@ -57,7 +57,7 @@ def paths(settings: Settings) -> list[Path | str | None]:
 NAMES = ["var/x", "collections/x", "models/base", "models/judge", "golden.jsonl", "logs/queries.jsonl", "bulk"]
 
 
-def test_relative_paths_begin_at_the_settings_file_and_those_of_the_environment_at_the_working_directory(
+def test_relative_paths_resolve_from_the_settings_file_and_in_the_environment_from_the_working_directory(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_the_recipe_does_not_depend_on_the_working_directory(
     assert load_settings(file).as_written("encoder") == {}
 
 
-def test_what_is_only_below_the_working_directory_is_used_with_a_warning(
+def test_a_path_that_exists_only_below_the_working_directory_is_used_with_a_warning(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_a_tilde_is_the_home_folder_of_the_user_in_every_path(tmp_path: Path, mo
         load_settings()
 
 
-def test_a_hub_id_stays_a_hub_id_and_an_address_an_address(tmp_path: Path) -> None:
+def test_hub_ids_and_addresses_are_not_resolved_as_paths(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text('[data]\nformat = "parquet"\npath = "s3://feed/x"\n[encoder]\nmodel = "org/model"\n')
     loaded = load_settings(file)
@@ -131,7 +131,7 @@ def look(path: str) -> SourceSummary:
     return SourceSummary("beir", path, 1, 1, {"train": 1, 'te"st\n': 1}, (), Limit(32, 1.0), Limit(32, 1.0))
 
 
-def test_init_writes_any_name_so_that_it_loads_as_it_is(tmp_path: Path) -> None:
+def test_init_writes_any_path_so_that_it_loads_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     for name in ('folder "with" quotes', "back\\slash", "tab\t", "line\nbreak", "\x1b[31m\x7f", "ünï ' 狐", "#=[]"):
         path = str(tmp_path / name)

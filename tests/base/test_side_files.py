@@ -15,7 +15,7 @@ GOLDEN = '{"query": "ü \u2028 x", "passage_id": "p1"}\r\n'
 MARKED = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 
 
-def test_every_marked_encoding_is_read_and_its_mark_is_no_text(tmp_path: Path) -> None:
+def test_encodings_with_a_byte_order_mark_are_read_without_the_mark(tmp_path: Path) -> None:
     file = tmp_path / "golden.jsonl"
     for encoding in MARKED:
         file.write_bytes(GOLDEN.encode(encoding))
@@ -23,7 +23,7 @@ def test_every_marked_encoding_is_read_and_its_mark_is_no_text(tmp_path: Path) -
         assert read_queries(file) == ["ü \u2028 x"]
 
 
-def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path) -> None:
+def test_undecodable_bytes_are_refused_with_file_line_and_next_step(tmp_path: Path) -> None:
     file = tmp_path / "golden.jsonl"
     cases = {
         b"fine\ncaf\xe9\n": "line 2: not UTF-8",
@@ -39,7 +39,7 @@ def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path)
         read_side_file(tmp_path, "golden queries")
 
 
-def test_a_line_that_is_no_query_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_an_invalid_query_line_is_refused_with_its_number_and_reason(tmp_path: Path) -> None:
     file = tmp_path / "queries.jsonl"
     cases = {
         '{"query": "nice \\ud83d"}': "half of a character",

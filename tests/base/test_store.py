@@ -60,7 +60,7 @@ def objects(url: str) -> tuple[fs.FileSystem, list[str]]:
     return files, sorted(one.path for one in found if one.type == fs.FileType.File)
 
 
-def test_what_one_home_made_another_fetches_and_does_not_make(url: str, tmp_path: Path) -> None:
+def test_a_second_home_fetches_an_artifact_and_does_not_rebuild_it(url: str, tmp_path: Path) -> None:
     first = produce(home(tmp_path, "first", url), Index, KEY, build)
     second = produce(home(tmp_path, "second", url), Index, KEY, refuse)
     assert second.reused
@@ -71,15 +71,13 @@ def test_what_one_home_made_another_fetches_and_does_not_make(url: str, tmp_path
     assert sorted(path.name for path in second.path.parent.iterdir() if path.is_dir()) == [first.digest]
 
 
-def test_a_home_without_a_store_makes_everything_itself(url: str, tmp_path: Path) -> None:
+def test_a_home_without_a_store_builds_every_artifact(url: str, tmp_path: Path) -> None:
     produce(home(tmp_path, "first", url), Index, KEY, build)
     with pytest.raises(AssertionError, match="built again"):
         produce(home(tmp_path, "alone", ""), Index, KEY, refuse)
 
 
-def test_what_was_finished_before_the_home_had_a_store_is_kept_in_it_by_the_next_night(
-    url: str, tmp_path: Path
-) -> None:
+def test_artifacts_finished_before_a_store_was_attached_are_uploaded_later(url: str, tmp_path: Path) -> None:
     produce(tmp_path / "first", Index, KEY, build)
     produce(home(tmp_path, "first", url), Index, KEY, refuse)
     _, names = objects(url)
@@ -87,7 +85,7 @@ def test_what_was_finished_before_the_home_had_a_store_is_kept_in_it_by_the_next
     assert produce(home(tmp_path, "second", url), Index, KEY, refuse).reused
 
 
-def test_an_upload_that_is_killed_leaves_nothing_that_looks_finished(url: str, tmp_path: Path) -> None:
+def test_a_killed_upload_leaves_no_artifact_that_looks_finished(url: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
@@ -122,7 +120,7 @@ produce(home, Index, {{"what": "an index"}}, build)
 
 
 @pytest.mark.parametrize("harm", ["cut short", "other bytes", "gone"])
-def test_a_damaged_object_is_noticed_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_object_is_detected_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
     first = produce(home(tmp_path, "first", url), Index, KEY, build)
     files, names = objects(url)
     (name,) = (one for one in names if one.endswith("terms"))
@@ -138,7 +136,7 @@ def test_a_damaged_object_is_noticed_and_not_used(url: str, tmp_path: Path, harm
 
 
 @pytest.mark.parametrize("harm", ["list", "artifact"])
-def test_a_damaged_artifact_is_fetched_again_and_one_that_is_damaged_in_the_store_is_kept_anew(
+def test_a_damaged_artifact_is_fetched_again_and_a_damaged_object_is_uploaded_again(
     url: str, tmp_path: Path, harm: str
 ) -> None:
     first = produce(home(tmp_path, "first", url), Index, KEY, build)
@@ -167,7 +165,7 @@ def _listing(tmp_path: Path, url: str, digest: str) -> bytes:
     return json.dumps(known).encode()
 
 
-def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> None:
+def test_two_homes_that_upload_the_same_artifact_do_not_mix_files(url: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
         produce(tmp_path / name, Index, KEY, build)
     for name in ("first", "second"):
@@ -181,7 +179,7 @@ def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> No
     }
 
 
-def test_a_store_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_an_unreachable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store.time, "sleep", lambda seconds: None)
     place = home(tmp_path, "first", "s3://kept/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
     with pytest.raises(Unreachable, match=r"s3://kept/there/indexes"):

@@ -16,7 +16,7 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
 
 
-def test_drift_with_nothing_new_to_train_on_requests_labels_once_and_labels_start_the_retrain(
+def test_drift_without_new_qrels_requests_labels_once_and_new_labels_start_the_retrain(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
     log_queries(logged, *unfamiliar(0))
@@ -65,7 +65,7 @@ def test_a_check_without_remember_reads_the_log_and_writes_nothing(
     assert drift.fresh == {"snapshot": 0, "log": 30}
 
 
-def test_terms_that_moved_leave_out_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+def test_moved_terms_exclude_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
     log_queries(logged, *unfamiliar(5))
     terms = {term.term for term in check_drift(logged, serving, snapshot, 0).terms}
     assert terms & set(THINGS)

@@ -116,7 +116,7 @@ def test_a_model_with_missing_weights_is_refused(tiny_model: Path, tmp_path: Pat
         made(broken, tmp_path / "encoder")
 
 
-def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path) -> None:
+def test_each_prompt_is_added_only_to_its_own_side(tiny_model: Path, tmp_path: Path) -> None:
     plain = load_encoder(made(tiny_model, tmp_path / "plain"))
     prompted = load_encoder(made(tiny_model, tmp_path / "prompted", query_prompt="find the story of "))
     np.testing.assert_array_equal(plain.encode_passages(TEXTS), prompted.encode_passages(TEXTS))
@@ -124,7 +124,7 @@ def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path)
     np.testing.assert_allclose(prompted.encode_queries(TEXTS), plain.encode_queries(with_prompt), atol=1e-6)
 
 
-def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> None:
+def test_a_micro_batch_exceeds_the_token_budget_only_for_a_single_long_text() -> None:
     ids = [[0] * length for length in (1, 2, 2, 3, 5, 9, 40)]
     batches = list(_micro_batches(range(7), ids, token_budget=10))
     assert [row for batch in batches for row in batch] == list(range(7))

@@ -35,7 +35,7 @@ def test_padding_does_not_change_a_vector(how: str, padded: tuple[int, int], ful
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_architecture_encodes_a_text_alone_as_it_does_among_others(
+def test_the_vector_of_a_text_does_not_depend_on_the_batch_in_any_architecture(
     kind: str, pooling: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     base = made(kind, tiny_model, tmp_path / "base")
@@ -57,7 +57,7 @@ def test_a_limit_is_never_beyond_the_positions_of_the_model(tiny_model: Path, tm
     assert limits == {"bert": 64, "roberta": 63, "distilbert": 64, "modernbert": 64, "t5": 500, "qwen3": 64}
 
 
-def test_a_new_projection_keeps_inner_products_when_it_drops_nothing(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_new_projection_of_full_dimension_keeps_inner_products(tiny_model: Path, tmp_path: Path) -> None:
     plain = started(tiny_model, tmp_path / "plain").encode_passages(TEXTS)
     turned = started(tiny_model, tmp_path / "turned", dimension=32).encode_passages(TEXTS)
     assert not np.allclose(plain, turned)
@@ -73,7 +73,7 @@ def test_a_projection_has_the_configured_dimension_and_is_trained(tiny_model: Pa
     assert encoder.query.projection is encoder.passage.projection
 
 
-def test_prefixes_are_cut_and_scaled_to_length_one_again() -> None:
+def test_prefixes_are_cut_and_normalized() -> None:
     vectors = torch.tensor([[0.6, 0.0, 0.8], [0.0, 0.0, 1.0]])
     full, two, first = prefixes(vectors, [1, 2], normalize=True)
     assert full is vectors
@@ -83,7 +83,7 @@ def test_prefixes_are_cut_and_scaled_to_length_one_again() -> None:
     assert [part.tolist() for part in plain] == [[[3, 4, 5]], [[3, 4]]]
 
 
-def test_the_gradient_of_a_prefix_loss_reaches_its_own_numbers_only() -> None:
+def test_the_gradient_of_a_prefix_loss_reaches_only_its_prefix() -> None:
     vectors = torch.tensor([[1.0, 2.0, 2.0]], requires_grad=True)
     prefixes(vectors, [2], normalize=True)[1].sum().backward()
     # d/dx of (x + y) / sqrt(x² + y²) at (1, 2): y (y − x) / 5^1.5, and the other way round
@@ -92,7 +92,7 @@ def test_the_gradient_of_a_prefix_loss_reaches_its_own_numbers_only() -> None:
     assert vectors.grad[0].tolist() == pytest.approx([2 * scale, -1 * scale, 0])
 
 
-def test_the_served_numbers_are_the_first_ones_at_length_one(tiny_model: Path, tmp_path: Path) -> None:
+def test_served_vectors_are_normalized_prefixes(tiny_model: Path, tmp_path: Path) -> None:
     full = started(tiny_model, tmp_path / "full").encode_passages(TEXTS)
     served = started(tiny_model, tmp_path / "served", serve_dimension=8)
     assert (served.dimension, served.passage.width) == (8, 32)
@@ -100,7 +100,7 @@ def test_the_served_numbers_are_the_first_ones_at_length_one(tiny_model: Path, t
     np.testing.assert_allclose(served.encode_passages(TEXTS), expected, atol=1e-6)
 
 
-def test_more_numbers_than_a_vector_has_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dimension_above_that_of_the_vectors_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(NightshiftError, match=r"serve_dimension = 64.* 32 numbers"):
         started(tiny_model, tmp_path / "encoder", serve_dimension=64)
 

@@ -47,7 +47,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_comes_with_an_example_and_without_loading_anything_heavy(command: list[str]) -> None:
+def test_help_shows_an_example_and_loads_no_heavy_package(command: list[str]) -> None:
     code = "import sys; sys.argv[0] = 'nightshift'; from flows.cli import app; app(standalone_mode=False); " + (
         "print({'torch', 'transformers', 'prefect', 'pymilvus', 'great_expectations', 'pyarrow'} & set(sys.modules))"
     )
@@ -57,7 +57,7 @@ def test_help_comes_with_an_example_and_without_loading_anything_heavy(command: 
     assert shown.stdout.rstrip().endswith("set()")
 
 
-def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> None:
+def test_an_error_prints_a_message_and_with_debug_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("not a folder")
     home = str(tmp_path / "home")
     failed = run("releases", NIGHTSHIFT_HOME=home)
@@ -66,7 +66,7 @@ def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> Non
     assert "Traceback" in run("--debug", "releases", NIGHTSHIFT_HOME=home).stderr
 
 
-def test_a_night_reports_its_start_before_it_imports_what_takes_seconds() -> None:
+def test_a_night_logs_its_start_before_slow_imports() -> None:
     code = (
         "import sys\n"
         "class Refuses:\n"
@@ -95,7 +95,7 @@ def test_the_version_is_printed() -> None:
     assert run("--version").stdout == f"nightshift {version('nightshift')}\n"
 
 
-def test_wrong_usage_exits_two_with_words(tmp_path: Path) -> None:
+def test_wrong_usage_exits_2_with_a_message(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text("[training]\nbatchsize = 3\n")
     home = {"NIGHTSHIFT_HOME": str(tmp_path / "home")}
@@ -124,7 +124,7 @@ os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights by a call of Linux")
-def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_home_without_permission_is_a_readable_error(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
     for name in (home, home / "below"):
@@ -137,7 +137,7 @@ def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
         assert "Give this user read and write permission" in failed.stderr
 
 
-def test_a_full_disk_is_an_error_in_words() -> None:
+def test_a_full_disk_is_a_readable_error() -> None:
     with pytest.raises(OSError, match="No space") as full:
         Path("/dev/full").write_text("a")
     assert describe(full.value).startswith("no space left on device. Free space on that disk")
@@ -145,7 +145,7 @@ def test_a_full_disk_is_an_error_in_words() -> None:
     assert describe(KeyError("x")) == "KeyError: 'x'"
 
 
-def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_escape_sequences_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("name", box=None)
     table.add_row("\x1b[31mred\x1b[0m")
     console = open_console(force_terminal=True)
@@ -160,7 +160,7 @@ def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str])
     assert not re.search("[\x1b\x7f-\x9f]", capsys.readouterr().out)
 
 
-def test_no_log_line_of_ours_holds_a_control_character(caplog: pytest.LogCaptureFixture) -> None:
+def test_our_log_lines_contain_no_control_character(caplog: pytest.LogCaptureFixture) -> None:
     before = logging.getLogRecordFactory()
     try:
         show_controls_in_log_lines()

@@ -46,7 +46,7 @@ def one_more(source: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nights_over_a_damaged_home_end_in_words_and_promote_what_an_undamaged_one_would(
+def test_nights_in_a_damaged_home_fail_readably_or_promote_the_same_release_as_in_an_undamaged_home(
     nightshift: Command, environment: Environment, first_night: Path
 ) -> None:
     home, source = Path(environment["NIGHTSHIFT_HOME"]), Path(environment["NIGHTSHIFT_DATA__PATH"])

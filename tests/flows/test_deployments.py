@@ -26,7 +26,7 @@ def deployments() -> dict[str, Any]:
     return {deployment["name"]: deployment for deployment in yaml.safe_load(FILE.read_text())["deployments"]}
 
 
-def test_every_parameter_of_every_deployment_has_help_in_its_form(deployments: dict[str, Any]) -> None:
+def test_every_parameter_of_every_deployment_has_a_description(deployments: dict[str, Any]) -> None:
     assert set(deployments) == {"nightly", "watch-drift", "retrain-on-drift", "rollback", "prune", "reindex"}
     for deployment in deployments.values():
         for name, field in parameter_schema(import_object(deployment["entrypoint"])).properties.items():
@@ -38,18 +38,18 @@ def test_schedules_have_a_slug_and_a_time_zone(deployments: dict[str, Any]) -> N
         assert all({"slug", "cron", "timezone"} <= set(schedule) for schedule in deployment.get("schedules", []))
 
 
-def test_runs_wait_for_each_other_and_none_is_thrown_away(deployments: dict[str, Any]) -> None:
+def test_concurrent_runs_wait_and_none_is_cancelled(deployments: dict[str, Any]) -> None:
     waiting = {name for name, deployment in deployments.items() if deployment.get("concurrency_limit")}
     assert waiting == set(deployments) - {"rollback"}  # a person who rolls back does not wait for a night
     assert all(deployments[name]["concurrency_limit"]["collision_strategy"] == "ENQUEUE" for name in waiting)
 
 
-def test_no_secret_stands_in_the_file() -> None:
+def test_deployment_files_contain_no_secret() -> None:
     text = "\n".join(line for line in FILE.read_text().splitlines() if not line.lstrip().startswith("#")).lower()
     assert not [word for word in ("token", "password", "secret", "api_key") if word in text]
 
 
-def test_bootstrap_again_leaves_one_of_each(environment: Environment, prefect_server: str) -> None:
+def test_a_repeated_bootstrap_creates_no_duplicates(environment: Environment, prefect_server: str) -> None:
     with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
     for _ in range(2):
         command = [sys.executable, "-m", "infra.bootstrap"]

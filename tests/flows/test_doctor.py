@@ -26,7 +26,7 @@ def test_a_working_installation_passes(tiny_model: Path, tmp_path: Path, monkeyp
     assert checks["store"].detail == "s3://looked-at/nights writes and reads objects"
 
 
-def test_what_is_ill_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_each_failed_check_reports_the_next_step(tmp_path: Path) -> None:
     more = {
         **CREDENTIALS,
         "NIGHTSHIFT_HOME": str(tmp_path),
@@ -57,7 +57,9 @@ def test_ray_without_a_prefect_server_for_its_workers_fails(tmp_path: Path, monk
     assert "PREFECT_API_URL" in ray.detail or "nightshift[ray]" in ray.detail
 
 
-def test_a_dead_server_of_up_fails_and_its_errors_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_fails_the_check_and_its_errors_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     folder = tmp_path / "prefect"
     folder.mkdir()

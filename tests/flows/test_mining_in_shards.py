@@ -19,7 +19,7 @@ from tasks.core.snapshot.reader import judged
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
 
 
-def test_slices_change_no_run_of_a_night(
+def test_shards_change_no_run_of_a_night(
     nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     home, again = tmp_path / "home", tmp_path / "again"

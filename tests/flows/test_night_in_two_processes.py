@@ -21,7 +21,7 @@ def challenger(home: Path) -> dict[str, Any]:
     return trained
 
 
-def test_a_night_that_trains_in_two_processes_trains_what_one_does(
+def test_training_in_two_processes_matches_training_in_a_single_process(
     nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     homes = {}

@@ -148,7 +148,7 @@ def assert_same_night(apart: Environment, alone: Environment) -> None:
         assert all(any(f"/{kind}/{name}" in path for path in kept) for name in made)
 
 
-def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
+def test_a_distributed_night_matches_a_night_on_a_single_machine(
     apart: Environment, alone: Environment, client_port: int, prefect_server: str
 ) -> None:
     night(apart)
@@ -172,7 +172,7 @@ def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
     assert {loaded for _, loaded in loads} == {1}
 
 
-def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(
+def test_a_host_that_dies_during_embedding_does_not_stop_the_night(
     apart: Environment, alone: Environment, cluster: Any
 ) -> None:
     home = apart["NIGHTSHIFT_HOME"]

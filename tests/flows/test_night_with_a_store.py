@@ -24,7 +24,7 @@ def manifests(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 
 
-def test_a_second_host_makes_its_release_of_what_the_first_one_made(
+def test_a_second_host_publishes_from_artifacts_of_the_first_host(
     url: str, nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     homes = [tmp_path / "first", tmp_path / "second"]

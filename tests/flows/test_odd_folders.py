@@ -31,7 +31,7 @@ margin = 0.5
 
 
 @pytest.mark.slow
-def test_a_folder_with_spaces_quotes_and_other_letters_does_in_the_c_locale(
+def test_a_night_runs_in_a_folder_with_spaces_quotes_and_unicode_in_the_c_locale(
     tmp_path: Path, tiny_model: Path, prefect_server: str
 ) -> None:
     folder = tmp_path / 'nächte "von" o\'wl 狐'

@@ -94,7 +94,7 @@ def served(environment: Environment) -> str:
         return searcher.search(["a river"], 1)[0].release
 
 
-def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
+def test_drift_starts_a_single_retrain_automatically_and_ordinary_traffic_starts_none(
     up: Operated, feed: Feed, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -135,7 +135,7 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     assert len(up.runs("retrain-on-drift")) == 1
 
 
-def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
+def test_a_concurrent_night_and_retrain_both_finish_and_the_newer_release_serves(
     up: Operated, feed: Feed, environment: Environment
 ) -> None:
     assert up.outcome("nightly") == "Promoted"
@@ -150,7 +150,7 @@ def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
     assert served(environment).startswith(f"r{newest:04d}-")
 
 
-def test_the_next_night_begins_soon_after_worker_and_run_are_killed(up: Operated, feed: Feed) -> None:
+def test_the_next_night_starts_soon_after_worker_and_run_are_killed(up: Operated, feed: Feed) -> None:
     killed = up.start("nightly", reason="schedule")
     up.until(lambda: bool(_tasks(up, killed)), "the work of a night")
     up.allowed += A_NIGHT_FAILED
@@ -165,7 +165,7 @@ def test_the_next_night_begins_soon_after_worker_and_run_are_killed(up: Operated
     assert up.wait(killed)["state"]["name"] == "Crashed"
 
 
-def test_a_night_outlives_its_server_which_comes_back(
+def test_a_night_survives_a_restart_of_its_server(
     up: Operated, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     run = up.start("nightly", reason="schedule")

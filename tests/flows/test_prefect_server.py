@@ -35,7 +35,7 @@ asyncio.run(main())
 """
 
 
-def test_a_transaction_that_reads_before_it_writes_waits_for_another_one(tmp_path: Path) -> None:
+def test_a_transaction_that_reads_before_it_writes_waits_for_concurrent_writers(tmp_path: Path) -> None:
     def run(server: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path / f"{server}.db"), server]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -53,7 +53,7 @@ def reported(up: Operated) -> list[str]:
 
 
 @pytest.mark.usefixtures("served")
-def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
+def test_a_scheduled_night_starts_automatically_and_a_missing_night_is_reported(
     operated: Operating,
     often: Path,
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
@@ -76,7 +76,9 @@ def test_a_night_begins_by_itself_and_one_that_does_not_is_reported(
 
 
 @pytest.mark.usefixtures("served")
-def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path, environment: Environment) -> None:
+def test_a_scheduled_night_starts_automatically_on_postgresql(
+    operated: Operating, often: Path, environment: Environment
+) -> None:
     with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as (address, password):
         host = address.rpartition("@")[2]
         environment |= {
@@ -94,7 +96,7 @@ def test_a_night_begins_by_itself_on_postgresql(operated: Operating, often: Path
 
 
 @pytest.mark.slow
-def test_up_fails_when_the_server_plans_no_run(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_fails_when_the_server_schedules_no_run(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(environment["NIGHTSHIFT_HOME"])
     home.mkdir()
     with serving_prefect(home / "prefect", PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED="false") as url:

@@ -40,7 +40,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "ended"])
-def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
+def test_the_temporary_server_stops_with_its_night(killed: bool, tmp_path: Path) -> None:
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "none.toml")}
     environment.pop("PREFECT_API_URL", None)
     environment["COLUMNS"] = "40"  # a narrow window, for programs that fit what they say into it
@@ -68,7 +68,7 @@ def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
     assert not answers(url)
 
 
-def test_one_that_is_configured_is_taken() -> None:
+def test_a_configured_server_is_used() -> None:
     code = """
 import flows.environment
 from flows.temporary_prefect import prefect_server
@@ -82,7 +82,7 @@ with prefect_server():
 
 
 @pytest.mark.xdist_group("prefect")
-def test_a_night_ends_as_it_should_when_its_server_is_killed(environment: dict[str, str]) -> None:
+def test_a_night_finishes_when_its_server_is_killed(environment: dict[str, str]) -> None:
     environment.pop("PREFECT_API_URL")
     command = [sys.executable, "-m", "flows.cli", "run"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:

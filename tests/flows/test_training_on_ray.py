@@ -56,7 +56,7 @@ def logged(api: str, task: str) -> list[str]:
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["whole", "host-lost"])
-def test_a_training_across_hosts_trains_what_one_process_does(
+def test_training_across_hosts_matches_training_in_a_single_process(
     lost: bool,
     apart: Environment,
     cluster: Any,
@@ -96,7 +96,7 @@ def test_a_training_across_hosts_trains_what_one_process_does(
     np.testing.assert_allclose(remote["loss"], local["loss"], rtol=1e-2, atol=1e-2)
 
 
-def test_what_a_process_refuses_is_told_and_not_tried_again(
+def test_the_error_of_a_training_process_is_reported_and_not_retried(
     apart: Environment, nightshift: Callable[..., subprocess.CompletedProcess[str]], prefect_server: str
 ) -> None:
     night = nightshift("run", **apart, NIGHTSHIFT_TRAINING__LOSS="kl")

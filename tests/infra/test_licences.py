@@ -19,12 +19,12 @@ TABLE = {
 }
 
 
-def test_every_direct_dependency_has_its_row_and_no_other_has() -> None:
+def test_the_licence_table_lists_exactly_the_direct_dependencies() -> None:
     assert {package: where for package, (where, _) in TABLE.items()} == direct()
 
 
 @pytest.mark.parametrize("package", TABLE)
-def test_the_licence_is_what_the_package_declares(package: str) -> None:
+def test_each_licence_matches_the_package_metadata(package: str) -> None:
     try:
         declared = licence(package)
     except PackageNotFoundError:

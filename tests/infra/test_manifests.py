@@ -63,7 +63,7 @@ def test_images_are_named_by_version(image: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_has_few_rights_and_bounds(name: str) -> None:
+def test_a_service_has_few_rights_and_resource_limits(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
@@ -87,7 +87,7 @@ def test_secrets_of_services_come_from_the_environment(name: str) -> None:
     assert not re.findall(r"^\w+=\S", (INFRA / "compose.env").read_text(), re.MULTILINE)
 
 
-def test_what_services_wait_for_is_there() -> None:
+def test_services_wait_only_for_existing_services() -> None:
     for service in SERVICES.values():
         for other, how in service.get("depends_on", {}).items():
             ends = how["condition"] == "service_completed_successfully"
@@ -98,7 +98,7 @@ def test_what_services_wait_for_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_has_few_rights_bounds_and_no_secret_in_it(name: str) -> None:
+def test_a_pod_has_few_rights_resource_limits_and_no_secret(name: str) -> None:
     pod = PODS[name]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == 10001
@@ -135,12 +135,12 @@ def test_a_shard_fits_a_ray_worker() -> None:
     assert float(config["NIGHTSHIFT_COMPUTE__MEMORY_GB"]) < float(container["resources"]["limits"]["memory"][:-2])
 
 
-def test_ray_is_the_one_of_the_lock() -> None:
+def test_the_ray_version_matches_the_lock() -> None:
     (version,) = re.findall(r"^ray==(.*)$", (INFRA / "constraints.txt").read_text(), re.MULTILINE)
     assert [one["spec"]["rayVersion"] for one in OBJECTS if one["kind"] == "RayCluster"] == [version]
 
 
-def test_the_image_is_built_in_two_stages_and_runs_as_nobody_special() -> None:
+def test_the_image_is_built_in_two_stages_and_runs_unprivileged() -> None:
     lines = (INFRA / "Dockerfile").read_text().splitlines()
     assert len([line for line in lines if line.startswith("FROM ")]) == 2
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]

@@ -22,7 +22,7 @@ def rows_of(page: str) -> dict[str, tuple[str, str, str]]:
     return results
 
 
-def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(collection: Collection) -> None:
+def test_every_rule_on_the_page_has_a_status_and_a_positive_statement(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "x", "text": "binary \0 data <b>"}, {"_id": "p3", "text": "another one"})
     ingested, _ = ingest(collection.settings())
     rules = rows_of(page_of(ingested.path))
@@ -36,7 +36,7 @@ def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(c
     assert not [text for _, text, _ in rules.values() if "longer than" in text or "no accepted" in text or ":" in text]
 
 
-def test_the_page_shows_rows_that_failed_links_to_all_and_loads_nothing(collection: Collection) -> None:
+def test_the_page_shows_failed_rows_links_to_all_of_them_and_loads_nothing(collection: Collection) -> None:
     line = collection.add("corpus.jsonl", {"_id": "x", "text": "binary \0 <script>" + "long " * 200}, "not json")
     ingested, _ = ingest(collection.settings())
     page = page_of(ingested.path)
@@ -85,7 +85,7 @@ def test_quarantine_lists_the_newest_refusals_by_rule(collection: Collection, st
     assert newest_refusals(collection.home) == refusals  # the same refusals, of an ingest now
 
 
-def test_the_limit_may_be_one_per_table(collection: Collection) -> None:
+def test_the_limit_can_differ_per_table(collection: Collection) -> None:
     collection.add("corpus.jsonl", "not json")
     collection.add("queries.jsonl", "not json")
     ingest(collection.settings(max_refused={"passages": 0.1, "queries": 0.1}))

@@ -72,7 +72,7 @@ def made_before(ingested: Ingested) -> None:
     (ingested.path / CHECKSUMS).unlink()
 
 
-def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_change(collection: Collection) -> None:
+def test_sources_read_by_an_earlier_version_are_read_again_only_if_their_rows_change(collection: Collection) -> None:
     collection.add("corpus.jsonl", "not JSON in any version", passage(3))
     first, _ = ingest(collection.settings())
     made_before(first)
@@ -89,7 +89,7 @@ def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_ch
         assert (same.reused, same.digest) == (True, again.digest)
 
 
-def test_a_split_that_an_earlier_version_named_otherwise_is_read_again(
+def test_a_split_that_an_earlier_version_named_differently_is_read_again(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (collection.root / "qrels/dev.tsv").rename(collection.root / "qrels/validation.tsv")

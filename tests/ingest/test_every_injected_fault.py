@@ -155,7 +155,7 @@ def mixed(left: list[Any], right: list[Any], random: Any) -> list[Any]:
     return [next(first) if mark else next(second) for mark in marks]
 
 
-def test_every_injected_fault_is_named_by_its_rule_and_no_clean_row_is() -> None:
+def test_every_injected_fault_fails_its_rule_and_clean_rows_fail_none() -> None:
     injected.clear()
     inject()
     assert set(injected) == {*ERRORS, *COPIES, *WARNINGS}

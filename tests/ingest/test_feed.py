@@ -37,7 +37,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return old, new
 
 
-def test_another_collection_is_refused_with_both_names_and_what_lets_it_pass(
+def test_another_collection_is_refused_with_both_names_and_the_setting_that_allows_it(
     tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
     old, new = folders
@@ -50,7 +50,7 @@ def test_another_collection_is_refused_with_both_names_and_what_lets_it_pass(
         check(reading(tmp_path / "home", new, **allowed)[0], serving)
 
 
-def test_a_feed_that_moved_or_grew_or_changed_in_place_passes(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_a_feed_that_moved_grew_or_changed_in_place_passes(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     old, new = folders
     settings, serving = reading(tmp_path / "home", old)
     check(settings, serving)

@@ -15,7 +15,7 @@ from tasks.core.snapshot.reader import compare, load_snapshot, passages, qrels, 
 from tasks.core.text.normalization import full_text, text_hash
 
 
-def test_a_clean_collection_is_accepted_whole(collection: Collection) -> None:
+def test_a_clean_collection_is_accepted_completely(collection: Collection) -> None:
     ingested, snapshot = ingest(collection.settings())
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (90, 90, 0)
     assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30, 30)
@@ -103,7 +103,7 @@ def test_a_conflict_names_the_row_that_came_first(collection: Collection) -> Non
     assert kept["p3"] == passage(3)["text"]
 
 
-def test_a_broken_first_copy_does_not_cost_its_good_repetition(collection: Collection) -> None:
+def test_a_valid_copy_is_kept_when_the_first_copy_is_broken(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "twice", "text": ""}, {"_id": "twice", "text": "The good copy of it."})
     ingested, snapshot = ingest(collection.settings())
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_text_visible"]
@@ -117,7 +117,7 @@ def test_a_judgement_of_a_quarantined_passage_is_dangling(collection: Collection
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_text_visible", "qrel_passage_known"]
 
 
-def test_judgements_of_zero_are_accepted_and_are_no_positives(collection: Collection) -> None:
+def test_judgements_of_zero_are_accepted_and_not_positives(collection: Collection) -> None:
     collection.add("qrels/train.tsv", "q1\tp2\t0", "q1\tp3\t-1")
     ingested, snapshot = ingest(collection.settings())
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (92, 92, 0)
@@ -170,13 +170,13 @@ def test_a_source_that_no_night_can_use_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("missing", ["corpus.jsonl", "queries.jsonl"])
-def test_a_missing_file_is_named(collection: Collection, missing: str) -> None:
+def test_the_error_names_a_missing_file(collection: Collection, missing: str) -> None:
     (collection.root / missing).unlink()
     with pytest.raises(BadInput, match=missing):
         ingest(collection.settings())
 
 
-def test_a_cut_off_gzip_file_is_named(collection: Collection) -> None:
+def test_the_error_names_a_truncated_gzip_file(collection: Collection) -> None:
     plain = collection.root / "corpus.jsonl"
     (collection.root / "corpus.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes())[:-20])
     plain.unlink()
@@ -213,7 +213,7 @@ def test_a_changed_source_is_read_again(collection: Collection) -> None:
     assert before.digest != after.digest
 
 
-def test_sources_that_say_the_same_make_one_snapshot(collection: Collection) -> None:
+def test_sources_with_equal_content_make_the_same_snapshot(collection: Collection) -> None:
     _, clean = ingest(collection.settings())
     for name in ("corpus.jsonl", "queries.jsonl"):  # another order, gzipped, BOM, CRLF, blank lines, one bad line
         plain = collection.root / name
@@ -234,7 +234,7 @@ def test_another_split_is_another_snapshot(collection: Collection) -> None:
     assert second.splits["heldout"] == 5
 
 
-def test_a_pruned_snapshot_is_made_again(collection: Collection) -> None:
+def test_a_pruned_snapshot_is_rebuilt(collection: Collection) -> None:
     import shutil
 
     _, snapshot = ingest(collection.settings())

@@ -17,7 +17,7 @@ from tasks.core.base.errors import NightshiftError
 
 
 @pytest.mark.slow
-def test_a_server_imports_from_the_bucket_that_it_keeps_its_data_in(tmp_path, caplog):
+def test_a_server_imports_from_its_own_data_bucket(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nightshift.release")
     with s3_server("milvus") as options, TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         place = parse_qs(options)["endpoint_override"][0]

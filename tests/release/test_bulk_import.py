@@ -31,7 +31,7 @@ def files(tmp_path, monkeypatch):
 
 
 @on_a_real_server
-def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, caplog):
+def test_a_bulk_import_makes_the_same_release_as_inserts(settings, files, caplog):
     caplog.set_level(logging.INFO, "nightshift.release")
     inserted = release_night(settings, seed=1)
     imported = release_night(
@@ -84,7 +84,7 @@ def test_a_rejected_file_is_reported_with_the_reason_and_nothing_goes_live(setti
 
 
 @on_a_real_server
-def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
+def test_files_of_a_killed_import_are_removed_with_its_collection(settings, files):
     importing = with_milvus(settings, bulk=str(files))
 
     def die():
@@ -101,21 +101,21 @@ def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
 
 
 @on_a_real_server
-def test_more_copies_than_the_server_has_nodes_for_never_go_live(settings):
+def test_more_replicas_than_nodes_never_go_live(settings):
     with pytest.raises(NightshiftError):
         release_night(with_milvus(settings, replicas=3))
     assert served(settings) is None
 
 
 @lite
-def test_a_server_without_bulk_import_says_so_and_no_file_is_left(settings, files):
+def test_a_server_without_bulk_import_is_reported_and_no_file_remains(settings, files):
     with pytest.raises(NightshiftError, match=r"(?i)unimplemented|not implemented|not found"):
         release_night(with_milvus(settings, bulk=str(files)))
     assert served(settings) is None
     assert list(files.iterdir()) == []
 
 
-def test_files_go_into_a_bucket_and_are_named_as_the_server_finds_them_there(tmp_path):
+def test_bulk_files_are_uploaded_and_named_by_the_paths_of_the_server(tmp_path):
     with s3_server("milvus") as options:
         folder = bulk._SharedFolder(f"s3://milvus/files?{options}", "c1")
         folder.files.create_dir(folder.path)
@@ -136,7 +136,7 @@ def test_a_bucket_that_does_not_answer_is_reported(settings):
         release_night(with_milvus(settings, bulk=nobody))
 
 
-def test_bulk_and_replicas_are_for_a_server_and_addresses_hold_no_password():
+def test_bulk_and_replicas_require_a_server_and_an_address_without_password():
     for given in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
         with pytest.raises(ValidationError, match="need a Milvus server"):
             MilvusSettings(**given)

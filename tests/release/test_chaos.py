@@ -75,9 +75,7 @@ def seed_home(settings, tiny_model, tmp_path):
 
 @pytest.mark.slow
 @ledgers
-def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
-    settings, nursery, seed_home, tmp_path, capsys
-):
+def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings, nursery, seed_home, tmp_path, capsys):
     seed, encoder = seed_home
     undisturbed = begin(settings, seed, tmp_path / "undisturbed", encoder)
     plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))

@@ -51,7 +51,7 @@ def not_a_dictionary(file):
     file.write_text("[1, 2]")
 
 
-def test_a_damaged_pointer_is_made_again_from_the_ledger(fresh, original, caplog):
+def test_a_damaged_pointer_is_rebuilt_from_the_ledger(fresh, original, caplog):
     right = json.loads((original.home / "serving.json").read_text())
     for harm in (*HARMS, garbage, not_a_dictionary):
         settings = fresh()
@@ -64,7 +64,7 @@ def test_a_damaged_pointer_is_made_again_from_the_ledger(fresh, original, caplog
     assert [*settings.home.glob(".serving.json.damaged-*")]
 
 
-def test_a_searcher_opens_whatever_happened_to_pointer_ledger_and_manifests(fresh, original):
+def test_a_searcher_opens_after_any_damage_to_pointer_ledger_and_manifests(fresh, original):
     name = served(original)
     for harm in (*HARMS, garbage):
         settings = fresh()
@@ -103,7 +103,7 @@ def page(file):
         handle.write(b"\xa5" * 4096)
 
 
-def test_a_damaged_ledger_is_made_again(fresh, original, caplog):
+def test_a_damaged_ledger_is_rebuilt(fresh, original, caplog):
     name, known = served(original), facts(original)
     noticed = (truncate, garbage, other_tables, no_record, no_text, page)
     for harm in (*noticed, flip, empty, delete):
@@ -131,7 +131,7 @@ def test_when_pointer_and_ledger_are_both_lost_the_newest_release_serves(fresh, 
     assert f"the newest release, {newest}, serves now" in caplog.text
 
 
-def test_nothing_that_a_release_is_made_of_is_removed_while_the_ledger_is_damaged(fresh):
+def test_artifacts_of_releases_are_kept_while_the_ledger_is_damaged(fresh):
     settings = fresh()
     kept = {entry.encoder for entry in list_releases(settings)}
     garbage(settings.home / "ledger.sqlite")
@@ -139,7 +139,7 @@ def test_nothing_that_a_release_is_made_of_is_removed_while_the_ledger_is_damage
     assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= kept
 
 
-def test_a_manifest_lost_with_its_ledger_is_made_again_from_the_collection(fresh, original, caplog):
+def test_a_manifest_lost_with_its_ledger_is_rebuilt_from_the_collection(fresh, original, caplog):
     name, known = served(original), facts(original)
     for harm in HARMS:
         settings = fresh()
@@ -150,7 +150,7 @@ def test_a_manifest_lost_with_its_ledger_is_made_again_from_the_collection(fresh
     assert "rebuilt from its collection, without metrics" in caplog.text
 
 
-def test_a_record_of_another_version_is_named(fresh):
+def test_the_error_names_a_record_of_another_version(fresh):
     settings = fresh()
     with sqlite3.connect(settings.home / "ledger.sqlite") as connection:
         connection.execute("""UPDATE releases SET record = json_set(record, '$.colour', 'red')""")

@@ -52,7 +52,7 @@ def a_run(home, name):
     return produce(home, Run, {"name": name}, build)
 
 
-def test_what_releases_are_made_of_stays_and_still_serves(settings):
+def test_artifacts_of_retained_releases_are_kept_and_still_serve(settings):
     for seed in (1, 2, 3):
         release_night(settings, seed=seed)
     prune(settings)
@@ -71,7 +71,7 @@ def test_what_releases_are_made_of_stays_and_still_serves(settings):
     reindex(settings, "test", loader=HashingEncoder)
 
 
-def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_none(settings):
+def test_an_index_is_kept_with_the_snapshot_of_a_release_and_removed_otherwise(settings):
     first = release_night(settings, seed=1)
     snapshot = load(settings.home, Snapshot, first.snapshot)
     build_index(settings.home, snapshot)
@@ -80,7 +80,7 @@ def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_non
     assert index_of(settings.home, first.snapshot) is not None
 
 
-def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings):
+def test_vectors_of_the_base_model_are_kept_with_the_snapshot_of_a_release(settings):
     first = release_night(settings, seed=1)
     served, other = load(settings.home, Snapshot, first.snapshot), snapshot_of(settings.home, texts(tag="other"))
     base = encoder_of(settings.home, seed=9)
@@ -98,7 +98,7 @@ def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings)
     assert not other.path.exists()
 
 
-def test_what_is_used_begins_its_days_again(settings):
+def test_use_restarts_the_retention_period_of_an_artifact(settings):
     run, other = a_run(settings.home, "q1"), a_run(settings.home, "q2")
     for artifact in (run, other):
         os.utime(artifact.path, (time.time() - 40 * DAY,) * 2)
@@ -107,7 +107,7 @@ def test_what_is_used_begins_its_days_again(settings):
     assert remove_unused(settings) == []
 
 
-def test_what_a_crash_left_goes_too(settings):
+def test_files_of_a_crashed_build_are_removed(settings):
     run = a_run(settings.home, "q1")
     shelf = run.path.parent
     (shelf / ".abc.partial").mkdir()
@@ -118,7 +118,7 @@ def test_what_a_crash_left_goes_too(settings):
     assert folders(settings.home) == {run.path}
 
 
-def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_again(settings):
+def test_an_interrupted_removal_is_completed_and_the_artifact_can_be_rebuilt(settings):
     run = a_run(settings.home, "q1")
     run.path.rename(run.path.with_name(f".{run.digest}.gone"))  # as a kill may leave it
     again = a_run(settings.home, "q1")
@@ -127,7 +127,7 @@ def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_agai
     assert folders(settings.home) == set()
 
 
-def test_a_damaged_artifact_that_was_set_aside_stays_its_days_and_then_goes(settings):
+def test_a_damaged_artifact_set_aside_is_removed_after_its_retention_period(settings):
     run = a_run(settings.home, "q1")
     os.utime(run.path, (time.time() - 40 * DAY,) * 2)
     (run.path / "run.parquet").write_bytes(b"")
@@ -139,14 +139,14 @@ def test_a_damaged_artifact_that_was_set_aside_stays_its_days_and_then_goes(sett
     assert folders(settings.home) == set()
 
 
-def test_what_was_refused_is_never_removed(settings):
+def test_quarantined_rows_are_never_removed(settings):
     fields = {"source": "s", "snapshot": "none", "accepted": 0, "quarantined": 1, "rules": (), "rows": 1}
     ingested = produce(settings.home, Ingested, {}, lambda folder: fields)
     remove_unused(settings, LATER)
     assert Path(ingested.path).exists()
 
 
-def test_what_goes_here_stays_in_the_store_and_is_kept_there_again_when_that_has_lost_it(settings):
+def test_artifacts_removed_from_the_home_stay_in_the_store_and_missing_objects_are_uploaded_first(settings):
     with s3_server("kept") as options:
         url = f"s3://kept/nights?{options}"
         store.attach(settings.home, url, tries=1)

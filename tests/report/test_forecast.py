@@ -29,12 +29,12 @@ def of(settings: Settings, verdict: Action, **changes: int) -> Forecast:
     return forecast(settings, ingest(settings)[1], drift)
 
 
-def test_a_night_with_nothing_to_do_costs_nothing(settings: Settings) -> None:
+def test_a_skipped_night_is_forecast_to_cost_nothing(settings: Settings) -> None:
     assert of(settings, Action.SKIP) == ([], 0)
     assert of(settings, Action.SUSPECT) == ([], 0)
 
 
-def test_the_first_night_mines_trains_and_embeds_everything(settings: Settings) -> None:
+def test_the_first_night_is_forecast_to_mine_train_and_embed_everything(settings: Settings) -> None:
     plan = of(settings, Action.RETRAIN, new=100)
     amounts = {one.step: one.amount for one in plan.steps}
     assert amounts == {
@@ -48,7 +48,7 @@ def test_the_first_night_mines_trains_and_embeds_everything(settings: Settings) 
     assert plan.bytes > 3 * 100 * 32 * 4
 
 
-def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
+def test_a_refresh_is_forecast_to_embed_only_changed_passages(settings: Settings) -> None:
     plan = of(settings, Action.REFRESH, new=3, changed=2)
     assert [(one.step, one.amount) for one in plan.steps] == [
         ("embed (changed passages, serving encoder)", "5 passages"),
@@ -56,7 +56,7 @@ def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
     ]
 
 
-def test_what_earlier_nights_took_is_what_the_next_will_take(settings: Settings) -> None:
+def test_durations_are_forecast_from_earlier_nights(settings: Settings) -> None:
     snapshot = ingest(settings)[1]
     gather_shards(settings.home, base_encoder(settings.home, snapshot, settings), snapshot, 1)
     plan = of(settings, Action.REFRESH, new=50)

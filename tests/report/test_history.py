@@ -23,7 +23,7 @@ def night(number: int, outcome: str) -> Night:
     return Night(began=START + timedelta(days=number), reason="test", outcome=outcome)
 
 
-def test_every_night_has_one_row_whatever_became_of_it(tmp_path: Path) -> None:
+def test_every_night_has_a_single_row_with_any_outcome(tmp_path: Path) -> None:
     for number, outcome in enumerate(["Promoted", "Rejected", "Skipped", "Suspect", "Failed"]):
         record(tmp_path, night(number, outcome))
     record(tmp_path, night(1, "Rejected").having(failure="told again"))
@@ -33,7 +33,7 @@ def test_every_night_has_one_row_whatever_became_of_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == [FILE]
 
 
-def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
+def test_a_row_contains_the_metrics_of_its_night(tmp_path: Path) -> None:
     figures = {
         name: Evaluation(
             digest=name, path=Path(), rows=300, system=name, split="test", metrics={"ndcg@10": value, "mrr@10": 0}
@@ -54,7 +54,7 @@ def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
     assert (row["began"], row["ended"]) == (START, START + timedelta(hours=1))
 
 
-def test_a_failure_is_told_on_one_line() -> None:
+def test_a_failure_is_printed_on_a_single_line() -> None:
     assert night(0, "Failed").having(failure="one\n  two").why == "one two"
 
 
@@ -66,7 +66,7 @@ def test_a_history_of_an_older_version_is_read(tmp_path: Path) -> None:
     assert found["outcome"].to_pylist() == [None, "Promoted"]
 
 
-def test_no_night_yet_is_an_empty_history(tmp_path: Path) -> None:
+def test_before_the_first_night_the_history_is_empty(tmp_path: Path) -> None:
     assert read_history(tmp_path).num_rows == 0
 
 
@@ -88,7 +88,7 @@ def pages(home: Path) -> list[str]:
     return made
 
 
-def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> None:
+def test_the_last_report_or_a_named_report_is_located(tmp_path: Path) -> None:
     made = pages(tmp_path)
     path, row = find_report(tmp_path)
     assert (path.name, row["outcome"]) == (made[2], "Promoted")
@@ -99,7 +99,7 @@ def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("run", "problem"), [("2026-03", "3 reports match"), ("r0009-a", "no report matches")])
-def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, problem: str, tmp_path: Path) -> None:
+def test_a_missing_or_invalid_report_is_refused(run: str, problem: str, tmp_path: Path) -> None:
     pages(tmp_path)
     with pytest.raises(NightshiftError, match=problem):
         find_report(tmp_path, run)
@@ -110,7 +110,7 @@ def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
         find_report(tmp_path)
 
 
-def test_a_damaged_history_is_set_aside_and_begins_again_with_the_nights_that_made_a_release(
+def test_a_damaged_history_is_set_aside_and_rebuilt_from_the_releases(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = pages(tmp_path)

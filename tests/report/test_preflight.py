@@ -16,7 +16,7 @@ from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.report.preflight import check_side_files
 
 
-def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_model: Path) -> None:
+def test_files_needed_late_in_a_night_are_checked_at_its_start(tmp_path: Path, tiny_model: Path) -> None:
     golden = tmp_path / "golden.jsonl"
     golden.write_text('\ufeff{"query": "what is said of gold", "passage_id": "p2"}\n', encoding="utf-8")
     check_side_files(
@@ -32,7 +32,7 @@ def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_mo
         check_side_files(Settings(home=tmp_path, mining=judge))
 
 
-def test_few_queries_and_cut_passages_are_warned_of(
+def test_few_queries_and_truncated_passages_cause_warnings(
     tmp_path: Path, collection: Callable[..., Path], tiny_model: Path
 ) -> None:
     source = collection()

@@ -57,7 +57,7 @@ def hits_by_query(run):
     return by_query
 
 
-def test_ids_and_queries_of_any_form_survive(hits_by_query):
+def test_ids_and_queries_of_any_form_are_searched(hits_by_query):
     for query in ("q tab", "-", "quote\"'"):
         assert [row["passage_id"] for row in hits_by_query[query]][:10] == UNUSUAL_IDS
 

@@ -44,7 +44,7 @@ def test_a_recent_java_home_is_used_and_an_old_one_is_not(tmp_path, monkeypatch)
         assert tmp_path not in find_java().parents
 
 
-def test_a_java_that_does_not_start_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_java_that_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "broken", "21.0.4")))
     with pytest.raises(NightshiftError, match=r"broken/bin/java does not start: .* fix JAVA_HOME"):
         java_version()

@@ -69,7 +69,7 @@ def running(settings):
             process.terminate()
 
 
-def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+def test_a_terminated_service_answers_requests_in_progress(settings):
     with running(settings) as (process, address):
         answers = []
 
@@ -117,7 +117,7 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
         ("GET", "/release", GenerationMode.POSITIVE),
     ],
 )
-def test_no_request_makes_the_service_fail(settings, method, path, mode):
+def test_no_request_causes_a_server_error(settings, method, path, mode):
     service = Service.open(settings, HashingEncoder)
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service), headers=HERE)
     statuses = set()

@@ -111,7 +111,7 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     return passages
 
 
-def test_definitions_go_by_the_name_under_which_they_are_exported(toys: Path) -> None:
+def test_definitions_are_named_by_their_exported_names(toys: Path) -> None:
     names = public_names(read_modules("toys", toys))
     assert names["toys._private", "hidden_home"] == (0, "toys.make_home")
     assert names["toys.trains", "couple"] == (0, "toys.couple")
@@ -119,7 +119,7 @@ def test_definitions_go_by_the_name_under_which_they_are_exported(toys: Path) ->
     assert ("toys._private", "not_exported") not in names
 
 
-def test_a_pair_is_a_summary_and_the_rest_of_its_definition(toys: Path, tmp_path: Path) -> None:
+def test_a_pair_consists_of_a_summary_and_the_rest_of_its_definition(toys: Path, tmp_path: Path) -> None:
     demo.write(tmp_path / "out", 10, 0, {"toys": toys})
     passages = read(tmp_path / "out")
     assert set(passages) == {"toys.make_home", "toys.Engine", "toys.Engine.whistle", "toys.couple"}
@@ -187,7 +187,7 @@ def test_a_passage_is_cut_at_a_word(many: Path) -> None:
     assert text.endswith("lengthy")
 
 
-def test_what_is_installed_makes_a_demo_with_names_people_know(tmp_path: Path) -> None:
+def test_the_demo_of_this_environment_contains_well_known_names(tmp_path: Path) -> None:
     import networkx
 
     root = Path(networkx.__file__).parent
@@ -198,7 +198,7 @@ def test_what_is_installed_makes_a_demo_with_names_people_know(tmp_path: Path) -
     assert sum(title.count(".") == 1 for title in passages) > 300
 
 
-def test_near_duplicates_are_those_above_the_threshold_exactly() -> None:
+def test_near_duplicates_are_exactly_the_pairs_above_the_threshold() -> None:
     seen = NearDuplicates(0.8, shingle=1)
     for number in range(50):
         seen.add(f"k{number}", f"a b c d e f g h {number}a {number}b")  # 8 of 12 words shared by any two: 8/12 < 0.8

@@ -24,7 +24,7 @@ FAULTY = [
 ]
 
 
-def test_each_fault_of_a_record_is_named_and_the_other_records_are_whole(tmp_path: Path) -> None:
+def test_each_faulty_record_is_reported_and_other_records_are_read(tmp_path: Path) -> None:
     tevatron(tmp_path / "source")
     with (tmp_path / "source" / "train.jsonl").open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record, _ in FAULTY)
@@ -37,7 +37,7 @@ def test_each_fault_of_a_record_is_named_and_the_other_records_are_whole(tmp_pat
         assert reason in row["reason"]
 
 
-def test_a_file_that_is_no_array_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_without_an_array_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path, "train.json", json.dumps({"question": "which"}).encode(), "")
     with pytest.raises(BadInput, match=r"train\.json: does not begin with \["):
         rows("dpr", tmp_path, tmp_path / "scratch")

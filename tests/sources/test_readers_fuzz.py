@@ -49,7 +49,7 @@ LINES = st.lists(st.one_of(GOOD, JUNK, st.sampled_from(ODD_LINES), st.just((b"",
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, end=st.sampled_from([b"\n", b"\r\n"]), bom=st.booleans(), last=st.booleans(),
        ending=st.sampled_from(["", ".gz", ".zst"]))  # fmt: skip
-def test_every_good_line_is_a_row_and_every_bad_one_a_fault_with_its_bytes(
+def test_every_valid_line_is_a_row_and_every_invalid_line_a_fault_with_its_bytes(
     lines: list[tuple[bytes, Any]],
     end: bytes,
     bom: bool,
@@ -128,7 +128,7 @@ def corrupt(root: Path, draw: random.Random) -> Path:
 
 
 @pytest.mark.parametrize("write", [beir, msmarco], ids=["beir", "msmarco"])
-def test_lines_that_a_corruption_left_alone_are_rows_as_before(write: Any, tmp_path: Path) -> None:
+def test_lines_outside_a_corruption_are_unchanged_rows(write: Any, tmp_path: Path) -> None:
     kind = write.__name__
     write(tmp_path / "whole")
     before = rows(kind, tmp_path / "whole", tmp_path / "scratch")
@@ -156,7 +156,7 @@ def test_lines_that_a_corruption_left_alone_are_rows_as_before(write: Any, tmp_p
     assert len(stopped) < SEEDS
 
 
-def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
+def test_records_outside_a_corruption_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
     tevatron(tmp_path / "whole")
     whole = {line for file in (tmp_path / "whole").iterdir() for line in file.read_bytes().split(b"\n") if line}
     for seed in range(SEEDS):
@@ -176,7 +176,7 @@ def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_posi
 
 
 @pytest.mark.parametrize("indent", [4, 1, 0, None])
-def test_a_corruption_within_one_question_of_an_array_costs_that_question_alone(
+def test_a_corruption_within_a_question_of_an_array_affects_only_that_question(
     indent: int | None, tmp_path: Path
 ) -> None:
     """Unless the file is one line, where a lost bracket leaves no trace of where the next question begins."""

@@ -33,7 +33,7 @@ def bucket() -> Iterator[Bucket]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_bucket_says_what_the_folder_says(form: str, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_bucket_gives_the_same_rows_as_a_folder(form: str, bucket: Bucket, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", form.replace(" ", "-").replace(",", ""))
@@ -60,7 +60,7 @@ def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Buck
     assert second.digest != first.digest
 
 
-def test_what_is_secret_in_an_address_is_not_shown(bucket: Bucket, tmp_path: Path) -> None:
+def test_secrets_in_an_address_are_not_shown(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", "secret").replace("s3://", "s3://me:hush-hush@")
     source = find_source(DataSettings(format="beir", path=address))
@@ -71,7 +71,7 @@ def test_what_is_secret_in_an_address_is_not_shown(bucket: Bucket, tmp_path: Pat
     assert "s3://feed/nowhere: no such folder" in str(stop.value)
 
 
-def test_a_damaged_object_stops_the_night_and_is_named(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_object_stops_the_night_and_is_reported(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source", ".gz")
     file = tmp_path / "source" / "queries.jsonl.gz"
     file.write_bytes(file.read_bytes()[:-6])

@@ -28,6 +28,6 @@ def publish() -> None: ...
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_what_did_not_answer_is_tried_again(error: Exception, again: bool) -> None:
+def test_only_unreachable_services_are_retried(error: Exception, again: bool) -> None:
     run: Any = TaskRun.model_construct()
     assert transport_fault(publish, run, Failed(data=error)) is again
