@@ -1,4 +1,4 @@
-"""Passages of random words for benchmarks, and an encoder that draws their vectors: as artifacts of any size."""
+"""Random passages of any number for benchmarks, and an encoder that draws their vectors, as artifacts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.text.normalization import full_text, text_hash
 
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
-SLICE = 5000  # passages made at once
+BATCH = 5000  # passages per batch
 
 
 class DrawnEncoder:
-    """A unit vector drawn by the hash of the text."""
+    """Encode a text as a random unit vector, seeded by the hash of the text."""
 
     def __init__(self, folder: Path) -> None:
         fields = json.loads((folder / "drawn.json").read_text())
         self.fingerprint, self.dimension = str(fields["fingerprint"]), int(fields["dimension"])
 
     def encode_passages(self, texts: Sequence[str], /) -> np.ndarray:
-        """Float32 (n, dimension)."""
+        """Encode texts as float32 (n, dimension)."""
         drawn = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(self.dimension) for text in texts]
         vectors = np.stack(drawn).astype(np.float32)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -36,8 +36,8 @@ class DrawnEncoder:
 
 
 def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embeddings, Snapshot]:
-    """Encoder, vectors and snapshot of so many passages, made on first use."""
-    named = {"rows": rows, "dimension": dimension}
+    """Return encoder, vectors, and snapshot of `rows` passages; build them on first use."""
+    key = {"rows": rows, "dimension": dimension}
 
     def encoder_files(folder: Path) -> dict[str, object]:
         write_json(folder / "drawn.json", {"fingerprint": "drawn", "dimension": dimension})
@@ -45,51 +45,51 @@ def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embedding
         return {"rows": 0, "fingerprint": "drawn", "passage_fingerprint": "drawn", **fields}
 
     def snapshot_files(folder: Path) -> dict[str, object]:
-        write_parts(folder / "passages.parquet", passages(rows))
-        asked = [{"query_id": f"q{n}", "text": " ".join(words(n, 6))} for n in range(1000)]
-        pq.write_table(pa.Table.from_pylist(asked), folder / "queries.parquet")
-        return {"rows": rows, "queries": len(asked), "qrels": 0, "splits": {}}
+        write_tables(folder / "passages.parquet", passages(rows))
+        queries = [{"query_id": f"q{n}", "text": " ".join(words(n, 6))} for n in range(1000)]
+        pq.write_table(pa.Table.from_pylist(queries), folder / "queries.parquet")
+        return {"rows": rows, "queries": len(queries), "qrels": 0, "splits": {}}
 
-    encoder = produce(home, Encoder, named, encoder_files)
-    snapshot = produce(home, Snapshot, named, snapshot_files)
+    encoder = produce(home, Encoder, key, encoder_files)
+    snapshot = produce(home, Snapshot, key, snapshot_files)
 
     def vector_files(folder: Path) -> dict[str, object]:
-        write_parts(folder / "shard-00000-of-00001.parquet", vectors(snapshot, DrawnEncoder(encoder.path)))
+        write_tables(folder / "shard-00000-of-00001.parquet", vectors(snapshot, DrawnEncoder(encoder.path)))
         fields = {"dimension": dimension, "shards": 1, "embedded": rows, "avoided": 0, "tokens": 0}
         return {"rows": rows, "fingerprint": "drawn", "snapshot": snapshot.digest, **fields}
 
-    embeddings = produce(home, Embeddings, named, vector_files)
+    embeddings = produce(home, Embeddings, key, vector_files)
     return encoder, embeddings, snapshot
 
 
 def words(seed: int, count: int) -> list[str]:
-    """So many words, the same ones for the same seed."""
+    """Draw `count` words; the same seed gives the same words."""
     return [*np.random.default_rng(seed).choice(WORDS, count), f"n{seed}"]
 
 
 def passages(rows: int) -> Iterable[pa.Table]:
-    """Passages of 60 words."""
-    for first in range(0, rows, SLICE):
-        texts = [" ".join(words(n, 60)) for n in range(first, min(first + SLICE, rows))]
-        made = [
+    """Yield passages of 60 words."""
+    for first in range(0, rows, BATCH):
+        texts = [" ".join(words(n, 60)) for n in range(first, min(first + BATCH, rows))]
+        rows_of_batch = [
             {"passage_id": f"p{n}", "title": f"entry {n}", "text": text, "text_hash": text_hash(f"entry {n}", text)}
             for n, text in enumerate(texts, first)
         ]
-        yield pa.Table.from_pylist(made)
+        yield pa.Table.from_pylist(rows_of_batch)
 
 
 def vectors(snapshot: Snapshot, encoder: DrawnEncoder) -> Iterable[pa.Table]:
-    """The vectors of all passages."""
+    """Yield the vectors of all passages."""
     with pq.ParquetFile(snapshot.path / "passages.parquet") as file:
-        for batch in file.iter_batches(SLICE):
+        for batch in file.iter_batches(BATCH):
             table = pa.Table.from_batches([batch])
-            made = encoder.encode_passages([full_text(one["title"], one["text"]) for one in batch.to_pylist()])
-            column = pa.FixedSizeListArray.from_arrays(pa.array(made.ravel()), encoder.dimension)
+            encoded = encoder.encode_passages([full_text(row["title"], row["text"]) for row in batch.to_pylist()])
+            column = pa.FixedSizeListArray.from_arrays(pa.array(encoded.ravel()), encoder.dimension)
             yield table.select(["passage_id", "text_hash"]).append_column("vector", column)
 
 
-def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file of many tables."""
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write tables into a single Parquet file."""
     writer = None
     for table in tables:
         writer = writer or pq.ParquetWriter(path, table.schema)

@@ -1,18 +1,18 @@
-"""Peak memory and seconds of the embedding pipeline at several sizes of corpus, and what a later night avoids.
+"""Peak memory and time of the embedding pipeline by corpus size, and work avoided on later nights.
 
     python tests/benchmarks/embedding_scale.py FOLDER [--sizes 20000 75000 300000] [--tokens 16] [--layers 1]
                                                [--words 24] [--shards 4] [--night N] [--json]
 
-FOLDER is a collection in BEIR layout (plain or gzip). Its passages are repeated until there are enough, each copy with
-a number before it, so that no two texts are equal. They are cut after --words words (0: not at all, and most of the
-time goes into tokenising what is then cut off) and at --tokens tokens. The encoder is all-MiniLM-L6-v2 in fp32 with
-only its first --layers layers (0: a vector is the mean of word embeddings): vectors are as wide and the tokenizer is
-the same, so that memory of all but the weights is that of the whole model, and 300,000 passages take minutes. Every
-run is a process of its own and does everything: index of texts, token cache, vectors, shards, checksums. `at start` is
-the resident memory of that process with the encoder loaded.
+FOLDER is a collection in BEIR layout (plain or gzip). Its passages repeat until there are enough, each copy with a
+number in front, so that all texts differ. Texts are cut after --words words (0: never; tokenization of text beyond the
+token limit then takes most of the time) and at --tokens tokens. The encoder is all-MiniLM-L6-v2 in fp32 with only its
+first --layers layers (0: a vector is the mean of the word embeddings). Dimension and tokenizer are those of the
+complete model, so memory apart from the weights is the same, and 300,000 passages take minutes. Each run is a separate
+process with the complete pipeline: text index, token cache, vectors, shards, and checksums. `at start` is the resident
+memory of the process with the encoder loaded.
 
-With --night N, four runs over N passages instead: the first night; a retrained encoder (its token ids are there); the
-first encoder after a fifth of the passages changed; a corpus a fifth of whose passages are copies of others.
+With --night N, the benchmark makes four runs over N passages instead: the first night; a retrained encoder (token ids
+are cached); the first encoder after a fifth of the passages changed; and a corpus with a fifth of copies.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIFTH = 5
 
 @dataclass(frozen=True)
 class Run:
-    """One embedding: of what, and where."""
+    """A run of the embedding pipeline."""
 
     home: Path
     encoder: str
@@ -56,29 +56,29 @@ class Run:
 
 
 def main() -> None:
-    """Prepare each run, run it in a process of its own, print the table."""
+    """Prepare each run, run it in a separate process, and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[20_000, 75_000, 300_000])
+    arguments.add_argument("folder", type=Path, help="collection in BEIR layout")
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[20_000, 75_000, 300_000], help="passages")
     arguments.add_argument("--tokens", type=int, default=16, help="token limit of a passage")
-    arguments.add_argument("--words", type=int, default=24, help="words of a passage that are kept; 0: all")
-    arguments.add_argument("--layers", type=int, default=1, help="layers of the model that are kept")
-    arguments.add_argument("--shards", type=int, default=4)
-    arguments.add_argument("--night", type=int, help="passages of the runs that show what is avoided")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments.add_argument("--words", type=int, default=24, help="words kept of a passage; 0: all")
+    arguments.add_argument("--layers", type=int, default=1, help="layers kept of the model")
+    arguments.add_argument("--shards", type=int, default=4, help="shards of each run")
+    arguments.add_argument("--night", type=int, help="passages of the runs that show avoided work")
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
-    if chosen.one:  # in the run's own process, FOLDER is the file that says what to embed
-        given = json.loads(chosen.folder.read_text())
-        print(json.dumps(_embed(Run(**{**given, "home": Path(given["home"])}))))
+    if chosen.worker:  # FOLDER is the JSON file of the run
+        fields = json.loads(chosen.folder.read_text())
+        print(json.dumps(_embed(Run(**{**fields, "home": Path(fields["home"])}))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         runs = _nights(chosen, Path(scratch)) if chosen.night else _sizes(chosen, Path(scratch))
-        found = {}
+        costs = {}
         for name, run in runs:
-            found[name] = _in_a_process(run)
-            print(name, found[name], file=sys.stderr)
-    print(json.dumps(found, indent=2) if chosen.json else _table(found))
+            costs[name] = _run_in_process(run)
+            print(name, costs[name], file=sys.stderr)
+    print(json.dumps(costs, indent=2) if chosen.json else _format_table(costs))
 
 
 def _sizes(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Run]]:
@@ -97,13 +97,13 @@ def _nights(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Ru
     yield "retrained encoder", Run(home, _encoder(home, first, chosen, 1), first.digest, chosen.shards)
     changed = (f"{text} changed" if row % FIFTH == 0 else text for row, text in enumerate(_texts(chosen)))
     yield "a fifth changed", Run(home, encoder, _snapshot(home, changed, size).digest, chosen.shards)
-    other = scratch / "other"
-    copies = _snapshot(other, _with_copies(chosen), size)
-    yield "a fifth copies", Run(other, _encoder(other, copies, chosen, 0), copies.digest, chosen.shards)
+    other_home = scratch / "other"
+    copies = _snapshot(other_home, _with_copies(chosen), size)
+    yield "a fifth copies", Run(other_home, _encoder(other_home, copies, chosen, 0), copies.digest, chosen.shards)
 
 
 def _texts(chosen: argparse.Namespace) -> Iterator[str]:
-    """Every passage of the collection, then all again with another number before them, without end."""
+    """Yield the passages of the collection, and then endless copies with a number in front."""
     files = (chosen.folder / name for name in ("corpus.jsonl", "corpus.jsonl.gz"))
     file = next(file for file in files if file.exists())
     for copy in count():
@@ -126,24 +126,24 @@ def _with_copies(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def _snapshot(home: Path, texts: Iterator[str], size: int) -> Snapshot:
-    """A snapshot of the first `size` texts."""
+    """Build a snapshot of the first `size` texts."""
 
     def build(folder: Path) -> dict[str, object]:
         names = ["passage_id", "title", "text", "text_hash"]
         schema = pa.schema({name: pa.string() for name in names})
         with pq.ParquetWriter(folder / PASSAGES, schema) as writer:
             for first in range(0, size, GROUP_ROWS):
-                some = list(islice(texts, min(GROUP_ROWS, size - first)))
-                ids = [f"p{first + row:08d}" for row in range(len(some))]
-                hashes = [text_hash("", text) for text in some]
-                writer.write_table(pa.table([ids, [""] * len(some), some, hashes], schema=schema))
+                batch = list(islice(texts, min(GROUP_ROWS, size - first)))
+                ids = [f"p{first + row:08d}" for row in range(len(batch))]
+                hashes = [text_hash("", text) for text in batch]
+                writer.write_table(pa.table([ids, [""] * len(batch), batch, hashes], schema=schema))
         return {"rows": size, "queries": 0, "qrels": 0, "splits": {}}
 
     return produce(home, Snapshot, {"benchmark": size, "at": time.time_ns()}, build)
 
 
 def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrained: int) -> str:
-    """The digest of the cut model as an encoder; other weights for another number."""
+    """Build an encoder with the first layers; return its digest. `retrained` changes the weights."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -165,16 +165,16 @@ def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrain
         return base_encoder(home, snapshot, settings).digest
 
 
-def _in_a_process(run: Run) -> dict[str, float]:
+def _run_in_process(run: Run) -> dict[str, float]:
     file = run.home / "run.json"
     file.write_text(json.dumps(asdict(run), default=str))
     environment = {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "true", **os.environ}
-    command = [sys.executable, __file__, str(file), "--one"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    command = [sys.executable, __file__, str(file), "--worker"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    cost: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return cost
 
 
 def _embed(run: Run) -> dict[str, float]:
@@ -183,29 +183,29 @@ def _embed(run: Run) -> dict[str, float]:
 
     encoder, snapshot = load(run.home, Encoder, run.encoder), load(run.home, Snapshot, run.snapshot)
     model = load_encoder(encoder.path)
-    model.encode_passages(["what is loaded when it is first used"])
+    model.encode_passages(["load all weights"])
     with Peak() as start:
-        began, used = time.perf_counter(), time.process_time()
+        start_time, start_cpu = time.perf_counter(), time.process_time()
     with Peak() as peak:
         for rank in range(run.shards):
             embed_shard(run.home, encoder, snapshot, rank, run.shards)
-        made = gather_shards(run.home, encoder, snapshot, run.shards)
-    counts = made.model_dump(include={"rows", "embedded", "avoided", "repeated", "tokens"})
-    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+        embeddings = gather_shards(run.home, encoder, snapshot, run.shards)
+    counts = embeddings.model_dump(include={"rows", "embedded", "avoided", "repeated", "tokens"})
+    seconds, cpu = time.perf_counter() - start_time, time.process_time() - start_cpu
     return {**counts, "seconds": seconds, "cpu": cpu, "start_mb": start.mb, "peak_mb": peak.mb}
 
 
-def _table(found: dict[str, dict[str, float]]) -> str:
+def _format_table(costs: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| run | passages | encoded | known | repeated | seconds | CPU s | ms a passage | MiB at start | peak MiB |",
+        "| run | passages | encoded | reused | repeated | seconds | CPU s | ms/passage | MiB at start | peak MiB |",
         "|---|" + "---:|" * 9,
     ]
-    for name, one in found.items():
-        known = one["avoided"] - one["repeated"]
+    for name, cost in costs.items():
+        reused = cost["avoided"] - cost["repeated"]
         lines.append(
-            f"| {name} | {one['rows']:,} | {one['embedded']:,} | {known:,} | {one['repeated']:,} "
-            f"| {one['seconds']:.1f} | {one['cpu']:.1f} | {1000 * one['seconds'] / one['rows']:.2f} "
-            f"| {one['start_mb']} | {one['peak_mb']} |"
+            f"| {name} | {cost['rows']:,} | {cost['embedded']:,} | {reused:,} | {cost['repeated']:,} "
+            f"| {cost['seconds']:.1f} | {cost['cpu']:.1f} | {1000 * cost['seconds'] / cost['rows']:.2f} "
+            f"| {cost['start_mb']} | {cost['peak_mb']} |"
         )
     return "\n".join(lines)
 

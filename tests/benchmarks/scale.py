@@ -1,20 +1,20 @@
-"""What Ray costs and gives: the night's embedding and searches on one and two workers, beside the same without Ray.
+"""Cost and gain of Ray: embedding and searches of a night on one and two workers, compared with the same without Ray.
 
     python tests/benchmarks/scale.py [--parts embedding searches grain] [--passages 6000] [--shards 8]
         [--queries 20000] [--slices 4] [--grain 10 100 1000] [--json]
 
-Embedding: --passages of drawn words (30 each, 64 tokens at most) by all-MiniLM-L6-v2 in fp32, in --shards. Searches:
-BM25 and exact, 100 passages a query, for --queries queries in as many passages, in --slices of the queries; and in one
-piece, which is what a night does without `[mining] shards`, with `rest`: all else of mining, which is never divided.
-The queries are encoded before, that is not counted.
+Embedding: --passages of random words (30 each, at most 64 tokens) with all-MiniLM-L6-v2 in fp32, in --shards. Searches:
+BM25 and exact search, 100 passages per query, for --queries queries in the same number of passages, in --slices shards
+of the queries, and unsharded, as in a night without `[mining] shards`. For the unsharded run, `rest` is the remaining
+work of mining, which is never sharded. Queries are encoded before the measurement.
 
-Every run is the flow's own functions in a process of its own, over a home of its own, with a Prefect server that runs
-all the time. Runs on one core have one: the flow, Ray's processes and its worker share it (Prefect's server stays
-outside). `start` is the time from a call until its first shard is begun: connecting, and a worker that imports what it
-needs; searches call twice. `work` is what the shards themselves took, added up.
+Each run calls the functions of the flow in a separate process, on a separate home, with a Prefect server that runs all
+the time. In runs on one core, the flow, the processes of Ray, and its worker share that core (the Prefect server does
+not). `start` is the time from a call until its first shard starts: connecting, and imports in the worker; searches make
+two calls. `work` is the sum of the times of the shards.
 
-The grain: --passages again, by the same encoder without its layers, in more and more shards on two workers, so that
-what a shard costs by itself shows.
+Grain: --passages again, with the same encoder without its layers, in an increasing number of shards on two workers, to
+show the overhead per shard.
 """
 
 from __future__ import annotations
@@ -53,40 +53,40 @@ PARTS = ("embedding", "searches", "grain")
 
 
 def main() -> None:
-    """Prepare homes, run every cell over a copy of one, print the tables."""
+    """Prepare the homes, run every cell on a copy, and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    arguments.add_argument("--passages", type=int, default=6000)
-    arguments.add_argument("--shards", type=int, default=8)
-    arguments.add_argument("--queries", type=int, default=20_000)
-    arguments.add_argument("--slices", type=int, default=4)
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    arguments.add_argument("--passages", type=int, default=6000, help="passages to embed")
+    arguments.add_argument("--shards", type=int, default=8, help="shards of the passages")
+    arguments.add_argument("--queries", type=int, default=20_000, help="queries, and passages to search")
+    arguments.add_argument("--slices", type=int, default=4, help="shards of the queries")
     arguments.add_argument("--grain", type=int, nargs="*", default=[10, 100, 1000], help="numbers of shards")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
-    if chosen.one:
-        print(json.dumps(WORK[chosen.parts[0]](chosen.one, chosen.shards)))
+    if chosen.worker:
+        print(json.dumps(WORK[chosen.parts[0]](chosen.worker, chosen.shards)))
         return
     os.environ |= QUIET
-    found: dict[str, Facts] = {}
+    results: dict[str, Facts] = {}
     with tempfile.TemporaryDirectory() as folder, serving_prefect(Path(folder) / "prefect") as api:
         os.environ["PREFECT_API_URL"] = api
-        homes = {part: _prepared(Path(folder) / part, part, chosen) for part in chosen.parts}
+        homes = {part: _prepare_home(Path(folder) / part, part, chosen) for part in chosen.parts}
         for name, part, engine, cores, shards in _cells(chosen):
-            found[name] = _run(homes[part], part, engine, cores, shards)
-            print(name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
-    print(json.dumps(found, indent=2) if chosen.json else "\n".join(_tables(found, chosen)))
+            results[name] = _run(homes[part], part, engine, cores, shards)
+            print(name, {key: round(value, 2) for key, value in results[name].items()}, file=sys.stderr, flush=True)
+    print(json.dumps(results, indent=2) if chosen.json else "\n".join(_format_tables(results, chosen)))
 
 
 Cell = tuple[str, str, str, int, int]
 
 
 def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
-    """Name, part, engine, cores and shards of every run."""
+    """Yield name, part, engine, cores, and shards of every run."""
     for part, shards in (("embedding", chosen.shards), ("searches", chosen.slices)):
         for cores in (1, 2) if part in chosen.parts else ():
             if part == "searches":
-                yield f"{part}, local in one piece, {cores}", part, "local", cores, 1
+                yield f"{part}, local unsharded, {cores}", part, "local", cores, 1
             for engine in ENGINES:
                 yield f"{part}, {engine}, {cores}", part, engine, cores, shards
     for shards in chosen.grain if "grain" in chosen.parts else ():
@@ -94,8 +94,8 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
             yield f"grain, {engine}, {shards}", "grain", engine, 2, shards
 
 
-def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
-    """A home with a snapshot of drawn texts and an encoder; for searches with an index and vectors too."""
+def _prepare_home(home: Path, part: str, chosen: argparse.Namespace) -> Path:
+    """Build a home with a snapshot of random texts and an encoder; for searches also an index and vectors."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -105,8 +105,8 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
-    passages, asked = (chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)
-    snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _drawn(folder, passages, asked))
+    passages, queries = (chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)
+    snapshot = produce(home, Snapshot, {"benchmark": passages}, lambda folder: _draw(folder, passages, queries))
     base, layers = find_base(Settings().encoder.model), 6 if part == "embedding" else 0
     model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
     model.encoder.layer = model.encoder.layer[:layers]
@@ -122,64 +122,64 @@ def _prepared(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     return home
 
 
-def _drawn(folder: Path, passages: int, asked: int) -> dict[str, object]:
-    """Words as often as in a language (Zipf); a query has some of its passage's."""
+def _draw(folder: Path, passages: int, queries: int) -> dict[str, object]:
+    """Draw texts with word frequencies of a language (Zipf); a query has eight words of its passage."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdeilmnorst", k=draw.randint(3, 8))) for _ in range(5000)]
-    often = [1 / rank for rank in range(1, len(words) + 1)]
-    drawn = [draw.choices(words, often, k=30) for _ in range(passages)]
-    texts = [" ".join(one) for one in drawn]
+    frequencies = [1 / rank for rank in range(1, len(words) + 1)]
+    drawn = [draw.choices(words, frequencies, k=30) for _ in range(passages)]
+    texts = [" ".join(words_of_text) for words_of_text in drawn]
     ids, hashes = [f"p{row:07d}" for row in range(passages)], [text_hash("", text) for text in texts]
     table = pa.table({"passage_id": ids, "title": [""] * passages, "text": texts, "text_hash": hashes})
     pq.write_table(table, folder / PASSAGES, row_group_size=20_480)
-    queries = [f"q{row:07d}" for row in range(asked)]
-    questions = [" ".join(draw.sample(drawn[row % passages], 8)) for row in range(asked)]
-    pq.write_table(pa.table({"query_id": pa.array(queries, pa.string()), "text": questions}), folder / QUERIES)
-    positives = pa.array([ids[row % passages] for row in range(asked)], pa.string())
-    ones = pa.array([1] * asked, pa.int32())
-    judged = {"query_id": queries, "passage_id": positives, "relevance": ones, "split": ["train"] * asked}
+    query_ids = [f"q{row:07d}" for row in range(queries)]
+    questions = [" ".join(draw.sample(drawn[row % passages], 8)) for row in range(queries)]
+    pq.write_table(pa.table({"query_id": pa.array(query_ids, pa.string()), "text": questions}), folder / QUERIES)
+    positives = pa.array([ids[row % passages] for row in range(queries)], pa.string())
+    relevance = pa.array([1] * queries, pa.int32())
+    judged = {"query_id": query_ids, "passage_id": positives, "relevance": relevance, "split": ["train"] * queries}
     pq.write_table(pa.table(judged), folder / QRELS)
-    return {"rows": passages, "queries": asked, "qrels": asked, "splits": {"train": asked}}
+    return {"rows": passages, "queries": queries, "qrels": queries, "splits": {"train": queries}}
 
 
 def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Facts:
-    """One cell, in processes of its own, on so many cores."""
+    """Run a cell in separate processes on `cores` cores."""
     home = prepared.with_name(f"run-{time.time_ns()}")
     shutil.copytree(prepared, home)
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(every)[:cores])  # inherited by all that is started now
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_cores)[:cores])  # child processes inherit it
     threads = {"OMP_NUM_THREADS": str(cores if engine == "local" else 1)}
     try:
-        with _cluster(cores) if engine == "ray" else nullcontext({}) as more:
-            command = [sys.executable, __file__, "--one", str(home), "--parts", part, "--shards", str(shards)]
-            environment = {**os.environ, **threads, **more, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        with _cluster(cores) if engine == "ray" else nullcontext({}) as compute:
+            command = [sys.executable, __file__, "--worker", str(home), "--parts", part, "--shards", str(shards)]
+            environment = {**os.environ, **threads, **compute, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
+            process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     finally:
-        os.sched_setaffinity(0, every)
+        os.sched_setaffinity(0, all_cores)
         shutil.rmtree(home)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: Facts = json.loads(done.stdout.splitlines()[-1])
-    return found
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    facts: Facts = json.loads(process.stdout.splitlines()[-1])
+    return facts
 
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[Mapping[str, str]]:
-    """A Ray cluster of one host with so many workers of a core each, and the settings that name it."""
+    """Start a Ray cluster on this host with single-core workers; yield the settings that name it."""
     from ray.cluster_utils import Cluster
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    made = Cluster()
-    made.add_node(num_cpus=workers, include_dashboard=False, object_store_memory=80 * 2**20)
+    cluster = Cluster()
+    cluster.add_node(num_cpus=workers, include_dashboard=False, object_store_memory=80 * 2**20)
     try:
-        yield {"NIGHTSHIFT_COMPUTE__ENGINE": "ray", "NIGHTSHIFT_COMPUTE__ADDRESS": made.address}
+        yield {"NIGHTSHIFT_COMPUTE__ENGINE": "ray", "NIGHTSHIFT_COMPUTE__ADDRESS": cluster.address}
     finally:
-        made.shutdown()
+        cluster.shutdown()
         del os.environ["OMP_NUM_THREADS"]
 
 
 def _embed(home: Path, shards: int) -> Facts:
-    """The flow's own function; what its shards say of themselves."""
+    """Embed with the function of the flow; return the total time and the times of its shards."""
     os.environ["NIGHTSHIFT_EMBEDDING__SHARDS"] = str(shards)
     from prefect import flow
 
@@ -191,16 +191,16 @@ def _embed(home: Path, shards: int) -> Facts:
 
     @flow
     def embedding() -> Facts:
-        with _watched(home, "embeddings/.*.partial/.0*.lock") as begun:
-            began = time.time()
-            made = embed(settings, encoder, snapshot)
-            return {"seconds": time.time() - began, "start": begun[0] - began, "work": made.seconds}
+        with _watch_shard_starts(home, "embeddings/.*.partial/.0*.lock") as starts:
+            call = time.time()
+            embeddings = embed(settings, encoder, snapshot)
+            return {"seconds": time.time() - call, "start": starts[0] - call, "work": embeddings.seconds}
 
     return embedding()
 
 
 def _search(home: Path, slices: int) -> Facts:
-    """The searches of a round of mining, by the flow's own functions."""
+    """Search as in a mining round, with the functions of the flow."""
     os.environ["NIGHTSHIFT_MINING__SHARDS"] = str(slices)
     from prefect import flow
 
@@ -217,25 +217,25 @@ def _search(home: Path, slices: int) -> Facts:
 
     @flow
     def searching() -> Facts:
-        own, asked = training_search(home, snapshot, encoder, vectors, settings.mining.depth)
-        asked.make()
+        dense_search, query_vectors = training_search(home, snapshot, encoder, vectors, settings.mining.depth)
+        query_vectors.make()
         if slices > 1:
             mining.encode_queries(settings, snapshot, encoder, vectors)
-        with _watched(home, "runs/.*.partial/.0*.lock") as begun:
+        with _watch_shard_starts(home, "runs/.*.partial/.0*.lock") as starts:
             times = [time.time()]
-            found = [search(settings, snapshot, index)]
+            runs = [search(settings, snapshot, index)]
             times.append(time.time())
             if slices > 1:
-                step, given = mining.search_dense_shard, mining.cpu_settings(settings)
-                run_shards(step, given, snapshot, encoder, vectors, shards=slices)
-            found.append(run_search(own, asked, slices))
+                step, shard_settings = mining.search_dense_shard, mining.cpu_settings(settings)
+                run_shards(step, shard_settings, snapshot, encoder, vectors, shards=slices)
+            runs.append(run_search(dense_search, query_vectors, slices))
             times.append(time.time())
-        start = sum(first - called for first, called in zip(begun, times, strict=False))
-        facts = {"seconds": times[2] - times[0], "start": start, "work": sum(run.seconds for run in found)}
+        start = sum(shard_start - call for shard_start, call in zip(starts, times, strict=False))
+        facts = {"seconds": times[2] - times[0], "start": start, "work": sum(run.seconds for run in runs)}
         facts |= {"bm25": times[1] - times[0], "exact": times[2] - times[1]}
-        if slices == 1:  # what is never divided
-            sources = list(zip(("bm25", "dense"), found, strict=True))
-            facts["rest"] = mine(home, snapshot, sources, vectors, asked, 1, settings.mining).seconds
+        if slices == 1:  # the part that is never sharded
+            sources = list(zip(("bm25", "dense"), runs, strict=True))
+            facts["rest"] = mine(home, snapshot, sources, vectors, query_vectors, 1, settings.mining).seconds
         return facts
 
     return searching()
@@ -245,19 +245,19 @@ WORK = {"embedding": _embed, "grain": _embed, "searches": _search}
 
 
 @contextmanager
-def _watched(home: Path, pattern: str) -> Iterator[list[float]]:
-    """When a file of this pattern is first seen in each folder, while the `with` lasts."""
-    seen: dict[Path, float] = {}
+def _watch_shard_starts(home: Path, pattern: str) -> Iterator[list[float]]:
+    """Record when a file that matches `pattern` first appears in each folder."""
+    first_seen: dict[Path, float] = {}
     times: list[float] = []
     ended = threading.Event()
 
-    def look() -> None:
+    def watch() -> None:
         while not ended.wait(0.02):
-            for folder in {file.parent for file in home.glob(pattern)} - seen.keys():
-                seen[folder] = time.time()
-                times.append(seen[folder])
+            for folder in {file.parent for file in home.glob(pattern)} - first_seen.keys():
+                first_seen[folder] = time.time()
+                times.append(first_seen[folder])
 
-    watching = threading.Thread(target=look, daemon=True)
+    watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
         yield times
@@ -266,34 +266,34 @@ def _watched(home: Path, pattern: str) -> Iterator[list[float]]:
         watching.join()
 
 
-def _tables(found: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
+def _format_tables(results: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
     yield from ("| run | seconds | start | work | |", "|---|---:|---:|---:|---|")
-    for name, one in found.items():
-        more = ", ".join(f"{key} {one[key]:.1f}" for key in ("bm25", "exact", "rest") if key in one)
-        yield f"| {name} | {one['seconds']:.1f} | {one['start']:.1f} | {one['work']:.1f} | {more} |"
+    for name, run in results.items():
+        details = ", ".join(f"{key} {run[key]:.1f}" for key in ("bm25", "exact", "rest") if key in run)
+        yield f"| {name} | {run['seconds']:.1f} | {run['start']:.1f} | {run['work']:.1f} | {details} |"
     for part in ("embedding", "searches"):
         if part in chosen.parts:
-            yield from _compared(found, part)
+            yield from _compare(results, part)
     if "grain" in chosen.parts:
-        yield from ("", "| shards | local, ms a shard | Ray, ms a shard |", "|---:|---:|---:|")
+        yield from ("", "| shards | local, ms/shard | Ray, ms/shard |", "|---:|---:|---:|")
     for shards in chosen.grain if "grain" in chosen.parts else ():
-        ones = [found[f"grain, {engine}, {shards}"] for engine in ENGINES]
-        each = [1000 * (one["seconds"] - one["start"]) / shards for one in ones]
+        runs = [results[f"grain, {engine}, {shards}"] for engine in ENGINES]
+        each = [1000 * (run["seconds"] - run["start"]) / shards for run in runs]
         yield f"| {shards:,} | {each[0]:.0f} | {each[1]:.0f} |"
 
 
-def _compared(found: dict[str, Facts], part: str) -> Iterator[str]:
-    def rest(one: Facts) -> float:
-        return one["seconds"] - one["start"]
+def _compare(results: dict[str, Facts], part: str) -> Iterator[str]:
+    def without_start(run: Facts) -> float:
+        return run["seconds"] - run["start"]
 
     for cores in (1, 2):
-        local, ray = found[f"{part}, local, {cores}"], found[f"{part}, ray, {cores}"]
-        whole, started = ray["seconds"] / local["seconds"] - 1, rest(ray) / rest(local) - 1
-        yield f"{part}, {cores} cores: Ray against local {whole:+.1%}; without the starts {started:+.1%}"
+        local, ray = results[f"{part}, local, {cores}"], results[f"{part}, ray, {cores}"]
+        total, started = ray["seconds"] / local["seconds"] - 1, without_start(ray) / without_start(local) - 1
+        yield f"{part}, {cores} cores: Ray compared with local {total:+.1%}; without the start {started:+.1%}"
     for engine in ENGINES:
-        ones, twos = found[f"{part}, {engine}, 1"], found[f"{part}, {engine}, 2"]
-        gain = ones["seconds"] / twos["seconds"]
-        yield f"{part}, {engine}: on 2 cores {gain:.2f} times as fast; without the start {rest(ones) / rest(twos):.2f}"
+        single, double = results[f"{part}, {engine}, 1"], results[f"{part}, {engine}, 2"]
+        speedup, rest = single["seconds"] / double["seconds"], without_start(single) / without_start(double)
+        yield f"{part}, {engine}: speedup on 2 cores {speedup:.2f}; without the start {rest:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Holds our measures against trec_eval's, query by query, on BM25 runs exported in TREC's form.
+"""Compare our measures with trec_eval for each query, on BM25 runs exported in TREC format.
 
     python tests/benchmarks/trec.py FOLDER... [--split test]
 
-Each FOLDER is a collection in BEIR layout; no training split is needed, so the files are taken as they are, without the
-contracts. trec_eval runs in its Python binding, pytrec_eval, on the exported text files alone.
+Each FOLDER is a collection in BEIR layout. It needs no train split: the benchmark reads the files directly, without
+the contracts. trec_eval runs through its Python binding, pytrec_eval, on the exported text files.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ THEIRS = {"ndcg@10": "ndcg_cut_10", "recall@100": "recall_100", "map@100": "map_
 
 
 def main() -> None:
-    """Print a table in Markdown: means of both, and the largest difference of any query."""
+    """Print a Markdown table: both means, and the largest difference of a query."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folders", type=Path, nargs="+")
-    arguments.add_argument("--split", default="test")
+    arguments.add_argument("folders", type=Path, nargs="+", help="collections in BEIR layout")
+    arguments.add_argument("--split", default="test", help="split to evaluate")
     chosen = arguments.parse_args()
     print("| collection | queries | measure | ours | trec_eval | largest difference of a query |")
     print("|---|---:|---|---:|---:|---:|")
@@ -56,14 +56,14 @@ def _compare(home: Path, folder: Path, split: str) -> None:
     theirs = trec_eval(home / "run.txt", home / "qrels.txt")
     average = means(ours)
     for name, label in NAMES.items():
-        found = {query: theirs[query].get(name, 0.0) for query in ours["query_id"].to_pylist()}
-        apart = max(abs(found[row["query_id"]] - row[name]) for row in ours.to_pylist())
-        mean = sum(found.values()) / len(found)
-        print(f"| {folder.name} | {len(found)} | {label} | {average[name]:.4f} | {mean:.4f} | {apart:.1e} |")
+        values = {query: theirs[query].get(name, 0.0) for query in ours["query_id"].to_pylist()}
+        difference = max(abs(values[row["query_id"]] - row[name]) for row in ours.to_pylist())
+        mean = sum(values.values()) / len(values)
+        print(f"| {folder.name} | {len(values)} | {label} | {average[name]:.4f} | {mean:.4f} | {difference:.1e} |")
 
 
 def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, float]]:
-    """Query → our name of a measure → what trec_eval says; RR@10 is its reciprocal rank of the first ten lines."""
+    """Map query to our measure names to values of trec_eval; RR@10 is the reciprocal rank of the first ten lines."""
     with run_file.open() as lines:
         run = pytrec_eval.parse_run(lines)
     with qrels_file.open() as lines:
@@ -80,21 +80,21 @@ def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, flo
 
 
 def as_snapshot(home: Path, folder: Path, split: str) -> Snapshot:
-    """The files of a BEIR folder as a snapshot."""
+    """Build a snapshot from the files of a BEIR folder."""
 
     def build(target: Path) -> dict[str, Any]:
         passages = sorted((row["_id"], row.get("title") or "", row["text"]) for row in _rows(folder / "corpus.jsonl"))
-        asked = sorted((row["_id"], row["text"]) for row in _rows(folder / "queries.jsonl"))
+        queries = sorted((row["_id"], row["text"]) for row in _rows(folder / "queries.jsonl"))
         with (folder / "qrels" / f"{split}.tsv").open() as file:
             lines = list(csv.reader(file, delimiter="\t"))[1:]
         positives = sorted((query, passage, int(score)) for query, passage, score in lines if int(score) > 0)
         hashes = [text_hash(title, text) for _, title, text in passages]
         _write(target / "passages.parquet", passage_id=_column(passages, 0), title=_column(passages, 1),
                text=_column(passages, 2), text_hash=hashes)  # fmt: skip
-        _write(target / "queries.parquet", query_id=_column(asked, 0), text=_column(asked, 1))
+        _write(target / "queries.parquet", query_id=_column(queries, 0), text=_column(queries, 1))
         _write(target / "qrels.parquet", query_id=_column(positives, 0), passage_id=_column(positives, 1),
                relevance=pa.array(_column(positives, 2), pa.int32()), split=[split] * len(positives))  # fmt: skip
-        counts = {"queries": len(asked), "qrels": len(positives), "splits": {split: len(set(_column(positives, 0)))}}
+        counts = {"queries": len(queries), "qrels": len(positives), "splits": {split: len(set(_column(positives, 0)))}}
         return {"rows": len(passages), **counts}
 
     return produce(home, Snapshot, {"folder": str(folder), "split": split}, build)
