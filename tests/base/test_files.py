@@ -35,10 +35,10 @@ def test_a_step_with_the_same_key_is_done_once(tmp_path: Path) -> None:
 
 
 def test_another_key_is_another_artifact(tmp_path: Path) -> None:
-    one = produce(tmp_path, Index, KEY, build)
+    first = produce(tmp_path, Index, KEY, build)
     other = produce(tmp_path, Index, {"snapshot": "abd"}, build)
-    assert one.digest != other.digest
-    assert one.path != other.path
+    assert first.digest != other.digest
+    assert first.path != other.path
 
 
 def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_replaced_file_is_never_half_written(tmp_path: Path) -> None:
     write_json(path, {"epoch": 1})
     write_json(path, {"epoch": 2})
     assert json.loads(path.read_text()) == {"epoch": 2}
-    assert [one.name for one in tmp_path.iterdir()] == ["pointer.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["pointer.json"]
 
 
 def test_a_digest_depends_on_content_and_not_on_order() -> None:

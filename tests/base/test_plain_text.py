@@ -1,4 +1,4 @@
-"""Text from outside: what is refused, and what a terminal gets to see of it."""
+"""Check text from outside, and escape it for a terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def test_valid_utf8_text_is_unchanged() -> None:
 
 
 def test_nul_and_lone_surrogates_are_refused_with_the_reason() -> None:
-    for text, named in (("a\0b", "NUL"), ("nice \ud83d", r"\\ud83d"), ("caf\udce9", r"\\xe9")):
-        with pytest.raises(ValueError, match=named):
+    for text, reason in (("a\0b", "NUL"), ("nice \ud83d", r"\\ud83d"), ("caf\udce9", r"\\xe9")):
+        with pytest.raises(ValueError, match=reason):
             check_text(text)
 
 

@@ -34,7 +34,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("[training]\nbatchsize = 3", r"\[training\] batchsize = 3: no such setting. Did you mean batch_size\?"),
         ("[training]\nbatch_size = 0", r"\[training\] batch_size = 0: input should be greater than or equal to 2"),
@@ -47,8 +47,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
         ('home = ""', "the path is empty"),
     ],
 )
-def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, named: str) -> None:
-    with pytest.raises(BadUsage, match=named):
+def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadUsage, match=message):
         load_settings(write(tmp_path, text))
 
 

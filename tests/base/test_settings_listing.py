@@ -1,4 +1,4 @@
-"""The printed dials are a settings file."""
+"""The printed settings are a valid settings file."""
 
 from __future__ import annotations
 

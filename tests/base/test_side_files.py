@@ -1,4 +1,4 @@
-"""One reader for all files that people write next to a night."""
+"""Reading files that users provide next to a night: golden queries and query lists."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_undecodable_bytes_are_refused_with_file_line_and_next_step(tmp_path: Pa
         "fine\nü".encode("utf-16-le"): "line 1: a NUL character. Is this UTF-16",
         b"\xff\xfe\n": "line 1: not UTF-16",
     }
-    for content, named in cases.items():
+    for content, message in cases.items():
         file.write_bytes(content)
         for read in (read_golden, read_queries):
-            with pytest.raises(BadInput, match=f"golden.jsonl, {named}.*Save the file as UTF-8"):
+            with pytest.raises(BadInput, match=f"golden.jsonl, {message}.*Save the file as UTF-8"):
                 read(file)
     with pytest.raises(BadInput, match=r"golden queries .*: is a directory\. Give a file"):
         read_side_file(tmp_path, "golden queries")
@@ -47,7 +47,7 @@ def test_an_invalid_query_line_is_refused_with_its_number_and_reason(tmp_path: P
         '{"query": 7}': "no text under",
         "{broken": "not JSON",
     }
-    for line, named in cases.items():
+    for line, message in cases.items():
         file.write_text(f"fine\n{line}\n")
-        with pytest.raises(BadInput, match=f"queries.jsonl:2: .*{named}"):
+        with pytest.raises(BadInput, match=f"queries.jsonl:2: .*{message}"):
             read_queries(file)
