@@ -1,4 +1,4 @@
-"""A night whose training queries are searched slice by slice has the runs that one piece gives."""
+"""A night that searches training queries in shards makes the same runs as an unsharded night."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.core.retrieval.searches import search_whole
 from tasks.core.retrieval.training_queries import training_search
 from tasks.core.snapshot.reader import judged
 
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
+pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
 
 
 def test_shards_change_no_run_of_a_night(
@@ -30,14 +30,16 @@ def test_shards_change_no_run_of_a_night(
     assert "vectors: shard 3 of 3: searching" in done.stderr
     (snapshot,), (index,) = receipts_newest_first(home, Snapshot), receipts_newest_first(home, Index)
     mining = MiningSettings(heap_mb=256)
-    _, own, _ = receipts_newest_first(home, Encoder)  # of three, the one that the first round trained
+    _, first_round, _ = receipts_newest_first(home, Encoder)  # the second of three: trained in the first round
     vectors = next(
-        vectors for vectors in receipts_newest_first(home, Embeddings) if vectors.fingerprint == own.passage_fingerprint
+        vectors
+        for vectors in receipts_newest_first(home, Embeddings)
+        if vectors.fingerprint == first_round.passage_fingerprint
     )
     runs = {run.digest: run for run in receipts_newest_first(home, Run)}
     for whole in (
         search_bm25(again, index, judged(snapshot, "train"), mining.depth, mining),
-        search_whole(training_search(again, snapshot, own, vectors, mining.depth)[0]),
+        search_whole(training_search(again, snapshot, first_round, vectors, mining.depth)[0]),
     ):
         assert (runs[whole.digest].path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert not list(home.glob("runs/.*.partial"))

@@ -17,7 +17,7 @@ from things_and_traits import THINGS
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
+pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
 
 
 def post(url: str, body: object) -> Any:
@@ -46,10 +46,10 @@ def manifests(environment: Environment) -> dict[Path, int]:
 def test_consecutive_nights_train_skip_refresh_retrain_and_roll_back(
     nightshift: Command, environment: Environment, prefect_server: str
 ) -> None:
-    """First night, idle night, refresh, search, rollback: what a person does in a week."""
-    known = document(nightshift("releases", "--json"))
-    (release,) = known["releases"]
-    assert known["serving"] == release["release"]
+    """Run a first night, an idle night, a refresh, a search, and a rollback, as in a typical week."""
+    releases = document(nightshift("releases", "--json"))
+    (release,) = releases["releases"]
+    assert releases["serving"] == release["release"]
     assert set(release) >= {"release", "created", "encoder", "collection", "snapshot", "passages"}
     assert release["passages"] == 100
     assert release["previous"] is None
@@ -93,7 +93,7 @@ def test_consecutive_nights_train_skip_refresh_retrain_and_roll_back(
 
     again = nightshift("run")
     assert again.returncode == 0, again.stderr
-    assert "rolled back manually" in again.stdout  # what a person took back must not come back
+    assert "rolled back manually" in again.stdout  # a rolled-back release is not published again
     assert document(nightshift("releases", "--json"))["serving"] == oldest["release"]
     forward = nightshift("rollback", "--to", newest["release"])
     assert forward.returncode == 0, forward.stderr
@@ -141,7 +141,7 @@ def test_a_night_killed_at_any_log_line_resumes_from_its_last_finished_step(
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("Promoted")
     after = manifests(environment)
-    assert {path: after[path] for path in finished} == finished  # nothing that was finished was made again
+    assert {path: after[path] for path in finished} == finished  # no finished artifact was rebuilt
     assert document(nightshift("search", "a golden river", "--json"))["hits"]
 
 
@@ -172,13 +172,13 @@ def test_a_failed_night_exits_1_and_leaves_the_serving_release(nightshift: Comma
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "[1/8] validate beir data" in failed.stderr
-    last = failed.stderr.splitlines()[-1]  # nothing that a library prints at exit comes after the error
+    last = failed.stderr.splitlines()[-1]  # no library prints after the error
     assert last.startswith(
         f"The night failed in the step “validate beir data”. Release {served} still serves. Report: "
     )
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
-    report = document(nightshift("report", "--json"))  # it leaves a page all the same
+    report = document(nightshift("report", "--json"))  # a failed night has a page
     assert report["outcome"] == "Failed"
     assert "corpus.jsonl" in report["why"]
     page = Path(report["report"])

@@ -1,4 +1,4 @@
-"""A night on a second host that shares nothing with the first but an object store: a real S3 server on this machine."""
+"""A night on a second host that shares only an object store with the first: a local S3 server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def url() -> Iterator[str]:
 
 
 def manifests(home: Path) -> dict[str, bytes]:
-    """The manifests of everything that costs something, by name."""
+    """Return the manifests of all expensive artifacts by name."""
     paths = (path for path in home.glob("*/[!.]*/manifest.json") if path.parts[-3] != "releases")
     return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 

@@ -1,4 +1,4 @@
-"""Nights that learn nothing, or unlearn: they stop or are rejected before the corpus is embedded, and say why."""
+"""Nights without training progress stop or are rejected before the corpus is embedded, with the reason."""
 
 from __future__ import annotations
 

@@ -57,5 +57,5 @@ def test_a_night_runs_in_a_folder_with_spaces_quotes_and_unicode_in_the_c_locale
         return done.stdout
 
     assert nightshift("run", cwd=tmp_path).startswith("Promoted")
-    assert nightshift("run", cwd=folder).startswith("Skipped")  # the same feed, recipe and home
+    assert nightshift("run", cwd=folder).startswith("Skipped")  # the same feed, recipe, and home
     assert "golden castle" in nightshift("search", "the golden castle", "--fuse", cwd=Path("/"))

@@ -1,4 +1,4 @@
-"""The server that a night brings along where none is configured."""
+"""The temporary Prefect server of a night without a configured server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def answers(url: str) -> bool:
 def test_the_temporary_server_stops_with_its_night(killed: bool, tmp_path: Path) -> None:
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "none.toml")}
     environment.pop("PREFECT_API_URL", None)
-    environment["COLUMNS"] = "40"  # a narrow window, for programs that fit what they say into it
+    environment["COLUMNS"] = "40"  # a narrow terminal must not wrap the output
     with subprocess.Popen(
         [sys.executable, "-c", NIGHT],
         env=environment,
@@ -61,7 +61,7 @@ def test_the_temporary_server_stops_with_its_night(killed: bool, tmp_path: Path)
         else:
             out, errors = night.communicate("\n")
             assert out.strip() == "None"
-            assert "Error" not in errors  # all that was to be sent found the server
+            assert "Error" not in errors  # all requests reached the server
     deadline = time.monotonic() + 20
     while answers(url) and time.monotonic() < deadline:
         time.sleep(0.05)

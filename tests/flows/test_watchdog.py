@@ -1,4 +1,4 @@
-"""The watchdog computes when runs are due, reads when they began, and speaks once."""
+"""The watchdog computes due times, reads start times, and reports each missing run once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def schedule(since: datetime = LONG_AGO, **definition: object) -> Schedule:
     return Schedule(id="1", deployment="nightly", flow="nightly", definition=definition, since=since)
 
 
-def began(home: Path, *times: datetime, process: int = 0) -> None:
+def record_start(home: Path, *times: datetime, process: int = 0) -> None:
     runs = [Begun(run="r", at=time, scheduled=time, process=process, host=socket.gethostname()) for time in times]
     (home / "begun").mkdir(parents=True, exist_ok=True)
     (home / "begun" / "nightly.json").write_text(json.dumps([run.model_dump(mode="json") for run in runs]))
@@ -51,9 +51,9 @@ def test_a_run_that_did_not_start_is_missing_after_the_grace_period(tmp_path: Pa
     eleven = noon - timedelta(hours=1)
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [eleven, noon]}
     assert missing_runs(tmp_path, timedelta(hours=1), NOW) == {"nightly": [eleven]}
-    began(tmp_path, eleven, noon)
+    record_start(tmp_path, eleven, noon)
     assert missing_runs(tmp_path, GRACE, NOW) == {}
-    began(tmp_path, eleven)
+    record_start(tmp_path, eleven)
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [noon]}
     (tmp_path / "begun" / "nightly.json").write_text("cut off in the mid")
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [eleven, noon]}
@@ -63,7 +63,7 @@ def test_a_run_that_waits_for_the_previous_run_is_not_missing(tmp_path: Path) ->
     keep_schedules(tmp_path, [schedule(cron="0 * * * *", timezone="UTC", since=NOW - timedelta(minutes=90))])
     code = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, "prefect"], stdin=subprocess.PIPE) as night:
-        began(tmp_path, NOW - timedelta(hours=3), process=night.pid)
+        record_start(tmp_path, NOW - timedelta(hours=3), process=night.pid)
         assert missing_runs(tmp_path, GRACE, NOW) == {}
         night.communicate()
     assert missing_runs(tmp_path, GRACE, NOW) != {}
@@ -122,8 +122,8 @@ def test_log_errors_are_grouped_and_counted_from_the_last_start(tmp_path: Path) 
 
 
 def test_future_times_are_formatted_relative_to_today() -> None:
-    shown = [display_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
-    assert shown == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
+    formatted = [display_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
+    assert formatted == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
 
 
 def test_leases_survive_a_restart_of_the_server() -> None:
