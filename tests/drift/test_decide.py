@@ -1,4 +1,4 @@
-"""Drift decisions, on figures alone."""
+"""Drift decisions from measurements."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def window_of(low: float = 0.05, *, unseen: float = 0.0, recall: float = 0.8, ju
 def nights(
     *figures: Measurement | None, rules: DriftSettings = RULES, state: State | None = None, first: int = 0
 ) -> tuple[State, list[RetrainDecision]]:
-    """Judge one window per night; return the state and all decisions."""
+    """Decide on a window per night; return the state and all decisions."""
     state, decisions = state or State(reference="r"), []
     for number, measurement in enumerate(figures):
         state, decision = decide(state, measurement, NIGHT + timedelta(days=first + number), rules)

@@ -93,9 +93,9 @@ def test_a_sample_depends_only_on_texts_and_seed() -> None:
     texts = [f"query {number}" for number in range(1000)]
     shuffled = random.Random(1).sample(texts * 3, 3000)
     samples = []
-    for given, seed in ((texts, 0), (shuffled, 0), (texts, 1)):
+    for queries, seed in ((texts, 0), (shuffled, 0), (texts, 1)):
         sample = Sample(100, seed)
-        sample.add(given)
+        sample.add(queries)
         samples.append(sample.texts)
     assert samples[0] == samples[1]
     assert samples[0] != samples[2]

@@ -151,13 +151,13 @@ def test_a_damaged_state_is_set_aside_and_reset(
 def test_lost_vectors_of_the_serving_release_are_rebuilt(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
-    made = load(logged.home, Embeddings, serving.embeddings)
-    as_made = logged.model_copy(update={"embedding": logged.embedding.model_copy(update={"shards": made.shards})})
-    shard = min(made.path.glob("*.parquet"))
+    embeddings = load(logged.home, Embeddings, serving.embeddings)
+    as_made = logged.model_copy(update={"embedding": logged.embedding.model_copy(update={"shards": embeddings.shards})})
+    shard = min(embeddings.path.glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-9])
     log_queries(logged, *usual(0))
     assert check_drift(as_made, serving, snapshot, 0).window == 1
-    assert load(logged.home, Embeddings, serving.embeddings).digests == made.digests
+    assert load(logged.home, Embeddings, serving.embeddings).digests == embeddings.digests
 
 
 def test_without_the_snapshot_of_the_serving_release_the_action_is_a_retrain(

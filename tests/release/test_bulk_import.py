@@ -23,7 +23,7 @@ lite = pytest.mark.parametrize("settings", ["lite"], indirect=True)
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Where the server reads; every batch of 64 passages is a file of its own."""
+    """Return the folder that the server reads; every batch of 64 passages is a separate file."""
     monkeypatch.setattr(bulk, "PART_BYTES", 1)
     folder = tmp_path / "bulk"
     folder.mkdir()
@@ -48,7 +48,7 @@ def test_a_bulk_import_makes_the_same_release_as_inserts(settings, files, caplog
 
 
 def contents(settings, collection):
-    """All that a collection holds, and what it answers."""
+    """Return the rows of a collection, and its answers."""
     encoder = HashingEncoder(next((settings.home / "encoders").glob("[!.]*")))
     queries = encoder.encode_queries([passage["text"] for passage in texts(20)])
     with closing(open_publisher(settings).open(collection)) as reader:
@@ -92,11 +92,11 @@ def test_files_of_a_killed_import_are_removed_with_its_collection(settings, file
 
     with at("part-00001.parquet written", die), pytest.raises(KeyboardInterrupt):
         release_night(importing, seed=1)
-    (left,) = open_publisher(importing).collections()
-    (files / left).mkdir()  # as a kill leaves it
-    (files / left / "part-00001.parquet").write_bytes(b"half")
+    (name,) = open_publisher(importing).collections()
+    (files / name).mkdir()  # as a kill leaves it
+    (files / name / "part-00001.parquet").write_bytes(b"half")
     release_night(importing, seed=1)
-    assert prune(importing) == [left]
+    assert prune(importing) == [name]
     assert list(files.iterdir()) == []
 
 
@@ -137,9 +137,9 @@ def test_a_bucket_that_does_not_answer_is_reported(settings):
 
 
 def test_bulk_and_replicas_require_a_server_and_an_address_without_password():
-    for given in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
+    for options in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
         with pytest.raises(ValidationError, match="need a Milvus server"):
-            MilvusSettings(**given)
+            MilvusSettings(**options)
     with pytest.raises(ValidationError, match="password") as error:
         MilvusSettings(uri=SERVER, bulk="s3://me:Sesame42@bucket/folder")
     assert "Sesame42" not in str(error.value.errors(include_input=False))

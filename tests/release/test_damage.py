@@ -166,9 +166,9 @@ def test_the_command_reports_the_serving_release_and_its_integrity(settings):
     def command():
         return CliRunner().invoke(app, ["releases", "repair"], env={"NIGHTSHIFT_HOME": str(settings.home)})
 
-    shown = command()
-    assert (shown.exit_code, "`nightshift run` to make one" in shown.output) == (1, True)
+    result = command()
+    assert (result.exit_code, "`nightshift run` to make one" in result.output) == (1, True)
     release = release_night(settings)
     (settings.home / "serving.json").write_text("{")
-    shown = command()
-    assert (shown.exit_code, shown.stdout) == (0, f"release {release.release} serves and is intact\n")
+    result = command()
+    assert (result.exit_code, result.stdout) == (0, f"release {release.release} serves and is intact\n")

@@ -104,7 +104,7 @@ def page(file):
 
 
 def test_a_damaged_ledger_is_rebuilt(fresh, original, caplog):
-    name, known = served(original), facts(original)
+    name, facts_before = served(original), facts(original)
     noticed = (truncate, garbage, other_tables, no_record, no_text, page)
     for harm in (*noticed, flip, empty, delete):
         settings = fresh()
@@ -113,11 +113,11 @@ def test_a_damaged_ledger_is_rebuilt(fresh, original, caplog):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         harm(ledger)
-        assert [entry.release for entry in known_releases(settings)] == [release for release, *_ in known], (
+        assert [entry.release for entry in known_releases(settings)] == [release for release, *_ in facts_before], (
             harm.__name__
         )
-        assert (served(settings), facts(settings)) == (name, known), harm.__name__
-        assert rollback(settings).release == known[-1][0], harm.__name__
+        assert (served(settings), facts(settings)) == (name, facts_before), harm.__name__
+        assert rollback(settings).release == facts_before[-1][0], harm.__name__
         assert harm not in noticed or [*settings.home.glob(".ledger.sqlite.damaged-*")], harm.__name__
     assert "rebuilding the ledger from collections and release manifests" in caplog.text
 
@@ -133,20 +133,20 @@ def test_when_pointer_and_ledger_are_both_lost_the_newest_release_serves(fresh, 
 
 def test_artifacts_of_releases_are_kept_while_the_ledger_is_damaged(fresh):
     settings = fresh()
-    kept = {entry.encoder for entry in list_releases(settings)}
+    encoders = {entry.encoder for entry in list_releases(settings)}
     garbage(settings.home / "ledger.sqlite")
     remove_unused(settings, now=4e9)
-    assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= kept
+    assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= encoders
 
 
 def test_a_manifest_lost_with_its_ledger_is_rebuilt_from_the_collection(fresh, original, caplog):
-    name, known = served(original), facts(original)
+    name, facts_before = served(original), facts(original)
     for harm in HARMS:
         settings = fresh()
         garbage(settings.home / "ledger.sqlite")
-        harm(settings.home / "releases" / known[-1][0] / "manifest.json")
+        harm(settings.home / "releases" / facts_before[-1][0] / "manifest.json")
         assert served(settings) == name
-        assert [entry.release for entry in list_releases(settings)] == [release for release, *_ in known]
+        assert [entry.release for entry in list_releases(settings)] == [release for release, *_ in facts_before]
     assert "rebuilt from its collection, without metrics" in caplog.text
 
 

@@ -50,10 +50,10 @@ def test_readers_remove_their_clones_and_those_of_the_dead(settings):
     release_night(settings)
     command = [sys.executable, "-c", DIES_READING, as_text(settings), str(Path(__file__).parents[1] / "fixtures")]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == -9
-    left = [path for path in (settings.home / "readers").iterdir() if path.is_dir()]
-    assert len(left) == 1
+    clones = [path for path in (settings.home / "readers").iterdir() if path.is_dir()]
+    assert len(clones) == 1
     with Searcher.open(settings, HashingEncoder) as searcher:
-        assert not left[0].exists()
+        assert not clones[0].exists()
         assert searcher.search("lamp")[0].hits
     assert list((settings.home / "readers").iterdir()) == []
 

@@ -21,10 +21,10 @@ from tasks.core.search.searcher import Searcher
 def test_a_lost_ledger_is_rebuilt_with_its_history(settings):
     first, second, third = (release_night(settings, seed=seed) for seed in (1, 2, 3))
     rollback(settings)
-    known = list_releases(settings)
+    releases_before = list_releases(settings)
     lose_ledger(settings)
     assert served(settings) == second.release
-    assert list_releases(settings) == known
+    assert list_releases(settings) == releases_before
     # The next night must not publish again what a user rolled back.
     assert find_withdrawn(settings, third.digest) == third.release
     assert release_night(settings, seed=4).generation == 4

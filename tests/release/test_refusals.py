@@ -235,10 +235,10 @@ def test_broken_shards_never_go_live(settings, harm, reason):
     ("change", "reason"),
     [
         (
-            lambda made: np.where(np.arange(len(made))[:, None] == 150, np.nan, made),
+            lambda vectors_made: np.where(np.arange(len(vectors_made))[:, None] == 150, np.nan, vectors_made),
             "row 150: the vector is not finite",
         ),
-        (lambda made: made[::-1], "does not find itself"),
+        (lambda vectors_made: vectors_made[::-1], "does not find itself"),
     ],
     ids=["NaN", "shuffled vectors"],
 )
@@ -254,7 +254,7 @@ def test_vectors_of_another_encoder_never_go_live(settings):
     before = release_night(settings, seed=1)
     foreign = vectors_of(encoder_of(settings.home, 3), snapshot_of(settings.home, texts()))
     with pytest.raises(Mismatch, match="does not find itself"):
-        release_night(settings, seed=2, embeddings=lying(settings, lambda made: foreign))
+        release_night(settings, seed=2, embeddings=lying(settings, lambda vectors_made: foreign))
     with pytest.raises(Mismatch, match="embed this snapshot with this encoder"):
         release_night(
             settings,

@@ -97,7 +97,7 @@ def release(name: str) -> Release:
 
 
 class Remote(HTMLParser):
-    """Collects everything that a browser would fetch."""
+    """Collect the addresses that a browser would fetch."""
 
     resources: list[str]
     links: list[str]
@@ -124,14 +124,14 @@ def test_the_report_shows_the_gate_decision_and_fetches_nothing(night: Night, tm
     reader = Remote()
     reader.feed(page)
     assert reader.resources == []
-    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative: a home may be moved
+    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative, because a home can move
     assert len(page) < 2_000_000
 
 
 def test_text_from_the_data_is_escaped(night: Night, tmp_path: Path) -> None:
     page = page_of(night, tmp_path)
     assert BAD not in page
-    assert page.count("&lt;script&gt;") >= 3  # the reason, a query and a passage
+    assert page.count("&lt;script&gt;") >= 3  # the reason, a query, and a passage
 
 
 def test_changed_queries_are_shown_with_the_passages_of_both_systems(night: Night, tmp_path: Path) -> None:
@@ -151,22 +151,22 @@ def test_a_night_that_failed_immediately_has_a_page(tmp_path: Path) -> None:
     failed = Night.begin("test").having(outcome="Failed", failure="corpus.jsonl:\n  line 3")
     page = page_of(failed, tmp_path)
     assert "corpus.jsonl:\n  line 3" in page
-    assert "before it read which release serves" in page  # it may well be that one does
+    assert "before it read which release serves" in page  # a release may still serve
     assert "No release serves yet" not in page
     assert "No release serves yet" in page_of(failed.having(serving=None), tmp_path)
 
 
 def test_the_page_of_a_failed_night_names_step_release_refused_rows_and_next_step(night: Night, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    kept = home / "refused" / "i"
-    kept.mkdir(parents=True)
+    refused = home / "refused" / "i"
+    refused.mkdir(parents=True)
     rows = [
         {"table": "passages", "file": "corpus.jsonl", "row": n, "key": "", "rule": "r", "reason": "why", "record": BAD}
         for n in range(1, 26)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), kept / "quarantine.parquet")
-    known = {"serving": release("r0001-a"), "refused": kept, "failed_step": "validate beir data", "log": "the log"}
-    failed = Night.begin("test").having(outcome="Failed", failure="25 rows refused", **known)
+    pq.write_table(pa.Table.from_pylist(rows), refused / "quarantine.parquet")
+    fields = {"serving": release("r0001-a"), "refused": refused, "failed_step": "validate beir data", "log": "the log"}
+    failed = Night.begin("test").having(outcome="Failed", failure="25 rows refused", **fields)
     page = page_of(failed, tmp_path)
     assert "<b>validate beir data</b> failed" in page
     assert "Release <code>r0001-a</code> still serves" in page

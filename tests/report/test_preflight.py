@@ -1,4 +1,4 @@
-"""What is noticed before a night works for hours."""
+"""Problems that a night detects before hours of work."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tasks.core.report.preflight import check_side_files
 
 def test_files_needed_late_in_a_night_are_checked_at_its_start(tmp_path: Path, tiny_model: Path) -> None:
     golden = tmp_path / "golden.jsonl"
-    golden.write_text('\ufeff{"query": "what is said of gold", "passage_id": "p2"}\n', encoding="utf-8")
+    golden.write_text('\ufeff{"query": "what do books write of gold", "passage_id": "p2"}\n', encoding="utf-8")
     check_side_files(
         Settings(home=tmp_path, gate=GateSettings(golden=golden), encoder=EncoderSettings(model=str(tiny_model)))
     )
-    golden.write_text("what is said of gold\n")
+    golden.write_text("what do books write of gold\n")
     with pytest.raises(BadInput, match=r"golden\.jsonl, line 1: not JSON"):
         check_side_files(Settings(home=tmp_path, gate=GateSettings(golden=golden)))
     with pytest.raises(NightshiftError, match=r"no config\.json in it"):

@@ -24,7 +24,7 @@ QUERIES, DEPTH = 7, 7
 
 
 class Killed(BaseException):
-    """Stands for a signal that kills the process."""
+    """A signal that kills the process."""
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,8 @@ def test_a_killed_search_is_completed_with_another_number_of_shards(tmp_path, wo
 def test_training_queries_are_encoded_once_for_all_shards(tmp_path, world, tiny_model, monkeypatch):
     snapshot, _, embeddings, _ = world
     spec = EncoderSpec.of(EncoderSettings(query_tokens=32), "fp32")
-    made = start_from(tiny_model, spec, tmp_path / "encoder")
-    expected = made.encode_queries(judged(snapshot, "train")["text"].to_pylist())
+    encoder = start_from(tiny_model, spec, tmp_path / "encoder")
+    expected = encoder.encode_queries(judged(snapshot, "train")["text"].to_pylist())
     encoder = Encoder(
         digest="e", path=tmp_path / "encoder", rows=0, fingerprint="f", passage_fingerprint="f", dimension=32,
         base="tiny", steps=0, precision="fp32", fidelity=1,

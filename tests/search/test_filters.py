@@ -98,7 +98,7 @@ def test_a_prefix_is_a_range(prefix, rest, other):
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("where", "message"),
     [
         ({"colour": {"in": ["red"]}}, "colour"),
         ({"title": {"like": "a%"}}, "title.like"),
@@ -112,6 +112,6 @@ def test_a_prefix_is_a_range(prefix, rest, other):
         ("row >= 0", "filters"),
     ],
 )
-def test_anything_else_is_refused_with_its_name(given, named):
-    with pytest.raises(NightshiftError, match=named):
-        Filters.read(given)
+def test_anything_else_is_refused_with_its_name(where, message):
+    with pytest.raises(NightshiftError, match=message):
+        Filters.read(where)

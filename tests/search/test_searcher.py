@@ -149,8 +149,8 @@ def test_refresh_reloads_only_after_the_pointer_moved(settings):
 def test_a_query_that_is_not_text_is_refused_with_the_reason(settings_of_one_release):
     with Searcher.open(settings_of_one_release, HashingEncoder) as searcher:
         refused = {"\ud83d": r"\\\\ud83d.*half of a character", "a\0b": "NUL", 7: "type int", " ": "empty"}
-        for query, named in refused.items():
-            with pytest.raises(BadUsage, match=named):
+        for query, message in refused.items():
+            with pytest.raises(BadUsage, match=message):
                 searcher.search([query])
         with pytest.raises(BadUsage, match=r"half of a character|valid string"):
             searcher.search("fine", where={"title": {"prefix": "\ud83d"}})

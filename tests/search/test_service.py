@@ -66,14 +66,14 @@ def test_a_named_release_answers_over_http(world, client):
     for name in (first, second, first):
         body = client.post("/search", json={"query": "lamp", "release": name}).json()
         assert {body["release"], *(answer["release"] for answer in body["answers"])} == {name}
-    known = client.get("/release").json()
-    assert known["serving"] == second
+    serving_release = client.get("/release").json()
+    assert serving_release["serving"] == second
     assert "Available" in refused(client.post("/search", json={"query": "lamp", "release": "r9"}), 404)
-    assert [release["release"] for release in known["releases"]] == [second, first]
+    assert [release["release"] for release in serving_release["releases"]] == [second, first]
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
+    ("body", "message"),
     [
         ({}, "either query or queries"),
         ({"query": "a", "queries": ["b"]}, "either query or queries"),
@@ -90,8 +90,8 @@ def test_a_named_release_answers_over_http(world, client):
         ([], "body"),
     ],
 )
-def test_a_bad_request_is_refused_with_the_field_and_the_rule(client, body, named):
-    assert named in refused(client.post("/search", json=body), 422)
+def test_a_bad_request_is_refused_with_the_field_and_the_rule(client, body, message):
+    assert message in refused(client.post("/search", json=body), 422)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,13 @@ def test_without_a_token_only_local_requests_with_local_host_names_are_answered(
 def test_a_configured_token_is_required(world):
     with serving(world[0], token="hidden-word") as client:
         anywhere = {"host": "search.example"}
-        for given in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer hidden-wor"}, {"authorization": "é"}):
-            response = client.post("/search", json={"query": "a"}, headers={**anywhere, **encoded(given)})
+        for headers in (
+            {},
+            {"authorization": "Bearer"},
+            {"authorization": "Bearer hidden-wor"},
+            {"authorization": "é"},
+        ):
+            response = client.post("/search", json={"query": "a"}, headers={**anywhere, **encoded(headers)})
             assert "token" in refused(response, 401)
             assert response.headers["www-authenticate"] == "Bearer"
         assert client.get("/healthz", headers=anywhere).status_code == 200
@@ -147,11 +152,11 @@ def test_a_public_address_requires_a_token():
 
 
 def test_a_port_in_use_is_reported_before_the_release_is_opened(world):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
         with pytest.raises(NightshiftError, match="--port"):
-            serve(world[0], "127.0.0.1", taken.getsockname()[1], HashingEncoder)
+            serve(world[0], "127.0.0.1", listener.getsockname()[1], HashingEncoder)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -171,7 +176,7 @@ def test_an_answer_is_sent_without_a_delayed_acknowledgement(host):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "named"),
+    ("arguments", "code", "message"),
     [
         (["--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
         ([], 2, "give a query, or --serve"),
@@ -182,14 +187,14 @@ def test_an_answer_is_sent_without_a_delayed_acknowledgement(host):
         (["lamp", "--release", "r7"], 1, "none yet"),
     ],
 )
-def test_the_command_reports_wrong_usage(tmp_path, arguments, code, named):
-    shown = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
-    assert shown.exit_code == code
-    assert named in shown.output
+def test_the_command_reports_wrong_usage(tmp_path, arguments, code, message):
+    result = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
+    assert result.exit_code == code
+    assert message in result.output
 
 
 class Held(HashingEncoder):
-    """Waits for `free` before it encodes the query `hold`."""
+    """Wait for `free` before encoding the query `hold`."""
 
     entered, free = threading.Semaphore(0), threading.Event()
 
@@ -205,14 +210,14 @@ def test_a_request_gets_503_when_all_workers_are_busy_and_no_search_is_lost(worl
     with serving(world[0], Held, concurrency=1) as client:
         statuses = []
 
-        def ask():
+        def send():
             statuses.append(client.post("/search", json={"query": "hold"}).status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=send) for _ in range(8)]
         for thread in threads:
             thread.start()
         assert Held.entered.acquire(timeout=30)
-        while len(statuses) < 3:  # one is running, four are queued, and the other three are refused
+        while len(statuses) < 3:  # one search runs, four wait, and three are refused
             pass
         response = client.post("/search", json={"query": "lamp"})
         assert "try again" in refused(response, 503)
@@ -241,7 +246,7 @@ def test_the_service_follows_the_pointer_and_no_answer_mixes_releases(tmp_path):
         right = {name: client.post("/search", json={**query, "release": name}).json()["answers"] for name in names}
         seen, wrong, done = set(), [], threading.Event()
 
-        def keep_asking():
+        def keep_searching():
             while not done.is_set():
                 response = client.post("/search", json=query)
                 if response.status_code != 200 or response.json()["answers"] != right[response.json()["release"]]:
@@ -249,7 +254,7 @@ def test_the_service_follows_the_pointer_and_no_answer_mixes_releases(tmp_path):
                 else:
                     seen.add(response.json()["release"])
 
-        threads = [threading.Thread(target=keep_asking) for _ in range(2)]
+        threads = [threading.Thread(target=keep_searching) for _ in range(2)]
         for thread in threads:
             thread.start()
         for number in range(6):

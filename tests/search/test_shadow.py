@@ -90,7 +90,7 @@ def test_a_named_release_answers_regardless_of_the_pointer(world):
             find_release(settings, name)
 
 
-def ask_live(settings, release):
+def search_live(settings, release):
     """Shadow `QUERIES` with a release; delete earlier shadow results."""
     shutil.rmtree(settings.home / "shadow", ignore_errors=True)
     with Searcher.open(settings, HashingEncoder) as ours:
@@ -102,7 +102,7 @@ def ask_live(settings, release):
 
 def test_comparisons_of_live_queries_are_written_to_a_private_file(world):
     settings, (first, second) = world
-    ask_live(settings, first)
+    search_live(settings, first)
     with Searcher.open(settings, HashingEncoder) as ours:
         unasked = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 0.0)
         unasked.offer(ours.search("lamp", 5), 5, Filters(), False)
@@ -161,8 +161,8 @@ def test_the_command_reports_wrong_usage(world):
     missing = runner.invoke(app, ["shadow", "r9", "--queries", str(settings.home)], env=home)
     assert missing.exit_code == 1
     assert "one query per line" in missing.output
-    ask_live(settings, first)
+    search_live(settings, first)
     as_json = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
     assert json.loads(as_json.stdout)["shadow"] == first
-    shown = runner.invoke(app, ["shadow", first, "--live"], env=home)
-    assert "overlap@5" in shown.stdout
+    result = runner.invoke(app, ["shadow", first, "--live"], env=home)
+    assert "overlap@5" in result.stdout

@@ -1,4 +1,4 @@
-"""Where shards go; what needs a real Ray cluster is in tests/flows/test_night_on_ray.py."""
+"""Placement of shards; tests/flows/test_night_on_ray.py tests a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_ray_needs_a_home_that_is_the_same_on_every_host(monkeypatch: pytest.Mon
 
 def test_a_shard_requests_exactly_the_configured_resources() -> None:
     assert request(ComputeSettings()) == {"CPU": 1}
-    asked = request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
-    assert asked == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
-    assert {OPTIONS[name] for name in asked} == {"num_cpus", "num_gpus", "memory"}
+    resources = request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
+    assert resources == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
+    assert {OPTIONS[name] for name in resources} == {"num_cpus", "num_gpus", "memory"}

@@ -17,7 +17,7 @@ def sets_of(texts):
     return ShingleSets(flat, np.cumsum(sizes) - sizes, sizes)
 
 
-def by_hand(text):
+def shingles_in_python(text):
     words = [word for word in re.split(r"[\W_]+", text.lower()) if word]
     return {tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))} if words else set()
 
@@ -40,7 +40,7 @@ def test_shingle_sets_equal_python_sets_on_random_texts(threshold, monkeypatch):
                 copy[at] = 99
             texts.append(" ".join(f"W{word}" for word in copy))
     left, right = (side.ravel() for side in np.meshgrid(np.arange(len(texts)), np.arange(len(texts))))
-    sets = [by_hand(text) for text in texts]
+    sets = [shingles_in_python(text) for text in texts]
     expected = [
         bool(sets[a] and sets[b]) and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= threshold - 1e-9
         for a, b in zip(left, right, strict=True)
