@@ -73,8 +73,11 @@ def test_a_rule_that_does_not_compile_stops_the_night(tmp_path: Path, old: str, 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("column: text_chars, min_value: 10", "column: text_chars, min_value: 10, max_value: 1"),  # the wrong way round
-        ("column: text_chars, min_value: 10", "column: text_bytes, min_value: 10"),  # not in the frame
+        (
+            "column: text_chars, min_value: 10",
+            "column: text_chars, min_value: 10, max_value: 1",
+        ),  # minimum above maximum
+        ("column: text_chars, min_value: 10", "column: text_bytes, min_value: 10"),  # missing column
     ],
 )
 def test_a_rule_that_fails_to_run_is_an_error_and_not_zero_failures(tmp_path: Path, old: str, new: str) -> None:

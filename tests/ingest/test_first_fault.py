@@ -1,4 +1,4 @@
-"""The first row that is refused is shown with its place, its beginning, and a guess at the cause."""
+"""The first refused row is shown with its place, its start, and the likely cause."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ WRONG = {  # the guess in the message -> wrong content of corpus.jsonl
 
 def test_init_and_the_night_report_the_first_fault_of_a_file_in_another_format(collection: Collection) -> None:
     file = collection.root / "corpus.jsonl"
-    for looks, content in WRONG.items():
+    for guess, content in WRONG.items():
         file.write_bytes(content)
-        place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(looks)}"
+        place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(guess)}"
         with pytest.raises(NightshiftError, match=rf"no row of its passages can be read\. The first: {place}"):
             summarize_source(str(collection.root))
     with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first refused row: {place}"):
@@ -49,12 +49,12 @@ def test_the_first_refused_row_is_shown_for_any_share_of_refused_rows(
     count: int, collection: Collection, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = collection.add("corpus.jsonl", *(["\x1b[31m not JSON, and rather long" + " so" * 100] * count))
-    shown = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
+    pattern = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
     (note,) = summarize_source(str(collection.root)).notes
-    assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {shown}$", note)
+    assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {pattern}$", note)
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
         ingest(collection.settings())
-    assert re.search(rf"first refused row of passages: {shown}", caplog.text)
+    assert re.search(rf"first refused row of passages: {pattern}", caplog.text)
 
 
 def test_a_row_that_a_contract_refuses_is_shown(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:

@@ -99,8 +99,8 @@ def test_a_conflict_names_the_row_that_came_first(collection: Collection) -> Non
     ingested, snapshot = ingest(collection.settings())
     (refused,) = quarantine_of(ingested)
     assert "corpus.jsonl:4" in str(refused["reason"])
-    kept = {row["passage_id"]: row["text"] for batch in passages(snapshot) for row in batch.to_pylist()}
-    assert kept["p3"] == passage(3)["text"]
+    accepted = {row["passage_id"]: row["text"] for batch in passages(snapshot) for row in batch.to_pylist()}
+    assert accepted["p3"] == passage(3)["text"]
 
 
 def test_a_valid_copy_is_kept_when_the_first_copy_is_broken(collection: Collection) -> None:
@@ -141,14 +141,14 @@ def test_too_many_refused_rows_stop_the_night_and_keep_the_quarantine(collection
         BadInput, match=rf"passages: 2 of 32 rows refused[\s\S]*malformed_json: 2, first corpus.jsonl:{row}"
     ) as stop:
         ingest(collection.settings(max_refused=0.05))
-    (kept,) = (collection.home / "refused").iterdir()
-    assert str(kept / "quarantine.parquet") in str(stop.value)
-    refused = pq.read_table(kept / "quarantine.parquet").to_pylist()
+    (folder,) = (collection.home / "refused").iterdir()
+    assert str(folder / "quarantine.parquet") in str(stop.value)
+    refused = pq.read_table(folder / "quarantine.parquet").to_pylist()
     assert [row["record"] for row in refused] == ["not json", "nor this"]
-    assert (kept / "validation.json").is_file()
-    with pytest.raises(BadInput):  # and again, from the start
+    assert (folder / "validation.json").is_file()
+    with pytest.raises(BadInput):  # a rerun fails too
         ingest(collection.settings(max_refused=0.05))
-    assert list((collection.home / "refused").iterdir()) == [kept]
+    assert list((collection.home / "refused").iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_an_unchanged_source_does_not_load_great_expectations(collection: Collec
     code = (
         "import sys; from pathlib import Path; from tasks.core.ingest.ingest import ingest; "
         "from tasks.core.base.settings import Settings, DataSettings; "
-        f"one, _ = ingest(Settings(home=Path({str(collection.home)!r}), data=DataSettings(format='beir', "
+        f"ingested, _ = ingest(Settings(home=Path({str(collection.home)!r}), data=DataSettings(format='beir', "
         f"path=Path({str(collection.root)!r}), max_refused=0.5))); "
-        "assert one.reused; assert not {'great_expectations', 'pandas', 'duckdb', 'jsonschema'} & set(sys.modules)"
+        "assert ingested.reused; assert not {'great_expectations', 'pandas', 'duckdb', 'jsonschema'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,4 @@
-"""Long texts are kept aside while rows are judged; what comes back is what was read."""
+"""Long texts are stored separately during validation and read back unchanged."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_batches_hold_all_rows_within_the_size_limit(sizes: list[int | None], li
 @given(st.lists(st.tuples(st.none() | st.text(max_size=4), st.integers(-9, 9)), max_size=12), st.integers(1, 12))
 def test_a_content_digest_depends_on_values_and_not_on_batches(rows: list, cut: int) -> None:
     def digest(rows: list, cuts: list[int]) -> str:
-        made = ContentDigest()
+        content_digest = ContentDigest()
         for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            made.add("text", pa.array([text for text, _ in rows], pa.string()).slice(start, end - start))
-            made.add("number", pa.array([number for _, number in rows], pa.int32()).slice(start, end - start))
-        return made.hexdigest()
+            content_digest.add("text", pa.array([text for text, _ in rows], pa.string()).slice(start, end - start))
+            content_digest.add("number", pa.array([number for _, number in rows], pa.int32()).slice(start, end - start))
+        return content_digest.hexdigest()
 
     assert digest(rows, []) == digest(rows, [min(cut, len(rows))])
     assert digest(rows, []) != digest([*rows, ("", 0)], [])
@@ -69,7 +69,7 @@ def test_a_content_digest_depends_on_values_and_not_on_batches(rows: list, cut: 
 
 
 def test_a_refused_row_of_a_parquet_file_is_kept_as_its_json(collection: Collection, tmp_path: Path) -> None:
-    """Even where the staged values differ from the file: a null title, a floating-point score."""
+    """Keep the JSON of the file where staged values differ: a null title, a floating-point score."""
     root = tmp_path / "columnar"
     root.mkdir()
     bad = [
@@ -129,7 +129,7 @@ def test_rows_in_another_order_make_the_same_snapshot_to_the_byte(collection: Co
 
 
 def test_the_message_of_a_reader_reaches_the_user_unchanged(collection: Collection) -> None:
-    """The rows are read while DuckDB asks for them."""
+    """DuckDB reads the rows on demand."""
     (collection.root / "qrels/dev.tsv").write_text("query-id\tdocument\tscore\nq1\tp1\t1\n")
     with pytest.raises(BadInput, match=re.escape("qrels/dev.tsv: header is")):
         ingest(collection.settings())

@@ -1,4 +1,4 @@
-"""Rules that compare tables, or the last snapshot; each with a case that must not trigger it."""
+"""Rules that compare tables or snapshots, each with a case that must not trigger it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_table_that_shrank_to_less_than_half_stops_the_night_unless_comparison
         ingest(collection.settings(max_refused=0.9))
     meant, after = ingest(collection.settings(max_refused=0.9, compare=False))
     assert after.rows == 14
-    again, _ = ingest(collection.settings(max_refused=0.9))  # and from now on that is what it is compared with
+    again, _ = ingest(collection.settings(max_refused=0.9))  # the accepted snapshot is the new comparison
     assert again.reused
     assert again.digest == meant.digest
 

@@ -1,4 +1,4 @@
-"""What `nightshift init` writes for data that it never saw."""
+"""Settings that `nightshift init` writes for a new source."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: 
     (tmp_path / "beir/qrels/dev.tsv").rename(tmp_path / "beir/qrels/Validation.tsv")
     (tmp_path / "beir/qrels/train.tsv").rename(tmp_path / "beir/qrels/TRAIN.tsv")
     msmarco(tmp_path / "msmarco")
-    (tmp_path / "msmarco/qrels.dev.tsv").rename(tmp_path / "msmarco/qrels.valid.tsv")  # judges queries.dev.tsv
+    (tmp_path / "msmarco/qrels.dev.tsv").rename(tmp_path / "msmarco/qrels.valid.tsv")  # qrels of queries.dev.tsv
     tevatron(tmp_path / "tevatron")
     (tmp_path / "tevatron/dev.jsonl").rename(tmp_path / "tevatron/Valid.jsonl")
     dpr(tmp_path / "dpr")
@@ -143,7 +143,7 @@ def test_hidden_and_temporary_files_at_any_depth_are_skipped_and_named(
     FORMS["hub folder"][1](tmp_path / "parquet")
     dpr(tmp_path / "dpr")
     before = {form: values(rows(form, tmp_path / form, tmp_path / f"{form}-a")) for form in ("beir", "parquet", "dpr")}
-    left = {
+    skipped = {
         "beir": ["qrels/._train.tsv", "._corpus.jsonl"],
         "parquet": [
             "corpus/.ipynb_checkpoints/corpus-00000-of-00002-checkpoint.parquet",
@@ -153,7 +153,7 @@ def test_hidden_and_temporary_files_at_any_depth_are_skipped_and_named(
         "dpr": ["dataset_infos.json", "._biencoder-small-train.json", "_SUCCESS.json"],
     }
     whole = (tmp_path / "parquet/corpus/corpus-00000-of-00002.parquet").read_bytes()
-    for form, names in left.items():
+    for form, names in skipped.items():
         for name in names:
             put(tmp_path / form, name, whole if form == "parquet" else b"\x00\x05\x16\x07Mac OS X")
         caplog.clear()
@@ -179,7 +179,7 @@ def test_a_label_of_0_is_a_judgment_of_not_relevant(tmp_path: Path) -> None:
         ({"score": 0.4}, "field score: score '0.4' has a fraction"),
         ({"label": None}, "field label: not a number (None)"),
         ({"label": "entailment"}, "field label: score 'entailment' is not a whole number"),
-        ({"label": 0.3, "negative": "A passage that another model scored."}, 1),  # a teacher's score of a triplet
+        ({"label": 0.3, "negative": "A passage that another model scored."}, 1),  # score of a teacher for a triplet
     ]  # fmt: skip
     records += [{"anchor": f"extra {n}", "positive": passages[0], **fields} for n, (fields, _) in enumerate(more)]
     put(tmp_path / "source", "train.jsonl", jsonl(records))

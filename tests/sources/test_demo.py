@@ -92,14 +92,14 @@ def toys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Sixty modules of one function each, no two alike."""
+    """Write sixty modules with one distinct function each."""
     root = tmp_path / "many"
     root.mkdir()
     (root / "__init__.py").write_text("")
     for number in range(60):
-        spelt = " ".join(f"word{number}x{place}" for place in range(30))
+        body = " ".join(f"word{number}x{place}" for place in range(30))
         summary = f"Explains in a sentence matter{number} and case{number}."
-        code = f'def thing{number}():\n    """{summary}\n\n    {spelt}\n    """\n'
+        code = f'def thing{number}():\n    """{summary}\n\n    {body}\n    """\n'
         (root / f"part{number}.py").write_text(code)
     return root
 

@@ -1,4 +1,4 @@
-"""Training records with passages inside: what is wrong with one goes to quarantine, and costs no other."""
+"""Faulty training records with inline passages are quarantined and affect no other record."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,11 @@ def test_each_faulty_record_is_reported_and_other_records_are_read(tmp_path: Pat
         file.writelines(json.dumps(record) + "\n" for record, _ in FAULTY)
     data = DataSettings(format="tevatron", path=tmp_path / "source", max_refused=0.5)
     ingested, snapshot = ingest(Settings(home=tmp_path / "home", data=data))
-    assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30 + 5, 30)  # a query stays without its passage
+    assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (
+        30,
+        30 + 5,
+        30,
+    )  # the query of a faulty passage is kept
     refused = pq.read_table(ingested.path / "quarantine.parquet").to_pylist()
     assert sorted(row["row"] for row in refused) == list(range(21, 21 + len(FAULTY)))
     for row, (_, reason) in zip(sorted(refused, key=lambda row: row["row"]), FAULTY, strict=True):

@@ -1,4 +1,4 @@
-"""Files that end too early or were damaged as a whole stop the night by name; huge records cost bounded memory."""
+"""Truncated or damaged files stop the night and are named; huge records use bounded memory."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.ingest import ingest
 
 SEEDS = 80
-MOST_MIB = 768  # in addition to the bare program, for any content; see sources/lines.py
+MOST_MIB = 768  # above the bare program, for any content; see sources/lines.py
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])

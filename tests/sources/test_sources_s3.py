@@ -1,4 +1,4 @@
-"""The same sources behind a real S3 protocol, spoken by a server on this machine."""
+"""Sources in a bucket of a local S3 server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tasks.core.sources.source import find_source
 
 
 class Bucket:
-    """A bucket, and the address of a folder in it."""
+    """A bucket of the S3 server."""
 
     def __init__(self, options: str) -> None:
         self.options = options
@@ -54,7 +54,7 @@ def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Buck
     assert ingest(settings)[0].reused
     changed = (tmp_path / "source" / "queries.jsonl").read_bytes().replace(b"passage 7", b"passage 8", 1)
     with bucket.filesystem.open_output_stream("feed/nightly/queries.jsonl") as file:
-        file.write(changed)  # of the same length
+        file.write(changed)  # the same length
     second, _ = ingest(settings)
     assert not second.reused
     assert second.digest != first.digest
