@@ -105,7 +105,7 @@ def _measure(folder: Path, scratch: Path, half: Path, chosen: argparse.Namespace
             mining = study.mining.model_copy(update={"margin": margin, "margin_over": over})
             rows[f"+ margin {margin} {over}"] = _filter(study, ALL, mining)
     if chosen.cross_encoder:
-        rows["+ margin + cross-encoder"] = _filter(study, ALL, study.mining, cross_encoder=True)
+        rows["+ margin + cross-encoder"] = _filter(study, ALL, study.mining, rescore=True)
     first = next(iter(rows.values()))
     for row in rows.values():
         row["places_lost"] = 1 - row["negatives"] / first["negatives"]
@@ -135,9 +135,8 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
     pairs = zip(candidates.query.tolist(), candidates.passage.tolist(), strict=True)
     is_hidden = np.array([ids[passage] in hidden.get(names[query], ()) for query, passage in pairs])
     negatives = mine(home, snapshot, [(source, run)], embeddings, vectors, 1, mining)
-    study = Study(
-        mining_round, filter_inputs(mining_round), candidates, is_hidden, sum(map(len, hidden.values())), mining
-    )
+    hidden_in_all = sum(map(len, hidden.values()))
+    study = Study(mining_round, filter_inputs(mining_round), candidates, is_hidden, hidden_in_all, mining)
     _check(study, pq.read_table(negatives.path / NEGATIVES_FILE))
     return study
 
@@ -149,30 +148,26 @@ def _check(study: Study, mined: Any) -> None:
     ids = pq.read_table(study.mining_round.snapshot.path / PASSAGES)["passage_id"]
     rows = zip(index_in(mined["query_id"], names).tolist(), index_in(mined["passage_id"], ids).tolist(), strict=True)
     assert not positives & set(rows), "a known positive is among the negatives"
-    cross_encoder = study.mining_round.cross_encoder is not None
-    assert _filter(study, tuple(RULES), study.mining, cross_encoder)["negatives"] == mined.num_rows
+    rescore = study.mining_round.cross_encoder is not None
+    assert _filter(study, tuple(RULES), study.mining, rescore)["negatives"] == mined.num_rows
 
 
-def _filter(
-    study: Study, rules: tuple[Reason, ...], mining: MiningSettings, cross_encoder: bool = False
-) -> dict[str, float]:
+def _filter(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, rescore: bool = False) -> dict[str, float]:
     refused = np.zeros(len(study.candidates), bool)
     for rule in rules:
         refused |= RULES[rule](study.candidates, study.facts, mining)
     decisions = np.where(refused, 0, KEPT).astype(np.int8)
     shares = np.ones(1)
-    if cross_encoder:
+    texts, per_query = study.mining_round.texts, mining.per_query
+    if rescore:
         score = cross_encoder_scorer(study.mining_round)
         assert score is not None
         limit = mining.cross_encoder.most
-        selected, _ = choose_with_cross_encoder(
-            study.candidates, decisions, study.mining_round.texts, shares, mining.per_query, score, limit
-        )
+        selected, _ = choose_with_cross_encoder(study.candidates, decisions, texts, shares, per_query, score, limit)
     else:
-        selected = choose(study.candidates, decisions.copy(), study.mining_round.texts, shares, mining.per_query)
+        selected = choose(study.candidates, decisions.copy(), texts, shares, per_query)
     passed = decisions == KEPT
-    known = RULES[Reason.KNOWN_POSITIVE](study.candidates, study.facts, mining)
-    true = ~study.hidden & ~known
+    true = ~study.hidden & ~RULES[Reason.KNOWN_POSITIVE](study.candidates, study.facts, mining)
     leaked = int(study.hidden[selected].sum())
     return {
         "negatives": len(selected),
