@@ -83,7 +83,7 @@ def test_lists_and_arrays_of_token_ids_in_any_order_give_the_same_vectors(
 
 
 @pytest.mark.parametrize("path", ["openvino-fp32", "openvino-int8"])
-def test_a_vector_is_the_same_on_one_core_and_on_two(path: Precision, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_vector_is_the_same_with_one_and_two_cores(path: Precision, tiny_model: Path, tmp_path: Path) -> None:
     require(path)
     import torch
 

@@ -18,7 +18,7 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.refused_rows import newest_refusals
 
 
-def test_a_corpus_under_two_split_names_is_one_corpus(tmp_path: Path) -> None:
+def test_a_corpus_under_two_split_names_is_a_single_corpus(tmp_path: Path) -> None:
     snapshots = []
     for name in ("once", "twice"):
         FORMS["parquet"][1](tmp_path / name)

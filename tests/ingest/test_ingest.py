@@ -85,7 +85,7 @@ def test_every_kind_of_bad_line_goes_to_quarantine_with_rule_file_row_and_raw_te
     assert sum(table["read"] for table in tables.values()) == ingested.rows
 
 
-def test_a_row_that_breaks_several_rules_is_one_row_with_all_reasons(collection: Collection) -> None:
+def test_a_row_that_breaks_several_rules_is_quarantined_once_with_all_reasons(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "", "text": ""})
     ingested, _ = ingest(collection.settings())
     (refused,) = quarantine_of(ingested)

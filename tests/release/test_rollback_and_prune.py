@@ -38,7 +38,7 @@ def test_rollback_restores_the_previous_answers(settings):
 
 
 @everywhere
-def test_rollbacks_walk_back_one_release_at_a_time(settings):
+def test_each_rollback_returns_to_the_previous_release(settings):
     names = [release_night(settings, seed=seed).release for seed in (1, 2, 3)]
     assert [rollback(settings).release, rollback(settings).release] == [names[1], names[0]]
     with pytest.raises(NightshiftError, match="no older release"):

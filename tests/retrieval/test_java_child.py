@@ -35,7 +35,7 @@ def test_java_starts():
     assert "openjdk" in java_version()
 
 
-def test_a_recent_java_home_is_used_and_an_old_one_is_not(tmp_path, monkeypatch):
+def test_a_recent_java_home_is_used_and_an_old_java_home_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "new", "21.0.4")))
     assert find_java() == tmp_path / "new" / "bin" / "java"
     for unfit in (java_home(tmp_path / "old", "17.0.15"), tmp_path / "missing"):

@@ -55,7 +55,7 @@ def search_of(kind: str, home: Path, world, at_once: int = 3) -> Search:
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("bm25", 3), ("dense", 1), ("dense", 3), ("dense", QUERIES + 2)])
-def test_shards_give_the_same_bytes_as_one_search(tmp_path, world, kind, shards):
+def test_shards_give_the_same_bytes_as_an_unsharded_search(tmp_path, world, kind, shards):
     whole = search_whole(search_of(kind, tmp_path / "whole", world))
     search = search_of(kind, tmp_path / "shards", world)
     assert sum(search_slice(search, rank, shards) for rank in reversed(range(shards))) == QUERIES

@@ -75,7 +75,7 @@ def test_contains_matches_literal_text(odd_searcher):
 
 @examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30))
-def test_no_text_is_more_than_one_literal_to_the_parser(value):
+def test_the_parser_reads_any_text_as_a_single_literal(value):
     from milvus_lite.search.filter.tokens import TokenKind, tokenize
 
     for rule in ("in", "not_in"):

@@ -42,7 +42,7 @@ def searcher(world):
         yield searcher
 
 
-def test_each_ranking_adds_one_over_sixty_plus_rank():
+def test_each_ranking_adds_1_over_60_plus_rank():
     ranking = reciprocal_rank([7, 4], [4, 9])
     assert [row for row, _ in ranking] == [4, 7, 9]
     wanted = [Fraction(1, 62) + Fraction(1, 61), Fraction(1, 61), Fraction(1, 62)]

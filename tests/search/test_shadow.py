@@ -54,7 +54,7 @@ def test_a_shift_counts_ranks_and_a_lost_passage_ranks_after_the_last():
     assert shift("ab", "ax") == pytest.approx(float(Fraction(0 + 1 + 1, 3)))
 
 
-def test_a_release_compared_with_itself_agrees_completely(world):
+def test_a_release_agrees_completely_with_its_own_answers(world):
     settings, (_, second) = world
     result = shadow(settings, second, QUERIES, loader=HashingEncoder)
     assert (result.serving, result.shadow, result.queries) == ((second,), second, 4)

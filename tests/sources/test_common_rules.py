@@ -110,7 +110,7 @@ def test_qrels_without_a_split_in_their_name_are_the_train_split_and_it_is_logge
         assert "read as the train split, because its name has no split" in caplog.text, form
 
 
-def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: Path) -> None:
+def test_dev_and_validation_in_any_case_are_the_same_split_in_every_format(tmp_path: Path) -> None:
     for name in ("dev", "Dev", "validation", "Valid", "VAL"):
         assert (known_split(name), split_of(f"nq-{name}-00000-of-00001.parquet")) == ("dev", "dev")
     assert (known_split("Train"), known_split("held-out")) == ("train", "held-out")

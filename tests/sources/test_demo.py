@@ -154,7 +154,7 @@ def test_no_module_is_in_two_splits_and_shares_are_about_70_10_20(many: Path, tm
     assert len(modules["test"]) == pytest.approx(12, abs=7)
 
 
-def test_a_module_is_in_one_split_by_its_name() -> None:
+def test_the_name_of_a_module_decides_its_split() -> None:
     names = [f"module{number}" for number in range(2000)]
     splits = [demo.split_of(name, 0) for name in names]
     assert splits.count("train") / 2000 == pytest.approx(0.7, abs=0.04)

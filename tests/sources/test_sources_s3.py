@@ -44,7 +44,7 @@ def test_a_bucket_gives_the_same_rows_as_a_folder(form: str, bucket: Bucket, tmp
     assert remote.identity == local.identity
 
 
-def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_unchanged_bucket_is_read_once_and_a_changed_bucket_is_read_again(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", "nightly")
     settings = Settings(home=tmp_path / "home", data=DataSettings(format="beir", path=address))
