@@ -39,7 +39,7 @@ def test_drift_without_new_qrels_requests_labels_once_and_new_labels_start_the_r
     with (source / "queries.jsonl").open("a") as queries, (source / "qrels/train.tsv").open("a") as qrels:
         queries.write(json.dumps({"_id": "labeled", "text": second.unfamiliar[0]}) + "\n")
         qrels.write("labeled\tp3\t1\n")
-    settings = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
+    settings = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # a single new pair suffices for a retrain
     settings = logged.model_copy(update={"drift": settings})
     labeled = check_drift(settings, serving, ingest(logged)[1], 3)
     assert (labeled.verdict, labeled.trigger) == (Action.RETRAIN, True)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("operated")]
 WINDOW = 40
 BOUND = 120  # seconds, promised in infra/docs/operations.md
 # Log lines of a worker about a night that the test makes fail.
-A_NIGHT_FAILED = ["(Flow|Task) run '", "^Traceback", "Process for flow run .* exited with status code: 1"]
+EXPECTED_ERRORS = ["(Flow|Task) run '", "^Traceback", "Process for flow run .* exited with status code: 1"]
 
 
 class Feed:
@@ -34,7 +34,7 @@ class Feed:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.random, self.count = folder, random.Random(0), 0
-        self.known_pairs: set[str] = set()
+        self.texts_added: set[str] = set()
         passages = map(json.loads, (folder / "corpus.jsonl").read_text().splitlines())
         self.answer = {row["title"]: row["_id"] for row in passages if row["title"]}
 
@@ -54,9 +54,9 @@ class Feed:
         queries, qrels = [], []
         while len(queries) < count:
             text = make()
-            if text in self.known_pairs:
+            if text in self.texts_added:
                 continue
-            self.known_pairs.add(text)
+            self.texts_added.add(text)
             match = re.search(r"story of the (\w+ \w+) and one", text)
             passage = self.answer[match[1]] if match else f"p{self.count % 60}"
             queries.append(json.dumps({"_id": f"f{self.count}", "text": text}) + "\n")
@@ -127,7 +127,7 @@ def test_drift_starts_a_single_retrain_automatically_and_ordinary_traffic_starts
         feed.add(feed.things_only, WINDOW, "test")
         assert up.outcome("watch-drift") == "Drifting"  # the cooldown prevents a retrain
 
-    up.allowed += A_NIGHT_FAILED
+    up.allowed += EXPECTED_ERRORS
     (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").write_text("{ not json\n" * 50)
     assert up.outcome("nightly") == "Failed"
     up.until(lambda: bool(alerts[1]), "an alert about the failure")
@@ -153,7 +153,7 @@ def test_a_concurrent_night_and_retrain_both_finish_and_the_newer_release_serves
 def test_the_next_night_starts_soon_after_worker_and_run_are_killed(up: Operated, feed: Feed) -> None:
     killed = up.start("nightly", reason="schedule")
     up.until(lambda: bool(_tasks(up, killed)), "tasks of a night")
-    up.allowed += A_NIGHT_FAILED
+    up.allowed += EXPECTED_ERRORS
     process = int(up.request(f"flow_runs/{killed}")["infrastructure_pid"])
     for number in (up.process("worker"), process):
         os.kill(number, signal.SIGKILL)

@@ -146,7 +146,7 @@ def test_too_many_refused_rows_stop_the_night_and_keep_the_quarantine(collection
     refused = pq.read_table(folder / "quarantine.parquet").to_pylist()
     assert [row["record"] for row in refused] == ["not json", "nor this"]
     assert (folder / "validation.json").is_file()
-    with pytest.raises(BadInput):  # a rerun fails too
+    with pytest.raises(BadInput):  # a rerun also fails
         ingest(collection.settings(max_refused=0.05))
     assert list((collection.home / "refused").iterdir()) == [folder]
 

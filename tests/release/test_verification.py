@@ -81,7 +81,7 @@ def column(matrix):
 @everywhere
 def test_an_undamaged_collection_passes_every_check(settings):
     with candidate(settings) as whole:
-        assert verify(whole) == 1  # a FLAT index misses nothing
+        assert verify(whole) == 1  # a FLAT index is exact
 
 
 def test_a_batch_without_sampled_passages_is_skipped(settings, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_duplicate_key_is_refused(settings):
     def doubled(rows):
         return with_column(rows, "passage_id", pa.array(["p0005" if i == 6 else f"p{i:04d}" for i in range(200)]))
 
-    # One Milvus counts it twice, another once, so the keys are compared too.
+    # Milvus versions count duplicate keys differently, so the check also compares the keys.
     with candidate(settings, doubled) as broken, pytest.raises(Mismatch):
         verify(broken)
 
