@@ -171,7 +171,7 @@ def test_without_the_snapshot_of_the_serving_release_the_action_is_a_retrain(
 
 
 def test_a_killed_check_is_recorded_completely_or_not_at_all(tmp_path: Path) -> None:
-    """A process that writes states as `watch` does is killed repeatedly: the file always contains a complete state."""
+    """Kill a process that writes states as `watch` does: the file always contains a complete state."""
     file = state_file(tmp_path)
     code = (
         "import sys; from pathlib import Path; from tasks.core.drift.decide import State, Trigger;"

@@ -20,7 +20,7 @@ SETTINGS = MiningSettings(heap_mb=256, threads=2)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, make_snapshot):
-    """Ten equal passages with unusual ids, and 4,000 passages of random words with many equal scores."""
+    """Index ten equal passages with unusual ids, and 4,000 passages of random words with many equal scores."""
     home = tmp_path_factory.mktemp("bm25")
     random = np.random.default_rng(0)
     passages = dict.fromkeys(UNUSUAL_IDS, "the zebra grazes")

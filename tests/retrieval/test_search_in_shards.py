@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, make_snapshot, make_embeddings):
-    """A snapshot with many similar passages, its index, its embeddings, and its query vectors."""
+    """Build a snapshot with many similar passages, its index, its embeddings, and its query vectors."""
     home = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     texts = {f"p{row}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}

@@ -23,7 +23,7 @@ ODD = [
 
 @pytest.fixture
 def odd_searcher(settings):
-    """One passage per unusual text: as its id, its title, and the end of its text."""
+    """Publish a passage per unusual text, which is its id, its title, and the end of its text."""
     rows = [
         {**row, "passage_id": odd, "title": odd, "text": f"{row['text']} {odd}"}
         for row, odd in zip(texts(len(ODD)), ODD, strict=True)

@@ -20,7 +20,7 @@ QUERIES = ["lamp river stone n17", "copper  meadow\n", "n3", "orchard orchard vi
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with a release and a BM25 index, and its snapshot."""
+    """Build a home with a release and a BM25 index; return its settings and snapshot."""
     settings = small(tmp_path_factory.mktemp("fusion") / "var")
     release_night(settings)
     snapshot = snapshot_of(settings.home, texts())

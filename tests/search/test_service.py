@@ -30,7 +30,7 @@ def serving(settings, loader=HashingEncoder, **service):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with two releases of different encoders; the second serves."""
+    """Build a home with two releases of different encoders; the second serves."""
     settings = small(tmp_path_factory.mktemp("service") / "var")
     return settings, [release_night(settings, seed=seed).release for seed in (1, 2)]
 

@@ -27,7 +27,7 @@ QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper", "meadow n77"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with two releases of different encoders; the second serves."""
+    """Build a home with two releases of different encoders; the second serves."""
     settings = small(tmp_path_factory.mktemp("shadow") / "var")
     return settings, [release_night(settings, seed=seed).release for seed in (1, 2)]
 
