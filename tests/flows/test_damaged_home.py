@@ -55,7 +55,7 @@ def test_nights_in_a_damaged_home_fail_readably_or_promote_the_same_release_as_i
     assert nightshift("run").stdout.startswith("Promoted")
     undamaged = serving(nightshift)
     draws = random.Random(20)
-    counts = {"made again": 0, "lost": 0, "in words": 0}
+    counts = {"rebuilt": 0, "lost": 0, "errors": 0}
     for _ in range(TRIES):
         shutil.rmtree(home)
         shutil.copytree(first_night / "home", home)
@@ -66,13 +66,13 @@ def test_nights_in_a_damaged_home_fail_readably_or_promote_the_same_release_as_i
         night = nightshift("run")
         output = night.stdout + night.stderr
         assert not [word for word in RAW if word in output], f"{damage}\n{output}"
-        counts["in words"] += night.returncode
+        counts["errors"] += night.returncode
         if night.returncode:
             night = nightshift("run")
         assert night.returncode == 0, f"{damage}\n{night.stderr}"
         assert night.stdout.startswith("Promoted"), f"{damage}\n{night.stdout}{night.stderr}"
         lost = "lost" in output
-        counts["lost" if lost else "made again"] += 1
+        counts["lost" if lost else "rebuilt"] += 1
         current = serving(nightshift)
         same = [name for name in FIGURES if lost or current[name] == undamaged[name]]
         assert same == list(FIGURES), f"{damage}\n{current}"

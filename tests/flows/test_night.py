@@ -43,7 +43,7 @@ def manifests(environment: Environment) -> dict[Path, int]:
 
 
 @pytest.mark.usefixtures("served")
-def test_consecutive_nights_train_skip_refresh_retrain_and_roll_back(
+def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     nightshift: Command, environment: Environment, prefect_server: str
 ) -> None:
     """Run a first night, an idle night, a refresh, a search, and a rollback, as in a typical week."""

@@ -46,7 +46,7 @@ def test_published_bytes_are_never_written_by_readers(settings):
     assert {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)} == before
 
 
-def test_readers_remove_their_clones_and_those_of_the_dead(settings):
+def test_readers_remove_their_clones_and_those_of_killed_readers(settings):
     release_night(settings)
     command = [sys.executable, "-c", DIES_READING, as_text(settings), str(Path(__file__).parents[1] / "fixtures")]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == -9

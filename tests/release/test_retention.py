@@ -148,9 +148,9 @@ def test_quarantined_rows_are_never_removed(settings):
     assert Path(ingested.path).exists()
 
 
-def test_artifacts_removed_from_the_home_stay_in_the_store_and_missing_objects_are_uploaded_first(settings):
-    with s3_server("kept") as options:
-        url = f"s3://kept/nights?{options}"
+def test_removed_artifacts_are_fetched_from_the_store_or_rebuilt_and_uploaded_again(settings):
+    with s3_server("artifacts") as options:
+        url = f"s3://artifacts/nights?{options}"
         store.attach(settings.home, url, tries=1)
         create_run(settings.home, "q1")
         remove_unused(settings, LATER)

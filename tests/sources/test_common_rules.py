@@ -136,7 +136,7 @@ def test_dev_and_validation_in_any_case_are_the_same_split_in_every_format(tmp_p
         assert {split: splits.count(split) for split in set(splits)} == {"train": 20, "dev": 5, "test": 5}, form
 
 
-def test_hidden_and_temporary_files_at_any_depth_are_skipped_and_named(
+def test_files_of_other_programs_at_any_depth_are_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     beir(tmp_path / "beir")
