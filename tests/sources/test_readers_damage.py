@@ -164,7 +164,7 @@ def test_huge_records_use_bounded_memory_and_affect_no_other_row(write: Any, tmp
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, kind, str(tmp_path / "source"), str(tmp_path / "scratch")],
-        check=True, capture_output=True, text=True, cwd=Path(__file__).parent,
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1] / "fixtures",
         env={"PYTHONPATH": f"{Path(__file__).parents[2]}", "PATH": ""},
     )  # fmt: skip
     assert int(ran.stdout) / 1024 < MOST_MIB
