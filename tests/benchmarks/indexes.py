@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -80,6 +81,7 @@ def main() -> None:
     if chosen.uri:
         print_table(chosen, passages, queries, best)
         return
+    sys.path.append(str(Path(__file__).parents[1] / "fixtures"))
     from milvus_servers import real_server
 
     with tempfile.TemporaryDirectory(prefix="nightshift-bench-", ignore_cleanup_errors=True) as folder:
