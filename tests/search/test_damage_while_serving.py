@@ -54,7 +54,7 @@ def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_
 
 
 class Held(HashingEncoder):
-    """Waits for `free` before it encodes the query `hold`."""
+    """Wait for `free` before encoding the query `hold`."""
 
     entered, free = threading.Event(), threading.Event()
 
@@ -194,7 +194,7 @@ def test_the_service_survives_a_damaged_ledger_and_pointer(tmp_path):
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
-    """A home with a BM25 index; tests must not leave damage."""
+    """Build a home with a BM25 index; tests must not leave damage."""
     settings = small(tmp_path_factory.mktemp("lexical") / "var", {"check_minutes": 0})
     release_night(settings)
     index = build_index(settings.home, snapshot_of(settings.home, texts()), settings.mining)

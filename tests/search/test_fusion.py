@@ -20,7 +20,7 @@ QUERIES = ["lamp river stone n17", "copper  meadow\n", "n3", "orchard orchard vi
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with a release and a BM25 index, and its snapshot."""
+    """Build a home with a release and a BM25 index; return its settings and snapshot."""
     settings = small(tmp_path_factory.mktemp("fusion") / "var")
     release_night(settings)
     snapshot = snapshot_of(settings.home, texts())
@@ -42,7 +42,7 @@ def searcher(world):
         yield searcher
 
 
-def test_each_ranking_adds_one_over_sixty_plus_rank():
+def test_each_ranking_adds_1_over_60_plus_rank():
     ranking = reciprocal_rank([7, 4], [4, 9])
     assert [row for row, _ in ranking] == [4, 7, 9]
     wanted = [Fraction(1, 62) + Fraction(1, 61), Fraction(1, 61), Fraction(1, 62)]

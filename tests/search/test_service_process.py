@@ -49,10 +49,10 @@ serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), Held)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    made = small(tmp_path_factory.mktemp("process") / "var")
-    release_night(made)
-    build_index(made.home, snapshot_of(made.home, texts()), made.mining)
-    return made
+    new = small(tmp_path_factory.mktemp("process") / "var")
+    release_night(new)
+    build_index(new.home, snapshot_of(new.home, texts()), new.mining)
+    return new
 
 
 @contextmanager
@@ -69,16 +69,16 @@ def running(settings):
             process.terminate()
 
 
-def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
+def test_a_terminated_service_answers_requests_in_progress(settings):
     with running(settings) as (process, address):
         answers = []
 
-        def ask():
+        def send():
             body = json.dumps({"query": "hold"}).encode()
             request = urllib.request.Request(f"{address}/search", body, {"content-type": "application/json"})
             answers.append(json.load(urllib.request.urlopen(request, timeout=60)))
 
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=send)
         thread.start()
         assert process.stdout.readline() == "held\n"
         process.send_signal(signal.SIGTERM)
@@ -90,13 +90,13 @@ def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings):
     assert not list((settings.home / "readers").glob("*"))
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page")
 def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
     browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", *quiet]
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
         query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
-        shown = subprocess.run(
+        page = subprocess.run(
             [*browser, "--virtual-time-budget=10000", "--dump-dom", f"{address}/{query}"],
             capture_output=True,
             text=True,
@@ -104,8 +104,8 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
             check=True,
         ).stdout
         hits = searcher.search("lamp <b> n3", 5, where={"title": {"prefix": "entry 1"}})[0].hits
-    assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits] * 2
-    assert "5 of 5 passages in common, same first passage" in shown
+    assert re.findall(r'<span class="title">(.*?)</span>', page) == [hit.title for hit in hits] * 2
+    assert "5 of 5 passages in common, same first passage" in page
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
         ("GET", "/release", GenerationMode.POSITIVE),
     ],
 )
-def test_no_request_makes_the_service_fail(settings, method, path, mode):
+def test_no_request_causes_a_server_error(settings, method, path, mode):
     service = Service.open(settings, HashingEncoder)
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service), headers=HERE)
     statuses = set()
@@ -125,7 +125,7 @@ def test_no_request_makes_the_service_fail(settings, method, path, mode):
     @seed(1)
     @examples(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
-    def ask(case):
+    def send(case):
         response = case.call(headers=HERE)
         statuses.add(response.status_code)
         assert response.status_code < 500, response.text
@@ -133,7 +133,7 @@ def test_no_request_makes_the_service_fail(settings, method, path, mode):
             assert sorted(response.json()) == ["error", "next"]
 
     try:
-        ask()
+        send()
     finally:
         service.close()
     if path == "/search":

@@ -80,7 +80,7 @@ def own_answers(settings):
 
 @pytest.mark.slow
 @everywhere
-def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, capsys):
+def test_a_hundred_swaps_under_load_cause_no_error_and_mix_no_answer(settings, capsys):
     right = {}
     for seed in (1, 2):
         release = release_night(settings, seed=seed).release

@@ -87,7 +87,7 @@ def test_two_processes_search_while_a_third_publishes(settings):
     readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 2
-        assert ask(readers) == [first, first]
+        assert search_in_readers(readers) == [first, first]
         building = threading.Event()
         names = []
 
@@ -99,9 +99,9 @@ def test_two_processes_search_while_a_third_publishes(settings):
         publisher.start()
         building.wait()
         while publisher.is_alive():
-            assert set(ask(readers)) <= {first, *names, serving(settings)[0].release}
+            assert set(search_in_readers(readers)) <= {first, *names, serving(settings)[0].release}
         publisher.join()
-        assert ask(readers) == [names[0], names[0]]
+        assert search_in_readers(readers) == [names[0], names[0]]
     finally:
         for reader in readers:
             reader.stdin.close()
@@ -109,7 +109,7 @@ def test_two_processes_search_while_a_third_publishes(settings):
     assert [reader.returncode for reader in readers] == [0, 0]
 
 
-def ask(readers):
+def search_in_readers(readers):
     for reader in readers:
         reader.stdin.write("again\n")
         reader.stdin.flush()
