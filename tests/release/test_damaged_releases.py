@@ -162,8 +162,9 @@ def test_manifests_are_restored_from_the_ledger(settings):
     releases = [release_night(settings, seed=seed) for seed in (1, 2)]
     whole = [recorded(settings.home, release.release) for release in releases]
     for harm in HARMS:
+        position = {"at": 0.0} if harm is flip else {}  # a byte flipped within a string can leave readable JSON
         for release in releases:
-            harm(settings.home / "releases" / release.release / "manifest.json")
+            harm(settings.home / "releases" / release.release / "manifest.json", **position)
         repair(settings, HashingEncoder)
         assert [recorded(settings.home, release.release) for release in releases] == whole
 
