@@ -61,6 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[nbformat.N
     return execute
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_runs_on_a_small_beir_folder(
     run: Callable[[nbformat.NotebookNode], None], collection: Callable[..., Path], tiny_model: Path
 ) -> None:
