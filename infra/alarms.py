@@ -1,4 +1,4 @@
-"""Alarms: which events of nights raise them, and the webhook that receives them."""
+"""Alarms: the events of nights that raise them, and the webhook that receives them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.nigh
 A_NIGHT = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.release"}
 A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 EACH_RUN = {"prefect.resource.id"}
-NEVER_RUN = timedelta(hours=3)  # how long a night is taken to last before one has run
-LEAST = timedelta(minutes=10)  # an alarm for a night that usually lasts seconds would be noise
-SEEN = 60  # newest nights that the usual length is taken from
+NEVER_RUN = timedelta(hours=3)  # assumed duration of a night before the first night has run
+LEAST = timedelta(minutes=10)  # shorter limits would raise alarms for delays of seconds
+RECENT = 60  # newest nights to compute the usual duration from
 
 SUBJECT = "Nightshift: {{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 
 
 def alert_block(url: str) -> UUID:
-    """Save the address as a notification block, its secret part encrypted; the block's id."""
+    """Save the address as a notification block with its secret part encrypted; return the id of the block."""
     block: NotificationBlock
     if is_slack(url):
         block = SlackWebhook(url=SecretStr(url))
@@ -49,28 +49,33 @@ def alert_block(url: str) -> UUID:
 
 
 def usual_night(client: SyncPrefectClient) -> timedelta:
-    """How long the newest nights took that did the whole work, in the middle: those with nothing to do say nothing."""
+    """Return the median duration of the newest nights that were promoted or rejected; skipped nights are too short."""
     runs = client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=["nightly"])), sort=FlowRunSort.START_TIME_DESC, limit=SEEN
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["nightly"])), sort=FlowRunSort.START_TIME_DESC, limit=RECENT
     )
     whole = [run for run in runs if run.state and run.state.name in (Outcome.PROMOTED, Outcome.REJECTED)]
-    lengths = [run.total_run_time.total_seconds() for run in whole]
-    return max(LEAST, timedelta(seconds=median(lengths))) if lengths else NEVER_RUN
+    durations = [run.total_run_time.total_seconds() for run in whole]
+    return max(LEAST, timedelta(seconds=median(durations))) if durations else NEVER_RUN
 
 
 def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
-    """Failed or crashed, rejected or suspect or in need of labels, overdue, not started, and no night at all."""
+    """List the alarms: failed, rejected, overdue, not started, and no completed night for two days.
+
+    Args:
+        block: the notification block that receives them.
+        usual: the usual duration of a night; a night is overdue after twice this time.
+    """
     send = SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)
     ended = ENDS | FAULTS | CANCELLED | {"prefect.flow-run.Completed"}
     nothing = SendNotification(
         block_document_id=block,
         subject="Nightshift: no night for two days",
-        body="No night was promoted, rejected or skipped. Is the worker alive, is the schedule on?",
+        body="No night was promoted, rejected, or skipped. Check that the worker runs and that the schedule is active.",
     )
     return [
         _alarm(
             "failed or crashed",
-            "A run of Nightshift ended with a fault. What served still serves.",
+            "A run of Nightshift failed. The serving release is unchanged.",
             send,
             Posture.Reactive,
             match_related=OURS,
@@ -78,7 +83,7 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "rejected or suspect",
-            "The gate rejected the challenger, the input looks broken, or labels are needed. What served still serves.",
+            "The gate rejected the challenger, the input is suspect, or labels are needed. Searches still work.",
             send,
             Posture.Reactive,
             match_related=OURS,
@@ -88,7 +93,7 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "overdue",
-            f"A night runs for twice as long as usual ({usual}), and has not ended.",
+            f"A night has been running for more than twice the usual time ({usual}).",
             send,
             Posture.Proactive,
             match_related=A_NIGHT,
@@ -99,7 +104,7 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "not started",
-            "A run was handed to a worker and did not begin within ten minutes. Is the worker alive?",
+            "A run was due and did not start within ten minutes. Check that the worker runs.",
             send,
             Posture.Proactive,
             match_related=OURS,
@@ -110,7 +115,7 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
         ),
         _alarm(
             "no night for two days",
-            "No night has ended well for two days, for any reason.",
+            "No night has completed for two days.",
             nothing,
             Posture.Proactive,
             match_related=A_NIGHT,
@@ -121,6 +126,6 @@ def alarms(block: UUID, usual: timedelta) -> list[AutomationCore]:
 
 
 def _alarm(name: str, about: str, action: SendNotification, posture: Posture, **trigger: Any) -> AutomationCore:
-    """One event about a run, or the lack of one, is enough."""
+    """Build an alarm: a single event of a run raises it, or with a proactive posture its absence."""
     watch = EventTrigger(match=A_RUN, posture=posture, threshold=1, **trigger)
     return AutomationCore(name=f"Nightshift: {name}", description=about, trigger=watch, actions=[action])

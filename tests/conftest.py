@@ -1,4 +1,4 @@
-"""Real things, made small: an encoder of two layers and a collection of sixty passages."""
+"""Shared fixtures: an encoder with two layers, and a collection of sixty passages."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    """After a failure say how to have this order again; `-q` leaves it out."""
+    """Print how to repeat the random order of a failed run; without this, `-q` hides the seed."""
     seed = config.getoption("randomly_seed", None)
     if exitstatus and seed is not None:
-        terminalreporter.write_line(f"in this order again: pytest --randomly-seed={seed}")
+        terminalreporter.write_line(f"repeat this order: pytest --randomly-seed={seed}")
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers and 32 dimensions with random weights, as a Hugging Face folder."""
+    """Build a BERT of two layers and 32 dimensions with random weights, as a Hugging Face folder."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny-model")
-    letters = [letter for one in "abcdefghijklmnopqrstuvwxyz0123456789" for letter in (one, f"##{one}")]
+    letters = [token for letter in "abcdefghijklmnopqrstuvwxyz0123456789" for token in (letter, f"##{letter}")]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -45,5 +45,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Callable[..., Path]:
-    """Write a small BEIR folder, as `write_collection` does."""
+    """Return a function that writes a small BEIR folder with `write_collection`."""
     return lambda name="source", more=0: write_collection(tmp_path / name, more)

@@ -151,7 +151,7 @@ def test_the_docstring_of_a_public_function_lists_our_errors_that_it_raises() ->
 
 
 def public_functions(node: ast.AST, above: str) -> Iterator[tuple[str, set[str], set[str]]]:
-    """Of each public function below `node`: its name, the words of its docstrings, and the errors of ours it raises."""
+    """Yield the name, the docstring words, and our raised errors of each public function below `node`."""
     for child in ast.iter_child_nodes(node):
         documented = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         if not documented or child.name.startswith("_"):
@@ -176,7 +176,7 @@ def test_packages_are_empty_so_that_importing_the_core_loads_no_orchestrator() -
     assert filled == [API / "__init__.py"]
 
 
-def test_the_top_level_is_what_its_owner_asked_for() -> None:
+def test_the_top_level_contains_only_the_prescribed_folders() -> None:
     allowed = {*FOLDERS, "tests", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
     top = {name.split("/")[0] for name in tracked()}
     assert {name for name in top if not name.startswith(".")} <= allowed

@@ -71,14 +71,14 @@ def test_a_collection_is_the_same_from_a_folder_dicts_pandas_and_arrow(
     assert beir.refused == 0
 
 
-def test_bad_tables_are_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_names_the_invalid_table(tmp_path: Path) -> None:
     with pytest.raises(ns.NightshiftError, match="passages: no column text or passage; the columns are id, body"):
         ns.Collection(passages=[{"id": "p", "body": "x"}], queries={}, qrels={}, home=tmp_path)
     with pytest.raises(ns.NightshiftError, match="queries: give an Arrow table"):
         ns.Collection(passages={"p": "text"}, queries=3, qrels={}, home=tmp_path)
 
 
-def test_negatives_without_an_encoder_are_no_positives_and_load_into_every_form(beir: ns.Collection) -> None:
+def test_negatives_without_an_encoder_contain_no_positive_and_load_into_every_form(beir: ns.Collection) -> None:
     negatives = ns.mine_negatives(beir, per_query=3, progress=False)
     table, qrels = negatives.to_table(), beir.qrels("train")
     positives = set(zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True))
@@ -117,12 +117,12 @@ def test_train_evaluate_and_load_with_sentence_transformers(beir: ns.Collection,
     assert np.allclose(theirs, encoder.encode_queries(["where was the golden river seen"]), atol=0.02)
 
 
-def test_settings_are_checked_by_name(beir: ns.Collection) -> None:
+def test_the_error_names_the_unknown_setting(beir: ns.Collection) -> None:
     with pytest.raises(ns.NightshiftError, match=r"\[mining\] settings are not valid:\n  dept"):
         ns.mine_negatives(beir, dept=5)
 
 
-def test_a_bare_script_mines_trains_and_evaluates_and_hears_that_nothing_serves(
+def test_a_bare_script_mines_trains_and_evaluates_and_search_needs_a_release(
     tmp_path: Path, collection: Callable[..., Path], tiny_model: Path
 ) -> None:
     collection(more=40)

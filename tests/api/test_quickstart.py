@@ -61,6 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[nbformat.N
     return execute
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_runs_on_a_small_beir_folder(
     run: Callable[[nbformat.NotebookNode], None], collection: Callable[..., Path], tiny_model: Path
 ) -> None:
@@ -76,7 +77,7 @@ def test_the_quickstart_notebook_runs_on_the_demo_collection(run: Callable[[nbfo
     run(nbformat.read(NOTEBOOK, as_version=4))
 
 
-def test_the_quickstart_notebook_holds_outputs_and_no_path_of_a_machine() -> None:
+def test_the_quickstart_notebook_contains_outputs_and_no_machine_path() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))

@@ -1,4 +1,4 @@
-"""Bytes of a home that are not those that were written: noticed, named, set aside, and made again."""
+"""Damaged files in a home are detected, reported, set aside, and rebuilt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_night import make_all, small_settings
+from core_night import build_all_artifacts, small_settings
 from file_damage import HARMS, cut, flip
 from things_and_traits import write_collection
 
@@ -38,29 +38,29 @@ from tasks.core.base.receipts import (
 from tasks.core.base.settings import Settings
 
 KINDS = (Snapshot, Ingested, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation)
-EVERY = {kind.shelf: kind for kind in (*KINDS, Postings, ArmScores, Reference)}
+KIND_OF_SHELF = {kind.shelf: kind for kind in (*KINDS, Postings, ArmScores, Reference)}
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The settings of a home with an artifact of each kind; damage a copy of it."""
+def intact(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Build a home with an artifact of each kind; tests damage copies of it."""
     folder = tmp_path_factory.mktemp("whole")
     settings = small_settings(folder / "home", write_collection(folder / "source", more=20), tiny_model)
-    make_all(settings)
-    assert {kind for kind, _ in artifacts(settings.home)} == set(EVERY.values())
+    build_all_artifacts(settings)
+    assert {kind for kind, _ in artifacts(settings.home)} == set(KIND_OF_SHELF.values())
     return settings
 
 
 @pytest.fixture
-def settings(whole: Settings, tmp_path: Path) -> Settings:
-    shutil.copytree(whole.home, tmp_path / "home")
-    return whole.model_copy(update={"home": tmp_path / "home"})
+def settings(intact: Settings, tmp_path: Path) -> Settings:
+    shutil.copytree(intact.home, tmp_path / "home")
+    return intact.model_copy(update={"home": tmp_path / "home"})
 
 
 def artifacts(home: Path) -> Iterator[tuple[type[Receipt], Path]]:
     for folder in sorted(home.glob("*/[!.]*")):
         if folder.is_dir():
-            yield EVERY[folder.parent.name], folder
+            yield KIND_OF_SHELF[folder.parent.name], folder
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -68,22 +68,22 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def contents(home: Path) -> dict[str, bytes]:
-    """All files of all artifacts but manifests, which say how long it took, and what is made of those."""
-    found = [file for _, folder in artifacts(home) for file in files_of(folder)]
+    """Return the bytes of all artifact files except those with durations, and their checksums."""
+    all_files = [file for _, folder in artifacts(home) for file in files_of(folder)]
     timed = {MANIFEST, CHECKSUMS, "index.log", "search.log", "contracts.html"}
     return {
         str(file.relative_to(home)): file.read_bytes()
-        for file in found
+        for file in all_files
         if file.name not in timed and "lucene" not in file.parts and not file.name.endswith(".parquet.json")
     }
 
 
-def asides(folder: Path) -> list[Path]:
+def set_aside(folder: Path) -> list[Path]:
     return sorted(folder.parent.glob(f".{folder.name}.damaged-*"))
 
 
-def try_every(home: Path, harms: Mapping[str, Callable[[Path], object]]) -> Iterator[tuple[str, Any, Path]]:
-    """Each harm to each file in turn: what it is, the receipt that is read then, the file. The file is put back."""
+def damage_each_file(home: Path, harms: Mapping[str, Callable[[Path], object]]) -> Iterator[tuple[str, Any, Path]]:
+    """Apply each harm to each file; yield its description, the receipt read after it, and the file; then undo it."""
     for kind, folder in artifacts(home):
         for file in files_of(folder):
             if file.stat().st_size == 0:
@@ -92,14 +92,14 @@ def try_every(home: Path, harms: Mapping[str, Callable[[Path], object]]) -> Iter
                 before = file.read_bytes()
                 harm(file)
                 yield f"{name}: {file.relative_to(home)}", read_verified(folder, kind), file
-                for aside in asides(folder):
-                    aside.rename(folder)
+                for moved in set_aside(folder):
+                    moved.rename(folder)
                 file.write_bytes(before)
 
 
-def test_whatever_happens_to_any_file_is_noticed_and_named(settings: Settings, caplog: Any) -> None:
+def test_damage_to_any_file_is_detected_and_names_the_file(settings: Settings, caplog: Any) -> None:
     tries = 0
-    for harm, receipt, file in try_every(settings.home, HARMS):
+    for harm, receipt, file in damage_each_file(settings.home, HARMS):
         tries += 1
         if file.name == CHECKSUMS:
             assert receipt is not None, harm
@@ -120,38 +120,38 @@ def test_artifacts_of_an_earlier_version_are_checked_by_their_structure(settings
     for kind, folder in artifacts(settings.home):
         assert read_verified(folder, kind) is not None, folder
         assert (folder / CHECKSUMS).is_file()
-        assert folder.stat().st_mtime == 1e9  # the order in which artifacts were used is the same
+        assert folder.stat().st_mtime == 1e9  # the time of last use is unchanged
     for _, folder in artifacts(settings.home):
         (folder / CHECKSUMS).unlink()
     harms = {name: HARMS[name] for name in ("cut", "emptied", "garbage")}
-    for harm, receipt, file in try_every(settings.home, harms):
-        if file.suffix not in (".log", ".html", ".txt"):  # nothing reads those again
+    for harm, receipt, file in damage_each_file(settings.home, harms):
+        if file.suffix not in (".log", ".html", ".txt"):  # no step reads these files
             assert receipt is None, harm
         (file.parent / CHECKSUMS).unlink(missing_ok=True)
 
 
-def test_one_damaged_file_in_each_artifact_and_a_night_makes_the_same_bytes_again(settings: Settings) -> None:
+def test_a_night_rebuilds_damaged_artifacts_with_the_same_bytes(settings: Settings) -> None:
     before = contents(settings.home)
     draws = random.Random(7)
     broken = [folder for _, folder in artifacts(settings.home)]
     for folder in broken:
         file = draws.choice([file for file in files_of(folder) if file.name != CHECKSUMS and file.stat().st_size])
         HARMS[draws.choice(list(HARMS))](file)
-    make_all(settings)
+    build_all_artifacts(settings)
     assert contents(settings.home) == before
-    assert [len(asides(folder)) for folder in broken] == [1] * len(broken)
-    assert all(receipt.reused for receipt in make_all(settings))
+    assert [len(set_aside(folder)) for folder in broken] == [1] * len(broken)
+    assert all(receipt.reused for receipt in build_all_artifacts(settings))
 
 
-def test_one_artifact_is_set_aside_once_however_many_notice(settings: Settings) -> None:
+def test_concurrent_readers_set_a_damaged_artifact_aside_once(settings: Settings) -> None:
     folder = next(settings.home.glob("runs/[!.]*"))
     for _ in range(5):
         flip(folder / "run.parquet")
         with ThreadPoolExecutor(8) as pool:
             read = list(pool.map(lambda _: read_verified(folder, Run), range(8)))
         assert read == [None] * 8
-        (aside,) = asides(folder)
-        aside.rename(folder)
+        (moved,) = set_aside(folder)
+        moved.rename(folder)
         flip(folder / "run.parquet")
         assert read_verified(folder, Run) is not None
 
@@ -161,25 +161,25 @@ def build(folder: Path) -> Mapping[str, Any]:
     return {"rows": 3}
 
 
-def test_a_crash_after_a_damaged_artifact_was_set_aside_costs_nothing_more(tmp_path: Path) -> None:
+def test_a_crash_after_setting_an_artifact_aside_does_not_set_it_aside_again(tmp_path: Path) -> None:
     def crash(folder: Path) -> Mapping[str, Any]:
         raise KeyboardInterrupt
 
-    made = produce(tmp_path, Index, {}, build)
-    flip(made.path / "data")
+    receipt = produce(tmp_path, Index, {}, build)
+    flip(receipt.path / "data")
     with pytest.raises(KeyboardInterrupt):
         produce(tmp_path, Index, {}, crash)
-    again = produce(tmp_path, Index, {}, build)
-    assert (again.reused, again.digest) == (False, made.digest)
-    assert len(asides(made.path)) == 1
+    rebuilt = produce(tmp_path, Index, {}, build)
+    assert (rebuilt.reused, rebuilt.digest) == (False, receipt.digest)
+    assert len(set_aside(receipt.path)) == 1
 
 
-def test_what_a_crashed_try_left_damaged_is_begun_again_and_what_fails_twice_is_raised(tmp_path: Path) -> None:
+def test_a_damaged_partial_build_restarts_once_and_a_second_failure_is_raised(tmp_path: Path) -> None:
     def resuming(folder: Path) -> Mapping[str, Any]:
-        kept = folder / "kept"
-        if kept.exists() and kept.read_text() != "whole":
-            raise ValueError("not what was kept")
-        kept.write_text("cut")
+        state = folder / "state"
+        if state.exists() and state.read_text() != "complete":
+            raise ValueError("damaged state")
+        state.write_text("cut")
         if not (tmp_path / "crashed").exists():
             (tmp_path / "crashed").touch()
             raise KeyboardInterrupt
@@ -189,42 +189,42 @@ def test_what_a_crashed_try_left_damaged_is_begun_again_and_what_fails_twice_is_
         produce(tmp_path, Index, {}, resuming, resumable=True)
     assert produce(tmp_path, Index, {}, resuming, resumable=True).rows == 1
 
-    def never(folder: Path) -> Mapping[str, Any]:
+    def fail(folder: Path) -> Mapping[str, Any]:
         raise ValueError("bad rows")
 
     for _ in range(2):
         with pytest.raises(ValueError, match="bad rows"):
-            produce(tmp_path, Index, {"never": True}, never, resumable=True)
+            produce(tmp_path, Index, {"fails": True}, fail, resumable=True)
 
 
-def test_what_something_names_and_is_damaged_says_where_it_is_and_what_to_do(tmp_path: Path) -> None:
-    made = produce(tmp_path, Index, {}, build)
-    cut(made.path / "data")
+def test_the_error_for_a_damaged_referenced_artifact_names_its_place_and_the_next_step(tmp_path: Path) -> None:
+    receipt = produce(tmp_path, Index, {}, build)
+    cut(receipt.path / "data")
     with pytest.raises(Damaged, match=r"indexes/.*set aside as \..*backup.*rollback"):
-        load(tmp_path, Index, made.digest)
+        load(tmp_path, Index, receipt.digest)
     with pytest.raises(Mismatch, match="missing, although"):
         load(tmp_path, Index, "0" * 20)
 
 
-def test_a_damaged_artifact_of_a_home_that_cannot_be_written_is_an_error_in_words(
+def test_a_damaged_artifact_in_a_read_only_home_is_a_readable_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = produce(tmp_path, Index, {}, build)
+    receipt = produce(tmp_path, Index, {}, build)
 
     def refuse(self: Path, target: Path) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Path, "rename", refuse)  # root may write anywhere
-    assert read_verified(made.path, Index) is not None
-    flip(made.path / "data")
+    assert read_verified(receipt.path, Index) is not None
+    flip(receipt.path / "data")
     with pytest.raises(Damaged, match=r"indexes/.*/data: its content has changed.*write access"):
-        read_verified(made.path, Index)
+        read_verified(receipt.path, Index)
 
 
 def test_an_unchanged_file_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = produce(tmp_path, Index, {}, build)
-    read_verified(made.path, Index)
+    receipt = produce(tmp_path, Index, {}, build)
+    read_verified(receipt.path, Index)
     monkeypatch.setattr(checksums, "file_digest", None)
-    assert read_verified(made.path, Index) is not None
-    made.path.rename(made.path.with_name("0"))
-    assert read_verified(made.path.with_name("0"), Index) is not None
+    assert read_verified(receipt.path, Index) is not None
+    receipt.path.rename(receipt.path.with_name("0"))
+    assert read_verified(receipt.path.with_name("0"), Index) is not None

@@ -37,10 +37,10 @@ def test_a_step_with_the_same_key_is_done_once(tmp_path: Path) -> None:
 
 
 def test_another_key_is_another_artifact(tmp_path: Path) -> None:
-    one = produce(tmp_path, Index, KEY, build)
+    first = produce(tmp_path, Index, KEY, build)
     other = produce(tmp_path, Index, {"snapshot": "abd"}, build)
-    assert one.digest != other.digest
-    assert one.path != other.path
+    assert first.digest != other.digest
+    assert first.path != other.path
 
 
 def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_step_that_fails_leaves_no_artifact_and_can_be_run_again(tmp_path: Pat
     assert [path.name for path in sorted(receipt.path.iterdir())] == [CHECKSUMS, "data", MANIFEST]
 
 
-def test_only_a_resumable_step_finds_what_a_crashed_try_left(tmp_path: Path) -> None:
+def test_only_a_resumable_step_sees_the_files_of_a_crashed_attempt(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     def fails_at_first(folder: Path) -> Mapping[str, Any]:
@@ -73,7 +73,7 @@ def test_only_a_resumable_step_finds_what_a_crashed_try_left(tmp_path: Path) -> 
     assert seen == [[], ["checkpoint"], [], []]
 
 
-def test_a_receipt_does_not_name_the_place_it_was_made_in(tmp_path: Path) -> None:
+def test_a_receipt_does_not_contain_its_path(tmp_path: Path) -> None:
     receipt = produce(tmp_path / "a", Index, KEY, build)
     (tmp_path / "a").rename(tmp_path / "b")
     moved = load(tmp_path / "b", Index, receipt.digest)
@@ -81,7 +81,7 @@ def test_a_receipt_does_not_name_the_place_it_was_made_in(tmp_path: Path) -> Non
     assert "path" not in json.loads((moved.path / MANIFEST).read_text())
 
 
-def test_an_artifact_that_is_named_but_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_referenced_artifact_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Mismatch, match="missing, although"):
         load(tmp_path, Index, "0" * 20)
 
@@ -91,7 +91,7 @@ def test_a_replaced_file_is_never_half_written(tmp_path: Path) -> None:
     write_json(path, {"epoch": 1})
     write_json(path, {"epoch": 2})
     assert json.loads(path.read_text()) == {"epoch": 2}
-    assert [one.name for one in tmp_path.iterdir()] == ["pointer.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["pointer.json"]
 
 
 def test_a_digest_depends_on_content_and_not_on_order() -> None:
@@ -100,7 +100,7 @@ def test_a_digest_depends_on_content_and_not_on_order() -> None:
     assert digest_of({System.BM25: [Split.TRAIN]}) == digest_of({"bm25": ["train"]})
 
 
-def test_a_manifest_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_manifest_of_another_version_is_refused_with_the_next_step(tmp_path: Path) -> None:
     receipt = produce(tmp_path, Index, KEY, build)
     manifest = receipt.path / MANIFEST
     text = json.dumps({**json.loads(manifest.read_text()), "of_tomorrow": 1})

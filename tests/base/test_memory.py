@@ -7,29 +7,29 @@ import pytest
 
 from tasks.core.base.memory import Peak
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin anew")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
 
 
-def hold(mebibytes: int) -> None:
-    np.ones(mebibytes * 2**17).sum()  # given back at once
+def allocate(mebibytes: int) -> None:
+    np.ones(mebibytes * 2**17).sum()  # released immediately
 
 
-def test_a_step_is_not_charged_for_what_an_earlier_one_held() -> None:
+def test_peak_memory_of_a_step_excludes_memory_freed_before_it() -> None:
     with Peak() as first:
-        hold(256)
+        allocate(256)
     with Peak() as second:
-        hold(8)
+        allocate(8)
     assert 200 < first.mb - second.mb < 400
 
 
-def test_a_step_is_charged_for_what_steps_inside_it_hold_and_for_what_it_held_before_them() -> None:
-    with Peak() as nothing:
+def test_peak_memory_of_a_step_includes_nested_steps() -> None:
+    with Peak() as empty:
         pass
     with Peak() as outer:
-        hold(256)
+        allocate(256)
         with Peak() as inner:
-            hold(8)
-    assert outer.mb - nothing.mb > 200 > inner.mb - nothing.mb
+            allocate(8)
+    assert outer.mb - empty.mb > 200 > inner.mb - empty.mb
     with Peak() as outer, Peak() as inner:
-        hold(256)
+        allocate(256)
     assert outer.mb == inner.mb

@@ -1,4 +1,4 @@
-"""Where the paths in settings lead."""
+"""Resolution of paths in settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ bulk = "bulk"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A settings file with a relative path in every setting that takes one, and its models next to it."""
+    """Write a settings file with a relative path in every path setting, and its models next to it."""
     folder = tmp_path / "sub"
     for name in ("base", "judge"):
         (folder / "models" / name).mkdir(parents=True)
@@ -57,7 +57,7 @@ def paths(settings: Settings) -> list[Path | str | None]:
 NAMES = ["var/x", "collections/x", "models/base", "models/judge", "golden.jsonl", "logs/queries.jsonl", "bulk"]
 
 
-def test_relative_paths_begin_at_the_settings_file_and_those_of_the_environment_at_the_working_directory(
+def test_relative_paths_resolve_from_the_settings_file_and_in_the_environment_from_the_working_directory(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_relative_paths_begin_at_the_settings_file_and_those_of_the_environment_
     assert load_settings(file).home.absolute() == tmp_path / "elsewhere"
     monkeypatch.delenv("NIGHTSHIFT_HOME")
     monkeypatch.chdir(here)
-    assert [str(path) for path in paths(load_settings(file))] == NAMES  # as ever where the file is at hand
+    assert [str(path) for path in paths(load_settings(file))] == NAMES  # relative to the working directory
 
 
 def test_the_recipe_does_not_depend_on_the_working_directory(
@@ -78,12 +78,12 @@ def test_the_recipe_does_not_depend_on_the_working_directory(
         monkeypatch.chdir(folder)
         recipes.add(recipe_of(load_settings(file)))
     assert len(recipes) == 1
-    monkeypatch.setenv("NIGHTSHIFT_ENCODER__MODEL", "/models/other")  # what the file says of it then counts for nothing
+    monkeypatch.setenv("NIGHTSHIFT_ENCODER__MODEL", "/models/other")  # overrides all that the file sets for the model
     assert recipe_of(load_settings(file)) not in recipes
     assert load_settings(file).as_written("encoder") == {}
 
 
-def test_what_is_only_below_the_working_directory_is_used_with_a_warning(
+def test_a_path_that_exists_only_below_the_working_directory_is_used_with_a_warning(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_what_is_only_below_the_working_directory_is_used_with_a_warning(
     assert f"Using the path in the working directory: {tmp_path / 'var/x'}" in caplog.text
     caplog.clear()
     load_settings(file)
-    assert not caplog.text  # once is enough
+    assert not caplog.text  # the warning appears once
     (file.parent / "var/x").mkdir(parents=True)
     assert load_settings(file).home == file.parent / "var/x"
 
@@ -120,28 +120,30 @@ def test_a_tilde_is_the_home_folder_of_the_user_in_every_path(tmp_path: Path, mo
         load_settings()
 
 
-def test_a_hub_id_stays_a_hub_id_and_an_address_an_address(tmp_path: Path) -> None:
+def test_hub_ids_and_addresses_are_not_resolved_as_paths(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text('[data]\nformat = "parquet"\npath = "s3://feed/x"\n[encoder]\nmodel = "org/model"\n')
     loaded = load_settings(file)
     assert (loaded.data.path, loaded.encoder.model) == ("s3://feed/x", "org/model")
 
 
-def look(path: str) -> SourceSummary:
+def summary_of(path: str) -> SourceSummary:
     return SourceSummary("beir", path, 1, 1, {"train": 1, 'te"st\n': 1}, (), Limit(32, 1.0), Limit(32, 1.0))
 
 
-def test_init_writes_any_name_so_that_it_loads_as_it_is(tmp_path: Path) -> None:
+def test_init_writes_any_path_so_that_it_loads_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     for name in ('folder "with" quotes', "back\\slash", "tab\t", "line\nbreak", "\x1b[31m\x7f", "ünï ' 狐", "#=[]"):
         path = str(tmp_path / name)
-        file.write_text(settings_text(look(path), f"/homes/{name}"), encoding="utf-8")
+        file.write_text(settings_text(summary_of(path), f"/homes/{name}"), encoding="utf-8")
         loaded = load_settings(file)
         assert (loaded.data.path, loaded.home) == (Path(path), Path(f"/homes/{name}"))
 
 
 def test_sources_of_different_names_get_different_homes() -> None:
-    names = {look(f"/feeds/{name}").name for name in ("feed-2024.05", "feed-2024.06", "feed-2024", "v1.0.json.gz")}
+    names = {
+        summary_of(f"/feeds/{name}").name for name in ("feed-2024.05", "feed-2024.06", "feed-2024", "v1.0.json.gz")
+    }
     assert names == {"feed-2024.05", "feed-2024.06", "feed-2024", "v1.0"}
-    assert look("s3://bucket/feed-2024.05/?region=eu").name == "feed-2024.05"
-    assert look("/").name == "mine"
+    assert summary_of("s3://bucket/feed-2024.05/?region=eu").name == "feed-2024.05"
+    assert summary_of("/").name == "mine"

@@ -34,7 +34,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("[training]\nbatchsize = 3", r"\[training\] batchsize = 3: no such setting. Did you mean batch_size\?"),
         ("[training]\nbatch_size = 0", r"\[training\] batch_size = 0: input should be greater than or equal to 2"),
@@ -47,17 +47,17 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
         ('home = ""', "the path is empty"),
     ],
 )
-def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, named: str) -> None:
-    with pytest.raises(BadUsage, match=named):
+def test_a_wrong_settings_file_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadUsage, match=message):
         load_settings(write(tmp_path, text))
 
 
-def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_settings_file(tmp_path: Path) -> None:
     with pytest.raises(BadUsage, match=r"gone\.toml: not found"):
         load_settings(tmp_path / "gone.toml")
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     for section in Settings.model_fields.values():
         fields = getattr(section.annotation, "model_fields", {"": section})
         assert all(field.description for field in fields.values())
@@ -72,7 +72,7 @@ def test_only_settings_that_shape_an_encoder_change_the_recipe(monkeypatch: pyte
     assert recipe_of(Settings()) != before
 
 
-def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_can_name_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(write(tmp_path, "[training]\nbatch_size = 16\n")))
     assert load_settings().training.batch_size == 16
     monkeypatch.setenv("NIGHTSHIFT_SETTINGS", str(tmp_path / "gone.toml"))
@@ -80,7 +80,7 @@ def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.M
         load_settings()
 
 
-def test_a_settings_file_may_have_any_mark_and_is_refused_in_words_without(tmp_path: Path) -> None:
+def test_a_settings_file_may_have_a_byte_order_mark_and_other_encodings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         file.write_bytes('home = "/nächte"\r\n[training]\r\nseed = 7\r\n'.encode(encoding))
@@ -91,7 +91,7 @@ def test_a_settings_file_may_have_any_mark_and_is_refused_in_words_without(tmp_p
         load_settings(file)
 
 
-def test_a_mistyped_variable_is_an_error_with_what_was_perhaps_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistyped_variable_is_an_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     typos = {
         "NIGHTSHIFT_HOMEE": "NIGHTSHIFT_HOME",
         "NIGHTSHIFT_TRAINING_BATCH_SIZE": "NIGHTSHIFT_TRAINING__BATCH_SIZE",
@@ -112,7 +112,7 @@ def test_a_mistyped_variable_is_an_error_with_what_was_perhaps_meant(monkeypatch
         load_settings()
 
 
-def test_variables_that_are_no_settings_of_a_night_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_not_settings_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "NIGHTSHIFT_DEBUG",
         "NIGHTSHIFT_ALERT_URL",
@@ -129,7 +129,7 @@ def test_variables_that_are_no_settings_of_a_night_are_left_alone(monkeypatch: p
     assert loaded.milvus.index_params["nlist"] == 8
 
 
-def test_a_secret_that_is_wrong_is_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_invalid_secret_is_not_in_the_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = '[milvus]\ntoken = 42424242\nuri = "http://root:Sesame42@127.0.0.1:19530"\n'
     with pytest.raises(BadUsage, match=r"\[milvus\] token: ") as error:
         load_settings(write(tmp_path, text))
@@ -137,7 +137,7 @@ def test_a_secret_that_is_wrong_is_not_repeated(monkeypatch: pytest.MonkeyPatch,
     assert "Sesame42" not in str(error.value)
 
 
-def test_every_variable_that_our_own_files_name_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_in_our_files_is_a_known_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [path for path in (ROOT / "infra").rglob("*") if path.is_file() and path.suffix != ".png"]
     texts = [path.read_text(encoding="utf-8") for path in (*files, ROOT / "README.md")]
     names = {name for text in texts for name in re.findall(r"\bNIGHTSHIFT_[A-Z_]+\b(?!…)", text)}

@@ -1,4 +1,4 @@
-"""The printed dials are a settings file."""
+"""The printed settings are a valid settings file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OTHER = {
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings.model_validate(OTHER)], ids=["defaults", "others"])
-def test_what_is_printed_loads_to_equal_settings(settings: Settings, tmp_path: Path) -> None:
+def test_the_printed_listing_loads_to_equal_settings(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
     file.write_text(format_settings(settings), encoding="utf-8")
     assert load_settings(file) == settings.model_copy(update={"home": settings.home.absolute()})
 
 
-def test_every_dial_is_printed_with_its_meaning_and_no_secret_is() -> None:
+def test_every_setting_is_printed_with_its_description_except_secrets() -> None:
     printed = format_settings(Settings.model_validate({"milvus": {"token": "root:Milvus"}}))
     assert "root:Milvus" not in printed
     assert "# token = …" in printed

@@ -1,4 +1,4 @@
-"""One reader for all files that people write next to a night."""
+"""Reading files that users provide next to a night: golden queries and query lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOLDEN = '{"query": "ü \u2028 x", "passage_id": "p1"}\r\n'
 MARKED = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 
 
-def test_every_marked_encoding_is_read_and_its_mark_is_no_text(tmp_path: Path) -> None:
+def test_encodings_with_a_byte_order_mark_are_read_without_the_mark(tmp_path: Path) -> None:
     file = tmp_path / "golden.jsonl"
     for encoding in MARKED:
         file.write_bytes(GOLDEN.encode(encoding))
@@ -23,23 +23,23 @@ def test_every_marked_encoding_is_read_and_its_mark_is_no_text(tmp_path: Path) -
         assert read_queries(file) == ["ü \u2028 x"]
 
 
-def test_what_is_no_text_is_refused_with_file_line_and_next_step(tmp_path: Path) -> None:
+def test_undecodable_bytes_are_refused_with_file_line_and_next_step(tmp_path: Path) -> None:
     file = tmp_path / "golden.jsonl"
     cases = {
         b"fine\ncaf\xe9\n": "line 2: not UTF-8",
         "fine\nü".encode("utf-16-le"): "line 1: a NUL character. Is this UTF-16",
         b"\xff\xfe\n": "line 1: not UTF-16",
     }
-    for content, named in cases.items():
+    for content, message in cases.items():
         file.write_bytes(content)
         for read in (read_golden, read_queries):
-            with pytest.raises(BadInput, match=f"golden.jsonl, {named}.*Save the file as UTF-8"):
+            with pytest.raises(BadInput, match=f"golden.jsonl, {message}.*Save the file as UTF-8"):
                 read(file)
     with pytest.raises(BadInput, match=r"golden queries .*: is a directory\. Give a file"):
         read_side_file(tmp_path, "golden queries")
 
 
-def test_a_line_that_is_no_query_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_an_invalid_query_line_is_refused_with_its_number_and_reason(tmp_path: Path) -> None:
     file = tmp_path / "queries.jsonl"
     cases = {
         '{"query": "nice \\ud83d"}': "half of a character",
@@ -47,7 +47,7 @@ def test_a_line_that_is_no_query_is_named_with_its_reason(tmp_path: Path) -> Non
         '{"query": 7}': "no text under",
         "{broken": "not JSON",
     }
-    for line, named in cases.items():
+    for line, message in cases.items():
         file.write_text(f"fine\n{line}\n")
-        with pytest.raises(BadInput, match=f"queries.jsonl:2: .*{named}"):
+        with pytest.raises(BadInput, match=f"queries.jsonl:2: .*{message}"):
             read_queries(file)

@@ -1,4 +1,4 @@
-"""Two homes and one store, which is a real S3 server on this machine."""
+"""Two homes share a store on a local S3 server."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ KEY = {"what": "an index"}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The options of an address in a bucket of its own."""
-    with s3_server("kept") as options:
+    """Start an S3 server with a bucket; yield the options of its addresses."""
+    with s3_server("artifacts") as options:
         yield options
 
 
 @pytest.fixture
 def url(server: str, tmp_path: Path) -> str:
-    return f"s3://kept/{tmp_path.name}?{server}"
+    return f"s3://artifacts/{tmp_path.name}?{server}"
 
 
-def home(tmp_path: Path, name: str, url: str) -> Path:
-    made = tmp_path / name
-    store.attach(made, url, tries=2)
-    return made
+def attach(tmp_path: Path, name: str, url: str) -> Path:
+    folder = tmp_path / name
+    store.attach(folder, url, tries=2)
+    return folder
 
 
 def build(folder: Path) -> Mapping[str, Any]:
@@ -56,38 +56,36 @@ def refuse(folder: Path) -> Mapping[str, Any]:
 
 def objects(url: str) -> tuple[fs.FileSystem, list[str]]:
     files, root = fs.FileSystem.from_uri(url)
-    found = files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    return files, sorted(one.path for one in found if one.type == fs.FileType.File)
+    entries = files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    return files, sorted(entry.path for entry in entries if entry.type == fs.FileType.File)
 
 
-def test_what_one_home_made_another_fetches_and_does_not_make(url: str, tmp_path: Path) -> None:
-    first = produce(home(tmp_path, "first", url), Index, KEY, build)
-    second = produce(home(tmp_path, "second", url), Index, KEY, refuse)
+def test_a_second_home_fetches_an_artifact_and_does_not_rebuild_it(url: str, tmp_path: Path) -> None:
+    first = produce(attach(tmp_path, "first", url), Index, KEY, build)
+    second = produce(attach(tmp_path, "second", url), Index, KEY, refuse)
     assert second.reused
     assert second.digest == first.digest
     for name in ("lucene/terms", "nothing", "manifest.json"):
         assert file_digest(second.path / name) == file_digest(first.path / name)
-    assert load(home(tmp_path, "third", url), Index, first.digest).rows == 3
+    assert load(attach(tmp_path, "third", url), Index, first.digest).rows == 3
     assert sorted(path.name for path in second.path.parent.iterdir() if path.is_dir()) == [first.digest]
 
 
-def test_a_home_without_a_store_makes_everything_itself(url: str, tmp_path: Path) -> None:
-    produce(home(tmp_path, "first", url), Index, KEY, build)
+def test_a_home_without_a_store_builds_every_artifact(url: str, tmp_path: Path) -> None:
+    produce(attach(tmp_path, "first", url), Index, KEY, build)
     with pytest.raises(AssertionError, match="built again"):
-        produce(home(tmp_path, "alone", ""), Index, KEY, refuse)
+        produce(attach(tmp_path, "alone", ""), Index, KEY, refuse)
 
 
-def test_what_was_finished_before_the_home_had_a_store_is_kept_in_it_by_the_next_night(
-    url: str, tmp_path: Path
-) -> None:
+def test_artifacts_finished_before_a_store_was_attached_are_uploaded_later(url: str, tmp_path: Path) -> None:
     produce(tmp_path / "first", Index, KEY, build)
-    produce(home(tmp_path, "first", url), Index, KEY, refuse)
+    produce(attach(tmp_path, "first", url), Index, KEY, refuse)
     _, names = objects(url)
     assert len(names) == 5
-    assert produce(home(tmp_path, "second", url), Index, KEY, refuse).reused
+    assert produce(attach(tmp_path, "second", url), Index, KEY, refuse).reused
 
 
-def test_an_upload_that_is_killed_leaves_nothing_that_looks_finished(url: str, tmp_path: Path) -> None:
+def test_a_killed_upload_leaves_no_artifact_that_looks_finished(url: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
@@ -116,75 +114,77 @@ produce(home, Index, {{"what": "an index"}}, build)
     assert done.returncode == -9
     _, names = objects(url)
     assert [name.rpartition("/")[2] for name in names] == ["a"]
-    assert produce(home(tmp_path, "second", url), Index, KEY, build).reused is False
-    again = produce(tmp_path / "first", Index, KEY, refuse)  # it was finished, and is in the store now
+    assert produce(attach(tmp_path, "second", url), Index, KEY, build).reused is False
+    again = produce(tmp_path / "first", Index, KEY, refuse)  # the finished artifact is now in the store
     assert again.rows == 2
 
 
-@pytest.mark.parametrize("harm", ["cut short", "other bytes", "gone"])
-def test_a_damaged_object_is_noticed_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
-    first = produce(home(tmp_path, "first", url), Index, KEY, build)
+@pytest.mark.parametrize("harm", ["cut", "other bytes", "deleted"])
+def test_a_damaged_object_is_detected_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
+    first = produce(attach(tmp_path, "first", url), Index, KEY, build)
     files, names = objects(url)
-    (name,) = (one for one in names if one.endswith("terms"))
-    if harm == "gone":
+    (name,) = (name for name in names if name.endswith("terms"))
+    if harm == "deleted":
         files.delete_file(name)
     else:
         with files.open_output_stream(name) as stream:
-            stream.write(b"terms" * 99_999 if harm == "cut short" else b"tErms" * 100_000)
+            stream.write(b"terms" * 99_999 if harm == "cut" else b"tErms" * 100_000)
     with pytest.raises(Mismatch, match="missing, although"):
-        load(home(tmp_path, "second", url), Index, first.digest)
-    assert not produce(home(tmp_path, "third", url), Index, KEY, build).reused
-    assert load(home(tmp_path, "second", url), Index, first.digest).rows == 3  # it was kept again, whole
+        load(attach(tmp_path, "second", url), Index, first.digest)
+    assert not produce(attach(tmp_path, "third", url), Index, KEY, build).reused
+    assert load(attach(tmp_path, "second", url), Index, first.digest).rows == 3  # uploaded again, undamaged
 
 
 @pytest.mark.parametrize("harm", ["list", "artifact"])
-def test_a_damaged_artifact_is_fetched_again_and_one_that_is_damaged_in_the_store_is_kept_anew(
+def test_a_damaged_artifact_is_fetched_again_and_a_damaged_object_is_uploaded_again(
     url: str, tmp_path: Path, harm: str
 ) -> None:
-    first = produce(home(tmp_path, "first", url), Index, KEY, build)
+    first = produce(attach(tmp_path, "first", url), Index, KEY, build)
     terms = first.path / "lucene" / "terms"
     terms.write_bytes(b"tErms" * 100_000)
-    assert produce(tmp_path / "first", Index, KEY, refuse).reused  # fetched in its place
+    assert produce(tmp_path / "first", Index, KEY, refuse).reused  # fetched from the store
     files, names = objects(url)
-    (listed,) = (one for one in names if one.endswith(f"{first.digest}.json"))
+    (listed,) = (name for name in names if name.endswith(f"{first.digest}.json"))
     with files.open_output_stream(listed) as stream:
         stream.write(b"{\xff" if harm == "list" else _listing(tmp_path, url, first.digest))
-    assert not produce(home(tmp_path, "second", url), Index, KEY, build).reused
-    assert load(home(tmp_path, "third", url), Index, first.digest).rows == 3
+    assert not produce(attach(tmp_path, "second", url), Index, KEY, build).reused
+    assert load(attach(tmp_path, "third", url), Index, first.digest).rows == 3
 
 
 def _listing(tmp_path: Path, url: str, digest: str) -> bytes:
-    """The list of an artifact that was damaged before it was uploaded, as an earlier version would do it."""
+    """Return the list of an artifact that was damaged before its upload, as an earlier version wrote it."""
     files, names = objects(url)
-    (terms,) = (one for one in names if one.endswith("terms"))
+    (terms,) = (name for name in names if name.endswith("terms"))
     damaged = b"tErms" * 100_000
     with files.open_output_stream(terms) as stream:
         stream.write(damaged)
-    (listed,) = (one for one in names if one.endswith(f"{digest}.json"))
+    (listed,) = (name for name in names if name.endswith(f"{digest}.json"))
     with files.open_input_stream(listed) as stream:
-        known = json.loads(stream.read())
-    known["files"]["lucene/terms"]["sha256"] = hashlib.sha256(damaged).hexdigest()
-    return json.dumps(known).encode()
+        contents = json.loads(stream.read())
+    contents["files"]["lucene/terms"]["sha256"] = hashlib.sha256(damaged).hexdigest()
+    return json.dumps(contents).encode()
 
 
-def test_two_homes_that_made_the_same_do_not_mix(url: str, tmp_path: Path) -> None:
+def test_two_homes_that_upload_the_same_artifact_do_not_mix_files(url: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
         produce(tmp_path / name, Index, KEY, build)
     for name in ("first", "second"):
-        produce(home(tmp_path, name, url), Index, KEY, refuse)
+        produce(attach(tmp_path, name, url), Index, KEY, refuse)
     files, names = objects(url)
-    (listed,) = (one for one in names if one.endswith(f"{produce(tmp_path / 'first', Index, KEY, refuse).digest}.json"))
+    (listed,) = (
+        name for name in names if name.endswith(f"{produce(tmp_path / 'first', Index, KEY, refuse).digest}.json")
+    )
     with files.open_input_stream(listed) as stream:
-        whole = json.loads(stream.read())
-    assert {one.rpartition("/")[0] for one in names if one.endswith("nothing")} == {
-        f"{listed.partition('/indexes/')[0]}/{whole['files_in']}"
+        listing = json.loads(stream.read())
+    assert {name.rpartition("/")[0] for name in names if name.endswith("nothing")} == {
+        f"{listed.partition('/indexes/')[0]}/{listing['files_in']}"
     }
 
 
-def test_a_store_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_an_unreachable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store.time, "sleep", lambda seconds: None)
-    place = home(tmp_path, "first", "s3://kept/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
-    with pytest.raises(Unreachable, match=r"s3://kept/there/indexes"):
+    place = attach(tmp_path, "first", "s3://artifacts/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
+    with pytest.raises(Unreachable, match=r"s3://artifacts/there/indexes"):
         produce(place, Index, KEY, build)
 
 

@@ -1,4 +1,4 @@
-"""Vectors in clusters, as those of texts lie, as rows of a Milvus collection."""
+"""Generate clustered vectors, like those of real texts, as rows of a Milvus collection."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from tasks.core.release.milvus.collection import METRIC
 from tasks.core.release.publisher import Identity
 
 
-def drawn(count: int, dimension: int, clusters: int = 1000, own: int = 24) -> np.ndarray:
-    """Unit vectors in clusters, float32 (count, dimension)."""
+def draw_vectors(count: int, dimension: int, clusters: int = 1000, directions: int = 24) -> np.ndarray:
+    """Draw unit vectors in clusters, float32 (count, dimension)."""
     draw = np.random.default_rng(17)
     centres = draw.standard_normal((clusters, dimension)) / dimension**0.5
-    along = draw.standard_normal((clusters, own, dimension)).astype(np.float32) / dimension**0.5
+    local_directions = draw.standard_normal((clusters, directions, dimension)).astype(np.float32) / dimension**0.5
     frequency = 1 / np.arange(1, clusters + 1) ** 0.7
     cluster = draw.choice(clusters, count, p=frequency / frequency.sum())
-    made = np.empty((count, dimension), np.float32)
+    vectors = np.empty((count, dimension), np.float32)
     for number in range(clusters):
-        here = np.flatnonzero(cluster == number)
-        spread = 0.8 * draw.standard_normal((len(here), own)) / own**0.5
-        everywhere = 0.2 * draw.standard_normal((len(here), dimension)) / dimension**0.5
-        made[here] = centres[number] + spread @ along[number] + everywhere
-    return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True))
+        rows = np.flatnonzero(cluster == number)
+        spread = 0.8 * draw.standard_normal((len(rows), directions)) / directions**0.5
+        noise = 0.2 * draw.standard_normal((len(rows), dimension)) / dimension**0.5
+        vectors[rows] = centres[number] + spread @ local_directions[number] + noise
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def exact(passages: np.ndarray, queries: np.ndarray, k: int) -> list[set[int]]:
-    """The rows of the best `k` passages of each query."""
-    blocks = [queries[first : first + 50] @ passages.T for first in range(0, len(queries), 50)]
-    return [set(map(int, np.argpartition(-scores, k)[:k])) for block in blocks for scores in block]
+def search_exactly(passages: np.ndarray, queries: np.ndarray, k: int) -> list[set[int]]:
+    """Return the row numbers of the best `k` passages of each query."""
+    score_blocks = [queries[first : first + 50] @ passages.T for first in range(0, len(queries), 50)]
+    return [set(map(int, np.argpartition(-scores, k)[:k])) for block in score_blocks for scores in block]
 
 
 def identity_of(index: str, passages: np.ndarray) -> Identity:
-    """A collection that nobody else has."""
+    """Name a new collection that no other run uses."""
     rows, dimension = passages.shape
     return Identity(
         release="bench",
@@ -57,17 +57,17 @@ def identity_of(index: str, passages: np.ndarray) -> Identity:
 
 
 def batches(passages: np.ndarray, size: int = 1000) -> Iterator[pa.RecordBatch]:
-    """Rows as `rows.paired` gives them, with texts of 400 bytes."""
+    """Yield rows in the format of `rows.rows_with_vectors`, with texts of 400 bytes."""
     for first in range(0, len(passages), size):
-        part = passages[first : first + size]
-        names = [f"p{number}" for number in range(first, first + len(part))]
+        vectors = passages[first : first + size]
+        ids = [f"p{number}" for number in range(first, first + len(vectors))]
         columns: dict[str, Any] = {
-            "row": pa.array(np.arange(first, first + len(part))),
-            "passage_id": pa.array(names),
-            "title": pa.array([f"entry {name}" for name in names]),
-            "text": pa.array([f"{name:<8}" * 50 for name in names]),
-            "text_hash": pa.array([f"{name:>64}" for name in names]),
-            "whole": pa.array([True] * len(part)),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1]),
+            "row": pa.array(np.arange(first, first + len(vectors))),
+            "passage_id": pa.array(ids),
+            "title": pa.array([f"entry {passage_id}" for passage_id in ids]),
+            "text": pa.array([f"{passage_id:<8}" * 50 for passage_id in ids]),
+            "text_hash": pa.array([f"{passage_id:>64}" for passage_id in ids]),
+            "whole": pa.array([True] * len(vectors)),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
         }
         yield pa.RecordBatch.from_pydict(columns)

@@ -21,7 +21,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.text.normalization import full_text
 
 WORDS = ["lamp", "river", "stone", "cloud", "paper", "engine", "orchard", "violin", "harbour", "copper", "meadow"]
-BATCH_ROWS = 5000
+BATCH = 5000  # passages per batch
 
 
 class DrawnEncoder:
@@ -42,22 +42,22 @@ class DrawnEncoder:
 
 def artifacts(home: Path, rows: int, dimension: int) -> tuple[Encoder, Embeddings, Snapshot]:
     """Return an encoder, vectors, and a snapshot of `rows` passages; create them on the first call in `home`."""
-    named = {"rows": rows, "dimension": dimension}
+    key = {"rows": rows, "dimension": dimension}
 
     def encoder_files(folder: Path) -> dict[str, object]:
         write_json(folder / "drawn.json", {"fingerprint": "drawn", "dimension": dimension})
         fields = {"dimension": dimension, "base": "", "steps": 0, "precision": "fp32", "fidelity": 1.0}
         return {"rows": 0, "fingerprint": "drawn", "passage_fingerprint": "drawn", **fields}
 
-    encoder = produce(home, Encoder, named, encoder_files)
+    encoder = produce(home, Encoder, key, encoder_files)
     snapshot = next(iter(receipts_newest_first(home, Snapshot)), None) or snapshot_of(home, passages(rows))
 
     def vector_files(folder: Path) -> dict[str, object]:
-        write_parts(folder / "shard-00000-of-00001.parquet", vectors(snapshot, DrawnEncoder(encoder.path)))
+        write_tables(folder / "shard-00000-of-00001.parquet", vectors(snapshot, DrawnEncoder(encoder.path)))
         fields = {"dimension": dimension, "shards": 1, "embedded": rows, "avoided": 0, "tokens": 0}
         return {"rows": rows, "fingerprint": "drawn", "snapshot": snapshot.digest, **fields}
 
-    embeddings = produce(home, Embeddings, named, vector_files)
+    embeddings = produce(home, Embeddings, key, vector_files)
     return encoder, embeddings, snapshot
 
 
@@ -74,14 +74,14 @@ def passages(rows: int) -> dict[str, dict[str, str]]:
 def vectors(snapshot: Snapshot, encoder: DrawnEncoder) -> Iterable[pa.Table]:
     """Encode all passages: tables of passage_id, text_hash, and vector."""
     with pq.ParquetFile(snapshot.path / "passages.parquet") as file:
-        for batch in file.iter_batches(BATCH_ROWS):
+        for batch in file.iter_batches(BATCH):
             table = pa.Table.from_batches([batch])
-            made = encoder.encode_passages([full_text(row["title"], row["text"]) for row in batch.to_pylist()])
-            column = pa.FixedSizeListArray.from_arrays(pa.array(made.ravel()), encoder.dimension)
+            encoded = encoder.encode_passages([full_text(row["title"], row["text"]) for row in batch.to_pylist()])
+            column = pa.FixedSizeListArray.from_arrays(pa.array(encoded.ravel()), encoder.dimension)
             yield table.select(["passage_id", "text_hash"]).append_column("vector", column)
 
 
-def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write tables to one Parquet file."""
     writer = None
     for table in tables:

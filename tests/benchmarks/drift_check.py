@@ -1,10 +1,10 @@
-"""How long one check for drift takes beside encoding its queries.
+"""Duration of a drift check, compared with encoding its queries.
 
     python tests/benchmarks/drift_check.py FOLDER QUERIES --home HOME [--sizes 1000 5000]
 
-FOLDER is a collection in BEIR layout that serves; QUERIES a `queries.jsonl` (or .gz) that a service would have been
-asked. HOME keeps what is made once: snapshot, base encoder, vectors, reference. Each size is a whole check by `watch`,
-without the state of the one before it; what encoding the same queries takes alone is taken off.
+FOLDER is the serving collection in BEIR layout. QUERIES is a `queries.jsonl` (or .gz) with the logged queries. HOME
+keeps snapshot, base encoder, vectors, and reference for later runs. Each size is a complete check by `watch` without
+the state of earlier checks. The time of encoding the same queries is measured separately and subtracted.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from tasks.core.training.trainer import base_encoder
 
 
 def main() -> None:
-    """Print one line a size."""
+    """Print a line for each size."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("queries", type=Path)
-    arguments.add_argument("--home", type=Path, required=True)
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000])
+    arguments.add_argument("folder", type=Path, help="collection in BEIR layout")
+    arguments.add_argument("queries", type=Path, help="queries.jsonl, plain or gzip")
+    arguments.add_argument("--home", type=Path, required=True, help="folder for artifacts")
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000], help="queries per check")
     chosen = arguments.parse_args()
     settings = Settings.model_validate({"home": chosen.home, "data": {"format": "beir", "path": chosen.folder}})
     snapshot = ingest(settings)[1]
     encoder = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(settings.home, encoder, snapshot, settings.embedding.shards)
     reference = build_reference(settings.home, encoder, embeddings, snapshot)
-    print(f"{snapshot.rows:,} passages, reference of {reference.rows:,} queries made in {reference.seconds:.1f} s")
+    print(f"{snapshot.rows:,} passages, reference of {reference.rows:,} queries built in {reference.seconds:.1f} s")
     release = _release(settings, encoder, embeddings, snapshot)
-    opened = gzip.open if chosen.queries.suffix == ".gz" else open
-    with opened(chosen.queries, "rt", encoding="utf-8") as lines:
+    open_file = gzip.open if chosen.queries.suffix == ".gz" else open
+    with open_file(chosen.queries, "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in itertools.islice(lines, 2 * max(chosen.sizes))]
     load_encoder(encoder.path).encode_queries(texts[:100])
     for size in chosen.sizes:
-        print(_timed(settings, release, snapshot, texts[:size], encoder), flush=True)
+        print(_time_check(settings, release, snapshot, texts[:size], encoder), flush=True)
 
 
-def _timed(settings: Settings, release: Release, snapshot: Snapshot, texts: list[str], encoder: Encoder) -> str:
+def _time_check(settings: Settings, release: Release, snapshot: Snapshot, texts: list[str], encoder: Encoder) -> str:
     shutil.rmtree(state_file(settings.home).parent, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "log.jsonl"
         log.write_text("".join(json.dumps({"query": text}) + "\n" for text in texts), encoding="utf-8")
         drift = settings.drift.model_copy(update={"queries": log})
         began = time.perf_counter()
-        found = watch(
+        check = watch(
             settings.model_copy(update={"drift": drift}), release, snapshot, recipe_of(settings), datetime.now(UTC)
         )
         whole = time.perf_counter() - began
@@ -68,13 +68,13 @@ def _timed(settings: Settings, release: Release, snapshot: Snapshot, texts: list
     load_encoder(encoder.path).encode_queries(sorted(set(texts)))
     encoding = time.perf_counter() - began
     return (
-        f"{len(texts):,} queries: {whole:.1f} s, of them {encoding:.1f} s encoding ({encoder.precision}), "
-        f"{whole - encoding:.1f} s statistics; {found.verdict}: {found.cause}"
+        f"{len(texts):,} queries: {whole:.1f} s in total, {encoding:.1f} s encoding ({encoder.precision}), "
+        f"{whole - encoding:.1f} s statistics; {check.verdict}: {check.cause}"
     )
 
 
 def _release(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Release:
-    """A record of what serves; a check looks at no collection."""
+    """Return a record of the serving release; a check does not read its collection."""
     return Release(
         digest="d", path=settings.home, rows=snapshot.rows, release="r0001-d", created="2026-01-01T00:00:00Z",
         generation=1, fingerprint=encoder.fingerprint, encoder=encoder.digest, embeddings=embeddings.digest,

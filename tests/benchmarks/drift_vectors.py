@@ -1,7 +1,7 @@
-"""What the study of drift is made on: texts of real collections, their vectors, and each query's best passages.
+"""Data of the drift benchmark: texts of real collections, their vectors, and the best passages of each query.
 
-Vectors are those of the product's own encoder, on its fastest path here, and are kept in a folder: the draws of the
-study cost no encoding. What is held back from the corpus, and which queries are damaged, is decided by a seed.
+The product's own encoder computes the vectors, and a folder caches them, so that later draws encode nothing. A seed
+decides which part of the corpus is held back and which queries are damaged.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Collection:
     positives: dict[str, set[str]]
 
 
-def read(folder: Path) -> Collection:
-    """A folder in BEIR layout, plain or gzip, with all its splits."""
+def read_collection(folder: Path) -> Collection:
+    """Read a folder in BEIR layout, plain or gzip, with all its splits."""
     positives: dict[str, set[str]] = {}
     for file in sorted((folder / "qrels").glob("*.tsv")):
         for line in file.read_text(encoding="utf-8").splitlines()[1:]:
@@ -47,8 +47,8 @@ def read(folder: Path) -> Collection:
             if float(score) > 0:
                 positives.setdefault(query, set()).add(passage)
     corpus = {row["_id"]: full_text(row.get("title") or "", row["text"]) for row in _rows(folder / "corpus.jsonl")}
-    asked = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl") if row["_id"] in positives}
-    return Collection(corpus, asked, positives)
+    queries = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl") if row["_id"] in positives}
+    return Collection(corpus, queries, positives)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -61,24 +61,24 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 class Vectors:
-    """Encodes texts with one encoder, and never the same list twice."""
+    """Encode texts, and cache the vectors of each list in a folder."""
 
     def __init__(self, folder: Path, precision: str, model: str) -> None:
         self.folder, self.precision, self.model = folder, precision, model
         self.encoder: DualEncoder | None = None
 
-    def of(self, side: str, texts: Sequence[str]) -> np.ndarray:
-        """Vectors float32 (n, dimension), of queries or of passages."""
+    def encode(self, side: str, texts: Sequence[str]) -> np.ndarray:
+        """Encode queries or passages as float32 (n, dimension)."""
         file = self.folder / f"{side}-{digest_of([self.precision, self.model, *texts])}.npy"
         if not file.exists():
-            encoder = self._opened()
-            made = encoder.encode_queries(texts) if side == "query" else encoder.encode_passages(texts)
-            np.save(file.with_suffix(".partial.npy"), made)
+            encoder = self._open_encoder()
+            vectors = encoder.encode_queries(texts) if side == "query" else encoder.encode_passages(texts)
+            np.save(file.with_suffix(".partial.npy"), vectors)
             file.with_suffix(".partial.npy").rename(file)
         loaded: np.ndarray = np.load(file)
         return loaded
 
-    def _opened(self) -> DualEncoder:
+    def _open_encoder(self) -> DualEncoder:
         if self.encoder is None:
             base = self.folder / f"encoder-{self.precision}"
             base.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,8 @@ class Vectors:
         return self.encoder
 
 
-def best(queries: np.ndarray, passages: np.ndarray, depth: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores (queries, depth) of the passages of largest inner product, best first."""
+def search_best(queries: np.ndarray, passages: np.ndarray, depth: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and scores (queries, depth) of the passages with the largest inner product, best first."""
     rows, scores = [], []
     for start in range(0, len(queries), 1024):
         block = queries[start : start + 1024] @ passages.T
@@ -100,26 +100,26 @@ def best(queries: np.ndarray, passages: np.ndarray, depth: int = 10) -> tuple[np
     return np.concatenate(rows), np.concatenate(scores)
 
 
-def noisy(text: str, rate: float, draw: random.Random) -> str:
-    """`text` with each letter, at this rate, dropped, doubled, replaced or swapped with the next."""
-    made, letters = [], list(text)
+def add_typos(text: str, rate: float, draw: random.Random) -> str:
+    """Drop, double, replace, or swap letters of `text` at a rate."""
+    noisy_letters, letters = [], list(text)
     while letters:
         letter = letters.pop(0)
         if letter.isalpha() and draw.random() < rate:
             kind = draw.randrange(4)
             if kind == 1:
-                made += [letter, letter]
+                noisy_letters += [letter, letter]
             elif kind == 2:
-                made.append(draw.choice(LETTERS))
+                noisy_letters.append(draw.choice(LETTERS))
             elif kind == 3 and letters:
-                made += [letters.pop(0), letter]
+                noisy_letters += [letters.pop(0), letter]
         else:
-            made.append(letter)
-    return "".join(made)
+            noisy_letters.append(letter)
+    return "".join(noisy_letters)
 
 
-def topics(queries: dict[str, str], positives: dict[str, set[str]]) -> dict[str, str]:
-    """The topic of each MedQuAD query: the document that answers it, documents of one name being one topic."""
+def topic_of_queries(queries: dict[str, str], positives: dict[str, set[str]]) -> dict[str, str]:
+    """Return the topic of each MedQuAD query: the name of the document that answers it."""
     name_of: dict[str, str] = {}
     document = {query: "_".join(min(ids).split("_")[:2]) for query, ids in positives.items()}
     for query, text in queries.items():
@@ -129,5 +129,5 @@ def topics(queries: dict[str, str], positives: dict[str, set[str]]) -> dict[str,
 
 
 def month_of(identifier: str) -> str:
-    """Year and month of an arXiv id, as 2503."""
+    """Return year and month of an arXiv id, such as 2503."""
     return identifier.removeprefix("t-")[:4]

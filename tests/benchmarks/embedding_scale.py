@@ -54,29 +54,29 @@ class Run:
 
 
 def main() -> None:
-    """Prepare each run, run it in its own process, and print the table."""
+    """Prepare each run, run it in a separate process, and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[20_000, 75_000, 300_000])
+    arguments.add_argument("folder", type=Path, help="collection in BEIR layout")
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[20_000, 75_000, 300_000], help="passages")
     arguments.add_argument("--tokens", type=int, default=16, help="token limit of a passage")
-    arguments.add_argument("--words", type=int, default=24, help="words to keep of a passage; 0: all")
-    arguments.add_argument("--layers", type=int, default=1, help="layers to keep of the model")
-    arguments.add_argument("--shards", type=int, default=4)
-    arguments.add_argument("--night", type=int, help="passages of the runs that show the avoided work")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments.add_argument("--words", type=int, default=24, help="words kept of a passage; 0: all")
+    arguments.add_argument("--layers", type=int, default=1, help="layers kept of the model")
+    arguments.add_argument("--shards", type=int, default=4, help="shards of each run")
+    arguments.add_argument("--night", type=int, help="passages of the runs that show avoided work")
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
-    if chosen.one:  # in the process of a run, FOLDER is the file that describes the run
+    if chosen.worker:  # FOLDER is the JSON file of the run
         fields = json.loads(chosen.folder.read_text())
         print(json.dumps(_embed(Run(**{**fields, "home": Path(fields["home"])}))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         runs = _nights(chosen, Path(scratch)) if chosen.night else _sizes(chosen, Path(scratch))
-        figures = {}
+        costs = {}
         for name, run in runs:
-            figures[name] = _run_in_process(run)
-            print(name, figures[name], file=sys.stderr)
-    print(json.dumps(figures, indent=2) if chosen.json else _table(figures))
+            costs[name] = _run_in_process(run)
+            print(name, costs[name], file=sys.stderr)
+    print(json.dumps(costs, indent=2) if chosen.json else _format_table(costs))
 
 
 def _sizes(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Run]]:
@@ -95,9 +95,9 @@ def _nights(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Ru
     yield "retrained encoder", Run(home, _encoder(home, first, chosen, 1), first.digest, chosen.shards)
     changed = (f"{text} changed" if row % FIFTH == 0 else text for row, text in enumerate(_texts(chosen)))
     yield "a fifth changed", Run(home, encoder, _snapshot(home, changed, size).digest, chosen.shards)
-    other = scratch / "other"
-    copies = _snapshot(other, _with_copies(chosen), size)
-    yield "a fifth copies", Run(other, _encoder(other, copies, chosen, 0), copies.digest, chosen.shards)
+    other_home = scratch / "other"
+    copies = _snapshot(other_home, _with_copies(chosen), size)
+    yield "a fifth copies", Run(other_home, _encoder(other_home, copies, chosen, 0), copies.digest, chosen.shards)
 
 
 def _texts(chosen: argparse.Namespace) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _snapshot(home: Path, texts: Iterator[str], size: int) -> Snapshot:
 
 
 def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrained: int) -> str:
-    """Return the digest of the cut model as an encoder. `retrained` selects its weights."""
+    """Build an encoder with the first layers; return its digest. `retrained` changes the weights."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -155,12 +155,12 @@ def _run_in_process(run: Run) -> dict[str, float]:
     file = run.home / "run.json"
     file.write_text(json.dumps(asdict(run), default=str))
     environment = {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "true", **os.environ}
-    command = [sys.executable, __file__, str(file), "--one"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    command = [sys.executable, __file__, str(file), "--worker"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    cost: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return cost
 
 
 def _embed(run: Run) -> dict[str, float]:
@@ -169,29 +169,29 @@ def _embed(run: Run) -> dict[str, float]:
 
     encoder, snapshot = load(run.home, Encoder, run.encoder), load(run.home, Snapshot, run.snapshot)
     model = load_encoder(encoder.path)
-    model.encode_passages(["load what is loaded on first use"])
+    model.encode_passages(["load all weights"])
     with Peak() as start:
-        began, used = time.perf_counter(), time.process_time()
+        start_time, start_cpu = time.perf_counter(), time.process_time()
     with Peak() as peak:
         for rank in range(run.shards):
             embed_shard(run.home, encoder, snapshot, rank, run.shards)
         embeddings = gather_shards(run.home, encoder, snapshot, run.shards)
     counts = embeddings.model_dump(include={"rows", "embedded", "avoided", "repeated", "tokens"})
-    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    seconds, cpu = time.perf_counter() - start_time, time.process_time() - start_cpu
     return {**counts, "seconds": seconds, "cpu": cpu, "start_mb": start.mb, "peak_mb": peak.mb}
 
 
-def _table(figures: dict[str, dict[str, float]]) -> str:
+def _format_table(costs: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| run | passages | encoded | known | repeated | seconds | CPU s | ms a passage | MiB at start | peak MiB |",
+        "| run | passages | encoded | reused | repeated | seconds | CPU s | ms/passage | MiB at start | peak MiB |",
         "|---|" + "---:|" * 9,
     ]
-    for name, run in figures.items():
-        known = run["avoided"] - run["repeated"]
+    for name, cost in costs.items():
+        reused = cost["avoided"] - cost["repeated"]
         lines.append(
-            f"| {name} | {run['rows']:,} | {run['embedded']:,} | {known:,} | {run['repeated']:,} "
-            f"| {run['seconds']:.1f} | {run['cpu']:.1f} | {1000 * run['seconds'] / run['rows']:.2f} "
-            f"| {run['start_mb']} | {run['peak_mb']} |"
+            f"| {name} | {cost['rows']:,} | {cost['embedded']:,} | {reused:,} | {cost['repeated']:,} "
+            f"| {cost['seconds']:.1f} | {cost['cpu']:.1f} | {1000 * cost['seconds'] / cost['rows']:.2f} "
+            f"| {cost['start_mb']} | {cost['peak_mb']} |"
         )
     return "\n".join(lines)
 

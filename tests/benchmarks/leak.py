@@ -1,21 +1,21 @@
-"""Hides half of each query's positives, mines with the rest, and counts how many hidden ones each filter lets through.
+"""Hide half of the positives of each query, mine with the rest, and count the hidden positives that each filter passes.
 
     python tests/benchmarks/leak.py [FOLDER ...] [--source bm25|dense] [--margins 0.8 0.9 ...] [--cross-encoder MODEL]
 
-Each FOLDER is a collection in BEIR layout whose queries are judged exhaustively; a generated one always comes first:
-made-up places, eight things to know about each, and every one of them said in five ways, one of them twice, so that
-what BM25 ranks high beside the known positives is either another wording of the answer (hidden positives, all known
-here) or another fact in like words (true negatives). The encoder is the base model of the settings, not trained on it.
+Each FOLDER is a collection in BEIR layout with exhaustive qrels. A generated collection always comes first: fictional
+places with eight facts each, and every fact stated in five wordings and one near duplicate. What BM25 ranks next to
+the known positives is then either another wording of the answer (a hidden positive) or another fact in similar words
+(a true negative), and all of these are known. The encoder is the base model of the settings, without training.
 
-Of the candidates of one retriever, depth 100, as every filter set leaves them:
+The table shows the candidates of a retriever at depth 100 after each set of filters:
 
-    leaked      hidden positives among the negatives (8 a query), and their share of the negatives
-    let through share of the hidden positives among the candidates that is not refused
-    places lost share of the places that BM25 alone fills and this set cannot
-    true lost   share of the true negatives among the candidates that is refused
+    leaked      hidden positives among the negatives (8 per query), and their share of the negatives
+    let through share of the hidden positives among the candidates that pass
+    places lost share of the negatives that BM25 alone selects and this set of filters cannot
+    true lost   share of the true negatives among the candidates that are refused
 
-A margin of 95 % of the lowest positive reads "margin 0.95 min". The goal: margin cuts what leaks through BM25 + near
-duplicates by half or more, at no more than 10 % of the negatives (places) lost.
+"margin 0.95 min" is a margin of 95 % of the lowest positive. The goal: the margin at least halves the leaks of
+BM25 + near duplicate, and loses no more than 10 % of the places.
 """
 
 from __future__ import annotations
@@ -57,30 +57,31 @@ ALL = (*NEAR, Reason.ABOVE_MARGIN)
 
 
 def main() -> None:
-    """Study every collection and print a table for each."""
+    """Mine every collection and print a table for each."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folders", nargs="*", type=Path)
-    arguments.add_argument("--source", choices=("bm25", "dense"), default="bm25", help="whose candidates are judged")
-    arguments.add_argument("--margins", nargs="+", type=float, default=[0.8, 0.85, 0.9, 0.95, 0.97, 0.99])
+    arguments.add_argument("folders", nargs="*", type=Path, help="collections in BEIR layout")
+    arguments.add_argument("--source", choices=("bm25", "dense"), default="bm25", help="retriever of the candidates")
+    margins = [0.8, 0.85, 0.9, 0.95, 0.97, 0.99]
+    arguments.add_argument("--margins", nargs="+", type=float, default=margins, help="[mining] margin")
     arguments.add_argument("--cross-encoder", default="", help="folder or hub id of a sequence classification model")
-    arguments.add_argument("--seed", type=int, default=0, help="of which positives are hidden")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--home", type=Path, help="keep what is made here")
+    arguments.add_argument("--seed", type=int, default=0, help="seed that selects the hidden positives")
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--home", type=Path, help="folder that keeps artifacts")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         _generate(Path(scratch) / "generated")
-        found = {
-            folder.name: _study(folder, chosen.home or Path(scratch) / "home", Path(scratch) / f"half-{number}", chosen)
+        results = {
+            folder.name: _measure(folder, Path(scratch), Path(scratch) / f"half-{number}", chosen)
             for number, folder in enumerate([Path(scratch) / "generated", *chosen.folders])
         }
-    print(json.dumps(found, indent=2) if chosen.json else "\n\n".join(_table(*item) for item in found.items()))
+    print(json.dumps(results, indent=2) if chosen.json else "\n\n".join(map(_table, results, results.values())))
 
 
 @dataclass(frozen=True)
 class Study:
-    """The candidates of all training queries, what the rules know, and which candidates are hidden positives."""
+    """The candidates of all training queries, the inputs of the filters, and the mask of hidden positives."""
 
-    this: MiningRound
+    mining_round: MiningRound
     facts: FilterInputs
     candidates: Candidates
     hidden: np.ndarray  # bool (candidates,)
@@ -88,28 +89,28 @@ class Study:
     mining: MiningSettings
 
 
-def _study(folder: Path, home: Path, half: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+def _measure(folder: Path, scratch: Path, half: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     hidden = _hide_half(folder, half, chosen.seed)
     settings = Settings.model_validate(
         {
-            "home": home,
+            "home": chosen.home or scratch / "home",
             "data": {"format": "beir", "path": half, "compare": False, "dev_share": 1e-9, "max_refused": 1},
             "mining": {"shares": {chosen.source: 1}, "cross_encoder": {"model": chosen.cross_encoder}},
         }
     )
     study = _prepare(settings, ingest(settings)[1], hidden, chosen.source)
-    rows = {"BM25 alone" if chosen.source == "bm25" else "dense alone": _fate(study, KNOWN, study.mining)}
-    rows["+ near duplicate"] = _fate(study, NEAR, study.mining)
+    rows = {"BM25 alone" if chosen.source == "bm25" else "dense alone": _filter(study, KNOWN, study.mining)}
+    rows["+ near duplicate"] = _filter(study, NEAR, study.mining)
     for over in ("min", "mean"):
         for margin in chosen.margins:
             mining = study.mining.model_copy(update={"margin": margin, "margin_over": over})
-            rows[f"+ margin {margin} {over}"] = _fate(study, ALL, mining)
+            rows[f"+ margin {margin} {over}"] = _filter(study, ALL, mining)
     if chosen.cross_encoder:
-        rows["+ margin + cross-encoder"] = _fate(study, ALL, study.mining, asked=True)
+        rows["+ margin + cross-encoder"] = _filter(study, ALL, study.mining, rescore=True)
     first = next(iter(rows.values()))
-    for one in rows.values():
-        one["places_lost"] = 1 - one["negatives"] / first["negatives"]
-        one["true_lost"] = 1 - one.pop("true_kept") / first["true_negatives"]
+    for row in rows.values():
+        row["places_lost"] = 1 - row["negatives"] / first["negatives"]
+        row["true_lost"] = 1 - row.pop("true_kept") / first["true_negatives"]
     return rows
 
 
@@ -117,71 +118,72 @@ def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source:
     home, mining = settings.home, settings.mining
     encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(home, encoder, snapshot, 1)
-    asked = queries(snapshot, "train")
-    vectors = load_encoder(encoder.path).encode_queries(asked["text"].to_pylist())
+    train_queries = queries(snapshot, "train")
+    vectors = load_encoder(encoder.path).encode_queries(train_queries["text"].to_pylist())
     if source == "bm25":
-        run = search_bm25(home, build_index(home, snapshot, mining), asked, mining.depth, mining)
+        run = search_bm25(home, build_index(home, snapshot, mining), train_queries, mining.depth, mining)
     else:
-        run = dense_run(home, "train", asked, vectors, embeddings, mining.depth)
-    model = mining.cross_encoder.model
-    judging = CrossEncoder(find_cross_encoder(mining.cross_encoder), mining.cross_encoder.tokens) if model else None
+        run = dense_run(home, "train", train_queries, vectors, embeddings, mining.depth)
+    section = mining.cross_encoder
+    scorer = CrossEncoder(find_cross_encoder(section), section.tokens) if section.model else None
     texts = open_texts(build_shingles(home, snapshot))
-    this = MiningRound(snapshot, 1, asked, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, judging)
-    candidates = Candidates.joined([some for _, some in candidate_batches(this)])
+    mining_round = MiningRound(
+        snapshot, 1, train_queries, {source: run}, {source: 1.0}, embeddings, vectors, texts, mining, scorer
+    )
+    candidates = Candidates.joined([batch for _, batch in candidate_batches(mining_round)])
     ids = pq.read_table(snapshot.path / PASSAGES, columns=["passage_id"])["passage_id"].to_pylist()
-    names = asked["query_id"].to_pylist()
+    names = train_queries["query_id"].to_pylist()
     pairs = zip(candidates.query.tolist(), candidates.passage.tolist(), strict=True)
     is_hidden = np.array([ids[passage] in hidden.get(names[query], ()) for query, passage in pairs])
     negatives = mine(home, snapshot, [(source, run)], embeddings, vectors, 1, mining)
-    study = Study(this, filter_inputs(this), candidates, is_hidden, sum(map(len, hidden.values())), mining)
+    hidden_in_all = sum(map(len, hidden.values()))
+    study = Study(mining_round, filter_inputs(mining_round), candidates, is_hidden, hidden_in_all, mining)
     _check(study, pq.read_table(negatives.path / NEGATIVES_FILE))
     return study
 
 
 def _check(study: Study, mined: Any) -> None:
-    """No known positive is among the negatives that the whole step mines, and the study below chooses the same."""
+    """Check that the step mines no known positive, and selects as many negatives as this benchmark."""
     positives = set(zip(study.facts.positive_query.tolist(), study.facts.positive_passage.tolist(), strict=True))
-    names = study.this.training_queries["query_id"]
-    ids = pq.read_table(study.this.snapshot.path / PASSAGES)["passage_id"]
+    names = study.mining_round.training_queries["query_id"]
+    ids = pq.read_table(study.mining_round.snapshot.path / PASSAGES)["passage_id"]
     rows = zip(index_in(mined["query_id"], names).tolist(), index_in(mined["passage_id"], ids).tolist(), strict=True)
     assert not positives & set(rows), "a known positive is among the negatives"
-    asked = study.this.cross_encoder is not None
-    assert _fate(study, tuple(RULES), study.mining, asked)["negatives"] == mined.num_rows
+    rescore = study.mining_round.cross_encoder is not None
+    assert _filter(study, tuple(RULES), study.mining, rescore)["negatives"] == mined.num_rows
 
 
-def _fate(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, asked: bool = False) -> dict[str, float]:
+def _filter(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, rescore: bool = False) -> dict[str, float]:
     refused = np.zeros(len(study.candidates), bool)
     for rule in rules:
         refused |= RULES[rule](study.candidates, study.facts, mining)
-    verdict = np.where(refused, 0, KEPT).astype(np.int8)
+    decisions = np.where(refused, 0, KEPT).astype(np.int8)
     shares = np.ones(1)
-    if asked:
-        ask = cross_encoder_scorer(study.this)
-        assert ask is not None
-        most = mining.cross_encoder.most
-        kept, _ = choose_with_cross_encoder(
-            study.candidates, verdict, study.this.texts, shares, mining.per_query, ask, most
-        )
+    texts, per_query = study.mining_round.texts, mining.per_query
+    if rescore:
+        score = cross_encoder_scorer(study.mining_round)
+        assert score is not None
+        limit = mining.cross_encoder.most
+        selected, _ = choose_with_cross_encoder(study.candidates, decisions, texts, shares, per_query, score, limit)
     else:
-        kept = choose(study.candidates, verdict.copy(), study.this.texts, shares, mining.per_query)
-    through = verdict == KEPT
-    known = RULES[Reason.KNOWN_POSITIVE](study.candidates, study.facts, mining)
-    true = ~study.hidden & ~known
-    leaked = int(study.hidden[kept].sum())
+        selected = choose(study.candidates, decisions.copy(), texts, shares, per_query)
+    passed = decisions == KEPT
+    true = ~study.hidden & ~RULES[Reason.KNOWN_POSITIVE](study.candidates, study.facts, mining)
+    leaked = int(study.hidden[selected].sum())
     return {
-        "negatives": len(kept),
+        "negatives": len(selected),
         "leaked": leaked,
-        "leak_share": leaked / max(len(kept), 1),
+        "leak_share": leaked / max(len(selected), 1),
         "hidden": study.hidden_in_all,
         "hidden_candidates": int(study.hidden.sum()),
-        "let_through": float(through[study.hidden].mean()),
+        "let_through": float(passed[study.hidden].mean()),
         "true_negatives": int(true.sum()),
-        "true_kept": int(through[true].sum()),
+        "true_kept": int(passed[true].sum()),
     }
 
 
 def _hide_half(folder: Path, target: Path, seed: int) -> Judgements:
-    """A copy of the collection with half of each query's positives (rounded down), all in one split; the other half."""
+    """Copy a collection with half of the positives of each query, all in the train split; return the hidden half."""
     positives: Judgements = {}
     for file in sorted((folder / "qrels").glob("*.tsv")):
         for line in file.read_text(encoding="utf-8").splitlines()[1:]:
@@ -193,17 +195,17 @@ def _hide_half(folder: Path, target: Path, seed: int) -> Judgements:
     (target / "qrels").mkdir(parents=True)
     for name in ("corpus.jsonl", "queries.jsonl"):
         (target / name).symlink_to((folder / name).resolve())
-    pairs = [(query, one) for query, ids in positives.items() for one in sorted(ids - hidden[query])]
-    _qrels(target, pairs)
+    pairs = [(query, passage) for query, ids in positives.items() for passage in sorted(ids - hidden[query])]
+    _write_qrels(target, pairs)
     return hidden
 
 
-def _qrels(folder: Path, pairs: list[tuple[str, str]]) -> None:
+def _write_qrels(folder: Path, pairs: list[tuple[str, str]]) -> None:
     lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{passage}\t1" for query, passage in pairs)]
     (folder / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-# A thing to know about a place: the question, and five ways of saying it.
+# Facts about a place: the question, and five wordings of the answer.
 FACTS = {
     "in what year was {s} opened": [
         "{s} first let people in during {n}", "the inauguration of {s} took place in {n}",
@@ -248,11 +250,11 @@ DISASTERS = ["a fire", "a flood", "a landslide", "cracks in the roof", "a lost l
 ASIDES = ["buses stop close by", "a small shop sells maps", "guides are at hand in summer", "dogs are welcome"]
 KINDS = ["the bridge of", "the museum of", "the tower of", "the mill of", "the theatre of"]
 PLACES = 120
-ASKED = 400
+QUERIES = 400
 
 
 def _generate(folder: Path) -> None:
-    """5,760 passages and 400 queries; everything that answers a query is known, because it was made so."""
+    """Generate 5,760 passages and 400 queries with complete qrels."""
     draw = random.Random(11)
     corpus, answers = [], {}
     for subject in [f"{kind} {_name(draw)}" for kind in KINDS for _ in range(PLACES // len(KINDS))]:
@@ -263,20 +265,20 @@ def _generate(folder: Path) -> None:
             }  # fmt: skip
             numbers = range(len(corpus), len(corpus) + len(statements) + 1)
             answers[question.format(s=subject)] = [f"p{number}" for number in numbers]
-            said = [f"{one.format(s=subject, **values)}. {draw.choice(ASIDES)}." for one in statements]
-            corpus += [*said, f"{said[0]} Updated"]
-    asked = draw.sample(sorted(answers), ASKED)
+            wordings = [f"{text.format(s=subject, **values)}. {draw.choice(ASIDES)}." for text in statements]
+            corpus += [*wordings, f"{wordings[0]} Updated"]
+    questions = draw.sample(sorted(answers), QUERIES)
     (folder / "qrels").mkdir(parents=True)
-    _lines(folder / "corpus.jsonl", ({"_id": f"p{row}", "title": "", "text": text} for row, text in enumerate(corpus)))
-    _lines(folder / "queries.jsonl", ({"_id": f"q{row}", "text": text} for row, text in enumerate(asked)))
-    _qrels(folder, [(f"q{row}", passage) for row, text in enumerate(asked) for passage in answers[text]])
+    _write(folder / "corpus.jsonl", ({"_id": f"p{row}", "title": "", "text": text} for row, text in enumerate(corpus)))
+    _write(folder / "queries.jsonl", ({"_id": f"q{row}", "text": text} for row, text in enumerate(questions)))
+    _write_qrels(folder, [(f"q{row}", passage) for row, text in enumerate(questions) for passage in answers[text]])
 
 
 def _name(draw: random.Random) -> str:
     return "".join(draw.choice("bdfgklmnprstv") + draw.choice("aeiou") for _ in range(3)).capitalize()
 
 
-def _lines(file: Path, rows: Iterator[Mapping[str, str]]) -> None:
+def _write(file: Path, rows: Iterator[Mapping[str, str]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -287,10 +289,10 @@ def _table(name: str, rows: dict[str, dict[str, float]]) -> str:
         f"{'filters':<28}{'negatives':>10}{'leaked':>8}{'of negatives':>14}{'let through':>13}{'places lost':>13}"
         f"{'true lost':>11}",
     ]
-    for filters, one in rows.items():
+    for filters, row in rows.items():
         lines.append(
-            f"{filters:<28}{one['negatives']:>10,}{one['leaked']:>8,}{one['leak_share']:>14.1%}"
-            f"{one['let_through']:>13.1%}{one['places_lost']:>13.1%}{one['true_lost']:>11.1%}"
+            f"{filters:<28}{row['negatives']:>10,}{row['leaked']:>8,}{row['leak_share']:>14.1%}"
+            f"{row['let_through']:>13.1%}{row['places_lost']:>13.1%}{row['true_lost']:>11.1%}"
         )
     return "\n".join(lines)
 

@@ -1,20 +1,21 @@
-"""The whole mining step beside the tools that do a part of it: queries a second and peak memory on one collection.
+"""Queries per second and peak memory of mining, compared with tools that do part of it, on the same collection.
 
     python tests/benchmarks/mining.py FOLDER [--queries N] [--threads 2] [--contestants bm25 dense ...] [--json]
 
-FOLDER is a collection in BEIR layout (plain or gzip) with a train split. Index and vectors are made before, once and
-kept with --home; no time is counted for them. Each contestant then runs in a process of its own; the peak is the
-resident memory of that process with all its children (Java among them), looked at 20 times a second.
+FOLDER is a collection in BEIR layout (plain or gzip) with a train split. The index and the vectors are built before,
+outside the measured time; --home keeps them for later runs. Each system runs in a separate process. Its peak is the
+resident memory of the process and all its children (including Java), sampled 20 times per second.
 
-    bm25          ours: BM25 search, 100 passages a query, dense scores, all filters, 8 negatives a query, audit, files
-    bm25-half     the same for half of the queries
-    bm25-quarter  the same for a quarter
-    dense         ours: exact search with given vectors, then all the same
-    batch-search  Pyserini's LuceneSearcher.batch_search over the same index: ids and scores of 100 passages, no more
-    bm25s         bm25s' retrieve, fastest way that is installed, 100 passages a query, no more
-    st            sentence_transformers.util.mine_hard_negatives with the same vectors: 8 negatives a query
+    bm25          ours: BM25 search with 100 passages per query, dense scores, all filters, 8 negatives per query,
+                  audit, and files
+    bm25-half     the same with half of the queries
+    bm25-quarter  the same with a quarter of the queries
+    dense         ours: exact search with given vectors, and the same steps
+    batch-search  only Pyserini's LuceneSearcher.batch_search on the same index: ids and scores of 100 passages
+    bm25s         only the retrieval of bm25s with its fastest installed backend, 100 passages per query
+    st            sentence_transformers.util.mine_hard_negatives with the same vectors: 8 negatives per query
 
-Vectors are all-MiniLM-L6-v2's of passages cut at 32 tokens: speed does not hang on how good they are.
+The vectors are those of all-MiniLM-L6-v2 for passages cut at 32 tokens: speed does not depend on their quality.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from mining_peers import DEPTH, NEGATIVES, Given, batch_search, index_bm25s, with_bm25s, with_sentence_transformers
+from mining_peers import DEPTH, NEGATIVES, Inputs, batch_search, index_bm25s, with_bm25s, with_sentence_transformers
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import Settings
@@ -45,30 +46,32 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """Prepare, run the contestants one after the other and print the table."""
+    """Build index and vectors, run the systems one after another, and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--queries", type=int, default=0, help="training queries asked; 0: all")
-    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    arguments.add_argument("--home", type=Path, help="keep index and vectors here")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--one", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
+    arguments.add_argument("folder", type=Path, help="collection in BEIR layout")
+    arguments.add_argument("--queries", type=int, default=0, help="training queries to mine; 0: all")
+    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each system")
+    arguments.add_argument(
+        "--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), help="systems to run"
+    )
+    arguments.add_argument("--home", type=Path, help="folder that keeps index and vectors")
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--worker", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
-    if chosen.one:  # in the contestant's own process, FOLDER is the file that says what is given
-        print(json.dumps(CONTESTANTS[chosen.one](Given.model_validate_json(chosen.folder.read_text()))))
+    if chosen.worker:  # FOLDER is the JSON file of the inputs
+        print(json.dumps(CONTESTANTS[chosen.worker](Inputs.model_validate_json(chosen.folder.read_text()))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         chosen.home = chosen.home or Path(scratch)
-        file = Path(scratch) / "given.json"
+        file = Path(scratch) / "inputs.json"
         file.write_text(_prepare(chosen).model_dump_json())
-        found = {name: _in_a_process(name, file, chosen.threads) for name in chosen.contestants}
-    verdict = _compared(found)
-    print(json.dumps({"runs": found, **verdict}, indent=2) if chosen.json else _table(found, verdict))
+        runs = {name: _run_in_process(name, file, chosen.threads) for name in chosen.contestants}
+    ratios = _compare(runs)
+    print(json.dumps({"runs": runs, **ratios}, indent=2) if chosen.json else _format_table(runs, ratios))
 
 
-def _prepare(chosen: argparse.Namespace) -> Given:
-    """Ingest, index and embed, unless an earlier run with the same home has done it."""
+def _prepare(chosen: argparse.Namespace) -> Inputs:
+    """Ingest, index, and embed, unless an earlier run with the same home has done so."""
     from tasks.core.embedding.shards import gather_shards
     from tasks.core.encoder.base_model import find_base
     from tasks.core.encoder.dual_encoder import load_encoder
@@ -90,7 +93,7 @@ def _prepare(chosen: argparse.Namespace) -> Given:
     file = settings.home / f"queries-{embeddings.digest}.npy"
     if not file.exists():
         np.save(file, load_encoder(encoder.path).encode_queries(queries(snapshot, "train")["text"].to_pylist()))
-    given = Given(
+    inputs = Inputs(
         snapshot=snapshot,
         index=build_index(settings.home, snapshot, settings.mining),
         embeddings=embeddings,
@@ -100,35 +103,42 @@ def _prepare(chosen: argparse.Namespace) -> Given:
         mining=settings.mining,
         limit=chosen.queries,
     )
-    if "bm25s" in chosen.contestants and not given.bm25s.exists():
-        index_bm25s(given)
-    return given
+    if "bm25s" in chosen.contestants and not inputs.bm25s.exists():
+        index_bm25s(inputs)
+    return inputs
 
 
-def _ours(source: str, share: float = 1.0) -> Callable[[Given], dict[str, float]]:
-    def run(given: Given) -> dict[str, float]:
-        asked = given.asked()
-        asked = asked.slice(0, int(asked.num_rows * share))
-        vectors = np.load(given.query_vectors)[: asked.num_rows]
+def _ours(source: str, share: float = 1.0) -> Callable[[Inputs], dict[str, float]]:
+    def run(inputs: Inputs) -> dict[str, float]:
+        training_queries = inputs.training_queries()
+        training_queries = training_queries.slice(0, int(training_queries.num_rows * share))
+        vectors = np.load(inputs.query_vectors)[: training_queries.num_rows]
         with tempfile.TemporaryDirectory() as scratch:
             home = Path(scratch)
-            snapshot = _with_queries(given.snapshot, set(asked["query_id"].to_pylist()), home / "snapshot")
+            snapshot = _with_queries(inputs.snapshot, set(training_queries["query_id"].to_pylist()), home / "snapshot")
             start = time.perf_counter()
             if source == "bm25":
-                found = search_bm25(home, given.index, asked, DEPTH, given.mining)
+                searched_run = search_bm25(home, inputs.index, training_queries, DEPTH, inputs.mining)
             else:
-                found = dense_run(home, "train", asked, vectors, given.embeddings, DEPTH)
+                searched_run = dense_run(home, "train", training_queries, vectors, inputs.embeddings, DEPTH)
             searched = time.perf_counter() - start
             number = 0 if source == "bm25" else 1
-            done = mine(home, snapshot, [(source, found)], given.embeddings, vectors, number, given.mining)
+            negatives = mine(
+                home, snapshot, [(source, searched_run)], inputs.embeddings, vectors, number, inputs.mining
+            )
             seconds = time.perf_counter() - start
-        return {"queries": asked.num_rows, "seconds": seconds, "search_seconds": searched, "negatives": done.rows}
+        return {
+            "queries": training_queries.num_rows,
+            "seconds": seconds,
+            "search_seconds": searched,
+            "negatives": negatives.rows,
+        }
 
     return run
 
 
 def _with_queries(snapshot: Snapshot, names: set[str], folder: Path) -> Snapshot:
-    """The same passages with these training queries only."""
+    """Return the snapshot with only these training queries."""
     folder.mkdir()
     for file in snapshot.path.glob("*.parquet"):
         (folder / file.name).symlink_to(file)
@@ -138,7 +148,7 @@ def _with_queries(snapshot: Snapshot, names: set[str], folder: Path) -> Snapshot
     return snapshot.model_copy(update={"path": folder})
 
 
-CONTESTANTS: dict[str, Callable[[Given], dict[str, float]]] = {
+CONTESTANTS: dict[str, Callable[[Inputs], dict[str, float]]] = {
     "bm25": _ours("bm25"),
     "bm25-half": _ours("bm25", 1 / 2),
     "bm25-quarter": _ours("bm25", 1 / 4),
@@ -149,33 +159,33 @@ CONTESTANTS: dict[str, Callable[[Given], dict[str, float]]] = {
 }
 
 
-def _in_a_process(name: str, file: Path, threads: int) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__).resolve()), str(file), "--one", name]
+def _run_in_process(name: str, file: Path, threads: int) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__).resolve()), str(file), "--worker", name]
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **limits, **quiet})
     peaks = {"all": 0, "java": 0}
-    watch = threading.Thread(target=_watch, args=(child, peaks), daemon=True)
+    watch = threading.Thread(target=_sample_memory, args=(child, peaks), daemon=True)
     watch.start()
-    said = child.communicate()[0]
+    output = child.communicate()[0]
     watch.join()
     if child.returncode != 0:
         raise SystemExit(f"{name}: exit status {child.returncode}")
-    one: dict[str, float] = json.loads(said.splitlines()[-1])
-    rate = one["queries"] / one["seconds"]
-    return {**one, "queries_per_second": rate, "peak_mib": peaks["all"] / 1024, "children_mib": peaks["java"] / 1024}
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    rate = result["queries"] / result["seconds"]
+    return {**result, "queries_per_second": rate, "peak_mib": peaks["all"] / 1024, "children_mib": peaks["java"] / 1024}
 
 
-def _watch(child: subprocess.Popen[str], peaks: dict[str, int]) -> None:
+def _sample_memory(child: subprocess.Popen[str], peaks: dict[str, int]) -> None:
     while child.poll() is None:
-        others = sum(_resident(pid) for pid in _children(child.pid))
-        peaks["java"] = max(peaks["java"], others)
-        peaks["all"] = max(peaks["all"], others + _resident(child.pid))
+        children = sum(_resident_kib(pid) for pid in _children(child.pid))
+        peaks["java"] = max(peaks["java"], children)
+        peaks["all"] = max(peaks["all"], children + _resident_kib(child.pid))
         time.sleep(0.05)
 
 
-def _resident(pid: int) -> int:
-    """KiB in memory; 0 for a process that is gone."""
+def _resident_kib(pid: int) -> int:
+    """Return the resident memory of a process in KiB; 0 after it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -188,16 +198,16 @@ def _children(pid: int) -> list[int]:
         tasks = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     except (FileNotFoundError, ProcessLookupError):
         return []
-    direct = [int(one) for text in tasks for one in text.split()]
-    return direct + [below for one in direct for below in _children(one)]
+    direct = [int(child) for text in tasks for child in text.split()]
+    return direct + [descendant for child in direct for descendant in _children(child)]
 
 
-def _compared(found: dict[str, dict[str, float]]) -> dict[str, float]:
+def _compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
     def ratio(ours: str, peer: str) -> float:
-        both = ours in found and peer in found
-        return found[ours]["queries_per_second"] / found[peer]["queries_per_second"] if both else float("nan")
+        both = ours in runs and peer in runs
+        return runs[ours]["queries_per_second"] / runs[peer]["queries_per_second"] if both else float("nan")
 
-    peaks = [found[name]["peak_mib"] for name in ("bm25", "dense") if name in found]
+    peaks = [runs[name]["peak_mib"] for name in ("bm25", "dense") if name in runs]
     return {
         "over_batch_search": ratio("bm25", "batch-search"),
         "over_bm25s": ratio("bm25", "bm25s"),
@@ -208,19 +218,20 @@ def _compared(found: dict[str, dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _table(found: dict[str, dict[str, float]], verdict: dict[str, float]) -> str:
-    lines = [f"{'contestant':<16}{'queries':>9}{'seconds':>9}{'of search':>11}{'queries/s':>11}{'peak MiB':>10}"]
-    for name, one in found.items():
+def _format_table(runs: dict[str, dict[str, float]], ratios: dict[str, float]) -> str:
+    lines = [f"{'system':<16}{'queries':>9}{'seconds':>9}{'search s':>11}{'queries/s':>11}{'peak MiB':>10}"]
+    for name, run in runs.items():
         lines.append(
-            f"{name:<16}{one['queries']:>9,}{one['seconds']:>9.1f}{one.get('search_seconds', one['seconds']):>11.1f}"
-            f"{one['queries_per_second']:>11,.0f}{one['peak_mib']:>10,.0f}"
+            f"{name:<16}{run['queries']:>9,}{run['seconds']:>9.1f}{run.get('search_seconds', run['seconds']):>11.1f}"
+            f"{run['queries_per_second']:>11,.0f}{run['peak_mib']:>10,.0f}"
         )
     lines += [
-        f"ours against batch_search {verdict['over_batch_search']:.2f}x (goal 3), bm25s {verdict['over_bm25s']:.2f}x",
-        f"ours (dense) against sentence-transformers {verdict['over_st']:.2f}x",
-        f"queries/s, all against half {verdict['all_over_half']:.2f}, a quarter {verdict['all_over_quarter']:.2f}"
-        " (linear: 1 or more)",
-        f"largest peak of ours {verdict['peak_mib']:,.0f} MiB (goal: below 2,048)",
+        f"ours compared with batch_search {ratios['over_batch_search']:.2f}x (goal 3)",
+        f"ours compared with bm25s {ratios['over_bm25s']:.2f}x",
+        f"ours (dense) compared with sentence-transformers {ratios['over_st']:.2f}x",
+        f"queries/s with all queries compared with half {ratios['all_over_half']:.2f}, "
+        f"with a quarter {ratios['all_over_quarter']:.2f} (linear: 1 or more)",
+        f"our largest peak {ratios['peak_mib']:,.0f} MiB (goal: below 2,048 MiB)",
     ]
     return "\n".join(lines)
 

@@ -1,10 +1,11 @@
-"""What Prefect costs a night: the share of its time that is spent outside the steps' own work.
+"""Overhead of Prefect: the share of a night that is spent outside the work of its steps.
 
     python tests/benchmarks/orchestration.py [--settings night.toml]
 
-runs one night against the Prefect server of PREFECT_API_URL (a temporary one without), and then a second one with
-nothing to do. Counted as Prefect's is everything between the flow's start and end that is not inside the body of a
-task, and of what is inside one the making of artifacts: an upper bound, since the flow's own few lines are in it.
+The benchmark runs a complete night, and then a night with nothing to do, against the Prefect server of
+PREFECT_API_URL (without it, a temporary server). Overhead is the time between start and end of the flow that is not
+inside the body of a task, plus the creation of artifacts inside tasks. This is an upper bound, because it includes the
+flow's own lines.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ MAKERS = (
 
 
 class Clock:
-    """Seconds inside whatever it wraps; what runs inside another wrapped call is counted once."""
+    """Measure seconds inside wrapped functions; nested calls count once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.calls = 0
         self._inside = False
 
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*given: Any, **named: Any) -> Any:
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
-                return function(*given, **named)
+                return function(*args, **kwargs)
             self._inside, begin = True, time.perf_counter()
             try:
-                return function(*given, **named)
+                return function(*args, **kwargs)
             finally:
                 self._inside = False
                 self.seconds += time.perf_counter() - begin
@@ -57,16 +58,16 @@ class Clock:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--settings", type=Path, help="TOML settings; the demo corpus without")
+    arguments.add_argument("--settings", type=Path, help="settings file; default: the demo collection")
     settings = arguments.parse_args().settings
     work, artifacts = Clock(), Clock()
     for module in (embedding, evaluation, ingest, mining, release, report, training):
-        for one in vars(module).values():
-            if isinstance(one, Task) and not hasattr(one.fn, "__wrapped__"):
-                one.fn = work.around(one.fn)
+        for value in vars(module).values():
+            if isinstance(value, Task) and not hasattr(value.fn, "__wrapped__"):
+                value.fn = work.wrap(value.fn)
     for name in MAKERS:
-        setattr(report, name, artifacts.around(getattr(report, name)))
-    for label in ("a whole night", "a night with nothing to do"):
+        setattr(report, name, artifacts.wrap(getattr(report, name)))
+    for label in ("complete night", "night with nothing to do"):
         work.seconds = artifacts.seconds = 0.0
         work.calls = 0
         begin = time.perf_counter()
@@ -74,10 +75,10 @@ def main() -> None:
         whole = time.perf_counter() - begin
         outcome = state.result()
         assert isinstance(outcome, Night)
-        own = whole - work.seconds + artifacts.seconds
+        overhead = whole - work.seconds + artifacts.seconds
         print(
-            f"{label}: {outcome.outcome}, {whole:.1f} s, {work.calls} tasks; outside the steps' work {own:.2f} s "
-            f"= {own / whole:.1%} (of it artifacts {artifacts.seconds:.2f} s)"
+            f"{label}: {outcome.outcome}, {whole:.1f} s, {work.calls} tasks; overhead {overhead:.2f} s "
+            f"= {overhead / whole:.1%} (artifacts: {artifacts.seconds:.2f} s)"
         )
 
 

@@ -68,11 +68,11 @@ class Trial:
 def main() -> None:
     """Run the recipes and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--systems", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments.add_argument("--steps", type=int, default=100)
-    arguments.add_argument("--batch", type=int, default=32)
+    arguments.add_argument("folder", type=Path, help="collection in BEIR layout")
+    arguments.add_argument("--systems", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="recipes to run")
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of each recipe")
+    arguments.add_argument("--steps", type=int, default=100, help="training steps")
+    arguments.add_argument("--batch", type=int, default=32, help="queries per step")
     arguments.add_argument("--rate", type=float, default=5e-5, help="peak learning rate")
     arguments.add_argument("--tokens", type=int, default=128, help="token limit of a passage")
     arguments.add_argument("--home", type=Path, help="folder for results and artifacts, to resume from")
@@ -163,14 +163,14 @@ def _st_mnrl(trial: Trial) -> ns.Encoder:
 def _st_mined(trial: Trial) -> ns.Encoder:
     from sentence_transformers.util import mine_hard_negatives
 
-    def mined(model: Any, pairs: Any) -> Any:
+    def with_negatives(model: Any, pairs: Any) -> Any:
         vectors = trial.collection.home / "sentence-transformers" / "vectors"
         return mine_hard_negatives(
             pairs, model, corpus=list(_texts(trial).values()), relative_margin=0.05, num_negatives=1,
             cache_folder=str(vectors), verbose=False,
         )  # fmt: skip
 
-    return _sentence_transformers(trial, "mined", mined)
+    return _sentence_transformers(trial, "mined", with_negatives)
 
 
 def _sentence_transformers(trial: Trial, name: str, prepare: Callable[[Any, Any], Any]) -> ns.Encoder:

@@ -49,29 +49,29 @@ PARTS = ("embedding", "searches", "grain")
 
 
 def main() -> None:
-    """Prepare the homes, run every cell in a copy of its home, and print the tables."""
+    """Prepare the homes, run every cell on a copy, and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    arguments.add_argument("--passages", type=int, default=6000)
-    arguments.add_argument("--shards", type=int, default=8)
-    arguments.add_argument("--queries", type=int, default=20_000)
-    arguments.add_argument("--slices", type=int, default=4)
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    arguments.add_argument("--passages", type=int, default=6000, help="passages to embed")
+    arguments.add_argument("--shards", type=int, default=8, help="shards of the passages")
+    arguments.add_argument("--queries", type=int, default=20_000, help="queries, and passages to search")
+    arguments.add_argument("--slices", type=int, default=4, help="shards of the queries")
     arguments.add_argument("--grain", type=int, nargs="*", default=[10, 100, 1000], help="numbers of shards")
-    arguments.add_argument("--json", action="store_true")
-    arguments.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    arguments.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
-    if chosen.one:
-        print(json.dumps(WORK[chosen.parts[0]](chosen.one, chosen.shards)))
+    if chosen.worker:
+        print(json.dumps(WORK[chosen.parts[0]](chosen.worker, chosen.shards)))
         return
     os.environ |= QUIET
-    figures: dict[str, Facts] = {}
+    results: dict[str, Facts] = {}
     with tempfile.TemporaryDirectory() as folder, serving_prefect(Path(folder) / "prefect") as api:
         os.environ["PREFECT_API_URL"] = api
-        homes = {part: _prepare(Path(folder) / part, part, chosen) for part in chosen.parts}
+        homes = {part: _prepare_home(Path(folder) / part, part, chosen) for part in chosen.parts}
         for name, part, engine, cores, shards in _cells(chosen):
-            figures[name] = _run(homes[part], part, engine, cores, shards)
-            print(name, {key: round(value, 2) for key, value in figures[name].items()}, file=sys.stderr, flush=True)
-    print(json.dumps(figures, indent=2) if chosen.json else "\n".join(_tables(figures, chosen)))
+            results[name] = _run(homes[part], part, engine, cores, shards)
+            print(name, {key: round(value, 2) for key, value in results[name].items()}, file=sys.stderr, flush=True)
+    print(json.dumps(results, indent=2) if chosen.json else "\n".join(_format_tables(results, chosen)))
 
 
 Cell = tuple[str, str, str, int, int]
@@ -89,8 +89,8 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
             yield f"grain, {engine}, {shards}", "grain", engine, 2, shards
 
 
-def _prepare(home: Path, part: str, chosen: argparse.Namespace) -> Path:
-    """Create a home with a snapshot of random texts and an encoder, and for searches an index and vectors."""
+def _prepare_home(home: Path, part: str, chosen: argparse.Namespace) -> Path:
+    """Build a home with a snapshot of random texts and an encoder; for searches also an index and vectors."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -132,29 +132,29 @@ def _snapshot(home: Path, count: int, query_count: int) -> Snapshot:
 
 
 def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Facts:
-    """Run a cell in its own process, on `cores` cores."""
+    """Run a cell in separate processes on `cores` cores."""
     home = prepared.with_name(f"run-{time.time_ns()}")
     shutil.copytree(prepared, home)
     all_cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(all_cores)[:cores])  # every process that starts now inherits it
+    os.sched_setaffinity(0, sorted(all_cores)[:cores])  # child processes inherit it
     threads = {"OMP_NUM_THREADS": str(cores if engine == "local" else 1)}
     try:
-        with _cluster(cores) if engine == "ray" else nullcontext({}) as of_cluster:
-            command = [sys.executable, __file__, "--one", str(home), "--parts", part, "--shards", str(shards)]
-            environment = {**os.environ, **threads, **of_cluster, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        with _cluster(cores) if engine == "ray" else nullcontext({}) as compute:
+            command = [sys.executable, __file__, "--worker", str(home), "--parts", part, "--shards", str(shards)]
+            environment = {**os.environ, **threads, **compute, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
+            process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     finally:
         os.sched_setaffinity(0, all_cores)
         shutil.rmtree(home)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    facts: Facts = json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    facts: Facts = json.loads(process.stdout.splitlines()[-1])
     return facts
 
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[Mapping[str, str]]:
-    """Start a Ray cluster of one host with `workers` workers of one core; yield the settings that name it."""
+    """Start a Ray cluster on this host with single-core workers; yield the settings that name it."""
     from ray.cluster_utils import Cluster
 
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -168,7 +168,7 @@ def _cluster(workers: int) -> Iterator[Mapping[str, str]]:
 
 
 def _embed(home: Path, shards: int) -> Facts:
-    """Embed with the function of the flow, and sum the seconds of its shards."""
+    """Embed with the function of the flow; return the total time and the times of its shards."""
     os.environ["NIGHTSHIFT_EMBEDDING__SHARDS"] = str(shards)
     from prefect import flow
 
@@ -180,16 +180,16 @@ def _embed(home: Path, shards: int) -> Facts:
 
     @flow
     def embedding() -> Facts:
-        with _watched(home, "embeddings/.*.partial/.0*.lock") as begun:
-            began = time.time()
+        with _watch_shard_starts(home, "embeddings/.*.partial/.0*.lock") as starts:
+            call = time.time()
             embeddings = embed(settings, encoder, snapshot)
-            return {"seconds": time.time() - began, "start": begun[0] - began, "work": embeddings.seconds}
+            return {"seconds": time.time() - call, "start": starts[0] - call, "work": embeddings.seconds}
 
     return embedding()
 
 
 def _search(home: Path, slices: int) -> Facts:
-    """Run the searches of a mining round with the functions of the flow."""
+    """Search as in a mining round, with the functions of the flow."""
     os.environ["NIGHTSHIFT_MINING__SHARDS"] = str(slices)
     from prefect import flow
 
@@ -206,23 +206,23 @@ def _search(home: Path, slices: int) -> Facts:
 
     @flow
     def searching() -> Facts:
-        dense, query_vectors = training_search(home, snapshot, encoder, vectors, settings.mining.depth)
+        dense_search, query_vectors = training_search(home, snapshot, encoder, vectors, settings.mining.depth)
         query_vectors.make()
         if slices > 1:
             mining.encode_queries(settings, snapshot, encoder, vectors)
-        with _watched(home, "runs/.*.partial/.0*.lock") as begun:
+        with _watch_shard_starts(home, "runs/.*.partial/.0*.lock") as starts:
             times = [time.time()]
             runs = [search(settings, snapshot, index)]
             times.append(time.time())
             if slices > 1:
-                step, step_settings = mining.search_dense_shard, mining.cpu_settings(settings)
-                run_shards(step, step_settings, snapshot, encoder, vectors, shards=slices)
-            runs.append(run_search(dense, query_vectors, slices))
+                step, shard_settings = mining.search_dense_shard, mining.cpu_settings(settings)
+                run_shards(step, shard_settings, snapshot, encoder, vectors, shards=slices)
+            runs.append(run_search(dense_search, query_vectors, slices))
             times.append(time.time())
-        start = sum(first - called for first, called in zip(begun, times, strict=False))
+        start = sum(shard_start - call for shard_start, call in zip(starts, times, strict=False))
         facts = {"seconds": times[2] - times[0], "start": start, "work": sum(run.seconds for run in runs)}
         facts |= {"bm25": times[1] - times[0], "exact": times[2] - times[1]}
-        if slices == 1:  # mining itself is never divided
+        if slices == 1:  # the part that is never sharded
             sources = list(zip(("bm25", "dense"), runs, strict=True))
             facts["rest"] = mine(home, snapshot, sources, vectors, query_vectors, 1, settings.mining).seconds
         return facts
@@ -234,56 +234,56 @@ WORK = {"embedding": _embed, "grain": _embed, "searches": _search}
 
 
 @contextmanager
-def _watched(home: Path, pattern: str) -> Iterator[list[float]]:
-    """Yield the times at which a file of this pattern first appeared in each folder."""
-    seen: dict[Path, float] = {}
+def _watch_shard_starts(home: Path, pattern: str) -> Iterator[list[float]]:
+    """Record when a file that matches `pattern` first appears in each folder."""
+    first_seen: dict[Path, float] = {}
     times: list[float] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.02):
-            for folder in {file.parent for file in home.glob(pattern)} - seen.keys():
-                seen[folder] = time.time()
-                times.append(seen[folder])
+            for folder in {file.parent for file in home.glob(pattern)} - first_seen.keys():
+                first_seen[folder] = time.time()
+                times.append(first_seen[folder])
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     try:
         yield times
     finally:
         ended.set()
-        thread.join()
+        watching.join()
 
 
-def _tables(figures: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
+def _format_tables(results: dict[str, Facts], chosen: argparse.Namespace) -> Iterator[str]:
     yield from ("| run | seconds | start | work | |", "|---|---:|---:|---:|---|")
-    for name, facts in figures.items():
-        more = ", ".join(f"{key} {facts[key]:.1f}" for key in ("bm25", "exact", "rest") if key in facts)
-        yield f"| {name} | {facts['seconds']:.1f} | {facts['start']:.1f} | {facts['work']:.1f} | {more} |"
+    for name, run in results.items():
+        details = ", ".join(f"{key} {run[key]:.1f}" for key in ("bm25", "exact", "rest") if key in run)
+        yield f"| {name} | {run['seconds']:.1f} | {run['start']:.1f} | {run['work']:.1f} | {details} |"
     for part in ("embedding", "searches"):
         if part in chosen.parts:
-            yield from _compare(figures, part)
+            yield from _compare(results, part)
     if "grain" in chosen.parts:
-        yield from ("", "| shards | local, ms per shard | Ray, ms per shard |", "|---:|---:|---:|")
+        yield from ("", "| shards | local, ms/shard | Ray, ms/shard |", "|---:|---:|---:|")
     for shards in chosen.grain if "grain" in chosen.parts else ():
-        seconds = [_without_start(figures[f"grain, {engine}, {shards}"]) / shards for engine in ENGINES]
-        yield f"| {shards:,} | {1000 * seconds[0]:.0f} | {1000 * seconds[1]:.0f} |"
+        runs = [results[f"grain, {engine}, {shards}"] for engine in ENGINES]
+        each = [1000 * _without_start(run) / shards for run in runs]
+        yield f"| {shards:,} | {each[0]:.0f} | {each[1]:.0f} |"
 
 
-def _without_start(facts: Facts) -> float:
-    return facts["seconds"] - facts["start"]
+def _without_start(run: Facts) -> float:
+    return run["seconds"] - run["start"]
 
 
-def _compare(figures: dict[str, Facts], part: str) -> Iterator[str]:
+def _compare(results: dict[str, Facts], part: str) -> Iterator[str]:
     for cores in (1, 2):
-        local, ray = figures[f"{part}, local, {cores}"], figures[f"{part}, ray, {cores}"]
-        whole, started = ray["seconds"] / local["seconds"] - 1, _without_start(ray) / _without_start(local) - 1
-        yield f"{part}, {cores} cores: Ray against local {whole:+.1%}; without the starts {started:+.1%}"
+        local, ray = results[f"{part}, local, {cores}"], results[f"{part}, ray, {cores}"]
+        total, started = ray["seconds"] / local["seconds"] - 1, _without_start(ray) / _without_start(local) - 1
+        yield f"{part}, {cores} cores: Ray compared with local {total:+.1%}; without the start {started:+.1%}"
     for engine in ENGINES:
-        one_core, two_cores = figures[f"{part}, {engine}, 1"], figures[f"{part}, {engine}, 2"]
-        gain = one_core["seconds"] / two_cores["seconds"]
-        started = _without_start(one_core) / _without_start(two_cores)
-        yield f"{part}, {engine}: on 2 cores {gain:.2f} times as fast; without the start {started:.2f}"
+        single, double = results[f"{part}, {engine}, 1"], results[f"{part}, {engine}, 2"]
+        speedup, rest = single["seconds"] / double["seconds"], _without_start(single) / _without_start(double)
+        yield f"{part}, {engine}: speedup on 2 cores {speedup:.2f}; without the start {rest:.2f}"
 
 
 if __name__ == "__main__":

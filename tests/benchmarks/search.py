@@ -1,13 +1,13 @@
-"""The searcher beside bare pymilvus with the same encoder, and publishing beside bare `insert` of the same vectors.
+"""The searcher compared with bare pymilvus and the same encoder, and publishing compared with bare `insert`.
 
     python tests/benchmarks/search.py [--rows 75000] [--uri http://127.0.0.1:19530] [--index IVF_FLAT] [--queries 500]
 
-Passages are random words, vectors random and of unit length, drawn by the hash of the text: an encoder that costs next
-to nothing, so that what the searcher adds shows as much as it can. Searches of both sides alternate, query by query, on
-one collection, with texts in the answers; each side has one thread. Inserting and publishing alternate --turns times,
-carry the same fields, and run in processes of their own, from the connection to the collection loaded; figures are
-those of the median turn. Memory is the resident peak of the process, which on the embedded Milvus holds the whole
-database as well, and of bare inserting all passages. Without --uri it is the embedded Milvus.
+Passages are random words, and vectors are random unit vectors seeded by the hash of the text. Such an encoder costs
+almost nothing, so the overhead of the searcher is fully visible. Searches of both sides alternate query by query on the
+same collection, with texts in the answers and one thread each. Insert and publish alternate --turns times with the same
+fields, in separate processes, from the connection to the loaded collection; the values are those of the median turn.
+Memory is the peak resident memory of the process. On the embedded Milvus it includes the database; for bare insert it
+includes all passages. Without --uri, the benchmark uses the embedded Milvus.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ K = 10
 
 
 def main() -> None:
-    """Prepare, load twice, search, print one line each."""
+    """Load by insert and publish in turns, search, and print a line for each."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rows", type=int, default=75_000)
-    arguments.add_argument("--dimension", type=int, default=384)
-    arguments.add_argument("--queries", type=int, default=500)
-    arguments.add_argument("--turns", type=int, default=3)
-    arguments.add_argument("--uri", default="")
-    arguments.add_argument("--index", default="IVF_FLAT")
+    arguments.add_argument("--rows", type=int, default=75_000, help="passages")
+    arguments.add_argument("--dimension", type=int, default=384, help="dimension of the vectors")
+    arguments.add_argument("--queries", type=int, default=500, help="queries of each side")
+    arguments.add_argument("--turns", type=int, default=3, help="turns of insert and publish")
+    arguments.add_argument("--uri", default="", help="address of a Milvus server; default: embedded")
+    arguments.add_argument("--index", default="IVF_FLAT", help="index type")
     arguments.add_argument("--step", choices=["insert", "publish"], help=argparse.SUPPRESS)
     arguments.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
@@ -59,29 +59,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nightshift-bench-") as folder:
         chosen.home = Path(folder)
         parts_of(chosen)
-        print(f"{chosen.rows:,} passages, {chosen.dimension} numbers, {chosen.index}, {chosen.uri or 'embedded'}")
-        taken: dict[str, list[dict[str, float]]] = {"insert": [], "publish": []}
+        print(f"{chosen.rows:,} passages, {chosen.dimension} dimensions, {chosen.index}, {chosen.uri or 'embedded'}")
+        results: dict[str, list[dict[str, float]]] = {"insert": [], "publish": []}
         for turn in range(chosen.turns):
             if turn:
                 clear(chosen)
-            chosen.home = linked(Path(folder), turn)
-            for step, found in taken.items():
-                found.append(in_own_process(step, chosen.home))
-        figures = {
-            step: sorted(found, key=lambda one: one["seconds"])[len(found) // 2] for step, found in taken.items()
+            chosen.home = link_home(Path(folder), turn)
+            for step, turns in results.items():
+                turns.append(run_in_process(step, chosen.home))
+        medians = {
+            step: sorted(turns, key=lambda turn: turn["seconds"])[len(turns) // 2] for step, turns in results.items()
         }
-        for step, one in figures.items():
-            each = ", ".join(f"{other['seconds']:.1f}" for other in taken[step])
-            print(f"{step:<8} " + ", ".join(f"{name} {value:,.1f}" for name, value in one.items()) + f" (of {each} s)")
-        for name in ("rows a second", "inserting alone"):
-            share = figures["publish"][name] / figures["insert"][name]
-            print(f"publish: {name}, {share:.2f} of the bare rate")
+        for step, median in medians.items():
+            each = ", ".join(f"{turn['seconds']:.1f}" for turn in results[step])
+            values = ", ".join(f"{name} {value:,.1f}" for name, value in median.items())
+            print(f"{step:<8} {values} (turns: {each} s)")
+        for name in ("rows/s", "rows/s of inserts"):
+            share = medians["publish"][name] / medians["insert"][name]
+            print(f"publish: {name}, {share:.2f} of the rate of bare insert")
         search(chosen)
         clear(chosen)
 
 
-def linked(source: Path, turn: int) -> Path:
-    """A home with nothing of its own but the same artifacts."""
+def link_home(source: Path, turn: int) -> Path:
+    """Create a home that links to the artifacts of `source`."""
     home = source / f"turn{turn}"
     home.mkdir()
     for kind in (Encoder, Snapshot, Embeddings):
@@ -89,29 +90,29 @@ def linked(source: Path, turn: int) -> Path:
     return home
 
 
-def in_own_process(step: str, home: Path) -> dict[str, float]:
-    """The figures of a step, which a new process prints."""
+def run_in_process(step: str, home: Path) -> dict[str, float]:
+    """Run a step in a new process; return its measurements."""
     command = [sys.executable, __file__, *sys.argv[1:], "--step", step, "--home", str(home)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return measured
 
 
 def settings_of(chosen: argparse.Namespace) -> Settings:
-    """A lower recall than usual will do: vectors drawn at random have no neighbourhoods to index."""
+    """Return the settings, without a minimum recall: random vectors have no neighborhoods to index."""
     alias = f"bench_{zlib.crc32(str(chosen.home).encode()):08x}"
     milvus = {"uri": chosen.uri, "index": chosen.index, "alias": alias, "min_recall": 0.0, "notice_seconds": 0}
     return Settings(home=chosen.home, milvus=milvus)  # type: ignore[arg-type]
 
 
 def parts_of(chosen: argparse.Namespace) -> Parts:
-    """What is released, made on first use."""
+    """Return the artifacts to release; build them on first use."""
     made = artifacts(chosen.home, chosen.rows, chosen.dimension)
     return Parts(*made, settings_of(chosen).milvus, DrawnEncoder)
 
 
 def insert(chosen: argparse.Namespace) -> dict[str, float]:
-    """What a person would write: rows in memory, `insert`, flush, index, load; nothing is looked at."""
+    """Load as a plain script would: rows in memory, `insert`, flush, index, load, without checks."""
     import pymilvus  # noqa: F401
 
     parts, settings = parts_of(chosen), settings_of(chosen)
@@ -143,33 +144,33 @@ def insert(chosen: argparse.Namespace) -> dict[str, float]:
         seconds = time.perf_counter() - start
     client.drop_collection(identity.collection)
     return {
-        "rows a second": chosen.rows / seconds,
-        "inserting alone": chosen.rows / inserted,
+        "rows/s": chosen.rows / seconds,
+        "rows/s of inserts": chosen.rows / inserted,
         "seconds": seconds,
         "peak MiB": peak.mb,
     }
 
 
 def release(chosen: argparse.Namespace) -> dict[str, float]:
-    """`publish`, and of it the time from the first row read to the collection loaded, as `insert` has it.
+    """Measure `publish` from the first row to the loaded collection, as for `insert`, and with all checks.
 
-    On top come giving back its memory (or syncing its files), all checks and the move of the pointer.
+    The rest is releasing memory (or syncing files), the checks, and moving the pointer.
     """
     parts, settings = parts_of(chosen), settings_of(chosen)
     milvus = open_publisher(settings.home, settings.milvus)
-    said: dict[str, float] = {}
+    times: dict[str, float] = {}
 
     class Steps(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             for word in ("building", "inserted", "indexed"):
                 if word in record.getMessage():
-                    said[word] = time.perf_counter()  # the last of them
+                    times[word] = time.perf_counter()  # the last such line counts
 
     logger = logging.getLogger("nightshift.release")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(Steps())
     start = time.perf_counter()
-    made: Release = publish(
+    published: Release = publish(
         settings,
         encoder=parts.encoder,
         embeddings=parts.embeddings,
@@ -184,22 +185,22 @@ def release(chosen: argparse.Namespace) -> dict[str, float]:
         loader=DrawnEncoder,
         publisher=milvus,
     )
-    whole = time.perf_counter() - start
-    inserted, loaded = (said[word] - said["building"] for word in ("inserted", "indexed"))
+    total = time.perf_counter() - start
+    inserted, loaded = (times[word] - times["building"] for word in ("inserted", "indexed"))
     return {
-        "rows a second": chosen.rows / loaded,
-        "inserting alone": chosen.rows / inserted,
+        "rows/s": chosen.rows / loaded,
+        "rows/s of inserts": chosen.rows / inserted,
         "seconds": loaded,
-        "with all checks": whole,
-        "peak MiB": made.peak_mb,
+        "with all checks": total,
+        "peak MiB": published.peak_mb,
     }
 
 
 def search(chosen: argparse.Namespace) -> None:
-    """Ours and bare pymilvus in turn, on the same collection."""
+    """Search with the searcher and bare pymilvus in turns on the same collection."""
     parts, settings = parts_of(chosen), settings_of(chosen)
-    asked = [" ".join(words(n, 6)) for n in range(chosen.queries)]
-    taken: dict[str, list[float]] = {"searcher": [], "bare": []}
+    queries = [" ".join(words(n, 6)) for n in range(chosen.queries)]
+    seconds_by_side: dict[str, list[float]] = {"searcher": [], "bare": []}
     with Searcher.open(settings, DrawnEncoder) as searcher:
         pointer = open_publisher(settings.home, settings.milvus).serving()
         assert pointer is not None
@@ -222,23 +223,23 @@ def search(chosen: argparse.Namespace) -> None:
             )
             return [key_of(hit) for hit in hits]
 
-        for query in asked[:20]:
+        for query in queries[:20]:
             assert ours(query) == bare(query)
-        for turn, query in enumerate(asked):
+        for turn, query in enumerate(queries):
             for side, call in sorted((("searcher", ours), ("bare", bare)), reverse=bool(turn % 2)):
                 start = time.perf_counter()
                 call(query)
-                taken[side].append(time.perf_counter() - start)
+                seconds_by_side[side].append(time.perf_counter() - start)
         reader.close()
-    for side, seconds in taken.items():
+    for side, seconds in seconds_by_side.items():
         p50, p99 = (1000 * float(np.percentile(seconds, share)) for share in (50, 99))
         print(f"{side:<8} {len(seconds) / sum(seconds):,.0f} queries/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-    ratio = float(np.median(taken["searcher"]) / np.median(taken["bare"]))
+    ratio = float(np.median(seconds_by_side["searcher"]) / np.median(seconds_by_side["bare"]))
     print(f"the searcher takes {100 * (ratio - 1):+.1f} % of the bare time at the median")
 
 
 def clear(chosen: argparse.Namespace) -> None:
-    """Remove what a turn left on a server."""
+    """Remove the collections of a turn from a server."""
     if chosen.uri:
         client, milvus = connect(chosen.uri), open_publisher(settings_of(chosen))
         client.drop_alias(settings_of(chosen).milvus.alias)

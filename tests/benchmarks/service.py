@@ -1,10 +1,10 @@
-"""The service over HTTP beside the searcher in this process, and fusion beside dense search.
+"""The HTTP service compared with the searcher in this process, and fusion compared with dense search.
 
     NIGHTSHIFT_HOME=var python tests/benchmarks/service.py [--queries 250]
 
-Asks the serving release its own held-out queries, one after the other over one connection. All ways of asking take
-turns query by query, so that they see the same machine. The service is a process of its own: it embeds and searches
-too, and what is left is what HTTP, JSON and threads add.
+The benchmark sends the held-out queries of the serving release, one after another, over a single connection. All
+methods alternate query by query, so that load on the machine affects them equally. The service runs in a separate
+process and embeds and searches too; the difference is the overhead of HTTP, JSON, and threads.
 """
 
 from __future__ import annotations
@@ -30,73 +30,75 @@ K, AT_ONCE = 10, 64
 
 
 def main() -> None:
-    """Ask, and print a line for each way."""
+    """Search with every method, and print a line for each."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--queries", type=int, default=250)
-    arguments.add_argument("--port", type=int, default=8093)
+    arguments.add_argument("--queries", type=int, default=250, help="held-out queries")
+    arguments.add_argument("--port", type=int, default=8093, help="port of the service")
     chosen = arguments.parse_args()
     settings = load_settings()
     queries = held_out_queries(settings, settings.evaluation.split)[: chosen.queries]
-    with service(chosen.port) as ask, Searcher.open(settings) as searcher:
-        ways: dict[str, Callable[[str], Any]] = {
+    with service(chosen.port) as send, Searcher.open(settings) as searcher:
+        methods: dict[str, Callable[[str], Any]] = {
             "searcher": lambda query: searcher.search(query, K),
-            "service": lambda query: ask({"query": query, "k": K}),
-            "searcher, fused": lambda query: searcher.search(query, K, fuse=True),
+            "service": lambda query: send({"query": query, "k": K}),
+            "searcher, fusion": lambda query: searcher.search(query, K, fuse=True),
         }
-        seconds = timed(ways, queries)
-        print(f"{len(seconds['searcher'])} queries of release {searcher.release}, one after the other")
+        seconds = time_methods(methods, queries)
+        print(f"{len(seconds['searcher'])} queries of release {searcher.release}, one after another")
         for name, measured in seconds.items():
-            ordered = [1000 * one for one in sorted(measured)]
-            median, last = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
-            print(f"{name:<16} p50 {median:7.2f} ms   p99 {last:7.2f} ms")
+            ordered = [1000 * value for value in sorted(measured)]
+            median, p99 = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
+            print(f"{name:<16} p50 {median:7.2f} ms   p99 {p99:7.2f} ms")
         pairs = zip(seconds["service"], seconds["searcher"], strict=True)
         print(f"the service adds {1000 * statistics.median(over - alone for over, alone in pairs):.2f} ms (median)")
-        many = queries[:AT_ONCE]
-        together = timed({"s": lambda _: searcher.search(many, K), "h": lambda _: ask({"queries": many})}, ["many"] * 5)
-        took = [1000 * statistics.median(one) for one in together.values()]
-        print(f"{len(many)} queries in one request: searcher {took[0]:.0f} ms, service {took[1]:.0f} ms")
+        batch = queries[:AT_ONCE]
+        together = time_methods(
+            {"s": lambda _: searcher.search(batch, K), "h": lambda _: send({"queries": batch})}, ["many"] * 5
+        )
+        medians = [1000 * statistics.median(values) for values in together.values()]
+        print(f"{len(batch)} queries in one request: searcher {medians[0]:.0f} ms, service {medians[1]:.0f} ms")
 
 
-def timed(ways: dict[str, Callable[[str], Any]], queries: list[str]) -> dict[str, list[float]]:
-    """Seconds of each query, way by way; a way that cannot answer the first query is left out."""
-    for name in list(ways):
+def time_methods(methods: dict[str, Callable[[str], Any]], queries: list[str]) -> dict[str, list[float]]:
+    """Return the seconds of each query by method; skip a method that cannot answer the first query."""
+    for name in list(methods):
         try:
-            ways[name](queries[0])
+            methods[name](queries[0])
         except NightshiftError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            del ways[name]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+            del methods[name]
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for query in queries:
-        for name, way in ways.items():
+        for name, method in methods.items():
             start = time.perf_counter()
-            way(query)
+            method(query)
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 @contextmanager
 def service(port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
-    """A service in a process of its own, and how to ask it."""
+    """Start a service in a separate process; yield a function that sends it a request."""
     command = [sys.executable, "-m", "flows.cli", "search", "--serve", "--port", str(port)]
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
-    def ask(body: dict[str, Any]) -> Any:
+    def send(body: dict[str, Any]) -> Any:
         connection.request("POST", "/search", json.dumps(body), {"content-type": "application/json"})
         response = connection.getresponse()
-        said = json.loads(response.read())
-        assert response.status == 200, said
-        return said
+        answer = json.loads(response.read())
+        assert response.status == 200, answer
+        return answer
 
     with subprocess.Popen(command, env=dict(os.environ)) as process:
         try:
             while process.poll() is None:
                 try:
-                    ask({"query": "warm"})
+                    send({"query": "warm"})
                     break
                 except OSError:
                     connection.close()
                     time.sleep(0.2)
-            yield ask
+            yield send
         finally:
             connection.close()
             process.terminate()

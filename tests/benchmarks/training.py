@@ -1,22 +1,22 @@
-"""One training step beside sentence-transformers': speed and peak memory, each system in a process of its own.
+"""Speed and peak memory of training steps, compared with sentence-transformers. Each system runs in a separate process.
 
     python tests/benchmarks/training.py [FOLDER] [--batch 64] [--steps 4] [--tokens 256] [--threads 2]
                                         [--precision fp32 bf16] [--systems ours mnrl ...] [--repeats 1]
 
-FOLDER is a collection in BEIR layout; without one the demo corpus is used. All systems train all-MiniLM-L6-v2 with
-in-batch negatives, the same batch size, token limit, precision, optimizer and clipping, on the same pairs:
+FOLDER is a collection in BEIR layout; the default is the demo collection. All systems train all-MiniLM-L6-v2 with
+in-batch negatives and the same batch size, token limit, precision, optimizer, clipping, and pairs:
 
-    ours          gradient cache when a batch has more than [training] memory_tokens
-    mnrl          sentence-transformers, MultipleNegativesRankingLoss, as it comes (the model's own dropout, 0.1)
-    mnrl-tuned    the same without dropout, which costs a CPU much time
-    mnrl-grouped  the same without dropout, and with batches of passages of like length, which are another task:
-                  a passage is told apart from those of its own length only
-    cached        sentence-transformers, CachedMultipleNegativesRankingLoss, as it comes
-    cached-tuned  the same without dropout, mini-batches packed to 2,048 tokens
+    ours          gradient cache if a batch has more than [training] memory_tokens
+    mnrl          sentence-transformers, MultipleNegativesRankingLoss with default settings (dropout 0.1 of the model)
+    mnrl-tuned    the same without dropout, which is slow on a CPU
+    mnrl-grouped  the same without dropout, with batches of passages of similar length. This is a different task: a
+                  passage competes only with passages of its length
+    cached        sentence-transformers, CachedMultipleNegativesRankingLoss with default settings
+    cached-tuned  the same without dropout, with mini-batches packed to 2,048 tokens
 
-The first step is not counted. Real tokens are those that are not padding. `CPU` is tokens a second of processor time,
-which other work on the machine disturbs less. Memory is the peak of the whole process, and how far it lies above what
-the process held before its first step. `padding` is the share of what went through the transformer.
+The first step is not counted. Real tokens exclude padding. `tokens/CPU s` is real tokens per second of
+processor time, which depends less on other load. Memory is the peak of the process in MiB; `above start` is the peak
+minus the peak before the first step. `padding` is the share of padding in the input of the transformer.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ RATE = 2e-5
 def main() -> None:
     """Run every system and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path, nargs="?")
-    arguments.add_argument("--batch", type=int, default=64)
-    arguments.add_argument("--steps", type=int, default=4)
+    arguments.add_argument("folder", type=Path, nargs="?", help="collection in BEIR layout")
+    arguments.add_argument("--batch", type=int, default=64, help="pairs per batch")
+    arguments.add_argument("--steps", type=int, default=4, help="measured steps")
     arguments.add_argument("--tokens", type=int, default=256, help="token limit of queries and passages")
-    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
-    arguments.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    arguments.add_argument("--repeats", type=int, default=1)
+    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each system")
+    arguments.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="numeric types")
+    arguments.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems to run")
+    arguments.add_argument("--repeats", type=int, default=1, help="runs per system; the table shows medians")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pairs = Path(scratch) / "pairs.json"
-        pairs.write_text(json.dumps(_pairs(chosen, Path(scratch))))
+        pairs.write_text(json.dumps(_draw_pairs(chosen, Path(scratch))))
         for precision in chosen.precision:
             rows: dict[str, list[dict[str, float]]] = {name: [] for name in chosen.systems}
             for _ in range(chosen.repeats):
                 for name in chosen.systems:
                     rows[name].append(_measure(name, precision, pairs, chosen))
             print(f"\n{precision}, batch {chosen.batch}, {chosen.tokens} tokens, {chosen.threads} threads\n")
-            _table(rows)
+            _print_table(rows)
 
 
-def _pairs(chosen: argparse.Namespace, scratch: Path) -> dict[str, list[str]]:
-    """As many training pairs as all steps need, drawn with a fixed seed, distinct in both texts."""
+def _draw_pairs(chosen: argparse.Namespace, scratch: Path) -> dict[str, list[str]]:
+    """Draw training pairs for all steps with a fixed seed, distinct in query and passage."""
     from tasks.core.base.settings import Settings
     from tasks.core.ingest.ingest import ingest
     from tasks.core.snapshot.reader import passages, qrels, queries
@@ -71,7 +71,7 @@ def _pairs(chosen: argparse.Namespace, scratch: Path) -> dict[str, list[str]]:
 
     data = {"format": "beir", "path": chosen.folder} if chosen.folder else {"format": "demo"}
     snapshot = ingest(Settings.model_validate({"home": scratch, "data": data}))[1]
-    asked = dict(zip(*queries(snapshot).to_pydict().values(), strict=True))
+    query_texts = dict(zip(*queries(snapshot).to_pydict().values(), strict=True))
     texts = {
         row["passage_id"]: full_text(row["title"], row["text"])
         for batch in passages(snapshot)
@@ -79,82 +79,82 @@ def _pairs(chosen: argparse.Namespace, scratch: Path) -> dict[str, list[str]]:
     }
     judged = qrels(snapshot, "train").to_pylist()
     random.Random(0).shuffle(judged)
-    pairs = {asked[one["query_id"]]: texts[one["passage_id"]] for one in judged}
+    pairs = {query_texts[row["query_id"]]: texts[row["passage_id"]] for row in judged}
     pairs = {query: passage for passage, query in {passage: query for query, passage in pairs.items()}.items()}
-    wanted = chosen.batch * (chosen.steps + 1)
-    if len(pairs) < wanted:
-        raise SystemExit(f"{len(pairs)} distinct pairs, {wanted} needed: fewer --steps or a smaller --batch")
-    some = list(pairs.items())[:wanted]
-    return {"query": [query for query, _ in some], "passage": [passage for _, passage in some]}
+    needed = chosen.batch * (chosen.steps + 1)
+    if len(pairs) < needed:
+        raise SystemExit(f"{len(pairs)} distinct pairs, {needed} needed: fewer --steps or a smaller --batch")
+    drawn = list(pairs.items())[:needed]
+    return {"query": [query for query, _ in drawn], "passage": [passage for _, passage in drawn]}
 
 
 def _measure(name: str, precision: str, pairs: Path, chosen: argparse.Namespace) -> dict[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(chosen.threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, __file__, "--worker", name, precision, str(pairs), str(chosen.batch), str(chosen.tokens)]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    measured: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return measured
 
 
-def _table(rows: dict[str, list[dict[str, float]]]) -> None:
-    print("| system | steps/s | real tokens/s | CPU | padding | peak MiB | above start |")
+def _print_table(rows: dict[str, list[dict[str, float]]]) -> None:
+    print("| system | steps/s | real tokens/s | tokens/CPU s | padding | peak MiB | above start |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, runs in rows.items():
-        one = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        speed = f"{one['steps_s']:.3f} | {one['tokens_s']:,.0f} | {one['tokens_cpu_s']:,.0f}"
-        print(f"| {name} | {speed} | {one['padding']:.0%} | {one['peak']:,.0f} | {one['above']:,.0f} |")
+        median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        speed = f"{median['steps_s']:.3f} | {median['tokens_s']:,.0f} | {median['tokens_cpu_s']:,.0f}"
+        print(f"| {name} | {speed} | {median['padding']:.0%} | {median['peak']:,.0f} | {median['above']:,.0f} |")
 
 
 class Meter:
-    """Times of steps, tokens that went through, and memory."""
+    """Times of steps, processed tokens, and memory."""
 
     def __init__(self) -> None:
         self.times: list[tuple[float, float]] = []
-        self.tokens: list[int] = []  # real ones of each batch, each counted once
-        self.through = [0, 0]  # positions that went through the transformer, and those of them that were no padding
+        self.tokens: list[int] = []  # real tokens of each batch, counted once
+        self.through = [0, 0]  # positions in the input of the transformer: all, and without padding
         self.before = 0.0
 
     def watch(self, transformer: Any) -> None:
-        """Count what goes through a transformer, at its token embeddings."""
+        """Count the positions in the input of a transformer."""
         padding = transformer.config.pad_token_id
 
-        def count(_: Any, given: tuple[Any, ...]) -> None:
-            self.through[0] += given[0].numel()
-            self.through[1] += int((given[0] != padding).sum())
+        def count(_: Any, inputs: tuple[Any, ...]) -> None:
+            self.through[0] += inputs[0].numel()
+            self.through[1] += int((inputs[0] != padding).sum())
 
         transformer.get_input_embeddings().register_forward_pre_hook(count)
 
     def start(self) -> None:
-        """The first step begins."""
-        self.before = _peak()
+        """Record the memory before the first step."""
+        self.before = _peak_mib()
 
     def step(self) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         self.times.append((time.perf_counter(), time.process_time()))
 
     def report(self, extra: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Print the figures as one line of JSON; `extra` seconds (wall, CPU) are spread evenly over all steps."""
+        """Print the measurements as a JSON line; spread `extra` seconds (wall, CPU) evenly over all steps."""
         counted = len(self.times) - 1
         wall, cpu = (
             self.times[-1][clock] - self.times[0][clock] + extra[clock] * counted / len(self.times) for clock in (0, 1)
         )
         tokens = sum(self.tokens[1:])
-        found = {
+        measured = {
             "steps_s": counted / wall,
             "tokens_s": tokens / wall,
             "tokens_cpu_s": tokens / cpu,
             "padding": 1 - self.through[1] / self.through[0],
-            "peak": _peak(),
-            "above": _peak() - self.before,
+            "peak": _peak_mib(),
+            "above": _peak_mib() - self.before,
         }
-        print(json.dumps(found))
+        print(json.dumps(measured))
 
 
-def _peak() -> float:
+def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
 
 
-def _ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, meter: Meter) -> None:
+def _train_ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, meter: Meter) -> None:
     import numpy as np
 
     from tasks.core.base.settings import Settings
@@ -172,20 +172,20 @@ def _ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, 
     with tempfile.TemporaryDirectory() as folder:
         spec = EncoderSpec.of(settings.encoder, "fp32")
         encoder = start_from(find_base(settings.encoder.model), spec, Path(folder))
-    began = time.perf_counter(), time.process_time()
+    start = time.perf_counter(), time.process_time()
     rows = np.arange(len(pairs["query"]))
-    alone = {row: rows[row : row + 1] for row in rows.tolist()}
+    own_row = {row: rows[row : row + 1] for row in rows.tolist()}
     data = TrainingPairs(
         query_tokens=TokenTable([encoder.query.tokenize(pairs["query"])]),
         passage_tokens=TokenTable([encoder.passage.tokenize(pairs["passage"])]),
         pairs=np.stack([rows, rows], axis=1),
         fresh=len(rows),
-        positives=alone,
+        positives=own_row,
         negatives={},
         cluster=rows,
-        known=alone,
+        known=own_row,
     )
-    tokenizing = time.perf_counter() - began[0], time.process_time() - began[1]
+    tokenizing = time.perf_counter() - start[0], time.process_time() - start[1]
     stepper = Stepper(
         encoder, settings.training, steps_in(data, settings.training), Ranks(), settings.encoder.dimensions
     )
@@ -197,11 +197,11 @@ def _ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, 
         stepper.step(data, batched, step)
         meter.step()
         sides = (data.query_tokens.take(batched.queries), data.passage_tokens.take(batched.passages))
-        meter.tokens.append(sum(len(one) for side in sides for one in side))
+        meter.tokens.append(sum(len(ids) for side in sides for ids in side))
     meter.report(tokenizing)
 
 
-def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, meter: Meter) -> None:
+def _train_peer(name: str, precision: str, pairs: dict[str, list[str]], batch: int, tokens: int, meter: Meter) -> None:
     import torch
     from datasets import Dataset
     from sentence_transformers import (
@@ -228,8 +228,8 @@ def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, 
     else:
         loss = losses.MultipleNegativesRankingLoss(model)
 
-    def count(_: Any, given: tuple[Any, ...]) -> None:
-        meter.tokens.append(sum(int(side["attention_mask"].sum()) for side in given[0]))
+    def count(_: Any, inputs: tuple[Any, ...]) -> None:
+        meter.tokens.append(sum(int(side["attention_mask"].sum()) for side in inputs[0]))
 
     loss.register_forward_pre_hook(count)
     meter.watch(transformer)
@@ -241,10 +241,10 @@ def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             meter.step()
 
-    lengths = [len(one) for one in pairs["passage"]]
+    lengths = [len(text) for text in pairs["passage"]]
 
-    def like_length(dataset: Any, **_: Any) -> list[list[int]]:
-        """Batches of passages of like length, shuffled."""
+    def similar_length(dataset: Any, **_: Any) -> list[list[int]]:
+        """Return shuffled batches of passages of similar length."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         batches = [order[start : start + batch] for start in range(0, len(order), batch)]
         random.Random(0).shuffle(batches)
@@ -263,7 +263,7 @@ def _theirs(name: str, precision: str, pairs: dict[str, list[str]], batch: int, 
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **({"batch_sampler": like_length} if name == "mnrl-grouped" else {}),
+            **({"batch_sampler": similar_length} if name == "mnrl-grouped" else {}),
         )
         data = Dataset.from_dict({"anchor": pairs["query"], "positive": pairs["passage"]})
         SentenceTransformerTrainer(model, arguments, data, loss=loss, callbacks=[Clock()]).train()
@@ -280,9 +280,9 @@ def _work(name: str, precision: str, pairs: str, batch: str, tokens: str) -> Non
     texts = json.loads(Path(pairs).read_text())
     meter = Meter()
     if name == "ours":
-        _ours(precision, texts, int(batch), int(tokens), meter)
+        _train_ours(precision, texts, int(batch), int(tokens), meter)
     else:
-        _theirs(name, precision, texts, int(batch), int(tokens), meter)
+        _train_peer(name, precision, texts, int(batch), int(tokens), meter)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ THEIRS = {"ndcg@10": "ndcg_cut_10", "recall@100": "recall_100", "map@100": "map_
 
 
 def main() -> None:
-    """Print a table in Markdown: means of both, and the largest difference of any query."""
+    """Print a Markdown table: both means, and the largest difference of a query."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folders", type=Path, nargs="+")
-    arguments.add_argument("--split", default="test")
+    arguments.add_argument("folders", type=Path, nargs="+", help="collections in BEIR layout")
+    arguments.add_argument("--split", default="test", help="split to evaluate")
     chosen = arguments.parse_args()
     print("| collection | queries | measure | ours | trec_eval | largest difference of a query |")
     print("|---|---:|---|---:|---:|---:|")
@@ -64,7 +64,7 @@ def _compare(home: Path, folder: Path, split: str) -> None:
 
 
 def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, float]]:
-    """Return query -> our name of a measure -> value of trec_eval. RR@10 uses the first ten hits."""
+    """Map query to our measure names to values of trec_eval; RR@10 is the reciprocal rank of the first ten lines."""
     with run_file.open() as lines:
         run = pytrec_eval.parse_run(lines)
     with qrels_file.open() as lines:

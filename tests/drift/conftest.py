@@ -21,7 +21,7 @@ First = tuple[Path, Snapshot, Encoder, Embeddings]
 
 @pytest.fixture(scope="session")
 def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
-    """The source and the artifacts of a first night, built once: their folder, and the receipts."""
+    """Build source and artifacts of a first night once; return their folder and the receipts."""
     folder = tmp_path_factory.mktemp("first")
     write_collection(folder / "source", more=40)
     settings = settings_in(folder, tiny_model)
@@ -32,7 +32,7 @@ def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
 
 @pytest.fixture
 def settings(first: First, tiny_model: Path, tmp_path: Path) -> Settings:
-    """Settings for a copy of the source and the artifacts of the first night."""
+    """Copy source and artifacts of the first night; return the settings."""
     shutil.copytree(first[0], tmp_path, dirs_exist_ok=True)
     return settings_in(tmp_path, tiny_model)
 
@@ -49,7 +49,7 @@ def settings_in(folder: Path, model: Path) -> Settings:
 
 @pytest.fixture
 def serving(settings: Settings, first: First) -> Release:
-    """A release of the original source, without a collection: drift does not read it."""
+    """Return a release of the original source, without a collection: drift does not read it."""
     _, snapshot, encoder, embeddings = first
     figures = {"ndcg@10": 0.5}
     return Release(

@@ -34,11 +34,11 @@ def grow(settings: Settings, night: int) -> None:
             qrels.write(f"n{night}-{number}\tp{number}\t1\n")
 
 
-def test_nothing_serves_so_everything_is_to_be_made(settings: Settings, snapshot: Snapshot) -> None:
+def test_without_a_serving_release_the_action_is_a_retrain(settings: Settings, snapshot: Snapshot) -> None:
     assert watch(settings, None, snapshot, "r", NIGHT).verdict is Action.RETRAIN
 
 
-def test_queries_accumulate_until_they_are_a_window(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+def test_queries_accumulate_until_a_window_is_full(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
     log_queries(logged, *usual(0)[:12])
     first = check_drift(logged, serving, snapshot, 0)
     assert (first.window, first.fresh, first.verdict) == (0, {"snapshot": 0, "log": 12}, Action.SKIP)
@@ -53,7 +53,7 @@ def test_queries_accumulate_until_they_are_a_window(logged: Settings, serving: R
     assert check_drift(logged, serving, snapshot, 1).window == 2
 
 
-def test_queries_of_the_source_are_judged_once(settings: Settings, serving: Release) -> None:
+def test_queries_of_the_source_are_measured_once(settings: Settings, serving: Release) -> None:
     grow(settings, 0)
     grown = ingest(settings)[1]
     first = check_drift(settings, serving, grown, 0)
@@ -62,7 +62,7 @@ def test_queries_of_the_source_are_judged_once(settings: Settings, serving: Rele
     assert check_drift(settings, serving, grown, 1).window == 1
 
 
-def test_queries_are_judged_when_the_last_judged_snapshot_is_gone(settings: Settings, serving: Release) -> None:
+def test_queries_are_measured_when_the_last_measured_snapshot_is_gone(settings: Settings, serving: Release) -> None:
     grow(settings, 0)
     first = ingest(settings)[1]
     check_drift(settings, serving, first, 0)
@@ -75,7 +75,7 @@ def test_queries_are_judged_when_the_last_judged_snapshot_is_gone(settings: Sett
     assert (third.window, third.fresh) == (2, {"snapshot": 30})
 
 
-def test_confirmed_drift_triggers_once_and_is_held_by_the_cooldown(logged: Settings, serving: Release) -> None:
+def test_confirmed_drift_triggers_once_until_the_cooldown_ends(logged: Settings, serving: Release) -> None:
     checks = []
     add_passage(logged)  # something to train on
     snapshot = ingest(logged)[1]
@@ -98,7 +98,7 @@ def test_damaged_queries_are_suspect_and_never_retrain(logged: Settings, serving
         assert "check the source of the queries" in drift.cause
 
 
-def test_a_promotion_begins_a_new_baseline(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+def test_a_promotion_starts_a_new_baseline(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
     log_queries(logged, *usual(0))
     check_drift(logged, serving, snapshot, 0)
     file = state_file(logged.home)
@@ -130,7 +130,7 @@ def test_a_state_of_another_version_is_refused_with_path_and_next_step(
         check_drift(settings, serving, snapshot, 0)
 
 
-def test_a_damaged_state_is_set_aside_and_begun_again(
+def test_a_damaged_state_is_set_aside_and_reset(
     logged: Settings, serving: Release, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = state_file(logged.home)
@@ -148,19 +148,19 @@ def test_a_damaged_state_is_set_aside_and_begun_again(
     assert read_state(file).number == 1  # an earlier version wrote no digest
 
 
-def test_lost_vectors_of_the_serving_release_are_made_again(
+def test_lost_vectors_of_the_serving_release_are_rebuilt(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
-    made = load(logged.home, Embeddings, serving.embeddings)
-    as_made = logged.model_copy(update={"embedding": logged.embedding.model_copy(update={"shards": made.shards})})
-    shard = min(made.path.glob("*.parquet"))
+    embeddings = load(logged.home, Embeddings, serving.embeddings)
+    as_made = logged.model_copy(update={"embedding": logged.embedding.model_copy(update={"shards": embeddings.shards})})
+    shard = min(embeddings.path.glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-9])
     log_queries(logged, *usual(0))
     assert check_drift(as_made, serving, snapshot, 0).window == 1
-    assert load(logged.home, Embeddings, serving.embeddings).digests == made.digests
+    assert load(logged.home, Embeddings, serving.embeddings).digests == embeddings.digests
 
 
-def test_without_the_snapshot_of_the_serving_release_everything_is_done(
+def test_without_the_snapshot_of_the_serving_release_the_action_is_a_retrain(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
     newer = snapshot.model_copy(update={"digest": "0" * 20})
@@ -170,8 +170,8 @@ def test_without_the_snapshot_of_the_serving_release_everything_is_done(
     assert f"snapshot {snapshot.digest} of release {serving.release} is lost" in drift.cause
 
 
-def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
-    """A process that writes states as `watch` does is killed repeatedly: the file always contains a complete state."""
+def test_a_killed_check_is_recorded_completely_or_not_at_all(tmp_path: Path) -> None:
+    """Kill a process that writes states as `watch` does: the file always contains a complete state."""
     file = state_file(tmp_path)
     code = (
         "import sys; from pathlib import Path; from tasks.core.drift.decide import State, Trigger;"
@@ -198,7 +198,7 @@ def test_a_check_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
         assert read_state(file).number >= 5
 
 
-def test_a_check_reads_no_passage_again(
+def test_a_repeated_check_reads_no_passage(
     logged: Settings, serving: Release, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_drift(logged, serving, snapshot, 0)

@@ -59,14 +59,14 @@ def chosen(folder: Path, snapshot: Snapshot, **options: object) -> Choice:
     return choice
 
 
-def test_auto_takes_the_fastest_float_path_that_is_faithful(folder: Path, snapshot: Snapshot) -> None:
+def test_auto_chooses_the_fastest_faithful_float_path(folder: Path, snapshot: Snapshot) -> None:
     choice = chosen(folder, snapshot, min_cosine=0.5, max_ndcg_change=1.0)
     assert choice.precision == next(path for path in paths_here() if path not in INT8)
     assert choice.precision == "fp32" or 0.5 < choice.fidelity < 1.001
     assert choice.precision == "fp32" or choice.ndcg_change is not None
 
 
-def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_is_tried(
+def test_a_path_below_the_minimum_cosine_is_refused_with_its_figures_and_the_next_is_tried(
     folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "nightshift.encoder"):
@@ -78,7 +78,7 @@ def test_a_path_that_misses_the_cosine_is_refused_with_its_figures_and_the_next_
 
 
 @int8
-def test_int8_that_is_not_faithful_is_refused_and_leaves_no_graph(
+def test_an_unfaithful_int8_path_is_refused_and_leaves_no_graph(
     folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     lenient = {"min_cosine": 0.1, "max_ndcg_change": 1.0, "int8_min_cosine": 0.1}
@@ -103,7 +103,7 @@ def measured(change: float, spread: float, queries: int, cosine: float = 0.9999)
     return Choice("bf16", cosine, float(changes.mean()), interval(changes, GateSettings(resamples=500)), queries)
 
 
-def test_only_a_loss_that_is_more_than_chance_and_than_the_bound_refuses_a_path(
+def test_a_path_is_refused_only_for_a_significant_loss_above_the_bound(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = EmbeddingSettings()

@@ -66,7 +66,7 @@ def test_every_passage_is_embedded_once_in_snapshot_order(made: Made) -> None:
     np.testing.assert_allclose(vectors_of(table), load_encoder(encoder.path).encode_passages(texts), atol=1e-6)
 
 
-def test_a_finished_shard_is_not_made_again_after_a_crash(made: Made) -> None:
+def test_a_finished_shard_is_not_rebuilt_after_a_crash(made: Made) -> None:
     home, encoder, snapshot = made
     embed_shard(home, encoder, snapshot, 1, 3)
     (partial,) = (home / "embeddings").glob(".*.partial")
@@ -257,6 +257,6 @@ def test_progress_is_reported_at_intervals_and_at_the_end(made: Made, monkeypatc
     assert [pace.share for pace in seen[1:]] == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
-def test_more_shards_than_passages_are_fine(made: Made) -> None:
+def test_more_shards_than_passages_are_allowed(made: Made) -> None:
     home, encoder, snapshot = made
     assert gather_shards(home, encoder, snapshot, 100).rows == snapshot.rows

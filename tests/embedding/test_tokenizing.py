@@ -47,7 +47,7 @@ def test_words_beyond_the_limit_are_not_tokenized(tokenizer: Any, monkeypatch: p
     assert given_texts == ["river river river river river river"]
 
 
-def test_a_token_with_a_space_in_it_is_found_across_the_cut(tiny_model: Path) -> None:
+def test_a_token_that_contains_a_space_is_kept_across_the_cut(tiny_model: Path) -> None:
     tokenizer = read_tokenizer(tiny_model)
     tokenizer.add_tokens(["river bank"])
     text = "a river bank " * 20

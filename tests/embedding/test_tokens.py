@@ -44,7 +44,7 @@ def cached(home: Path, tower: Tower, texts: Sequence[str]) -> tuple[TokenCache, 
     return TokenCache(home, tower, snapshot, index), read_first_rows(index, 0, len(texts))
 
 
-def test_the_first_row_of_each_text_is_found_for_any_bucket_size(
+def test_the_first_row_of_each_text_does_not_depend_on_the_bucket_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"text {n * n % 61}" for n in range(300)]

@@ -67,7 +67,7 @@ def test_vectors_equal_those_of_torch(kind: str, tiny_model: Path) -> None:
     np.testing.assert_allclose(tower.encode(ids, 256), exact, atol=1e-5)
 
 
-def test_an_operation_that_openvino_lacks_is_named(tiny_model: Path) -> None:
+def test_the_error_names_an_operation_that_openvino_lacks(tiny_model: Path) -> None:
     class Bessel(torch.nn.Module):
         out_features = 32
 
@@ -82,7 +82,7 @@ def test_an_operation_that_openvino_lacks_is_named(tiny_model: Path) -> None:
 
 
 @pytest.mark.skipif(not any(path.startswith("openvino") for path in paths_here()), reason="torch is faster here")
-def test_torch_keeps_an_encoder_that_openvino_computes_otherwise(
+def test_torch_is_used_when_openvino_computes_other_vectors(
     tiny_model: Path, collection: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kind = "longformer"  # pads by text length, but the graph knows only the length used in the conversion

@@ -24,7 +24,7 @@ PATHS: list[Precision] = ["bf16", "openvino-fp32", "openvino-bf16", "openvino-in
 LOWEST_COSINE = {"bf16": 0.999, "openvino-fp32": 0.999999, "openvino-bf16": 0.999} | dict.fromkeys(INT8, 0.97)
 
 
-def started(base: Path, folder: Path, **settings: object) -> Path:
+def create_encoder(base: Path, folder: Path, **settings: object) -> Path:
     folder.mkdir()
     start_from(base, EncoderSpec.of(EncoderSettings(**settings), "fp32"), folder)  # type: ignore[arg-type]
     return folder
@@ -38,9 +38,9 @@ def on_path(folder: Path, path: Precision) -> DualEncoder:
     return encoder.for_inference()
 
 
-def need(path: Precision) -> None:
-    if what := missing_for(path):
-        pytest.skip(what)
+def require(path: Precision) -> None:
+    if missing := missing_for(path):
+        pytest.skip(missing)
 
 
 VARIANTS: dict[str, dict[str, object]] = {
@@ -55,8 +55,8 @@ PAIRS = [(path, like) for like in VARIANTS for path in PATHS if path != "openvin
 
 @pytest.mark.parametrize(("path", "like"), PAIRS)
 def test_both_sides_are_near_to_torch_in_float32(path: Precision, like: str, tiny_model: Path, tmp_path: Path) -> None:
-    need(path)
-    folder = started(tiny_model, tmp_path / "encoder", **VARIANTS[like])
+    require(path)
+    folder = create_encoder(tiny_model, tmp_path / "encoder", **VARIANTS[like])
     exact, fast = load_encoder(folder), on_path(folder, path)
     for theirs, ours in (
         (exact.encode_passages(TEXTS), fast.encode_passages(TEXTS)),
@@ -73,8 +73,8 @@ def test_both_sides_are_near_to_torch_in_float32(path: Precision, like: str, tin
 def test_lists_and_arrays_of_token_ids_in_any_order_give_the_same_vectors(
     path: Precision, tiny_model: Path, tmp_path: Path
 ) -> None:
-    need(path)
-    encoder = on_path(started(tiny_model, tmp_path / "encoder"), path)
+    require(path)
+    encoder = on_path(create_encoder(tiny_model, tmp_path / "encoder"), path)
     ids = encoder.passage.tokenize(TEXTS * 20)
     vectors = encoder.passage.encode(ids, 256)
     arrays = [np.array(row, np.int32) for row in reversed(ids)]
@@ -83,11 +83,11 @@ def test_lists_and_arrays_of_token_ids_in_any_order_give_the_same_vectors(
 
 
 @pytest.mark.parametrize("path", ["openvino-fp32", "openvino-int8"])
-def test_a_vector_is_the_same_on_one_core_and_on_two(path: Precision, tiny_model: Path, tmp_path: Path) -> None:
-    need(path)
+def test_a_vector_is_the_same_with_one_and_two_cores(path: Precision, tiny_model: Path, tmp_path: Path) -> None:
+    require(path)
     import torch
 
-    folder = started(tiny_model, tmp_path / "encoder")
+    folder = create_encoder(tiny_model, tmp_path / "encoder")
     before, vectors = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -99,10 +99,10 @@ def test_a_vector_is_the_same_on_one_core_and_on_two(path: Precision, tiny_model
 
 
 def test_the_same_texts_calibrate_the_same_graph(tiny_model: Path, tmp_path: Path) -> None:
-    need("openvino-int8")
+    require("openvino-int8")
     bytes_of = []
     for name in ("one", "two"):
-        folder = started(tiny_model, tmp_path / name)
+        folder = create_encoder(tiny_model, tmp_path / name)
         on_path(folder, "openvino-int8")
         bytes_of.append([(folder / file).read_bytes() for file in (graph.XML, graph.BIN)])
     assert bytes_of[0] == bytes_of[1]
@@ -114,7 +114,7 @@ def test_an_unsupported_numeric_path_names_the_package_to_install(
     folder = tmp_path / "encoder"
     folder.mkdir()
     start_from(tiny_model, EncoderSpec.of(EncoderSettings(), "openvino-fp32"), folder)
-    monkeypatch.setattr(machine, "find_spec", lambda name: None)  # as where the extra is not installed
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)  # as without the extra
     with pytest.raises(Mismatch, match=r'openvino-fp32.*pip install "nightshift\[openvino\]"'):
         load_encoder(folder)
 
@@ -141,7 +141,7 @@ def test_a_text_longer_than_the_budget_gets_a_separate_batch() -> None:
 
 
 def test_openvino_and_nncf_send_no_telemetry() -> None:
-    need("openvino-fp32")
+    require("openvino-fp32")
     code = (
         "import sys, logging; kind = logging.getLoggerClass();"
         "from tasks.core.encoder.backends import graph; graph._import_nncf();"

@@ -23,7 +23,7 @@ TEXTS = [
 ]
 
 
-def made(model: Path, folder: Path, **settings: object) -> Path:
+def create_encoder(model: Path, folder: Path, **settings: object) -> Path:
     folder.mkdir()
     start_from(model, EncoderSpec.of(EncoderSettings(**settings), "fp32"), folder)  # type: ignore[arg-type]
     return folder
@@ -35,13 +35,13 @@ def test_sentence_transformers_loads_the_folder_and_gives_the_same_vectors(
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    folder = made(tiny_model, tmp_path / "encoder", pooling=pooling, passage_tokens=16)
+    folder = create_encoder(tiny_model, tmp_path / "encoder", pooling=pooling, passage_tokens=16)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(load_encoder(folder).encode_passages(TEXTS), theirs, atol=1e-6)
 
 
 def test_a_vector_does_not_depend_on_its_neighbours_in_the_batch(tiny_model: Path, tmp_path: Path) -> None:
-    encoder = load_encoder(made(tiny_model, tmp_path / "encoder"))
+    encoder = load_encoder(create_encoder(tiny_model, tmp_path / "encoder"))
     together = encoder.encode_passages(TEXTS)
     alone = np.concatenate([encoder.encode_passages([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-6)
@@ -56,7 +56,7 @@ def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path
         {"passage_tokens": 100},
         {"shared": False},
     ]
-    folders = [made(tiny_model, tmp_path / str(n), **change) for n, change in enumerate(changes)]
+    folders = [create_encoder(tiny_model, tmp_path / str(n), **change) for n, change in enumerate(changes)]
     names = {fingerprint(folder) for folder in folders}
     spec = read_spec(folders[0])
     write_json(folders[0] / SPEC, spec.model_copy(update={"precision": "bf16"}).model_dump())
@@ -68,24 +68,27 @@ def test_the_fingerprint_names_everything_that_decides_a_vector(tiny_model: Path
 
 
 DAMAGED = {  # contents of a damaged file -> expected error
-    "config.json": (lambda held: held[:40], r"config\.json: cannot be read"),
-    "tokenizer.json": (lambda held: b"", r"tokenizer\.json: cannot be read"),
-    "encoder.json": (lambda held: b"\xff" + held[1:], r"encoder\.json: cannot be read"),
-    "manifest.json": (lambda held: held[: len(held) // 2], r"manifest\.json: cannot be read"),
-    "model.safetensors": (lambda held: held[:-1] + bytes([held[-1] ^ 1]), "was damaged or altered"),
-    "tokenizer_config.json": (lambda held: held.replace(b"[UNK]", b"[ONK]"), "was damaged or altered"),
+    "config.json": (lambda content: content[:40], r"config\.json: cannot be read"),
+    "tokenizer.json": (lambda content: b"", r"tokenizer\.json: cannot be read"),
+    "encoder.json": (lambda content: b"\xff" + content[1:], r"encoder\.json: cannot be read"),
+    "manifest.json": (lambda content: content[: len(content) // 2], r"manifest\.json: cannot be read"),
+    "model.safetensors": (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "was damaged or altered"),
+    "tokenizer_config.json": (lambda content: content.replace(b"[UNK]", b"[ONK]"), "was damaged or altered"),
 }
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_damage_to_any_file_of_an_encoder_is_reported(shared: bool, tiny_model: Path, tmp_path: Path) -> None:
-    whole = made(tiny_model, tmp_path / "encoder", shared=shared)
+    whole = create_encoder(tiny_model, tmp_path / "encoder", shared=shared)
     write_json(whole / MANIFEST, {"fingerprint": fingerprint(whole)})
     load_encoder(whole)
     place = Path() if shared else Path("passage")
     cases = [(name, change, words) for name, (change, words) in DAMAGED.items()]
     cases += [(name, None, "missing|cannot be read|altered") for name in DAMAGED if name != MANIFEST]
-    cases += [("encoder.json", lambda held: b"[]", "not a JSON object"), ("encoder.json", lambda held: b"{}", "shared")]
+    cases += [
+        ("encoder.json", lambda content: b"[]", "not a JSON object"),
+        ("encoder.json", lambda content: b"{}", "shared"),
+    ]
     for number, (name, change, words) in enumerate(cases):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
@@ -102,7 +105,7 @@ def test_the_fingerprint_does_not_depend_on_random_state(tiny_model: Path, tmp_p
     names = set()
     for seed in (1, 2):  # the tiny model has no pooler: the library draws one
         torch.manual_seed(seed)
-        names.add(fingerprint(made(tiny_model, tmp_path / str(seed))))
+        names.add(fingerprint(create_encoder(tiny_model, tmp_path / str(seed))))
     assert len(names) == 1
 
 
@@ -113,18 +116,18 @@ def test_a_model_with_missing_weights_is_refused(tiny_model: Path, tmp_path: Pat
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NightshiftError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
-        made(broken, tmp_path / "encoder")
+        create_encoder(broken, tmp_path / "encoder")
 
 
-def test_prompts_go_before_their_own_side_only(tiny_model: Path, tmp_path: Path) -> None:
-    plain = load_encoder(made(tiny_model, tmp_path / "plain"))
-    prompted = load_encoder(made(tiny_model, tmp_path / "prompted", query_prompt="find the story of "))
+def test_each_prompt_is_added_only_to_its_own_side(tiny_model: Path, tmp_path: Path) -> None:
+    plain = load_encoder(create_encoder(tiny_model, tmp_path / "plain"))
+    prompted = load_encoder(create_encoder(tiny_model, tmp_path / "prompted", query_prompt="find the story of "))
     np.testing.assert_array_equal(plain.encode_passages(TEXTS), prompted.encode_passages(TEXTS))
     with_prompt = ["find the story of " + text for text in TEXTS]
     np.testing.assert_allclose(prompted.encode_queries(TEXTS), plain.encode_queries(with_prompt), atol=1e-6)
 
 
-def test_a_micro_batch_never_passes_the_token_budget_unless_one_text_does() -> None:
+def test_a_micro_batch_exceeds_the_token_budget_only_for_a_single_long_text() -> None:
     lengths = [1, 2, 2, 3, 5, 9, 40]
     batches = padded_batches(lengths, token_budget=10)
     assert [row for batch in batches for row in batch] == list(range(7))

@@ -74,7 +74,7 @@ def test_sentence_transformers_gives_the_same_vectors_of_the_offline_model(
     check(tmp_path)
 
 
-def test_separate_encoders_also_load_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
+def test_separate_encoders_also_load_individually(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     spec = EncoderSpec.of(EncoderSettings(shared=False, passage_prompt="a story: "), "fp32")
@@ -85,7 +85,7 @@ def test_separate_encoders_also_load_one_by_one(tiny_model: Path, tmp_path: Path
     )
 
 
-def test_the_weights_lie_on_disk_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_weights_are_stored_once(tiny_model: Path, tmp_path: Path) -> None:
     spec = EncoderSpec.of(EncoderSettings(dimension=12, serve_dimension=5), "fp32")
     start_from(tiny_model, spec, tmp_path)
     weights = {str(path.relative_to(tmp_path)): load_file(path) for path in tmp_path.rglob("*.safetensors")}
@@ -94,9 +94,7 @@ def test_the_weights_lie_on_disk_once(tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_what_is_saved_does_not_depend_on_what_was_encoded_before(
-    shared: bool, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_saved_bytes_do_not_depend_on_texts_encoded_before(shared: bool, tiny_model: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     encoder = start_from(tiny_model, EncoderSpec.of(EncoderSettings(shared=shared, dimension=4), "fp32"), first)

@@ -152,7 +152,7 @@ OWN: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("case", OWN)
-def test_the_vectors_of_a_sentence_transformers_model_are_its_own_or_the_settings_that_are_missing_are_named(
+def test_a_sentence_transformers_model_gives_its_own_vectors_or_an_error_names_the_missing_settings(
     case: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     from sentence_transformers import SentenceTransformer

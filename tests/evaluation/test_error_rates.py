@@ -38,6 +38,6 @@ def test_a_regression_of_two_points_on_300_queries_is_rejected(bench: ModuleType
     assert promoted <= 0.05
 
 
-def test_the_planted_effect_is_the_effect(bench: ModuleType) -> None:
+def test_the_simulated_effect_has_the_requested_size(bench: ModuleType) -> None:
     ours, theirs = bench.pairs(bench.CALIBRATION, bench.shift_of(-0.02), bench.np.random.default_rng(0))
     assert (ours - theirs).mean() == pytest.approx(-0.02, abs=0.001)

@@ -85,7 +85,7 @@ def test_a_better_challenger_is_called_better() -> None:
     assert judge(before + 0.05, before).reasons[0].startswith("better than the serving release")
 
 
-def test_a_worse_challenger_is_rejected_with_the_reason_alone() -> None:
+def test_a_worse_challenger_is_rejected_with_only_that_reason() -> None:
     decision = judge(noisy(0.65, 0), noisy(0.7, 2))
     assert not decision.promote
     (reason,) = decision.reasons
@@ -135,7 +135,7 @@ def test_every_failed_check_has_a_remedy() -> None:
     assert far.remedy.startswith("a gain of 0.0")  # more queries would only confirm the loss
 
 
-def test_before_there_is_a_release_the_base_model_is_a_floor() -> None:
+def test_before_the_first_release_the_base_model_is_a_floor() -> None:
     base = table(noisy(0.7, 3))
     (reason,) = judge(noisy(0.6, 0), None, base=base).reasons
     assert reason.startswith("clearly worse than the base model")
@@ -174,7 +174,7 @@ def test_a_segment_that_is_small_or_only_unlucky_does_not_reject() -> None:
     assert decision.promote
 
 
-def test_before_there_is_a_release_segments_are_shown_and_reject_nothing() -> None:
+def test_before_the_first_release_segments_are_shown_and_reject_nothing() -> None:
     base = noisy(0.6, 0)
     after = base + np.where(halves()["long queries"], -0.1, 0.12)
     decision = judge(after, None, base=table(base), segments=halves())
@@ -201,13 +201,13 @@ def test_different_queries_are_never_compared() -> None:
         compare_paired("other", table(noisy(0.5, 0)), table(noisy(0.5, 0))[1:], RULES)
 
 
-def test_the_interval_holds_the_mean_and_is_the_same_for_the_same_seed() -> None:
+def test_the_interval_contains_the_mean_and_is_the_same_for_the_same_seed() -> None:
     comparison = compare_paired("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
     assert comparison.low < comparison.difference < comparison.high
     assert comparison == compare_paired("other", table(noisy(0.6, 0)), table(noisy(0.5, 1)), RULES)
 
 
-def test_the_interval_is_that_of_the_normal_approximation_on_many_queries() -> None:
+def test_the_interval_equals_the_normal_approximation_on_many_queries() -> None:
     ours, theirs = noisy(0.6, 0, 2000), noisy(0.5, 1, 2000)
     comparison = compare_paired("other", table(ours), table(theirs), RULES.model_copy(update={"resamples": 5000}))
     spread = 1.645 * (ours - theirs).std() / np.sqrt(2000)

@@ -38,7 +38,7 @@ def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:
     return by_query
 
 
-def test_the_own_passage_leads_by_default_and_is_gone_when_it_is_left_out(world: World) -> None:
+def test_the_passage_of_the_query_ranks_first_by_default_and_can_be_left_out(world: World) -> None:
     parts = (world.home, "challenger", world.encoder, world.embeddings, world.snapshot)
     plain = evaluate_encoder(*parts, EvaluationSettings(depth=10))
     apart = evaluate_encoder(*parts, EvaluationSettings(depth=10, leave_out_self=True))
@@ -50,7 +50,7 @@ def test_the_own_passage_leads_by_default_and_is_gone_when_it_is_left_out(world:
     assert apart.metrics["ndcg@10"] > plain.metrics["ndcg@10"]
 
 
-def test_the_default_names_the_evaluations_and_recipes_of_before(world: World) -> None:
+def test_the_default_keeps_earlier_evaluation_keys_and_the_option_changes_keys_and_recipes(world: World) -> None:
     run = write_run(world.home, {query: sorted(TEXTS)[:12] for query, _, split in QRELS if split == "test"})
     plain = evaluate_ranking(world.home, "bm25", run, world.snapshot, EvaluationSettings())
     assert plain.digest == evaluate_run(world.home, "bm25", run, world.snapshot, "test").digest
@@ -61,7 +61,7 @@ def test_the_default_names_the_evaluations_and_recipes_of_before(world: World) -
 
 
 @pytest.mark.parametrize("lines", [1, 3, 7, 1000])
-def test_a_run_without_own_passages_is_the_same_in_pieces_of_any_size(
+def test_the_batch_size_does_not_change_a_run_without_own_passages(
     lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_passages, "LINES_AT_ONCE", lines)
@@ -80,7 +80,7 @@ def test_a_run_without_own_passages_is_the_same_in_pieces_of_any_size(
     assert run.rows == sum(map(len, expected.values()))
 
 
-def test_dev_figures_leave_it_out_as_well(world: World) -> None:
+def test_dev_evaluations_also_leave_out_the_passage_of_the_query(world: World) -> None:
     encoder = load_encoder(world.encoder.path)
     settings = TrainingSettings(dev_passages=60)
     plain, apart = (

@@ -21,7 +21,7 @@ def run(rows: list[tuple[str, str, int]]) -> pa.Table:
     return pa.table({"query_id": query, "passage_id": passage, "rank": pa.array(rank, pa.int32())})
 
 
-def test_the_measures_are_those_computed_by_hand() -> None:
+def test_measures_equal_manually_computed_values() -> None:
     table = per_query(run([("q1", "x", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "c", 1)]), QRELS)
     first = dict(zip(table.column_names, (column[0].as_py() for column in table.columns), strict=True))
     ideal = 1 / math.log2(2) + 1 / math.log2(3)

@@ -32,7 +32,7 @@ def pair(world: World) -> tuple[Evaluation, Evaluation]:
     return before, after
 
 
-def test_gains_are_those_of_the_second_over_the_first(world: World, pair: tuple[Evaluation, Evaluation]) -> None:
+def test_gains_are_of_the_second_system_over_the_first(world: World, pair: tuple[Evaluation, Evaluation]) -> None:
     comparison = compare_systems(world.settings, pair[0].digest, pair[1].digest[:10], cases=5)
     assert (comparison.better, comparison.worse, comparison.comparison.queries) == (1, 1, 3)
     assert comparison.comparison.difference == pytest.approx((0 + 1 + (1 / 2 - 1)) / 3)

@@ -71,7 +71,7 @@ def test_a_clearly_worse_challenger_is_rejected_before_the_corpus_is_embedded(wo
     assert 40 < result.passages < world.snapshot.rows
 
 
-def test_an_equal_challenger_passes_and_the_vectors_of_the_pool_are_not_made_twice(world: World) -> None:
+def test_an_equal_challenger_passes_and_the_vectors_of_the_pool_are_computed_once(world: World) -> None:
     better = damaged(world)  # the rival is the damaged one
     result = probe(rules(world, probe_share=1), world.snapshot, better, better, "the base model", runs(world))
     assert result.finding is None
@@ -107,7 +107,7 @@ def test_a_pool_that_would_be_most_of_the_corpus_is_skipped_with_a_reason(world:
 
 
 @pytest.mark.parametrize(("queries", "why"), [(0, "switched off"), (19, "19 queries are too few")])
-def test_too_few_queries_leave_the_probe_out(world: World, queries: int, why: str) -> None:
+def test_the_probe_is_skipped_with_too_few_queries(world: World, queries: int, why: str) -> None:
     settings = rules(world, probe_share=1, probe_queries=queries)
     result = probe(settings, world.snapshot, damaged(world), world.encoder, "x", runs(world))
     assert result.finding is None

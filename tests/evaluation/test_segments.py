@@ -34,7 +34,7 @@ def test_queries_are_split_by_length_and_by_how_often_their_passages_are_positiv
     }
 
 
-def test_a_segment_of_all_or_none_is_left_out(tmp_path: Path) -> None:
+def test_a_segment_of_all_or_no_queries_is_left_out(tmp_path: Path) -> None:
     assert set(members(tmp_path, train=[("t3", "e", "train")])) == {"short queries", "long queries"}
 
 

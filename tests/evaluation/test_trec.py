@@ -74,7 +74,7 @@ def test_trec_eval_computes_the_same_figures_from_the_exported_files(seed: int, 
         assert row["mrr@10"] == pytest.approx(cut.get(row["query_id"], nothing)["recip_rank"], abs=5e-5)
 
 
-def test_tied_scores_are_written_apart_in_the_order_of_the_run(tmp_path: Path) -> None:
+def test_tied_scores_are_written_as_distinct_scores_in_the_order_of_the_run(tmp_path: Path) -> None:
     run = run_in(tmp_path, [("q", "a", 1, 0.5), ("q", "z", 2, 0.5), ("q", "m", 3, 0.5), ("r", "a", 1, 0.7)])
     write_trec(run, tmp_path / "run.txt")
     rows = [line.split() for line in (tmp_path / "run.txt").read_text().splitlines()]

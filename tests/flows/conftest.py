@@ -20,7 +20,7 @@ from prefect_servers import free_port, serving_prefect
 from things_and_traits import write_collection
 
 Environment = dict[str, str]
-MEMORY = 80 * 2**20  # bytes that a host of Ray shares; it takes no less than 75 MiB
+MEMORY = 80 * 2**20  # object store of a Ray host in bytes; the minimum is 75 MiB
 
 
 @pytest.fixture(scope="session")
@@ -32,35 +32,35 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client_port() -> int:
-    """Where the head of `cluster` takes clients, as ray://127.0.0.1:PORT."""
+    """Return the client port of the head of `cluster`: ray://127.0.0.1:PORT."""
     return free_port()
 
 
 @pytest.fixture
 def cluster(client_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster: a head that works on no shard, and two hosts with room for one each."""
+    """Start a Ray cluster: a head without shards, and two hosts with room for one shard each."""
     Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
-    made = Cluster()
+    ray_cluster = Cluster()
     head = {"include_dashboard": False, "ray_client_server_port": client_port}
-    made.add_node(num_cpus=0, object_store_memory=MEMORY, **head)
-    for _ in range(2):  # GPUs in name only: no one looks whether there is one
-        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
-    yield made
-    made.shutdown()
+    ray_cluster.add_node(num_cpus=0, object_store_memory=MEMORY, **head)
+    for _ in range(2):  # simulated GPUs: Ray does not check
+        ray_cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
+    yield ray_cluster
+    ray_cluster.shutdown()
 
 
 @pytest.fixture
 def environment(prefect_server: str, tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) -> Environment:
-    """The environment of a night on a small collection with a small encoder."""
+    """Return the environment of a night on a small collection with a small encoder."""
     return environment_in(tmp_path, collection(more=40), tiny_model, prefect_server)
 
 
 @pytest.fixture(scope="session")
 def first_night(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the collection and the home of a first night over it, which was promoted."""
+    """Run a first night that promotes its release; return the folder with its collection and home."""
     folder = tmp_path_factory.mktemp("first-night")
     source = write_collection(folder / "source", more=40)
     done = command_in(environment_in(folder, source, tiny_model, prefect_server), "run")
@@ -71,19 +71,19 @@ def first_night(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.
 
 @pytest.fixture
 def served(environment: Environment, first_night: Path) -> None:
-    """Begin where `first_night` ended: a home is a folder that can be copied."""
+    """Copy collection and home of `first_night`."""
     shutil.copytree(first_night / "home", environment["NIGHTSHIFT_HOME"])
 
 
 @pytest.fixture
 def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command with some arguments; more environment by keyword."""
+    """Return a function that runs the command; keyword arguments set environment variables."""
     return lambda *arguments, **more: command_in({**environment, **more}, *arguments)
 
 
 @pytest.fixture
 def alerts() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A webhook for tests: its address, and the alerts that it received."""
+    """Start a webhook; yield its address and the list of received alerts."""
     received: list[dict[str, str]] = []
 
     class Listener(BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ def operated(
     environment: Environment,
     alerts: tuple[str, list[dict[str, str]]],
 ) -> Callable[..., AbstractContextManager[Operated]]:
-    """Run `nightshift up` with some arguments on the home of `environment`; alerts go to `alerts`."""
+    """Return a function that runs `nightshift up` on the home of `environment`; alerts go to `alerts`."""
     environment.pop("PREFECT_API_URL")
     environment["NIGHTSHIFT_ALERT_URL"] = alerts[0]
     return lambda *arguments: operating(nightshift, Path(environment["NIGHTSHIFT_HOME"]), *arguments)

@@ -1,4 +1,4 @@
-"""Whole nights over a home in which files were damaged: the night makes them again, or its error names the fix."""
+"""Complete nights in a home with damaged files: the night rebuilds them, or its error names the next step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIGURES = ("encoder", "snapshot", "metrics", "bm25", "base")
 
 
 def victims(home: Path) -> list[Path]:
-    """Every file of every artifact, and the history."""
+    """Return every artifact file and the history."""
     files = [file for shelf in SHELVES for file in sorted(home.glob(f"{shelf}/[!.]*/**/*")) if file.is_file()]
     return [file for file in [*files, home / "history.parquet"] if file.stat().st_size]
 
@@ -36,45 +36,45 @@ def victims(home: Path) -> list[Path]:
 def serving(nightshift: Command) -> dict[str, Any]:
     done = nightshift("releases", "--json")
     assert done.returncode == 0, done.stderr
-    known = json.loads(done.stdout)
-    return next(release for release in known["releases"] if release["release"] == known["serving"])
+    releases = json.loads(done.stdout)
+    return next(release for release in releases["releases"] if release["release"] == releases["serving"])
 
 
-def one_more(source: Path) -> None:
+def add_passage(source: Path) -> None:
     with (source / "corpus.jsonl").open("a") as file:
         file.write(json.dumps({"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"}) + "\n")
 
 
 @pytest.mark.slow
-def test_nights_over_a_damaged_home_end_in_words_and_promote_what_an_undamaged_one_would(
+def test_nights_in_a_damaged_home_fail_readably_or_promote_the_same_release_as_in_an_undamaged_home(
     nightshift: Command, environment: Environment, first_night: Path
 ) -> None:
     home, source = Path(environment["NIGHTSHIFT_HOME"]), Path(environment["NIGHTSHIFT_DATA__PATH"])
-    one_more(source)
+    add_passage(source)
     shutil.copytree(first_night / "home", home)
     assert nightshift("run").stdout.startswith("Promoted")
     undamaged = serving(nightshift)
     draws = random.Random(20)
-    counts = {"made again": 0, "lost": 0, "in words": 0}
+    counts = {"rebuilt": 0, "lost": 0, "errors": 0}
     for _ in range(TRIES):
         shutil.rmtree(home)
         shutil.copytree(first_night / "home", home)
         harmed = {file: draws.choice(list(HARMS)) for file in draws.sample(victims(home), draws.choice([1, 1, 3]))}
         for file, harm in harmed.items():
             HARMS[harm](file)
-        what = str({str(file.relative_to(home)): harm for file, harm in harmed.items()})
+        damage = str({str(file.relative_to(home)): harm for file, harm in harmed.items()})
         night = nightshift("run")
         output = night.stdout + night.stderr
-        assert not [word for word in RAW if word in output], f"{what}\n{output}"
-        counts["in words"] += night.returncode
+        assert not [word for word in RAW if word in output], f"{damage}\n{output}"
+        counts["errors"] += night.returncode
         if night.returncode:
             night = nightshift("run")
-        assert night.returncode == 0, f"{what}\n{night.stderr}"
-        assert night.stdout.startswith("Promoted"), f"{what}\n{night.stdout}{night.stderr}"
+        assert night.returncode == 0, f"{damage}\n{night.stderr}"
+        assert night.stdout.startswith("Promoted"), f"{damage}\n{night.stdout}{night.stderr}"
         lost = "lost" in output
-        counts["lost" if lost else "made again"] += 1
+        counts["lost" if lost else "rebuilt"] += 1
         current = serving(nightshift)
         same = [name for name in FIGURES if lost or current[name] == undamaged[name]]
-        assert same == list(FIGURES), f"{what}\n{current}"
-        assert nightshift("run").stdout.startswith("Skipped"), what
+        assert same == list(FIGURES), f"{damage}\n{current}"
+        assert nightshift("run").stdout.startswith("Skipped"), damage
     print(counts)

@@ -18,17 +18,17 @@ from tasks.core.base.settings import EncoderSettings, Settings
 
 def test_a_working_installation_passes(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with s3_server("looked-at") as options:
-        store = StoreSettings(url=f"s3://looked-at/nights?{options}")
+    with s3_server("doctor") as options:
+        store = StoreSettings(url=f"s3://doctor/nights?{options}")
         settings = Settings(home=tmp_path, store=store, encoder=EncoderSettings(model=str(tiny_model)))
         checks = {check.name: check for check in examine(settings)}
     assert checks.keys() == {"java", "disk", "model", "milvus", "ledger", "prefect", "store"}
     assert {name for name, check in checks.items() if not check.passed} == set()
-    assert checks["store"].detail == "s3://looked-at/nights writes and reads objects"
+    assert checks["store"].detail == "s3://doctor/nights writes and reads objects"
 
 
-def test_what_is_ill_is_told_with_what_to_do(tmp_path: Path) -> None:
-    more = {
+def test_each_failed_check_reports_the_next_step(tmp_path: Path) -> None:
+    broken = {
         **CREDENTIALS,
         "NIGHTSHIFT_HOME": str(tmp_path),
         "NIGHTSHIFT_ENCODER__MODEL": str(tmp_path / "nowhere"),
@@ -37,7 +37,7 @@ def test_what_is_ill_is_told_with_what_to_do(tmp_path: Path) -> None:
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
     }
     command = [sys.executable, "-m", "flows.cli", "doctor"]
-    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env={**os.environ, **broken}, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for name, fix in {
@@ -58,7 +58,9 @@ def test_ray_without_a_prefect_server_for_its_workers_fails(tmp_path: Path, monk
     assert "PREFECT_API_URL" in ray.detail or "nightshift[ray]" in ray.detail
 
 
-def test_a_dead_server_of_up_fails_and_its_errors_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_fails_the_check_and_its_errors_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     folder = tmp_path / "prefect"
     folder.mkdir()

@@ -37,14 +37,16 @@ def test_shards_change_no_run_of_a_night(
     assert len(searched) == 2 * 3  # with BM25, and with the encoder
     (snapshot,), (index,) = receipts_newest_first(home, Snapshot), receipts_newest_first(home, Index)
     mining = MiningSettings(heap_mb=256)
-    _, own, _ = receipts_newest_first(home, Encoder)  # of three, the one that the first round trained
+    _, first_round, _ = receipts_newest_first(home, Encoder)  # the second of three: trained in the first round
     vectors = next(
-        vectors for vectors in receipts_newest_first(home, Embeddings) if vectors.fingerprint == own.passage_fingerprint
+        vectors
+        for vectors in receipts_newest_first(home, Embeddings)
+        if vectors.fingerprint == first_round.passage_fingerprint
     )
     runs = {run.digest: run for run in receipts_newest_first(home, Run)}
     for whole in (
         search_bm25(again, index, judged(snapshot, "train"), mining.depth, mining),
-        search_whole(training_search(again, snapshot, own, vectors, mining.depth)[0]),
+        search_whole(training_search(again, snapshot, first_round, vectors, mining.depth)[0]),
     ):
         assert (runs[whole.digest].path / "run.parquet").read_bytes() == (whole.path / "run.parquet").read_bytes()
     assert not list(home.glob("runs/.*.partial"))

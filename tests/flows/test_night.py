@@ -21,7 +21,7 @@ from tasks.core.release.vector_stores import open_publisher
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all of them
+pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
 
 
 def post(url: str, body: object) -> Any:
@@ -47,11 +47,13 @@ def manifests(environment: Environment) -> dict[Path, int]:
 
 
 @pytest.mark.usefixtures("served")
-def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect_server: str) -> None:
-    """First night, idle night, refresh, search, rollback: what a person does in a week."""
-    known = document(nightshift("releases", "--json"))
-    (release,) = known["releases"]
-    assert known["serving"] == release["release"]
+def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
+    nightshift: Command, environment: Environment, prefect_server: str
+) -> None:
+    """Run a first night, an idle night, a refresh, a search, and a rollback, as in a typical week."""
+    releases = document(nightshift("releases", "--json"))
+    (release,) = releases["releases"]
+    assert releases["serving"] == release["release"]
     assert set(release) >= {"release", "created", "encoder", "collection", "snapshot", "passages"}
     assert release["passages"] == 100
     assert release["previous"] is None
@@ -110,7 +112,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
 
     again = nightshift("run")
     assert again.returncode == 0, again.stderr
-    assert "rolled back manually" in again.stdout  # what a person took back must not come back
+    assert "rolled back manually" in again.stdout  # a rolled-back release is not published again
     assert document(nightshift("releases", "--json"))["serving"] == oldest["release"]
     forward = nightshift("rollback", "--to", newest["release"])
     assert forward.returncode == 0, forward.stderr
@@ -145,7 +147,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
         pytest.param("count equal", marks=pytest.mark.slow),
     ],
 )
-def test_a_night_killed_at_any_line_goes_on_where_it_was(
+def test_a_night_killed_at_any_log_line_resumes_from_its_last_finished_step(
     nightshift: Command, environment: Environment, line: str
 ) -> None:
     command = [sys.executable, "-m", "flows.cli", "--debug", "run"]
@@ -158,14 +160,12 @@ def test_a_night_killed_at_any_line_goes_on_where_it_was(
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("Promoted")
     after = manifests(environment)
-    assert {path: after[path] for path in finished} == finished  # nothing that was finished was made again
+    assert {path: after[path] for path in finished} == finished  # no finished artifact was rebuilt
     assert document(nightshift("search", "a golden river", "--json"))["hits"]
 
 
 @pytest.mark.usefixtures("served")
-def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
-    nightshift: Command, environment: Environment
-) -> None:
+def test_a_failed_night_exits_1_and_leaves_the_serving_release(nightshift: Command, environment: Environment) -> None:
     served = document(nightshift("releases", "--json"))["serving"]
     source = Path(environment["NIGHTSHIFT_DATA__PATH"])
     (source / "corpus.jsonl").write_text("{ not json\n" * 50)
@@ -174,13 +174,13 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "[1/8] validate beir data" in failed.stderr
-    last = failed.stderr.splitlines()[-1]  # nothing that a library prints at exit comes after the error
+    last = failed.stderr.splitlines()[-1]  # no library prints after the error
     assert last.startswith(
         f"The night failed in the step “validate beir data”. Release {served} still serves. Report: "
     )
     assert document(nightshift("releases", "--json"))["serving"] == served
     assert document(nightshift("search", "a river", "--json"))["release"] == served
-    report = document(nightshift("report", "--json"))  # it leaves a page all the same
+    report = document(nightshift("report", "--json"))  # a failed night has a page
     assert report["outcome"] == "Failed"
     assert "corpus.jsonl" in report["why"]
     page = Path(report["report"])
@@ -195,7 +195,7 @@ def test_a_night_that_cannot_go_on_exits_1_and_leaves_what_serves(
 
 
 @pytest.mark.usefixtures("served")
-def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, environment: Environment) -> None:
+def test_a_night_that_fails_late_reports_its_finished_steps(nightshift: Command, environment: Environment) -> None:
     corpus = Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl"
     corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:-1]))
     failed = nightshift("run", NIGHTSHIFT_MINING__SEED="1", NIGHTSHIFT_MILVUS__MAX_SHRINK="0")
@@ -210,7 +210,7 @@ def test_a_night_that_fails_late_reports_what_it_had_done(nightshift: Command, e
 
 
 @pytest.mark.slow
-def test_an_interrupted_night_ends_with_one_line_and_resumes(nightshift: Command, environment: Environment) -> None:
+def test_an_interrupted_night_prints_a_single_line_and_resumes(nightshift: Command, environment: Environment) -> None:
     command = [sys.executable, "-m", "flows.cli", "run"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as night:
         assert night.stderr is not None
@@ -223,14 +223,14 @@ def test_an_interrupted_night_ends_with_one_line_and_resumes(nightshift: Command
     assert nightshift("run").stdout.startswith("Promoted")
 
 
-def test_a_split_that_is_not_there_is_named(nightshift: Command) -> None:
+def test_the_error_names_a_missing_split(nightshift: Command) -> None:
     failed = nightshift("run", NIGHTSHIFT_EVALUATION__SPLIT="tset")
     assert failed.returncode == 1
     assert "split 'tset' has no judged query; available splits: dev, test, train" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
-def test_quarantine_lists_what_was_refused(nightshift: Command, environment: Environment) -> None:
+def test_quarantine_lists_refused_rows(nightshift: Command, environment: Environment) -> None:
     append(environment, "corpus.jsonl", {"_id": "empty", "title": "", "text": " "})
     assert nightshift("run", "--dry-run").returncode == 0
     refusals = document(nightshift("quarantine", "--json"))
@@ -275,7 +275,9 @@ def test_wrong_usage_exits_2(nightshift: Command) -> None:
     assert nightshift("run", "--no-such-option").returncode == 2
 
 
-def test_a_night_of_two_rounds_and_separate_encoders_runs_with_no_server_configured(environment: Environment) -> None:
+def test_a_night_with_two_rounds_and_separate_encoders_runs_without_a_configured_server(
+    environment: Environment,
+) -> None:
     alone = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     alone |= {"NIGHTSHIFT_MINING__ROUNDS": "2", "NIGHTSHIFT_ENCODER__SHARED": "false"}
     command = [sys.executable, "-m", "flows.cli", "run"]

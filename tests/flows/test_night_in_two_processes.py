@@ -1,4 +1,4 @@
-"""`[training] processes` from the settings to the weights: two processes over gloo train what one trains."""
+"""`[training] processes` = 2 over gloo trains the same encoder as a single process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
 
 def challenger(home: Path) -> dict[str, Any]:
-    """The manifest of the encoder that was trained; it is named by what it was trained from."""
+    """Return the manifest of the trained encoder."""
     encoders = [json.loads(path.read_text()) for path in home.glob("encoders/*/manifest.json")]
     (trained,) = (encoder for encoder in encoders if encoder["steps"] > 0)
     return trained
 
 
-def test_a_night_that_trains_in_two_processes_trains_what_one_does(
+def test_training_in_two_processes_matches_training_in_a_single_process(
     nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     homes = {}
@@ -32,8 +32,8 @@ def test_a_night_that_trains_in_two_processes_trains_what_one_does(
         assert night.stdout.startswith("Promoted"), night.stdout + night.stderr
         assert ("training in 2 processes" in night.stderr) == (processes == "2")
     single, double = (challenger(home) for home in homes.values())
-    assert single["digest"] == double["digest"]  # how many processes is no part of the recipe
+    assert single["digest"] == double["digest"]  # the number of processes is not part of the recipe
     assert single["steps"] == double["steps"] > 10
     np.testing.assert_allclose(double["loss"][:3], single["loss"][:3], rtol=1e-4)
-    # Two halves are added in another order than a whole, and each step carries that rounding on.
+    # Two processes sum gradients in another order, and the rounding differences accumulate.
     np.testing.assert_allclose(double["loss"], single["loss"], rtol=1e-3, atol=1e-3)

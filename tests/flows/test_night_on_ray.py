@@ -1,7 +1,7 @@
-"""Whole nights past one machine: Ray hosts (raylets), Prefect and ledger on PostgreSQL, an S3 store, a Milvus server.
+"""Distributed nights: Ray hosts (raylets), Prefect and ledger on PostgreSQL, an S3 store, and a Milvus server.
 
-All of them are real, and on this machine; Milvus where one can be started (tests/fixtures/milvus_servers.py), and
-milvus-lite below home else.
+All of them are real and run on this machine. Without an installed Milvus (tests/fixtures/milvus_servers.py), the test
+uses milvus-lite below home.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SHARDS = 12
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[tuple[str, str]]:
-    """Address and password of a PostgreSQL."""
+    """Start PostgreSQL; yield its address and password."""
     with TemporaryDirectory() as folder, postgres_server(Path(folder) / "postgres") as postgres:
         yield postgres
 
 
 @pytest.fixture(scope="module")
 def prefect_server(database: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prefect's API; its database is PostgreSQL."""
+    """Start a Prefect server on PostgreSQL; yield the URL of its API."""
     address, password = database
     url = address.replace("postgresql://", "postgresql+asyncpg://").replace("@", f":{quote(password, safe='')}@")
     with serving_prefect(tmp_path_factory.mktemp("prefect"), PREFECT_API_DATABASE_CONNECTION_URL=url) as api:
@@ -51,14 +51,14 @@ def prefect_server(database: tuple[str, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    """The options of an address in the bucket `nights`."""
+    """Start an S3 server; yield the options for addresses in the bucket `nights`."""
     with s3_server("nights") as options:
         yield options
 
 
 @pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Milvus server; empty where there is none to start."""
+    """Start a Milvus server; yield its address, or an empty string if none is installed."""
     if REAL is None:
         yield ""
         return
@@ -67,8 +67,8 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def alone(environment: Environment, tmp_path: Path) -> Environment:
-    """The environment of a night on this machine alone."""
+def single(environment: Environment, tmp_path: Path) -> Environment:
+    """Return the environment of a night on a single machine."""
     return {
         **environment,
         "OMP_NUM_THREADS": "1",
@@ -79,13 +79,13 @@ def alone(environment: Environment, tmp_path: Path) -> Environment:
 
 
 @pytest.fixture
-def apart(
-    alone: Environment, cluster: Any, database: tuple[str, str], store: str, milvus: str, tmp_path: Path
+def distributed(
+    single: Environment, cluster: Any, database: tuple[str, str], store: str, milvus: str, tmp_path: Path
 ) -> Environment:
-    """The environment of the same night with everything elsewhere."""
+    """Return the environment of the same night with all services on other hosts."""
     address, password = database
     return {
-        **alone,
+        **single,
         **CREDENTIALS,
         "NIGHTSHIFT_HOME": str(tmp_path / "home"),
         "NIGHTSHIFT_COMPUTE__ENGINE": "ray",
@@ -97,7 +97,7 @@ def apart(
         "NIGHTSHIFT_RELEASE__LEDGER": address,
         "NIGHTSHIFT_RELEASE__PASSWORD": password,
         "NIGHTSHIFT_MILVUS__URI": milvus,
-        "NIGHTSHIFT_MILVUS__ALIAS": f"night_{secrets.token_hex(4)}",  # one home, one alias
+        "NIGHTSHIFT_MILVUS__ALIAS": f"night_{secrets.token_hex(4)}",  # a separate alias for each home
     }
 
 
@@ -120,74 +120,74 @@ def vectors(file: Path) -> np.ndarray:
 
 
 def answers(environment: Environment) -> list[str]:
-    """The passages that the release of a home finds, best first."""
-    asking = command("-m", "flows.cli", "search", "where was the ancient river seen", "--json")
-    done = subprocess.run(asking, env=environment, capture_output=True, text=True)
+    """Return the ids of the passages that the release of a home answers, best first."""
+    search = command("-m", "flows.cli", "search", "where was the ancient river seen", "--json")
+    done = subprocess.run(search, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [hit["passage_id"] for hit in json.loads(done.stdout)["hits"]]
 
 
-def assert_same_night(apart: Environment, alone: Environment) -> None:
-    """What both nights made is the same, and the store has what the remote night made."""
-    here, there = apart["NIGHTSHIFT_HOME"], alone["NIGHTSHIFT_HOME"]
+def assert_same_night(distributed: Environment, single: Environment) -> None:
+    """Check that both nights built the same artifacts, and that the store has those of the distributed night."""
+    here, there = distributed["NIGHTSHIFT_HOME"], single["NIGHTSHIFT_HOME"]
     for pattern, count in (("negatives/*/negatives.parquet", 1), ("embeddings/*/shard-*.parquet", 2 * SHARDS)):
         actual, expected = files(here, pattern), files(there, pattern)
         assert len(actual) == count
-        assert actual.keys() == expected.keys()  # digests of all that they are made from
+        assert actual.keys() == expected.keys()  # digests of all inputs
         for name, file in actual.items():
             if name.startswith("negatives"):
                 assert file.read_bytes() == expected[name].read_bytes()
             else:
                 assert (vectors(file) * vectors(expected[name])).sum(axis=1).min() > 0.9999
-    assert answers(apart) == answers(alone)
-    store, root = fs.FileSystem.from_uri(apart["NIGHTSHIFT_STORE__URL"])
-    kept = {entry.path for entry in store.get_file_info(fs.FileSelector(root, recursive=True))}
+    assert answers(distributed) == answers(single)
+    store, root = fs.FileSystem.from_uri(distributed["NIGHTSHIFT_STORE__URL"])
+    stored = {entry.path for entry in store.get_file_info(fs.FileSelector(root, recursive=True))}
     for kind in ("snapshots", "indexes", "negatives", "encoders", "tokens", "embeddings"):
-        made = {path.parent.name for path in files(here, f"{kind}/[!.]*/manifest.json").values()}
-        assert made
-        assert all(any(f"/{kind}/{name}" in path for path in kept) for name in made)
+        built = {path.parent.name for path in files(here, f"{kind}/[!.]*/manifest.json").values()}
+        assert built
+        assert all(any(f"/{kind}/{name}" in path for path in stored) for name in built)
 
 
-def test_a_night_apart_gives_what_a_night_on_one_machine_gives(
-    apart: Environment, alone: Environment, client_port: int, prefect_server: str
+def test_a_distributed_night_matches_a_night_on_a_single_machine(
+    distributed: Environment, single: Environment, client_port: int, prefect_server: str
 ) -> None:
-    night(apart)
+    night(distributed)
     seen = query_server(prefect_server, "task_runs", {"task_runs": {"name": {"like_": "embed rank"}}})
-    assert len(seen) == 2 * SHARDS  # of base and challenger, each a task run of its own
+    assert len(seen) == 2 * SHARDS  # shards of base and challenger, each in a separate task run
     assert {run["state_type"] for run in seen} == {"COMPLETED"}
     lines = query_server(prefect_server, "logs", {"logs": {"task_run_id": {"any_": [run["id"] for run in seen]}}})
-    assert any(f"of {SHARDS}: " in line["message"] for line in lines)  # what the core logs on a worker
-    night(alone)
-    assert_same_night(apart, alone)
+    assert any(f"of {SHARDS}: " in line["message"] for line in lines)  # the core logs on a worker
+    night(single)
+    assert_same_night(distributed, single)
 
-    home = apart["NIGHTSHIFT_HOME"]
+    home = distributed["NIGHTSHIFT_HOME"]
     encoder = next(iter(files(home, "encoders/*/manifest.json").values())).parent
     script = str(Path(__file__).parents[1] / "fixtures" / "loads_on_ray.py")
     loading = command(script, home, str(encoder), f"ray://127.0.0.1:{client_port}")  # from outside the cluster
-    done = subprocess.run(loading, env=apart, capture_output=True, text=True)
+    done = subprocess.run(loading, env=distributed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loads = json.loads(done.stdout.splitlines()[-1])
     assert len(loads) == 10
-    assert len({process for process, _ in loads}) == 2  # the workers stay, also those that have a GPU
+    assert len({process for process, _ in loads}) == 2  # the workers persist, also with a GPU
     assert {loaded for _, loaded in loads} == {1}
 
 
-def test_a_host_that_dies_while_it_embeds_does_not_stop_the_night(
-    apart: Environment, alone: Environment, cluster: Any
+def test_a_host_that_dies_during_embedding_does_not_stop_the_night(
+    distributed: Environment, single: Environment, cluster: Any
 ) -> None:
-    home = apart["NIGHTSHIFT_HOME"]
+    home = distributed["NIGHTSHIFT_HOME"]
     victim = sorted(cluster.worker_nodes, key=lambda node: node.node_id)[0]
     with subprocess.Popen(
-        command("-m", "flows.cli", "run"), env=apart, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("-m", "flows.cli", "run"), env=distributed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         while not files(home, "embeddings/.*/shard-*.json") and running.poll() is None:
             time.sleep(0.01)
         cluster.remove_node(victim, allow_graceful=False)
-        left = SHARDS - len(files(home, "embeddings/.*/shard-*.json"))
+        remaining = SHARDS - len(files(home, "embeddings/.*/shard-*.json"))
         out, errors = running.communicate(timeout=300)
     assert running.returncode == 0, errors
     assert out.startswith("Promoted"), out
-    assert left > 0  # the host died before all was done
+    assert remaining > 0  # the host died before the last shard
     assert len(files(home, "embeddings/*/manifest.json")) == 2
-    night(alone)
-    assert_same_night(apart, alone)
+    night(single)
+    assert_same_night(distributed, single)

@@ -1,4 +1,4 @@
-"""A night on a second host that shares nothing with the first but an object store: a real S3 server on this machine."""
+"""A night on a second host that shares only an object store with the first: a local S3 server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def url() -> Iterator[str]:
 
 
 def manifests(home: Path) -> dict[str, bytes]:
-    """The manifests of everything that costs something, by name."""
+    """Return the manifests of all expensive artifacts by name."""
     paths = (path for path in home.glob("*/[!.]*/manifest.json") if path.parts[-3] != "releases")
     return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 
 
-def test_a_second_host_makes_its_release_of_what_the_first_one_made(
+def test_a_second_host_publishes_from_artifacts_of_the_first_host(
     url: str, nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     homes = [tmp_path / "first", tmp_path / "second"]

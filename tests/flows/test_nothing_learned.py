@@ -1,4 +1,4 @@
-"""Nights that learn nothing, or unlearn: they stop or are rejected before the corpus is embedded, and say why."""
+"""Nights without training progress stop or are rejected before the corpus is embedded, with the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_lines(file: Path, rows: list[dict[str, str]]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_a_night_in_a_script_that_the_model_cannot_read_stops_before_training(
+def test_texts_in_a_script_unknown_to_the_model_stop_the_night_before_training(
     nightshift: Command, environment: Environment
 ) -> None:
     source = Path(environment["NIGHTSHIFT_DATA__PATH"])
@@ -42,7 +42,7 @@ def test_a_night_in_a_script_that_the_model_cannot_read_stops_before_training(
 
 
 @pytest.mark.usefixtures("served")
-def test_a_training_that_collapses_is_rejected_before_the_corpus_is_embedded(
+def test_a_collapsed_encoder_is_rejected_before_the_corpus_is_embedded(
     nightshift: Command, environment: Environment
 ) -> None:
     home = Path(environment["NIGHTSHIFT_HOME"])

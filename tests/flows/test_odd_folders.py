@@ -31,7 +31,7 @@ margin = 0.5
 
 
 @pytest.mark.slow
-def test_a_folder_with_spaces_quotes_and_other_letters_does_in_the_c_locale(
+def test_a_night_runs_in_a_folder_with_spaces_quotes_and_unicode_in_the_c_locale(
     tmp_path: Path, tiny_model: Path, prefect_server: str
 ) -> None:
     folder = tmp_path / 'nächte "von" o\'wl 狐'
@@ -57,5 +57,5 @@ def test_a_folder_with_spaces_quotes_and_other_letters_does_in_the_c_locale(
         return done.stdout
 
     assert nightshift("run", cwd=tmp_path).startswith("Promoted")
-    assert nightshift("run", cwd=folder).startswith("Skipped")  # the same feed, recipe and home
+    assert nightshift("run", cwd=folder).startswith("Skipped")  # the same feed, recipe, and home
     assert "golden castle" in nightshift("search", "the golden castle", "--fuse", cwd=Path("/"))

@@ -17,7 +17,7 @@ async def write(config, engine, read, patience):
     async with await config.session(engine) as session, config.begin_transaction(session):
         await session.execute(text("SELECT count(*) FROM runs"))
         read.set()
-        await asyncio.sleep(patience)  # the other one has time to write
+        await asyncio.sleep(patience)  # time for the other session to write
         await session.execute(text("INSERT INTO runs VALUES (1)"))
 
 async def main():
@@ -35,12 +35,12 @@ asyncio.run(main())
 """
 
 
-def test_a_transaction_that_reads_before_it_writes_waits_for_another_one(tmp_path: Path) -> None:
+def test_a_transaction_that_reads_before_it_writes_waits_for_concurrent_writers(tmp_path: Path) -> None:
     def run(server: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path / f"{server}.db"), server]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     ours = run("ours")
     assert ours.returncode == 0, ours.stderr
-    # When Prefect's own server passes too, flows/prefect_server.py has no reason to be any more.
+    # When Prefect's own server passes too, delete flows/prefect_server.py.
     assert "database is locked" in run("prefect").stderr

@@ -1,4 +1,4 @@
-"""A challenger that learned nonsense is rejected, nothing that serves changes, and the report explains why."""
+"""A challenger trained on shuffled qrels is rejected, the serving release stays, and the report gives the reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.xdist_group("prefect")
 
 STRICT = {
     "NIGHTSHIFT_GATE__MARGIN": "0.01",
-    "NIGHTSHIFT_DATA__MIN_LIFT": "0",  # else the night stops before it trains: BM25 finds nothing
+    "NIGHTSHIFT_DATA__MIN_LIFT": "0",  # otherwise the night stops before training: BM25 has no hits
     "NIGHTSHIFT_DATA__COMPARE": "false",
-    "NIGHTSHIFT_TRAINING__EVALUATE_EVERY": "0",  # else dev queries reject it before the probe and the gate do
+    "NIGHTSHIFT_TRAINING__EVALUATE_EVERY": "0",  # otherwise the dev queries reject it before probe and gate
 }
 
 
@@ -32,7 +32,7 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def shuffle_qrels(file: Path) -> None:
-    """Give every query the passage of another one."""
+    """Give every query the passage of another query."""
     head, *rows = file.read_text().splitlines()
     queries, passages, scores = zip(*(row.split("\t") for row in rows), strict=True)
     mixed = list(passages)
@@ -76,7 +76,7 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     assert {row["release"] for row in history} == {before["release"]}
     assert history[1]["challenger_ndcg"] < history[1]["serving_ndcg"]
 
-    # Two systems that a night left, side by side: the page names them.
+    # Compare two systems of a night: the page names them.
     shelf = Path(environment["NIGHTSHIFT_HOME"]) / "evaluations"
     systems = {
         evaluation["system"]: evaluation
@@ -86,8 +86,8 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     duel = document(nightshift("compare", "serving", systems["bm25"]["digest"], "--json"))
     assert duel["a"] == before["release"]
     assert duel["comparison"]["queries"] == 20
-    shown = nightshift("compare", "serving", systems["bm25"]["digest"], "--cases", "1")
-    assert "queries better" in shown.stdout
+    comparison = nightshift("compare", "serving", systems["bm25"]["digest"], "--cases", "1")
+    assert "queries better" in comparison.stdout
     unknown = nightshift("compare", "nothing", "serving")
     assert unknown.returncode == 1
     assert "'nothing': no release and no evaluation" in unknown.stderr
@@ -97,7 +97,7 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
 def test_a_real_challenger_trained_on_shuffled_qrels_is_rejected(
     nightshift: Command, environment: Environment, tmp_path: Path
 ) -> None:
-    """The demo corpus and the real base model: a good first night, then one on shuffled qrels."""
+    """Run a normal first night on the demo collection with the real base model, then a night on shuffled qrels."""
     demo = {
         "NIGHTSHIFT_DATA__FORMAT": "demo",
         "NIGHTSHIFT_ENCODER__MODEL": "sentence-transformers/all-MiniLM-L6-v2",
@@ -128,7 +128,7 @@ def test_a_real_challenger_trained_on_shuffled_qrels_is_rejected(
 
 
 def as_beir(snapshot: Path, folder: Path) -> None:
-    """Write a snapshot's rows as a BEIR folder."""
+    """Write the rows of a snapshot as a BEIR folder."""
     (folder / "qrels").mkdir(parents=True)
     passages = pq.read_table(snapshot / "passages.parquet").to_pylist()
     rows = [{"_id": row["passage_id"], "title": row["title"], "text": row["text"]} for row in passages]

@@ -1,4 +1,4 @@
-"""The server that a night brings along where none is configured."""
+"""The temporary Prefect server of a night without a configured server."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "ended"])
-def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
+def test_the_temporary_server_stops_with_its_night(killed: bool, tmp_path: Path) -> None:
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "none.toml")}
     environment.pop("PREFECT_API_URL", None)
-    environment["COLUMNS"] = "40"  # a narrow window, for programs that fit what they say into it
+    environment["COLUMNS"] = "40"  # a narrow terminal must not wrap the output
     with subprocess.Popen(
         [sys.executable, "-c", NIGHT],
         env=environment,
@@ -61,14 +61,14 @@ def test_it_ends_with_its_night(killed: bool, tmp_path: Path) -> None:
         else:
             out, errors = night.communicate("\n")
             assert out.strip() == "None"
-            assert "Error" not in errors  # all that was to be sent found the server
+            assert "Error" not in errors  # all requests reached the server
     deadline = time.monotonic() + 20
     while answers(url) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not answers(url)
 
 
-def test_one_that_is_configured_is_taken() -> None:
+def test_a_configured_server_is_used() -> None:
     code = """
 import flows.environment
 from flows.temporary_prefect import prefect_server
@@ -82,7 +82,7 @@ with prefect_server():
 
 
 @pytest.mark.xdist_group("prefect")
-def test_a_night_ends_as_it_should_when_its_server_is_killed(environment: dict[str, str]) -> None:
+def test_a_night_finishes_when_its_server_is_killed(environment: dict[str, str]) -> None:
     environment.pop("PREFECT_API_URL")
     command = [sys.executable, "-m", "flows.cli", "run"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:

@@ -1,4 +1,4 @@
-"""Training on the hosts (raylets) of a real Ray cluster: what comes out is what one process here trains."""
+"""Training on the hosts (raylets) of a real Ray cluster matches training in a single local process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Environment = dict[str, str]
 
 
 @pytest.fixture
-def apart(environment: Environment, cluster: Any, tmp_path: Path) -> Environment:
-    """The environment of a night that trains on both hosts of the cluster."""
+def distributed(environment: Environment, cluster: Any, tmp_path: Path) -> Environment:
+    """Return the environment of a night that trains on both hosts of the cluster."""
     return {
         **environment,
         "OMP_NUM_THREADS": "1",
@@ -38,9 +38,9 @@ def apart(environment: Environment, cluster: Any, tmp_path: Path) -> Environment
 
 
 def trained(environment: Environment) -> tuple[Path, dict[str, Any]]:
-    """Folder and manifest of the encoder that a night trained."""
+    """Return folder and manifest of the encoder that a night trained."""
     encoders_made = [(path.parent, json.loads(path.read_text())) for path in encoders(environment, "*/manifest.json")]
-    (only,) = (made for made in encoders_made if made[1]["steps"] > 0)
+    (only,) = (encoder for encoder in encoders_made if encoder[1]["steps"] > 0)
     return only
 
 
@@ -49,57 +49,59 @@ def encoders(environment: Environment, pattern: str) -> list[Path]:
 
 
 def logged(api: str, task: str) -> list[str]:
-    """What the last task run of this name has in its log."""
+    """Return the log lines of the last task run of this name."""
     runs = query_server(api, "task_runs", {"task_runs": {"name": {"like_": task}}, "sort": "EXPECTED_START_TIME_DESC"})
     lines = query_server(api, "logs", {"logs": {"task_run_id": {"any_": [runs[0]["id"]]}}, "sort": "TIMESTAMP_ASC"})
     return [line["message"] for line in lines]
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["whole", "host-lost"])
-def test_a_training_across_hosts_trains_what_one_process_does(
-    lost: bool,
-    apart: Environment,
+@pytest.mark.parametrize("host_lost", [False, True], ids=["both-hosts", "host-lost"])
+def test_training_across_hosts_matches_training_in_a_single_process(
+    host_lost: bool,
+    distributed: Environment,
     cluster: Any,
     client_port: int,
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
     prefect_server: str,
     tmp_path: Path,
 ) -> None:
-    if lost:  # by the other kind of address as well
-        apart["NIGHTSHIFT_COMPUTE__ADDRESS"] = f"ray://127.0.0.1:{client_port}"
+    if host_lost:  # with the other kind of address
+        distributed["NIGHTSHIFT_COMPUTE__ADDRESS"] = f"ray://127.0.0.1:{client_port}"
     command = [sys.executable, "-m", "flows.cli", "run"]
-    with subprocess.Popen(command, env=apart, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:
-        if lost:
-            while not encoders(apart, ".*/checkpoints/*") and night.poll() is None:
+    with subprocess.Popen(command, env=distributed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as night:
+        if host_lost:
+            while not encoders(distributed, ".*/checkpoints/*") and night.poll() is None:
                 time.sleep(0.01)
             cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
         out, errors = night.communicate(timeout=300)
     assert night.returncode == 0, errors
     assert out.startswith("Promoted"), out
-    look = subprocess.run([sys.executable, "-m", "flows.cli", "doctor"], env=apart, capture_output=True, text=True)
-    assert f"{2 if lost else 3} hosts, room for {1 if lost else 2} shards" in " ".join(look.stdout.split())
+    doctor = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "doctor"], env=distributed, capture_output=True, text=True
+    )
+    assert f"{2 if host_lost else 3} hosts, room for {1 if host_lost else 2} shards" in " ".join(doctor.stdout.split())
     log = logged(prefect_server, "train, round")
     assert "Training on Ray in 2 processes" in log
-    assert ("training on Ray, in 1 process" in log) == lost
-    assert any(line.startswith("Resuming training after step") for line in log) == lost
+    assert ("training on Ray, in 1 process" in log) == host_lost
+    assert any(line.startswith("Resuming training after step") for line in log) == host_lost
 
-    alone = {name: value for name, value in apart.items() if "COMPUTE" not in name and "LAUNCHER" not in name}
+    alone = {name: value for name, value in distributed.items() if "COMPUTE" not in name and "LAUNCHER" not in name}
     alone |= {"NIGHTSHIFT_HOME": str(tmp_path / "alone"), "NIGHTSHIFT_TRAINING__PROCESSES": "1"}
     done = nightshift("run", **alone)
     assert done.returncode == 0, done.stderr
-    (here, local), (there, remote) = trained(alone), trained(apart)
-    assert local["digest"] == remote["digest"]  # where it was trained is no part of the recipe
+    (here, local), (there, remote) = trained(alone), trained(distributed)
+    assert local["digest"] == remote["digest"]  # the place of training is not part of the recipe
     assert sorted(path.name for path in there.iterdir()) == sorted(path.name for path in here.iterdir())
     assert local["steps"] == remote["steps"] > 30
     np.testing.assert_allclose(remote["loss"][:3], local["loss"][:3], rtol=1e-4)
-    # Two halves are added in another order than a whole, and each step carries that rounding on.
+    # Two processes sum gradients in another order, and the rounding differences accumulate.
     np.testing.assert_allclose(remote["loss"], local["loss"], rtol=1e-2, atol=1e-2)
 
 
-def test_what_a_process_refuses_is_told_and_not_tried_again(
-    apart: Environment, nightshift: Callable[..., subprocess.CompletedProcess[str]], prefect_server: str
+def test_the_error_of_a_training_process_is_reported_and_not_retried(
+    distributed: Environment, nightshift: Callable[..., subprocess.CompletedProcess[str]], prefect_server: str
 ) -> None:
-    night = nightshift("run", **apart, NIGHTSHIFT_TRAINING__LOSS="kl")
+    night = nightshift("run", **distributed, NIGHTSHIFT_TRAINING__LOSS="kl")
     assert night.returncode == 1
     assert night.stderr.count('loss = "kl" learns from a teacher') >= 1
     assert "Ray reports" not in night.stderr

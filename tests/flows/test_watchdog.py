@@ -1,4 +1,4 @@
-"""The watchdog computes when runs are due, reads when they began, and speaks once."""
+"""The watchdog computes due times, reads start times, and reports each missing run once."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def schedule(since: datetime = LONG_AGO, **definition: object) -> Schedule:
     return Schedule(id="1", deployment="nightly", flow="nightly", definition=definition, since=since)
 
 
-def began(home: Path, *times: datetime, process: int = 0) -> None:
+def record_start(home: Path, *times: datetime, process: int = 0) -> None:
     runs = [Begun(run="r", at=time, scheduled=time, process=process, host=socket.gethostname()) for time in times]
     (home / "begun").mkdir(parents=True, exist_ok=True)
     (home / "begun" / "nightly.json").write_text(json.dumps([run.model_dump(mode="json") for run in runs]))
 
 
-def test_due_times_are_those_of_the_schedule_also_when_clocks_change() -> None:
+def test_due_times_follow_the_schedule_across_clock_changes() -> None:
     daily = schedule(cron="0 2 * * *", timezone="Europe/Berlin")
     first, last = datetime(2026, 10, 24, 12, tzinfo=UTC), datetime(2026, 10, 26, 12, tzinfo=UTC)
     assert [time.hour for time in daily.due(first, last)] == [0, 1]  # UTC; summer time ends on the 25th
@@ -44,32 +44,32 @@ def test_due_times_are_those_of_the_schedule_also_when_clocks_change() -> None:
     assert weekly.due(NOW - timedelta(days=2), NOW) == [datetime(2026, 11, 28, 3, tzinfo=UTC)]
 
 
-def test_a_run_that_did_not_begin_is_missing_after_its_grace(tmp_path: Path) -> None:
+def test_a_run_that_did_not_start_is_missing_after_the_grace_period(tmp_path: Path) -> None:
     hourly = schedule(cron="0 * * * *", timezone="UTC", since=NOW - timedelta(hours=2))  # due at 11 and at 12
     keep_schedules(tmp_path, [hourly])
     noon = NOW.replace(minute=0)
     eleven = noon - timedelta(hours=1)
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [eleven, noon]}
     assert missing_runs(tmp_path, timedelta(hours=1), NOW) == {"nightly": [eleven]}
-    began(tmp_path, eleven, noon)
+    record_start(tmp_path, eleven, noon)
     assert missing_runs(tmp_path, GRACE, NOW) == {}
-    began(tmp_path, eleven)
+    record_start(tmp_path, eleven)
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [noon]}
     (tmp_path / "begun" / "nightly.json").write_text("cut off in the mid")
     assert missing_runs(tmp_path, GRACE, NOW) == {"nightly": [eleven, noon]}
 
 
-def test_a_run_that_waits_for_the_one_before_it_is_not_missing(tmp_path: Path) -> None:
+def test_a_run_that_waits_for_the_previous_run_is_not_missing(tmp_path: Path) -> None:
     keep_schedules(tmp_path, [schedule(cron="0 * * * *", timezone="UTC", since=NOW - timedelta(minutes=90))])
     code = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, "prefect"], stdin=subprocess.PIPE) as night:
-        began(tmp_path, NOW - timedelta(hours=3), process=night.pid)
+        record_start(tmp_path, NOW - timedelta(hours=3), process=night.pid)
         assert missing_runs(tmp_path, GRACE, NOW) == {}
         night.communicate()
     assert missing_runs(tmp_path, GRACE, NOW) != {}
 
 
-def test_an_unchanged_schedule_is_due_since_it_was_first_seen(tmp_path: Path) -> None:
+def test_an_unchanged_schedule_is_due_from_its_first_sighting(tmp_path: Path) -> None:
     old = schedule(cron="0 * * * *", timezone="UTC")
     keep_schedules(tmp_path, [old])
     keep_schedules(tmp_path, [old.model_copy(update={"since": NOW})])
@@ -104,7 +104,7 @@ def test_the_command_exits_1_while_a_run_is_missing_and_needs_no_server(tmp_path
         assert "nightly: " in done.stderr
 
 
-def test_errors_of_a_log_are_grouped_and_only_those_since_the_last_start_count(tmp_path: Path) -> None:
+def test_log_errors_are_grouped_and_counted_from_the_last_start(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     assert read_errors(log) == []
     log.write_text("02:00:00.000 | ERROR   | prefect - of the process before\n")
@@ -122,9 +122,9 @@ def test_errors_of_a_log_are_grouped_and_only_those_since_the_last_start_count(t
 
 
 def test_future_times_are_formatted_relative_to_today() -> None:
-    shown = [display_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
-    assert shown == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
+    formatted = [display_time(NOW + timedelta(hours=hours), NOW) for hours in (5, 13.5, 48)]
+    assert formatted == ["today 17:30 UTC", "tomorrow 02:00 UTC", "Mon 30 Nov 12:30 UTC"]
 
 
-def test_leases_outlive_the_server_that_gave_them() -> None:
+def test_leases_survive_a_restart_of_the_server() -> None:
     assert SERVER_DEFAULTS["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith("filesystem")

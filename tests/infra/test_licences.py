@@ -1,4 +1,4 @@
-"""The table of licences is that of the packages that are named and installed."""
+"""The licence table lists the declared and installed dependencies."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from infra.licences import direct, licence
 
 PAGE = Path(__file__).parents[2] / "infra" / "docs" / "security.md"
 TABLE = {
-    package: (where, said)
+    package: (group, licence)
     for line in PAGE.read_text(encoding="utf-8").split("## Licences")[1].splitlines()
     if line.startswith("| ")
-    for package, where, said in [line.strip("| ").split(" | ")]
+    for package, group, licence in [line.strip("| ").split(" | ")]
     if package != "package"
 }
 
 
-def test_every_direct_dependency_has_its_row_and_no_other_has() -> None:
-    assert {package: where for package, (where, _) in TABLE.items()} == direct()
+def test_the_licence_table_lists_exactly_the_direct_dependencies() -> None:
+    assert {package: group for package, (group, _) in TABLE.items()} == direct()
 
 
 @pytest.mark.parametrize("package", TABLE)
-def test_the_licence_is_what_the_package_declares(package: str) -> None:
+def test_each_licence_matches_the_package_metadata(package: str) -> None:
     try:
         declared = licence(package)
     except PackageNotFoundError:

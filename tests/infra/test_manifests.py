@@ -1,4 +1,4 @@
-"""What stands in infra/ for clusters keeps to a few rules, and speaks of settings that exist. Nothing is started."""
+"""Cluster manifests and compose files follow our security rules and name existing settings. Nothing is started."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OBJECTS = [
-    one for file in sorted((INFRA / "kubernetes").glob("*.yaml")) for one in yaml.safe_load_all(file.read_text())
+MANIFESTS = [
+    manifest
+    for file in sorted((INFRA / "kubernetes").glob("*.yaml"))
+    for manifest in yaml.safe_load_all(file.read_text())
 ]
 SECRET = re.compile(r"PASSWORD|TOKEN|AUTH_STRING|SECRET|ACCESS_KEY")
-ONCE = {"volumes"}  # hands volumes over and ends: the one that has to be root
-SILENT = {"services", "bootstrap", "volumes"}  # listen on nothing
+ONCE = {"volumes"}  # sets the owner of the volumes and exits: only this service runs as root
+SILENT = {"services", "bootstrap", "volumes"}  # no health check: these listen on no port
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod that we describe, by name."""
-    for one in OBJECTS:
-        if one["kind"] == "Deployment":
-            yield one["metadata"]["name"], one["spec"]["template"]["spec"]
-        if one["kind"] == "RayCluster":
-            groups = [one["spec"]["headGroupSpec"], *one["spec"]["workerGroupSpecs"]]
+    """Yield the name and the specification of every pod in the manifests."""
+    for manifest in MANIFESTS:
+        if manifest["kind"] == "Deployment":
+            yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
+        if manifest["kind"] == "RayCluster":
+            groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
             for group in groups:
                 yield f"ray-{group.get('groupName', 'head')}", group["template"]["spec"]
 
@@ -40,10 +42,10 @@ PODS = dict(pods())
 
 
 def images() -> Iterator[str]:
-    named = (service["image"] for service in SERVICES.values())
-    yield from (image for image in named if not image.startswith("${"))  # those are for the user to name
+    service_images = (service["image"] for service in SERVICES.values())
+    yield from (image for image in service_images if not image.startswith("${"))  # the user names these
     yield from (container["image"] for pod in PODS.values() for container in pod["containers"])
-    yield from (one["spec"]["components"]["image"] for one in OBJECTS if one["kind"] == "Milvus")
+    yield from (manifest["spec"]["components"]["image"] for manifest in MANIFESTS if manifest["kind"] == "Milvus")
 
 
 def settings_of(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -63,7 +65,7 @@ def test_images_are_named_by_version(image: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_has_few_rights_and_bounds(name: str) -> None:
+def test_a_service_has_few_rights_and_resource_limits(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
@@ -82,23 +84,23 @@ def test_secrets_of_services_come_from_the_environment(name: str) -> None:
     offered = {line.split("=")[0] for line in (INFRA / "compose.env").read_text().splitlines() if "=" in line}
     for key, value in SERVICES[name].get("environment", {}).items():
         if SECRET.search(key):
-            assert (named := re.search(r"\$\{(\w+):\?", value)), f"{key} is written down, or may be empty"
-            assert named[1] in offered
+            assert (variable := re.search(r"\$\{(\w+):\?", value)), f"{key} has a literal value or can be empty"
+            assert variable[1] in offered
     assert not re.findall(r"^\w+=\S", (INFRA / "compose.env").read_text(), re.MULTILINE)
 
 
-def test_what_services_wait_for_is_there() -> None:
+def test_services_wait_only_for_existing_services() -> None:
     for service in SERVICES.values():
-        for other, how in service.get("depends_on", {}).items():
-            ends = how["condition"] == "service_completed_successfully"
-            assert ends == (other in ("bootstrap", "volumes"))
-        volumes = {one.split(":")[0] for one in service.get("volumes", ())}
+        for dependency, options in service.get("depends_on", {}).items():
+            completes = options["condition"] == "service_completed_successfully"
+            assert completes == (dependency in ("bootstrap", "volumes"))
+        volumes = {volume.split(":")[0] for volume in service.get("volumes", ())}
         assert volumes <= COMPOSE["volumes"].keys()
         assert set(service.get("networks", ())) <= COMPOSE["networks"].keys()
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_has_few_rights_bounds_and_no_secret_in_it(name: str) -> None:
+def test_a_pod_has_few_rights_resource_limits_and_no_secret(name: str) -> None:
     pod = PODS[name]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == 10001
@@ -116,7 +118,7 @@ def test_a_pod_has_few_rights_bounds_and_no_secret_in_it(name: str) -> None:
 
 
 def test_settings_of_the_worker_and_of_the_cluster_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    (config,) = (one["data"] for one in OBJECTS if one["kind"] == "ConfigMap")
+    (config,) = (manifest["data"] for manifest in MANIFESTS if manifest["kind"] == "ConfigMap")
     assert not [name for name in config if SECRET.search(name)]
     with monkeypatch.context() as patch:
         settings = settings_of(config, patch)
@@ -129,18 +131,18 @@ def test_settings_of_the_worker_and_of_the_cluster_exist(monkeypatch: pytest.Mon
 
 
 def test_a_shard_fits_a_ray_worker() -> None:
-    (config,) = (one["data"] for one in OBJECTS if one["kind"] == "ConfigMap")
+    (config,) = (manifest["data"] for manifest in MANIFESTS if manifest["kind"] == "ConfigMap")
     (container,) = PODS["ray-cpu"]["containers"]
     assert float(config["NIGHTSHIFT_COMPUTE__CPUS"]) <= float(container["resources"]["limits"]["cpu"])
     assert float(config["NIGHTSHIFT_COMPUTE__MEMORY_GB"]) < float(container["resources"]["limits"]["memory"][:-2])
 
 
-def test_ray_is_the_one_of_the_lock() -> None:
+def test_the_ray_version_matches_the_lock() -> None:
     (version,) = re.findall(r"^ray==(.*)$", (INFRA / "constraints.txt").read_text(), re.MULTILINE)
-    assert [one["spec"]["rayVersion"] for one in OBJECTS if one["kind"] == "RayCluster"] == [version]
+    assert [manifest["spec"]["rayVersion"] for manifest in MANIFESTS if manifest["kind"] == "RayCluster"] == [version]
 
 
-def test_the_image_is_built_in_two_stages_and_runs_as_nobody_special() -> None:
+def test_the_image_is_built_in_two_stages_and_runs_unprivileged() -> None:
     lines = (INFRA / "Dockerfile").read_text().splitlines()
     assert len([line for line in lines if line.startswith("FROM ")]) == 2
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]

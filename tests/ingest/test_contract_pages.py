@@ -13,7 +13,7 @@ def page_of(folder: Path) -> str:
 
 
 def rows_of(page: str) -> dict[str, tuple[str, str, str]]:
-    """Rule -> its status, statement and severity, as a person reads them."""
+    """Map each rule on the page to its status, statement, and severity."""
     results = {}
     for row in re.findall(r"<tr[^>]*><td class=\"state\">(.*?)</tr>", page, re.DOTALL):
         words = [word.strip() for word in re.sub(r"<[^>]*>", "\n", row).split("\n") if word.strip()]
@@ -22,7 +22,7 @@ def rows_of(page: str) -> dict[str, tuple[str, str, str]]:
     return results
 
 
-def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(collection: Collection) -> None:
+def test_every_rule_on_the_page_has_a_status_and_a_positive_statement(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "x", "text": "binary \0 data <b>"}, {"_id": "p3", "text": "another one"})
     ingested, _ = ingest(collection.settings())
     rules = rows_of(page_of(ingested.path))
@@ -32,11 +32,11 @@ def test_every_rule_of_the_page_has_a_status_in_words_and_a_positive_statement(c
     assert rules["passage_text_markup"] == ("! warning", "text has no HTML tags or entities", "warn")
     assert rules["query_id_present"] == ("✓ passed", "query_id is present", "error")
     assert rules["query_text_length"] == ("✓ passed", "text has at most 10,000 characters", "error")
-    assert rules["qrels_grown"][0] == "– not checked"  # there is no snapshot to compare with yet
+    assert rules["qrels_grown"][0] == "– not checked"  # no earlier snapshot to compare with
     assert not [text for _, text, _ in rules.values() if "longer than" in text or "no accepted" in text or ":" in text]
 
 
-def test_the_page_shows_rows_that_failed_links_to_all_and_loads_nothing(collection: Collection) -> None:
+def test_the_page_shows_failed_rows_links_to_all_of_them_and_loads_nothing(collection: Collection) -> None:
     line = collection.add("corpus.jsonl", {"_id": "x", "text": "binary \0 <script>" + "long " * 200}, "not json")
     ingested, _ = ingest(collection.settings())
     page = page_of(ingested.path)
@@ -54,8 +54,8 @@ def test_a_stopped_night_keeps_its_page(collection: Collection) -> None:
     collection.add("corpus.jsonl", "not json")
     with pytest.raises(BadInput):
         ingest(collection.settings(max_refused=0))
-    (kept,) = (collection.home / "refused").iterdir()
-    assert "malformed_json" in (kept / "contracts.html").read_text()
+    (folder,) = (collection.home / "refused").iterdir()
+    assert "malformed_json" in (folder / "contracts.html").read_text()
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -85,7 +85,7 @@ def test_quarantine_lists_the_newest_refusals_by_rule(collection: Collection, st
     assert newest_refusals(collection.home) == refusals  # the same refusals, of an ingest now
 
 
-def test_the_limit_may_be_one_per_table(collection: Collection) -> None:
+def test_the_limit_can_differ_per_table(collection: Collection) -> None:
     collection.add("corpus.jsonl", "not json")
     collection.add("queries.jsonl", "not json")
     ingest(collection.settings(max_refused={"passages": 0.1, "queries": 0.1}))

@@ -48,7 +48,7 @@ def test_every_contract_is_valid_and_can_be_run(contract: Contract) -> None:
         ("kind: DataContract", "kind: [", "cannot be read"),
     ],
 )
-def test_a_misspelt_or_misleading_contract_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_an_invalid_contract_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         load_contract(spoiled(tmp_path, old, new))
 
@@ -62,7 +62,7 @@ def test_a_misspelt_or_misleading_contract_is_refused(tmp_path: Path, old: str, 
         ("value_set: [0]}", "value_sett: [0]}", "value_sett"),
     ],
 )
-def test_a_rule_that_cannot_be_compiled_stops(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_rule_that_does_not_compile_stops_the_night(tmp_path: Path, old: str, new: str, message: str) -> None:
     from data_contracts.judge import compile_rules
 
     contract = load_contract(spoiled(tmp_path, old, new))
@@ -73,11 +73,14 @@ def test_a_rule_that_cannot_be_compiled_stops(tmp_path: Path, old: str, new: str
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("column: text_chars, min_value: 10", "column: text_chars, min_value: 10, max_value: 1"),  # the wrong way round
-        ("column: text_chars, min_value: 10", "column: text_bytes, min_value: 10"),  # not in the frame
+        (
+            "column: text_chars, min_value: 10",
+            "column: text_chars, min_value: 10, max_value: 1",
+        ),  # minimum above maximum
+        ("column: text_chars, min_value: 10", "column: text_bytes, min_value: 10"),  # missing column
     ],
 )
-def test_a_rule_that_fails_to_run_is_no_zero(tmp_path: Path, old: str, new: str) -> None:
+def test_a_rule_that_fails_to_run_is_an_error_and_not_zero_failures(tmp_path: Path, old: str, new: str) -> None:
     import pandas as pd
 
     from data_contracts.judge import check_values, compile_rules
@@ -88,7 +91,7 @@ def test_a_rule_that_fails_to_run_is_no_zero(tmp_path: Path, old: str, new: str)
         check_values(suite, pd.DataFrame({"text_chars": [1]}, index=pd.Index([0], name="row")))
 
 
-def test_every_failing_row_is_listed_and_null_is_left_to_its_own_rule() -> None:
+def test_every_failing_row_is_listed_and_null_fails_only_the_null_rule() -> None:
     import pandas as pd
 
     from data_contracts.judge import check_values, compile_rules

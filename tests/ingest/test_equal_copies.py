@@ -18,7 +18,7 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.refused_rows import newest_refusals
 
 
-def test_a_corpus_under_two_split_names_is_one_corpus(tmp_path: Path) -> None:
+def test_a_corpus_under_two_split_names_is_a_single_corpus(tmp_path: Path) -> None:
     snapshots = []
     for name in ("once", "twice"):
         FORMS["parquet"][1](tmp_path / name)
@@ -57,14 +57,14 @@ def test_copies_are_merged_in_every_table_and_contradictions_are_refused(
     merged = [(row["file"], row["row"]) for row in pointed if str(row["rule"]).endswith("_repeated")]
     assert merged == [copies[0], (copies[0][0], copies[0][1] + 1), *copies[1:]]
     assert {rule.severity for rule in ingested.rules if rule.rule.endswith("_repeated")} == {"merge"}
-    shown = newest_refusals(collection.home)
-    assert shown["merged"] == {"passages": 2, "queries": 1, "qrels": 1}
-    for table, read in shown["in"].items():
-        assert read == shown["accepted"][table] + shown["quarantined"][table]
+    refusals = newest_refusals(collection.home)
+    assert refusals["merged"] == {"passages": 2, "queries": 1, "qrels": 1}
+    for table, read in refusals["in"].items():
+        assert read == refusals["accepted"][table] + refusals["quarantined"][table]
 
 
-def made_before(ingested: Ingested) -> None:
-    """Write the receipt of an ingest as the version before wrote it."""
+def write_old_receipt(ingested: Ingested) -> None:
+    """Write the receipt of an ingest in the format of the previous version."""
     file = ingested.path / MANIFEST
     receipt = json.loads(file.read_text())
     del receipt["reading"], receipt["merged"]
@@ -72,16 +72,16 @@ def made_before(ingested: Ingested) -> None:
     (ingested.path / CHECKSUMS).unlink()
 
 
-def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_change(collection: Collection) -> None:
+def test_sources_read_by_an_earlier_version_are_read_again_only_if_their_rows_change(collection: Collection) -> None:
     collection.add("corpus.jsonl", "not JSON in any version", passage(3))
     first, _ = ingest(collection.settings())
-    made_before(first)
-    kept, _ = ingest(collection.settings())
-    assert (kept.reused, kept.digest) == (True, first.digest)
+    write_old_receipt(first)
+    unchanged, _ = ingest(collection.settings())
+    assert (unchanged.reused, unchanged.digest) == (True, first.digest)
 
     collection.add("corpus.jsonl", {"_id": True, "text": "refused by a rule that refuses less now"})
     second, _ = ingest(collection.settings())
-    made_before(second)
+    write_old_receipt(second)
     again, _ = ingest(collection.settings())
     assert (again.reused, again.identity) == (False, second.identity)
     for _ in range(2):
@@ -89,14 +89,14 @@ def test_what_an_earlier_version_read_is_read_again_only_where_its_rows_would_ch
         assert (same.reused, same.digest) == (True, again.digest)
 
 
-def test_a_split_that_an_earlier_version_named_otherwise_is_read_again(
+def test_a_split_that_an_earlier_version_named_differently_is_read_again(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (collection.root / "qrels/dev.tsv").rename(collection.root / "qrels/validation.tsv")
     with monkeypatch.context() as earlier:
         earlier.setattr("tasks.core.sources.judgments.known_split", lambda name: name)
         first, before = ingest(collection.settings())
-    made_before(first)
+    write_old_receipt(first)
     assert "validation" in before.splits
     again, after = ingest(collection.settings())
     assert (again.reused, after.splits) == (False, {"train": 20, "dev": 5, "test": 5})

@@ -85,12 +85,12 @@ injected: Counter[str] = Counter()
 
 
 @settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
-@given(how_many=counts, random=st.randoms(use_true_random=False))
-def inject(how_many: dict[str, int], random: Any) -> None:
-    how_many["passage_text_length"] = how_many["query_text_length"] = 1  # each is a megabyte
+@given(counts=counts, random=st.randoms(use_true_random=False))
+def inject(counts: dict[str, int], random: Any) -> None:
+    counts["passage_text_length"] = counts["query_text_length"] = 1  # each is a megabyte
     with TemporaryDirectory() as folder:
         collection = build(Path(folder))
-        expected = spread(collection, how_many, random)
+        expected = insert_faults(collection, counts, random)
         ingested, snapshot = ingest(collection.settings(max_refused=0.99))
         refused = pq.read_table(ingested.path / "quarantine.parquet").to_pylist()
         pointed = pq.read_table(ingested.path / "warnings.parquet").to_pylist()
@@ -107,10 +107,10 @@ def inject(how_many: dict[str, int], random: Any) -> None:
         assert sorted(line for line in lines if line[0] not in refused_rules) == sorted(kept_rules.items())
         assert ingested.rows == ingested.accepted + ingested.quarantined == 91 + len(expected)
         assert ingested.merged == len(copied)
-        kept = Counter(file for (file, _), rule in expected.items() if rule in WARNINGS)
-        assert snapshot.rows == 31 + kept[CORPUS]
-        assert snapshot.queries == 30 + kept[QUERIES]
-        assert snapshot.qrels == 30 + kept[TRAIN]
+        warned = Counter(file for (file, _), rule in expected.items() if rule in WARNINGS)
+        assert snapshot.rows == 31 + warned[CORPUS]
+        assert snapshot.queries == 30 + warned[QUERIES]
+        assert snapshot.qrels == 30 + warned[TRAIN]
         failed: Counter[str] = Counter()
         for rule_count in ingested.rules:
             failed[rule_count.rule] += rule_count.failed
@@ -118,14 +118,14 @@ def inject(how_many: dict[str, int], random: Any) -> None:
         injected.update(expected.values())
 
 
-def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dict[tuple[str, int], str]:
-    """Insert the faulty lines among the good ones, and return (file, line number) -> rule.
+def insert_faults(collection: Collection, counts: dict[str, int], random: Any) -> dict[tuple[str, int], str]:
+    """Insert faulty lines among valid lines, and return (file, line number) -> rule.
 
     A line that repeats or copies a row is inserted below it.
     """
     faults: dict[str, list[tuple[str, bytes]]] = {CORPUS: [], QUERIES: [], TRAIN: []}
     for rule, (file, line) in (ERRORS | COPIES | WARNINGS).items():
-        faults[file] += [(rule, line(number)) for number in range(how_many[rule])]
+        faults[file] += [(rule, line(number)) for number in range(counts[rule])]
     expected = {}
     for file, lines in faults.items():
         path = collection.root / file
@@ -135,9 +135,9 @@ def spread(collection: Collection, how_many: dict[str, int], random: Any) -> dic
         head, good = (good[:1], good[1:]) if file == TRAIN else ([], good)
         early = [fault for fault in lines if not compares(fault[0])]
         late = [fault for fault in lines if compares(fault[0])]
-        first = mixed(good, early, random)
+        first = shuffle_together(good, early, random)
         last_good = max(place for place, (rule, _) in enumerate(first) if rule is None) + 1
-        ordered = [*head, *first[:last_good], *mixed(first[last_good:], late, random)]
+        ordered = [*head, *first[:last_good], *shuffle_together(first[last_good:], late, random)]
         path.write_bytes(b"\n".join(line for _, line in ordered) + b"\n")
         expected |= {(file, number): rule for number, (rule, _) in enumerate(ordered, start=1) if rule}
     return expected
@@ -147,7 +147,7 @@ def compares(rule: str) -> bool:
     return rule.endswith(("_repeated", "_conflicting", "_copied", "_near"))
 
 
-def mixed(left: list[Any], right: list[Any], random: Any) -> list[Any]:
+def shuffle_together(left: list[Any], right: list[Any], random: Any) -> list[Any]:
     """Merge two lists at random, each in its original order."""
     marks = [True] * len(left) + [False] * len(right)
     random.shuffle(marks)
@@ -155,7 +155,7 @@ def mixed(left: list[Any], right: list[Any], random: Any) -> list[Any]:
     return [next(first) if mark else next(second) for mark in marks]
 
 
-def test_every_injected_fault_is_named_by_its_rule_and_no_clean_row_is() -> None:
+def test_every_injected_fault_fails_its_rule_and_clean_rows_fail_none() -> None:
     injected.clear()
     inject()
     assert set(injected) == {*ERRORS, *COPIES, *WARNINGS}

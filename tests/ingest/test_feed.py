@@ -1,4 +1,4 @@
-"""A home serves one feed, and another collection does not take its place by mistake."""
+"""A home serves one feed and refuses another collection."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tasks.core.ingest.feed import refuse_another_feed
 from tasks.core.ingest.ingest import ingest
 
 
-def reading(home: Path, source: Path, **data: object) -> tuple[Settings, Release]:
-    """Settings of the source, and a release of its snapshot."""
+def settings_and_release(home: Path, source: Path, **data: object) -> tuple[Settings, Release]:
+    """Return settings for the source, and a release of its snapshot."""
     settings = Settings(home=home, data=DataSettings.model_validate({"format": "beir", "path": source, **data}))
     snapshot = ingest(settings)[1]
     release = Release.model_construct(snapshot=snapshot.digest, release="r0001-00000000")
@@ -28,7 +28,7 @@ def check(settings: Settings, serving: Release) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two collections with equal ids and no text in common."""
+    """Write two collections with equal ids and without common texts."""
     old, new = tmp_path / "feed-2024.05", tmp_path / "feed-2024.06"
     beir(old)
     beir(new)
@@ -37,30 +37,30 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return old, new
 
 
-def test_another_collection_is_refused_with_both_names_and_what_lets_it_pass(
+def test_another_collection_is_refused_with_both_names_and_the_setting_that_allows_it(
     tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
     old, new = folders
-    _, serving = reading(tmp_path / "home", old)
-    settings, _ = reading(tmp_path / "home", new)
+    _, serving = settings_and_release(tmp_path / "home", old)
+    settings, _ = settings_and_release(tmp_path / "home", new)
     with pytest.raises(BadInput, match=rf"serves {old} .*{new} .*0\.0% of the texts") as refused:
         check(settings, serving)
     assert f'set [data] feed = "{old}"' in str(refused.value)
     for allowed in ({"feed": str(old), "compare": False}, {"replace_feed": True}):
-        check(reading(tmp_path / "home", new, **allowed)[0], serving)
+        check(settings_and_release(tmp_path / "home", new, **allowed)[0], serving)
 
 
-def test_a_feed_that_moved_or_grew_or_changed_in_place_passes(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_a_feed_that_moved_grew_or_changed_in_place_passes(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     old, new = folders
-    settings, serving = reading(tmp_path / "home", old)
+    settings, serving = settings_and_release(tmp_path / "home", old)
     check(settings, serving)
     refuse_another_feed(settings.home, None, ingest(settings)[1], settings.data)
     old.rename(tmp_path / "moved")
     with (tmp_path / "moved" / "corpus.jsonl").open("a") as file:
         file.write((new / "corpus.jsonl").read_text().replace('"p', '"x'))
-    check(reading(tmp_path / "home", tmp_path / "moved")[0], serving)
-    new.rename(old)  # the same place with other content is the same feed, which has rules of its own
-    check(reading(tmp_path / "home", old, compare=False)[0], serving)
+    check(settings_and_release(tmp_path / "home", tmp_path / "moved")[0], serving)
+    new.rename(old)  # other content at the same path is the same feed, with its own rules
+    check(settings_and_release(tmp_path / "home", old, compare=False)[0], serving)
 
 
 def test_a_feed_is_the_same_from_every_working_directory(

@@ -1,4 +1,4 @@
-"""The first row that is refused is shown with its place, its beginning, and a guess at the cause."""
+"""The first refused row is shown with its place, its start, and the likely cause."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WRONG = {  # the guess in the message -> wrong content of corpus.jsonl
 }
 
 
-def test_a_file_of_another_kind_is_named_with_its_first_fault_by_init_and_by_the_night(collection: Collection) -> None:
+def test_init_and_the_night_report_the_first_fault_of_a_file_in_another_format(collection: Collection) -> None:
     file = collection.root / "corpus.jsonl"
-    for looks, content in WRONG.items():
+    for guess, content in WRONG.items():
         file.write_bytes(content)
-        place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(looks)}"
+        place = rf"corpus\.jsonl:1: .*\(it looks like {re.escape(guess)}"
         with pytest.raises(NightshiftError, match=rf"no row of its passages can be read\. The first: {place}"):
             summarize_source(str(collection.root))
     with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first refused row: {place}"):
@@ -45,21 +45,19 @@ def test_a_file_of_another_kind_is_named_with_its_first_fault_by_init_and_by_the
 
 
 @pytest.mark.parametrize("count", [1, 20])
-def test_the_first_refused_row_is_shown_whatever_the_share(
+def test_the_first_refused_row_is_shown_for_any_share_of_refused_rows(
     count: int, collection: Collection, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = collection.add("corpus.jsonl", *(["\x1b[31m not JSON, and rather long" + " so" * 100] * count))
-    shown = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
+    pattern = rf"corpus\.jsonl:{line}: not JSON: .*: \\x1b\[31m not JSON.* …"
     (note,) = summarize_source(str(collection.root)).notes
-    assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {shown}$", note)
+    assert re.match(rf"passages: {count} of {30 + count} rows \(\d+\.\d%\) cannot be read; the first: {pattern}$", note)
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
         ingest(collection.settings())
-    assert re.search(rf"first refused row of passages: {shown}", caplog.text)
+    assert re.search(rf"first refused row of passages: {pattern}", caplog.text)
 
 
-def test_a_row_that_a_contract_refuses_is_shown_as_well(
-    collection: Collection, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_row_that_a_contract_refuses_is_shown(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
     line = collection.add("corpus.jsonl", {**passage(40), "_id": "has a space"})
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
         ingest(collection.settings())
@@ -67,7 +65,7 @@ def test_a_row_that_a_contract_refuses_is_shown_as_well(
     assert '{"_id": "has a space"' in caplog.text
 
 
-def test_a_compressed_file_without_its_ending_is_read_and_it_is_logged(
+def test_a_compressed_file_without_its_extension_is_read_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for ending, codec in ((".gz", "gzip"), (".zst", "zstd")):
@@ -78,7 +76,7 @@ def test_a_compressed_file_without_its_ending_is_read_and_it_is_logged(
         assert f"corpus.jsonl: read as {codec}, because of its first bytes" in caplog.text
 
 
-def test_a_file_that_is_not_what_its_ending_says_is_refused_with_what_it_looks_like(tmp_path: Path) -> None:
+def test_a_file_whose_content_contradicts_its_extension_is_refused_with_the_detected_format(tmp_path: Path) -> None:
     pointer = WRONG["a Git-LFS pointer"]
     for form, name in (("parquet", "corpus.parquet"), ("beir", "corpus.jsonl.gz")):
         beir(tmp_path / form)
@@ -90,7 +88,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused_with_what_it_looks_l
             rows(form, tmp_path / form, tmp_path)
 
 
-def test_a_folder_of_no_source_lists_what_it_holds(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_source_lists_its_files(tmp_path: Path) -> None:
     put(tmp_path, "corpus.zip", b"PK\x03\x04")
     put(tmp_path, ".DS_Store", b"")
     with pytest.raises(BadInput, match=r"no source that Nightshift knows. It contains corpus\.zip\. Nightshift reads"):
@@ -103,7 +101,7 @@ def test_a_record_is_shown_on_one_line_without_control_characters() -> None:
     assert [guess_cause(LINES), guess_cause(b""), guess_cause("plain text")] == ["", "", ""]
 
 
-def test_a_header_is_no_row_and_quoting_as_in_csv_is_removed_where_all_follow_it(
+def test_a_header_is_not_a_row_and_consistent_csv_quoting_is_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     msmarco(tmp_path)

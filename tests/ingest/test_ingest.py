@@ -15,7 +15,7 @@ from tasks.core.snapshot.reader import compare, load_snapshot, passages, qrels, 
 from tasks.core.text.normalization import full_text, text_hash
 
 
-def test_a_clean_collection_is_accepted_whole(collection: Collection) -> None:
+def test_a_clean_collection_is_accepted_completely(collection: Collection) -> None:
     ingested, snapshot = ingest(collection.settings())
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (90, 90, 0)
     assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30, 30)
@@ -85,7 +85,7 @@ def test_every_kind_of_bad_line_goes_to_quarantine_with_rule_file_row_and_raw_te
     assert sum(table["read"] for table in tables.values()) == ingested.rows
 
 
-def test_a_row_that_breaks_several_rules_is_one_row_with_all_reasons(collection: Collection) -> None:
+def test_a_row_that_breaks_several_rules_is_quarantined_once_with_all_reasons(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "", "text": ""})
     ingested, _ = ingest(collection.settings())
     (refused,) = quarantine_of(ingested)
@@ -99,11 +99,11 @@ def test_a_conflict_names_the_row_that_came_first(collection: Collection) -> Non
     ingested, snapshot = ingest(collection.settings())
     (refused,) = quarantine_of(ingested)
     assert "corpus.jsonl:4" in str(refused["reason"])
-    kept = {row["passage_id"]: row["text"] for batch in passages(snapshot) for row in batch.to_pylist()}
-    assert kept["p3"] == passage(3)["text"]
+    accepted = {row["passage_id"]: row["text"] for batch in passages(snapshot) for row in batch.to_pylist()}
+    assert accepted["p3"] == passage(3)["text"]
 
 
-def test_a_broken_first_copy_does_not_cost_its_good_repetition(collection: Collection) -> None:
+def test_a_valid_copy_is_kept_when_the_first_copy_is_broken(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "twice", "text": ""}, {"_id": "twice", "text": "The good copy of it."})
     ingested, snapshot = ingest(collection.settings())
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_text_visible"]
@@ -117,7 +117,7 @@ def test_a_judgement_of_a_quarantined_passage_is_dangling(collection: Collection
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_text_visible", "qrel_passage_known"]
 
 
-def test_judgements_of_zero_are_accepted_and_are_no_positives(collection: Collection) -> None:
+def test_judgements_of_zero_are_accepted_and_not_positives(collection: Collection) -> None:
     collection.add("qrels/train.tsv", "q1\tp2\t0", "q1\tp3\t-1")
     ingested, snapshot = ingest(collection.settings())
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (92, 92, 0)
@@ -141,14 +141,14 @@ def test_too_many_refused_rows_stop_the_night_and_keep_the_quarantine(collection
         BadInput, match=rf"passages: 2 of 32 rows refused[\s\S]*malformed_json: 2, first corpus.jsonl:{row}"
     ) as stop:
         ingest(collection.settings(max_refused=0.05))
-    (kept,) = (collection.home / "refused").iterdir()
-    assert str(kept / "quarantine.parquet") in str(stop.value)
-    refused = pq.read_table(kept / "quarantine.parquet").to_pylist()
+    (folder,) = (collection.home / "refused").iterdir()
+    assert str(folder / "quarantine.parquet") in str(stop.value)
+    refused = pq.read_table(folder / "quarantine.parquet").to_pylist()
     assert [row["record"] for row in refused] == ["not json", "nor this"]
-    assert (kept / "validation.json").is_file()
-    with pytest.raises(BadInput):  # and again, from the start
+    assert (folder / "validation.json").is_file()
+    with pytest.raises(BadInput):  # a rerun also fails
         ingest(collection.settings(max_refused=0.05))
-    assert list((collection.home / "refused").iterdir()) == [kept]
+    assert list((collection.home / "refused").iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_a_source_that_no_night_can_use_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("missing", ["corpus.jsonl", "queries.jsonl"])
-def test_a_missing_file_is_named(collection: Collection, missing: str) -> None:
+def test_the_error_names_a_missing_file(collection: Collection, missing: str) -> None:
     (collection.root / missing).unlink()
     with pytest.raises(BadInput, match=missing):
         ingest(collection.settings())
 
 
-def test_a_cut_off_gzip_file_is_named(collection: Collection) -> None:
+def test_the_error_names_a_truncated_gzip_file(collection: Collection) -> None:
     plain = collection.root / "corpus.jsonl"
     (collection.root / "corpus.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes())[:-20])
     plain.unlink()
@@ -197,9 +197,9 @@ def test_an_unchanged_source_does_not_load_great_expectations(collection: Collec
     code = (
         "import sys; from pathlib import Path; from tasks.core.ingest.ingest import ingest; "
         "from tasks.core.base.settings import Settings, DataSettings; "
-        f"one, _ = ingest(Settings(home=Path({str(collection.home)!r}), data=DataSettings(format='beir', "
+        f"ingested, _ = ingest(Settings(home=Path({str(collection.home)!r}), data=DataSettings(format='beir', "
         f"path=Path({str(collection.root)!r}), max_refused=0.5))); "
-        "assert one.reused; assert not {'great_expectations', 'pandas', 'duckdb', 'jsonschema'} & set(sys.modules)"
+        "assert ingested.reused; assert not {'great_expectations', 'pandas', 'duckdb', 'jsonschema'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -213,7 +213,7 @@ def test_a_changed_source_is_read_again(collection: Collection) -> None:
     assert before.digest != after.digest
 
 
-def test_sources_that_say_the_same_make_one_snapshot(collection: Collection) -> None:
+def test_sources_with_equal_content_make_the_same_snapshot(collection: Collection) -> None:
     _, clean = ingest(collection.settings())
     for name in ("corpus.jsonl", "queries.jsonl"):  # another order, gzipped, BOM, CRLF, blank lines, one bad line
         plain = collection.root / name
@@ -234,7 +234,7 @@ def test_another_split_is_another_snapshot(collection: Collection) -> None:
     assert second.splits["heldout"] == 5
 
 
-def test_a_pruned_snapshot_is_made_again(collection: Collection) -> None:
+def test_a_pruned_snapshot_is_rebuilt(collection: Collection) -> None:
     import shutil
 
     _, snapshot = ingest(collection.settings())

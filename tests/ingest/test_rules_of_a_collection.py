@@ -1,4 +1,4 @@
-"""Rules that compare tables, or the last snapshot; each with a case that must not trigger it."""
+"""Rules that compare tables or snapshots, each with a case that must not trigger it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ def pointed(ingested: Ingested, rule: str) -> list[tuple[str, int]]:
     return [(line["file"], line["row"]) for line in lines if line["rule"] == rule]
 
 
-def test_a_clean_collection_sets_nothing_off(collection: Collection) -> None:
+def test_a_clean_collection_passes_every_rule(collection: Collection) -> None:
     assert failed(ingest(collection.settings())[0]) == {}
 
 
-def test_a_training_query_of_a_held_out_wording_is_refused_and_never_the_held_out_one(collection: Collection) -> None:
+def test_a_training_query_with_a_held_out_text_is_refused_and_the_held_out_query_is_kept(
+    collection: Collection,
+) -> None:
     collection.add("queries.jsonl", {"_id": "again", "text": "  WHAT is written\tin passage 27 ?"})
     row = collection.add("qrels/train.tsv", "again\tp27\t1")
     ingested, snapshot = ingest(collection.settings())
@@ -36,7 +38,7 @@ def test_a_training_query_of_a_held_out_wording_is_refused_and_never_the_held_ou
     assert snapshot.splits == {"train": 20, "dev": 5, "test": 5}
 
 
-def test_queries_of_one_wording_are_held_back_together(collection: Collection) -> None:
+def test_queries_with_the_same_text_are_held_back_together(collection: Collection) -> None:
     for split in ("dev", "test"):
         (collection.root / "qrels" / f"{split}.tsv").unlink()
     collection.add("queries.jsonl", *({**query(n), "_id": f"again{n}"} for n in range(20)))
@@ -47,14 +49,16 @@ def test_queries_of_one_wording_are_held_back_together(collection: Collection) -
     assert sum(snapshot.splits.values()) == 40
 
 
-def test_judgements_that_contradict_each_other_are_pointed_at(collection: Collection) -> None:
+def test_contradicting_judgements_are_reported(collection: Collection) -> None:
     collection.add("queries.jsonl", {"_id": "again", "text": "What is written in passage 3?"})
     zero = collection.add("qrels/train.tsv", "again\tp3\t0", "again\tp4\t0", "q3\tp5\t1")
     ingested, _ = ingest(collection.settings())
     assert pointed(ingested, "qrel_contradicted") == [("qrels/train.tsv", 5), ("qrels/train.tsv", zero)]
 
 
-def test_positives_shared_with_held_out_queries_and_queries_without_any_are_pointed_at(collection: Collection) -> None:
+def test_positives_shared_with_held_out_queries_and_queries_without_positives_are_reported(
+    collection: Collection,
+) -> None:
     row = collection.add("qrels/train.tsv", "q3\tp27\t1")
     alone = collection.add("queries.jsonl", {"_id": "alone", "text": "nobody answers me"})
     ingested, _ = ingest(collection.settings())
@@ -63,7 +67,7 @@ def test_positives_shared_with_held_out_queries_and_queries_without_any_are_poin
     assert ingested.quarantined == 0
 
 
-def test_a_passage_that_answers_everything_is_refused(collection: Collection) -> None:
+def test_a_passage_that_answers_every_query_is_refused(collection: Collection) -> None:
     more = range(30, 80)
     collection.add("queries.jsonl", *(query(n) for n in more))
     collection.add("qrels/train.tsv", *(f"q{n}\tp1\t1" for n in more))
@@ -83,12 +87,12 @@ def test_a_table_that_shrank_to_less_than_half_stops_the_night_unless_comparison
         ingest(collection.settings(max_refused=0.9))
     meant, after = ingest(collection.settings(max_refused=0.9, compare=False))
     assert after.rows == 14
-    again, _ = ingest(collection.settings(max_refused=0.9))  # and from now on that is what it is compared with
+    again, _ = ingest(collection.settings(max_refused=0.9))  # the accepted snapshot is the new comparison
     assert again.reused
     assert again.digest == meant.digest
 
 
-def test_half_is_enough_and_another_feed_is_not_compared(collection: Collection) -> None:
+def test_half_the_rows_pass_and_another_feed_is_not_compared(collection: Collection) -> None:
     ingest(collection.settings())
     corpus = collection.root / "corpus.jsonl"
     corpus.write_bytes(b"".join(corpus.read_bytes().splitlines(keepends=True)[:15]))
@@ -97,7 +101,7 @@ def test_half_is_enough_and_another_feed_is_not_compared(collection: Collection)
     ingest(collection.settings(max_refused=0.9, feed="another"))
 
 
-def test_another_alphabet_and_another_language_are_noticed(collection: Collection) -> None:
+def test_another_alphabet_and_another_language_are_detected(collection: Collection) -> None:
     ingest(collection.settings())
 
     def rewritten(words: str) -> dict[str, int]:

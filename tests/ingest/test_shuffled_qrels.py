@@ -1,4 +1,4 @@
-"""Qrels joined on the wrong ids, noticed with the real Lucene."""
+"""Qrels with shuffled ids are detected with real BM25 runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.core.snapshot.reader import qrels, queries
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pa.Table]:
-    """BM25's run over the training queries of 70 passages, and their qrels."""
+    """Build a BM25 run of the training queries over 70 passages, and their qrels."""
     collection = build(tmp_path_factory.mktemp("judged"))
     collection.add("corpus.jsonl", *(passage(n) for n in range(30, 70)))
     collection.add("queries.jsonl", *(query(n) for n in range(30, 70)))
@@ -33,20 +33,20 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pa.Table]:
     return run, qrels(snapshot, "train")
 
 
-def dealt(table: pa.Table, column: str, seed: int) -> pa.Table:
-    """The same ids in another order."""
+def shuffled(table: pa.Table, column: str, seed: int) -> pa.Table:
+    """Shuffle a column."""
     order = np.random.default_rng(seed).permutation(table.num_rows)
     return table.set_column(table.column_names.index(column), column, table[column].take(pa.array(order)))
 
 
-def made_run(folder: Path, rows: list[tuple[str, str, int]]) -> Run:
+def create_run(folder: Path, rows: list[tuple[str, str, int]]) -> Run:
     folder.mkdir(exist_ok=True)
     query, passage, rank = zip(*rows, strict=True)
     pq.write_table(pa.table({"query_id": query, "passage_id": passage, "rank": rank}), folder / "run.parquet")
     return Run(digest="run", path=folder, rows=len(rows), queries=len(set(query)), depth=3)
 
 
-def test_right_qrels_pass_although_a_run_covers_the_whole_corpus(judged: tuple[Run, pa.Table]) -> None:
+def test_correct_qrels_pass_when_a_run_covers_the_whole_corpus(judged: tuple[Run, pa.Table]) -> None:
     run, right = judged
     fit = check_qrels_fit(run, right, 5.0)
     assert fit.conclusive
@@ -55,17 +55,17 @@ def test_right_qrels_pass_although_a_run_covers_the_whole_corpus(judged: tuple[R
 
 @pytest.mark.parametrize("column", ["query_id", "passage_id"])
 @pytest.mark.parametrize("seed", range(5))
-def test_qrels_on_the_wrong_ids_are_refused_and_the_message_says_what_is_suspected(
+def test_qrels_with_wrong_ids_are_refused_and_the_message_names_the_suspected_cause(
     judged: tuple[Run, pa.Table], column: str, seed: int
 ) -> None:
     run, right = judged
     with pytest.raises(BadInput, match=r"look shuffled[\s\S]*at random[\s\S]*check the id columns"):
-        check_qrels_fit(run, dealt(right, column, seed), 5.0)
-    assert not qrels_fit(run, dealt(right, column, seed)).suspicious(0)  # 0 turns it off
+        check_qrels_fit(run, shuffled(right, column, seed), 5.0)
+    assert not qrels_fit(run, shuffled(right, column, seed)).suspicious(0)  # 0 disables the check
 
 
-def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
-    run = made_run(tmp_path / "run", [("q1", "a", 1), ("q1", "b", 2), ("q2", "a", 1), ("q2", "c", 2), ("q2", "b", 4)])
+def test_the_figures_equal_manually_computed_values(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", [("q1", "a", 1), ("q1", "b", 2), ("q2", "a", 1), ("q2", "c", 2), ("q2", "b", 4)])
     fit = qrels_fit(run, pa.table({"query_id": ["q1", "q2", "q3"], "passage_id": ["a", "b", "d"]}))
     assert (fit.queries, fit.pairs, fit.answered) == (3, 3, 2 / 3)
     assert fit.recall == 2 / 3
@@ -75,18 +75,18 @@ def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
     assert not fit.conclusive
 
 
-def test_a_witness_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> None:
-    run = made_run(tmp_path / "run", [("q1", "a", 1)])
+def test_a_retriever_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", [("q1", "a", 1)])
     judgements = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
     assert not check_qrels_fit(run, judgements, 5.0).conclusive
 
 
-def test_queries_without_any_hit_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_queries_without_hits_cause_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     right = pa.table({"query_id": [f"q{n}" for n in range(10)], "passage_id": [f"p{n}" for n in range(10)]})
     for answered in (10, 9):
-        run = made_run(tmp_path / str(answered), [(f"q{n}", f"p{n}", 1) for n in range(answered)])
+        run = create_run(tmp_path / str(answered), [(f"q{n}", f"p{n}", 1) for n in range(answered)])
         warn_of_unanswered(qrels_fit(run, right), "test")
     assert caplog.text == ""
-    run = made_run(tmp_path / "few", [("q0", "p0", 1)])
+    run = create_run(tmp_path / "few", [("q0", "p0", 1)])
     warn_of_unanswered(qrels_fit(run, right), "test")
     assert "BM25 has no hit for 9 of 10 test queries" in caplog.text

@@ -1,4 +1,4 @@
-"""What `nightshift init` writes for data that it never saw."""
+"""Settings that `nightshift init` writes for a new source."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_an_error_names_the_missing_file(tmp_path: Path) -> None:
         summarize_source(str(tmp_path))
 
 
-def test_a_folder_of_something_else_is_no_source(tmp_path: Path) -> None:
+def test_an_unrelated_folder_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "photo.jpg", b"\xff\xd8")
     with pytest.raises(BadInput, match="no source that Nightshift knows"):
         summarize_source(str(tmp_path))
 
 
-def test_queries_that_are_passages_themselves_suggest_to_leave_them_out(tmp_path: Path) -> None:
+def test_queries_that_are_passages_suggest_leave_out_self(tmp_path: Path) -> None:
     beir(tmp_path / "other")
     assert "leave_out_self" not in settings_text(summarize_source(str(tmp_path / "other")), "home")
     beir(tmp_path / "own")
@@ -62,7 +62,7 @@ def test_queries_that_are_passages_themselves_suggest_to_leave_them_out(tmp_path
     assert written.index("[evaluation]") < written.index(line)
 
 
-def test_an_empty_table_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_empty_table(tmp_path: Path) -> None:
     beir(tmp_path)
     put(tmp_path, "queries.jsonl", "")
     with pytest.raises(NightshiftError, match="no row of its queries"):

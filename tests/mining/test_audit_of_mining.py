@@ -20,7 +20,7 @@ from tasks.core.report.sentences import describe_negatives
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"  # 10 shingles
 
 
-def test_a_negative_records_what_the_filters_measured(world):
+def test_a_negative_records_the_measurements_of_the_filters(world):
     passages = {"+": LONG, "second+": "else", "n": LONG + " a b c d e f", "far": "other", "below": "again"}
     scores = {"+": 1.0, "second+": 0.5, "n": 0.25, "far": 0.4, "below": -0.5}
     receipt, rows = world.mine(
@@ -37,7 +37,7 @@ def test_a_negative_records_what_the_filters_measured(world):
 
 
 @pytest.mark.parametrize(("over", "kept"), [("min", ["low"]), ("mean", ["low", "high"])])
-def test_the_margin_is_taken_of_the_lowest_positive_or_of_their_mean(world, over, kept):
+def test_the_margin_is_relative_to_the_lowest_positive_or_to_their_mean(world, over, kept):
     scores = {"a+": 1.0, "b+": 0.5, "low": 0.47, "high": 0.71, "above": 0.72}  # 0.95 · 0.5 and 0.95 · 0.75 = 0.7125
     _, rows = world.mine(
         {name: name for name in scores}, {"q": "?"}, [("q", "a+", "train"), ("q", "b+", "train")],
@@ -46,7 +46,7 @@ def test_the_margin_is_taken_of_the_lowest_positive_or_of_their_mean(world, over
     assert [row["passage_id"] for row in rows] == kept
 
 
-def test_ranks_after_the_last_are_refused(world):
+def test_candidates_outside_the_rank_window_are_refused(world):
     receipt, rows = world.mine(
         {name: name for name in ("+", "a", "b", "c")}, {"q": "?"}, [("q", "+", "train")],
         {"bm25": {"q": ["a", "b", "c"]}}, {"+": 1.0}, skip_top=1, last_rank=2,
@@ -74,14 +74,14 @@ def test_each_positive_is_hidden_and_counted_if_it_passes(world):
     )
 
 
-def test_the_interval_is_wilsons():
+def test_the_interval_is_the_wilson_interval():
     estimate = summarize_hidden(hidden=10, matched=3, let_through=2)
     assert (estimate.low, estimate.high) == (0.0567, 0.5098)  # the tabulated interval for 2 of 10
     assert summarize_hidden(hidden=400, matched=9, let_through=0).low == 0
     assert summarize_hidden(0, 0, 0) is None
 
 
-def test_without_two_positives_the_estimate_says_so(world):
+def test_without_a_query_with_two_positives_there_is_no_estimate(world):
     receipt, _ = world.mine({"+": "p", "n": "n"}, {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["n"]}}, {"+": 1.0})
     assert receipt.hidden is None
     assert "no query has two positives" in " ".join(describe_negatives(receipt))
@@ -92,10 +92,10 @@ def test_counts_include_the_share_of_queries_with_too_few_negatives(world):
         {name: name for name in ("+", "a", "b", "c")}, {"q": "?", "r": "??"},
         [("q", "+", "train"), ("r", "+", "train")], {"bm25": {"q": ["a", "b", "c"], "r": ["+", "a"]}}, {"+": 1.0},
     )  # fmt: skip
-    said = " ".join(describe_negatives(receipt))
-    assert "4 negatives (4 bm25) for 2 queries, from 5 candidates" in said
-    assert "1 queries (50.0%) got fewer negatives than requested" in said
-    assert "(1 refused)" in said
+    summary = " ".join(describe_negatives(receipt))
+    assert "4 negatives (4 bm25) for 2 queries, from 5 candidates" in summary
+    assert "1 queries (50.0%) got fewer negatives than requested" in summary
+    assert "(1 refused)" in summary
 
 
 def encoder(home: Path, name: str, *parents: str) -> Encoder:

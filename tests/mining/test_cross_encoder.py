@@ -95,7 +95,7 @@ def test_hidden_positives_are_scored_too(world, trained):
     assert world.mine(*arguments, cross_encoder=settings)[0].hidden.let_through == 0
 
 
-def test_its_weights_name_the_negatives(world, trained, tmp_path_factory):
+def test_the_key_depends_on_the_weights_of_the_cross_encoder(world, trained, tmp_path_factory):
     other = save_model(tmp_path_factory.mktemp("other") / "model", 1)
     assert cross_encoder_digest(trained) != cross_encoder_digest(other)
     assert cross_encoder_digest(trained) == cross_encoder_digest(trained)

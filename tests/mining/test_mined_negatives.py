@@ -146,7 +146,7 @@ def test_no_positive_by_id_or_text_passes_and_every_candidate_is_counted(world):
     assert all(first["query_id"] <= second["query_id"] for first, second in pairwise(rows))
 
 
-def test_same_inputs_same_bytes(world):
+def test_equal_inputs_give_equal_bytes(world):
     receipts = [world.mine(*random_world())[0] for _ in range(2)]
     for name in ("negatives.parquet", "sample.json"):
         assert (receipts[0].path / name).read_bytes() == (receipts[1].path / name).read_bytes()

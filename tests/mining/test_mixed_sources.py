@@ -49,14 +49,14 @@ def test_places_are_divided_by_the_shares(world):
     assert all(row["score"] is None for row in rows if row["source"] == "random")
 
 
-def test_a_source_that_runs_dry_leaves_its_places_to_the_others(world):
+def test_an_exhausted_source_leaves_its_places_to_the_other_sources(world):
     passages = {"+": "answer", **named("b", 20), "d00": "text d"}
     runs = {"bm25": {"q": list(named("b", 20))}, "dense": {"q": ["d00", "+"]}}
     _, rows = world.mine(passages, {"q": "?"}, [("q", "+", "train")], runs, {"+": 1.0}, per_query=10)
     assert by_source(rows) == {"bm25": 9, "dense": 1}
 
 
-def test_a_passage_that_two_sources_give_takes_no_place_from_either(world):
+def test_a_passage_of_two_sources_uses_only_one_place(world):
     passages = {"+": "answer", **named("b", 6)}
     ids = list(named("b", 6))
     runs = {"bm25": {"q": ids[:3]}, "dense": {"q": [ids[0], ids[3], ids[4]]}}
@@ -78,7 +78,7 @@ def test_random_negatives_pass_the_same_rules_and_have_a_dense_score(world):
     assert min(receipt.refused[rule] for rule in ("known_positive", "text_of_positive", "above_margin")) > 0
 
 
-def test_the_rank_window_does_not_touch_random_negatives(world):
+def test_the_rank_window_does_not_apply_to_random_negatives(world):
     passages = {"+": "answer", **named("x", 500)}
     _, rows = world.mine(
         passages, {"q": "?"}, [("q", "+", "train")], {"bm25": {"q": ["x00", "x01", "x02"]}}, {"+": 1.0}, per_query=9,
@@ -88,7 +88,7 @@ def test_the_rank_window_does_not_touch_random_negatives(world):
     assert [row["rank"] for row in rows if row["source"] == "random"] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_a_draw_depends_on_seed_and_query_alone_and_is_even():
+def test_a_draw_depends_only_on_seed_and_query_and_is_uniform():
     names = [f"q{number}" for number in range(3000)]
     all_ = draw_random_candidates(names, 0, 10, 50, seed=1, source=0)
     np.testing.assert_array_equal(

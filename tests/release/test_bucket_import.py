@@ -17,7 +17,7 @@ from tasks.core.base.errors import NightshiftError
 
 
 @pytest.mark.slow
-def test_a_server_imports_from_the_bucket_that_it_keeps_its_data_in(tmp_path, caplog):
+def test_a_server_imports_from_its_own_data_bucket(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nightshift.release")
     with s3_server("milvus") as options, TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         place = parse_qs(options)["endpoint_override"][0]
@@ -36,9 +36,9 @@ def test_a_server_imports_from_the_bucket_that_it_keeps_its_data_in(tmp_path, ca
             assert first.rows == 200
             assert "200 of 200 passages imported (100 %)" in caplog.text
             bucket = fs.S3FileSystem(endpoint_override=place, region=REGION, allow_bucket_creation=True)
-            kept = {file.path for file in bucket.get_file_info(fs.FileSelector("milvus", recursive=True))}
-            assert any(path.startswith("milvus/files/insert_log/") for path in kept)  # Milvus's own
-            assert not any(path.startswith("milvus/nights/") for path in kept)  # none of our files
+            paths = {file.path for file in bucket.get_file_info(fs.FileSelector("milvus", recursive=True))}
+            assert any(path.startswith("milvus/files/insert_log/") for path in paths)  # Milvus's own
+            assert not any(path.startswith("milvus/nights/") for path in paths)  # none of our files
 
             elsewhere = with_milvus(importing, bulk=f"s3://milvus-of-others/nights?{options}")
             bucket.create_dir("milvus-of-others")

@@ -23,7 +23,7 @@ lite = pytest.mark.parametrize("settings", ["lite"], indirect=True)
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Where the server reads; every batch of 64 passages is a file of its own."""
+    """Return the folder that the server reads; every batch of 64 passages is a separate file."""
     monkeypatch.setattr(bulk, "PART_BYTES", 1)
     folder = tmp_path / "bulk"
     folder.mkdir()
@@ -31,7 +31,7 @@ def files(tmp_path, monkeypatch):
 
 
 @on_a_real_server
-def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, caplog):
+def test_a_bulk_import_makes_the_same_release_as_inserts(settings, files, caplog):
     caplog.set_level(logging.INFO, "nightshift.release")
     inserted = release_night(settings, seed=1)
     imported = release_night(
@@ -50,7 +50,7 @@ def test_a_release_by_bulk_import_is_the_release_by_inserts(settings, files, cap
 
 
 def contents(settings, collection):
-    """All that a collection holds, and what it answers."""
+    """Return the rows of a collection, and its answers."""
     encoder = HashingEncoder(next((settings.home / "encoders").glob("[!.]*")))
     queries = encoder.encode_queries([passage["text"] for passage in texts(20)])
     with closing(open_publisher(settings.home, settings.milvus).open(collection)) as reader:
@@ -86,7 +86,7 @@ def test_a_rejected_file_is_reported_with_the_reason_and_nothing_goes_live(setti
 
 
 @on_a_real_server
-def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
+def test_files_of_a_killed_import_are_removed_with_its_collection(settings, files):
     importing = with_milvus(settings, bulk=str(files))
 
     def die():
@@ -94,30 +94,30 @@ def test_what_a_killed_import_left_goes_with_its_collection(settings, files):
 
     with at("part-00001.parquet written", die), pytest.raises(KeyboardInterrupt):
         release_night(importing, seed=1)
-    (left,) = open_publisher(importing.home, importing.milvus).collections()
-    (files / left).mkdir()  # as a kill leaves it
-    (files / left / "part-00001.parquet").write_bytes(b"half")
+    (name,) = open_publisher(importing.home, importing.milvus).collections()
+    (files / name).mkdir()  # as a kill leaves it
+    (files / name / "part-00001.parquet").write_bytes(b"half")
     release_night(importing, seed=1)
-    assert prune(importing) == [left]
+    assert prune(importing) == [name]
     assert list(files.iterdir()) == []
 
 
 @on_a_real_server
-def test_more_copies_than_the_server_has_nodes_for_never_go_live(settings):
+def test_more_replicas_than_nodes_never_go_live(settings):
     with pytest.raises(NightshiftError):
         release_night(with_milvus(settings, replicas=3))
     assert served(settings) is None
 
 
 @lite
-def test_a_server_without_bulk_import_says_so_and_no_file_is_left(settings, files):
+def test_a_server_without_bulk_import_is_reported_and_no_file_remains(settings, files):
     with pytest.raises(NightshiftError, match=r"(?i)unimplemented|not implemented|not found"):
         release_night(with_milvus(settings, bulk=str(files)))
     assert served(settings) is None
     assert list(files.iterdir()) == []
 
 
-def test_files_go_into_a_bucket_and_are_named_as_the_server_finds_them_there(tmp_path):
+def test_bulk_files_are_uploaded_and_named_by_the_paths_of_the_server(tmp_path):
     with s3_server("milvus") as options:
         folder = bulk._SharedFolder(f"s3://milvus/files?{options}", "c1")
         folder.files.create_dir(folder.path)
@@ -138,10 +138,10 @@ def test_a_bucket_that_does_not_answer_is_reported(settings):
         release_night(with_milvus(settings, bulk=nobody))
 
 
-def test_bulk_and_replicas_are_for_a_server_and_addresses_hold_no_password():
-    for given in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
+def test_bulk_and_replicas_require_a_server_and_an_address_without_password():
+    for options in ({"bulk": "/mnt/milvus"}, {"replicas": 2}):
         with pytest.raises(ValidationError, match="need a Milvus server"):
-            MilvusSettings(**given)
+            MilvusSettings(**options)
     with pytest.raises(ValidationError, match="password") as error:
         MilvusSettings(uri=SERVER, bulk="s3://me:Sesame42@bucket/folder")
     assert "Sesame42" not in str(error.value.errors(include_input=False))

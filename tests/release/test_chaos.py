@@ -76,9 +76,7 @@ def seed_home(settings, tiny_model, tmp_path):
 
 @pytest.mark.slow
 @ledgers
-def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
-    settings, nursery, seed_home, tmp_path, capsys
-):
+def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings, nursery, seed_home, tmp_path, capsys):
     seed, encoder = seed_home
     undisturbed = begin(settings, seed, tmp_path / "undisturbed", encoder)
     plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))
@@ -90,7 +88,7 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     for number, (_, line) in enumerate(logged[:-1]):
         steps[step_of(line)].append(number)
 
-    stages, moments = Counter(), drawn(steps, gaps)
+    stages, moments = Counter(), draw_moments(steps, gaps)
     for number in range(3 * KILLS):
         if stages.total() >= KILLS and set(stages) == set(steps):
             break
@@ -105,13 +103,13 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
             continue  # the night had already finished; draw another moment
         assert code == -signal.SIGKILL, log.read_text()
         stages[step_of(lines_of(log)[-1][1])] += 1
-        with Searcher.open(now, load_encoder) as searcher:  # before anything is repaired
+        with Searcher.open(now, load_encoder) as searcher:  # before any repair
             names = {answer.release for answer in searcher.search(QUERIES)}
-        current = verified(now)
+        current = verify_serving(now)
         assert names == {current.release}
         assert before.release == current.release or current.reason == "night"
         assert nursery.live(plan) == 0, log.read_text()
-        assert verified(now).reason == "night"
+        assert verify_serving(now).reason == "night"
         assert content(now) == wanted
         check_nothing_left(now)
         clear(now)
@@ -122,7 +120,7 @@ def test_a_night_killed_anywhere_leaves_a_release_that_verifies_and_no_orphan(
     assert set(stages) == set(steps)
 
 
-def drawn(steps, gaps):
+def draw_moments(steps, gaps):
     """Yield random moments, each a log line and the seconds after it. Every step gets its turn, as most are short.
 
     Half of the moments are exactly at the line: on a busy machine, a step of a millisecond ends before another thread
@@ -153,9 +151,9 @@ def begin(settings, seed, home, encoder):
     if not settings.milvus.uri:
         return small(home, **KEEP)
     alias = f"{settings.milvus.alias}_{home.name}"
-    made = small(home, settings.release, uri=settings.milvus.uri, alias=alias, **KEEP)
-    two_nights(made, encoder)
-    return made
+    new = small(home, settings.release, uri=settings.milvus.uri, alias=alias, **KEEP)
+    two_nights(new, encoder)
+    return new
 
 
 def two_nights(settings, encoder):
@@ -163,12 +161,14 @@ def two_nights(settings, encoder):
         night(settings, encoder, tag)
 
 
-def verified(settings):
+def verify_serving(settings):
     """Run every check of a new release on the serving one, and return it."""
     release, _ = serving(settings)
     assert release is not None
-    named = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
-    parts = Parts(*(load(settings.home, kind, digest) for kind, digest in named), settings.milvus, load_encoder)
+    artifacts_used = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
+    parts = Parts(
+        *(load(settings.home, kind, digest) for kind, digest in artifacts_used), settings.milvus, load_encoder
+    )
     with open_ledger(settings) as ledger:
         generation = next(entry for entry in ledger.generations() if entry.number == release.generation)
     assert verify_generation(generation, parts, open_publisher(settings.home, settings.milvus)) == 1
@@ -188,12 +188,12 @@ def content(settings):
 def check_nothing_left(settings):
     """Check that only the two newest releases exist, and no unfinished files."""
     with open_ledger(settings) as ledger:
-        kept = {release.collection for release in ledger.releases() if not release.pruned}
-    assert open_publisher(settings.home, settings.milvus).collections() == kept
-    assert len(kept) == 2
+        retained = {release.collection for release in ledger.releases() if not release.pruned}
+    assert open_publisher(settings.home, settings.milvus).collections() == retained
+    assert len(retained) == 2
     home = settings.home
     if not settings.milvus.uri:
-        assert {path.name for path in (home / "milvus").iterdir()} == {f"{name}.db" for name in kept}
+        assert {path.name for path in (home / "milvus").iterdir()} == {f"{name}.db" for name in retained}
         assert list((home / "readers").iterdir()) == []
     assert list(home.glob("*/.*.partial")) == []
 

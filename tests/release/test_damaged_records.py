@@ -51,7 +51,7 @@ def not_a_dictionary(file):
     file.write_text("[1, 2]")
 
 
-def test_a_damaged_pointer_is_made_again_from_the_ledger(fresh, original, caplog):
+def test_a_damaged_pointer_is_rebuilt_from_the_ledger(fresh, original, caplog):
     right = json.loads((original.home / "serving.json").read_text())
     for harm in (*HARMS, garbage, not_a_dictionary):
         settings = fresh()
@@ -64,7 +64,7 @@ def test_a_damaged_pointer_is_made_again_from_the_ledger(fresh, original, caplog
     assert [*settings.home.glob(".serving.json.damaged-*")]
 
 
-def test_a_searcher_opens_whatever_happened_to_pointer_ledger_and_manifests(fresh, original):
+def test_a_searcher_opens_after_any_damage_to_pointer_ledger_and_manifests(fresh, original):
     name = served(original)
     for harm in (*HARMS, garbage):
         settings = fresh()
@@ -103,8 +103,8 @@ def page(file):
         handle.write(b"\xa5" * 4096)
 
 
-def test_a_damaged_ledger_is_made_again(fresh, original, caplog):
-    name, known = served(original), facts(original)
+def test_a_damaged_ledger_is_rebuilt(fresh, original, caplog):
+    name, facts_before = served(original), facts(original)
     noticed = (truncate, garbage, other_tables, no_record, no_text, page)
     for harm in (*noticed, flip, empty, delete):
         settings = fresh()
@@ -113,11 +113,11 @@ def test_a_damaged_ledger_is_made_again(fresh, original, caplog):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         harm(ledger)
-        assert [entry.release for entry in known_releases(settings)] == [release for release, *_ in known], (
+        assert [entry.release for entry in known_releases(settings)] == [release for release, *_ in facts_before], (
             harm.__name__
         )
-        assert (served(settings), facts(settings)) == (name, known), harm.__name__
-        assert rollback(settings).release == known[-1][0], harm.__name__
+        assert (served(settings), facts(settings)) == (name, facts_before), harm.__name__
+        assert rollback(settings).release == facts_before[-1][0], harm.__name__
         assert harm not in noticed or [*settings.home.glob(".ledger.sqlite.damaged-*")], harm.__name__
     assert "rebuilding the ledger from collections and release manifests" in caplog.text
 
@@ -131,26 +131,26 @@ def test_when_pointer_and_ledger_are_both_lost_the_newest_release_serves(fresh, 
     assert f"the newest release, {newest}, serves now" in caplog.text
 
 
-def test_nothing_that_a_release_is_made_of_is_removed_while_the_ledger_is_damaged(fresh):
+def test_artifacts_of_releases_are_kept_while_the_ledger_is_damaged(fresh):
     settings = fresh()
-    kept = {entry.encoder for entry in list_releases(settings)}
+    encoders = {entry.encoder for entry in list_releases(settings)}
     garbage(settings.home / "ledger.sqlite")
     remove_unused(settings, now=4e9)
-    assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= kept
+    assert {path.name for path in (settings.home / "encoders").glob("[!.]*")} >= encoders
 
 
-def test_a_manifest_lost_with_its_ledger_is_made_again_from_the_collection(fresh, original, caplog):
-    name, known = served(original), facts(original)
+def test_a_manifest_lost_with_its_ledger_is_rebuilt_from_the_collection(fresh, original, caplog):
+    name, facts_before = served(original), facts(original)
     for harm in HARMS:
         settings = fresh()
         garbage(settings.home / "ledger.sqlite")
-        harm(settings.home / "releases" / known[-1][0] / "manifest.json")
+        harm(settings.home / "releases" / facts_before[-1][0] / "manifest.json")
         assert served(settings) == name
-        assert [entry.release for entry in list_releases(settings)] == [release for release, *_ in known]
+        assert [entry.release for entry in list_releases(settings)] == [release for release, *_ in facts_before]
     assert "rebuilt from its collection, without metrics" in caplog.text
 
 
-def test_a_record_of_another_version_is_named(fresh):
+def test_the_error_names_a_record_of_another_version(fresh):
     settings = fresh()
     with sqlite3.connect(settings.home / "ledger.sqlite") as connection:
         connection.execute("""UPDATE releases SET record = json_set(record, '$.colour', 'red')""")

@@ -56,7 +56,7 @@ def identity(folder):
     return record
 
 
-def test_faiss_finds_in_the_export_what_the_release_answers(world, tmp_path):
+def test_faiss_search_of_the_export_equals_the_answers_of_the_release(world, tmp_path):
     settings, (_, second) = world
     folder = export(settings, "serving", "faiss", tmp_path / "out", loader=HashingEncoder)
     index = faiss.read_index(str(folder / "index.faiss"))
@@ -82,7 +82,7 @@ def test_an_index_that_does_not_fit_into_memory_is_refused(world, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parquet_holds_every_passage_with_its_vector_and_names_its_release(world, tmp_path):
+def test_a_parquet_export_contains_every_passage_vector_and_the_release_name(world, tmp_path):
     settings, (first, _) = world
     folder = export(settings, first, "parquet", tmp_path / "out", loader=HashingEncoder)
     table = pq.read_table(folder / "vectors.parquet")
@@ -92,7 +92,7 @@ def test_parquet_holds_every_passage_with_its_vector_and_names_its_release(world
     assert identity(folder)["release"] == first
 
 
-def test_parquet_holds_texts_entire_that_milvus_has_to_cut(tmp_path):
+def test_a_parquet_export_contains_texts_that_milvus_truncates_in_full(tmp_path):
     settings = small(tmp_path / "var")
     entire = "lamp river " * 7000
     snapshot = snapshot_of(settings.home, [{**texts()[0], "text": entire}, *texts()[1:]])
@@ -103,7 +103,7 @@ def test_parquet_holds_texts_entire_that_milvus_has_to_cut(tmp_path):
     assert pq.read_table(folder / "vectors.parquet")["text"][0].as_py() == entire
 
 
-def test_a_run_holds_what_the_release_answers_to_the_held_out_queries(world, tmp_path):
+def test_a_run_export_equals_the_answers_to_the_held_out_queries(world, tmp_path):
     settings, (first, _) = world
     folder = export(settings, first, "trec", tmp_path / "out", loader=HashingEncoder)
     lines = [line.split() for line in (folder / "run.trec").read_text().splitlines()]
@@ -136,7 +136,7 @@ def test_a_run_of_a_hybrid_release_is_the_evaluations_run_and_the_export_names_t
         assert Ranking(**identity(folder)["ranking"]) == release.ranking
 
 
-def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(world, tmp_path):
+def test_an_export_replaces_only_exports_and_only_with_the_option(world, tmp_path):
     settings, (first, second) = world
     folder = export(settings, first, "faiss", tmp_path / "out", loader=HashingEncoder)
     with pytest.raises(NightshiftError, match="--force"):
@@ -154,7 +154,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(world, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_export_leaves_no_file(tmp_path):
     settings = small(tmp_path / "var")
     release = release_night(settings)
     shards = sorted((settings.home / "embeddings" / release.embeddings).glob("shard-*"))
@@ -165,7 +165,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_command_names_what_it_wrote_and_what_it_cannot_write(world, tmp_path):
+def test_the_command_names_written_files_and_unsupported_formats(world, tmp_path):
     settings, (first, _) = world
     runner, home = CliRunner(), {"NIGHTSHIFT_HOME": str(settings.home)}
     done = runner.invoke(app, ["export", first, "--format", "faiss", "--to", str(tmp_path / "out")], env=home)

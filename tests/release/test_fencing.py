@@ -41,7 +41,7 @@ def resume(process):
 
 
 @ledgers
-def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(settings):
+def test_a_publisher_paused_after_its_checks_is_refused_after_another_publication(settings):
     release_night(settings, seed=1)
     with paused(settings, 2, "verified") as late:
         newer = release_night(settings, seed=3)
@@ -52,7 +52,7 @@ def test_a_publisher_paused_after_its_checks_is_refused_when_another_went_live(s
 
 
 @ledgers
-def test_a_publisher_paused_between_check_and_move_keeps_all_others_out(settings, monkeypatch):
+def test_a_publisher_paused_between_check_and_move_blocks_other_publishers(settings, monkeypatch):
     release_night(settings, seed=1)
     _, began_at = serving(settings)
     with paused(settings, 2, "flip") as first:
@@ -77,7 +77,7 @@ def test_a_publisher_killed_between_check_and_move_blocks_nobody(settings):
 
 
 @ledgers
-def test_a_night_whose_ledger_was_removed_meanwhile_moves_nothing(settings):
+def test_a_night_whose_ledger_was_removed_does_not_move_the_pointer(settings):
     before = release_night(settings, seed=1)
     with at("keys equal", lambda: lose_ledger(settings)), pytest.raises(StaleNight, match="removed or replaced"):
         release_night(settings, seed=2)
@@ -85,7 +85,7 @@ def test_a_night_whose_ledger_was_removed_meanwhile_moves_nothing(settings):
 
 
 @ledgers
-def test_a_night_whose_ledger_was_replaced_meanwhile_moves_nothing(settings):
+def test_a_night_whose_ledger_was_replaced_does_not_move_the_pointer(settings):
     before = release_night(settings, seed=1)
 
     def replace():

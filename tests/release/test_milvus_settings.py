@@ -16,21 +16,21 @@ ON_GPUS = {index for index in BUILD if index.startswith("GPU_")}
 SERVER = "http://127.0.0.1:19530"
 
 
-def test_what_milvus_lite_cannot_load_is_refused_before_it_is_built():
+def test_collections_that_milvus_lite_cannot_load_are_refused_before_the_build():
     for index in set(BUILD) - set(EVERYWHERE):
         with pytest.raises(ValidationError, match="needs a Milvus server"):
             MilvusSettings(index=index)
         assert MilvusSettings(index=index, uri=SERVER).index == index
 
 
-def test_parameters_of_another_index_are_refused():
+def test_parameters_of_another_index_type_are_refused():
     with pytest.raises(ValidationError, match="nlist is no parameter of HNSW; it has M, efConstruction"):
         MilvusSettings(index="HNSW", index_params={"nlist": 8})
     with pytest.raises(ValidationError, match="ef is no parameter of FLAT; it has none"):
         MilvusSettings(search_params={"ef": 8})
 
 
-def test_a_password_in_the_address_is_refused_and_not_repeated():
+def test_a_password_in_the_address_is_refused_and_not_shown():
     with pytest.raises(ValidationError, match="NIGHTSHIFT_MILVUS__TOKEN") as error:
         MilvusSettings(uri="http://root:Sesame42@127.0.0.1:19530")
     assert "Sesame42" not in str(error.value.errors(include_input=False))
@@ -43,7 +43,7 @@ def test_the_token_comes_from_the_environment(monkeypatch):
     assert "Sesame42" not in repr(milvus)
 
 
-def test_numbers_that_are_given_are_taken_and_the_others_fit_the_collection():
+def test_given_index_parameters_are_used_and_defaults_fit_the_collection():
     assert build_params("IVF_FLAT", 10_000, 384, {}) == {"nlist": 100}
     assert build_params("IVF_FLAT", 390, 384, {}) == {"nlist": 10}
     assert build_params("HNSW", 10_000, 384, {"M": 32}) == {"M": 32, "efConstruction": 200}
@@ -60,7 +60,7 @@ def test_numbers_that_are_given_are_taken_and_the_others_fit_the_collection():
     assert search_params("GPU_CAGRA", 200, {}, {"search_width": 8}) == {"itopk_size": 200, "search_width": 8}
 
 
-def test_other_numbers_make_another_release_of_the_same_parts(settings):
+def test_other_index_parameters_make_another_release_of_the_same_artifacts(settings):
     coarse = release_night(with_milvus(settings, index="HNSW", index_params={"M": 8}), seed=1)
     fine = release_night(with_milvus(settings, index="HNSW", index_params={"M": 32}), seed=1)
     assert coarse.digest != fine.digest
@@ -89,7 +89,7 @@ def test_every_index_of_a_server_serves(settings, index):
 
 
 @everywhere
-def test_a_release_that_lost_most_passages_is_refused_before_it_is_built(settings, monkeypatch):
+def test_a_release_that_lost_most_passages_is_refused_before_the_build(settings, monkeypatch):
     before = release_night(settings, seed=1)
     strict = with_milvus(settings, max_shrink=0)
     monkeypatch.setattr("release_world.PASSAGES", 199)

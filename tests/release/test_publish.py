@@ -33,7 +33,7 @@ def generations(settings):
 
 
 @everywhere
-def test_a_release_serves_with_all_that_belongs_to_it(settings):
+def test_a_release_serves_with_its_encoder_index_and_manifest(settings):
     assert serving(settings) == (None, 0)
     release = release_night(settings, seed=1)
     now, epoch = serving(settings)
@@ -45,7 +45,7 @@ def test_a_release_serves_with_all_that_belongs_to_it(settings):
     assert json.loads((release.path / "manifest.json").read_text())["encoder"] == encoder_of(settings.home, 1).digest
 
 
-def test_a_release_keeps_the_settings_in_effect_and_an_older_one_without_them_is_read(settings):
+def test_a_release_records_its_settings_and_older_releases_without_them_are_read(settings):
     release = release_night(settings, seed=1)
     assert release.settings == resolve(settings)
     assert [entry.settings for entry in list_releases(settings)] == [release.settings]
@@ -56,14 +56,14 @@ def test_a_release_keeps_the_settings_in_effect_and_an_older_one_without_them_is
 
 
 @everywhere
-def test_the_same_night_again_builds_nothing_and_moves_nothing(settings):
+def test_a_repeated_night_builds_nothing_and_does_not_move_the_pointer(settings):
     first = release_night(settings, seed=1)
     again = release_night(settings, seed=1)
     assert (again.release, serving(settings)[1], len(generations(settings))) == (first.release, 1, 1)
 
 
 @everywhere
-def test_an_older_release_made_again_is_pointed_to_and_not_built(settings, caplog):
+def test_republishing_an_older_release_moves_the_pointer_without_a_build(settings, caplog):
     first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
     with caplog.at_level(logging.INFO, "nightshift.release"):
         third = release_night(settings, seed=1)
@@ -73,7 +73,7 @@ def test_an_older_release_made_again_is_pointed_to_and_not_built(settings, caplo
 
 
 @everywhere
-def test_a_stale_night_leaves_the_pointer_alone(settings):
+def test_a_stale_night_does_not_move_the_pointer(settings):
     _, began_at = serving(settings)
     newer = release_night(settings, seed=2)
     with pytest.raises(StaleNight, match="went live during this night"):
@@ -86,7 +86,7 @@ def test_a_stale_night_leaves_the_pointer_alone(settings):
 
 
 @everywhere
-def test_a_release_that_went_live_within_the_build_is_not_overwritten(settings):
+def test_a_release_published_during_the_build_is_not_overwritten(settings):
     newer = []
 
     class SlowEncoder(HashingEncoder):
@@ -116,7 +116,7 @@ def test_a_release_that_went_live_within_the_build_is_not_overwritten(settings):
         ("recorded", True, False),
     ],
 )
-def test_a_night_killed_at_any_step_is_run_again_and_serves(settings, line, live_after_kill, built_again):
+def test_a_night_killed_at_any_step_publishes_on_the_next_run(settings, line, live_after_kill, built_again):
     before = release_night(settings, seed=1)
     killed = publish_in_another_process(settings, 2, kill_at=line)
     assert killed.returncode == -9, killed.stderr
@@ -129,7 +129,7 @@ def test_a_night_killed_at_any_step_is_run_again_and_serves(settings, line, live
     assert [entry.release for entry in list_releases(settings)] == [after.release, before.release]
 
 
-def test_a_pointer_to_nothing_goes_back_to_the_last_release_of_the_ledger(settings):
+def test_a_dangling_pointer_is_reset_to_the_last_release_of_the_ledger(settings):
     first = release_night(settings, seed=1)
     pointer = json.loads((settings.home / "serving.json").read_text())
     (settings.home / "serving.json").write_text(json.dumps({**pointer, "release": "r0009-beefbeef", "epoch": 9}))

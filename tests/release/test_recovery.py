@@ -18,13 +18,13 @@ from tasks.core.search.searcher import Searcher
 
 
 @ledgers
-def test_a_lost_ledger_is_made_again_with_its_history(settings):
+def test_a_lost_ledger_is_rebuilt_with_its_history(settings):
     first, second, third = (release_night(settings, seed=seed) for seed in (1, 2, 3))
     rollback(settings)
-    known = list_releases(settings)
+    releases_before = list_releases(settings)
     lose_ledger(settings)
     assert served(settings) == second.release
-    assert list_releases(settings) == known
+    assert list_releases(settings) == releases_before
     # The next night must not publish again what a user rolled back.
     assert find_withdrawn(settings, third.digest) == third.release
     assert release_night(settings, seed=4).generation == 4
@@ -33,7 +33,7 @@ def test_a_lost_ledger_is_made_again_with_its_history(settings):
 
 
 @ledgers
-def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(settings):
+def test_unfinished_releases_of_a_lost_ledger_are_removed_and_their_numbers_are_not_reused(settings):
     first = release_night(settings, seed=1)
     with pytest.raises(StaleNight):
         release_night(settings, seed=2, epoch=7)
@@ -46,7 +46,7 @@ def test_what_a_lost_ledger_had_begun_is_removed_and_its_number_not_given_again(
 
 
 @ledgers
-def test_a_release_is_made_again_from_the_properties_of_its_collection(settings):
+def test_a_release_is_rebuilt_from_the_properties_of_its_collection(settings):
     release_night(settings, seed=1)
     second = release_night(settings, seed=2)
     lose_ledger(settings)
@@ -59,7 +59,7 @@ def test_a_release_is_made_again_from_the_properties_of_its_collection(settings)
 
 
 @ledgers
-def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
+def test_a_pinned_release_is_never_pruned_even_with_a_new_ledger(settings):
     releases = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
     few = with_milvus(settings, keep=2)
     assert pin(few, releases[0].release).release == releases[0].release
@@ -73,7 +73,7 @@ def test_a_pinned_release_is_never_pruned_not_even_by_a_new_ledger(settings):
         unpin(few.home, releases[0].release)
 
 
-def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog):
+def test_no_release_serves_until_the_next_night_when_none_loads(settings, caplog):
     first, _ = release_night(settings, seed=1), release_night(settings, seed=2)
     # A crash left the pointer on another release than the ledger, and both collections are lost.
     open_publisher(settings.home, settings.milvus).move_pointer(
@@ -85,7 +85,7 @@ def test_when_no_release_loads_none_serves_until_the_next_night(settings, caplog
     assert release_night(settings, seed=3).release == served(settings)
 
 
-def test_a_release_stays_for_its_time_of_grace(settings):
+def test_a_release_stays_during_its_grace_period(settings):
     releases = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
     assert prune(with_milvus(settings, keep=2, grace_minutes=60)) == []
     assert len(prune(with_milvus(settings, keep=2))) == len(releases) - 2

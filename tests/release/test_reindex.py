@@ -24,14 +24,14 @@ def test_another_index_is_another_release_of_the_same_encoder_and_vectors(settin
     assert open_publisher(other.home, other.milvus).identity(second.collection).index == "HNSW"
 
 
-def test_a_collection_that_is_whole_and_has_that_index_stays(settings):
+def test_an_undamaged_collection_with_the_same_index_is_kept(settings):
     first = release_night(settings, seed=1)
     assert reindex(settings, "again", HashingEncoder).collection == first.collection
     assert served(settings) == first.release
 
 
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
-def test_a_damaged_collection_is_replaced_by_a_whole_one(settings):
+def test_a_damaged_collection_is_replaced(settings):
     first = release_night(settings, seed=1)
     with closing(MilvusClient(settings.milvus.uri)) as client:
         client.delete(first.collection, filter="row == 3")

@@ -45,7 +45,7 @@ def folders(home):
     return {path for kind in DELETABLE for path in (home / kind.shelf).glob("*") if path.is_dir()}
 
 
-def a_run(home, name):
+def create_run(home, name):
     def build(folder):
         pq.write_table(pa.table({"query_id": [name]}), folder / "run.parquet")
         return {"rows": 1, "queries": 1, "depth": 10}
@@ -53,14 +53,14 @@ def a_run(home, name):
     return produce(home, Run, {"name": name}, build)
 
 
-def test_what_releases_are_made_of_stays_and_still_serves(settings):
+def test_artifacts_of_retained_releases_are_kept_and_still_serve(settings):
     for seed in (1, 2, 3):
         release_night(settings, seed=seed)
     prune(settings)
-    kept = [release for release in list_releases(settings) if not release.pruned]
-    assert len(kept) == 2
+    retained = [release for release in list_releases(settings) if not release.pruned]
+    assert len(retained) == 2
     remove_unused(settings, LATER)
-    for release in kept:
+    for release in retained:
         parts = ((Encoder, release.encoder), (Embeddings, release.embeddings), (Snapshot, release.snapshot))
         for kind, digest in parts:
             load(settings.home, kind, digest)
@@ -72,11 +72,11 @@ def test_what_releases_are_made_of_stays_and_still_serves(settings):
     reindex(settings, "test", loader=HashingEncoder)
 
 
-def test_an_index_stays_with_the_snapshot_of_a_release_and_goes_with_that_of_none(settings):
+def test_an_index_is_kept_with_the_snapshot_of_a_release_and_removed_otherwise(settings):
     first = release_night(settings, seed=1)
     snapshot = load(settings.home, Snapshot, first.snapshot)
     build_index(settings.home, snapshot)
-    run = a_run(settings.home, "q1")
+    run = create_run(settings.home, "q1")
     assert remove_unused(settings, LATER) == [run.path]
     assert index_of(settings.home, first.snapshot) is not None
 
@@ -94,26 +94,28 @@ def test_the_lexical_index_of_a_kept_release_stays_and_that_of_a_pruned_one_goes
         assert searcher.search("lamp tag2")[0].release == releases[1].release
 
 
-def test_vectors_of_the_base_model_stay_with_the_snapshot_of_a_release(settings):
+def test_vectors_of_the_base_model_are_kept_with_the_snapshot_of_a_release(settings):
     first = release_night(settings, seed=1)
     served, other = load(settings.home, Snapshot, first.snapshot), snapshot_of(settings.home, texts(tag="other"))
     base = encoder_of(settings.home, seed=9)
 
     def vectors(snapshot):
-        made = embeddings_of(settings.home, base, snapshot)
-        fields = made.model_dump(exclude={"digest", "path", "reused"}) | {"parents": (base.digest, snapshot.digest)}
+        embeddings = embeddings_of(settings.home, base, snapshot)
+        fields = embeddings.model_dump(exclude={"digest", "path", "reused"}) | {
+            "parents": (base.digest, snapshot.digest)
+        }
         return produce(settings.home, Embeddings, {"with parents": snapshot.digest}, lambda folder: fields)
 
-    kept, lost = vectors(served), vectors(other)
+    retained, lost = vectors(served), vectors(other)
     remove_unused(settings, LATER)
-    assert kept.path.exists()
+    assert retained.path.exists()
     assert base.path.exists()
     assert not lost.path.exists()
     assert not other.path.exists()
 
 
-def test_what_is_used_begins_its_days_again(settings):
-    run, other = a_run(settings.home, "q1"), a_run(settings.home, "q2")
+def test_use_restarts_the_retention_period_of_an_artifact(settings):
+    run, other = create_run(settings.home, "q1"), create_run(settings.home, "q2")
     for artifact in (run, other):
         os.utime(artifact.path, (time.time() - 40 * DAY,) * 2)
     assert find_by_key(settings.home, Run, {"name": "q1"}) == run.model_copy(update={"reused": True})
@@ -121,8 +123,8 @@ def test_what_is_used_begins_its_days_again(settings):
     assert remove_unused(settings) == []
 
 
-def test_what_a_crash_left_goes_too(settings):
-    run = a_run(settings.home, "q1")
+def test_files_of_a_crashed_build_are_removed(settings):
+    run = create_run(settings.home, "q1")
     shelf = run.path.parent
     (shelf / ".abc.partial").mkdir()
     (shelf / ".def.gone").mkdir()
@@ -132,20 +134,20 @@ def test_what_a_crash_left_goes_too(settings):
     assert folders(settings.home) == {run.path}
 
 
-def test_a_removal_that_died_half_way_is_ended_and_the_artifact_can_be_made_again(settings):
-    run = a_run(settings.home, "q1")
+def test_an_interrupted_removal_is_completed_and_the_artifact_can_be_rebuilt(settings):
+    run = create_run(settings.home, "q1")
     run.path.rename(run.path.with_name(f".{run.digest}.gone"))  # as a kill may leave it
-    again = a_run(settings.home, "q1")
+    again = create_run(settings.home, "q1")
     assert not again.reused
     assert {path.name for path in remove_unused(settings, LATER)} == {f".{run.digest}.gone", run.digest}
     assert folders(settings.home) == set()
 
 
-def test_a_damaged_artifact_that_was_set_aside_stays_its_days_and_then_goes(settings):
-    run = a_run(settings.home, "q1")
+def test_a_damaged_artifact_set_aside_is_removed_after_its_retention_period(settings):
+    run = create_run(settings.home, "q1")
     os.utime(run.path, (time.time() - 40 * DAY,) * 2)
     (run.path / "run.parquet").write_bytes(b"")
-    again = a_run(settings.home, "q1")
+    again = create_run(settings.home, "q1")
     assert not again.reused
     assert remove_unused(settings) == []
     (aside,) = run.path.parent.glob(f".{run.digest}.damaged-*")
@@ -153,28 +155,28 @@ def test_a_damaged_artifact_that_was_set_aside_stays_its_days_and_then_goes(sett
     assert folders(settings.home) == set()
 
 
-def test_what_was_refused_is_never_removed(settings):
+def test_quarantined_rows_are_never_removed(settings):
     fields = {"source": "s", "snapshot": "none", "accepted": 0, "quarantined": 1, "rules": (), "rows": 1}
     ingested = produce(settings.home, Ingested, {}, lambda folder: fields)
     remove_unused(settings, LATER)
     assert Path(ingested.path).exists()
 
 
-def test_what_goes_here_stays_in_the_store_and_is_kept_there_again_when_that_has_lost_it(settings):
-    with s3_server("kept") as options:
-        url = f"s3://kept/nights?{options}"
+def test_removed_artifacts_are_fetched_from_the_store_or_rebuilt_and_uploaded_again(settings):
+    with s3_server("artifacts") as options:
+        url = f"s3://artifacts/nights?{options}"
         store.attach(settings.home, url, tries=1)
-        a_run(settings.home, "q1")
+        create_run(settings.home, "q1")
         remove_unused(settings, LATER)
-        assert a_run(settings.home, "q1").reused  # fetched from the store
+        assert create_run(settings.home, "q1").reused  # fetched from the store
         remove_unused(settings, LATER)
         files, root = fs.FileSystem.from_uri(url)
         files.delete_dir_contents(root)  # like the bucket's expiry rules
-        again = a_run(settings.home, "q1")
+        again = create_run(settings.home, "q1")
         assert not again.reused
         assert files.get_file_info(f"{root}/runs/{again.digest}.json").is_file
 
 
 def test_zero_days_keep_everything(settings):
-    a_run(settings.home, "q1")
+    create_run(settings.home, "q1")
     assert remove_unused(settings.model_copy(update={"keep_days": 0}), LATER) == []

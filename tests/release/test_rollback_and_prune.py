@@ -28,7 +28,7 @@ def answers(settings):
 
 
 @everywhere
-def test_rollback_brings_the_old_answers_back(settings):
+def test_rollback_restores_the_previous_answers(settings):
     first = release_night(settings, seed=1)
     before = answers(settings)
     release_night(settings, seed=2)
@@ -38,7 +38,7 @@ def test_rollback_brings_the_old_answers_back(settings):
 
 
 @everywhere
-def test_rollbacks_walk_back_one_release_at_a_time(settings):
+def test_each_rollback_returns_to_the_previous_release(settings):
     names = [release_night(settings, seed=seed).release for seed in (1, 2, 3)]
     assert [rollback(settings).release, rollback(settings).release] == [names[1], names[0]]
     with pytest.raises(NightshiftError, match="no older release"):
@@ -48,7 +48,7 @@ def test_rollbacks_walk_back_one_release_at_a_time(settings):
 
 
 @everywhere
-def test_rollback_makes_a_night_under_way_stale(settings):
+def test_rollback_makes_a_running_night_stale(settings):
     first = release_night(settings, seed=1)
     release_night(settings, seed=2)
     _, began_at = serving(settings)
@@ -58,7 +58,7 @@ def test_rollback_makes_a_night_under_way_stale(settings):
     assert served(settings) == first.release
 
 
-def test_the_number_of_a_release_is_its_name(settings):
+def test_the_generation_is_part_of_the_release_name(settings):
     first, second = (release_night(settings, seed=seed).release for seed in (1, 2))
     assert rollback(settings, "r0001").release == first
     assert rollback(settings, second[:7]).release == second
@@ -71,7 +71,7 @@ def test_the_number_of_a_release_is_its_name(settings):
     assert short_name("r0001-aa", ["r0001-aa", "r0001-bb"]) == "r0001-aa"  # numbers restart after a ledger is lost
 
 
-def test_rollback_says_what_it_cannot_do(settings):
+def test_rollback_reports_why_it_is_impossible(settings):
     with pytest.raises(NightshiftError, match="no release yet"):
         rollback(settings)
     only = release_night(settings, seed=1).release
@@ -90,7 +90,7 @@ def test_rollback_to_a_lost_collection_is_refused(settings):
 
 
 @everywhere
-def test_prune_keeps_the_newest_and_marks_the_others(settings):
+def test_prune_keeps_the_newest_releases_and_marks_older_releases(settings):
     names = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4)]
     removed = prune(with_milvus(settings, keep=2))
     assert sorted(removed) == [names[0].collection, names[1].collection]
@@ -106,7 +106,7 @@ def test_prune_keeps_the_newest_and_marks_the_others(settings):
 
 
 @everywhere
-def test_prune_never_takes_what_serves_nor_its_way_back(settings):
+def test_prune_never_removes_the_serving_release_or_its_predecessor(settings):
     names = [release_night(settings, seed=seed) for seed in (1, 2, 3, 4, 5)]
     for _ in range(3):
         rollback(settings)
@@ -118,7 +118,7 @@ def test_prune_never_takes_what_serves_nor_its_way_back(settings):
 
 
 @ledgers
-def test_prune_removes_candidates_but_not_one_that_is_being_built(settings):
+def test_prune_removes_candidates_except_during_their_build(settings):
     release_night(settings, seed=1)
     with pytest.raises(StaleNight):
         release_night(settings, seed=2, epoch=0)
@@ -129,7 +129,7 @@ def test_prune_removes_candidates_but_not_one_that_is_being_built(settings):
     assert prune(with_milvus(settings, keep=2)) == [candidate.collection]
 
 
-def test_a_pruned_release_made_again_is_a_new_generation(settings):
+def test_a_rebuilt_pruned_release_is_a_new_generation(settings):
     first = release_night(settings, seed=1)
     for seed in (2, 3):
         release_night(settings, seed=seed)
@@ -151,7 +151,7 @@ def test_readers_continue_while_their_collection_is_pruned(settings):
 
 
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
-def test_a_release_that_is_kept_but_not_searched_is_released_from_memory(settings):
+def test_a_retained_release_without_searches_is_released_from_memory(settings):
     first, second, third, fourth = (release_night(settings, seed=seed) for seed in (1, 2, 3, 4))
     pin(settings, first.release)
     prune(with_milvus(settings, keep=4, grace_minutes=60))

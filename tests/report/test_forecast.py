@@ -24,47 +24,47 @@ def settings(tiny_model: Path, collection: Callable[..., Path], tmp_path: Path) 
     )
 
 
-def of(settings: Settings, verdict: Action, **changes: int) -> Forecast:
+def forecast_of(settings: Settings, verdict: Action, **changes: int) -> Forecast:
     drift = Drift(verdict=verdict, cause="for the test", passages=Changes(**changes))
     return forecast(settings, ingest(settings)[1], drift)
 
 
-def test_a_night_with_nothing_to_do_costs_nothing(settings: Settings) -> None:
-    assert of(settings, Action.SKIP) == ([], 0)
-    assert of(settings, Action.SUSPECT) == ([], 0)
+def test_a_skipped_night_is_forecast_to_cost_nothing(settings: Settings) -> None:
+    assert forecast_of(settings, Action.SKIP) == ([], 0)
+    assert forecast_of(settings, Action.SUSPECT) == ([], 0)
 
 
-def test_the_first_night_mines_trains_and_embeds_everything(settings: Settings) -> None:
-    plan = of(settings, Action.RETRAIN, new=100)
-    amounts = {one.step: one.amount for one in plan.steps}
+def test_the_first_night_is_forecast_to_mine_train_and_embed_everything(settings: Settings) -> None:
+    plan = forecast_of(settings, Action.RETRAIN, new=100)
+    amounts = {step.step: step.amount for step in plan.steps}
     assert amounts == {
         "mine": "36 queries",
         "embed (compared encoder)": "100 passages",
-        "train": "24 steps of 12 queries",  # 36 pairs, 8 times, 12 at once
+        "train": "24 steps of 12 queries",  # 36 pairs, 8 epochs, batches of 12
         "embed (challenger)": "100 passages",
         "publish": "100 rows",
     }
-    assert all(one.seconds > 0 for one in plan.steps)
+    assert all(step.seconds > 0 for step in plan.steps)
     assert plan.bytes > 3 * 100 * 32 * 4
 
 
-def test_a_refresh_embeds_only_what_changed(settings: Settings) -> None:
-    plan = of(settings, Action.REFRESH, new=3, changed=2)
-    assert [(one.step, one.amount) for one in plan.steps] == [
+def test_a_refresh_is_forecast_to_embed_only_changed_passages(settings: Settings) -> None:
+    plan = forecast_of(settings, Action.REFRESH, new=3, changed=2)
+    assert [(step.step, step.amount) for step in plan.steps] == [
         ("embed (changed passages, serving encoder)", "5 passages"),
         ("publish", "100 rows"),
     ]
 
 
-def test_what_earlier_nights_took_is_what_the_next_will_take(settings: Settings) -> None:
+def test_durations_are_forecast_from_earlier_nights(settings: Settings) -> None:
     snapshot = ingest(settings)[1]
     gather_shards(
         settings.home, base_encoder(settings.home, snapshot, settings.encoder, settings.embedding), snapshot, 1
     )
-    plan = of(settings, Action.REFRESH, new=50)
-    assert plan.steps[0].basis == "100 encoded passages"  # too few were embedded to go by
+    plan = forecast_of(settings, Action.REFRESH, new=50)
+    assert plan.steps[0].basis == "100 encoded passages"  # too few embedded passages for an estimate
     more = settings.model_copy(update={"mining": settings.mining.model_copy(update={"rounds": 2})})
-    assert {one.step: one.amount for one in of(more, Action.RETRAIN, new=7).steps} == {
+    assert {step.step: step.amount for step in forecast_of(more, Action.RETRAIN, new=7).steps} == {
         "mine": "36 queries in 2 rounds",
         "embed (compared encoder)": "7 passages",
         "train": "48 steps of 12 queries",

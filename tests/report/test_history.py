@@ -23,17 +23,17 @@ def night(number: int, outcome: str) -> Night:
     return Night(began=START + timedelta(days=number), reason="test", outcome=outcome)
 
 
-def test_every_night_has_one_row_whatever_became_of_it(tmp_path: Path) -> None:
+def test_every_night_has_a_single_row_with_any_outcome(tmp_path: Path) -> None:
     for number, outcome in enumerate(["Promoted", "Rejected", "Skipped", "Suspect", "Failed"]):
         record(tmp_path, night(number, outcome))
-    record(tmp_path, night(1, "Rejected").having(failure="told again"))
+    record(tmp_path, night(1, "Rejected").having(failure="reported twice"))
     rows = sorted(read_history(tmp_path).to_pylist(), key=lambda row: row["began"])
     assert [row["outcome"] for row in rows] == ["Promoted", "Rejected", "Skipped", "Suspect", "Failed"]
-    assert rows[1]["why"] == "told again"
+    assert rows[1]["why"] == "reported twice"
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == [FILE]
 
 
-def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
+def test_a_row_contains_the_metrics_of_its_night(tmp_path: Path) -> None:
     figures = {
         name: Evaluation(
             digest=name, path=Path(), rows=300, system=name, split="test", metrics={"ndcg@10": value, "mrr@10": 0}
@@ -54,19 +54,19 @@ def test_a_row_has_the_figures_of_its_night(tmp_path: Path) -> None:
     assert (row["began"], row["ended"]) == (START, START + timedelta(hours=1))
 
 
-def test_a_failure_is_told_on_one_line() -> None:
+def test_a_failure_is_printed_on_a_single_line() -> None:
     assert night(0, "Failed").having(failure="one\n  two").why == "one two"
 
 
 def test_a_history_of_an_older_version_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"began": pa.array([START], pa.timestamp("us", "UTC")), "gone": [1]}), tmp_path / FILE)
     record(tmp_path, night(1, "Promoted"))
-    found = read_history(tmp_path)
-    assert found.schema.names == SCHEMA.names
-    assert found["outcome"].to_pylist() == [None, "Promoted"]
+    rows = read_history(tmp_path)
+    assert rows.schema.names == SCHEMA.names
+    assert rows["outcome"].to_pylist() == [None, "Promoted"]
 
 
-def test_no_night_yet_is_an_empty_history(tmp_path: Path) -> None:
+def test_before_the_first_night_the_history_is_empty(tmp_path: Path) -> None:
     assert read_history(tmp_path).num_rows == 0
 
 
@@ -79,27 +79,27 @@ def release(name: str) -> Release:
 
 def pages(home: Path) -> list[str]:
     (home / "reports").mkdir(parents=True)
-    made = []
+    names = []
     for number, outcome in ((0, "Promoted"), (1, "Rejected"), (2, "Promoted")):
         serves = night(number, outcome).having(release=release(f"r{number + 1:04d}-a"))
         record(home, serves)
-        made.append(page_name(serves.began))
-        (home / "reports" / made[-1]).write_text(outcome)
-    return made
+        names.append(page_name(serves.began))
+        (home / "reports" / names[-1]).write_text(outcome)
+    return names
 
 
-def test_the_last_report_is_found_or_the_one_that_is_named(tmp_path: Path) -> None:
-    made = pages(tmp_path)
+def test_the_last_report_or_a_named_report_is_located(tmp_path: Path) -> None:
+    names = pages(tmp_path)
     path, row = find_report(tmp_path)
-    assert (path.name, row["outcome"]) == (made[2], "Promoted")
+    assert (path.name, row["outcome"]) == (names[2], "Promoted")
     assert path.is_absolute()
     path, row = find_report(tmp_path, "2026-03-02")
-    assert find_report(tmp_path, "r0001-")[0].name == made[0]
-    assert (path.name, row["outcome"], row["began"]) == (made[1], "Rejected", "2026-03-02T02:00:00+00:00")
+    assert find_report(tmp_path, "r0001-")[0].name == names[0]
+    assert (path.name, row["outcome"], row["began"]) == (names[1], "Rejected", "2026-03-02T02:00:00+00:00")
 
 
 @pytest.mark.parametrize(("run", "problem"), [("2026-03", "3 reports match"), ("r0009-a", "no report matches")])
-def test_a_report_that_is_not_there_or_not_one_is_refused(run: str, problem: str, tmp_path: Path) -> None:
+def test_a_missing_or_invalid_report_is_refused(run: str, problem: str, tmp_path: Path) -> None:
     pages(tmp_path)
     with pytest.raises(NightshiftError, match=problem):
         find_report(tmp_path, run)
@@ -110,10 +110,10 @@ def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
         find_report(tmp_path)
 
 
-def test_a_damaged_history_is_set_aside_and_begins_again_with_the_nights_that_made_a_release(
+def test_a_damaged_history_is_set_aside_and_rebuilt_from_the_releases(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = pages(tmp_path)
+    names = pages(tmp_path)
     for number, name in ((1, "r0001-a"), (3, "r0003-a")):
         created = (START + timedelta(days=number - 1, hours=1)).isoformat()
         figures = {"metrics": {"ndcg@10": 0.5}, "created": created, "generation": number}
@@ -126,10 +126,10 @@ def test_a_damaged_history_is_set_aside_and_begins_again_with_the_nights_that_ma
         (tmp_path / FILE).write_bytes(content)
         rows = read_history(tmp_path).to_pylist()
         assert [(row["release"], row["outcome"]) for row in rows] == [("r0001-a", "Promoted"), ("r0003-a", "Promoted")]
-        assert [page_name(row["began"]) for row in rows] == [made[0], made[2]]
+        assert [page_name(row["began"]) for row in rows] == [names[0], names[2]]
         assert [row["challenger_ndcg"] for row in rows] == [0.5, 0.5]
         assert "history.parquet: damaged" in caplog.text
         assert len(list(tmp_path.glob(".history.parquet.damaged-*"))) == number + 1
-        assert find_report(tmp_path, "r0001-")[0].name == made[0]
+        assert find_report(tmp_path, "r0001-")[0].name == names[0]
     record(tmp_path, night(4, "Rejected"))
     assert read_history(tmp_path)["outcome"].to_pylist() == ["Promoted", "Promoted", "Rejected"]

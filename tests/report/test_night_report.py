@@ -90,7 +90,7 @@ def release(name: str) -> Release:
 
 
 class Remote(HTMLParser):
-    """Collects everything that a browser would fetch."""
+    """Collect the addresses that a browser would fetch."""
 
     resources: list[str]
     links: list[str]
@@ -110,24 +110,24 @@ def page_of(night: Night, tmp_path: Path) -> str:
     return write_report(tmp_path / "home", night).read_text()
 
 
-def test_the_report_says_the_verdict_and_fetches_nothing(night: Night, tmp_path: Path) -> None:
+def test_the_report_shows_the_gate_decision_and_fetches_nothing(night: Night, tmp_path: Path) -> None:
     page = page_of(night, tmp_path)
     assert "Rejected" in page
     assert page.index("not shown to be no worse") < page.index("against BM25") < page.index("<section>")
     reader = Remote()
     reader.feed(page)
     assert reader.resources == []
-    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative: a home may be moved
+    assert reader.links == ["index.html", "../ingests/i/contracts.html"]  # relative, because a home can move
     assert len(page) < 2_000_000
 
 
-def test_text_of_the_data_is_never_markup(night: Night, tmp_path: Path) -> None:
+def test_text_from_the_data_is_escaped(night: Night, tmp_path: Path) -> None:
     page = page_of(night, tmp_path)
     assert BAD not in page
-    assert page.count("&lt;script&gt;") >= 3  # the reason, a query and a passage
+    assert page.count("&lt;script&gt;") >= 3  # the reason, a query, and a passage
 
 
-def test_queries_that_changed_are_shown_with_the_passages_of_both_systems(night: Night, tmp_path: Path) -> None:
+def test_changed_queries_are_shown_with_the_passages_of_both_systems(night: Night, tmp_path: Path) -> None:
     page = page_of(night, tmp_path)
     worst, best = page.index("Worst losses"), page.index("Best gains")
     assert "-0.369" in page[worst:best]  # 1/log2(3) − 1/log2(2): the answer fell from rank 1 to rank 2
@@ -155,30 +155,30 @@ def test_the_chosen_ranking_is_shown_with_the_weights_that_were_tried(night: Nig
     assert "The serving release ranks: hybrid, 60% dense" in page_of(served, tmp_path)
 
 
-def test_the_same_night_gives_the_same_page(night: Night, tmp_path: Path) -> None:
+def test_equal_nights_give_equal_pages(night: Night, tmp_path: Path) -> None:
     assert page_of(night, tmp_path) == page_of(night, tmp_path)
 
 
-def test_a_night_that_failed_at_once_has_a_page_too(tmp_path: Path) -> None:
+def test_a_night_that_failed_immediately_has_a_page(tmp_path: Path) -> None:
     failed = Night.begin("test").having(outcome="Failed", failure="corpus.jsonl:\n  line 3")
     page = page_of(failed, tmp_path)
     assert "corpus.jsonl:\n  line 3" in page
-    assert "before it read which release serves" in page  # it may well be that one does
+    assert "before it read which release serves" in page  # a release may still serve
     assert "No release serves yet" not in page
     assert "No release serves yet" in page_of(failed.having(serving=None), tmp_path)
 
 
-def test_a_failed_night_names_step_release_refused_rows_and_next_step(night: Night, tmp_path: Path) -> None:
+def test_the_page_of_a_failed_night_names_step_release_refused_rows_and_next_step(night: Night, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    kept = home / "refused" / "i"
-    kept.mkdir(parents=True)
+    refused = home / "refused" / "i"
+    refused.mkdir(parents=True)
     rows = [
         {"table": "passages", "file": "corpus.jsonl", "row": n, "key": "", "rule": "r", "reason": "why", "record": BAD}
         for n in range(1, 26)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), kept / "quarantine.parquet")
-    known = {"serving": release("r0001-a"), "refused": kept, "failed_step": "validate beir data", "log": "the log"}
-    failed = Night.begin("test").having(outcome="Failed", failure="25 rows refused", **known)
+    pq.write_table(pa.Table.from_pylist(rows), refused / "quarantine.parquet")
+    fields = {"serving": release("r0001-a"), "refused": refused, "failed_step": "validate beir data", "log": "the log"}
+    failed = Night.begin("test").having(outcome="Failed", failure="25 rows refused", **fields)
     page = page_of(failed, tmp_path)
     assert "<b>validate beir data</b> failed" in page
     assert "Release <code>r0001-a</code> still serves" in page
@@ -192,7 +192,7 @@ def test_a_failed_night_names_step_release_refused_rows_and_next_step(night: Nig
     assert {"../refused/i/quarantine.parquet", "../refused/i/contracts.html"} <= set(reader.links)
 
 
-def test_a_night_that_failed_after_it_published_does_not_deny_it(night: Night, tmp_path: Path) -> None:
+def test_the_page_of_a_night_that_failed_after_publishing_names_its_release(night: Night, tmp_path: Path) -> None:
     failed = night.having(outcome="Failed", failure="disk full", serving=release("r0001-a"), release=release("r0002-b"))
     page = page_of(failed, tmp_path)
     assert "Release <code>r0002-b</code> serves" in page
@@ -200,7 +200,7 @@ def test_a_night_that_failed_after_it_published_does_not_deny_it(night: Night, t
     assert "was not moved" not in page
 
 
-def test_marks_and_words_follow_the_figures(night: Night, tmp_path: Path) -> None:
+def test_marks_and_labels_match_the_metrics(night: Night, tmp_path: Path) -> None:
     findings = (
         GateCheck(held=False, words="not shown to be no worse", remedy="a gain of 0.02"),
         GateCheck(held=True, words="clearly worse than BM25: -0.90", informs=True),
@@ -218,7 +218,7 @@ def test_marks_and_words_follow_the_figures(night: Night, tmp_path: Path) -> Non
     assert "better than every later step" in page_of(night.having(trained=(behind,)), tmp_path)
 
 
-def test_settings_are_shown_with_what_differs_from_the_release_before(night: Night, tmp_path: Path) -> None:
+def test_the_page_shows_settings_and_their_changes_since_the_previous_release(night: Night, tmp_path: Path) -> None:
     settings = {"milvus": {"token": "root:Milvus"}, "release": {"password": "sesame"}}
     now = resolve(Settings.model_validate({**settings, "gate": {"margin": 0.02}}))
     before = release("r0001-a").model_copy(update={"settings": resolve(Settings.model_validate(settings))})
@@ -231,7 +231,7 @@ def test_settings_are_shown_with_what_differs_from_the_release_before(night: Nig
     assert "made before settings were recorded" in page_of(old, tmp_path)
 
 
-def test_nights_link_to_each_other_to_their_run_and_to_releases(night: Night, tmp_path: Path) -> None:
+def test_a_page_links_to_other_nights_its_run_and_its_releases(night: Night, tmp_path: Path) -> None:
     home = tmp_path / "home"
     first = night.having(outcome="Promoted", release=release("r0001-a"), run_url="http://prefect/runs/flow-run/1")
     second = night.having(began=night.began + timedelta(days=1), serving=release("r0001-a"))
@@ -253,7 +253,7 @@ def test_nights_link_to_each_other_to_their_run_and_to_releases(night: Night, tm
     assert index.index("Rejected") < index.index("Promoted")  # newest first
 
 
-def test_a_night_that_the_probe_ended_says_what_it_saw(night: Night, tmp_path: Path) -> None:
+def test_the_page_of_a_night_stopped_by_the_probe_shows_its_measurements(night: Night, tmp_path: Path) -> None:
     seen = Comparison(against="the serving release", difference=-0.2, low=-0.25, high=-0.15, queries=300)
     finding = GateCheck(held=False, words="clearly worse already on a pool")
     probe = Probe(passages=2, of=3, comparison=seen, finding=finding)
@@ -262,12 +262,12 @@ def test_a_night_that_the_probe_ended_says_what_it_saw(night: Night, tmp_path: P
     assert "the other passages were not embedded" in page
 
 
-def test_no_two_things_on_a_page_have_the_same_id(night: Night, tmp_path: Path) -> None:
+def test_element_ids_on_a_page_are_unique(night: Night, tmp_path: Path) -> None:
     ids = re.findall(r'[ ]id="([^"]*)"', page_of(night, tmp_path))
     assert len(ids) == len(set(ids))
 
 
-def test_the_trend_shows_every_night_from_the_second_on(night: Night, tmp_path: Path) -> None:
+def test_the_trend_appears_from_the_second_night_on(night: Night, tmp_path: Path) -> None:
     record(tmp_path / "home", night)
     assert "The last nights" not in page_of(night, tmp_path)
     for day, outcome in enumerate(("Failed", "Skipped", "Suspect"), start=1):
@@ -279,7 +279,7 @@ def test_the_trend_shows_every_night_from_the_second_on(night: Night, tmp_path: 
     assert drawn >= {"Gain of the challenger", "over BM25"}  # the chart of intervals has a title and labels
 
 
-def test_refused_candidates_are_a_table_in_words(night: Night, tmp_path: Path) -> None:
+def test_the_page_shows_a_table_of_refused_candidates_with_reasons(night: Night, tmp_path: Path) -> None:
     folder = tmp_path / "negatives"
     folder.mkdir()
     (folder / "sample.json").write_text("[]")
@@ -291,7 +291,7 @@ def test_refused_candidates_are_a_table_in_words(night: Night, tmp_path: Path) -
     assert "<td>new rule</td>" in page
 
 
-def test_the_last_line_names_outcome_reason_and_figures(night: Night) -> None:
+def test_the_summary_line_contains_outcome_reason_and_metrics(night: Night) -> None:
     line = outcome_line(night)
     assert line.startswith("Rejected: not shown to be no worse; no release serves yet")
     assert "challenger's nDCG@10 0.8155 (BM25 0.5000, base 0.8155)" in line

@@ -1,4 +1,4 @@
-"""What is noticed before a night works for hours."""
+"""Problems that a night detects before hours of work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.report.preflight import check_side_files
 
 
-def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_model: Path) -> None:
+def test_files_needed_late_in_a_night_are_checked_at_its_start(tmp_path: Path, tiny_model: Path) -> None:
     golden = tmp_path / "golden.jsonl"
-    golden.write_text('\ufeff{"query": "what is said of gold", "passage_id": "p2"}\n', encoding="utf-8")
+    golden.write_text('\ufeff{"query": "what do books write of gold", "passage_id": "p2"}\n', encoding="utf-8")
     check_side_files(golden, EncoderSettings(model=str(tiny_model)), CrossEncoderSettings())
-    golden.write_text("what is said of gold\n")
+    golden.write_text("what do books write of gold\n")
     with pytest.raises(BadInput, match=r"golden\.jsonl, line 1: not JSON"):
         check_side_files(golden, EncoderSettings(), CrossEncoderSettings())
     with pytest.raises(NightshiftError, match=r"no config\.json in it"):
@@ -29,7 +29,7 @@ def test_files_that_a_night_reads_late_are_checked_first(tmp_path: Path, tiny_mo
         check_side_files(None, EncoderSettings(), CrossEncoderSettings(model=str(tmp_path)))
 
 
-def test_few_queries_and_cut_passages_are_warned_of(
+def test_few_queries_and_truncated_passages_cause_warnings(
     tmp_path: Path, collection: Callable[..., Path], tiny_model: Path
 ) -> None:
     source = collection()

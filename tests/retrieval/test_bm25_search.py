@@ -21,7 +21,7 @@ SETTINGS = MiningSettings(heap_mb=256, threads=2, scorer="lucene")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Ten equal passages with unusual ids, and 4,000 passages of random words with many equal scores."""
+    """Index ten equal passages with unusual ids, and 4,000 passages of random words with many equal scores."""
     home = tmp_path_factory.mktemp("bm25")
     random = np.random.default_rng(0)
     passages = dict.fromkeys(UNUSUAL_IDS, "the zebra grazes")
@@ -58,7 +58,7 @@ def hits_by_query(run):
     return by_query
 
 
-def test_ids_and_queries_of_any_form_survive(hits_by_query):
+def test_ids_and_queries_of_any_form_are_searched(hits_by_query):
     for query in ("q tab", "-", "quote\"'"):
         assert [row["passage_id"] for row in hits_by_query[query]][:10] == sorted(UNUSUAL_IDS)
 

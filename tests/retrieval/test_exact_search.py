@@ -34,7 +34,7 @@ def brute_force(queries, vectors, depth):
 
 @pytest.mark.parametrize("shards", [1, 3, 60])
 @pytest.mark.parametrize("depth", [1, 4, 50, 500])
-def test_equals_brute_force_ties_by_lower_row(tmp_path, shards, depth):
+def test_search_equals_brute_force_with_ties_by_lower_row(tmp_path, shards, depth):
     vectors, queries = whole_numbers(50, 1), whole_numbers(8, 2)
     embeddings = write_embeddings(tmp_path / "e", [f"p{row}" for row in range(50)], vectors, shards=shards)
     rows, scores = exact.exact_search(queries, embeddings, depth)
@@ -46,7 +46,7 @@ def test_equals_brute_force_ties_by_lower_row(tmp_path, shards, depth):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_equals_brute_force_when_the_best_come_last_or_first(tmp_path, order):
+def test_search_equals_brute_force_when_the_best_rows_come_last_or_first(tmp_path, order):
     vectors = np.arange(100, dtype=np.float32)[::order, None] // 3 * np.ones(5, np.float32)
     embeddings = write_embeddings(tmp_path / "e", [str(row) for row in range(100)], vectors)
     queries = np.array([[1, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
@@ -78,7 +78,7 @@ def test_vectors_ids_and_pair_scores_keep_the_order_of_the_request(tmp_path):
     )
 
 
-def test_no_query_and_no_row_are_fine(tmp_path):
+def test_empty_queries_and_empty_corpora_give_empty_results(tmp_path):
     embeddings = write_embeddings(tmp_path / "e", ["a", "b"], whole_numbers(2, 6))
     none = np.zeros((0, 5), np.float32)
     assert exact.exact_search(none, embeddings, 3)[0].shape == (0, 2)
@@ -101,7 +101,7 @@ def test_mismatched_inputs_are_refused(tmp_path):
         exact.exact_search(vectors, embeddings.model_copy(update={"shards": 3}), 3)
 
 
-def test_vectors_that_are_not_finite_are_refused(tmp_path):
+def test_non_finite_vectors_are_refused(tmp_path):
     broken = whole_numbers(9, 8)
     broken[4, 2] = np.nan
     embeddings = write_embeddings(tmp_path / "e", list("abcdefghi"), broken)

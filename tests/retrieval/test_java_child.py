@@ -36,7 +36,7 @@ def test_java_starts():
     assert "openjdk" in java_version()
 
 
-def test_a_recent_java_home_is_used_and_an_old_one_is_not(tmp_path, monkeypatch):
+def test_a_recent_java_home_is_used_and_an_old_java_home_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "new", "21.0.4")))
     assert find_java() == tmp_path / "new" / "bin" / "java"
     for unfit in (java_home(tmp_path / "old", "17.0.15"), tmp_path / "missing"):
@@ -45,7 +45,7 @@ def test_a_recent_java_home_is_used_and_an_old_one_is_not(tmp_path, monkeypatch)
         assert tmp_path not in find_java().parents
 
 
-def test_a_java_that_does_not_start_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_java_that_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "broken", "21.0.4")))
     with pytest.raises(NightshiftError, match=r"broken/bin/java does not start: .* fix JAVA_HOME"):
         java_version()

@@ -27,12 +27,12 @@ QUERIES, DEPTH = 7, 7
 
 
 class Killed(BaseException):
-    """Stands for a signal that kills the process."""
+    """A signal that kills the process."""
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A snapshot with many similar passages, its index, its embeddings, and its query vectors."""
+    """Build a snapshot with many similar passages, its index, its embeddings, and its query vectors."""
     home = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     texts = {f"p{row:03d}": " ".join(f"w{word}" for word in random.zipf(1.5, 8) % 50) for row in range(600)}
@@ -58,7 +58,7 @@ def search_of(kind: str, home: Path, world, at_once: int = 3) -> Search:
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("bm25", 3), ("dense", 1), ("dense", 3), ("dense", QUERIES + 2)])
-def test_shards_give_the_same_bytes_as_one_search(tmp_path, world, kind, shards):
+def test_shards_give_the_same_bytes_as_an_unsharded_search(tmp_path, world, kind, shards):
     whole = search_whole(search_of(kind, tmp_path / "whole", world))
     search = search_of(kind, tmp_path / "shards", world)
     assert sum(search_shard(search, rank, shards) for rank in reversed(range(shards))) == QUERIES
@@ -114,8 +114,8 @@ def test_a_killed_search_is_completed_with_another_number_of_shards(tmp_path, wo
 def test_training_queries_are_encoded_once_for_all_shards(tmp_path, world, tiny_model, monkeypatch):
     snapshot, _, embeddings, _ = world
     spec = EncoderSpec.of(EncoderSettings(query_tokens=32), "fp32")
-    made = start_from(tiny_model, spec, tmp_path / "encoder")
-    expected = made.encode_queries(judged(snapshot, "train")["text"].to_pylist())
+    encoder = start_from(tiny_model, spec, tmp_path / "encoder")
+    expected = encoder.encode_queries(judged(snapshot, "train")["text"].to_pylist())
     encoder = Encoder(
         digest="e", path=tmp_path / "encoder", rows=0, fingerprint="f", passage_fingerprint="f", dimension=32,
         base="tiny", steps=0, precision="fp32", fidelity=1,

@@ -52,7 +52,7 @@ def test_a_running_searcher_refuses_once_its_files_are_damaged_and_answers_when_
 
 
 class Held(HashingEncoder):
-    """Waits for `free` before it encodes the query `hold`."""
+    """Wait for `free` before encoding the query `hold`."""
 
     entered, free = threading.Event(), threading.Event()
 

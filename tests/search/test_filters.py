@@ -23,7 +23,7 @@ ODD = [
 
 @pytest.fixture
 def odd_searcher(settings):
-    """One passage per unusual text: as its id, its title, and the end of its text."""
+    """Publish a passage per unusual text, which is its id, its title, and the end of its text."""
     rows = [
         {**row, "passage_id": odd, "title": odd, "text": f"{row['text']} {odd}"}
         for row, odd in zip(texts(len(ODD)), ODD, strict=True)
@@ -75,7 +75,7 @@ def test_contains_matches_literal_text(odd_searcher):
 
 @examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30))
-def test_no_text_is_more_than_one_literal_to_the_parser(value):
+def test_the_parser_reads_any_text_as_a_single_literal(value):
     from milvus_lite.search.filter.tokens import TokenKind, tokenize
 
     for rule in ("in", "not_in"):
@@ -98,7 +98,7 @@ def test_a_prefix_is_a_range(prefix, rest, other):
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("where", "message"),
     [
         ({"colour": {"in": ["red"]}}, "colour"),
         ({"title": {"like": "a%"}}, "title.like"),
@@ -112,6 +112,6 @@ def test_a_prefix_is_a_range(prefix, rest, other):
         ("row >= 0", "filters"),
     ],
 )
-def test_anything_else_is_refused_with_its_name(given, named):
-    with pytest.raises(NightshiftError, match=named):
-        Filters.read(given)
+def test_anything_else_is_refused_with_its_name(where, message):
+    with pytest.raises(NightshiftError, match=message):
+        Filters.read(where)

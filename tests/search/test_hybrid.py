@@ -47,12 +47,12 @@ def ids(answers):
 
 @everywhere
 def test_every_mode_answers_as_the_evaluation_ranks(settings):
-    release, asked, rows = release_night(settings, weight=WEIGHT), [*queries(150), *UNINDEXED], texts()
+    release, sent, rows = release_night(settings, weight=WEIGHT), [*queries(150), *UNINDEXED], texts()
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert searcher.ranking == release.ranking
         for mode, weight in WEIGHTS.items():
-            ranked = evaluated(settings.home, release, asked, weight=weight)
-            answers = searcher.search(asked, 10, mode=mode)
+            ranked = evaluated(settings.home, release, sent, weight=weight)
+            answers = searcher.search(sent, 10, mode=mode)
             assert ids(answers) == [[passage for passage, _ in hits[:10]] for hits in ranked]
             for answer, hits in zip(answers, ranked, strict=True):
                 scores = [score for _, score in hits[:10]]
@@ -62,8 +62,8 @@ def test_every_mode_answers_as_the_evaluation_ranks(settings):
                 assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
                 assert all(hit.text == rows[int(hit.passage_id[1:])]["text"] for hit in answer.hits)
             if mode is Mode.HYBRID:
-                assert searcher.search(asked, 10) == answers
-                assert [ids(searcher.search(query, 10))[0] for query in asked[:40]] == ids(answers[:40])
+                assert searcher.search(sent, 10) == answers
+                assert [ids(searcher.search(query, 10))[0] for query in sent[:40]] == ids(answers[:40])
         assert ids(searcher.search(UNINDEXED, 10, mode=Mode.LEXICAL)) == [[], [], []]
 
 
@@ -71,10 +71,10 @@ def test_every_mode_answers_as_the_evaluation_ranks(settings):
 def test_vectors_of_any_length_rank_as_the_evaluation_ranks_them(settings):
     release = release_night(settings, weight=0.3, unit=False)
     assert release.ranking.longest > 5
-    asked = queries(100)
+    sent = queries(100)
     with Searcher.open(settings, HashingEncoder) as searcher:
-        ranked = evaluated(settings.home, release, asked)
-        assert ids(searcher.search(asked, 10)) == [[passage for passage, _ in hits[:10]] for hits in ranked]
+        ranked = evaluated(settings.home, release, sent)
+        assert ids(searcher.search(sent, 10)) == [[passage for passage, _ in hits[:10]] for hits in ranked]
 
 
 @everywhere
@@ -126,9 +126,9 @@ def wild(tmp_path_factory):
 def test_filters_apply_to_passages_of_both_retrievers(wild, where, matches):
     searcher, rows, scorer, encoder, vectors = wild
     kept = np.array([matches(row) for row in rows])
-    asked = [*queries(30, 400), "n7 copper pxr"]
+    sent = [*queries(30, 400), "n7 copper pxr"]
     for k in (1, 10, 400):
-        for query, answer in zip(asked, searcher.search(asked, k, where=where), strict=True):
+        for query, answer in zip(sent, searcher.search(sent, k, where=where), strict=True):
             vector = encoder.encode_queries([query])[0]
             lexical = scorer.scores(scorer.weights(query), np.arange(len(rows)))
             dense = np.where(kept, vectors @ vector, -np.inf).astype(np.float32)
@@ -150,7 +150,7 @@ def test_filters_apply_to_passages_of_both_retrievers(wild, where, matches):
             assert [int(hit.passage_id[1:]) for hit in answer.hits] == best.tolist()
             assert [hit.score for hit in answer.hits] == pytest.approx(sorted(fused, reverse=True)[:k], abs=1e-5)
     for mode in (Mode.DENSE, Mode.LEXICAL):
-        for answer in searcher.search(asked, 50, where=where, mode=mode):
+        for answer in searcher.search(sent, 50, where=where, mode=mode):
             assert all(kept[int(hit.passage_id[1:])] for hit in answer.hits)
     (lexical_only,) = searcher.search("pxr", 1000, where=where, mode=Mode.LEXICAL)
     assert {int(hit.passage_id[1:]) for hit in lexical_only.hits} == set(np.flatnonzero(kept).tolist())
@@ -159,19 +159,19 @@ def test_filters_apply_to_passages_of_both_retrievers(wild, where, matches):
 def test_any_number_of_passages_is_a_prefix_of_more(tmp_path):
     settings = small(tmp_path / "var")
     release = release_night(settings, weight=WEIGHT, snapshot=snapshot_of(settings.home, texts(1500)))
-    asked = [*queries(6, 1500), *UNINDEXED]
+    sent = [*queries(6, 1500), *UNINDEXED]
     with Searcher.open(settings, HashingEncoder) as searcher:
         for mode in Mode:
             for answer, deepest in zip(
-                searcher.search(asked, 100, mode=mode), searcher.search(asked, 1000, mode=mode), strict=True
+                searcher.search(sent, 100, mode=mode), searcher.search(sent, 1000, mode=mode), strict=True
             ):
                 assert len(deepest.hits) == 1000 or mode is Mode.LEXICAL
                 scores = [hit.score for hit in deepest.hits]
                 assert scores == sorted(scores, reverse=True)
                 for k in (1, 2, 99):
                     assert ids(searcher.search(answer.query, k, mode=mode)) == [ids([answer])[0][:k]]
-        ranked = evaluated(settings.home, release, asked)
-        answers = searcher.search(asked, 100)
+        ranked = evaluated(settings.home, release, sent)
+        answers = searcher.search(sent, 100)
         assert ids(answers) == [[passage for passage, _ in hits] for hits in ranked]
 
 
@@ -254,20 +254,20 @@ def test_a_release_without_a_lexical_index_answers_dense_and_refuses_other_modes
 
 @pytest.mark.parametrize(("weight", "mode"), [(1.0, Mode.DENSE), (0.0, Mode.LEXICAL)])
 def test_a_release_of_one_retriever_still_answers_in_every_mode(settings, weight, mode):
-    release, asked = release_night(settings, weight=weight), queries(30)
+    release, sent = release_night(settings, weight=weight), queries(30)
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert searcher.ranking.mode is mode
-        assert searcher.search(asked) == searcher.search(asked, mode=mode)
+        assert searcher.search(sent) == searcher.search(sent, mode=mode)
         for other, other_weight in {**WEIGHTS, Mode.HYBRID: 0.5}.items():
-            ranked = evaluated(settings.home, release, asked, weight=other_weight)
-            assert ids(searcher.search(asked, mode=other)) == [[passage for passage, _ in hits[:10]] for hits in ranked]
+            ranked = evaluated(settings.home, release, sent, weight=other_weight)
+            assert ids(searcher.search(sent, mode=other)) == [[passage for passage, _ in hits[:10]] for hits in ranked]
 
 
-def test_an_approximate_index_changes_only_what_it_misses(settings):
+def test_an_approximate_index_changes_only_missed_passages(settings):
     approximate = with_milvus(settings, index="HNSW", index_params={"M": 8})
-    release, asked = release_night(approximate, weight=WEIGHT), queries(100)
+    release, sent = release_night(approximate, weight=WEIGHT), queries(100)
     with Searcher.open(approximate, HashingEncoder) as searcher:
-        ranked = evaluated(settings.home, release, asked)
-        answers = ids(searcher.search(asked, 10))
+        ranked = evaluated(settings.home, release, sent)
+        answers = ids(searcher.search(sent, 10))
     same = [answer == [passage for passage, _ in hits[:10]] for answer, hits in zip(answers, ranked, strict=True)]
     assert np.mean(same) > 0.9

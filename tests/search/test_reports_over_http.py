@@ -34,9 +34,9 @@ def test_reports_are_served_and_nothing_else_of_home(tmp_path):
     wrong += ["/reports/.html", "/reports//etc/passwd", "/ingests/../reports/index.html", "/reports/nothing.html"]
     with serving(settings) as client:
         for path, text in {**pages, "reports/": "all nights"}.items():
-            given = client.get(f"/{path}")
-            assert (given.status_code, given.text) == (200, text)
-            assert "script" not in given.headers["content-security-policy"]
+            page = client.get(f"/{path}")
+            assert (page.status_code, page.text) == (200, text)
+            assert "script" not in page.headers["content-security-policy"]
         for path in wrong:
             response = client.get(path)
             assert response.status_code == 404 or response.text == "all nights"  # the client resolved the dots itself

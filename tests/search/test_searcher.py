@@ -75,7 +75,7 @@ def test_bad_requests_are_refused_with_the_rule(settings):
         searcher.search("lamp")
 
 
-def test_without_a_release_it_says_what_to_run(settings):
+def test_without_a_release_the_error_names_the_command_to_run(settings):
     with pytest.raises(NightshiftError, match="nightshift run"):
         Searcher.open(settings, HashingEncoder)
 
@@ -119,7 +119,7 @@ def test_a_pointer_to_the_collection_of_another_release_is_corrected_or_refused(
 
 
 @everywhere
-def test_a_text_longer_than_milvus_holds_comes_back_entire(settings):
+def test_a_text_beyond_the_limit_of_milvus_is_returned_in_full(settings):
     long = "é" * 40_000 + " lamp"
     publish_rows(settings, [*texts(100), {"passage_id": "p9999", "title": "", "text": long}])
     with Searcher.open(settings, HashingEncoder) as searcher:
@@ -128,14 +128,14 @@ def test_a_text_longer_than_milvus_holds_comes_back_entire(settings):
 
 
 @everywhere
-def test_ids_of_any_kind_come_back_as_they_are(settings):
+def test_ids_of_any_form_are_returned_unchanged(settings):
     odd = ['a"b', "a'b", "back\\slash", "new\nline", "é漢", "{x} %s", "both\"'\\", " "]
     publish_rows(settings, [{**row, "passage_id": name} for row, name in zip(texts(8), odd, strict=True)])
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert {hit.passage_id for hit in searcher.search("lamp")[0].hits} == set(odd)
 
 
-def test_refresh_changes_only_when_the_pointer_moved(settings):
+def test_refresh_reloads_only_after_the_pointer_moved(settings):
     first = release_night(settings, seed=1)
     with Searcher.open(settings, HashingEncoder) as searcher:
         assert not searcher.refresh()
@@ -146,11 +146,11 @@ def test_refresh_changes_only_when_the_pointer_moved(settings):
         assert len([path for path in (settings.home / "readers").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_query_that_is_no_text_is_refused_in_words(settings_of_one_release):
+def test_a_query_that_is_not_text_is_refused_with_the_reason(settings_of_one_release):
     with Searcher.open(settings_of_one_release, HashingEncoder) as searcher:
         refused = {"\ud83d": r"\\\\ud83d.*half of a character", "a\0b": "NUL", 7: "type int", " ": "empty"}
-        for query, named in refused.items():
-            with pytest.raises(BadUsage, match=named):
+        for query, message in refused.items():
+            with pytest.raises(BadUsage, match=message):
                 searcher.search([query])
         with pytest.raises(BadUsage, match=r"half of a character|valid string"):
             searcher.search("fine", where={"title": {"prefix": "\ud83d"}})

@@ -30,7 +30,7 @@ def serving(settings, loader=HashingEncoder, **service):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with two releases of different encoders; the second serves."""
+    """Build a home with two releases of different encoders; the second serves."""
     settings = small(tmp_path_factory.mktemp("service") / "var")
     return settings, [release_night(settings, seed=seed).release for seed in (1, 2)]
 
@@ -49,7 +49,7 @@ def refused(response, status):
     return body["error"]
 
 
-def test_an_answer_over_http_is_the_searchers_own(world, client):
+def test_an_answer_over_http_equals_the_answer_of_the_searcher(world, client):
     settings, (_, second) = world
     rules = {"title": {"prefix": "entry 1"}}
     with Searcher.open(settings, HashingEncoder) as searcher:
@@ -61,19 +61,19 @@ def test_an_answer_over_http_is_the_searchers_own(world, client):
     assert body["answers"] == [answer.model_dump(mode="json") for answer in several]
 
 
-def test_another_release_answers_when_it_is_named(world, client):
+def test_a_named_release_answers_over_http(world, client):
     _, (first, second) = world
     for name in (first, second, first):
         body = client.post("/search", json={"query": "lamp", "release": name}).json()
         assert {body["release"], *(answer["release"] for answer in body["answers"])} == {name}
-    known = client.get("/release").json()
-    assert known["serving"] == second
+    serving_release = client.get("/release").json()
+    assert serving_release["serving"] == second
     assert "Available" in refused(client.post("/search", json={"query": "lamp", "release": "r9"}), 404)
-    assert [release["release"] for release in known["releases"]] == [second, first]
+    assert [release["release"] for release in serving_release["releases"]] == [second, first]
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
+    ("body", "message"),
     [
         ({}, "either query or queries"),
         ({"query": "a", "queries": ["b"]}, "either query or queries"),
@@ -90,20 +90,20 @@ def test_another_release_answers_when_it_is_named(world, client):
         ([], "body"),
     ],
 )
-def test_a_bad_request_is_refused_with_the_field_and_the_rule(client, body, named):
-    assert named in refused(client.post("/search", json=body), 422)
+def test_a_bad_request_is_refused_with_the_field_and_the_rule(client, body, message):
+    assert message in refused(client.post("/search", json=body), 422)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[" * 100_000, b'{"query": "\\ud800"}', b'{"\\udfff": 1}', b"\xff", b'{"k": NaN}', b"1e999"]
 )
-def test_bytes_that_are_no_request_are_refused_too(client, body):
+def test_malformed_requests_are_refused(client, body):
     response = client.post("/search", content=body, headers={"content-type": "application/json"})
     assert response.status_code in (400, 422)
     refused(response, response.status_code)
 
 
-def test_a_large_body_is_refused_before_it_is_read_whether_or_not_its_size_is_said(client):
+def test_a_large_body_is_refused_before_it_is_read_with_or_without_content_length(client):
     refused(client.post("/search", content=b" " * (BODY_BYTES + 1)), 413)
     refused(client.post("/search", content=(b" " * 65536 for _ in range(17))), 413)
 
@@ -113,18 +113,23 @@ def test_unknown_paths_and_methods_are_refused_as_json(client):
     refused(client.get("/search"), 405)
 
 
-def test_without_a_token_only_this_machine_is_answered_under_its_own_names(client):
+def test_without_a_token_only_local_requests_with_local_host_names_are_answered(client):
     for host in ("127.0.0.1:8080", "localhost", "[::1]:8080"):
         assert client.get("/healthz", headers={"host": host}).status_code == 200
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""):
         assert "only to this machine" in refused(client.get("/healthz", headers={"host": host}), 403)
 
 
-def test_a_token_is_asked_for_where_there_is_one(world):
+def test_a_configured_token_is_required(world):
     with serving(world[0], token="hidden-word") as client:
         anywhere = {"host": "search.example"}
-        for given in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer hidden-wor"}, {"authorization": "é"}):
-            response = client.post("/search", json={"query": "a"}, headers={**anywhere, **encoded(given)})
+        for headers in (
+            {},
+            {"authorization": "Bearer"},
+            {"authorization": "Bearer hidden-wor"},
+            {"authorization": "é"},
+        ):
+            response = client.post("/search", json={"query": "a"}, headers={**anywhere, **encoded(headers)})
             assert "token" in refused(response, 401)
             assert response.headers["www-authenticate"] == "Bearer"
         assert client.get("/healthz", headers=anywhere).status_code == 200
@@ -137,7 +142,7 @@ def encoded(headers):
     return {name: value.encode() for name, value in headers.items()}
 
 
-def test_an_address_that_others_reach_needs_a_token():
+def test_a_public_address_requires_a_token():
     for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9"):
         check_address(host, ServiceSettings())
     for host in ("0.0.0.0", "::", "192.168.1.5", "search.example", ""):
@@ -146,16 +151,16 @@ def test_an_address_that_others_reach_needs_a_token():
         check_address(host, ServiceSettings(token="hidden-word"))
 
 
-def test_a_port_that_is_taken_is_said_so_and_nothing_is_opened(world):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+def test_a_port_in_use_is_reported_before_the_release_is_opened(world):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
         with pytest.raises(NightshiftError, match="--port"):
-            serve(world[0], "127.0.0.1", taken.getsockname()[1], HashingEncoder)
+            serve(world[0], "127.0.0.1", listener.getsockname()[1], HashingEncoder)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host):
+def test_an_answer_is_sent_without_a_delayed_acknowledgement(host):
     async def nodelay():
         with _bound(host, 0) as listening:
             served = asyncio.get_running_loop().create_future()
@@ -171,7 +176,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "named"),
+    ("arguments", "code", "message"),
     [
         (["--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
         ([], 2, "give a query, or --serve"),
@@ -182,14 +187,14 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_half(host)
         (["lamp", "--release", "r7"], 1, "none yet"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path, arguments, code, named):
-    shown = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
-    assert shown.exit_code == code
-    assert named in shown.output
+def test_the_command_reports_wrong_usage(tmp_path, arguments, code, message):
+    result = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
+    assert result.exit_code == code
+    assert message in result.output
 
 
 class Held(HashingEncoder):
-    """Waits for `free` before it encodes the query `hold`."""
+    """Wait for `free` before encoding the query `hold`."""
 
     entered, free = threading.Semaphore(0), threading.Event()
 
@@ -200,19 +205,19 @@ class Held(HashingEncoder):
         return self.encode_passages(texts)
 
 
-def test_when_every_place_is_taken_one_is_told_to_come_again_and_no_search_is_lost(world):
+def test_a_request_gets_503_when_all_workers_are_busy_and_no_search_is_lost(world):
     Held.free.clear()
     with serving(world[0], Held, concurrency=1) as client:
         statuses = []
 
-        def ask():
+        def send():
             statuses.append(client.post("/search", json={"query": "hold"}).status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=send) for _ in range(8)]
         for thread in threads:
             thread.start()
         assert Held.entered.acquire(timeout=30)
-        while len(statuses) < 3:  # one is running, four are queued, and the other three are refused
+        while len(statuses) < 3:  # one search runs, four wait, and three are refused
             pass
         response = client.post("/search", json={"query": "lamp"})
         assert "try again" in refused(response, 503)
@@ -225,7 +230,7 @@ def test_when_every_place_is_taken_one_is_told_to_come_again_and_no_search_is_lo
         assert client.post("/search", json={"query": "lamp"}).status_code == 200
 
 
-def test_a_search_that_takes_too_long_is_said_so_and_keeps_its_place_until_it_ends(world):
+def test_a_slow_search_gets_a_timeout_answer_and_occupies_its_worker_until_it_ends(world):
     Held.free.clear()
     with serving(world[0], Held, concurrency=1, seconds=0.2) as client:
         statuses = [client.post("/search", json={"query": "hold"}).status_code for _ in range(3)]
@@ -233,7 +238,7 @@ def test_a_search_that_takes_too_long_is_said_so_and_keeps_its_place_until_it_en
         Held.free.set()
 
 
-def test_the_pointer_is_followed_and_every_answer_is_of_one_release(tmp_path):
+def test_the_service_follows_the_pointer_and_no_answer_mixes_releases(tmp_path):
     settings = small(tmp_path / "var", notice_seconds=0.02)
     names = [release_night(settings, seed=seed).release for seed in (1, 2)]
     query = {"queries": ["lamp river n3", "violin n8"], "k": 5}
@@ -241,7 +246,7 @@ def test_the_pointer_is_followed_and_every_answer_is_of_one_release(tmp_path):
         right = {name: client.post("/search", json={**query, "release": name}).json()["answers"] for name in names}
         seen, wrong, done = set(), [], threading.Event()
 
-        def keep_asking():
+        def keep_searching():
             while not done.is_set():
                 response = client.post("/search", json=query)
                 if response.status_code != 200 or response.json()["answers"] != right[response.json()["release"]]:
@@ -249,7 +254,7 @@ def test_the_pointer_is_followed_and_every_answer_is_of_one_release(tmp_path):
                 else:
                     seen.add(response.json()["release"])
 
-        threads = [threading.Thread(target=keep_asking) for _ in range(2)]
+        threads = [threading.Thread(target=keep_searching) for _ in range(2)]
         for thread in threads:
             thread.start()
         for number in range(6):
@@ -263,7 +268,7 @@ def test_the_pointer_is_followed_and_every_answer_is_of_one_release(tmp_path):
     assert seen == set(names)
 
 
-def test_a_share_of_live_queries_goes_to_the_challenger_too(world):
+def test_a_share_of_live_queries_is_also_sent_to_the_challenger(world):
     settings, (first, second) = world
     with serving(settings, shadow_release=first, shadow_share=1.0) as client:
         assert client.post("/search", json={"query": "lamp n3", "k": 4}).json()["release"] == second
@@ -279,7 +284,7 @@ def test_a_share_of_live_queries_goes_to_the_challenger_too(world):
         serving(settings, shadow_release="r9")
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_its_policy_forbids_it(client):
+def test_the_page_loads_nothing_external_and_its_policy_forbids_it(client):
     page, css, script = (client.get(path) for path in ("/", "/search.css", "/search.js"))
     assert page.headers["content-type"].startswith("text/html")
     for response in (page, css, script):

@@ -78,7 +78,7 @@ def search(address, **request):
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_a_service_that_is_told_to_end_answers_what_is_under_way(settings, end):
+def test_a_terminated_service_answers_requests_in_progress(settings, end):
     with running(settings) as (process, address):
         answers = []
         thread = threading.Thread(target=lambda: answers.extend(search(address, query="hold")))
@@ -121,7 +121,7 @@ def shown_by_browser(address, folder):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page")
 def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
         query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
@@ -150,7 +150,7 @@ def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path):
         ("GET", "/release", GenerationMode.POSITIVE),
     ],
 )
-def test_no_request_makes_the_service_fail(settings, method, path, mode):
+def test_no_request_causes_a_server_error(settings, method, path, mode):
     service = Service.open(settings, HashingEncoder)
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service), headers=HERE)
     statuses = set()
@@ -158,7 +158,7 @@ def test_no_request_makes_the_service_fail(settings, method, path, mode):
     @seed(1)
     @examples(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
-    def ask(case):
+    def send(case):
         response = case.call(headers=HERE)
         statuses.add(response.status_code)
         assert response.status_code < 500, response.text
@@ -166,7 +166,7 @@ def test_no_request_makes_the_service_fail(settings, method, path, mode):
             assert sorted(response.json()) == ["error", "next"]
 
     try:
-        ask()
+        send()
     finally:
         service.close()
     if path == "/search":

@@ -27,7 +27,7 @@ QUERIES = ["lamp river n3", "violin harbour n8", "entry 40 copper", "meadow n77"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A home with two releases of different encoders; the second serves."""
+    """Build a home with two releases of different encoders; the second serves."""
     settings = small(tmp_path_factory.mktemp("shadow") / "var")
     return settings, [release_night(settings, seed=seed).release for seed in (1, 2)]
 
@@ -48,13 +48,13 @@ def test_rank_biased_overlap_weighs_the_first_ranks_most():
     assert rank_biased("a", "") == 0
 
 
-def test_a_shift_counts_ranks_and_a_lost_passage_stands_behind_the_last():
+def test_a_shift_counts_ranks_and_a_lost_passage_ranks_after_the_last():
     assert shift("abc", "abc") == 0
     assert shift("abc", "bac") == pytest.approx(float(Fraction(2, 3)))
     assert shift("ab", "ax") == pytest.approx(float(Fraction(0 + 1 + 1, 3)))
 
 
-def test_a_release_beside_itself_agrees_wholly(world):
+def test_a_release_agrees_completely_with_its_own_answers(world):
     settings, (_, second) = world
     result = shadow(settings, second, QUERIES, loader=HashingEncoder)
     assert (result.serving, result.shadow, result.queries) == ((second,), second, 4)
@@ -62,7 +62,7 @@ def test_a_release_beside_itself_agrees_wholly(world):
     assert result.rbo == pytest.approx(1)
 
 
-def test_the_report_is_the_mean_of_its_queries_and_names_those_that_moved_most(world):
+def test_the_report_averages_its_queries_and_names_the_largest_changes(world):
     settings, (first, second) = world
     result = shadow(settings, first, QUERIES, k=5, show=4, loader=HashingEncoder)
     with open_release(settings, first, HashingEncoder) as theirs, Searcher.open(settings, HashingEncoder) as ours:
@@ -78,7 +78,7 @@ def test_the_report_is_the_mean_of_its_queries_and_names_those_that_moved_most(w
     assert served(settings) == second
 
 
-def test_a_named_release_answers_wherever_the_pointer_is(world):
+def test_a_named_release_answers_regardless_of_the_pointer(world):
     settings, (first, second) = world
     with open_release(settings, first[:7], HashingEncoder) as searcher:
         assert not searcher.refresh()
@@ -90,7 +90,7 @@ def test_a_named_release_answers_wherever_the_pointer_is(world):
             find_release(settings, name)
 
 
-def ask_live(settings, release):
+def search_live(settings, release):
     """Shadow `QUERIES` with a release; delete earlier shadow results."""
     shutil.rmtree(settings.home / "shadow", ignore_errors=True)
     with Searcher.open(settings, HashingEncoder) as ours:
@@ -100,9 +100,9 @@ def ask_live(settings, release):
         live.close()
 
 
-def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
+def test_comparisons_of_live_queries_are_written_to_a_private_file(world):
     settings, (first, second) = world
-    ask_live(settings, first)
+    search_live(settings, first)
     with Searcher.open(settings, HashingEncoder) as ours:
         unasked = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 0.0)
         unasked.offer(ours.search("lamp", 5), 5, Filters(), False)
@@ -116,7 +116,7 @@ def test_live_queries_are_compared_in_a_file_that_only_its_owner_reads(world):
         live_summary(settings.home, second)
 
 
-def test_what_was_seen_of_a_release_goes_when_the_release_does_or_after_thirty_days(settings):
+def test_comparisons_are_removed_with_their_release_or_after_thirty_days(settings):
     first, second, third = (release_night(settings, seed=seed).release for seed in (1, 2, 3))
     folder, today = settings.home / "shadow", datetime.now(UTC).date()
     folder.mkdir()
@@ -128,7 +128,7 @@ def test_what_was_seen_of_a_release_goes_when_the_release_does_or_after_thirty_d
     assert {file.stem for file in folder.iterdir()} == {f"{name}-{day}" for name in (second, third) for day in days[:2]}
 
 
-def test_more_live_queries_than_the_challenger_answers_are_left_out_and_not_waited_for(world, monkeypatch):
+def test_live_queries_beyond_the_capacity_of_the_challenger_are_skipped(world, monkeypatch):
     settings, (first, _) = world
     monkeypatch.setattr("tasks.core.search.live.WAITING", 2)
     challenger = open_release(settings, first, HashingEncoder)
@@ -155,14 +155,14 @@ def test_queries_are_read_as_text_or_json_and_sampled_by_seed(tmp_path):
     assert sample_queries([], 0.5, seed=0) == []
 
 
-def test_the_command_says_what_is_wrong(world):
+def test_the_command_reports_wrong_usage(world):
     settings, (first, _) = world
     runner, home = CliRunner(), {"NIGHTSHIFT_HOME": str(settings.home)}
     missing = runner.invoke(app, ["shadow", "r9", "--queries", str(settings.home)], env=home)
     assert missing.exit_code == 1
     assert "one query per line" in missing.output
-    ask_live(settings, first)
+    search_live(settings, first)
     as_json = runner.invoke(app, ["shadow", first, "--live", "--json"], env=home)
     assert json.loads(as_json.stdout)["shadow"] == first
-    shown = runner.invoke(app, ["shadow", first, "--live"], env=home)
-    assert "overlap@5" in shown.stdout
+    result = runner.invoke(app, ["shadow", first, "--live"], env=home)
+    assert "overlap@5" in result.stdout

@@ -81,7 +81,7 @@ def own_answers(settings):
 @pytest.mark.slow
 @everywhere
 @pairs
-def test_a_hundred_swaps_under_load_make_no_error_and_mix_no_answer(settings, pair, capsys):
+def test_a_hundred_swaps_under_load_cause_no_error_and_mix_no_answer(settings, pair, capsys):
     right = {}
     for parts in pair:
         release = release_night(settings, **parts).release

@@ -49,7 +49,7 @@ def test_twenty_swaps_mix_no_answer(settings, pair):
         right[release] = answers(settings)
     assert len(right) == 2
     first, second = right.values()
-    assert all(one.hits != other.hits for one, other in zip(first, second, strict=True))
+    assert all(left.hits != other.hits for left, other in zip(first, second, strict=True))
     wrong, counted, done = [], dict.fromkeys(right, 0), threading.Event()
 
     def keep_searching(searcher):
@@ -91,7 +91,7 @@ def test_two_processes_search_while_a_third_publishes(settings):
     readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 2
-        assert ask(readers) == [first, first]
+        assert search_in_readers(readers) == [first, first]
         building = threading.Event()
         names = []
 
@@ -103,9 +103,9 @@ def test_two_processes_search_while_a_third_publishes(settings):
         publisher.start()
         building.wait()
         while publisher.is_alive():
-            assert set(ask(readers)) <= {first, *names, serving(settings)[0].release}
+            assert set(search_in_readers(readers)) <= {first, *names, serving(settings)[0].release}
         publisher.join()
-        assert ask(readers) == [names[0], names[0]]
+        assert search_in_readers(readers) == [names[0], names[0]]
     finally:
         for reader in readers:
             reader.stdin.close()
@@ -113,7 +113,7 @@ def test_two_processes_search_while_a_third_publishes(settings):
     assert [reader.returncode for reader in readers] == [0, 0]
 
 
-def ask(readers):
+def search_in_readers(readers):
     for reader in readers:
         reader.stdin.write("again\n")
         reader.stdin.flush()

@@ -26,13 +26,13 @@ def test_only_missing_splits_are_held_back() -> None:
     assert carve(TRAIN, {"train", "dev", "test"}, 0.1, seed=0) == {}
 
 
-def test_a_query_keeps_its_split_when_the_data_grow() -> None:
+def test_a_query_keeps_its_split_when_the_collection_grows() -> None:
     before = carve(TRAIN[:500], {"train"}, 0.1, seed=0)
     after = carve(TRAIN, {"train"}, 0.1, seed=0)
     assert all(after.get(query) == before.get(query) for query in TRAIN[:500])
 
 
-def test_another_seed_holds_others_back() -> None:
+def test_another_seed_holds_other_queries_back() -> None:
     assert carve(TRAIN, {"train"}, 0.1, seed=0) != carve(TRAIN, {"train"}, 0.1, seed=1)
 
 

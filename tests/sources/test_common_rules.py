@@ -64,7 +64,7 @@ def test_a_fraction_as_a_score_is_refused_with_the_rule_in_every_format(tmp_path
         ), form  # fmt: skip
 
 
-def test_qrels_may_have_the_columns_of_trec_a_header_in_any_order_or_none(tmp_path: Path) -> None:
+def test_qrels_may_have_trec_columns_a_header_in_any_order_or_no_header(tmp_path: Path) -> None:
     expected = {("q1", "p1", "train", 1), ("q2", "p2", "train", 2)}
     written = [
         "q1 0 p1 1\nq2 0 p2 2\n",
@@ -83,7 +83,7 @@ def test_qrels_may_have_the_columns_of_trec_a_header_in_any_order_or_none(tmp_pa
             assert {qrel for qrel in train if qrel[2] == "train"} == expected, (form, lines)
 
 
-def test_a_header_that_lacks_a_column_names_the_file_and_what_is_expected(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_column_names_the_file_and_the_expected_columns(tmp_path: Path) -> None:
     put_qrels(tmp_path, "query-id\tdocument\tscore\nq1\tp1\t1\n")
     expected = r"qrels/train\.tsv: header is query-id, document, score; expected query-id, corpus-id, score"
     with pytest.raises(BadInput, match=expected):
@@ -110,7 +110,7 @@ def test_qrels_without_a_split_in_their_name_are_the_train_split_and_it_is_logge
         assert "read as the train split, because its name has no split" in caplog.text, form
 
 
-def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: Path) -> None:
+def test_dev_and_validation_in_any_case_are_the_same_split_in_every_format(tmp_path: Path) -> None:
     for name in ("dev", "Dev", "validation", "Valid", "VAL"):
         assert (known_split(name), split_of(f"nq-{name}-00000-of-00001.parquet")) == ("dev", "dev")
     assert (known_split("Train"), known_split("held-out")) == ("train", "held-out")
@@ -118,7 +118,7 @@ def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: 
     (tmp_path / "beir/qrels/dev.tsv").rename(tmp_path / "beir/qrels/Validation.tsv")
     (tmp_path / "beir/qrels/train.tsv").rename(tmp_path / "beir/qrels/TRAIN.tsv")
     msmarco(tmp_path / "msmarco")
-    (tmp_path / "msmarco/qrels.dev.tsv").rename(tmp_path / "msmarco/qrels.valid.tsv")  # judges queries.dev.tsv
+    (tmp_path / "msmarco/qrels.dev.tsv").rename(tmp_path / "msmarco/qrels.valid.tsv")  # qrels of queries.dev.tsv
     tevatron(tmp_path / "tevatron")
     (tmp_path / "tevatron/dev.jsonl").rename(tmp_path / "tevatron/Valid.jsonl")
     dpr(tmp_path / "dpr")
@@ -136,14 +136,14 @@ def test_dev_and_validation_in_any_case_are_one_split_in_every_format(tmp_path: 
         assert {split: splits.count(split) for split in set(splits)} == {"train": 20, "dev": 5, "test": 5}, form
 
 
-def test_files_that_other_programs_leave_are_not_read_at_any_depth_and_named(
+def test_files_of_other_programs_at_any_depth_are_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     beir(tmp_path / "beir")
     FORMS["hub folder"][1](tmp_path / "parquet")
     dpr(tmp_path / "dpr")
     before = {form: values(rows(form, tmp_path / form, tmp_path / f"{form}-a")) for form in ("beir", "parquet", "dpr")}
-    left = {
+    skipped = {
         "beir": ["qrels/._train.tsv", "._corpus.jsonl"],
         "parquet": [
             "corpus/.ipynb_checkpoints/corpus-00000-of-00002-checkpoint.parquet",
@@ -153,7 +153,7 @@ def test_files_that_other_programs_leave_are_not_read_at_any_depth_and_named(
         "dpr": ["dataset_infos.json", "._biencoder-small-train.json", "_SUCCESS.json"],
     }
     whole = (tmp_path / "parquet/corpus/corpus-00000-of-00002.parquet").read_bytes()
-    for form, names in left.items():
+    for form, names in skipped.items():
         for name in names:
             put(tmp_path / form, name, whole if form == "parquet" else b"\x00\x05\x16\x07Mac OS X")
         caplog.clear()
@@ -162,7 +162,7 @@ def test_files_that_other_programs_leave_are_not_read_at_any_depth_and_named(
         assert f"not data: {', '.join(sorted(names))}" in caplog.text
 
 
-def test_joiners_are_letters_of_an_id_and_white_space_and_controls_are_not(collection: Collection) -> None:
+def test_an_id_may_contain_joiners_but_no_white_space_and_control_characters(collection: Collection) -> None:
     good = ["می\u200cخواهم", "क्\u200dष", "soft\u00adhyphen", "\ue000private"]
     bad = ["a b", "a\u2009b", "a\u0085b", "a\x1cb", "a\u2028b"]
     collection.add("corpus.jsonl", *({"_id": name, "text": f"a passage for {n}"} for n, name in enumerate(good + bad)))
@@ -171,7 +171,7 @@ def test_joiners_are_letters_of_an_id_and_white_space_and_controls_are_not(colle
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_id_clean"] * len(bad)
 
 
-def test_a_label_of_0_makes_a_judgment_of_not_relevant_and_never_a_positive(tmp_path: Path) -> None:
+def test_a_label_of_0_is_a_judgment_of_not_relevant(tmp_path: Path) -> None:
     passages = [f"Passage {n} describes a metal in a few words." for n in range(12)]
     records = [{"anchor": f"question {n}", "positive": passages[n], "label": n % 3} for n in range(12)]
     more = [
@@ -179,7 +179,7 @@ def test_a_label_of_0_makes_a_judgment_of_not_relevant_and_never_a_positive(tmp_
         ({"score": 0.4}, "field score: score '0.4' has a fraction"),
         ({"label": None}, "field label: not a number (None)"),
         ({"label": "entailment"}, "field label: score 'entailment' is not a whole number"),
-        ({"label": 0.3, "negative": "A passage that another model scored."}, 1),  # a teacher's score of a triplet
+        ({"label": 0.3, "negative": "A passage that another model scored."}, 1),  # score of a teacher for a triplet
     ]  # fmt: skip
     records += [{"anchor": f"extra {n}", "positive": passages[0], **fields} for n, (fields, _) in enumerate(more)]
     put(tmp_path / "source", "train.jsonl", jsonl(records))
@@ -194,7 +194,7 @@ def test_a_label_of_0_makes_a_judgment_of_not_relevant_and_never_a_positive(tmp_
     assert (ingested.quarantined, snapshot.qrels, snapshot.queries) == (3, 8 + 3, 21)
 
 
-def test_the_fault_of_a_record_lists_the_fields_that_it_has(tmp_path: Path) -> None:
+def test_the_fault_of_a_record_lists_its_fields(tmp_path: Path) -> None:
     beir(tmp_path)
     put(tmp_path, "corpus.jsonl", jsonl([{"docno": "p1", "body": "no known name"}]))
     (row,) = rows("beir", tmp_path, tmp_path)["passages"]

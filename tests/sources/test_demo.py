@@ -93,14 +93,14 @@ def toys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Sixty modules of one function each, no two alike."""
+    """Write sixty modules with one distinct function each."""
     root = tmp_path / "many"
     root.mkdir()
     (root / "__init__.py").write_text("")
     for number in range(60):
-        spelt = " ".join(f"word{number}x{place}" for place in range(30))
+        body = " ".join(f"word{number}x{place}" for place in range(30))
         summary = f"Explains in a sentence matter{number} and case{number}."
-        code = f'def thing{number}():\n    """{summary}\n\n    {spelt}\n    """\n'
+        code = f'def thing{number}():\n    """{summary}\n\n    {body}\n    """\n'
         (root / f"part{number}.py").write_text(code)
     return root
 
@@ -112,7 +112,7 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     return passages
 
 
-def test_definitions_go_by_the_name_under_which_they_are_exported(toys: Path) -> None:
+def test_definitions_are_named_by_their_exported_names(toys: Path) -> None:
     names = public_names(read_modules("toys", toys))
     assert names["toys._private", "hidden_home"] == (0, "toys.make_home")
     assert names["toys.trains", "couple"] == (0, "toys.couple")
@@ -120,7 +120,7 @@ def test_definitions_go_by_the_name_under_which_they_are_exported(toys: Path) ->
     assert ("toys._private", "not_exported") not in names
 
 
-def test_a_pair_is_a_summary_and_the_rest_of_its_definition(toys: Path, tmp_path: Path) -> None:
+def test_a_pair_consists_of_a_summary_and_the_rest_of_its_definition(toys: Path, tmp_path: Path) -> None:
     demo.write(tmp_path / "out", 10, 0, {"toys": toys})
     passages = read(tmp_path / "out")
     assert set(passages) == {"toys.make_home", "toys.Engine", "toys.Engine.whistle", "toys.couple"}
@@ -157,7 +157,7 @@ def test_no_module_is_in_two_splits_and_shares_are_about_70_10_20(many: Path, tm
     assert len(modules["test"]) == pytest.approx(12, abs=7)
 
 
-def test_a_module_is_in_one_split_by_its_name() -> None:
+def test_the_name_of_a_module_decides_its_split() -> None:
     names = [f"module{number}" for number in range(2000)]
     splits = [demo.split_of(name, 0) for name in names]
     assert splits.count("train") / 2000 == pytest.approx(0.7, abs=0.04)
@@ -190,7 +190,7 @@ def test_a_passage_is_cut_at_a_word(many: Path) -> None:
     assert text.endswith("lengthy")
 
 
-def test_what_is_installed_makes_a_demo_with_names_people_know(tmp_path: Path) -> None:
+def test_the_demo_of_this_environment_contains_well_known_names(tmp_path: Path) -> None:
     import networkx
 
     root = Path(networkx.__file__).parent
@@ -201,7 +201,7 @@ def test_what_is_installed_makes_a_demo_with_names_people_know(tmp_path: Path) -
     assert sum(title.count(".") == 1 for title in passages) > 300
 
 
-def test_near_duplicates_are_those_above_the_threshold_exactly() -> None:
+def test_near_duplicates_are_exactly_the_pairs_above_the_threshold() -> None:
     seen = NearDuplicates(0.8, shingle=1)
     for number in range(50):
         seen.add(f"k{number}", f"a b c d e f g h {number}a {number}b")  # 8 of 12 words shared by any two: 8/12 < 0.8

@@ -1,4 +1,4 @@
-"""Training records with passages inside: what is wrong with one goes to quarantine, and costs no other."""
+"""Faulty training records with inline passages are quarantined and affect no other record."""
 
 import json
 from pathlib import Path
@@ -24,20 +24,24 @@ FAULTY = [
 ]
 
 
-def test_each_fault_of_a_record_is_named_and_the_other_records_are_whole(tmp_path: Path) -> None:
+def test_each_faulty_record_is_reported_and_other_records_are_read(tmp_path: Path) -> None:
     tevatron(tmp_path / "source")
     with (tmp_path / "source" / "train.jsonl").open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record, _ in FAULTY)
     data = DataSettings(format="tevatron", path=tmp_path / "source", max_refused=0.5)
     ingested, snapshot = ingest(Settings(home=tmp_path / "home", data=data))
-    assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (30, 30 + 5, 30)  # a query stays without its passage
+    assert (snapshot.rows, snapshot.queries, snapshot.qrels) == (
+        30,
+        30 + 5,
+        30,
+    )  # the query of a faulty passage is kept
     refused = pq.read_table(ingested.path / "quarantine.parquet").to_pylist()
     assert sorted(row["row"] for row in refused) == list(range(21, 21 + len(FAULTY)))
     for row, (_, reason) in zip(sorted(refused, key=lambda row: row["row"]), FAULTY, strict=True):
         assert reason in row["reason"]
 
 
-def test_a_file_that_is_no_array_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_without_an_array_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path, "train.json", json.dumps({"question": "which"}).encode(), "")
     with pytest.raises(BadInput, match=r"train\.json: does not begin with \["):
         rows("dpr", tmp_path, tmp_path / "scratch")

@@ -44,7 +44,7 @@ def pairs_of(path: Path) -> list[tuple[str, str, str, int]]:
     ]
 
 
-def test_two_columns_of_known_names_are_recognized_and_read_from_every_kind_of_file(tmp_path: Path) -> None:
+def test_two_columns_with_known_names_are_recognized_in_every_file_format(tmp_path: Path) -> None:
     put(tmp_path / "jsonl", "train.jsonl", jsonl([{"question": q, "answer": p} for q, p in PAIRS]))
     put(tmp_path / "json", "faq.json", json.dumps([{"query": q, "passage": p} for q, p in PAIRS], indent=1))
     put(tmp_path / "flag", "ft.jsonl", jsonl([{"query": q, "pos": [p], "neg": ["Neither."]} for q, p in PAIRS]))
@@ -60,7 +60,7 @@ def test_two_columns_of_known_names_are_recognized_and_read_from_every_kind_of_f
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
 
 
-def test_a_file_of_any_name_is_the_train_split_unless_another_is(tmp_path: Path) -> None:
+def test_a_file_of_any_name_is_the_train_split_unless_another_file_is(tmp_path: Path) -> None:
     records = [[{"anchor": q, "positive": p}] for q, p in PAIRS]
     put(tmp_path / "any", "my_pairs.jsonl", jsonl(records[0]))
     put(tmp_path / "any", "dev.jsonl", jsonl(records[1]))
@@ -71,7 +71,7 @@ def test_a_file_of_any_name_is_the_train_split_unless_another_is(tmp_path: Path)
         assert {row["split"] for row in rows_read["qrels"]} == splits
 
 
-def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tmp_path: Path) -> None:
+def test_init_and_the_night_read_any_two_configured_columns(tmp_path: Path) -> None:
     put_csv(tmp_path / "source", "tickets.csv", ("Subject line", "Resolution"))
     result = CliRunner().invoke(app, ["init", str(tmp_path / "source"), "--to", str(tmp_path / "night.toml")])
     assert result.exit_code == 1
@@ -88,7 +88,7 @@ def test_init_reads_any_two_columns_that_are_named_and_a_night_reads_the_same(tm
         DataSettings(format="beir", path=tmp_path, query_column="Subject line")
 
 
-def test_other_columns_are_another_source(tmp_path: Path) -> None:
+def test_other_columns_make_another_source(tmp_path: Path) -> None:
     put(tmp_path, "faq.jsonl", jsonl([{"question": "q", "answer": "short", "context": "long"}]))
     with pytest.raises(BadInput, match=r"several columns that could be the passage: answer, context\. Its columns"):
         summarize_source(str(tmp_path))
@@ -99,13 +99,13 @@ def test_other_columns_are_another_source(tmp_path: Path) -> None:
     assert first != second
 
 
-def test_a_click_log_is_named_as_such(tmp_path: Path) -> None:
+def test_a_click_log_is_reported_as_a_click_log(tmp_path: Path) -> None:
     put(tmp_path, "log.jsonl", jsonl([{"query": "owls", "shown": ["p1", "p2"], "clicked": "p2"}]))
     with pytest.raises(BadInput, match=r"log\.jsonl: looks like a click log \(its fields: query, shown, clicked\)"):
         summarize_source(str(tmp_path))
 
 
-def test_a_row_of_a_csv_file_that_is_damaged_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_damaged_csv_row_affects_no_other_row(tmp_path: Path) -> None:
     lines = [b"question,answer,label", b"one,1st,1", b"two,2nd", b'thr"ee,3rd,0', b'"fo"ur,4th,1', b"f\xffve,5th,1",
              b"", b'"s""ix","6th\n and a half",1']  # fmt: skip
     put(tmp_path / "source", "train.csv", b"\r\n".join(lines))
@@ -121,13 +121,13 @@ def test_a_row_of_a_csv_file_that_is_damaged_costs_itself_alone(tmp_path: Path) 
     assert [row["relevance"] for row in rows_read["qrels"]] == [1, 0, 1]
 
 
-def test_a_quote_that_swallows_lines_of_a_csv_file_stops_the_night_with_the_line(tmp_path: Path) -> None:
+def test_an_unclosed_csv_quote_stops_the_night_and_names_the_line(tmp_path: Path) -> None:
     put(tmp_path / "source", "train.csv", 'question,answer\none,1st\ntwo,"2nd\nthree,3rd\nfour,4th\n')
     with pytest.raises(BadInput, match=r"train\.csv: a quote opens on line 3 and is not closed by line 5"):
         rows("pairs", tmp_path / "source", tmp_path / "scratch")
 
 
-def test_an_empty_file_and_a_wrong_name_of_a_column_are_said(tmp_path: Path) -> None:
+def test_an_empty_file_and_a_wrong_column_name_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "faq.csv", "question,answer\n")
     with pytest.raises(BadInput, match=r"faq\.csv: has no row below its header"):
         summarize_source(str(tmp_path))

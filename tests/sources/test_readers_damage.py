@@ -1,4 +1,4 @@
-"""Files that end too early or were damaged as a whole stop the night by name; huge records cost bounded memory."""
+"""Truncated or damaged files stop the night and are named; huge records use bounded memory."""
 
 import os
 import random
@@ -18,11 +18,11 @@ from tasks.core.ingest.ingest import ingest
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 80
-MOST_MIB = 768  # in addition to the bare program, for any content; see sources/lines.py
+MOST_MIB = 768  # above the bare program, for any content; see sources/lines.py
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_a_compressed_file_that_is_cut_anywhere_stops_the_night(ending: str, tmp_path: Path) -> None:
+def test_a_compressed_file_truncated_anywhere_stops_the_night(ending: str, tmp_path: Path) -> None:
     beir(tmp_path, ending)
     file = tmp_path / f"queries.jsonl{ending}"
     whole = file.read_bytes()
@@ -35,7 +35,7 @@ def test_a_compressed_file_that_is_cut_anywhere_stops_the_night(ending: str, tmp
         rows("beir", tmp_path, tmp_path)
 
 
-def test_nothing_of_a_cut_source_is_published(tmp_path: Path) -> None:
+def test_a_truncated_source_publishes_nothing(tmp_path: Path) -> None:
     beir(tmp_path / "source", ".gz")
     file = tmp_path / "source" / "corpus.jsonl.gz"
     file.write_bytes(file.read_bytes()[:-9])
@@ -57,7 +57,7 @@ def test_two_members_in_one_compressed_file_are_read_to_the_end(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", ["parquet", "hub folder", "saved to disk", "arrow files"])
-def test_a_damaged_columnar_file_is_named_or_its_rows_are_sound(form: str, tmp_path: Path) -> None:
+def test_a_damaged_columnar_file_is_reported_or_its_rows_are_correct(form: str, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path)
     files = sorted(file for file in tmp_path.rglob("*.*") if file.suffix in (".parquet", ".arrow"))
@@ -82,7 +82,7 @@ def test_a_damaged_columnar_file_is_named_or_its_rows_are_sound(form: str, tmp_p
     assert not unnamed
 
 
-def test_an_arrow_stream_cut_between_two_batches_stops_the_night(tmp_path: Path) -> None:
+def test_an_arrow_stream_truncated_between_batches_stops_the_night(tmp_path: Path) -> None:
     FORMS["saved to disk"][1](tmp_path)
     file = tmp_path / "corpus" / "data-00000-of-00001.arrow"
     whole = file.read_bytes()
@@ -92,7 +92,7 @@ def test_an_arrow_stream_cut_between_two_batches_stops_the_night(tmp_path: Path)
             rows("parquet", tmp_path, tmp_path)
 
 
-def test_typed_columns_that_hold_no_text_are_refused_and_bad_values_quarantined(tmp_path: Path) -> None:
+def test_columns_of_non_text_types_are_refused_and_bad_values_are_quarantined(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     FORMS["parquet"][1](tmp_path)
@@ -154,7 +154,7 @@ def large_questions(root: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [huge_line, many_objects, binary_junk, large_questions])
-def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path: Path) -> None:
+def test_huge_records_use_bounded_memory_and_affect_no_other_row(write: Any, tmp_path: Path) -> None:
     kind = "dpr" if write is large_questions else "beir"
     (tmp_path / "source").mkdir()
     write(tmp_path / "source")
@@ -175,13 +175,13 @@ def test_huge_records_cost_bounded_memory_and_no_other_row(write: Any, tmp_path:
     assert int(ran.stdout) / 1024 < MOST_MIB
 
 
-def test_an_element_over_the_limit_stops_by_name(tmp_path: Path) -> None:
+def test_an_element_over_the_limit_stops_the_night_and_is_named(tmp_path: Path) -> None:
     put(tmp_path, "train.json", b'[{"question": "' + b"y" * (17 * 2**20) + b'"}]')
     with pytest.raises(BadInput, match=r"train\.json:1: element 1 .* more than 16777216 characters"):
         rows("dpr", tmp_path, tmp_path / "scratch")
 
 
-def test_a_huge_line_keeps_its_head_and_says_where_the_rest_is(tmp_path: Path) -> None:
+def test_a_huge_line_keeps_its_start_and_the_place_of_the_rest(tmp_path: Path) -> None:
     beir(tmp_path)
     file = tmp_path / "corpus.jsonl"
     offset = file.stat().st_size

@@ -27,13 +27,16 @@ BAD_LINES = [
     rb'{"_id": "x", "text": "half \ud83d a pair"}', rb'{"_id": "\udc00", "text": "t"}', b'{"_id": "x"}',
     b'{"_id": "x", "text": {"nested": "text"}}', b'{"_id": "x", "text": "a\x00b"}', b'{"_id": "x", "text": "a"} {}',
 ]  # fmt: skip
-ODD_LINES = [  # strange, and yet rows
+ODD_LINES = [  # unusual, but valid rows
     (b'{"_id": "x", "text": "a", "meta": NaN, "more": 1e999}', ("x", "", "a")),
     (b'{"_id": "x", "text": "a", "meta": {"n": 1, "n": 2}}', ("x", "", "a")),
     (rb'{"_id": "x", "text": "a", "meta": "\ud800"}', ("x", "", "a")),
     (b'  {"text" : "a","_id":"x" , "title":null}\t ', ("x", "", "a")),
     (rb'{"_id": "x", "text": "\ud83e\udd89\u0000"}', ("x", "", "\U0001f989\x00")),
-    ('{"_id": "x", "text": "a\u2028b\u0085c"}'.encode(), ("x", "", "a\u2028b\u0085c")),  # no line ends in a file
+    (
+        '{"_id": "x", "text": "a\u2028b\u0085c"}'.encode(),
+        ("x", "", "a\u2028b\u0085c"),
+    ),  # no line separators in JSON Lines
 ]
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 GOOD = st.tuples(TEXT, TEXT, TEXT).map(
@@ -49,7 +52,7 @@ LINES = st.lists(st.one_of(GOOD, JUNK, st.sampled_from(ODD_LINES), st.just((b"",
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, end=st.sampled_from([b"\n", b"\r\n"]), bom=st.booleans(), last=st.booleans(),
        ending=st.sampled_from(["", ".gz", ".zst"]))  # fmt: skip
-def test_every_good_line_is_a_row_and_every_bad_one_a_fault_with_its_bytes(
+def test_every_valid_line_is_a_row_and_every_invalid_line_a_fault_with_its_bytes(
     lines: list[tuple[bytes, Any]],
     end: bytes,
     bom: bool,
@@ -96,7 +99,7 @@ SPECIAL = [
 ]
 
 
-def mutated(data: bytes, draw: random.Random) -> bytes:
+def corrupt_bytes(data: bytes, draw: random.Random) -> bytes:
     """Return `data` with one to three corruptions."""
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         a, b = sorted(draw.randrange(len(data) + 1) for _ in range(2))
@@ -123,16 +126,18 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 def corrupt(root: Path, draw: random.Random) -> Path:
     """Corrupt a file of a source, and return its path."""
     file = draw.choice(sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".json"))
-    file.write_bytes(mutated(file.read_bytes(), draw))
+    file.write_bytes(corrupt_bytes(file.read_bytes(), draw))
     return file
 
 
 @pytest.mark.parametrize("write", [beir, msmarco], ids=["beir", "msmarco"])
-def test_lines_that_a_corruption_left_alone_are_rows_as_before(write: Any, tmp_path: Path) -> None:
+def test_lines_outside_a_corruption_are_unchanged_rows(write: Any, tmp_path: Path) -> None:
     kind = write.__name__
     write(tmp_path / "whole")
     before = rows(kind, tmp_path / "whole", tmp_path / "scratch")
-    known = {(table, row["file"], row["record"]): row for table, table_rows in before.items() for row in table_rows}
+    row_of_record = {
+        (table, row["file"], row["record"]): row for table, table_rows in before.items() for row in table_rows
+    }
     stopped = []
     for seed in range(SEEDS * 3):
         root = tmp_path / str(seed)
@@ -149,14 +154,14 @@ def test_lines_that_a_corruption_left_alone_are_rows_as_before(write: Any, tmp_p
         header = name.startswith("qrels/") and lines and lines[0].rstrip(b"\r") == b"query-id\tcorpus-id\tscore"
         assert sum(row["file"] == name for _, row in table_rows) == len(lines) - bool(header), seed
         for table, row in table_rows:
-            if (old := known.get((table, row["file"], row["record"]))) is not None:
+            if (old := row_of_record.get((table, row["file"], row["record"]))) is not None:
                 assert {**row, "row": 0, "line": 0} == {**old, "row": 0, "line": 0}, seed
             assert row["fault"] is None or row["fault_detail"], seed
-    assert all(stopped)  # by a header of other columns, and by nothing else
+    assert all(stopped)  # only by a header with other columns
     assert len(stopped) < SEEDS
 
 
-def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
+def test_records_outside_a_corruption_keep_their_query_passages_and_positives(tmp_path: Path) -> None:
     tevatron(tmp_path / "whole")
     whole = {line for file in (tmp_path / "whole").iterdir() for line in file.read_bytes().split(b"\n") if line}
     for seed in range(SEEDS):
@@ -176,7 +181,7 @@ def test_records_that_a_corruption_left_alone_keep_their_query_passages_and_posi
 
 
 @pytest.mark.parametrize("indent", [4, None])
-def test_a_corruption_within_one_question_of_an_array_costs_that_question_or_stops_by_name(
+def test_a_corruption_within_a_question_of_an_array_affects_only_it_or_stops_the_night(
     indent: int | None, tmp_path: Path
 ) -> None:
     dpr(tmp_path, indent=indent)
@@ -222,7 +227,7 @@ def test_an_array_that_is_cut_off_or_continues_stops_by_name(content: bytes, mes
 
 
 def questions(file: Path) -> set[str]:
-    """Ids of the questions that can be read."""
+    """Return the ids of the readable questions."""
     place = find(file)
     rows_of_records = [
         part for raw in elements(place, place.files()[0]) for part in parts(raw.content, "train", dpr_names)

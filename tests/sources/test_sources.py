@@ -45,7 +45,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_collection_is_one_snapshot_in_whatever_form_it_comes(form: str, tmp_path: Path, expected: str) -> None:
+def test_all_formats_of_a_collection_make_the_same_snapshot(form: str, tmp_path: Path, expected: str) -> None:
     kind, write = FORMS[form]
     write(tmp_path / "source")
     assert snapshot_of(kind, tmp_path / "source", tmp_path / "home") == expected
@@ -74,7 +74,7 @@ def test_sentence_transformers_lines_are_named_by_their_texts(tmp_path: Path) ->
     }
 
 
-def test_a_passage_of_one_id_and_two_texts_stays_two_rows_for_the_contract(tmp_path: Path) -> None:
+def test_a_passage_id_with_two_texts_gives_two_rows_to_the_contract(tmp_path: Path) -> None:
     line = '{"query": "q", "positive_passages": [{"docid": "p", "text": "one"}], "negative_passages": [%s]}\n'
     other = '{"docid": "p", "text": "two"}, {"docid": "p", "text": "one"}'
     put(tmp_path, "train.jsonl", line % other + line % other)
@@ -99,7 +99,7 @@ def test_a_file_name_gives_the_split(name: str, split: str) -> None:
     assert split_of(name) == split
 
 
-def test_ms_marco_query_files_that_nobody_judged_are_left_out_and_named(
+def test_ms_marco_query_files_without_qrels_are_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     msmarco(tmp_path)
@@ -114,7 +114,7 @@ def test_ms_marco_query_files_that_nobody_judged_are_left_out_and_named(
     assert len(rows("msmarco", tmp_path, tmp_path / "scratch")["qrels"]) == 30
 
 
-def test_one_file_is_a_source_of_its_own(tmp_path: Path) -> None:
+def test_a_single_file_is_a_source(tmp_path: Path) -> None:
     dpr(tmp_path)
     tevatron(tmp_path)
     assert len(rows("dpr", tmp_path / "biencoder-small-train.json", tmp_path / "a")["queries"]) == 20
@@ -122,7 +122,7 @@ def test_one_file_is_a_source_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(form: str, tmp_path: Path) -> None:
     kind, _ = FORMS[form]
     with pytest.raises(BadInput, match=r"nowhere: no such folder or file. Set \[data\] path"):
         rows(kind, tmp_path / "nowhere", tmp_path)
@@ -132,12 +132,12 @@ def test_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["s4://bucket/folder", "s3://", "hdfs:bad://x y"])
-def test_an_address_that_nobody_understands_is_refused_with_the_next_step(address: str, tmp_path: Path) -> None:
+def test_an_unsupported_address_is_refused_with_the_next_step(address: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cannot be opened|no such folder"):
         rows("beir", address, tmp_path)
 
 
-def test_the_name_of_a_source_is_its_content_and_not_its_place_or_date(tmp_path: Path) -> None:
+def test_the_digest_of_a_source_depends_on_content_and_not_on_place_or_date(tmp_path: Path) -> None:
     beir(tmp_path / "one")
     beir(tmp_path / "two")
     first, second = (find_source(DataSettings(format="beir", path=tmp_path / name)) for name in ("one", "two"))
@@ -157,7 +157,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"])
-def test_there_is_an_example_of_settings_for_each_form(name: str) -> None:
+def test_every_form_has_example_settings(name: str) -> None:
     data = load_settings(EXAMPLES / f"{name}.toml").data
     assert data.format == name
     assert isinstance(data.path, str) == (name == "parquet")

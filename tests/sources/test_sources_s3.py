@@ -1,4 +1,4 @@
-"""The same sources behind a real S3 protocol, spoken by a server on this machine."""
+"""Sources in a bucket of a local S3 server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tasks.core.sources.source import find_source
 
 
 class Bucket:
-    """A bucket, and the address of a folder in it."""
+    """A bucket of the S3 server."""
 
     def __init__(self, options: str) -> None:
         self.options = options
@@ -33,7 +33,7 @@ def bucket() -> Iterator[Bucket]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_bucket_says_what_the_folder_says(form: str, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_bucket_gives_the_same_rows_as_a_folder(form: str, bucket: Bucket, tmp_path: Path) -> None:
     kind, write = FORMS[form]
     write(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", form.replace(" ", "-").replace(",", ""))
@@ -44,7 +44,7 @@ def test_a_bucket_says_what_the_folder_says(form: str, bucket: Bucket, tmp_path:
     assert remote.identity == local.identity
 
 
-def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_unchanged_bucket_is_read_once_and_a_changed_bucket_is_read_again(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", "nightly")
     settings = Settings(home=tmp_path / "home", data=DataSettings(format="beir", path=address))
@@ -54,13 +54,13 @@ def test_an_unchanged_bucket_is_not_read_again_and_a_changed_one_is(bucket: Buck
     assert ingest(settings)[0].reused
     changed = (tmp_path / "source" / "queries.jsonl").read_bytes().replace(b"passage 7", b"passage 8", 1)
     with bucket.filesystem.open_output_stream("feed/nightly/queries.jsonl") as file:
-        file.write(changed)  # of the same length
+        file.write(changed)  # the same length
     second, _ = ingest(settings)
     assert not second.reused
     assert second.digest != first.digest
 
 
-def test_what_is_secret_in_an_address_is_not_shown(bucket: Bucket, tmp_path: Path) -> None:
+def test_secrets_in_an_address_are_not_shown(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source")
     address = bucket.upload(tmp_path / "source", "secret").replace("s3://", "s3://me:hush-hush@")
     source = find_source(DataSettings(format="beir", path=address))
@@ -71,7 +71,7 @@ def test_what_is_secret_in_an_address_is_not_shown(bucket: Bucket, tmp_path: Pat
     assert "s3://feed/nowhere: no such folder" in str(stop.value)
 
 
-def test_a_damaged_object_stops_the_night_and_is_named(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_object_stops_the_night_and_is_reported(bucket: Bucket, tmp_path: Path) -> None:
     beir(tmp_path / "source", ".gz")
     file = tmp_path / "source" / "queries.jsonl.gz"
     file.write_bytes(file.read_bytes()[:-6])

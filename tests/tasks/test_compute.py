@@ -1,4 +1,4 @@
-"""Where shards go; what needs a real Ray cluster is in tests/flows/test_night_on_ray.py."""
+"""Placement of shards; tests/flows/test_night_on_ray.py tests a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.core.base.settings_file import load_settings
 from tasks.embedding import embed_shard
 
 
-def test_here_shards_are_worked_on_one_after_the_other() -> None:
+def test_local_shards_run_one_after_another() -> None:
     seen = []
 
     def step(settings: Settings, word: str, rank: int, shards: int) -> str:
@@ -43,8 +43,8 @@ def test_ray_needs_a_home_that_is_the_same_on_every_host(monkeypatch: pytest.Mon
     assert load_settings().compute.engine == "ray"
 
 
-def test_a_shard_asks_for_what_the_settings_say_and_for_nothing_else() -> None:
+def test_a_shard_requests_exactly_the_configured_resources() -> None:
     assert request(ComputeSettings()) == {"CPU": 1}
-    asked = request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
-    assert asked == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
-    assert {OPTIONS[name] for name in asked} == {"num_cpus", "num_gpus", "memory"}
+    resources = request(ComputeSettings(cpus=4, gpus=0.5, memory_gb=2))
+    assert resources == {"CPU": 4, "GPU": 0.5, "memory": 2 * 2**30}
+    assert {OPTIONS[name] for name in resources} == {"num_cpus", "num_gpus", "memory"}

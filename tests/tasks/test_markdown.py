@@ -1,4 +1,4 @@
-"""What an artifact shows is the text, whatever characters it holds."""
+"""Markdown artifacts show any text unchanged."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ MARKUP = [
 
 
 def cells(lines: list[str]) -> list[str]:
-    """The texts of a table as a reader sees them; markup inside of one is an error."""
-    shown = []
+    """Return the visible texts of the cells of a table; fail on markup inside a cell."""
+    visible = []
     for token in READER.parse("\n".join(lines)):
         if token.type == "inline":
             assert all(child.type in ("text", "text_special") for child in token.children or ()), token.content
-            shown.append("".join(child.content for child in token.children or ()).replace("\u2060", ""))
-    return shown
+            visible.append("".join(child.content for child in token.children or ()).replace("\u2060", ""))
+    return visible
 
 
 @given(st.lists(st.one_of(st.sampled_from(MARKUP), st.text(max_size=20)), min_size=1, max_size=4))
-def test_text_is_never_markup(texts: list[str]) -> None:
+def test_markup_in_text_is_escaped(texts: list[str]) -> None:
     texts = [f"x{' '.join(text.split())}".replace("\0", "").replace("\u2060", "") for text in texts]
     assert cells(table(("text", "number"), [(text, 0.5) for text in texts])) == [
         "text",
@@ -43,13 +43,13 @@ def test_text_is_never_markup(texts: list[str]) -> None:
     ]
 
 
-def test_an_address_in_a_text_is_no_link() -> None:
+def test_an_address_in_text_is_not_a_link() -> None:
     for text in ("see http://x.test/a", "see www.x.test", "mail someone@x.test"):
-        assert "\u2060" in escape(text)  # what splits it cannot be seen
+        assert "\u2060" in escape(text)  # an invisible character splits the address
         assert READER.renderInline(escape(text)).replace("\u2060", "") == text
 
 
-def test_a_column_is_narrow_and_numbers_have_their_own_form() -> None:
+def test_columns_are_narrow_and_numbers_are_formatted() -> None:
     assert len(shorten("word " * 100)) <= WIDEST + 2
     assert table(("a", "b"), [("x", 1234), ("y", None)])[1:4] == ["| --- | ---: |", "| x | 1,234 |", "| y |  |"]
     assert table(("a",), []) == []

@@ -1,4 +1,4 @@
-"""What Prefect tries again: what may be gone in a minute, and nothing else."""
+"""Prefect retries only temporary failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def publish() -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("error", "again"),
+    ("error", "retried"),
     [
         (Unreachable("Milvus does not answer"), True),
         (TimeoutError(), True),
@@ -28,6 +28,6 @@ def publish() -> None: ...
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_what_did_not_answer_is_tried_again(error: Exception, again: bool) -> None:
+def test_only_unreachable_services_are_retried(error: Exception, retried: bool) -> None:
     run: Any = TaskRun.model_construct()
-    assert transport_fault(publish, run, Failed(data=error)) is again
+    assert transport_fault(publish, run, Failed(data=error)) is retried

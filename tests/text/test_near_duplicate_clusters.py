@@ -51,7 +51,7 @@ def test_clusters_equal_those_of_comparing_all_pairs(threshold: float) -> None:
     assert [actual.index(name) for name in actual] == [groups.index(name) for name in groups]
 
 
-def test_thousands_of_copies_of_a_template_are_one_cluster_though_few_of_them_are_compared() -> None:
+def test_thousands_of_copies_of_a_template_form_a_single_cluster_with_few_comparisons() -> None:
     rng = np.random.default_rng(1)
     template = [f"t{n}" for n in range(80)]
     copies = [" ".join([*template, f"name{n}"]) for n in range(3000)]

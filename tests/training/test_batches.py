@@ -27,7 +27,7 @@ def pairs_of(pairs: list[tuple[int, int]], fresh: int | None = None, **more: obj
     return TrainingPairs(**facts)  # type: ignore[arg-type]
 
 
-def dials(**more: object) -> TrainingSettings:
+def training_settings(**more: object) -> TrainingSettings:
     return TrainingSettings.model_validate({"batch_size": 4, "hard_negatives": 0, **more})
 
 
@@ -38,14 +38,14 @@ def batches(data: TrainingPairs, settings: TrainingSettings, steps: int) -> list
 
 def test_each_epoch_has_every_pair_once_in_another_order() -> None:
     data = pairs_of([(n, n) for n in range(40)])
-    rows = plan(data, dials(), 20)
+    rows = plan(data, training_settings(), 20)
     assert sorted(rows[:10].ravel()) == sorted(rows[10:].ravel()) == list(range(40))
     assert rows[:10].ravel().tolist() != rows[10:].ravel().tolist()
 
 
-def test_a_batch_depends_on_settings_and_step_alone() -> None:
+def test_a_batch_depends_only_on_settings_and_step() -> None:
     data = pairs_of([(n, n) for n in range(40)], negatives={n: np.arange(10) for n in range(40)})
-    settings = dials(hard_negatives=3)
+    settings = training_settings(hard_negatives=3)
     long, short = plan(data, settings, 20), plan(data, settings, 6)
     np.testing.assert_array_equal(long[:6], short)
     again = batch_at(data, long[5], settings, 5)
@@ -58,7 +58,7 @@ def test_related_pairs_are_in_different_batches_if_possible() -> None:
     """Ten queries with four positives each; pairs of queries share a positive, so most pairs are related."""
     pairs = [(query, 4 * query + place) for query in range(10) for place in range(4)]
     known = {query: np.array([4 * query + n for n in range(4)] + [4 * ((query + 1) % 10)]) for query in range(10)}
-    for batch in batches(pairs_of(pairs, known=known), dials(), 8):
+    for batch in batches(pairs_of(pairs, known=known), training_settings(), 8):
         unrelated = ~np.eye(4, dtype=bool)
         assert not batch.known[:, :4][unrelated].any()
         assert len(set(batch.queries.tolist())) == 4
@@ -67,31 +67,31 @@ def test_related_pairs_are_in_different_batches_if_possible() -> None:
 def test_near_duplicates_of_a_positive_are_in_different_batches() -> None:
     cluster = np.arange(12) // 2  # passages 0 and 1 are near duplicates, so are 2 and 3, …
     data = pairs_of([(n, n) for n in range(12)], cluster=cluster, known={n: cluster[n : n + 1] for n in range(12)})
-    for batch in batches(data, dials(), 6):
+    for batch in batches(data, training_settings(), 6):
         assert len(set(cluster[batch.passages].tolist())) == 4
 
 
 def test_unavoidable_related_pairs_are_masked() -> None:
     data = pairs_of([(0, n) for n in range(6)])  # one query only
-    for batch in batches(data, dials(), 3):
+    for batch in batches(data, training_settings(), 3):
         assert len(batch.queries) == 4
         assert batch.known.all()
 
 
-def test_every_pair_is_admitted_eventually() -> None:
+def test_pairs_of_a_frequent_query_are_not_postponed_forever() -> None:
     many = [(0, n) for n in range(30)] + [(n, 30 + n) for n in range(1, 31)]  # half of all pairs have the same query
-    rows = plan(pairs_of(many), dials(), 15)
+    rows = plan(pairs_of(many), training_settings(), 15)
     assert len(set(rows.ravel().tolist())) > 45
 
 
-def test_every_known_positive_is_masked_by_its_cluster_and_pulled_only_when_it_was_judged() -> None:
+def test_near_duplicates_of_a_positive_are_masked_and_only_judged_passages_are_positives() -> None:
     data = pairs_of(
         [(0, 0), (1, 1), (0, 3)],
         negatives={1: np.array([2])},
         cluster=np.array([0, 1, 0, 3]),  # passage 2 is a near duplicate of passage 0
         known={0: np.array([0, 3]), 1: np.array([1])},
     )
-    batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1, more_positives=1), 0)
+    batch = batch_at(data, np.array([0, 1]), training_settings(hard_negatives=1, more_positives=1), 0)
     assert batch.passages.tolist() == [0, 1, 3, 2]
     assert batch.known.tolist() == [[True, False, True, True], [False, True, False, False]]
     assert batch.positive.tolist() == [[True, False, True, False], [False, True, False, False]]
@@ -100,14 +100,14 @@ def test_every_known_positive_is_masked_by_its_cluster_and_pulled_only_when_it_w
 def test_missing_teacher_scores_are_nan() -> None:
     teacher = {0: (np.array([0, 2]), np.array([3.0, 1.0], np.float32))}
     data = pairs_of([(0, 0), (1, 1)], negatives={0: np.array([2])}, cluster=np.arange(3), teacher=teacher)
-    batch = batch_at(data, np.array([0, 1]), dials(hard_negatives=1), 0)
+    batch = batch_at(data, np.array([0, 1]), training_settings(hard_negatives=1), 0)
     assert batch.teacher is not None
     np.testing.assert_array_equal(batch.teacher, [[3, np.nan, 1], [np.nan] * 3])
 
 
 def test_every_batch_has_its_share_of_replayed_pairs() -> None:
     data = pairs_of([(n, n) for n in range(30)], fresh=24)
-    settings = dials(replay=0.25)
+    settings = training_settings(replay=0.25)
     rows = plan(data, settings, 8)
     assert ((rows >= 24).sum(axis=1) == 1).all()
     assert sorted(rows[rows < 24].tolist()) == list(range(24))
@@ -118,9 +118,9 @@ def test_every_batch_has_its_share_of_replayed_pairs() -> None:
 
 def test_steps_depend_on_epochs_and_max_steps() -> None:
     data = pairs_of([(n, n) for n in range(40)])
-    assert steps_in(data, dials()) == 10
-    assert steps_in(data, dials(epochs=0.01)) == 1
-    assert steps_in(data, dials(epochs=2, max_steps=3)) == 3
+    assert steps_in(data, training_settings()) == 10
+    assert steps_in(data, training_settings(epochs=0.01)) == 1
+    assert steps_in(data, training_settings(epochs=2, max_steps=3)) == 3
 
 
 def test_a_token_table_returns_its_inputs() -> None:
@@ -132,5 +132,5 @@ def test_a_token_table_returns_its_inputs() -> None:
 
 @pytest.mark.parametrize("size", [3, 7])
 def test_a_batch_may_be_larger_than_all_pairs(size: int) -> None:
-    rows = plan(pairs_of([(0, 0), (1, 1)]), dials(batch_size=size), 2)
+    rows = plan(pairs_of([(0, 0), (1, 1)]), training_settings(batch_size=size), 2)
     assert rows.shape == (2, size)

@@ -59,7 +59,7 @@ def gradients(tower: nn.Module, sides: list[list[list[int]]], facts: Relations, 
 
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_cached_gradient_is_the_plain_one_in_float64(name: str, dropout: bool) -> None:
+def test_the_cached_gradient_equals_the_plain_gradient_in_float64(name: str, dropout: bool) -> None:
     torch.manual_seed(0)
     tower, sides, facts = Bag().train(dropout), [texts(QUERIES), texts(PASSAGES)], relations(torch.float64)
     plain, cached = (gradients(tower, sides, facts, name, keep) for keep in (True, False))
@@ -68,7 +68,7 @@ def test_the_cached_gradient_is_the_plain_one_in_float64(name: str, dropout: boo
     assert max(float(gradient.abs().max()) for gradient in plain) > 1e-6
 
 
-def test_the_plain_gradient_is_that_of_one_graph_over_all_texts() -> None:
+def test_the_plain_gradient_equals_the_gradient_of_a_single_graph() -> None:
     torch.manual_seed(0)
     tower, sides, facts = Bag().eval(), [texts(QUERIES), texts(PASSAGES)], relations(torch.float64)
     actual = gradients(tower, sides, facts, "infonce", keep=True)
@@ -87,7 +87,9 @@ def encoder(tiny_model: Path, tmp_path: Path) -> DualEncoder:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_cached_gradient_of_a_transformer_is_the_plain_one(encoder: DualEncoder, name: str, dropout: float) -> None:
+def test_the_cached_gradient_of_a_transformer_equals_the_plain_gradient(
+    encoder: DualEncoder, name: str, dropout: float
+) -> None:
     torch.manual_seed(1)
     tower, sides, facts = encoder.passage, [texts(QUERIES), texts(PASSAGES)], relations(torch.float32)
     tower.set_dropout(dropout)
@@ -97,7 +99,7 @@ def test_the_cached_gradient_of_a_transformer_is_the_plain_one(encoder: DualEnco
         assert torch.allclose(expected, actual, rtol=1e-4, atol=1e-6)
 
 
-def test_a_frozen_tower_gets_no_gradient_and_the_other_its_own() -> None:
+def test_with_a_frozen_tower_the_other_tower_gets_its_usual_gradient() -> None:
     torch.manual_seed(0)
     asking, frozen = Bag().eval(), Bag().eval().requires_grad_(False)
     facts, sides = relations(torch.float64), [texts(QUERIES), texts(PASSAGES)]

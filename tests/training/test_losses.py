@@ -46,7 +46,7 @@ def negatives_of(relations: Relations, query: int) -> list[int]:
     return [passage for passage in range(relations.known.shape[1]) if not relations.known[query, passage]]
 
 
-def test_infonce_is_the_formula_in_small_numbers() -> None:
+def test_infonce_matches_its_formula_on_a_small_example() -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     passages = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
     known = torch.tensor([[True, False, False], [False, True, False]])
@@ -58,7 +58,7 @@ def test_infonce_is_the_formula_in_small_numbers() -> None:
 
 
 @pytest.mark.parametrize("directions", [DIRECTIONS[:1], DIRECTIONS[:2], DIRECTIONS[1:3], DIRECTIONS])
-def test_infonce_is_its_formula_in_every_direction(directions: tuple[str, ...]) -> None:
+def test_infonce_matches_its_formula_in_every_direction(directions: tuple[str, ...]) -> None:
     queries, passages, relations = batch()
     related = {(0, 3), (3, 0)}  # the positive of query 0 is a known positive of query 3
     total = 0.0
@@ -79,7 +79,7 @@ def test_infonce_is_its_formula_in_every_direction(directions: tuple[str, ...]) 
     assert loss.item() == pytest.approx(total / 4, abs=1e-12)
 
 
-def test_triplet_is_its_formula() -> None:
+def test_triplet_matches_its_formula() -> None:
     queries, passages, relations = batch()
     terms = []
     for i in range(4):
@@ -90,7 +90,7 @@ def test_triplet_is_its_formula() -> None:
     assert triplet(queries, passages, relations, margin=0.7).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 
-def test_triplet_in_fractions() -> None:
+def test_triplet_on_a_small_example_equals_exact_fractions() -> None:
     queries = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     passages = torch.tensor([[1.0, 0.5], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
     known = torch.tensor([[True, False, False]])
@@ -98,7 +98,7 @@ def test_triplet_in_fractions() -> None:
     assert loss.item() == ((1 / 4 - 1 + 1) + (1 / 4 - 1 + 1)) / 2
 
 
-def test_supcon_over_positives_is_its_formula() -> None:
+def test_supcon_over_positives_matches_its_formula() -> None:
     queries, passages, relations = batch()
     total = 0.0
     for i in range(4):
@@ -109,14 +109,14 @@ def test_supcon_over_positives_is_its_formula() -> None:
     assert supcon(queries, passages, relations, temperature=TAU).item() == pytest.approx(total / 4, abs=1e-12)
 
 
-def test_supcon_with_one_positive_a_query_is_infonce() -> None:
+def test_supcon_with_one_positive_per_query_equals_infonce() -> None:
     queries, passages, relations = batch()
     single = Relations(relations.target, relations.is_target, relations.known)
     loss = supcon(queries, passages, single, temperature=TAU)
     assert loss.item() == pytest.approx(infonce(queries, passages, single, temperature=TAU).item(), abs=1e-12)
 
 
-def test_margin_mse_is_its_formula() -> None:
+def test_margin_mse_matches_its_formula() -> None:
     queries, passages, relations = batch()
     assert relations.teacher is not None
     terms = []
@@ -129,7 +129,7 @@ def test_margin_mse_is_its_formula() -> None:
     assert loss.item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 
-def test_kl_is_its_formula() -> None:
+def test_kl_matches_its_formula() -> None:
     queries, passages, relations = batch()
     assert relations.teacher is not None
     total = 0.0
@@ -153,21 +153,21 @@ def test_distillation_without_teacher_scores_is_zero(loss: Callable[..., Tensor]
     assert queries.grad.abs().sum() == 0
 
 
-def dials(name: str, **more: object) -> TrainingSettings:
+def loss_settings(name: str, **more: object) -> TrainingSettings:
     return TrainingSettings.model_validate({"loss": name, "temperature": TAU, "margin": 0.7, **more})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_is_that_of_the_loss(name: str) -> None:
+def test_the_gradient_equals_the_numerical_gradient(name: str) -> None:
     queries, passages, relations = batch()
-    loss = choose_loss(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(loss_settings(name, directions=DIRECTIONS))
     assert torch.autograd.gradcheck(lambda q, p: loss(q, p, relations), (queries, passages))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_do_not_depend_on_the_order_of_queries_and_passages(name: str) -> None:
     queries, passages, relations = batch()
-    loss = choose_loss(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(loss_settings(name, directions=DIRECTIONS))
     rows, columns = torch.randperm(4), torch.randperm(7)
     assert relations.teacher is not None
     moved = Relations(
@@ -182,7 +182,7 @@ def test_losses_do_not_depend_on_the_order_of_queries_and_passages(name: str) ->
 def test_perfect_vectors_with_a_duplicated_positive_have_zero_loss(name: str) -> None:
     queries = torch.eye(4)[[0, 1, 2, 0]]  # queries 0 and 3 have the same positive text
     known = torch.eye(4)[[0, 1, 2, 0]] @ torch.eye(4)[:, [0, 1, 2, 0]] > 0
-    loss = choose_loss(dials(name, temperature=0.001, directions=DIRECTIONS))
+    loss = choose_loss(loss_settings(name, temperature=0.001, directions=DIRECTIONS))
     assert loss(queries, queries, Relations(torch.arange(4), known, known)).item() == 0
 
 
@@ -198,16 +198,16 @@ def test_a_near_duplicate_of_a_positive_gets_no_gradient(name: str) -> None:
     assert relations.teacher is not None
     known = relations.known.clone()
     known[:, 5] = True  # passage 5 is a near duplicate of a positive of every query, but not judged
-    loss = choose_loss(dials(name, directions=DIRECTIONS))
+    loss = choose_loss(loss_settings(name, directions=DIRECTIONS))
     loss(queries, passages, Relations(relations.target, relations.positive, known, relations.teacher)).backward()
     assert passages.grad is not None
     assert passages.grad[5].abs().sum() == 0
     assert passages.grad[0].abs().sum() > 0
 
 
-def test_nested_dimensions_are_the_mean_of_the_loss_at_each() -> None:
+def test_nested_dimensions_average_the_losses_of_their_prefixes() -> None:
     queries, passages, relations = batch()
-    loss = choose_loss(dials("infonce"))
+    loss = choose_loss(loss_settings("infonce"))
     cut = [torch.nn.functional.normalize(side[:, :2], dim=1) for side in (queries, passages)]
     expected = (loss(queries, passages, relations) + loss(cut[0], cut[1], relations)) / 2
     assert matryoshka(loss, (2,), normalize=True)(queries, passages, relations).item() == pytest.approx(expected.item())

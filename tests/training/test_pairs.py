@@ -93,9 +93,7 @@ def test_a_snapshot_without_a_training_pair_is_refused(encoder: DualEncoder, tmp
         load_pairs(snapshot, negatives_of(tmp_path, []), encoder, TrainingSettings())
 
 
-def test_a_query_is_pushed_away_from_its_own_passage_unless_that_is_left_out(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
+def test_the_passage_of_a_query_is_masked_only_if_it_is_left_out(encoder: DualEncoder, tmp_path: Path) -> None:
     texts = {"a": "a golden violin", "b": "a river", "c": "a castle"}
     queries = {"a": "golden violin", "b": "river"}
     snapshot = snapshot_of(tmp_path, texts, queries, [("a", "b", "train"), ("b", "a", "train")])
@@ -107,7 +105,7 @@ def test_a_query_is_pushed_away_from_its_own_passage_unless_that_is_left_out(
         assert [text(data, encoder, row) for row in data.positives[0].tolist()] == ["a river"]
 
 
-def test_a_training_whose_passages_are_all_copies_has_nothing_to_learn(
+def test_training_pairs_that_share_one_text_are_refused(
     encoder: DualEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     none, settings = negatives_of(tmp_path, []), TrainingSettings()

@@ -30,7 +30,7 @@ def named(base: Path, folder: Path, query_base: Path | None = None, **settings: 
     return fingerprint(folder), passage_fingerprint(folder)
 
 
-def test_the_passage_fingerprint_names_the_passage_side_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_passage_fingerprint_depends_only_on_the_passage_encoder(tiny_model: Path, tmp_path: Path) -> None:
     other = made("bert", tiny_model, tmp_path / "other")
     plain = named(tiny_model, tmp_path / "plain", shared=False)
     same = [
@@ -53,7 +53,7 @@ def test_the_passage_fingerprint_names_the_passage_side_and_nothing_else(tiny_mo
     assert len({pair for pair, _ in (plain, *same, *different)}) == 12
 
 
-def test_two_base_models_give_each_side_its_own_start(tiny_model: Path, tmp_path: Path) -> None:
+def test_each_encoder_starts_from_its_own_base_model(tiny_model: Path, tmp_path: Path) -> None:
     other = made("distilbert", tiny_model, tmp_path / "other")
     named(tiny_model, tmp_path / "two", query_base=other, shared=False)
     named(other, tmp_path / "one")

@@ -47,7 +47,7 @@ def taught_job(settings: Settings, folder: Path) -> Job:
     return Job(folder=folder, start=start, snapshot=snapshot, negatives=mined, settings=settings)
 
 
-def test_two_processes_give_the_losses_and_gradients_of_one_with_one_all_reduce_per_step(
+def test_two_processes_give_the_losses_and_gradients_of_a_single_process_with_one_all_reduce_per_step(
     settings: Settings, tmp_path: Path
 ) -> None:
     job = taught_job(settings, tmp_path)
@@ -65,7 +65,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one_with_one_all_reduce_
             assert torch.allclose(gradients_of_rank[name], value, rtol=1e-4, atol=1e-6), name
 
 
-def test_two_processes_train_the_same_weights_as_one(tiny_model: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_a_single_process(tiny_model: Path, tmp_path: Path) -> None:
     single, double = (
         trained(stories(home), small_settings(home, tiny_model, processes=count, evaluate_every=5))
         for count, home in ((1, tmp_path / "one"), (2, tmp_path / "two"))

@@ -53,7 +53,7 @@ def vectors(encoder: DualEncoder) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_adapters_are_trained_and_what_is_saved_is_an_ordinary_model(
+def test_only_adapters_are_trained_and_the_saved_model_is_an_ordinary_model(
     kind: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     base = made(kind, tiny_model, tmp_path / "base")
@@ -79,7 +79,7 @@ def test_only_adapters_are_trained_and_what_is_saved_is_an_ordinary_model(
     np.testing.assert_allclose(vectors(load_encoder(tmp_path / "saved")), adapted, atol=1e-5)
 
 
-def test_sentence_transformers_reads_what_adapters_trained(tiny_model: Path, tmp_path: Path) -> None:
+def test_sentence_transformers_loads_a_model_trained_with_adapters(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     encoder = started(tiny_model, tmp_path / "encoder", lora_rank=2, shared=False)

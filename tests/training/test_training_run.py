@@ -96,7 +96,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert resumed.fingerprint == straight.fingerprint
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_weights(
     snapshot: Snapshot, settings: Settings, tmp_path: Path
 ) -> None:
     first, same, differs = (
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert first.fingerprint == same.fingerprint != differs.fingerprint
 
 
-def test_a_batch_that_does_not_fit_in_memory_trains_as_one_that_does(snapshot: Snapshot, settings: Settings) -> None:
+def test_a_batch_in_memory_chunks_has_the_loss_of_the_whole_batch(snapshot: Snapshot, settings: Settings) -> None:
     whole = trained(snapshot, settings)
     cached = trained(snapshot, having(settings, settings.home.parent / "cached", memory_tokens=128))
     np.testing.assert_allclose(cached.loss, whole.loss, rtol=1e-4)
@@ -125,7 +125,7 @@ def test_dropout_is_off_by_default_and_not_saved(snapshot: Snapshot, settings: S
     assert configs[0]["hidden_dropout_prob"] == configs[1]["hidden_dropout_prob"] == 0.1
 
 
-def test_separate_encoders_are_trained_apart(snapshot: Snapshot, settings: Settings) -> None:
+def test_separate_encoders_get_different_weights(snapshot: Snapshot, settings: Settings) -> None:
     apart = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"shared": False})})
     encoder = trained(snapshot, apart)
     query, passage = (load_file(encoder.path / side / "model.safetensors") for side in ("query", "passage"))
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_training(snapshot: Snapshot, settings: 
         trained(snapshot, having(plain, learning_rate=1e18, warmup=0.0, max_grad_norm=1e30))
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     assert [rate(step, 10, 0.2) for step in range(10)] == [1 / 2, 1, *(n / 8 for n in range(8, 0, -1))]
 
 

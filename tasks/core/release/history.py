@@ -93,7 +93,7 @@ def move_pointer_to(ledger: Ledger, publisher: Publisher, release: Release, epoc
             why=why,
         )
     )
-    log.info("release %s is live (epoch %d, %s)", release.release, epoch, why)
+    log.info("release %s is live (generation %d, %s)", release.release, epoch, why)
 
 
 def check_loads(release: Release, publisher: Publisher) -> None:

@@ -32,7 +32,7 @@ def test_the_first_night_trains(settings: Settings) -> None:
     assert now(settings, None).verdict is Action.RETRAIN
 
 
-def test_an_unchanged_source_needs_nothing(settings: Settings, serving: Release) -> None:
+def test_an_unchanged_source_is_skipped(settings: Settings, serving: Release) -> None:
     assert now(settings, serving).verdict is Action.SKIP
 
 
@@ -56,13 +56,13 @@ def test_other_training_settings_need_a_retrain(settings: Settings, serving: Rel
     assert now(settings.model_copy(update={"training": training}), serving).verdict is Action.RETRAIN
 
 
-def test_many_words_seen_nowhere_are_suspect_and_never_retrain(settings: Settings, serving: Release) -> None:
+def test_many_unseen_terms_are_suspect_and_never_retrain(settings: Settings, serving: Release) -> None:
     new_queries(settings, [f"whree wsa hte brkoen riverr {n} sene" for n in range(30)])
     append(settings, "qrels/train.tsv", "q0\tp1\t1", "q1\tp2\t1")
     assert now(settings, serving).verdict is Action.SUSPECT
 
 
-def test_too_few_new_queries_are_not_judged(settings: Settings, serving: Release) -> None:
+def test_too_few_new_queries_are_not_measured(settings: Settings, serving: Release) -> None:
     new_queries(settings, ["whree wsa hte riverr"] * 5)
     assert {signal.name for signal in now(settings, serving).signals} == {
         "new_and_changed_passages",
@@ -70,7 +70,7 @@ def test_too_few_new_queries_are_not_judged(settings: Settings, serving: Release
     }
 
 
-def test_queries_like_those_of_before_do_not_fire(settings: Settings, serving: Release) -> None:
+def test_familiar_queries_do_not_fire(settings: Settings, serving: Release) -> None:
     things = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern", "falcon", "harbour"]
     new_queries(settings, [f"where was the {thing} near the {other} seen" for thing in things for other in things[:3]])
     drift = now(settings, serving)

@@ -79,19 +79,19 @@ def column(matrix):
 
 
 @everywhere
-def test_a_whole_collection_passes_every_check(settings):
+def test_an_undamaged_collection_passes_every_check(settings):
     with candidate(settings) as whole:
-        assert verify(whole) == 1  # a FLAT index misses nothing
+        assert verify(whole) == 1  # a FLAT index is exact
 
 
-def test_a_batch_of_passages_without_a_sample_is_passed_over(settings, monkeypatch):
+def test_a_batch_without_sampled_passages_is_skipped(settings, monkeypatch):
     monkeypatch.setattr("tasks.core.release.verify.passages", partial(passages, batch_rows=16))
     with candidate(settings) as whole:
         assert verify(replace(whole, settings=with_milvus(settings, samples=1).milvus)) == 1
 
 
 @everywhere
-def test_a_missing_row_is_counted(settings):
+def test_a_missing_row_is_refused(settings):
     with candidate(settings, lambda rows: without_row(rows, 77)) as broken:
         with pytest.raises(Mismatch, match="199 rows, expected 200"):
             check_count_equal(broken)
@@ -100,17 +100,17 @@ def test_a_missing_row_is_counted(settings):
 
 
 @everywhere
-def test_a_key_that_stands_there_twice_is_noticed(settings):
+def test_a_duplicate_key_is_refused(settings):
     def doubled(rows):
         return with_column(rows, "passage_id", pa.array(["p0005" if i == 6 else f"p{i:04d}" for i in range(200)]))
 
-    # One Milvus counts it twice, another once, so the keys are compared too.
+    # Milvus versions count duplicate keys differently, so the check also compares the keys.
     with candidate(settings, doubled) as broken, pytest.raises(Mismatch):
         verify(broken)
 
 
 @everywhere
-def test_shuffled_ids_are_noticed(settings):
+def test_shuffled_ids_are_refused(settings):
     with candidate(settings, lambda rows: with_column(rows, "passage_id", rows["passage_id"][::-1])) as b:
         check_count_equal(b)
         with pytest.raises(Mismatch, match="not the snapshot's"):
@@ -118,7 +118,7 @@ def test_shuffled_ids_are_noticed(settings):
 
 
 @everywhere
-def test_vectors_of_other_passages_are_noticed(settings):
+def test_vectors_of_other_passages_are_refused(settings):
     with candidate(
         settings, lambda rows: with_column(rows, "vector", column(np.roll(vectors(rows), 1, axis=0)))
     ) as broken:
@@ -127,7 +127,7 @@ def test_vectors_of_other_passages_are_noticed(settings):
             check_passages_find_themselves(broken)
 
 
-def test_vectors_that_are_a_little_off_are_noticed(settings):
+def test_slightly_wrong_vectors_are_refused(settings):
     noise = 0.08 * np.random.default_rng(0).standard_normal((200, DIMENSION))
 
     def changed(rows):
@@ -141,7 +141,7 @@ def test_vectors_that_are_a_little_off_are_noticed(settings):
 
 
 @everywhere
-def test_scaled_vectors_do_not_pass_for_the_encoders(settings):
+def test_scaled_vectors_are_refused(settings):
     def changed(rows):
         return with_column(rows, "vector", column(vectors(rows) * 0.5))
 
@@ -155,14 +155,14 @@ def test_another_encoder_is_refused_by_its_fingerprint(settings):
         check_identity_kept(broken)
 
 
-def test_a_property_that_is_not_the_manifests_is_refused(settings):
+def test_a_property_that_differs_from_the_manifest_is_refused(settings):
     with candidate(settings) as whole:
         other = replace(whole, identity=whole.identity.model_copy(update={"snapshot": "another"}))
         with pytest.raises(Mismatch, match="property snapshot"):
             check_identity_kept(other)
 
 
-def test_an_index_that_finds_too_little_is_refused(settings):
+def test_an_index_with_low_recall_is_refused(settings):
     # The collection stores half of the vectors twice; exact search over the shards also returns the other half.
     def halved(rows):
         return with_column(
@@ -173,7 +173,7 @@ def test_an_index_that_finds_too_little_is_refused(settings):
         check_recall_enough(broken)
 
 
-def test_equal_passages_may_find_each_other(settings):
+def test_equal_passages_may_return_each_other(settings):
     rows = texts(40)
     rows += [{**row, "passage_id": f"twin{i}"} for i, row in enumerate(rows)]
     encoder, snapshot = encoder_of(settings.home), snapshot_of(settings.home, rows)
@@ -235,10 +235,10 @@ def test_broken_shards_never_go_live(settings, harm, reason):
     ("change", "reason"),
     [
         (
-            lambda made: np.where(np.arange(len(made))[:, None] == 150, np.nan, made),
+            lambda vectors_made: np.where(np.arange(len(vectors_made))[:, None] == 150, np.nan, vectors_made),
             "row 150: the vector is not finite",
         ),
-        (lambda made: made[::-1], "does not find itself"),
+        (lambda vectors_made: vectors_made[::-1], "does not find itself"),
     ],
     ids=["NaN", "shuffled vectors"],
 )
@@ -254,7 +254,7 @@ def test_vectors_of_another_encoder_never_go_live(settings):
     before = release_night(settings, seed=1)
     foreign = vectors_of(encoder_of(settings.home, 3), snapshot_of(settings.home, texts()))
     with pytest.raises(Mismatch, match="does not find itself"):
-        release_night(settings, seed=2, embeddings=lying(settings, lambda made: foreign))
+        release_night(settings, seed=2, embeddings=lying(settings, lambda vectors_made: foreign))
     with pytest.raises(Mismatch, match="embed this snapshot with this encoder"):
         release_night(
             settings,
@@ -264,7 +264,7 @@ def test_vectors_of_another_encoder_never_go_live(settings):
     assert served(settings) == before.release
 
 
-def test_an_id_longer_than_milvus_holds_is_named(settings):
+def test_an_id_beyond_the_limit_of_milvus_is_an_error_that_names_it(settings):
     encoder = encoder_of(settings.home)
     snapshot = snapshot_of(settings.home, [*texts(5), {"passage_id": "é" * 32_768, "title": "", "text": "lamp"}])
     with pytest.raises(BadInput, match="row 5 of the snapshot"):
@@ -276,7 +276,7 @@ def test_a_collection_that_is_no_release_is_refused():
         Identity.read("other", {"owner": "someone"})
 
 
-def test_a_damaged_directory_is_an_error_and_not_an_empty_answer(settings):
+def test_a_damaged_collection_folder_is_an_error_and_not_an_empty_answer(settings):
     release = release_night(settings)
     for file in (settings.home / "milvus").rglob("schema.json"):
         file.write_text("{")

@@ -25,7 +25,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_probe_passes_here(settings):
+def test_the_probe_passes_on_this_machine(settings):
     probe(settings.home)
 
 
@@ -46,24 +46,24 @@ def test_published_bytes_are_never_written_by_readers(settings):
     assert {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)} == before
 
 
-def test_readers_remove_their_clones_and_those_of_the_dead(settings):
+def test_readers_remove_their_clones_and_those_of_killed_readers(settings):
     release_night(settings)
     command = [sys.executable, "-c", DIES_READING, as_text(settings), str(Path(__file__).parents[1] / "fixtures")]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == -9
-    left = [path for path in (settings.home / "readers").iterdir() if path.is_dir()]
-    assert len(left) == 1
+    clones = [path for path in (settings.home / "readers").iterdir() if path.is_dir()]
+    assert len(clones) == 1
     with Searcher.open(settings, HashingEncoder) as searcher:
-        assert not left[0].exists()
+        assert not clones[0].exists()
         assert searcher.search("lamp")[0].hits
     assert list((settings.home / "readers").iterdir()) == []
 
 
-def test_a_missing_collection_is_named(settings):
+def test_the_error_names_a_missing_collection(settings):
     with pytest.raises(NightshiftError, match="pruned or removed"):
         EmbeddedMilvus(settings.home).open("nightshift_r0001_00000000")
 
 
-def test_a_manually_damaged_pointer_is_named(settings):
+def test_the_error_names_a_manually_damaged_pointer(settings):
     settings.home.mkdir()
     milvus = EmbeddedMilvus(settings.home)
     assert milvus.serving() is None
@@ -74,7 +74,7 @@ def test_a_manually_damaged_pointer_is_named(settings):
         milvus.serving()
 
 
-def test_a_generation_opens_while_another_reader_has_it(settings):
+def test_a_generation_opens_while_another_reader_uses_it(settings):
     release = release_night(settings)
     milvus = EmbeddedMilvus(settings.home)
     with closing(milvus.open(release.collection)) as first, closing(milvus.open(release.collection)) as second:

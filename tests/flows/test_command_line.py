@@ -1,4 +1,4 @@
-"""What the command does with what goes wrong, in its own process as a person meets it."""
+"""The command line: help, errors, and exit status, in a separate process."""
 
 from __future__ import annotations
 
@@ -47,17 +47,19 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_comes_with_an_example_and_without_loading_anything_heavy(command: list[str]) -> None:
+def test_help_shows_an_example_and_loads_no_heavy_package(command: list[str]) -> None:
     code = "import sys; sys.argv[0] = 'nightshift'; from flows.cli import app; app(standalone_mode=False); " + (
         "print({'torch', 'transformers', 'prefect', 'pymilvus', 'great_expectations', 'pyarrow'} & set(sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0, shown.stderr
-    assert "Example" in shown.stdout or "Start with" in shown.stdout
-    assert shown.stdout.rstrip().endswith("set()")
+    process = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Example" in process.stdout or "Start with" in process.stdout
+    assert process.stdout.rstrip().endswith("set()")
 
 
-def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> None:
+def test_an_error_prints_a_message_and_with_debug_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("not a folder")
     home = str(tmp_path / "home")
     failed = run("releases", NIGHTSHIFT_HOME=home)
@@ -66,7 +68,7 @@ def test_an_error_is_a_message_and_with_debug_a_traceback(tmp_path: Path) -> Non
     assert "Traceback" in run("--debug", "releases", NIGHTSHIFT_HOME=home).stderr
 
 
-def test_a_night_reports_its_start_before_it_imports_what_takes_seconds() -> None:
+def test_a_night_logs_its_start_before_slow_imports() -> None:
     code = (
         "import sys\n"
         "class Refuses:\n"
@@ -77,8 +79,8 @@ def test_a_night_reports_its_start_before_it_imports_what_takes_seconds() -> Non
         "from flows.cli import app; app()"
     )
     for arguments, line in ((["run", "--reason", "a test"], "Starting a night (a test)"), (["drift"], "Comparing")):
-        began = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
-        first, last = began.stderr.splitlines()
+        process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+        first, last = process.stderr.splitlines()
         assert line in first
         assert last.startswith("importing")
 
@@ -95,7 +97,7 @@ def test_the_version_is_printed() -> None:
     assert run("--version").stdout == f"nightshift {version('nightshift')}\n"
 
 
-def test_wrong_usage_exits_two_with_words(tmp_path: Path) -> None:
+def test_wrong_usage_exits_2_with_a_message(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text("[training]\nbatchsize = 3\n")
     home = {"NIGHTSHIFT_HOME": str(tmp_path / "home")}
@@ -107,15 +109,15 @@ def test_wrong_usage_exits_two_with_words(tmp_path: Path) -> None:
         (("search", "x", "--where", '{"titel": {"prefix": "a"}}'), home, "titel: no such field"),
         (("search", "x", "--where", "{"), home, "not JSON"),
     )
-    for arguments, environment, named in cases:
+    for arguments, environment, message in cases:
         done = run(*arguments, **environment)
         assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert named in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "home").exists()
 
 
-# Root may write everywhere, unless it gives up CAP_DAC_OVERRIDE, for good from the next program on.
+# Root can write everywhere until it drops CAP_DAC_OVERRIDE for the programs that it starts.
 WITHOUT_OVERRIDE = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
@@ -123,8 +125,8 @@ os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights by a call of Linux")
-def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop the rights of root")
+def test_a_home_without_permission_is_a_readable_error(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
     for name in (home, home / "below"):
@@ -137,7 +139,7 @@ def test_a_home_without_permission_is_an_error_in_words(tmp_path: Path) -> None:
         assert "Give this user read and write permission" in failed.stderr
 
 
-def test_a_full_disk_is_an_error_in_words() -> None:
+def test_a_full_disk_is_a_readable_error() -> None:
     with pytest.raises(OSError, match="No space") as full:
         Path("/dev/full").write_text("a")
     assert describe(full.value).startswith("no space left on device. Free space on that disk")
@@ -145,22 +147,22 @@ def test_a_full_disk_is_an_error_in_words() -> None:
     assert describe(KeyError("x")) == "KeyError: 'x'"
 
 
-def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_escape_sequences_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("name", box=None)
     table.add_row("\x1b[31mred\x1b[0m")
     console = open_console(force_terminal=True)
     console.print(table)
     console.print(Text("\x1b]0;title\x07", style="bold"), style="dim")
-    shown = capsys.readouterr().out
-    assert "␛[31mred␛[0m" in shown
-    assert "␛]0;title" in shown
-    assert "\x1b[31m" not in shown
-    assert "\x1b[1" in shown  # its own styles are still sent
+    output = capsys.readouterr().out
+    assert "␛[31mred␛[0m" in output
+    assert "␛]0;title" in output
+    assert "\x1b[31m" not in output
+    assert "\x1b[1" in output  # our own styles remain
     print_json({"title": "\x1b[31m\x9b31m\x7f"})
     assert not re.search("[\x1b\x7f-\x9f]", capsys.readouterr().out)
 
 
-def test_no_log_line_of_ours_holds_a_control_character(caplog: pytest.LogCaptureFixture) -> None:
+def test_our_log_lines_contain_no_control_character(caplog: pytest.LogCaptureFixture) -> None:
     before = logging.getLogRecordFactory()
     try:
         show_controls_in_log_lines()

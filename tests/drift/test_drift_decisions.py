@@ -1,4 +1,4 @@
-"""Drift decisions, on figures alone."""
+"""Drift decisions from measurements."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def window_of(low: float = 0.05, *, unseen: float = 0.0, recall: float = 0.8, ju
 def nights(
     *figures: Measurement | None, rules: DriftSettings = RULES, state: State | None = None, first: int = 0
 ) -> tuple[State, list[RetrainDecision]]:
-    """Judge one window per night; return the state and all decisions."""
+    """Decide on a window per night; return the state and all decisions."""
     state, decisions = state or State(reference="r"), []
     for number, measurement in enumerate(figures):
         state, decision = decide(state, measurement, NIGHT + timedelta(days=first + number), rules)
@@ -49,30 +49,30 @@ def nights(
     return state, decisions
 
 
-def test_one_window_is_no_drift_and_two_of_three_are() -> None:
+def test_two_of_three_fired_windows_are_drift_and_a_single_window_is_not() -> None:
     _, decisions = nights(window_of(0.2), window_of(0.05), window_of(0.2))
     assert [decision.trigger for decision in decisions] == [False, False, True]
     assert [decision.held for decision in decisions] == ["first of 2 windows", "first of 2 windows", ""]
 
 
-def test_two_windows_with_two_normal_ones_between_are_no_drift() -> None:
+def test_two_fired_windows_with_two_normal_windows_between_are_no_drift() -> None:
     _, decisions = nights(window_of(0.2), window_of(), window_of(), window_of(0.2))
     assert not any(decision.trigger for decision in decisions)
 
 
-def test_nothing_starts_during_the_cooldown_and_drift_that_stays_starts_again_after_it() -> None:
+def test_lasting_drift_starts_no_retrain_during_the_cooldown_and_starts_another_after_it() -> None:
     _, decisions = nights(*[window_of(0.2)] * 10)
     assert [number for number, decision in enumerate(decisions) if decision.trigger] == [1, 8]
     assert decisions[3].held == "cooldown until 2026-11-09 02:00"
 
 
-def test_a_trigger_is_not_repeated_on_the_windows_that_it_came_from() -> None:
+def test_the_same_windows_trigger_only_once() -> None:
     state, _ = nights(window_of(0.2), window_of(0.2))
     _, decisions = nights(None, state=state, first=30)
     assert decisions == [RetrainDecision()]
 
 
-def test_the_budget_ends_retrains_until_its_days_are_over() -> None:
+def test_a_spent_budget_blocks_retrains_until_its_period_ends() -> None:
     rules = RULES.model_copy(update={"cooldown_days": 0.0, "budget": 2})
     state, decisions = nights(*[window_of(0.2)] * 8, rules=rules)
     assert [number for number, decision in enumerate(decisions) if decision.trigger] == [1, 3]
@@ -87,7 +87,7 @@ def test_with_approval_nothing_starts_automatically() -> None:
     assert decisions[-1].held == "waits for a person's approval"
 
 
-def test_damaged_queries_never_retrain_however_many_windows_they_last() -> None:
+def test_damaged_queries_never_trigger_a_retrain() -> None:
     for low, unseen in ((0.05, 0.06), (0.12, 0.05), (0.6, 0.4), (1.0, 0.9)):
         state, decisions = nights(*[window_of(low, unseen=unseen)] * 20)
         assert not any(decision.trigger or decision.held for decision in decisions)
@@ -95,22 +95,22 @@ def test_damaged_queries_never_retrain_however_many_windows_they_last() -> None:
         assert state.baseline == Baseline()
 
 
-def test_new_words_that_come_with_many_more_low_scores_are_drift_and_not_damage() -> None:
+def test_unseen_terms_with_many_more_low_scores_are_drift_and_not_damage() -> None:
     _, decisions = nights(*[window_of(0.35, unseen=0.06)] * 2)
     assert decisions[-1].trigger
 
 
-def test_a_few_unseen_words_without_low_scores_are_neither() -> None:
+def test_a_few_unseen_terms_without_low_scores_are_neither_drift_nor_damage() -> None:
     assert not looks_damaged(window_of(unseen=0.04), Baseline(), RULES)
     assert nights(*[window_of(unseen=0.04)] * 5)[1] == [RetrainDecision()] * 5
 
 
-def test_windows_that_fired_or_are_suspect_do_not_calibrate() -> None:
+def test_fired_and_suspect_windows_do_not_calibrate_the_threshold() -> None:
     state, _ = nights(window_of(0.04), window_of(0.2), window_of(0.05, unseen=0.2), window_of(0.06))
     assert [window.low for window in state.baseline.windows] == [0.04, 0.06]
 
 
-def test_the_baseline_is_the_first_normal_windows_so_that_slow_drift_is_not_taken_for_normal() -> None:
+def test_the_baseline_stays_at_the_first_normal_windows_under_slow_drift() -> None:
     state, decisions = nights(*[window_of(0.05)] * 25, *[window_of(0.05 + 0.001 * night) for night in range(60)])
     assert len(state.baseline.windows) == 20
     assert any(decision.trigger for decision in decisions)
@@ -129,7 +129,7 @@ def test_another_reference_resets_the_baseline_but_keeps_cooldown_and_budget() -
     ]
 
 
-def test_drift_that_a_retrain_could_not_fix_requests_no_other_retrain() -> None:
+def test_drift_that_survives_a_retrain_requests_no_further_retrain() -> None:
     state, decisions = nights(*[window_of(0.2)] * 2)
     assert decisions[-1].trigger
     state, decisions = nights(*[window_of(0.2)] * 30, state=with_reference(state, "other"), first=3)
@@ -137,7 +137,7 @@ def test_drift_that_a_retrain_could_not_fix_requests_no_other_retrain() -> None:
     assert nights(*[window_of(0.3)] * 2, state=state, first=40)[1][-1].trigger
 
 
-def test_a_promotion_for_another_reason_does_not_take_what_comes_for_normal() -> None:
+def test_a_promotion_for_another_reason_does_not_turn_drift_into_the_baseline() -> None:
     state, _ = nights(*[window_of(0.04)] * 5)
     assert nights(*[window_of(0.2)] * 2, state=with_reference(state, "other"), first=6)[1][-1].trigger
 
@@ -155,12 +155,12 @@ def test_the_threshold_is_three_deviations_above_the_level_of_normal_windows() -
     assert math.isclose(low_threshold(baseline, 1000, 2000, rules), expected, rel_tol=1e-6)
 
 
-def test_the_least_effect_is_required_for_any_number_of_queries() -> None:
+def test_the_minimum_effect_is_required_for_any_number_of_queries() -> None:
     rules = RULES.model_copy(update={"wobble": 0.0, "low_score_effect": 0.03})
     assert math.isclose(low_threshold(Baseline(), 10**9, 10**9, rules), 0.08)
 
 
-def test_a_fall_of_recall_is_confirmed_separately() -> None:
+def test_a_drop_in_recall_is_confirmed_separately() -> None:
     _, decisions = nights(*[window_of(recall=0.6, judged=1000)] * 2)
     assert decisions[-1].trigger
     assert decisions[-1].cause == "drift of queries: Recall@10 fell in 2 of the last 2 windows"

@@ -35,7 +35,7 @@ def base(home: Path, model: Path | str, snapshot: Snapshot) -> Encoder:
 
 
 @pytest.mark.parametrize("words", [THAI, KHMER], ids=["thai", "khmer"])
-def test_texts_of_unknown_tokens_stop_a_training_and_are_warned_of_in_any_night(
+def test_texts_of_unknown_tokens_stop_training_and_cause_a_warning_in_any_night(
     words: list[str], tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = in_script(tmp_path, words)
@@ -48,7 +48,9 @@ def test_texts_of_unknown_tokens_stop_a_training_and_are_warned_of_in_any_night(
     assert "100.0% of the queries' tokens and 100.0% of the passages' are unknown" in caplog.text
 
 
-def test_some_unknown_tokens_are_a_warning(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_moderate_share_of_unknown_tokens_causes_a_warning(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     snapshot = in_script(tmp_path, ["river", "castle", "violin", "engine"], " ตลาดน้ำ")
     check_learnable(base(tmp_path, tiny_model, snapshot), snapshot, will_train=True)
     assert "of the queries' tokens and" in caplog.text
@@ -61,7 +63,7 @@ def test_known_tokens_cause_no_warning(tiny_model: Path, tmp_path: Path, caplog:
     assert caplog.text == ""
 
 
-def test_different_texts_with_the_same_tokens_stop_a_training(tiny_model: Path, tmp_path: Path) -> None:
+def test_different_texts_with_the_same_tokens_stop_training(tiny_model: Path, tmp_path: Path) -> None:
     texts = {f"p{n}": "river " * 30 + f"number {n}" for n in range(20)}  # equal up to the limit of 24 tokens
     queries = {f"q{n}": f"a castle {n}" for n in range(20)}
     snapshot = snapshot_of(tmp_path, texts, queries, [(f"q{n}", f"p{n}", "train") for n in range(20)])
@@ -69,7 +71,7 @@ def test_different_texts_with_the_same_tokens_stop_a_training(tiny_model: Path, 
         check_learnable(base(tmp_path, tiny_model, snapshot), snapshot, will_train=True)
 
 
-def test_an_encoder_that_gives_every_text_the_same_vector_stops_a_training(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_maps_all_texts_to_the_same_vector_stops_training(tiny_model: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     shutil.copytree(tiny_model, flat)
     weights = {name: value * 0 for name, value in load_file(flat / "model.safetensors").items()}
@@ -82,7 +84,7 @@ def test_an_encoder_that_gives_every_text_the_same_vector_stops_a_training(tiny_
         check_learnable(encoder, snapshot, will_train=True)
 
 
-def test_the_share_of_unknown_tokens_counts_no_special_token(tiny_model: Path) -> None:
+def test_the_share_of_unknown_tokens_excludes_special_tokens(tiny_model: Path) -> None:
     tokenized = tokenize_sample(read_tokenizer(tiny_model), ["river castle", "river ตลาด", "ตลาด", ""], 24)
     np.testing.assert_allclose(tokenized.by_text, [0, 0.5, 1, 1])
     assert tokenized.unknown == pytest.approx(2 / 5)

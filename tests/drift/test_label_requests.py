@@ -16,7 +16,7 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
 
 
-def test_drift_with_nothing_new_to_train_on_requests_labels_once_and_labels_start_the_retrain(
+def test_drift_without_new_qrels_requests_labels_once_and_new_labels_start_the_retrain(
     logged: Settings, serving: Release, snapshot: Snapshot
 ) -> None:
     log_queries(logged, *unfamiliar(0))
@@ -39,7 +39,7 @@ def test_drift_with_nothing_new_to_train_on_requests_labels_once_and_labels_star
     with (source / "queries.jsonl").open("a") as queries, (source / "qrels/train.tsv").open("a") as qrels:
         queries.write(json.dumps({"_id": "labeled", "text": second.unfamiliar[0]}) + "\n")
         qrels.write("labeled\tp3\t1\n")
-    settings = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # one pair is too few to retrain for otherwise
+    settings = logged.drift.model_copy(update={"retrain_pairs": 0.5})  # a single new pair suffices for a retrain
     settings = logged.model_copy(update={"drift": settings})
     labeled = check_drift(settings, serving, ingest(logged)[1], 3)
     assert (labeled.verdict, labeled.trigger) == (Action.RETRAIN, True)
@@ -65,7 +65,7 @@ def test_a_check_without_remember_reads_the_log_and_writes_nothing(
     assert drift.fresh == {"snapshot": 0, "log": 30}
 
 
-def test_terms_that_moved_leave_out_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+def test_moved_terms_exclude_stop_words(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
     log_queries(logged, *unfamiliar(5))
     terms = {term.term for term in check_drift(logged, serving, snapshot, 0).terms}
     assert terms & set(THINGS)

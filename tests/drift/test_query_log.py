@@ -34,7 +34,7 @@ def test_each_line_is_read_once(tmp_path: Path) -> None:
     assert read(path, reader.position)[0] == []
 
 
-def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_for_the_next_reading(tmp_path: Path) -> None:
     path = tmp_path / "log"
     write(path, "a")
     with path.open("a") as file:
@@ -67,7 +67,9 @@ def test_bad_lines_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCap
     assert read(path, reader.position)[0] == []
 
 
-def test_no_line_ends_a_reading_and_the_place_moves_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_any_bad_line_is_skipped_and_reading_continues_after_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'\xef\xbb\xbf{"query": "first"}\n{"query": "nice \\ud83d"}\n' + b"[" * 200_000 + b"\n")
     write(path, "second")
@@ -82,25 +84,25 @@ def test_no_line_ends_a_reading_and_the_place_moves_on(tmp_path: Path, caplog: p
     assert "the first is line 6: 1 × no text under query" in caplog.text
 
 
-def test_a_log_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_log(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nowhere"):
         read(tmp_path / "nowhere")
 
 
-def test_a_sample_depends_on_texts_and_seed_alone() -> None:
+def test_a_sample_depends_only_on_texts_and_seed() -> None:
     texts = [f"query {number}" for number in range(1000)]
     shuffled = random.Random(1).sample(texts * 3, 3000)
     samples = []
-    for given, seed in ((texts, 0), (shuffled, 0), (texts, 1)):
+    for queries, seed in ((texts, 0), (shuffled, 0), (texts, 1)):
         sample = Sample(100, seed)
-        sample.add(given)
+        sample.add(queries)
         samples.append(sample.texts)
     assert samples[0] == samples[1]
     assert samples[0] != samples[2]
     assert len(set(samples[0])) == 100
 
 
-def test_a_sample_is_even() -> None:
+def test_a_sample_is_uniform() -> None:
     counts = [0] * 20
     for seed in range(500):
         sample = Sample(5, seed)

@@ -1,4 +1,4 @@
-"""A week of an operated retriever: a real server, a worker and the deployments, as `nightshift up` starts them."""
+"""A week of an operated retriever with real server, worker, and deployments, as `nightshift up` starts them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Environment = dict[str, str]
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("operated")]
 
 WINDOW = 40
-BOUND = 120  # seconds, as infra/docs/operations.md promises
-# What a worker logs about a night that fails, as the test wants it to.
-A_NIGHT_FAILED = ["(Flow|Task) run '", "^Traceback", "Process for flow run .* exited with status code: 1"]
+BOUND = 120  # seconds, promised in infra/docs/operations.md
+# Log lines of a worker about a night that the test makes fail.
+EXPECTED_ERRORS = ["(Flow|Task) run '", "^Traceback", "Process for flow run .* exited with status code: 1"]
 
 
 class Feed:
-    """The source of the nights: sixty passages, and queries that are added to it."""
+    """The source of the nights: sixty passages, and queries that tests add."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.random, self.count = folder, random.Random(0), 0
-        self.known: set[str] = set()
+        self.texts_added: set[str] = set()
         passages = map(json.loads, (folder / "corpus.jsonl").read_text().splitlines())
         self.answer = {row["title"]: row["_id"] for row in passages if row["title"]}
 
@@ -43,7 +43,7 @@ class Feed:
         return f"find the story of the {first} and one {second}"
 
     def unfamiliar(self) -> str:
-        """Words that are all known, in questions about nothing that stands in a passage."""
+        """Return a query of known words that no passage answers."""
         words = ["and", "was", "the", "seen", "find", "a", "story", "of", "one", "told", "near", "where"]
         return "where was " + " ".join(self.random.choices(words, k=9))
 
@@ -54,9 +54,9 @@ class Feed:
         queries, qrels = [], []
         while len(queries) < count:
             text = make()
-            if text in self.known:
+            if text in self.texts_added:
                 continue
-            self.known.add(text)
+            self.texts_added.add(text)
             match = re.search(r"story of the (\w+ \w+) and one", text)
             passage = self.answer[match[1]] if match else f"p{self.count % 60}"
             queries.append(json.dumps({"_id": f"f{self.count}", "text": text}) + "\n")
@@ -78,7 +78,7 @@ def feed(environment: Environment) -> Feed:
 
 @pytest.fixture
 def up(operated: Callable[..., Operated], environment: Environment, feed: Feed) -> Iterator[Operated]:
-    """Everything that `nightshift up` starts, on a port of its own, with alarms."""
+    """Run `nightshift up` on a free port, with alerts."""
     environment |= {
         "NIGHTSHIFT_DRIFT__MIN_QUERIES": str(WINDOW),
         "NIGHTSHIFT_DRIFT__WINDOW_HOURS": "0",
@@ -94,11 +94,11 @@ def served(environment: Environment) -> str:
         return searcher.search(["a river"], 1)[0].release
 
 
-def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
+def test_drift_starts_a_single_retrain_automatically_and_ordinary_traffic_starts_none(
     up: Operated, feed: Feed, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{up.url}/api/flow_runs/count")  # nobody gets in without the login
+        urllib.request.urlopen(f"{up.url}/api/flow_runs/count")  # the login is required
     first = up.wait(up.start("nightly", reason="schedule"))
     assert first["state"]["name"] == "Promoted"
     assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-schedule", first["name"])
@@ -111,7 +111,7 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     assert up.runs("retrain-on-drift") == []
 
     feed.add(feed.unfamiliar, WINDOW, "train")
-    assert up.outcome("watch-drift") == "Drifting"  # once may be chance
+    assert up.outcome("watch-drift") == "Drifting"  # the first window starts nothing
     assert up.runs("retrain-on-drift") == []
     feed.add(feed.unfamiliar, WINDOW, "train")
     assert up.outcome("watch-drift") == "Retrain"
@@ -123,19 +123,19 @@ def test_drift_starts_one_retrain_by_itself_and_ordinary_traffic_none(
     assert re.fullmatch(r"retrain-\d{4}-\d\d-\d\d-\d{4}-drift-queries", ended["name"])
     assert served(environment) != before
 
-    for _ in range(2):  # the new encoder knows these; others that it does not know come within the cooldown
+    for _ in range(2):  # the new encoder knows these queries; further unfamiliar queries come within the cooldown
         feed.add(feed.things_only, WINDOW, "test")
-        assert up.outcome("watch-drift") == "Drifting"  # the cooldown holds it
+        assert up.outcome("watch-drift") == "Drifting"  # the cooldown prevents a retrain
 
-    up.allowed += A_NIGHT_FAILED
+    up.allowed += EXPECTED_ERRORS
     (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").write_text("{ not json\n" * 50)
     assert up.outcome("nightly") == "Failed"
-    up.until(lambda: bool(alerts[1]), "word of the failure")
+    up.until(lambda: bool(alerts[1]), "an alert about the failure")
     assert "Failed" in alerts[1][0]["subject"]
     assert len(up.runs("retrain-on-drift")) == 1
 
 
-def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
+def test_a_concurrent_night_and_retrain_both_finish_and_the_newer_release_serves(
     up: Operated, feed: Feed, environment: Environment
 ) -> None:
     assert up.outcome("nightly") == "Promoted"
@@ -143,34 +143,34 @@ def test_a_night_and_a_retrain_at_the_same_moment_both_end_and_the_newer_serves(
     both = [up.start("nightly"), up.start("retrain-on-drift", reason="drift of queries: manual")]
     first, last = sorted((up.wait(run) for run in both), key=lambda run: run["end_time"])
     assert {run["state"]["name"] for run in (first, last)} <= {"Promoted", "Skipped", "Rejected"}
-    work = [_work_began(up, run["id"]) for run in (first, last)]
-    assert work[1] >= first["end_time"] or work[0] >= last["end_time"]  # one waited for the other
+    work = [_work_start(up, run["id"]) for run in (first, last)]
+    assert work[1] >= first["end_time"] or work[0] >= last["end_time"]  # the runs did not overlap
     home = Path(environment["NIGHTSHIFT_HOME"])
     newest = max(json.loads(file.read_text())["generation"] for file in home.glob("releases/*/manifest.json"))
     assert served(environment).startswith(f"r{newest:04d}-")
 
 
-def test_the_next_night_begins_soon_after_worker_and_run_are_killed(up: Operated, feed: Feed) -> None:
+def test_the_next_night_starts_soon_after_worker_and_run_are_killed(up: Operated, feed: Feed) -> None:
     killed = up.start("nightly", reason="schedule")
-    up.until(lambda: bool(_tasks(up, killed)), "the work of a night")
-    up.allowed += A_NIGHT_FAILED
-    process = int(up.ask(f"flow_runs/{killed}")["infrastructure_pid"])
+    up.until(lambda: bool(_tasks(up, killed)), "tasks of a night")
+    up.allowed += EXPECTED_ERRORS
+    process = int(up.request(f"flow_runs/{killed}")["infrastructure_pid"])
     for number in (up.process("worker"), process):
         os.kill(number, signal.SIGKILL)
     at = time.monotonic()
     following = up.start("nightly", reason="schedule")
-    up.until(lambda: bool(_tasks(up, following)), "the work of the next night")
+    up.until(lambda: bool(_tasks(up, following)), "tasks of the next night")
     assert time.monotonic() - at < BOUND
     assert up.wait(following)["state"]["name"] == "Promoted"
     assert up.wait(killed)["state"]["name"] == "Crashed"
 
 
-def test_a_night_outlives_its_server_which_comes_back(
+def test_a_night_survives_a_restart_of_its_server(
     up: Operated, environment: Environment, alerts: tuple[str, list[dict[str, str]]]
 ) -> None:
     run = up.start("nightly", reason="schedule")
-    up.until(lambda: bool(_tasks(up, run)), "the work of a night")
-    # The worker's clients lose their connections, say so, and recover.
+    up.until(lambda: bool(_tasks(up, run)), "tasks of a night")
+    # The clients of the worker lose their connections, log errors, and recover.
     up.allowed += [r"prefect\.(worker|runner|events|_internal)", "Exception in callback FlowRun", "^Traceback"]
     os.kill(up.process("server"), signal.SIGKILL)
     up.until(lambda: bool(alerts[1]), "an alert about the dead server")
@@ -179,11 +179,11 @@ def test_a_night_outlives_its_server_which_comes_back(
     assert served(environment).startswith("r0001-")
 
 
-def _work_began(up: Operated, run: str) -> str:
-    began: str = min(task["start_time"] for task in _tasks(up, run))
-    return began
+def _work_start(up: Operated, run: str) -> str:
+    start: str = min(task["start_time"] for task in _tasks(up, run))
+    return start
 
 
 def _tasks(up: Operated, run: str) -> list[dict[str, str]]:
-    tasks: list[dict[str, str]] = up.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    tasks: list[dict[str, str]] = up.request("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     return tasks

@@ -18,14 +18,14 @@ def harm_encoder(settings, release, harm):
     HARMS[harm](settings.home / Encoder.shelf / release.encoder / "weights.json")
 
 
-def test_a_whole_release_is_compared_with_and_none_is_none(tmp_path):
+def test_the_serving_release_is_comparable_and_no_release_gives_none(tmp_path):
     settings = small(tmp_path / "home")
     assert find_comparable(settings, None) is None
     release = release_night(settings)
     assert find_comparable(settings, release) == release
 
 
-def test_without_its_encoder_and_an_older_release_the_night_is_a_first_one(tmp_path, caplog):
+def test_a_release_without_encoder_and_predecessor_makes_the_night_a_first_night(tmp_path, caplog):
     settings = small(tmp_path / "home")
     release = release_night(settings)
     harm_encoder(settings, release, "flipped")
@@ -35,7 +35,7 @@ def test_without_its_encoder_and_an_older_release_the_night_is_a_first_one(tmp_p
     assert "restore the folder from a backup" in caplog.text
 
 
-def test_without_its_encoder_the_way_back_to_the_release_before_is_named_and_works(tmp_path):
+def test_a_release_without_encoder_names_the_rollback_and_the_rollback_works(tmp_path):
     settings = small(tmp_path / "home")
     first, second = release_night(settings, seed=1), release_night(settings, seed=2)
     harm_encoder(settings, second, "deleted")
@@ -47,7 +47,7 @@ def test_without_its_encoder_the_way_back_to_the_release_before_is_named_and_wor
     assert back.release == first.release
 
 
-def test_an_encoder_of_other_weights_under_the_same_name_is_not_that_of_the_release(tmp_path):
+def test_an_encoder_with_changed_weights_is_not_that_of_the_release(tmp_path):
     settings = small(tmp_path / "home")
     release = release_night(settings)
     assert find_comparable(settings, release.model_copy(update={"fingerprint": "0" * 20})) is None

@@ -41,7 +41,7 @@ def test_a_home_seen_under_another_path_has_the_same_ledger(settings, tmp_path):
 
 
 @in_postgres
-def test_a_home_with_a_ledger_in_postgresql_gets_none_in_sqlite_as_well(settings):
+def test_a_home_with_a_ledger_in_postgresql_gets_no_sqlite_ledger(settings):
     release_night(settings)
     with pytest.raises(NightshiftError, match=r"\[release\] ledger"):
         list_releases(for_home(settings, settings.home, ledger=""))
@@ -59,7 +59,7 @@ def test_a_home_that_moves_to_postgresql_keeps_its_releases(settings):
 
 
 @in_postgres
-def test_a_night_that_loses_its_session_moves_nothing(settings):
+def test_a_night_that_loses_its_session_does_not_move_the_pointer(settings):
     before = release_night(settings, seed=1)
 
     def end_sessions():
@@ -76,19 +76,19 @@ def test_a_night_that_loses_its_session_moves_nothing(settings):
 
 
 @in_postgres
-def test_names_that_postgresql_would_cut_are_refused(settings):
+def test_names_that_postgresql_truncates_are_refused(settings):
     long = small(settings.home, settings.release, alias="a" * 57)
     with pytest.raises(NightshiftError, match="at most 56 characters"), open_ledger(long):
         pass
 
 
-def test_a_ledger_that_nobody_serves_is_unreachable(tmp_path):
+def test_a_ledger_without_a_server_is_unreachable(tmp_path):
     away = small(tmp_path, {"ledger": "postgresql://nightshift@127.0.0.1:1/nightshift"})
     with pytest.raises(Unreachable, match="no answer"), open_ledger(away):
         pass
 
 
-def test_without_psycopg_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_psycopg_the_error_names_the_extra(tmp_path, monkeypatch):
     real_import = builtins.__import__
 
     def without(name, *rest):
@@ -105,12 +105,12 @@ def test_without_psycopg_the_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "address", ["mysql://db/one", "postgresql://me:secret@db/one", "postgresql://db/one?password=secret"]
 )
-def test_an_address_that_holds_a_password_or_is_none_of_postgresql_is_refused(address):
+def test_an_address_with_a_password_or_of_another_database_is_refused(address):
     with pytest.raises(ValidationError, match=r"omit it|contains a password"):
         ReleaseSettings(ledger=address)
 
 
-def test_the_servers_password_is_in_no_message(settings):
+def test_no_message_contains_the_password_of_the_server(settings):
     ledger, password = server("postgres")
     wrong = small(settings.home, {"ledger": ledger, "password": password + "x"}, alias="wrong")
     with pytest.raises(Unreachable) as error, open_ledger(wrong):

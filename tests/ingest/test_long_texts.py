@@ -1,4 +1,4 @@
-"""Long texts are kept aside while rows are judged; what comes back is what was read."""
+"""Long texts are stored separately during validation and read back unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.core.text.content_digest import ContentDigest
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.none() | st.text(max_size=9), max_size=6), max_size=4), st.randoms(use_true_random=False))
-def test_texts_come_back_from_any_place(
+def test_texts_are_read_from_any_offset(
     tmp_path_factory: pytest.TempPathFactory, lists: list, order: random.Random
 ) -> None:
     file = tmp_path_factory.mktemp("long") / "texts"
@@ -45,7 +45,7 @@ def test_texts_come_back_from_any_place(
 
 @settings(deadline=None)
 @given(st.lists(st.none() | st.integers(0, 50), max_size=20), st.integers(1, 60))
-def test_portions_hold_all_rows_and_stay_small(sizes: list[int | None], limit: int) -> None:
+def test_batches_hold_all_rows_within_the_size_limit(sizes: list[int | None], limit: int) -> None:
     batch = pa.record_batch({"size": pa.array(sizes, pa.int64())})
     parts = [part["size"].to_pylist() for part in split_by_size(batch, "size", limit)]
     assert [size for part in parts for size in part] == sizes
@@ -54,13 +54,13 @@ def test_portions_hold_all_rows_and_stay_small(sizes: list[int | None], limit: i
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.none() | st.text(max_size=4), st.integers(-9, 9)), max_size=12), st.integers(1, 12))
-def test_a_content_digest_depends_on_the_values_and_not_on_the_batches(rows: list, cut: int) -> None:
+def test_a_content_digest_depends_on_values_and_not_on_batches(rows: list, cut: int) -> None:
     def digest(rows: list, cuts: list[int]) -> str:
-        made = ContentDigest()
+        content_digest = ContentDigest()
         for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            made.add("text", pa.array([text for text, _ in rows], pa.string()).slice(start, end - start))
-            made.add("number", pa.array([number for _, number in rows], pa.int32()).slice(start, end - start))
-        return made.hexdigest()
+            content_digest.add("text", pa.array([text for text, _ in rows], pa.string()).slice(start, end - start))
+            content_digest.add("number", pa.array([number for _, number in rows], pa.int32()).slice(start, end - start))
+        return content_digest.hexdigest()
 
     assert digest(rows, []) == digest(rows, [min(cut, len(rows))])
     assert digest(rows, []) != digest([*rows, ("", 0)], [])
@@ -69,7 +69,7 @@ def test_a_content_digest_depends_on_the_values_and_not_on_the_batches(rows: lis
 
 
 def test_a_refused_row_of_a_parquet_file_is_kept_as_its_json(collection: Collection, tmp_path: Path) -> None:
-    """Even where the staged values differ from the file: a null title, a floating-point score."""
+    """Keep the JSON of the file where staged values differ: a null title, a floating-point score."""
     root = tmp_path / "columnar"
     root.mkdir()
     bad = [
@@ -128,8 +128,8 @@ def test_rows_in_another_order_make_the_same_snapshot_to_the_byte(collection: Co
     assert qrels(second).num_rows == 30
 
 
-def test_what_a_reader_says_reaches_the_user_word_for_word(collection: Collection) -> None:
-    """The rows are read while DuckDB asks for them."""
+def test_the_message_of_a_reader_reaches_the_user_unchanged(collection: Collection) -> None:
+    """DuckDB reads the rows on demand."""
     (collection.root / "qrels/dev.tsv").write_text("query-id\tdocument\tscore\nq1\tp1\t1\n")
     with pytest.raises(BadInput, match=re.escape("qrels/dev.tsv: header is")):
         ingest(collection.settings())

@@ -41,7 +41,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_night_and_not_the_service(small_disk, capsys):
+def test_a_full_disk_stops_the_night_and_not_the_service(small_disk, capsys):
     folder, resize = small_disk
     settings = small(folder / "var")
     before = release_night(settings, seed=1)
@@ -76,7 +76,7 @@ def lite(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["building", "128 of 200", "flushed", "closed", "count equal"])
-def test_a_milvus_killed_in_the_night_and_started_again_gets_its_release(tmp_path, lite, line):
+def test_a_milvus_restarted_during_the_night_gets_its_release(tmp_path, lite, line):
     settings = small(tmp_path / "var", uri=lite.uri)
     before = release_night(settings, seed=1)
 
@@ -91,7 +91,7 @@ def test_a_milvus_killed_in_the_night_and_started_again_gets_its_release(tmp_pat
     assert open_publisher(settings.home, settings.milvus).collections() == {before.collection, again.collection}
 
 
-def test_a_milvus_that_is_gone_is_named_and_a_searcher_survives_its_return(tmp_path, lite):
+def test_an_unreachable_milvus_is_reported_and_a_searcher_resumes_after_its_return(tmp_path, lite):
     settings = small(tmp_path / "var", uri=lite.uri, query_seconds=1)
     release = release_night(settings, seed=1)
     with Searcher.open(settings, HashingEncoder) as searcher:
