@@ -65,7 +65,7 @@ def test_a_life_of_nights(nightshift: Command, environment: Environment, prefect
     report = Path(document(nightshift("report", "--json"))["report"]).read_text()
     assert "<h2>Ranking: hybrid, 85% dense + 15% BM25</h2>" in report
     arms = [release[system]["ndcg@10"] for system in ("dense", "bm25", "base")]
-    assert release["metrics"]["ndcg@10"] == 1 >= max(arms) > min(arms)
+    assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
     idle = nightshift("run")
