@@ -67,7 +67,7 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     report = Path(document(nightshift("report", "--json"))["report"]).read_text()
     assert "<h2>Ranking: hybrid, 85% dense + 15% BM25</h2>" in report
     arms = [release[system]["ndcg@10"] for system in ("dense", "bm25", "base")]
-    assert release["metrics"]["ndcg@10"] == 1 >= max(arms) > min(arms)
+    assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
     idle = nightshift("run")
