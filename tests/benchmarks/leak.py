@@ -52,8 +52,7 @@ from tasks.core.training.trainer import base_encoder
 
 Judgements = dict[str, set[str]]
 KNOWN = (Reason.KNOWN_POSITIVE, Reason.TEXT_OF_POSITIVE, Reason.TEXT_OF_QUERY)
-NEAR = (*KNOWN, Reason.NEAR_DUPLICATE)
-ALL = (*NEAR, Reason.ABOVE_MARGIN)
+NEAR, ALL = (*KNOWN, Reason.NEAR_DUPLICATE), (*KNOWN, Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN)
 
 
 def main() -> None:
