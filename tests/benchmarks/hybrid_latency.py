@@ -121,7 +121,7 @@ def _release(settings: Settings) -> list[str]:
 
         encoder = produce(home, Encoder, {"words": DIMENSION}, encoder_files)
         embeddings = produce(home, Embeddings, {"words": snapshot.digest}, vector_files)
-        postings = build_postings(home, snapshot, settings.mining.stemmer)
+        postings = build_postings(home, snapshot, settings.mining.language, settings.mining.stemmer)
         publish(
             settings,
             encoder=encoder,

@@ -53,7 +53,7 @@ def test_a_thread_that_ends_leaves_the_jvm(searcher):
     from jnius import autoclass
 
     java_threads = autoclass("java.lang.Thread").activeCount
-    analyzer, before, terms = Analyzer("porter"), java_threads(), []
+    analyzer, before, terms = Analyzer("en", "porter"), java_threads(), []
     for _ in range(50):
         thread = threading.Thread(target=lambda: terms.append(analyzer.terms("lamps and rivers")))
         thread.start()
@@ -66,7 +66,7 @@ def test_the_jvm_prints_nothing_and_the_process_ends_while_threads_wait():
     program = """
 import threading
 from tasks.core.retrieval.analyzer import Analyzer
-analyzer = Analyzer("porter")
+analyzer = Analyzer("en", "porter")
 analyzer.terms("lamps")
 never = threading.Event()
 for _ in range(3):
