@@ -29,8 +29,9 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
     return small_world(tmp_path, tiny_model, PASSAGES, {**QUERIES, "t000": "story 0"}, [*QRELS, TRAIN])
 
 
-def rules(world: World, **evaluation: float) -> Settings:
-    chosen = {"probe_queries": 40, "probe_depth": 2, "probe_random": 20, **evaluation}
+def rules(world: World, **evaluation: float | str) -> Settings:
+    """The dense rankings are compared: BM25 alone would answer these queries perfectly."""
+    chosen = {"probe_queries": 40, "probe_depth": 2, "probe_random": 20, "ranking": "dense", **evaluation}
     return world.settings.model_copy(update={"evaluation": world.settings.evaluation.model_copy(update=chosen)})
 
 
@@ -112,3 +113,12 @@ def test_the_probe_is_skipped_with_too_few_queries(world: World, queries: int, w
     result = probe(settings, world.snapshot, damaged(world), world.encoder, "x", runs(world))
     assert result.finding is None
     assert result.why == why
+
+
+def test_the_probe_compares_what_releases_would_return(world: World) -> None:
+    """A worse encoder costs nothing where BM25 alone ranks best."""
+    settings = rules(world, probe_share=1, ranking="tuned")
+    result = probe(settings, world.snapshot, damaged(world), world.encoder, "the base model", runs(world))
+    assert result.finding is None
+    assert result.comparison is not None
+    assert result.comparison.difference == 0

@@ -29,7 +29,9 @@ from tasks.core.encoder.dual_encoder import EncoderSpec, start_from
 
 threads, home, snapshot, embeddings, model, judge = sys.argv[1:]
 home = Path(home)
+home.mkdir(exist_ok=True)
 snapshot, embeddings = Snapshot.model_validate_json(snapshot), Embeddings.model_validate_json(embeddings)
+(home / "snapshots").symlink_to(snapshot.path.parent)
 mining = MiningSettings(
     threads=int(threads), heap_mb=256, per_query=6, depth=220, margin=1.0,
     shares={"bm25": 0.4, "dense": 0.4, "random": 0.2}, cross_encoder={"model": judge, "most": 0.6, "tokens": 32},

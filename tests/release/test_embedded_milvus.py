@@ -42,7 +42,7 @@ def test_published_bytes_are_never_written_by_readers(settings):
     with Searcher.open(settings, HashingEncoder) as first, Searcher.open(settings, HashingEncoder) as second:
         assert first.search("lamp river") == second.search("lamp river")
         shared = {file.suffix for file in files_under(folder) if file.stat().st_nlink > 1}
-        assert shared == {".parquet", ".idx"}
+        assert shared == {".parquet", ".idx", ".f32"}
     assert {file: (file_digest(file), file.stat().st_mtime_ns) for file in files_under(folder)} == before
 
 

@@ -23,7 +23,7 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch
-from tasks.core.base.files import artifact_digest, produce
+from tasks.core.base.files import artifact_digest, find_artifact, produce
 from tasks.core.base.languages import language_key
 from tasks.core.base.receipts import Index, Run, Snapshot
 from tasks.core.base.sections.mining import MiningSettings
@@ -36,7 +36,7 @@ from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.query_lines import one_line
 from tasks.core.retrieval.runs import HITS_AT_ONCE, queries_digest
 from tasks.core.retrieval.searches import Hits, Search, search_whole
-from tasks.core.snapshot.reader import load_snapshot, passages
+from tasks.core.snapshot.reader import passages
 from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.mining")
@@ -129,7 +129,10 @@ def _compiled(home: Path, index: Index, texts: list[str], depth: int, mining: Mi
     """Return the compiled search of the index's passages; None if Lucene has to search."""
     if mining.scorer == "lucene" or not texts:
         return None
-    postings = build_postings(home, load_snapshot(home, index.parents[0]), mining.language, mining.stemmer)
+    snapshot = find_artifact(home, Snapshot, index.parents[0])
+    if snapshot is None:
+        return None
+    postings = build_postings(home, snapshot, mining.language, mining.stemmer)
     if not fits_memory(postings):
         log.info("BM25: the postings exceed half of the memory, so Lucene searches")
         return None

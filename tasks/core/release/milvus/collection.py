@@ -204,7 +204,9 @@ class CollectionReader:
             self.identity = Identity.read(collection, description.get("properties", {}))
             client.load_collection(collection, replica_number=settings.replicas, timeout=TIMEOUT)
         shape = (self.identity.rows, self.identity.dimension)
-        self._vectors = np.memmap(vectors, np.float32, "r", shape=shape) if vectors else None
+        self._vectors: np.ndarray | None = None
+        if vectors is not None and vectors.stat().st_size == 4 * shape[0] * shape[1]:
+            self._vectors = np.memmap(vectors, np.float32, "r", shape=shape)
         self._build_params: dict[str, int] = json.loads(self.identity.index_params)
         # Search once from this thread: concurrent first searches may see a half-loaded collection.
         self.search(np.ones((1, self.identity.dimension), np.float32), 1)
