@@ -115,7 +115,7 @@ def test_the_probe_is_skipped_with_too_few_queries(world: World, queries: int, w
     assert result.why == why
 
 
-def test_the_probe_compares_what_releases_would_return(world: World) -> None:
+def test_the_probe_compares_the_rankings_of_releases(world: World) -> None:
     """A worse encoder costs nothing where BM25 alone ranks best."""
     settings = rules(world, probe_share=1, ranking="tuned")
     result = probe(settings, world.snapshot, damaged(world), world.encoder, "the base model", runs(world))
