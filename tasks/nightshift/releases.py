@@ -24,8 +24,8 @@ class Searcher:
         """Open the serving release that a settings file leads to; close it, or use it in a `with`.
 
         `searcher.search(["a query"], k=10)` returns one answer for each query: `release`, and `hits` with rank,
-        score, passage_id, title and text. The searcher follows the pointer: after a swap it answers from the new
-        release.
+        score, passage_id, title and text. It ranks as the night found best; `mode="dense"`, "lexical", or "hybrid"
+        chooses. The searcher follows the pointer: after a swap it answers from the new release.
 
         Args:
             settings: a TOML file, or settings read before; None: NIGHTSHIFT_SETTINGS, else the defaults.

@@ -75,6 +75,14 @@ def test_bad_requests_are_refused_with_the_rule(settings):
         searcher.search("lamp")
 
 
+def test_the_mode_is_given_by_name_and_an_unknown_one_is_refused(settings):
+    release_night(settings)
+    with Searcher.open(settings, HashingEncoder) as searcher:
+        assert searcher.search("lamp", mode="dense") == searcher.search("lamp")
+        with pytest.raises(BadUsage, match=r"mode 'both': unknown\. Use one of dense, lexical, hybrid"):
+            searcher.search("lamp", mode="both")
+
+
 def test_without_a_release_the_error_names_the_command_to_run(settings):
     with pytest.raises(NightshiftError, match="nightshift run"):
         Searcher.open(settings, HashingEncoder)

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 
 from tasks.core.base.errors import BadUsage
 from tasks.core.base.plain_text import check_text, visible
+from tasks.core.base.ranking import Mode
 
 MOST = 1000  # passages per query
+
+
+def check_mode(mode: str) -> Mode:
+    """Return the mode of this name. Raises BadUsage if there is none."""
+    try:
+        return Mode(mode)
+    except ValueError as error:
+        raise BadUsage(f"mode {mode!r}: unknown. Use one of {', '.join(Mode)}") from error
 
 
 def check_request(queries: Sequence[str], k: int) -> None:

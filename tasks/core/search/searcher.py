@@ -18,7 +18,7 @@ from tasks.core.release import history
 from tasks.core.release.publisher import Loader, Opener, Pointer, VectorEncoder, default_loader, ranking_of
 from tasks.core.release.rollback import releases_before
 from tasks.core.release.vector_stores import open_publisher
-from tasks.core.search.checks import check_request
+from tasks.core.search.checks import check_mode, check_request
 from tasks.core.search.filters import Filters
 from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
@@ -89,7 +89,7 @@ class Searcher:
         k: int = 10,
         *,
         where: Filters | Mapping[str, Any] | None = None,
-        mode: Mode | None = None,
+        mode: Mode | str | None = None,
     ) -> list[Answer]:
         """Search the `k` best passages for each query, all in one release.
 
@@ -99,7 +99,7 @@ class Searcher:
             queries: one query or several.
             k: passages per query, 1 to 1000.
             where: rules on passage fields, see `Filters`.
-            mode: rank with the encoder, BM25, or both; None: as the night found best for the release.
+            mode: "dense", "lexical", or "hybrid"; None: as the night found best for the release.
 
         Returns:
             One answer per query, in order.
@@ -112,12 +112,13 @@ class Searcher:
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         check_request(texts, k)
+        chosen = None if mode is None else check_mode(mode)
         filters = Filters.read(where)
         if not texts:
             return []
         with self._in_use() as pinned:
             try:
-                return pinned.search(texts, k, filters, mode)
+                return pinned.search(texts, k, filters, chosen)
             except (Impossible, Damaged):
                 raise
             except NightshiftError as error:
@@ -133,7 +134,7 @@ class Searcher:
                     failed.damage = error  # refuses the next query immediately
                     raise
         with self._in_use() as pinned:
-            return pinned.search(texts, k, filters, mode)
+            return pinned.search(texts, k, filters, chosen)
 
     def refresh(self) -> bool:
         """Switch to the serving release if the pointer moved. Searches in progress finish on the old release.
