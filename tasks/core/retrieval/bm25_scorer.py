@@ -8,9 +8,10 @@ and Beyond", 2009.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from tasks.core.retrieval.query_lines import one_line
 BYTES_PER_POSTING = 8  # in memory: a row and an impact
 BATCH = 256  # queries that a thread answers with one accumulator
 Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), their counts in the query float32 (n,)
+T = TypeVar("T")
 Hits = tuple[np.ndarray, np.ndarray]  # passage rows int32 (n,), scores float32 (n,)
 
 
@@ -64,16 +66,11 @@ class Bm25Scorer:
 
         At most `depth` passages that share a term with the query; equal scores by lower row.
         """
-        return self.search_weighted([self.weights(query) for query in queries], depth, threads)
+        return _in_batches(queries, lambda part: self._search([self.weights(query) for query in part], depth), threads)
 
     def search_weighted(self, weights: Sequence[Weights], depth: int, threads: int = 1) -> list[Hits]:
         """Like `search`, for the weights of queries."""
-        batches = [weights[first : first + BATCH] for first in range(0, len(weights), BATCH)]
-        if len(batches) == 1 or threads == 1:
-            return [hits for batch in batches for hits in self._search(batch, depth)]
-        with ThreadPoolExecutor(threads or cores()) as pool:
-            answers = pool.map(lambda batch: self._search(batch, depth), batches)
-        return [hits for batch in answers for hits in batch]
+        return _in_batches(weights, lambda part: self._search(part, depth), threads)
 
     def scores(self, weights: Weights, rows: np.ndarray) -> np.ndarray:
         """Return the scores float32 (n,) of given snapshot rows int (n,) for the weights of a query; 0: no term."""
@@ -95,6 +92,15 @@ class Bm25Scorer:
             order = np.lexsort((rows[query, :count], -scores[query, :count]))
             answers.append((rows[query, order], scores[query, order]))
         return answers
+
+
+def _in_batches(items: Sequence[T], search: Callable[[Sequence[T]], list[Hits]], threads: int) -> list[Hits]:
+    """Search batches of `items`, with `threads` at once (0: one per core). Return the hits of each item."""
+    batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
+    if len(batches) == 1 or threads == 1:
+        return [hits for batch in batches for hits in search(batch)]
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        return [hits for answers in pool.map(search, batches) for hits in answers]
 
 
 def _mapped(file: Path, kind: type) -> np.ndarray:
