@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 import nightshift as ns
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.base.settings import EvaluationSettings
 from tasks.core.embedding.shards import gather_shards
@@ -96,7 +97,7 @@ def _reciprocal_rank(arms: Arms) -> pa.Table:
     """Merge both rankings by Σ 1 / (60 + rank). Returns a run: query_id, passage_id, rank."""
     scores = np.zeros(len(arms.query))
     for weight in (1.0, 0.0):
-        order = arms.order(weight)
+        order = arms.order(Ranking(weight=weight))
         query = arms.query[order]
         scores[order] += 1 / (CONSTANT + 1 + np.arange(len(order)) - np.searchsorted(query, query))
     order = np.lexsort((arms.row, -scores, arms.query))

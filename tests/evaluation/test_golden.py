@@ -12,7 +12,6 @@ from tasks.core.base.receipts import Evaluation
 from tasks.core.evaluation.evaluate import evaluate_run
 from tasks.core.evaluation.evidence import gather_evidence, overlap
 from tasks.core.evaluation.golden import Answers, Golden, answer_golden_queries, read_golden
-from tasks.core.retrieval.arms import longest_norm
 from tasks.core.retrieval.postings import build_postings
 
 TEXTS = {f"p{n:02d}": f"the story of a {word}" for n, word in enumerate(["river", "castle", "violin", "engine"])}
@@ -27,7 +26,7 @@ def world(tiny_model: Path, tmp_path: Path) -> World:
 
 def answers_of(world: World, golden: list[Golden], depth: int, weight: float = 1.0) -> Answers:
     postings = build_postings(world.home, world.snapshot, "en", "porter")
-    ranking = Ranking(weight=weight, longest=longest_norm(world.embeddings), postings=postings.digest)
+    ranking = Ranking(weight=weight, postings=postings.digest)
     return answer_golden_queries(world.home, golden, world.encoder, world.embeddings, world.snapshot, ranking, depth)
 
 

@@ -16,13 +16,13 @@ from small_snapshot import Qrel, snapshot_of
 from things_and_traits import THINGS, TRAITS
 
 from tasks.core.base.files import produce
-from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.ranking import DENSE, Mode, Ranking
 from tasks.core.base.receipts import ArmScores
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.evaluation.evaluate import read_run
 from tasks.core.evaluation.measures import per_query
 from tasks.core.evaluation.tune import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, Tuned, tune, tune_ranking
-from tasks.core.retrieval.arms import Arms, fused_run, longest_norm, score_arms
+from tasks.core.retrieval.arms import Arms, fused_run, score_arms
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.runs import LazyVectors
@@ -44,7 +44,7 @@ class World:
 
     def best(self, weight: float, count: int = QUERIES) -> pa.Table:
         """Qrels of the first queries: the best passages of this weight, with relevance 5 to 1."""
-        run = read_run(fused_run(self.home, self.scores, weight, GRADES))
+        run = read_run(fused_run(self.home, self.scores, Ranking(weight=weight), GRADES))
         names = sorted(set(run["query_id"].to_pylist()))[:count]
         rows = [row for row in run.to_pylist() if row["query_id"] in names]
         relevance = [GRADES + 1 - row["rank"] for row in rows]
@@ -67,14 +67,14 @@ def world_in(home: Path, count: int) -> World:
     query_vectors[::3] = vectors[: len(query_vectors[::3])]
     embeddings = write_embeddings(home / "vectors", ids, vectors, snapshot.digest, group=50)
     postings = build_postings(home, snapshot, "en", "porter")
-    ranking = Ranking(longest=longest_norm(embeddings), postings=postings.digest)
+    ranking = Ranking(postings=postings.digest)
     lazy = LazyVectors("v", lambda: query_vectors)
     return World(home, score_arms(home, queries(snapshot), lazy, embeddings, postings, ranking, DEPTH))
 
 
 @pytest.mark.parametrize("weight", [0.2, 0.4, 0.7])
 def test_the_planted_weight_is_chosen(world: World, weight: float) -> None:
-    tuning = tune(world.arms, world.best(weight))
+    tuning = tune(world.arms, world.best(weight), DENSE)
     assert tuning.weight == weight
     assert tuning.queries == QUERIES
     assert tuning.ndcg[list(WEIGHTS).index(weight)] == pytest.approx(1)
@@ -85,16 +85,16 @@ def test_the_planted_weight_is_chosen(world: World, weight: float) -> None:
 def test_one_retriever_ranks_alone_where_the_other_is_useless(
     world: World, weight: float, mode: Mode, name: str
 ) -> None:
-    tuning = tune(world.arms, world.best(weight))
+    tuning = tune(world.arms, world.best(weight), DENSE)
     assert Ranking(weight=tuning.weight).mode is mode
     assert f"over {name} alone" in tuning.why
 
 
 def test_ndcg_of_every_weight_is_that_of_the_evaluation(world: World) -> None:
     qrels = world.best(0.5)
-    tuning = tune(world.arms, qrels)
+    tuning = tune(world.arms, qrels, DENSE)
     for weight, ndcg in zip(WEIGHTS, tuning.ndcg, strict=True):
-        run = read_run(fused_run(world.home, world.scores, float(weight), DEPTH))
+        run = read_run(fused_run(world.home, world.scores, Ranking(weight=float(weight)), DEPTH))
         assert ndcg == pytest.approx(per_query(run, qrels)["ndcg@10"].to_numpy().mean(), abs=1e-12)
 
 
@@ -102,17 +102,19 @@ def test_the_own_passage_of_a_query_is_left_out_as_in_the_evaluation(world: Worl
     qrels = world.best(0.5)
     own = pa.table({"query_id": [f"p{n:03d}" for n in range(QUERIES)], "relevance": [9] * QUERIES})
     qrels = pa.concat_tables([qrels, own.append_column("passage_id", own["query_id"]).select(qrels.column_names)])
-    tuning = tune(world.arms, qrels, leave_out_self=True)
+    tuning = tune(world.arms, qrels, DENSE, leave_out_self=True)
     for weight, ndcg in zip(WEIGHTS[::4], tuning.ndcg[::4], strict=True):
-        run = leave_out_self(world.home, fused_run(world.home, world.scores, float(weight), DEPTH), DEPTH)
+        run = leave_out_self(
+            world.home, fused_run(world.home, world.scores, Ranking(weight=float(weight)), DEPTH), DEPTH
+        )
         assert ndcg == pytest.approx(per_query(read_run(run), qrels)["ndcg@10"].to_numpy().mean(), abs=1e-12)
-    assert tuning.ndcg != tune(world.arms, qrels).ndcg
+    assert tuning.ndcg != tune(world.arms, qrels, DENSE).ndcg
 
 
 def test_few_queries_get_the_default_weight(tmp_path: Path) -> None:
     for count in (MIN_QUERIES - 1, MIN_QUERIES):
         few = world_in(tmp_path / str(count), count)
-        tuning = tune(few.arms, few.best(0.2))
+        tuning = tune(few.arms, few.best(0.2), DENSE)
         assert tuning.queries == count
         assert (tuning.weight == DEFAULT_WEIGHT) == (count < MIN_QUERIES)
         assert ("too few" in tuning.why) == (count < MIN_QUERIES) == (tuning.ndcg == ())
@@ -154,7 +156,7 @@ def judgments(count: int, passage: str) -> pa.Table:
 def test_the_default_is_chosen_among_equally_good_weights(tmp_path: Path) -> None:
     """Passage `both` is second for each retriever alone, and first for every hybrid weight."""
     arms = written_arms(tmp_path, [("dense", 1, 0), ("both", 0.99, 9.9), ("lexical", -1, 10)], 40)
-    tuning = tune(arms, judgments(40, "both"))
+    tuning = tune(arms, judgments(40, "both"), DENSE)
     assert set(tuning.ndcg[1:-1]) == {1.0}
     assert tuning.ndcg[0] == tuning.ndcg[-1] < 1
     assert tuning.weight == DEFAULT_WEIGHT
@@ -162,7 +164,7 @@ def test_the_default_is_chosen_among_equally_good_weights(tmp_path: Path) -> Non
 
 def test_a_hybrid_ranking_without_gain_is_not_chosen(tmp_path: Path) -> None:
     arms = written_arms(tmp_path, [("good", 1, 10), ("bad", 0, 1)], 40)
-    tuning = tune(arms, judgments(40, "good"))
+    tuning = tune(arms, judgments(40, "good"), DENSE)
     assert set(tuning.ndcg) == {1.0}
     assert Ranking(weight=tuning.weight).mode is Mode.DENSE
 

@@ -101,7 +101,15 @@ def test_every_part_of_the_ranking_changes_the_digest_and_dense_releases_keep_th
     snapshot, encoder = snapshot_of(settings.home, texts()), encoder_of(settings.home)
     embeddings = embeddings_of(settings.home, encoder, snapshot)
     base = Ranking(weight=0.5, postings="abc")
-    changes = {"weight": 0.55, "longest": 2.0, "postings": "abd", "language": "de", "stemmer": "krovetz", "k1": 1.2}
+    changes = {
+        "weight": 0.55,
+        "dense_scale": 2.0,
+        "lexical_scale": 9.0,
+        "postings": "abd",
+        "language": "de",
+        "stemmer": "krovetz",
+        "k1": 1.2,
+    }
     rankings = [DENSE, base, *(base.model_copy(update={name: value}) for name, value in changes.items())]
     rankings += [base.model_copy(update={"b": 0.75}), base.model_copy(update={"weight": 1.0})]
     parts = [Parts(encoder, embeddings, snapshot, settings.milvus, HashingEncoder, ranking) for ranking in rankings]

@@ -10,7 +10,7 @@ from mining_world import write_embeddings
 
 from tasks.core.base.ranking import Ranking
 from tasks.core.retrieval import arms as module
-from tasks.core.retrieval.arms import Arms, fused_run, longest_norm, score_arms
+from tasks.core.retrieval.arms import Arms, fused_run, score_arms
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.retrieval.runs import LazyVectors
 
@@ -35,7 +35,7 @@ def dense(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranking(world, dense):
-    return Ranking(weight=0.6, longest=longest_norm(dense[1]), postings=world.postings.digest)
+    return Ranking(weight=0.6, dense_scale=3.0, lexical_scale=2.0, postings=world.postings.digest)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def table_of(scores):
 
 def run_of(world, scores, weight, depth=2 * DEPTH):
     """Return passage ids and scores of each query, best first."""
-    run = fused_run(world.home, scores, weight, depth)
+    run = fused_run(world.home, scores, Ranking(weight=weight, dense_scale=3.0, lexical_scale=2.0), depth)
     hits = {}
     for row in pq.read_table(run.path / "run.parquet").to_pylist():
         passages, values = hits.setdefault(row["query_id"], ([], []))
@@ -131,23 +131,19 @@ def test_a_hybrid_ranking_is_the_weighted_sum_over_both_retrievers_passages(worl
     vectors, _, query_vectors = dense
     lexical = lexical_scores(world).astype(np.float64)
     runs = run_of(world, scored, weight)
-    assert ranking.longest > 1
     for number, name in enumerate(world.queries["query_id"].to_pylist()):
         products = vectors.astype(np.float64) @ query_vectors[number].astype(np.float64)
         candidates = set(np.argsort(-np.einsum("ij,j->i", vectors, query_vectors[number]), kind="stable")[:DEPTH])
         hits = np.argsort(-lexical[number], kind="stable")[:DEPTH]
         candidates |= set(hits[lexical[number][hits] > 0])
-        bound = max(np.linalg.norm(query_vectors[number]) * ranking.longest, 1e-12)
-        best = lexical[number].max() or 1.0
-        expected = weight * (products + bound) / (products.max() + bound) + (1 - weight) * lexical[number] / best
+        expected = weight * products / ranking.dense_scale + (1 - weight) * lexical[number] / ranking.lexical_scale
         passages, scores = runs[name]
         assert {world.ids[row] for row in candidates} == set(passages)
         rows = [world.ids.index(passage) for passage in passages]
-        np.testing.assert_allclose(scores, expected[rows], rtol=1e-5)
+        np.testing.assert_allclose(scores, expected[rows], rtol=1e-5, atol=1e-5)
         assert scores == sorted(scores, reverse=True)
         equal = [row for row in rows if 40 <= row < 80 and lexical[number][row] == 0]  # of equal vectors
         assert equal == sorted(equal)
-        assert 0 <= min(scores) <= max(scores) <= 1 + 1e-6
 
 
 def test_a_shallow_run_is_the_start_of_a_deep_one(world, scored):
@@ -175,18 +171,18 @@ def test_batches_of_queries_do_not_change_the_scores(world, dense, scored, ranki
 def test_equal_arguments_reuse_the_scores_and_others_do_not(world, dense, scored, ranking):
     _, embeddings, query_vectors = dense
     assert score(world, embeddings, ranking, world.queries, None).reused
-    other = ranking.model_copy(update={"weight": 0.3})  # the scores serve every weight
+    other = ranking.model_copy(update={"weight": 0.3, "dense_scale": 9.0})  # the scores serve every weight
     assert score(world, embeddings, other, world.queries, None).digest == scored.digest
-    for change in ({"k1": 1.5}, {"b": 0.1}, {"longest": 9.0}):
+    for change in ({"k1": 1.5}, {"b": 0.1}):
         changed = score(world, embeddings, ranking.model_copy(update=change), world.queries, query_vectors)
         assert not changed.reused
         assert changed.digest != scored.digest
-    half = Arms(scored).fuse(0.5)
+    half = Arms(scored).fuse(Ranking(weight=0.5))
     assert half.shape == (scored.rows,)
     assert np.isfinite(half).all()
 
 
-def test_unit_vectors_have_norm_one(tmp_path):
-    vectors = np.random.default_rng(5).standard_normal((50, DIMENSION)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert longest_norm(write_embeddings(tmp_path / "e", [str(row) for row in range(50)], vectors)) == 1.0
+def test_the_scales_are_the_mean_scores_of_the_best_passages(world, dense, scored):
+    vectors, _, query_vectors = dense
+    expected = (query_vectors @ vectors.T).max(axis=1).mean(), lexical_scores(world).max(axis=1).mean()
+    assert Arms(scored).scales() == pytest.approx(expected, rel=1e-3)

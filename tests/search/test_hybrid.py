@@ -57,7 +57,7 @@ def test_every_mode_answers_as_the_evaluation_ranks(settings):
             for answer, hits in zip(answers, ranked, strict=True):
                 scores = [score for _, score in hits[:10]]
                 if mode is Mode.LEXICAL:  # a run has the share of the best score
-                    scores = [score * answer.hits[0].score for score in scores]
+                    scores = [score * release.ranking.lexical_scale for score in scores]
                 assert [hit.score for hit in answer.hits] == pytest.approx(scores, rel=1e-5, abs=1e-5)
                 assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
                 assert all(hit.text == rows[int(hit.passage_id[1:])]["text"] for hit in answer.hits)
@@ -70,7 +70,6 @@ def test_every_mode_answers_as_the_evaluation_ranks(settings):
 @everywhere
 def test_vectors_of_any_length_rank_as_the_evaluation_ranks_them(settings):
     release = release_night(settings, weight=0.3, unit=False)
-    assert release.ranking.longest > 5
     sent = queries(100)
     with Searcher.open(settings, HashingEncoder) as searcher:
         ranked = evaluated(settings.home, release, sent)
@@ -138,14 +137,7 @@ def test_filters_apply_to_passages_of_both_retrievers(wild, where, matches):
             if len(candidates) == 0:
                 assert answer.hits == ()
                 continue
-            fused = fuse_scores(
-                WEIGHT,
-                dense[candidates],
-                lexical[candidates],
-                best_dense=dense.max(),
-                best_lexical=lexical.max(),
-                bound=float(np.linalg.norm(vector)),
-            )
+            fused = fuse_scores(searcher.ranking, dense[candidates], lexical[candidates])
             best = candidates[np.lexsort((candidates, -fused))][:k]
             assert [int(hit.passage_id[1:]) for hit in answer.hits] == best.tolist()
             assert [hit.score for hit in answer.hits] == pytest.approx(sorted(fused, reverse=True)[:k], abs=1e-5)
@@ -196,7 +188,7 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
         vectors = rng.standard_normal((size, dimension)).astype(np.float32)
         query = rng.standard_normal(dimension).astype(np.float32)
         lexical = np.where(rng.random(size) < rng.random(), rng.gamma(2, 2, size), 0).astype(np.float32)
-        ranking = Ranking(weight=float(rng.uniform(0.05, 0.95)), longest=float(np.linalg.norm(vectors, axis=1).max()))
+        ranking = Ranking(weight=float(rng.uniform(0.05, 0.95)), dense_scale=3.0, lexical_scale=5.0)
         dense = np.array([float(vector @ query) for vector in vectors], np.float32)
         nearest = np.argsort(-dense)[:depth]
         terms = np.flatnonzero(lexical)
@@ -216,14 +208,7 @@ def test_vectors_are_fetched_only_where_they_can_matter_and_the_ranking_is_that_
         )
         (ranked,) = rank_hybrid([hybrid], DrawnScores(lexical), ranking, int(k), fetch)
         union = np.union1d(nearest, best_terms)
-        fused = fuse_scores(
-            ranking.weight,
-            dense[union],
-            lexical[union],
-            best_dense=dense.max(),
-            best_lexical=lexical[union].max(),
-            bound=float(np.linalg.norm(query)) * ranking.longest,
-        )
+        fused = fuse_scores(ranking, dense[union], lexical[union])
         order = np.lexsort((union, -fused))[:k]
         assert [row for row, _ in ranked] == union[order].tolist()
         assert [score for _, score in ranked] == pytest.approx(fused[order], abs=1e-6)
@@ -237,9 +222,9 @@ def test_a_query_without_hits_of_the_encoder_is_ranked_by_the_vectors_of_the_lex
     vectors = {3: np.array([2.0, 0.0], np.float32), 5: np.array([1.0, 0.0], np.float32)}
     query = HybridQuery(NO_TERMS, np.array([1.0, 0.0], np.float32), [], np.array([5, 3]), np.array([2, 1], np.float32))
     (ranked,) = rank_hybrid(
-        [query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, longest=2.0), 10, lambda rows: vectors
+        [query], DrawnScores(np.zeros(6, np.float32)), Ranking(weight=0.5, lexical_scale=4.0), 10, lambda rows: vectors
     )
-    assert ranked == [(5, pytest.approx(0.5 * 3 / 4 + 0.5)), (3, pytest.approx(0.5 + 0.5 * 0.5))]
+    assert ranked == [(3, pytest.approx(0.5 * 2 + 0.5 * 1 / 4)), (5, pytest.approx(0.5 * 1 + 0.5 * 2 / 4))]
 
 
 def test_a_release_without_a_lexical_index_answers_dense_and_refuses_other_modes(settings):

@@ -27,7 +27,8 @@ class Ranking(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(1.0, ge=0, le=1)
-    longest: float = 1.0  # largest norm of a passage vector; 1 for unit vectors
+    dense_scale: float = Field(1.0, gt=0)  # mean score of the best passage of a query
+    lexical_scale: float = Field(1.0, gt=0)
     postings: str = ""  # digest of the lexical index; empty: there is none
     language: str = "en"
     stemmer: str = "porter"

@@ -82,7 +82,7 @@ def release_run(
     if ranking.mode is Mode.DENSE:
         return dense_run(home, name, queries, vectors.make(), embeddings, depth)
     postings = load(home, Postings, ranking.postings)
-    return fused_run(home, score_arms(home, queries, vectors, embeddings, postings, ranking), ranking.weight, depth)
+    return fused_run(home, score_arms(home, queries, vectors, embeddings, postings, ranking), ranking, depth)
 
 
 def encoder_vectors(encoder: Encoder, queries: pa.Table) -> LazyVectors:

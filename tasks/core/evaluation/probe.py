@@ -73,8 +73,7 @@ def probe(
     pool = _build_pool(settings.home, snapshot, evaluation.split, drawn, chosen)
     log.info("probe: embedding %d of %d passages for %d queries", pool.rows, snapshot.rows, drawn.num_rows)
     challenger_measures, rival_measures = (
-        _measure(settings, encoder, pool, weight)
-        for encoder, weight in ((challenger, None), (rival, None if served is None else served.weight))
+        _measure(settings, encoder, pool, ranked) for encoder, ranked in ((challenger, None), (rival, served))
     )
     comparison = compare_paired(name, challenger_measures, rival_measures, settings.gate)
     worse = comparison.high < -settings.gate.margin
@@ -85,16 +84,16 @@ def probe(
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=comparison, finding=finding)
 
 
-def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, weight: float | None) -> pa.Table:
-    """Measure the ranking of an encoder on the pool. weight: of the dense score; None: the best for these queries."""
+def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, served: Ranking | None) -> pa.Table:
+    """Measure the ranking of an encoder on the pool. served: how it ranks; None: as is best for these queries."""
     home, evaluation = settings.home, settings.evaluation
     vectors = gather_shards(home, encoder, pool, 1, vectors=settings.embedding.vectors)
     postings = build_postings(home, pool, settings.mining.language, settings.mining.stemmer)
     ranking, _ = tune_ranking(
         home, encoder, vectors, pool, postings, settings.mining, evaluation, split=evaluation.split
     )
-    if weight is not None:
-        ranking = ranking.model_copy(update={"weight": weight})
+    if served is not None:
+        ranking = ranking.model_copy(update=served.model_dump(include={"weight", "dense_scale", "lexical_scale"}))
     return read_per_query(evaluate_ranked(home, "probe", encoder, vectors, pool, ranking, evaluation))
 
 

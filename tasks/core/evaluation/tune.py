@@ -15,14 +15,14 @@ from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.evaluation.evaluate import encoder_arms
-from tasks.core.retrieval.arms import Arms, longest_norm
+from tasks.core.retrieval.arms import Arms
 from tasks.core.snapshot.reader import qrels
 from tasks.core.snapshot.splits import Split
 
 log = logging.getLogger("nightshift.evaluation")
 
 WEIGHTS = np.round(np.arange(0, 1.001, 0.05), 2)  # of the dense score; 0 and 1 are the single retrievers
-DEFAULT_WEIGHT = 0.85  # best mean over four collections, and above both retrievers on each of them
+DEFAULT_WEIGHT = 0.75  # best mean over four collections, and above both retrievers on each of them
 PRIOR_QUERIES = 3.0  # strength of the pull towards the default: the error of a weight counts like these many queries
 MIN_QUERIES = 30  # with fewer dev queries, the default is used
 TOP = 10
@@ -62,30 +62,23 @@ def tune_ranking(
     `[evaluation] ranking` may fix the mode instead.
     """
     ranking = Ranking(
-        weight=1.0,
-        longest=longest_norm(embeddings),
-        postings=postings.digest,
-        language=mining.language,
-        stemmer=mining.stemmer,
-        k1=mining.k1,
-        b=mining.b,
+        postings=postings.digest, language=mining.language, stemmer=mining.stemmer, k1=mining.k1, b=mining.b
     )
+    queries = split if snapshot.splits.get(split) else Split.TRAIN  # to measure the scales
+    arms = Arms(encoder_arms(home, encoder, embeddings, snapshot, queries, ranking))
+    dense_scale, lexical_scale = arms.scales()
+    ranking = ranking.model_copy(update={"dense_scale": dense_scale, "lexical_scale": lexical_scale})
     if settings.ranking in FIXED:
-        why = f'set by [evaluation] ranking = "{settings.ranking}"'
-        fixed = Tuning(weight=FIXED[settings.ranking], why=why)
-        return Tuned(ranking.model_copy(update={"weight": fixed.weight}), fixed)
-    if not snapshot.splits.get(split):
+        tuning = Tuning(weight=FIXED[settings.ranking], why=f'set by [evaluation] ranking = "{settings.ranking}"')
+    elif queries != split:
         tuning = Tuning(weight=DEFAULT_WEIGHT, why="there are no dev queries, so the weight is the default")
     else:
-        scores = encoder_arms(home, encoder, embeddings, snapshot, split, ranking)
-        tuning = tune(Arms(scores), qrels(snapshot, split), leave_out_self=settings.leave_out_self)
-    weight = tuning.weight
-    if settings.ranking == "hybrid" and weight in (0, 1):
-        weight = DEFAULT_WEIGHT
+        tuning = tune(arms, qrels(snapshot, split), ranking, leave_out_self=settings.leave_out_self)
+    weight = DEFAULT_WEIGHT if settings.ranking == "hybrid" and tuning.weight in (0, 1) else tuning.weight
     return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
 
 
-def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning:
+def tune(arms: Arms, qrels: pa.Table, ranking: Ranking, *, leave_out_self: bool = False) -> Tuning:
     """Choose the weight of the dense score by nDCG@10 on dev queries.
 
     The hybrid weight maximizes Σ nDCG@10 − ½ · `PRIOR_QUERIES` · (weight − `DEFAULT_WEIGHT`)², a ridge penalty that
@@ -95,6 +88,7 @@ def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning
     Args:
         arms: scores of both retrievers for the dev queries.
         qrels: query_id, passage_id, relevance of these queries.
+        ranking: with the scales; its weight is ignored.
         leave_out_self: ignore the passage whose id equals the query's.
     """
     queries = arms.receipt.queries
@@ -104,7 +98,8 @@ def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning
     relevance, ideal = arms.relevance(qrels)
     if leave_out_self:
         relevance = np.where(arms.is_own(), np.nan, relevance)
-    ndcg = np.stack([_ndcg(arms, weight, relevance, ideal) for weight in WEIGHTS], axis=1)
+    weighted = [ranking.model_copy(update={"weight": float(weight)}) for weight in WEIGHTS]
+    ndcg = np.stack([_ndcg(arms, choice, relevance, ideal) for choice in weighted], axis=1)
     means = ndcg.mean(axis=0)
     penalty = 0.5 * PRIOR_QUERIES * (WEIGHTS - DEFAULT_WEIGHT) ** 2 / queries
     hybrid = 1 + int(np.argmax((means - penalty)[1:-1]))
@@ -122,12 +117,12 @@ def tune(arms: Arms, qrels: pa.Table, *, leave_out_self: bool = False) -> Tuning
     return Tuning(weight=float(WEIGHTS[chosen]), queries=queries, ndcg=tuple(means.tolist()), why=why)
 
 
-def _ndcg(arms: Arms, weight: float, relevance: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """Return nDCG@10 of each query with this weight: float64 (queries,). Gains are relevances, as in trec_eval.
+def _ndcg(arms: Arms, ranking: Ranking, relevance: np.ndarray, ideal: np.ndarray) -> np.ndarray:
+    """Return nDCG@10 of each query with this ranking: float64 (queries,). Gains are relevances, as in trec_eval.
 
     relevance: float64 (n,) of each row; NaN: the row is left out. ideal: DCG@10 float64 (queries,) of the best order.
     """
-    order = arms.order(weight)
+    order = arms.order(ranking)
     order = order[~np.isnan(relevance[order])]
     query = arms.query[order]
     rank = np.arange(len(order)) - np.searchsorted(query, query)

@@ -20,16 +20,9 @@ from tasks.core.retrieval.exact import passage_ids, score_pairs, vector_blocks
 from tasks.core.retrieval.fusion import fuse_scores
 from tasks.core.retrieval.runs import LazyVectors, append_run, queries_digest, run_writer, vectors_of
 
-VERSION = 1  # of the artifacts that this module writes; raise it to rebuild them
+VERSION = 2  # of the artifacts that this module writes; raise it to rebuild them
 ARMS = "arms.parquet"
 AT_ONCE = 4096  # queries
-LEAST = 1e-12  # bound of a query whose vector is zero
-
-
-def longest_norm(embeddings: Embeddings) -> float:
-    """Return the largest norm of a passage vector, rounded to 4 digits; 1.0 for unit vectors."""
-    longest = max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=1.0)
-    return float(f"{longest:.4g}")
 
 
 def score_arms(
@@ -49,7 +42,7 @@ def score_arms(
         query_vectors: float32 (queries, dimension), computed only if the artifact is missing.
         embeddings: vectors of the snapshot's passages.
         postings: lexical index of the same snapshot.
-        ranking: parameters of BM25, and the largest norm of a passage vector.
+        ranking: parameters of BM25.
         depth: passages of each retriever.
 
     Raises:
@@ -61,7 +54,6 @@ def score_arms(
         "queries": queries_digest(queries),
         "postings": postings.digest,
         "bm25": [ranking.k1, ranking.b],
-        "longest": ranking.longest,
         "depth": depth,
         "version": VERSION,
     }
@@ -73,7 +65,6 @@ def score_arms(
             for start in range(0, queries.num_rows, AT_ONCE):
                 part = queries.slice(start, AT_ONCE)
                 columns = _score(part["text"].to_pylist(), vectors[start : start + AT_ONCE], embeddings, scorer, depth)
-                bounds = np.linalg.norm(vectors, axis=1)[start : start + AT_ONCE] * ranking.longest
                 query, passages = columns["query"], columns["row"]
                 table = pa.table(
                     {
@@ -81,7 +72,6 @@ def score_arms(
                         "query": query + start,
                         "query_id": part["query_id"].take(pa.array(query)),
                         "passage_id": passage_ids(embeddings, passages),
-                        "bound": np.maximum(bounds[query], LEAST),
                     }
                 )
                 writer.write_table(table.select(_SCHEMA.names).cast(_SCHEMA))
@@ -102,7 +92,6 @@ _SCHEMA = pa.schema(
         "lexical": pa.float32(),  # 0: no term in common
         "in_dense": pa.bool_(),  # among the best of the retriever
         "in_lexical": pa.bool_(),
-        "bound": pa.float64(),
     }
 )
 
@@ -111,7 +100,8 @@ def _score(
     texts: list[str], vectors: np.ndarray, embeddings: Embeddings, scorer: Bm25Scorer, depth: int
 ) -> dict[str, np.ndarray]:
     """Return the columns of the union of both retrievers' passages, ordered by query and row."""
-    rows, scores = reproducible_search(vectors, embeddings, depth, longest_norm(embeddings))
+    longest = max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0.0)
+    rows, scores = reproducible_search(vectors, embeddings, depth, longest)
     hits = scorer.search(texts, depth)
     dense_query = np.repeat(np.arange(len(texts)), rows.shape[1])
     lexical_query = np.repeat(np.arange(len(texts)), [len(hit_rows) for hit_rows, _ in hits])
@@ -147,29 +137,27 @@ class Arms:
         self.query = self.table["query"].to_numpy()
         self.row = self.table["row"].to_numpy()
         self._dense, self._lexical = self.table["dense"].to_numpy(), self.table["lexical"].to_numpy()
+
+    def scales(self) -> tuple[float, float]:
+        """Return the mean dense and the mean BM25 score of the best passage of a query; 1 without a positive score."""
         starts = np.flatnonzero(np.diff(self.query, prepend=-1))
-        of_query = np.cumsum(np.diff(self.query, prepend=-1) > 0) - 1
-        self._best_dense = np.maximum.reduceat(self._dense, starts)[of_query] if len(starts) else self._dense
-        self._best_lexical = np.maximum.reduceat(self._lexical, starts)[of_query] if len(starts) else self._lexical
+        if len(starts) == 0:
+            return 1.0, 1.0
+        best = [np.maximum.reduceat(scores, starts).mean(dtype=np.float64) for scores in (self._dense, self._lexical)]
+        dense, lexical = (float(f"{score:.4g}") if score > 0 else 1.0 for score in best)
+        return dense, lexical
 
-    def fuse(self, weight: float) -> np.ndarray:
+    def fuse(self, ranking: Ranking) -> np.ndarray:
         """Return the hybrid scores float64 (n,)."""
-        return fuse_scores(
-            weight,
-            self._dense,
-            self._lexical,
-            best_dense=self._best_dense,
-            best_lexical=self._best_lexical,
-            bound=self.table["bound"].to_numpy(),
-        )
+        return fuse_scores(ranking, self._dense, self._lexical)
 
-    def order(self, weight: float) -> np.ndarray:
+    def order(self, ranking: Ranking) -> np.ndarray:
         """Return the row numbers of the ranking, best first for each query, int64 (m,); equal scores by passage row.
 
         With weight 1 or 0 they are the passages of one retriever only.
         """
-        order = np.lexsort((self.row, -self.fuse(weight), self.query))
-        mode = Ranking(weight=weight).mode
+        order = np.lexsort((self.row, -self.fuse(ranking), self.query))
+        mode = ranking.mode
         if mode is Mode.HYBRID:
             return order
         kept = self.table["in_dense" if mode is Mode.DENSE else "in_lexical"].to_numpy()
@@ -199,19 +187,20 @@ class Arms:
         return own
 
 
-def fused_run(home: Path, scores: ArmScores, weight: float, depth: int) -> Run:
+def fused_run(home: Path, scores: ArmScores, ranking: Ranking, depth: int) -> Run:
     """Rank the passages of each query by their hybrid score, and keep the `depth` best."""
 
     def build(folder: Path) -> Mapping[str, Any]:
         arms = Arms(scores)
-        order = arms.order(weight)
+        order = arms.order(ranking)
         query = arms.query[order]
         order = order[np.arange(len(order)) - np.searchsorted(query, query) < depth]
-        query, fused = arms.query[order], arms.fuse(weight)[order]
+        query, fused = arms.query[order], arms.fuse(ranking)[order]
         table = arms.table.take(pa.array(order))
         ids = pa.table({"query_id": table["query_id"]})
         with run_writer(folder) as writer:
             rows = append_run(writer, ids, np.searchsorted(query, query), table["passage_id"], fused)
         return {"rows": rows, "queries": scores.queries, "depth": depth, "parents": (scores.digest,)}
 
-    return produce(home, Run, {"arms": scores.digest, "weight": weight, "depth": depth, "version": VERSION}, build)
+    weighting = ranking.model_dump(include={"weight", "dense_scale", "lexical_scale"})
+    return produce(home, Run, {"arms": scores.digest, **weighting, "depth": depth, "version": VERSION}, build)

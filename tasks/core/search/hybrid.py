@@ -9,7 +9,6 @@ import numpy as np
 
 from tasks.core.base.ranking import Ranking
 from tasks.core.release.publisher import Found
-from tasks.core.retrieval.arms import LEAST
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Weights
 from tasks.core.retrieval.fusion import fuse_scores
 
@@ -33,26 +32,13 @@ class _Candidates:
     """Scores of the candidates of one query. Rows that only BM25 found have no dense score until `rank`."""
 
     def __init__(self, query: HybridQuery, scorer: Bm25Scorer, ranking: Ranking) -> None:
-        self._query, self._weight = query, ranking.weight
+        self._query, self._ranking = query, ranking
         self.rows = np.array([hit.row for hit in query.dense], np.int64)
         self._dense = np.array([hit.score for hit in query.dense], np.float32)
         self._lexical = scorer.scores(query.weights, self.rows)
         only_lexical = ~np.isin(query.lexical_rows, self.rows)
         self._extra_rows = query.lexical_rows[only_lexical].astype(np.int64)
         self._extra = query.lexical_scores[only_lexical]
-        self._bound = max(float(np.linalg.norm(query.vector)) * ranking.longest, LEAST)
-        self._best_lexical = float(max(query.lexical_scores.max(initial=0), self._lexical.max(initial=0)))
-
-    def _fuse(self, dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
-        best = self._dense if len(self._dense) else dense
-        return fuse_scores(
-            self._weight,
-            dense,
-            lexical,
-            best_dense=best.max(initial=-np.inf),
-            best_lexical=self._best_lexical,
-            bound=self._bound,
-        )
 
     def contenders(self, k: int) -> np.ndarray:
         """Return the rows that only BM25 ranks and that may be among the best `k`: int64 (n,).
@@ -62,8 +48,8 @@ class _Candidates:
         if len(self._extra_rows) == 0 or len(self._dense) == 0:
             return self._extra_rows
         last = self._dense.min()
-        most = self._fuse(np.full(len(self._extra), last, np.float32), self._extra)
-        fused = self._fuse(self._dense, self._lexical)
+        most = fuse_scores(self._ranking, np.full(len(self._extra), last, np.float32), self._extra)
+        fused = fuse_scores(self._ranking, self._dense, self._lexical)
         least = np.partition(fused, -k)[-k] if len(fused) >= k else -np.inf
         return self._extra_rows[most + ROUNDING >= least]
 
@@ -73,7 +59,7 @@ class _Candidates:
         rows = np.concatenate([self.rows, self._extra_rows[kept]])
         extra = [float(vectors[row] @ self._query.vector) for row in self._extra_rows[kept].tolist()]
         dense = np.concatenate([self._dense, np.array(extra, np.float32)])
-        fused = self._fuse(dense, np.concatenate([self._lexical, self._extra[kept]]))
+        fused = fuse_scores(self._ranking, dense, np.concatenate([self._lexical, self._extra[kept]]))
         order = np.lexsort((rows, -fused))[:k]
         return [(int(rows[place]), float(fused[place])) for place in order]
 
