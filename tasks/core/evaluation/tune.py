@@ -24,7 +24,7 @@ log = logging.getLogger("nightshift.evaluation")
 WEIGHTS = np.round(np.arange(0, 1.001, 0.05), 2)  # of the dense score; 0 and 1 are the single retrievers
 DEFAULT_WEIGHT = 0.75  # best mean over four collections, and above both retrievers on each of them
 PRIOR_QUERIES = 3.0  # strength of the pull towards the default: the error of a weight counts like these many queries
-MIN_QUERIES = 30  # with fewer dev queries, the default is used
+MIN_QUERIES = 20  # with fewer dev queries, the default is used
 TOP = 10
 FIXED = {"dense": 1.0, "lexical": 0.0}  # modes that settings may prescribe
 
