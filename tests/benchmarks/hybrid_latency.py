@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from drawn_corpus import vectors, write_parts
+from drawn_corpus import vectors, write_tables
 
 from tasks.core.base.files import produce, write_json
 from tasks.core.base.ranking import Ranking
@@ -115,7 +115,7 @@ def _release(settings: Settings) -> list[str]:
             return {"rows": 0, "fingerprint": "words", "passage_fingerprint": "words", **fields}
 
         def vector_files(folder: Path) -> dict[str, object]:
-            write_parts(folder / "shard-00000-of-00001.parquet", vectors(snapshot, WordEncoder(folder)))
+            write_tables(folder / "shard-00000-of-00001.parquet", vectors(snapshot, WordEncoder(folder)))
             fields = {"dimension": DIMENSION, "shards": 1, "embedded": snapshot.rows, "avoided": 0, "tokens": 0}
             return {"rows": snapshot.rows, "fingerprint": "words", "snapshot": snapshot.digest, **fields}
 

@@ -1,4 +1,4 @@
-"""The HTTP service compared with the searcher in this process, and fusion compared with dense search.
+"""The HTTP service compared with the searcher in this process, and hybrid compared with dense search.
 
     NIGHTSHIFT_HOME=var python tests/benchmarks/service.py [--queries 250]
 
@@ -41,7 +41,7 @@ def main() -> None:
         methods: dict[str, Callable[[str], Any]] = {
             "searcher": lambda query: searcher.search(query, K),
             "service": lambda query: send({"query": query, "k": K}),
-            "searcher, fusion": lambda query: searcher.search(query, K, fuse=True),
+            "searcher, hybrid": lambda query: searcher.search(query, K, mode="hybrid"),
         }
         seconds = time_methods(methods, queries)
         print(f"{len(seconds['searcher'])} queries of release {searcher.release}, one after another")
