@@ -65,7 +65,7 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     identity = open_publisher(home, Settings(home=home).milvus).identity(release["collection"])
     assert json.loads(identity.ranking) == ranking
     report = Path(document(nightshift("report", "--json"))["report"]).read_text()
-    assert "<h2>Ranking: hybrid, 85% dense + 15% BM25</h2>" in report
+    assert "<h2>Ranking: hybrid, 75% dense + 25% BM25</h2>" in report
     arms = [release[system]["ndcg@10"] for system in ("dense", "bm25", "base")]
     assert release["metrics"]["ndcg@10"] >= max(arms)
 

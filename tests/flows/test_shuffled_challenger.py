@@ -66,8 +66,10 @@ def test_a_challenger_trained_on_shuffled_qrels_is_rejected(nightshift: Command,
     assert "What would have changed it: " in page
     assert "was not moved" in page
 
+    # BM25 alone would hide the challenger's loss on the pool.
     probed = nightshift("run", NIGHTSHIFT_EVALUATION__PROBE_SHARE="1", NIGHTSHIFT_EVALUATION__PROBE_DEPTH="1",
-                        NIGHTSHIFT_EVALUATION__PROBE_RANDOM="10", **STRICT)  # fmt: skip
+                        NIGHTSHIFT_EVALUATION__PROBE_RANDOM="10", NIGHTSHIFT_EVALUATION__RANKING="dense",
+                        **STRICT)  # fmt: skip
     assert probed.stdout.startswith("Rejected: clearly worse than the serving release already on a pool of")
     assert pointer(environment) == before
 

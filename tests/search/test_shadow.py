@@ -96,7 +96,7 @@ def search_live(settings, release):
     with Searcher.open(settings, HashingEncoder) as ours:
         live = LiveShadow(settings.home, open_release(settings, release, HashingEncoder), 1.0)
         for query in QUERIES:
-            live.offer(ours.search(query, 5), 5, Filters(), False)
+            live.offer(ours.search(query, 5), 5, Filters(), None)
         live.close()
 
 
@@ -105,7 +105,7 @@ def test_comparisons_of_live_queries_are_written_to_a_private_file(world):
     search_live(settings, first)
     with Searcher.open(settings, HashingEncoder) as ours:
         unasked = LiveShadow(settings.home, open_release(settings, first, HashingEncoder), 0.0)
-        unasked.offer(ours.search("lamp", 5), 5, Filters(), False)
+        unasked.offer(ours.search("lamp", 5), 5, Filters(), None)
         unasked.close()
     (file,) = (settings.home / "shadow").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -135,7 +135,7 @@ def test_live_queries_beyond_the_capacity_of_the_challenger_are_skipped(world, m
     with Searcher.open(settings, HashingEncoder) as ours, closing(LiveShadow(settings.home, challenger, 1.0)) as live:
         answers = ours.search(QUERIES, 5)
         for _ in range(200):
-            live.offer(answers, 5, Filters(), False)
+            live.offer(answers, 5, Filters(), None)
         assert live.dropped > 0
 
 
