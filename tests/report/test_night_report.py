@@ -144,12 +144,12 @@ def test_the_chosen_ranking_is_shown_with_the_weights_that_were_tried(night: Nig
     page = page_of(tuned, tmp_path)
     section = page[page.index("<h2>Ranking: hybrid, 60% dense + 40% BM25</h2>") :]
     section = section[: section.index("</section>")]
-    assert "NDCG@10 on 40 dev queries: hybrid gains." in section
+    assert "Why: nDCG@10 on 40 dev queries: hybrid gains." in section
     assert "each weight of the encoder's score" in section.replace("&#39;", "'").replace("&#x27;", "'")
     assert "<svg" in section
     few = night.having(ranking=Ranking(weight=0.0), tuning=Tuning(weight=0.0, why="few queries"))
     section = page_of(few, tmp_path).split("<h2>Ranking: BM25</h2>")[1].split("</section>")[0]
-    assert "Few queries." in section
+    assert "Why: few queries." in section
     assert "<svg" not in section
     served = few.having(serving=release("r0001").model_copy(update={"ranking": Ranking(weight=0.6)}))
     assert "The serving release ranks: hybrid, 60% dense" in page_of(served, tmp_path)

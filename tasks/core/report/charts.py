@@ -78,7 +78,7 @@ def weights(values: Sequence[float], measured: Sequence[float], chosen: float) -
     axes.plot(values, measured, color=COLORS[System.CHALLENGER], linewidth=1.8)
     axes.axvline(chosen, color=GREY, linewidth=1, linestyle=(0, (3, 3)))
     axes.set_xticks([0, chosen, 1] if 0 < chosen < 1 else [0, 1])
-    axes.set_xticklabels(["BM25", *([f"{chosen:.2f}"] if 0 < chosen < 1 else []), "encoder"])
+    axes.set_xticklabels(["BM25", *([f"\n{chosen:.2f}"] if 0 < chosen < 1 else []), "encoder"])
     axes.set_ylabel("nDCG@10, dev queries")
     axes.set_title("Weight of the encoder's score", fontsize=9.5, loc="left")
     return _svg(figure, "weights", "Line: nDCG@10 of the dev queries for each weight of the encoder's score")
