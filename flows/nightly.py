@@ -129,11 +129,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
     }
     if serving is not None:
-        served = serving.ranking
-        if served.postings:  # its weight, over tonight's passages
-            lexical = mining.analyze_passages(settings, snapshot, served.language, served.stemmer)
-            served = served.model_copy(update={"postings": lexical.digest})
-        figures[System.SERVING] = evaluation.evaluate(settings, System.SERVING, rival, rival_vectors, snapshot, served)
+        figures[System.SERVING] = evaluation.evaluate(
+            settings, System.SERVING, rival, rival_vectors, snapshot, serving.ranking
+        )
     withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)
     decision = evaluation.gate(
         settings, figures, challenger, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn

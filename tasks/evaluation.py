@@ -5,15 +5,16 @@ from __future__ import annotations
 from prefect import task
 
 from tasks import report
-from tasks.core.base.ranking import Ranking
+from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation import probe as pools
-from tasks.core.evaluation.evaluate import encoder_run, evaluate_ranked, evaluate_ranking
+from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, release_run
 from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuned, tune_ranking
+from tasks.core.snapshot.reader import judged
 from tasks.policy import STEP
 
 
@@ -49,7 +50,8 @@ def probe(
 ) -> Probe:
     """Compare challenger and rival (serving encoder or base model) on a pool of passages, before embedding them all."""
     held_out = settings.evaluation
-    dense = encoder_run(settings.home, rival, vectors, snapshot, held_out.split, held_out.depth)
+    queries = judged(snapshot, held_out.split)
+    dense = release_run(settings.home, held_out.split, queries, rival, vectors, DENSE, held_out.depth)
     name = "the serving release" if serving else "the base model"
     served = None if serving is None else serving.ranking
     return pools.probe(settings, snapshot, challenger, rival, name, (bm25, dense), served)

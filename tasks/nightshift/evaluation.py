@@ -13,9 +13,11 @@ from nightshift.progress import progress_bars
 from nightshift.retrieval import bm25_run, embed
 from nightshift.settings import settings_for
 from tasks.core.base import receipts
+from tasks.core.base.ranking import DENSE
+from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.systems import System
 
-MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100"}
+MEASURES = {key: NAMES[key] for key in ("ndcg@10", "mrr@10", "recall@100")}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def evaluate(
     Raises:
         BadInput: the split has no judged query.
     """
-    from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_run
+    from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_run
 
     settings = settings_for(collection.home, evaluation={"split": split}).evaluation
     with progress_bars(progress):
@@ -68,4 +70,5 @@ def evaluate(
             return Evaluation(evaluate_run(collection.home, System.BM25, run, collection.snapshot, split))
         receipt = as_encoder(encoder, collection).receipt
         vectors = embed(collection, receipt)
-        return Evaluation(evaluate_encoder(collection.home, "encoder", receipt, vectors, collection.snapshot, settings))
+        home, snapshot = collection.home, collection.snapshot
+        return Evaluation(evaluate_ranked(home, "encoder", receipt, vectors, snapshot, DENSE, settings))

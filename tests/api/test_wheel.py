@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from things_and_traits import SMALL_NIGHT
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -22,15 +23,6 @@ path = "source"
 [encoder]
 model = "{model}"
 passage_tokens = 24
-[mining]
-heap_mb = 256
-[training]
-epochs = 8
-batch_size = 12
-learning_rate = 0.003
-[gate]
-bm25_floor = false
-margin = 0.5
 """
 SCRIPT = """
 import nightshift as ns
@@ -72,7 +64,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path, collection: Callable[..., Path], tiny_model: Path) -> Path:
     """A user's folder with a source, settings, and modules that have the names of our packages."""
     collection(more=40)
-    (tmp_path / "night.toml").write_text(SETTINGS.format(model=tiny_model))
+    (tmp_path / "night.toml").write_text(SETTINGS.format(model=tiny_model) + SMALL_NIGHT)
     (tmp_path / "tasks.py").write_text("OWNER = 'the user'\n")
     for package in ("flows", "infra", "data_contracts"):
         (tmp_path / package).mkdir()

@@ -14,14 +14,12 @@ import http.client
 import json
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from drawn_corpus import vectors, write_tables
+from service import running
 
 from tasks.core.base.files import produce, write_json
 from tasks.core.base.ranking import Ranking
@@ -87,7 +86,7 @@ def main() -> None:
         queries = _release(settings)
         command = [sys.executable, __file__, str(chosen.folder), "--home", str(settings.home), "--worker"]
         command += ["--port", str(chosen.port), "--index", chosen.index, *(["--uri", chosen.uri] if chosen.uri else [])]
-        with _service(command, chosen.port) as process:
+        with running(command, lambda: _Client(chosen.port).search("warm", "hybrid")) as process:
             _one_client(chosen, queries)
             _many_clients(chosen, queries)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -140,21 +139,6 @@ def _release(settings: Settings) -> list[str]:
     print(f"{snapshot.rows:,} passages, {settings.milvus.index}, {settings.milvus.uri or 'embedded Milvus'}")
     queries: pa.Table = judged(snapshot, "test")
     return [str(text) for text in queries["text"].to_pylist()]
-
-
-@contextmanager
-def _service(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command) as process:
-        try:
-            while process.poll() is None:
-                try:
-                    _Client(port).search("warm", "hybrid")
-                    break
-                except OSError:
-                    time.sleep(0.2)
-            yield process
-        finally:
-            process.terminate()
 
 
 class _Client:

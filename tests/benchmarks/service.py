@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from tasks.core.base.errors import NightshiftError
@@ -83,24 +83,33 @@ def service(port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def send(body: dict[str, Any]) -> Any:
-        connection.request("POST", "/search", json.dumps(body), {"content-type": "application/json"})
+        try:
+            connection.request("POST", "/search", json.dumps(body), {"content-type": "application/json"})
+        except OSError:
+            connection.close()  # not up yet: connect again
+            raise
         response = connection.getresponse()
         answer = json.loads(response.read())
         assert response.status == 200, answer
         return answer
 
+    with running(command, lambda: send({"query": "warm"})), closing(connection):
+        yield send
+
+
+@contextmanager
+def running(command: list[str], search: Callable[[], Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a service, from its first answer to `search` on; yield its process."""
     with subprocess.Popen(command, env=dict(os.environ)) as process:
         try:
             while process.poll() is None:
                 try:
-                    send({"query": "warm"})
+                    search()
                     break
                 except OSError:
-                    connection.close()
                     time.sleep(0.2)
-            yield send
+            yield process
         finally:
-            connection.close()
             process.terminate()
 
 

@@ -10,11 +10,12 @@ import pytest
 from evaluation_world import World, small_world, write_run
 from things_and_traits import THINGS, TRAITS
 
+from tasks.core.base.ranking import DENSE
 from tasks.core.base.receipts import Evaluation
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import load_encoder
-from tasks.core.evaluation.evaluate import evaluate_encoder, evaluate_ranking, evaluate_run, read_run, run_of
+from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, evaluate_run, read_run, run_of
 from tasks.core.report.night import recipe_of
 from tasks.core.retrieval import own_passages
 from tasks.core.retrieval.own_passages import leave_out_self
@@ -40,8 +41,8 @@ def ranked(evaluation: Evaluation, home: Path) -> dict[str, list[str]]:
 
 def test_the_passage_of_the_query_ranks_first_by_default_and_can_be_left_out(world: World) -> None:
     parts = (world.home, "challenger", world.encoder, world.embeddings, world.snapshot)
-    plain = evaluate_encoder(*parts, EvaluationSettings(depth=10))
-    apart = evaluate_encoder(*parts, EvaluationSettings(depth=10, leave_out_self=True))
+    plain = evaluate_ranked(*parts, DENSE, EvaluationSettings(depth=10))
+    apart = evaluate_ranked(*parts, DENSE, EvaluationSettings(depth=10, leave_out_self=True))
     for query, passages in ranked(apart, world.home).items():
         with_it = ranked(plain, world.home)[query]
         assert with_it[0] == query

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from things_and_traits import write_collection
+from things_and_traits import SMALL_NIGHT, write_collection
 
 SETTINGS = """
 home = "var/a home"
@@ -18,15 +18,6 @@ path = "the source"
 [encoder]
 model = "~/model"
 passage_tokens = 24
-[mining]
-heap_mb = 256
-[training]
-epochs = 8
-batch_size = 12
-learning_rate = 0.003
-[gate]
-bm25_floor = false
-margin = 0.5
 """
 
 
@@ -36,7 +27,7 @@ def test_a_night_runs_in_a_folder_with_spaces_quotes_and_unicode_in_the_c_locale
 ) -> None:
     folder = tmp_path / 'nächte "von" o\'wl 狐'
     write_collection(folder / "the source", more=40)
-    (folder / "night.toml").write_text(SETTINGS, encoding="utf-8")
+    (folder / "night.toml").write_text(SETTINGS + SMALL_NIGHT, encoding="utf-8")
     (tmp_path / "model").symlink_to(tiny_model)
     environment = {
         **os.environ,

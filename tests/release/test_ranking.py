@@ -48,8 +48,7 @@ def answers(settings):
 
 def ranking_over(settings, tag, weight=0.5):
     """Return a ranking over the lexical index of the passages of `tag`."""
-    snapshot, encoder = snapshot_of(settings.home, texts(tag=tag)), encoder_of(settings.home)
-    return ranking_of(settings.home, snapshot, embeddings_of(settings.home, encoder, snapshot), weight)
+    return ranking_of(settings.home, snapshot_of(settings.home, texts(tag=tag)), weight)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])

@@ -18,6 +18,7 @@ from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.retrieval.arms import fused_run, score_arms
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.retrieval.postings import over_snapshot
 from tasks.core.retrieval.runs import RUN_FILE, LazyVectors
 from tasks.core.snapshot.reader import judged, qrels
 
@@ -40,14 +41,6 @@ def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: s
     return produce(home, Evaluation, key, build)
 
 
-def evaluate_encoder(
-    home: Path, system: str, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, settings: EvaluationSettings
-) -> Evaluation:
-    """Rank all passages for the held-out queries by exact search over the embeddings, and measure the ranking."""
-    run = encoder_run(home, encoder, embeddings, snapshot, settings.split, settings.searched_depth)
-    return evaluate_ranking(home, system, run, snapshot, settings)
-
-
 def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, settings: EvaluationSettings) -> Evaluation:
     """Measure a finished run of `searched_depth` passages per query; drop own passages if `leave_out_self` is set."""
     if settings.leave_out_self:
@@ -64,12 +57,13 @@ def evaluate_ranked(
     ranking: Ranking,
     settings: EvaluationSettings,
 ) -> Evaluation:
-    """Rank the held-out queries as a release with this ranking does, and measure the result.
+    """Rank the held-out queries as a release with this ranking would over this snapshot, and measure the result.
 
     Raises:
-        NightshiftError: the lexical index of the ranking is missing.
+        BadInput: the split has no judged query.
+        NightshiftError: the lexical index of the snapshot cannot be built.
     """
-    queries = judged(snapshot, settings.split)
+    queries, ranking = judged(snapshot, settings.split), over_snapshot(home, ranking, snapshot)
     run = release_run(home, settings.split, queries, encoder, embeddings, ranking, settings.searched_depth)
     return evaluate_ranking(home, system, run, snapshot, settings)
 
@@ -99,19 +93,6 @@ def encoder_arms(
     queries = judged(snapshot, split)
     postings = load(home, Postings, ranking.postings)
     return score_arms(home, queries, encoder_vectors(encoder, queries), embeddings, postings, ranking)
-
-
-def encoder_run(
-    home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, depth: int
-) -> Run:
-    """Search the `depth` best passages for every judged query of `split`, exactly, with the encoder.
-
-    Raises:
-        BadInput: the split has no judged query.
-    """
-    judged_queries = judged(snapshot, split)
-    vectors = load_encoder(encoder.path).encode_queries(judged_queries["text"].to_pylist())
-    return dense_run(home, split, judged_queries, vectors, embeddings, depth)
 
 
 def run_of(home: Path, evaluation: Evaluation) -> Run:

@@ -88,12 +88,12 @@ def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, served: Ranki
     """Measure the ranking of an encoder on the pool. served: how it ranks; None: as is best for these queries."""
     home, evaluation = settings.home, settings.evaluation
     vectors = gather_shards(home, encoder, pool, 1, vectors=settings.embedding.vectors)
-    postings = build_postings(home, pool, settings.mining.language, settings.mining.stemmer)
-    ranking, _ = tune_ranking(
-        home, encoder, vectors, pool, postings, settings.mining, evaluation, split=evaluation.split
-    )
-    if served is not None:
-        ranking = ranking.model_copy(update=served.model_dump(include={"weight", "dense_scale", "lexical_scale"}))
+    ranking = served
+    if ranking is None:
+        postings = build_postings(home, pool, settings.mining.language, settings.mining.stemmer)
+        ranking, _ = tune_ranking(
+            home, encoder, vectors, pool, postings, settings.mining, evaluation, split=evaluation.split
+        )
     return read_per_query(evaluate_ranked(home, "probe", encoder, vectors, pool, ranking, evaluation))
 
 

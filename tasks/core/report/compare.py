@@ -25,7 +25,6 @@ from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import judged, load_snapshot
 
 log = logging.getLogger("nightshift.evaluation")
@@ -179,9 +178,6 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
     )
     vectors = gather_shards(home, encoder, snapshot, embedding.shards, vectors=embedding.vectors)
     ranking = target.ranking if isinstance(target, Release) else DENSE
-    if ranking.postings:
-        postings = build_postings(home, snapshot, ranking.language, ranking.stemmer)
-        ranking = ranking.model_copy(update={"postings": postings.digest})
     return evaluate_ranked(home, _label(target), encoder, vectors, snapshot, ranking, evaluation)
 
 

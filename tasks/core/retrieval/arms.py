@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from tasks.core.base.files import produce
 from tasks.core.base.ranking import DEPTH, Mode, Ranking
 from tasks.core.base.receipts import ArmScores, Embeddings, Postings, Run
-from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
-from tasks.core.retrieval.dense import reproducible_search
-from tasks.core.retrieval.exact import passage_ids, score_pairs, vector_blocks
+from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Weights, open_scorer
+from tasks.core.retrieval.dense import longest_norm, reproducible_search
+from tasks.core.retrieval.exact import passage_ids, score_pairs
 from tasks.core.retrieval.fusion import fuse_scores
 from tasks.core.retrieval.runs import LazyVectors, append_run, queries_digest, run_writer, vectors_of
 
@@ -60,11 +60,12 @@ def score_arms(
 
     def build(folder: Path) -> Mapping[str, Any]:
         scorer, vectors = open_scorer(postings, ranking), vectors_of(query_vectors)
-        rows = 0
+        rows, longest = 0, longest_norm(embeddings)
         with pq.ParquetWriter(folder / ARMS, _SCHEMA, compression="zstd") as writer:
             for start in range(0, queries.num_rows, AT_ONCE):
                 part = queries.slice(start, AT_ONCE)
-                columns = _score(part["text"].to_pylist(), vectors[start : start + AT_ONCE], embeddings, scorer, depth)
+                weights = [scorer.weights(text) for text in part["text"].to_pylist()]
+                columns = _score(weights, vectors[start : start + AT_ONCE], embeddings, scorer, depth, longest)
                 query, passages = columns["query"], columns["row"]
                 table = pa.table(
                     {
@@ -97,14 +98,13 @@ _SCHEMA = pa.schema(
 
 
 def _score(
-    texts: list[str], vectors: np.ndarray, embeddings: Embeddings, scorer: Bm25Scorer, depth: int
+    weights: list[Weights], vectors: np.ndarray, embeddings: Embeddings, scorer: Bm25Scorer, depth: int, longest: float
 ) -> dict[str, np.ndarray]:
     """Return the columns of the union of both retrievers' passages, ordered by query and row."""
-    longest = max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0.0)
     rows, scores = reproducible_search(vectors, embeddings, depth, longest)
-    hits = scorer.search(texts, depth)
-    dense_query = np.repeat(np.arange(len(texts)), rows.shape[1])
-    lexical_query = np.repeat(np.arange(len(texts)), [len(hit_rows) for hit_rows, _ in hits])
+    hits = scorer.search_weighted(weights, depth)
+    dense_query = np.repeat(np.arange(len(weights)), rows.shape[1])
+    lexical_query = np.repeat(np.arange(len(weights)), [len(hit_rows) for hit_rows, _ in hits])
     lexical_rows = np.concatenate([hit_rows for hit_rows, _ in hits]).astype(np.int64)
     size = embeddings.rows
     dense_pairs, lexical_pairs = dense_query * size + rows.ravel(), lexical_query * size + lexical_rows
@@ -114,10 +114,10 @@ def _score(
     dense[np.searchsorted(pairs, dense_pairs)] = scores.ravel()
     missing = np.isnan(dense)
     dense[missing] = score_pairs(vectors, embeddings, query[missing], passages[missing])
-    starts = np.searchsorted(query, np.arange(len(texts) + 1))
+    starts = np.searchsorted(query, np.arange(len(weights) + 1))
     lexical = [
-        scorer.scores(scorer.weights(text), passages[start:end])
-        for text, start, end in zip(texts, starts[:-1], starts[1:], strict=True)
+        scorer.scores(weighted, passages[start:end])
+        for weighted, start, end in zip(weights, starts[:-1], starts[1:], strict=True)
     ]
     return {
         "query": query,

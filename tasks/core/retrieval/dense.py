@@ -58,9 +58,7 @@ def dense_search(
         "version": VERSION,
     }
 
-    @cache
-    def longest() -> float:
-        return max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0)
+    longest = cache(lambda: longest_norm(embeddings))
 
     def answer(folder: Path, start: int, end: int) -> Hits:
         vectors = vectors_of(query_vectors)
@@ -72,6 +70,11 @@ def dense_search(
 
     title, at_once = f"{embeddings.rows:,} vectors", max(1, HITS_AT_ONCE // (depth + SPARE))
     return Search(title, home, key, queries, depth, at_once, (embeddings.digest,), answer)
+
+
+def longest_norm(embeddings: Embeddings) -> float:
+    """Return the largest norm of a passage vector, in one pass over the shards; 0 without passages."""
+    return max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0.0)
 
 
 def reproducible_search(

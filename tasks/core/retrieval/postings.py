@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from tasks.core.base.files import produce
 from tasks.core.base.languages import language_key
 from tasks.core.base.progress import report_progress
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings, Snapshot
 from tasks.core.retrieval.analyzer import SEPARATOR, Analyzer
 from tasks.core.retrieval.jvm import anserini_version
@@ -67,6 +68,14 @@ def build_postings(home: Path, snapshot: Snapshot, language: str, stemmer: str) 
         }
 
     return produce(home, Postings, _key(snapshot.digest, language, stemmer), build)
+
+
+def over_snapshot(home: Path, ranking: Ranking, snapshot: Snapshot) -> Ranking:
+    """Return the same ranking with the lexical index of this snapshot, built if missing; unchanged without an index."""
+    if not ranking.postings:
+        return ranking
+    postings = build_postings(home, snapshot, ranking.language, ranking.stemmer)
+    return ranking.model_copy(update={"postings": postings.digest})
 
 
 def _key(snapshot: str, language: str, stemmer: str) -> dict[str, object]:
