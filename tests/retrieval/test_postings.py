@@ -16,14 +16,15 @@ from small_snapshot import snapshot_of
 
 from tasks.core.base.files import CHECKSUMS, MANIFEST, find_artifact
 from tasks.core.base.receipts import Postings
+from tasks.core.retrieval import analyzed_batches, earlier_postings
 from tasks.core.retrieval import postings as module
 from tasks.core.retrieval.analyzer import Analyzer
-from tasks.core.retrieval.postings import (
+from tasks.core.retrieval.postings import build_postings
+from tasks.core.retrieval.postings_format import (
     DOCUMENTS,
     FREQUENCIES,
     NORMS,
     TERMS,
-    build_postings,
     decoded_lengths,
     encode_lengths,
 )
@@ -87,7 +88,7 @@ def test_the_index_lists_every_term_of_every_passage(world):
 
 @pytest.mark.parametrize("rows", [1, 50])
 def test_small_batches_give_the_same_bytes(world, tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(module, "BATCH_ROWS", rows)
+    monkeypatch.setattr(analyzed_batches, "BATCH_ROWS", rows)
     other = build_postings(tmp_path, world.snapshot, "en", "porter")
     assert not other.reused
     assert other.digest == world.postings.digest
@@ -114,7 +115,8 @@ def test_a_second_build_reuses_the_index_and_another_stemmer_does_not(world):
 
 @pytest.mark.parametrize("step", ["_write_batch", "_merge"])
 def test_a_crashed_build_starts_again(world, tmp_path, monkeypatch, step):
-    work, calls = getattr(module, step), []
+    owner = analyzed_batches if step == "_write_batch" else module
+    work, calls = getattr(owner, step), []
 
     def crash(*arguments):
         calls.append(step)
@@ -122,14 +124,55 @@ def test_a_crashed_build_starts_again(world, tmp_path, monkeypatch, step):
             raise KeyboardInterrupt
         return work(*arguments)
 
-    monkeypatch.setattr(module, "BATCH_ROWS", 50)
+    monkeypatch.setattr(analyzed_batches, "BATCH_ROWS", 50)
     with monkeypatch.context() as crashing:
-        crashing.setattr(module, step, crash)
+        crashing.setattr(owner, step, crash)
         with pytest.raises(KeyboardInterrupt):
             build_postings(tmp_path, world.snapshot, "en", "porter")
     assert find_artifact(tmp_path, Postings, world.postings.digest) is None
     assert content(build_postings(tmp_path, world.snapshot, "en", "porter")) == content(world.postings)
     assert not list((tmp_path / "postings").glob("*.partial"))
+
+
+@pytest.mark.parametrize(("language", "stemmer"), [("en", "porter"), ("ar", "porter"), ("pl", "porter")])
+def test_after_a_small_change_only_new_passages_are_analyzed_and_the_bytes_are_the_same(
+    tmp_path, monkeypatch, language, stemmer
+):
+    """Delete, edit, insert, and rename passages; among them the first, the last, and the only one with a term."""
+    random = np.random.default_rng(3)
+    words = ["kot", "w1", "w2", "كتـاب", "ـــ", "running", *(f"t{number}" for number in range(40))]
+    before = {f"p{row:03d}": " ".join(random.choice(words, random.integers(1, 30))) for row in range(200)}
+    before |= {"p100": "unique", "p150": "!!"}
+    after = {name: text for name, text in before.items() if name not in ("p000", "p100", "p151")}
+    after |= {"p007": "edited unique2 w1", "p150a": "inserted w1 w1 cat", "o999": "first t1", "z": "last kot"}
+    monkeypatch.setattr(earlier_postings, "BLOCK", 100)
+    monkeypatch.setattr(module, "SORTED", 50)
+    analyzed = []
+    texts_of = Analyzer.joined_terms_of
+    monkeypatch.setattr(
+        Analyzer, "joined_terms_of", lambda self, texts: (analyzed.extend(texts), texts_of(self, texts))[1]
+    )
+    old, new = (snapshot_of(tmp_path / "reused", passages_) for passages_ in (before, after))
+    build_postings(tmp_path / "reused", old, language, stemmer)
+    analyzed.clear()
+    reused = build_postings(tmp_path / "reused", new, language, stemmer)
+    removed = [before[name] for name in ("p000", "p007", "p100", "p151")]
+    assert sorted(analyzed) == sorted([*removed, *(after[name] for name in ("p007", "p150a", "o999", "z"))])
+    built = build_postings(tmp_path / "scratch", snapshot_of(tmp_path / "scratch", after), language, stemmer)
+    assert content(reused) == content(built)
+    assert reused.model_dump(exclude={"path", "seconds", "peak_mb"}) == built.model_dump(
+        exclude={"path", "seconds", "peak_mb"}
+    )
+
+
+def test_postings_of_a_mostly_different_snapshot_are_not_reused(tmp_path, caplog):
+    texts = {f"p{row:03d}": f"text {row}" for row in range(100)}
+    build_postings(tmp_path, snapshot_of(tmp_path, texts), "en", "porter")
+    with caplog.at_level(logging.INFO, logger="nightshift"):
+        for more, message in ((101, "analyzing 201 passages"), (99, "analyzing 0 passages (199 reused)")):
+            larger = texts | {f"q{row:03d}": "other" for row in range(more)}
+            build_postings(tmp_path, snapshot_of(tmp_path, larger), "en", "porter")
+            assert f"BM25: {message}" in caplog.messages
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -145,7 +188,7 @@ def test_a_damaged_file_is_set_aside_and_the_index_built_again(world, tmp_path, 
 
 
 def test_memory_does_not_grow_with_the_number_of_passages(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_ROWS", 64)
+    monkeypatch.setattr(analyzed_batches, "BATCH_ROWS", 64)
     random = np.random.default_rng(2)
     texts = [" ".join(f"w{word}" for word in random.integers(0, 200, 30)) for _ in range(250)]
 

@@ -13,7 +13,7 @@ from tasks.core.base.errors import Damaged
 from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Postings
 from tasks.core.release.repair import repair
-from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS
+from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS
 from tasks.core.search.http import make_app
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25_kernel import rank, score, weigh
-from tasks.core.retrieval.postings import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
+from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths, map_array
 from tasks.core.retrieval.query_lines import one_line
 
 BYTES_PER_POSTING = 8  # in memory: a row and an impact
@@ -45,12 +44,12 @@ class Bm25Scorer:
         self.rows = postings.rows
         self._numbers = {term: number for number, term in enumerate(table["term"].to_pylist())}
         self._ends = np.concatenate([[0], table["end"].to_numpy()])
-        self._documents = _mapped(folder / DOCUMENTS, np.int32)
+        self._documents = map_array(folder / DOCUMENTS, np.int32)
         norms = np.fromfile(folder / NORMS, np.uint8)
         idf = _idf(np.diff(self._ends), postings.documents)
         inverse = _inverse_norms(postings, k1, b)[norms]
         self._impacts = np.empty(len(self._documents), np.float32)
-        frequencies = _mapped(folder / FREQUENCIES, np.uint16)
+        frequencies = map_array(folder / FREQUENCIES, np.uint16)
         weigh(self._ends, idf, self._documents, frequencies, inverse, self._impacts)
         self._language, self._analyzer = language, Analyzer(language, stemmer)
 
@@ -101,10 +100,6 @@ def _in_batches(items: Sequence[T], search: Callable[[Sequence[T]], list[Hits]],
         return [hits for batch in batches for hits in search(batch)]
     with ThreadPoolExecutor(threads or cores()) as pool:
         return [hits for answers in pool.map(search, batches) for hits in answers]
-
-
-def _mapped(file: Path, kind: type) -> np.ndarray:
-    return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)
 
 
 def _idf(frequencies: np.ndarray, documents: int) -> np.ndarray:

@@ -1,13 +1,13 @@
 """The lexical index of a snapshot: for each term the passages that contain it, as plain arrays that are mapped.
 
 Terms come from Lucene's analyzer, and lengths are stored as Lucene stores them, so that BM25 over these arrays gives
-Lucene's scores (see `bm25_scorer.py`).
+Lucene's scores (see `bm25_scorer.py`). The postings of passages that an earlier snapshot has too are taken over.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,49 +17,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import produce
+from tasks.core.base.files import find_by_key, produce
 from tasks.core.base.languages import language_key
-from tasks.core.base.progress import report_progress
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings, Snapshot
-from tasks.core.retrieval.analyzer import SEPARATOR, Analyzer
+from tasks.core.retrieval.analyzed_batches import Vocabulary, analyze, read_batch
+from tasks.core.retrieval.analyzer import Analyzer
+from tasks.core.retrieval.earlier_postings import EarlierPostings, find_earlier_postings
 from tasks.core.retrieval.jvm import anserini_version
-from tasks.core.snapshot.reader import passages
-from tasks.core.text.normalization import full_text
+from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, encode_lengths
 
 log = logging.getLogger("nightshift.retrieval")
 
-VERSION = 1  # of the artifact format; raise it to rebuild
-TERMS, DOCUMENTS, FREQUENCIES, NORMS = "terms.parquet", "documents.i32", "frequencies.u16", "norms.u8"
-BATCH_ROWS = 4096  # passages analyzed at once
-_LONGEST = np.iinfo(np.uint16).max
+VERSION = 2  # of the artifact format; raise it to rebuild
+SORTED = 1 << 22  # postings sorted at once
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # terms, rows, counts
 
 
 def build_postings(home: Path, snapshot: Snapshot, language: str, stemmer: str) -> Postings:
-    """Analyze all passages (title and text) and write the postings of each term, passages in snapshot order.
+    """Write the postings of each term (ascending) of all passages (title and text), passages in snapshot order.
 
-    Memory grows with the number of different terms, not with the number of passages.
+    Only passages that no earlier snapshot with postings has are analyzed; the bytes are the same as without an earlier
+    snapshot. Memory grows with the number of different terms, and by 9 bytes per passage.
 
     Raises:
         NightshiftError: Java is missing or fails.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        log.info("BM25: analyzing %s passages", f"{snapshot.rows:,}")
-        analyzer = Analyzer(language, stemmer)
+        earlier = find_earlier_postings(
+            home, snapshot, lambda other: find_by_key(home, Postings, _key(other.digest, language, stemmer))
+        )
+        vocabulary, analyzer = Vocabulary(), Analyzer(language, stemmer)
         with TemporaryDirectory(dir=folder, prefix=".batches-") as scratch:
-            vocabulary = _Vocabulary()
-            with (folder / NORMS).open("wb") as norms:
-                for number, (first, texts) in enumerate(_texts(snapshot)):
-                    joined = analyzer.joined_terms_of(texts)
-                    counts = _write_batch(Path(scratch) / f"{number:06d}", first, joined, vocabulary)
-                    lengths = analyzer.lengths(texts, counts)
-                    vocabulary.count_lengths(np.maximum(counts, lengths))
-                    norms.write(encode_lengths(lengths).tobytes())
-            _merge(folder, sorted(Path(scratch).iterdir()), vocabulary)
+            if earlier is not None:
+                _take_over(earlier, analyzer, Path(scratch) / "removed", vocabulary)
+            norms = _analyze_new(snapshot, earlier, analyzer, Path(scratch) / "new", vocabulary)
+            norms.tofile(folder / NORMS)
+            batches = map(read_batch, sorted((Path(scratch) / "new").iterdir()))
+            terms = _merge(folder, [*([] if earlier is None else [earlier.batches()]), batches], vocabulary)
         return {
             "rows": snapshot.rows,
-            "terms": len(vocabulary.terms),
+            "terms": terms,
             "postings": int(vocabulary.frequencies().sum()),
             "tokens": vocabulary.tokens,
             "documents": vocabulary.documents,
@@ -83,97 +82,86 @@ def _key(snapshot: str, language: str, stemmer: str) -> dict[str, object]:
     return key | language_key(language)
 
 
-def _texts(snapshot: Snapshot) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first row and the texts (with title) of each batch of passages."""
-    first = 0
-    for batch in passages(snapshot, columns=["title", "text"], batch_rows=BATCH_ROWS):
-        pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-        yield first, [full_text(title, text) for title, text in pairs]
-        first += batch.num_rows
-        report_progress("analyze passages", first, snapshot.rows)
+def _take_over(earlier: EarlierPostings, analyzer: Analyzer, scratch: Path, vocabulary: Vocabulary) -> None:
+    """Count terms, passages, and tokens of the earlier passages that stay.
+
+    Analyzes the removed passages again: their exact lengths are not stored.
+    """
+    scratch.mkdir()
+    removed = Vocabulary()
+    for _ in analyze(earlier.snapshot, earlier.rows < 0, analyzer, scratch, removed):
+        pass
+    vocabulary.tokens = earlier.postings.tokens - removed.tokens
+    vocabulary.documents = earlier.postings.documents - removed.documents
+    vocabulary.number(earlier.terms())
+    for terms, _, _ in earlier.batches():
+        vocabulary.count_passages(terms)
 
 
-class _Vocabulary:
-    """Numbers the terms in order of appearance, and counts passages per term."""
-
-    def __init__(self) -> None:
-        self.terms: dict[str, int] = {}
-        self.tokens = self.documents = 0
-        self._frequencies = np.zeros(1024, np.int64)
-
-    def frequencies(self) -> np.ndarray:
-        """Number of passages that contain each term: int64 (terms,)."""
-        return self._frequencies[: len(self.terms)]
-
-    def number(self, terms: list[str]) -> np.ndarray:
-        """Return the number of each term, adding new ones: int64 (n,)."""
-        known = self.terms
-        return np.fromiter((known.setdefault(term, len(known)) for term in terms), np.int64, len(terms))
-
-    def count_passages(self, terms: np.ndarray) -> None:
-        """Count one passage for each entry of `terms`."""
-        if len(self.terms) > len(self._frequencies):
-            self._frequencies.resize(2 * len(self.terms), refcheck=False)
-        self._frequencies[: len(self.terms)] += np.bincount(terms, minlength=len(self.terms))
-
-    def count_lengths(self, lengths: np.ndarray) -> None:
-        """Count tokens, and passages with at least one token."""
-        self.tokens += int(lengths.sum())
-        self.documents += int(np.count_nonzero(lengths))
+def _analyze_new(
+    snapshot: Snapshot, earlier: EarlierPostings | None, analyzer: Analyzer, scratch: Path, vocabulary: Vocabulary
+) -> np.ndarray:
+    """Analyze the passages that are not in the earlier snapshot; return the encoded lengths of all, uint8 (rows,)."""
+    scratch.mkdir()
+    norms, new = np.zeros(snapshot.rows, np.uint8), np.ones(snapshot.rows, bool)
+    if earlier is not None:
+        earlier.take_norms(norms)
+        new[earlier.rows[earlier.rows >= 0]] = False
+    reused = snapshot.rows - int(new.sum())
+    log.info("BM25: analyzing %s passages%s", f"{new.sum():,}", f" ({reused:,} reused)" if reused else "")
+    for rows, lengths in analyze(snapshot, new, analyzer, scratch, vocabulary):
+        norms[rows] = encode_lengths(lengths)
+    return norms
 
 
-def _write_batch(file: Path, first: int, joined: list[str], vocabulary: _Vocabulary) -> np.ndarray:
-    """Write (term, passage, frequency) of a batch, ordered by term and passage. Return the terms per passage."""
-    split = pc.split_pattern(pa.array(joined, pa.large_string()), SEPARATOR)
-    lengths = np.where(np.array([not text for text in joined]), 0, pc.list_value_length(split).to_numpy())
-    tokens = pc.list_flatten(split).filter(pa.array(np.repeat(lengths > 0, pc.list_value_length(split).to_numpy())))
-    encoded = pc.dictionary_encode(tokens)
-    terms = vocabulary.number(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
-    pairs = terms * len(joined) + np.repeat(np.arange(len(joined)), lengths)
-    distinct, counts = np.unique(pairs, return_counts=True)
-    terms, rows = np.divmod(distinct, len(joined))
-    vocabulary.count_passages(terms)
-    columns = [terms.astype(np.int32), (rows + first).astype(np.int32), np.minimum(counts, _LONGEST).astype(np.uint16)]
-    pq.write_table(pa.table(columns, names=["term", "row", "count"]), file, compression="lz4")
-    return lengths
+def _merge(folder: Path, sources: list[Iterable[Batch]], vocabulary: Vocabulary) -> int:
+    """Scatter batches into the arrays of all postings, by term in byte order; return the number of terms.
 
-
-def _merge(folder: Path, batches: list[Path], vocabulary: _Vocabulary) -> None:
-    """Scatter the batches into the arrays of all postings, grouped by term."""
+    The batches of a source list the passages of each term in ascending order.
+    """
     frequencies = vocabulary.frequencies()
-    ends = np.cumsum(frequencies)
-    table = pa.table({"term": pa.array(list(vocabulary.terms), pa.string()), "end": pa.array(ends, pa.int64())})
+    terms = pa.array(list(vocabulary.terms), pa.string())
+    order = pc.sort_indices(terms).to_numpy()
+    order = order[frequencies[order] > 0]
+    ends = np.cumsum(frequencies[order])
+    table = pa.table({"term": terms.take(pa.array(order)), "end": pa.array(ends, pa.int64())})
     pq.write_table(table, folder / TERMS, compression="zstd")
     total = int(ends[-1]) if len(ends) else 0
     if total == 0:
         (folder / DOCUMENTS).touch()
         (folder / FREQUENCIES).touch()
-        return
+        return 0
     documents = np.memmap(folder / DOCUMENTS, np.int32, "w+", shape=total)
     counts = np.memmap(folder / FREQUENCIES, np.uint16, "w+", shape=total)
-    place = ends - frequencies  # of the next posting of each term
-    for file in batches:
-        batch = pq.read_table(file)
-        terms = batch["term"].to_numpy()
-        first = np.searchsorted(terms, terms, "left")
-        target = place[terms] + np.arange(len(terms)) - first
-        documents[target] = batch["row"].to_numpy()
-        counts[target] = batch["count"].to_numpy()
-        distinct, added = np.unique(terms, return_counts=True)
-        place[distinct] += added
+    place = np.zeros(len(frequencies), np.int64)  # of the next posting of each term
+    place[order] = ends - frequencies[order]
+    for source in sources:
+        for batch in source:
+            _scatter(batch, place, documents, counts)
+    if len(sources) > 1:
+        _sort_rows(ends, documents, counts)
     documents.flush()
     counts.flush()
+    return len(ends)
 
 
-def encode_lengths(lengths: np.ndarray) -> np.ndarray:
-    """Encode passage lengths in a byte each as Lucene's `SmallFloat.intToByte4`: uint8 (n,)."""
-    return (np.searchsorted(decoded_lengths(), lengths, "right") - 1).astype(np.uint8)
+def _scatter(batch: Batch, place: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> None:
+    terms, rows, row_counts = batch
+    first = np.searchsorted(terms, terms, "left")
+    target = place[terms] + np.arange(len(terms)) - first
+    documents[target], counts[target] = rows, row_counts
+    distinct, added = np.unique(terms, return_counts=True)
+    place[distinct] += added
 
 
-def decoded_lengths() -> np.ndarray:
-    """Return the length that each of the 256 bytes stands for, as Lucene's `SmallFloat.byte4ToInt`: int64 (256,)."""
-    free = 24  # 255 - longToInt4(2³¹ - 1): small lengths are exact
-    codes = np.arange(256 - free)
-    shift = (codes >> 3) - 1
-    values = np.where(shift < 0, codes & 7, ((codes & 7) | 8) << np.maximum(shift, 0))
-    return np.concatenate([np.arange(free), free + values])
+def _sort_rows(ends: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> None:
+    """Sort the postings of each term by passage row, in blocks of whole terms."""
+    first_term, start = 0, 0
+    while first_term < len(ends):
+        last_term = max(first_term + 1, int(np.searchsorted(ends, start + SORTED, "right")))
+        end = int(ends[last_term - 1])
+        sizes = np.diff(ends[first_term:last_term], prepend=start)
+        block = slice(start, end)
+        order = np.lexsort((documents[block], np.repeat(np.arange(len(sizes)), sizes)))
+        documents[block], counts[block] = documents[block][order], counts[block][order]
+        first_term, start = last_term, end

@@ -18,7 +18,7 @@ from tasks.core.base.receipts import Postings, Snapshot
 from tasks.core.base.settings import cores
 from tasks.core.release.lexical import NEXT, open_lexical
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Hits, Weights
-from tasks.core.retrieval.postings import DOCUMENTS
+from tasks.core.retrieval.postings_format import DOCUMENTS
 from tasks.core.snapshot.reader import PASSAGES
 
 

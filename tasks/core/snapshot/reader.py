@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -113,3 +114,22 @@ def compare(old: Snapshot, new: Snapshot) -> Changes:
         ).fetchone()
     assert counts is not None
     return Changes(*counts)
+
+
+def unchanged_rows(old: Snapshot, new: Snapshot) -> np.ndarray:
+    """Match passages with the same id, title, and text in two snapshots.
+
+    Returns:
+        int64 (old passages,): the row in the new snapshot, or -1 for changed and removed passages. The rows ascend.
+    """
+    rows = np.full(old.rows, -1, np.int64)
+    with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
+        tables = (
+            f"read_parquet({quoted(snapshot.path / PASSAGES)}, file_row_number = true)" for snapshot in (old, new)
+        )
+        pairs = connection.execute(
+            "SELECT o.file_row_number AS old_row, n.file_row_number AS new_row FROM {} o JOIN {} n "
+            "ON o.passage_id = n.passage_id AND o.text_hash = n.text_hash".format(*tables)
+        ).fetchnumpy()
+    rows[pairs["old_row"]] = pairs["new_row"]
+    return rows
