@@ -70,15 +70,15 @@ def main() -> None:
 def _results(folder: Path, home: Path, chosen: argparse.Namespace) -> Iterator[Result]:
     collection = ns.read_beir(folder, home=home)
     base = ns.load_encoder(collection)
-    yield _measure(collection, base, "base")
+    yield measure(collection, base, "base")
     for seed in chosen.seeds:
         negatives = ns.mine_negatives(collection, encoder=base, progress=False, seed=seed)
         settings = {"max_steps": chosen.steps, "epochs": 1000, "evaluate_every": 0, "seed": seed}
         encoder = ns.train(collection, negatives, encoder=base, progress=False, **settings)
-        yield _measure(collection, encoder, f"{chosen.steps} steps, seed {seed}")
+        yield measure(collection, encoder, f"{chosen.steps} steps, seed {seed}")
 
 
-def _measure(collection: ns.Collection, encoder: ns.Encoder, name: str) -> Result:
+def measure(collection: ns.Collection, encoder: ns.Encoder, name: str) -> Result:
     home, snapshot, receipt = collection.home, collection.snapshot, encoder.receipt
     vectors = gather_shards(home, receipt, snapshot, 1)
     postings = build_postings(home, snapshot, MINING.language, MINING.stemmer)

@@ -30,16 +30,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from quality_peers import Peer
 
 import nightshift as ns
 from nightshift.retrieval import bm25_run
 from tasks.core.base import receipts
-from tasks.core.base.files import digest_of, produce
+from tasks.core.base.files import produce
 from tasks.core.base.sections.mining import MiningSettings
-from tasks.core.base.settings import Settings, TrainingSettings
-from tasks.core.encoder.base_model import find_base
 from tasks.core.mining.mine import NEGATIVES_FILE
-from tasks.core.text.normalization import full_text
 
 MEASURES = ("ndcg@10", "mrr@10", "recall@100")
 
@@ -156,75 +154,12 @@ def _unfiltered(trial: Trial) -> ns.Negatives:
     return ns.Negatives(produce(collection.home, receipts.Negatives, key, build), collection)
 
 
-def _st_mnrl(trial: Trial) -> ns.Encoder:
-    return _sentence_transformers(trial, "mnrl", lambda model, pairs: pairs)
+def _st(name: str) -> Callable[[Trial], ns.Encoder]:
+    def run(trial: Trial) -> ns.Encoder:
+        peer = Peer(trial.collection, name, trial.tokens, trial.seed)
+        return peer.encoder(peer.train(trial.steps, trial.training["batch_size"], trial.training["learning_rate"]))
 
-
-def _st_mined(trial: Trial) -> ns.Encoder:
-    from sentence_transformers.util import mine_hard_negatives
-
-    def with_negatives(model: Any, pairs: Any) -> Any:
-        vectors = trial.collection.home / "sentence-transformers" / "vectors"
-        return mine_hard_negatives(
-            pairs, model, corpus=list(_texts(trial).values()), relative_margin=0.05, num_negatives=1,
-            cache_folder=str(vectors), verbose=False,
-        )  # fmt: skip
-
-    return _sentence_transformers(trial, "mined", with_negatives)
-
-
-def _sentence_transformers(trial: Trial, name: str, prepare: Callable[[Any, Any], Any]) -> ns.Encoder:
-    """Train with sentence-transformers, and load its model as a base model to measure it in the same way."""
-    import torch
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.training_args import BatchSamplers
-
-    from tasks.core.encoder.hardware import has_bf16
-
-    settings = TrainingSettings(**trial.training, max_steps=trial.steps)
-    model = SentenceTransformer(str(find_base(Settings().encoder.model)), local_files_only=True)
-    model.max_seq_length = trial.tokens
-    pairs = prepare(model, Dataset.from_dict(_pairs(trial)))
-    key = [name, trial.collection.snapshot.digest, trial.tokens, trial.steps, trial.training]
-    folder = trial.collection.home / "sentence-transformers" / digest_of(key)
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * settings.max_steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=has_bf16(),
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
-        seed=settings.seed,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    SentenceTransformerTrainer(model, arguments, pairs, loss=MultipleNegativesRankingLoss(model)).train()
-    model.save_pretrained(str(folder))
-    return ns.load_encoder(trial.collection, folder, passage_tokens=trial.tokens)
-
-
-def _pairs(trial: Trial) -> dict[str, list[str]]:
-    train, texts = trial.collection.qrels("train"), _texts(trial)
-    queries = {row["query_id"]: row["text"] for row in trial.collection.queries("train").to_pylist()}
-    return {
-        "anchor": [queries[query] for query in train["query_id"].to_pylist()],
-        "positive": [texts[passage] for passage in train["passage_id"].to_pylist()],
-    }
-
-
-def _texts(trial: Trial) -> dict[str, str]:
-    return {row["passage_id"]: full_text(row["title"], row["text"]) for row in trial.collection.passages()}
+    return run
 
 
 RECIPES: dict[str, Callable[[Trial], ns.Encoder]] = {
@@ -233,8 +168,8 @@ RECIPES: dict[str, Callable[[Trial], ns.Encoder]] = {
     "bm25": _bm25,
     "bm25-filtered": _bm25_filtered,
     "two-rounds": _two_rounds,
-    "st-mnrl": _st_mnrl,
-    "st-mined": _st_mined,
+    "st-mnrl": _st("mnrl"),
+    "st-mined": _st("mined"),
 }
 
 
