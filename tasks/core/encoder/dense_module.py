@@ -144,11 +144,16 @@ def dense_path(number: int) -> str:
 
 
 def listed_dense(folder: Path) -> list[str]:
-    """Return the subfolders of the Dense modules that `modules.json` lists, in order, without the one that cuts."""
+    """Return the subfolders of the Dense modules that `modules.json` lists before a Normalize module, in order.
+
+    The module that cuts vectors is left out.
+    """
     if not (folder / MODULES).is_file():
         return []
     steps = [(str(step.get("type", "")), str(step.get("path", ""))) for step in read_json_list(folder / MODULES)]
-    return [path for kind, path in steps if kind.rpartition(".")[2] == "Dense" and path != CUT]
+    kinds = [kind.rpartition(".")[2] for kind, _ in steps]
+    end = kinds.index("Normalize") if "Normalize" in kinds else len(kinds)
+    return [path for kind, (_, path) in zip(kinds[:end], steps, strict=False) if kind == "Dense" and path != CUT]
 
 
 def load_projection(folder: Path) -> Projection | None:
