@@ -46,12 +46,11 @@ STEPS = {  # class of a step → reason
 def check_kind(folder: Path) -> None:
     """Raise NightshiftError, with the reason, when the model in `folder` is of a kind that is not supported.
 
-    Cross-encoders pass, because mining uses them. A model whose architecture transformers does not know is refused if it needs its own code, which is never run.
+    Cross-encoders pass, because mining uses them. A model whose architecture transformers does not know is refused if
+    it needs its own code, which is never run.
     """
     for reason in _reasons(folder):
-        raise NightshiftError(
-            f"model {folder}: is {reason}. Set [encoder] model to a dense embedding model of texts."
-        )
+        raise NightshiftError(f"model {folder}: is {reason}. Set [encoder] model to a dense embedding model of texts.")
 
 
 def _reasons(folder: Path) -> Iterator[str]:

@@ -28,6 +28,7 @@ from tasks.core.encoder.dual_encoder import (
     read_spec,
     start_from,
 )
+from tasks.core.encoder.prompt_room import check_prompt_room
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
@@ -47,15 +48,17 @@ def base_encoder(home: Path, snapshot: Snapshot, encoder: EncoderSettings, embed
     """Make the untrained encoder of the settings: the start and the baseline of the first night.
 
     Raises:
-        NightshiftError: files of the base model are missing, or it is not supported.
+        NightshiftError: files of the base model are missing, it is not supported, or a prompt leaves
+            no room for the text.
     """
     bases, encoder = resolve_bases(home, encoder, embedding, report=True)
     spec = EncoderSpec.of(encoder, "fp32")
 
     def build(folder: Path) -> Mapping[str, Any]:
-        dimension = start_from(bases.passage, spec, folder, bases.query).dimension
+        made = start_from(bases.passage, spec, folder, bases.query)
+        check_prompt_room(made)
         return {
-            "dimension": dimension,
+            "dimension": made.dimension,
             "rows": 0,
             "steps": 0,
             "base": encoder.model,
