@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.backends.batches import padded_batches
+from tasks.core.encoder.damage import damaged
 from tasks.core.encoder.dense_module import Projection, load_projection
 from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_transformer
 from tasks.core.encoder.pooling import pool, prefix
@@ -60,8 +61,13 @@ class Tower(nn.Module):
 
     @classmethod
     def open(cls, folder: Path, side: Side) -> Tower:
-        """Read a model folder that `layout.write_tower` wrote."""
+        """Read a model folder that `layout.write_tower` wrote.
+
+        Raises Damaged when its Dense modules do not give vectors of `side.dimension` numbers.
+        """
         projection = load_projection(folder) if side.dimension else None
+        if side.dimension and (projection is None or projection.out_features != side.dimension):
+            raise damaged(f"encoder {folder}: its Dense modules do not give vectors of {side.dimension} numbers")
         return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
 
     def twin(self, tokenizer: Any, side: Side) -> Tower:
