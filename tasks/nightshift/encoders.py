@@ -74,7 +74,8 @@ def load_encoder(collection: Collection, model: str | Path = "", **settings: Any
 
     chosen = {**settings, **({"model": str(model)} if model else {})}
     tree = settings_for(collection.home, encoder=chosen)
-    return Encoder(base_encoder(collection.home, collection.snapshot, tree.encoder, tree.embedding), tree.encoder)
+    receipt = base_encoder(collection.home, collection.snapshot, tree.encoder, tree.embedding)
+    return Encoder(receipt, _as_made(receipt, tree.encoder))
 
 
 def train(
@@ -119,4 +120,12 @@ def as_encoder(encoder: Encoder | str | Path | None, collection: Collection) -> 
 
 def encoder_of_release(home: Path, digest: str, settings: EncoderSettings) -> Encoder:
     """The encoder of a release, by the digest of its artifact."""
-    return Encoder(load(home, receipts.Encoder, digest), settings)
+    receipt = load(home, receipts.Encoder, digest)
+    return Encoder(receipt, _as_made(receipt, settings))
+
+
+def _as_made(receipt: receipts.Encoder, settings: EncoderSettings) -> EncoderSettings:
+    """Return the settings with the values that the encoder was made with, such as the prompts of its base model."""
+    from tasks.core.encoder.dual_encoder import read_spec
+
+    return settings.model_copy(update=read_spec(receipt.path).model_dump(exclude={"precision"}))

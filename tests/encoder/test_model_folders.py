@@ -16,9 +16,9 @@ from small_training import small_settings, stories
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
 from tasks.core.base.settings import EncoderSettings
-from tasks.core.encoder.base_model import check_bases, find_bases
+from tasks.core.encoder.base_model import adopt_settings, find_bases
 from tasks.core.encoder.dual_encoder import EncoderSpec, load_encoder, start_from
-from tasks.core.training.trainer import base_encoder, check_base
+from tasks.core.training.trainer import base_encoder, resolve_bases
 
 TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent", "one " * 30, "a castle"]
 Damage = Callable[[Path], object]
@@ -119,7 +119,12 @@ def dense(**more: Any) -> Any:
     from sentence_transformers.base.modules import Dense
 
     torch.manual_seed(5)
-    return Dense(32, 12, **{"bias": False, "activation_function": torch.nn.Identity(), **more})
+    linear = {"in_features": 32, "out_features": 12, "bias": False, "activation_function": torch.nn.Identity()}
+    return Dense(**{**linear, **more})
+
+
+def narrow() -> Any:
+    return dense(in_features=48, activation_function=torch.nn.Tanh())
 
 
 def normalize() -> Any:
@@ -139,6 +144,14 @@ OWN: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object]]] = {
     ),
     "cls": (lambda tiny, to: sentence_model(tiny, to, normalize(), pooling="cls"), {"pooling": "cls"}),
     "dense": (lambda tiny, to: sentence_model(tiny, to, dense(), normalize()), {"dimension": 12}),
+    "dense with tanh": (
+        lambda tiny, to: sentence_model(tiny, to, dense(bias=True, activation_function=torch.nn.Tanh()), normalize()),
+        {"dimension": 12},
+    ),
+    "two dense": (
+        lambda tiny, to: sentence_model(tiny, to, dense(out_features=48, bias=True), narrow(), normalize()),
+        {"dimension": 12},
+    ),
     "prompts": (
         lambda tiny, to: sentence_model(tiny, to, normalize(), prompts=PROMPTS),
         {"query_prompt": "find: ", "passage_prompt": "the story of "},
@@ -152,27 +165,28 @@ OWN: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("case", OWN)
-def test_a_sentence_transformers_model_gives_its_own_vectors_or_an_error_names_the_missing_settings(
-    case: str, tiny_model: Path, tmp_path: Path
+def test_a_sentence_transformers_model_gives_its_own_vectors_and_the_log_names_its_settings(
+    case: str, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    make, stated = OWN[case]
+    caplog.set_level("INFO", "nightshift.encoder")
+    make, adopted = OWN[case]
     base = make(tiny_model, tmp_path / "base")
-    if stated:
-        with pytest.raises(NightshiftError) as refused:
-            check_bases(find_bases(EncoderSettings(model=str(base))), EncoderSettings(model=str(base)))
-        for name, value in stated.items():
-            assert f"  {name} = {json.dumps(value)}  # " in str(refused.value)
-    settings = EncoderSettings.model_validate({"model": str(base), "query_tokens": 40, "passage_tokens": 40, **stated})
-    check_bases(find_bases(settings), settings)
+    plain = EncoderSettings(model=str(base), query_tokens=40, passage_tokens=40)
+    settings = adopt_settings(find_bases(plain), plain, report=True)
+    assert settings.model_dump() == plain.model_dump() | adopted
+    for name, value in adopted.items():
+        assert f" {name} = {json.dumps(value)} (" in caplog.text
+    assert ("using its own settings" in caplog.text) == bool(adopted)
+    assert adopt_settings(find_bases(settings), settings) == settings
     folder = tmp_path / "encoder"
     folder.mkdir()
     start_from(base, EncoderSpec.of(settings, "fp32"), folder)
     ours, theirs = load_encoder(folder), SentenceTransformer(str(base), device="cpu", local_files_only=True)
     scaled = {"normalize_embeddings": settings.normalize}
     for texts, encode, name in ((TEXTS, ours.encode_queries, "query"), (TEXTS, ours.encode_passages, "passage")):
-        prompt = stated.get(f"{name}_prompt", "")
+        prompt = adopted.get(f"{name}_prompt", "")
         np.testing.assert_allclose(encode(texts), theirs.encode(texts, prompt=prompt, **scaled), atol=1e-5, rtol=0)
     again = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     np.testing.assert_allclose(ours.encode_passages(TEXTS), again.encode_document(TEXTS), atol=1e-5, rtol=0)
@@ -195,17 +209,21 @@ def with_custom_step(tiny: Path, folder: Path) -> Path:
 
 
 LACKING: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object], str]] = {
-    "a dense step with an activation": (
-        lambda tiny, to: sentence_model(tiny, to, dense(bias=True, activation_function=torch.nn.Tanh())), {},
-        r"dimension = …  # the Dense step 2_Dense: Nightshift supports only a linear map",
+    "a dense step with a residual": (
+        lambda tiny, to: sentence_model(tiny, to, dense(use_residual=True)), {},
+        r"its own dimension is not supported: the Dense step 2_Dense has a residual connection; 0 skips it",
+    ),
+    "a dense step with a rare activation": (
+        lambda tiny, to: sentence_model(tiny, to, dense(activation_function=torch.nn.Softsign())), {},
+        r"the Dense step 2_Dense has the activation torch\.nn\.modules\.activation\.Softsign; 0 skips",
     ),
     "two poolings": (
         lambda tiny, to: sentence_model(tiny, to, pooling=("mean", "max")), {},  # type: ignore[arg-type]
-        r"pooling = …  # 1_Pooling/config.json joins 2 poolings",
+        r"its own pooling is not supported: 1_Pooling/config.json joins 2 poolings",
     ),
     "a similarity": (
         lambda tiny, to: sentence_model(tiny, to, similarity_fn_name="manhattan"), {},
-        "normalize = …  # similarity_fn_name = 'manhattan'",
+        "its own normalize is not supported: similarity_fn_name = 'manhattan'",
     ),
     "prompts left out of the pooling": (
         lambda tiny, to: sentence_model(tiny, to, prompts=PROMPTS, include_prompt=False),
@@ -221,7 +239,7 @@ def test_unsupported_models_are_refused_with_the_reason(case: str, tiny_model: P
     make, stated, words = LACKING[case]
     settings = EncoderSettings.model_validate({"model": str(make(tiny_model, tmp_path / "base")), **stated})
     with pytest.raises(NightshiftError, match=words):
-        check_bases(find_bases(settings), settings)
+        adopt_settings(find_bases(settings), settings)
 
 
 def test_an_explicit_setting_overrides_the_model_with_a_warning(
@@ -229,9 +247,9 @@ def test_an_explicit_setting_overrides_the_model_with_a_warning(
 ) -> None:
     base = sentence_model(tiny_model, tmp_path / "base", dense(activation_function=torch.nn.Tanh()), pooling="max")
     settings = EncoderSettings(model=str(base), pooling="mean", dimension=0)
-    check_bases(find_bases(settings), settings)
+    assert adopt_settings(find_bases(settings), settings, report=True) == settings
     assert '[encoder] pooling = "mean" overrides the model\'s own "max" (1_Pooling/config.json)' in caplog.text
-    assert "[encoder] dimension = 0 overrides the model's own …" in caplog.text
+    assert "[encoder] dimension = 0 overrides the model's own 12 (the Dense step 2_Dense)" in caplog.text
 
 
 @pytest.mark.parametrize("written", [{"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])
@@ -240,8 +258,7 @@ def test_both_formats_of_a_pooling_file_are_read(written: dict[str, object], tin
     shutil.copytree(tiny_model, base)
     write_json(base / "1_Pooling" / "config.json", written)
     settings = EncoderSettings(model=str(base))
-    with pytest.raises(NightshiftError, match=r'pooling = "cls"  # 1_Pooling/config\.json'):
-        check_bases(find_bases(settings), settings)
+    assert adopt_settings(find_bases(settings), settings).pooling == "cls"
 
 
 def test_a_home_made_with_other_settings_still_works(tiny_model: Path, tmp_path: Path) -> None:
@@ -254,7 +271,5 @@ def test_a_home_made_with_other_settings_still_works(tiny_model: Path, tmp_path:
     again = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     assert again.reused
     assert again.digest == before.digest
-    check_base(settings.home, settings.encoder, settings.embedding)
-    elsewhere = settings.model_copy(update={"home": tmp_path / "new"})
-    with pytest.raises(NightshiftError, match='pooling = "cls"'):
-        check_base(elsewhere.home, elsewhere.encoder, elsewhere.embedding)
+    assert resolve_bases(settings.home, settings.encoder, settings.embedding).settings.pooling == "mean"
+    assert resolve_bases(tmp_path / "new", settings.encoder, settings.embedding).settings.pooling == "cls"

@@ -107,16 +107,28 @@ class EncoderSettings(Section):
     pooling: Pooling = Field(
         "mean",
         description="how token states become one vector: mean; first token; last token; maximum of each component; "
-        "mean weighted by position; sum divided by the square root of the length",
+        "mean weighted by position; sum divided by the square root of the length; not set: as the base model was "
+        "trained",
     )
-    normalize: bool = Field(True, description="true: unit vectors and cosine similarity; false: inner product")
-    dimension: int = Field(0, ge=0, description="output size of a trained linear layer after pooling; 0: no layer")
+    normalize: bool = Field(
+        True,
+        description="true: unit vectors and cosine similarity; false: inner product; not set: as the model was trained",
+    )
+    dimension: int = Field(
+        0,
+        ge=0,
+        description="output size of a trained linear layer after pooling; 0: no layer; not set: the base model's Dense",
+    )
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="Matryoshka: vector prefixes to train as well, such as [256, 128, 64]"
     )
-    serve_dimension: int = Field(0, ge=0, description="number of leading vector components to serve; 0: all")
-    query_prompt: str = Field("", description="prefix of every query")
-    passage_prompt: str = Field("", description="prefix of every passage")
+    serve_dimension: int = Field(
+        0,
+        ge=0,
+        description="number of leading vector components to serve; 0: all; not set: the base model's truncate_dim",
+    )
+    query_prompt: str = Field("", description="prefix of every query; not set: the base model's own")
+    passage_prompt: str = Field("", description="prefix of every passage; not set: the base model's own")
     query_tokens: int = Field(64, ge=4, description="maximum tokens of a query, including special tokens")
     passage_tokens: int = Field(128, ge=4, description="maximum tokens of a passage, including special tokens")
     train: Literal["both", "query"] = Field(

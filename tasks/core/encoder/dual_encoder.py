@@ -20,13 +20,12 @@ from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
 from tasks.core.encoder.damage import check_readable, damaged, read_sealed_json
+from tasks.core.encoder.dense_module import PLAIN, decisive_dense_files, load_projection
 from tasks.core.encoder.hardware import check_supported
 from tasks.core.encoder.layout import write_router, write_tower
 from tasks.core.encoder.model_parts import (
-    PROJECTION,
     longest_input,
     new_projection,
-    read_projection,
     read_tokenizer,
     read_transformer,
 )
@@ -39,7 +38,7 @@ SEPARATE = {"query": "query", "passage": "passage"}
 DECISIVE = (
     "config.json",
     "*.safetensors",
-    PROJECTION,
+    PLAIN,
     "tokenizer*.json",
     "vocab*",
     "merges.txt",
@@ -260,7 +259,7 @@ def _from_base(base: Path, side: Side) -> Tower:
     transformer = read_transformer(base)
     projection = None
     if has_own_projection(base, side.dimension):
-        projection = read_projection(base)
+        projection = load_projection(base)
     elif side.dimension:
         projection = new_projection(transformer.config.hidden_size, side.dimension)
     return Tower(read_tokenizer(base), transformer, projection, side)
@@ -268,5 +267,5 @@ def _from_base(base: Path, side: Side) -> Tower:
 
 def decisive_files(place: Path) -> dict[str, str]:
     """Return file name → digest for the files of a model folder that determine vectors."""
-    files = {file for pattern in DECISIVE for file in place.glob(pattern)}
+    files = {file for pattern in DECISIVE for file in place.glob(pattern)} | {*decisive_dense_files(place)}
     return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}

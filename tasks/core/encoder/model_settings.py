@@ -1,31 +1,30 @@
-"""Compare the `[encoder]` settings with those that a sentence-transformers folder was trained with.
+"""Read the `[encoder]` settings that a sentence-transformers folder was trained with.
 
 A model was trained with a certain pooling, prompts, and perhaps more steps after the transformer. Other settings
-change its vectors, so they raise an error unless the settings file states them explicitly.
+change its vectors, so the model's own settings are used where the settings file states none.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import EncoderSettings
-from tasks.core.encoder.layout import CUT
+from tasks.core.encoder.dense_module import CUT, MODULES, listed_dense, read_dense_config, why_unsupported
 from tasks.core.encoder.model_files import read_json_list, read_json_object
-from tasks.core.encoder.model_parts import PROJECTION, read_tokenizer
+from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 
 log = logging.getLogger("nightshift.encoder")
 
 Task = Literal["query", "passage"]
-MODULES, PROMPTS, LIMITS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+PROMPTS, LIMITS = "config_sentence_transformers.json", "sentence_bert_config.json"
+ORDER = ("Pooling", "Dense", "Normalize")
 SAVED_PROMPTS: dict[Task, tuple[str, ...]] = {"query": ("query",), "passage": ("document", "passage", "corpus")}
-PLAIN_DENSE = {"bias": False, "use_residual": False, "module_input_name": "sentence_embedding"}
-NO_ACTIVATION = ("torch.nn.modules.linear.Identity", "torch.nn.Identity", None)
 
 
 class ModelSetting(NamedTuple):
@@ -36,30 +35,60 @@ class ModelSetting(NamedTuple):
     source: str  # the file or step of the folder that gives the value
 
 
-def check_model_settings(base: Path, settings: EncoderSettings, tasks: Collection[Task]) -> None:
-    """Check, for the sides in `tasks`, that the settings match those that `base` was trained with.
+def adopt_model_settings(
+    settings: EncoderSettings, folders: Mapping[Task, Path], *, report: bool = False
+) -> EncoderSettings:
+    """Return the settings with values that the base models were trained with, where the settings file states none.
 
-    A setting stated in the settings file takes precedence; a warning reports the difference from the model.
+    A setting stated in the settings file takes precedence.
+
+    Args:
+        settings: `[encoder]`.
+        folders: folder of the base model of each side.
+        report: log which values come from a model, and which of its values the settings file overrides.
 
     Raises:
-        NightshiftError: the folder has a step that Nightshift does not support, or a default setting differs.
+        NightshiftError: a folder has a step or a value that Nightshift does not support, or the two models need
+            different values of a setting that both sides share.
     """
-    _check_prompt_pooling(base, settings, tasks)
-    differing = [setting for setting in own_settings(base, tasks) if setting.value != getattr(settings, setting.name)]
-    unstated = [setting for setting in differing if setting.name not in settings.model_fields_set]
-    for setting in differing:
-        if setting not in unstated:
-            stated = _toml(getattr(settings, setting.name))
-            log.warning(
-                "base model %s: [encoder] %s = %s overrides the model's own %s (%s)",
-                *(base, setting.name, stated, _toml(setting.value), setting.source),
-            )
-    if unstated:
-        lines = "\n".join(f"  {setting.name} = {_toml(setting.value)}  # {setting.source}" for setting in unstated)
-        raise NightshiftError(
-            f"base model {base}: its own vectors need settings that [encoder] does not state:\n{lines}\n"
-            "Add these lines to [encoder] in the settings file, or the values to use in their place."
-        )
+    adopted: dict[str, ModelSetting] = {}
+    for folder in dict.fromkeys(folders.values()):
+        tasks = [task for task in folders if folders[task] == folder]
+        for setting in own_settings(folder, tasks):
+            if setting.name in settings.model_fields_set:
+                if report and setting.value != getattr(settings, setting.name):
+                    _warn_of_override(folder, setting, getattr(settings, setting.name))
+            elif setting.name in adopted and adopted[setting.name].value != setting.value:
+                raise _conflict(settings, adopted[setting.name], setting)
+            elif setting.value is None:
+                raise NightshiftError(
+                    f"base model {folder}: its own {setting.name} is not supported: {setting.source}. Set [encoder] "
+                    f"{setting.name} to the value to use in its place, or [encoder] model to another model."
+                )
+            else:
+                adopted[setting.name] = setting
+    changes = {name: setting for name, setting in adopted.items() if setting.value != getattr(settings, name)}
+    if report and changes:
+        listed = ", ".join(f"{name} = {_toml(value)} ({source})" for name, value, source in changes.values())
+        log.info("base model %s: using its own settings, which [encoder] does not state: %s", settings.model, listed)
+    resolved = settings.model_copy(update={name: setting.value for name, setting in changes.items()})
+    _check_prompt_pooling(resolved, folders)
+    return resolved
+
+
+def _warn_of_override(base: Path, setting: ModelSetting, stated: object) -> None:
+    log.warning(
+        "base model %s: [encoder] %s = %s overrides the model's own %s (%s)",
+        *(base, setting.name, _toml(stated), _toml(setting.value), setting.source),
+    )
+
+
+def _conflict(settings: EncoderSettings, first: ModelSetting, second: ModelSetting) -> NightshiftError:
+    return NightshiftError(
+        f"[encoder] model {settings.model} and query_model {settings.query_model} need different values of "
+        f"{first.name}: {_toml(first.value)} ({first.source}) and {_toml(second.value)} ({second.source}). Both sides "
+        f"share this setting: set [encoder] {first.name} to the value to use for both."
+    )
 
 
 def own_settings(base: Path, tasks: Collection[Task]) -> Iterator[ModelSetting]:
@@ -68,9 +97,13 @@ def own_settings(base: Path, tasks: Collection[Task]) -> Iterator[ModelSetting]:
     Raises NightshiftError when the folder has a step that Nightshift does not support.
     """
     modules = _modules(base)
+    _check_order(base, modules)
     for kind, path in modules:
         yield from _settings_of_module(base, kind, path)
+    yield from _dense_setting(base)
     saved = _read(base / PROMPTS)
+    if saved.get("model_type") == "CrossEncoder":
+        raise _unsupported(base, "pairs of texts as its input (a cross-encoder), which [mining] cross_encoder can use")
     yield from _normalization_setting(saved.get("similarity_fn_name"), [kind for kind, _ in modules])
     if truncated := saved.get("truncate_dim"):
         yield ModelSetting("serve_dimension", truncated, f"truncate_dim in {PROMPTS}")
@@ -94,10 +127,11 @@ def saved_prompt(saved: dict[str, Any], task: Task) -> str:
 
 
 def has_own_projection(base: Path, dimension: int) -> bool:
-    """Return True if the model includes a linear map to `dimension` numbers, so none has to be initialized."""
-    dense = str(Path(PROJECTION).parent)
-    is_listed = any((kind, path) == ("Dense", dense) for kind, path in _modules(base))
-    return is_listed and _plain_dense(base, dense) == dimension
+    """Return True if the Dense modules of the model give `dimension` numbers, so none has to be initialized."""
+    paths = listed_dense(base)
+    if not paths or any(why_unsupported(base / path) for path in paths):
+        return False
+    return bool(read_dense_config(base / paths[-1])["out_features"] == dimension)
 
 
 def _modules(base: Path) -> list[tuple[str, str]]:
@@ -112,16 +146,19 @@ def _modules(base: Path) -> list[tuple[str, str]]:
     return [(kind, path) for kind, path in kinds if kind not in ("Transformer", "Dropout")]
 
 
+def _check_order(base: Path, modules: list[tuple[str, str]]) -> None:
+    """Raise NightshiftError when the steps are not in the order pooling, Dense, Normalize."""
+    order = [kind for kind, _ in modules if kind in ORDER]
+    if order != sorted(order, key=ORDER.index):
+        raise _unsupported(base, f"the steps {', '.join(order)} in this order (supported: {', '.join(ORDER)})")
+
+
 def _settings_of_module(base: Path, kind: str, path: str) -> Iterator[ModelSetting]:
     if kind == "Pooling":
         yield from _pooling_setting(base / path / "config.json")
     elif kind == "Dense" and path == CUT:  # Nightshift's encoders cut vectors with this step
         yield ModelSetting("serve_dimension", _read(base / path / "config.json").get("out_features"), path)
-    elif kind == "Dense":
-        dimension = _plain_dense(base, path)
-        lacks = "" if dimension else ": Nightshift supports only a linear map, in safetensors; 0 skips the step"
-        yield ModelSetting("dimension", dimension, f"the Dense step {path}{lacks}")
-    elif kind != "Normalize":
+    elif kind not in ("Dense", "Normalize"):
         raise _unsupported(base, f"the step {kind} ({path})")
 
 
@@ -153,24 +190,25 @@ def _normalization_setting(similarity: object, kinds: list[str]) -> Iterator[Mod
         )
 
 
-def _plain_dense(base: Path, path: str) -> int | None:
-    """Return the output dimension of a Dense step if it is a plain linear map in the folder we expect; else None."""
-    config = {
-        "bias": True,
-        "activation_function": "torch.nn.modules.activation.Tanh",
-        **_read(base / path / "config.json"),
-    }
-    plain = all(config.get(key, value) == value for key, value in PLAIN_DENSE.items())
-    if not plain or config["activation_function"] not in NO_ACTIVATION or f"{path}/model.safetensors" != PROJECTION:
-        return None
-    return int(config["out_features"]) if (base / PROJECTION).is_file() else None
+def _dense_setting(base: Path) -> Iterator[ModelSetting]:
+    """Yield `dimension`, the length of the vector after the last Dense module."""
+    paths = listed_dense(base)
+    for path in paths:
+        if reason := why_unsupported(base / path):
+            yield ModelSetting("dimension", None, f"the Dense step {path} {reason}; 0 skips it")
+            return
+    if paths:
+        steps = f"the Dense step {paths[0]}" if len(paths) == 1 else f"the Dense steps {', '.join(paths)}"
+        yield ModelSetting("dimension", int(read_dense_config(base / paths[-1])["out_features"]), steps)
 
 
-def _check_prompt_pooling(base: Path, settings: EncoderSettings, tasks: Collection[Task]) -> None:
-    for kind, path in _modules(base):
-        prompted = [task for task in tasks if getattr(settings, f"{task}_prompt")]
-        if kind == "Pooling" and prompted and _read(base / path / "config.json").get("include_prompt") is False:
-            raise _unsupported(base, f"include_prompt = false in {path}/config.json, and [encoder] has a prompt")
+def _check_prompt_pooling(settings: EncoderSettings, folders: Mapping[Task, Path]) -> None:
+    for task, base in folders.items():
+        for kind, path in _modules(base) if getattr(settings, f"{task}_prompt") else ():
+            if kind == "Pooling" and _read(base / path / "config.json").get("include_prompt") is False:
+                raise _unsupported(
+                    base, f"include_prompt = false in {path}/config.json, and [encoder] {task}_prompt is not empty"
+                )
 
 
 def _is_cased(base: Path) -> bool:

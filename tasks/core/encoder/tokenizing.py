@@ -9,6 +9,8 @@ from typing import Any
 def token_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
     """Return the token ids of each text, including special tokens, cut at `limit`, without padding.
 
+    A text without tokens, such as an empty text without special tokens, gets one padding token.
+
     If the tokenizer splits at every space, as BERT's does, only the first `limit` words of a text are tokenized:
     nearly every word gives at least one token. If these give too few tokens, the whole text is tokenized. The ids are
     the same either way.
@@ -44,4 +46,4 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)[
         "input_ids"
     ]
-    return ids
+    return [row or [tokenizer.pad_token_id] for row in ids]

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.backends.batches import padded_batches
-from tasks.core.encoder.model_parts import longest_input, read_projection, read_tokenizer, read_transformer
+from tasks.core.encoder.damage import damaged
+from tasks.core.encoder.dense_module import Projection, load_projection
+from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_transformer
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tokenizing import token_ids
 
@@ -40,12 +42,12 @@ class Side(NamedTuple):
 
 
 class Tower(nn.Module):
-    """A transformer, a pooling over its last hidden states, and an optional linear map.
+    """A transformer, a pooling over its last hidden states, and an optional projection by Dense modules.
 
     Raises NightshiftError when `serve_dimension` exceeds the vector length.
     """
 
-    def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: nn.Linear | None, side: Side) -> None:
+    def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: Projection | None, side: Side) -> None:
         super().__init__()
         self.tokenizer, self.transformer, self.projection, self.side = tokenizer, transformer, projection, side
         self.prompt, self.normalize = side.prompt, side.normalize
@@ -59,8 +61,13 @@ class Tower(nn.Module):
 
     @classmethod
     def open(cls, folder: Path, side: Side) -> Tower:
-        """Read a model folder that `layout.write_tower` wrote."""
-        projection = read_projection(folder) if side.dimension else None
+        """Read a model folder that `layout.write_tower` wrote.
+
+        Raises Damaged when its Dense modules do not give vectors of `side.dimension` numbers.
+        """
+        projection = load_projection(folder) if side.dimension else None
+        if side.dimension and (projection is None or projection.out_features != side.dimension):
+            raise damaged(f"encoder {folder}: its Dense modules do not give vectors of {side.dimension} numbers")
         return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
 
     def twin(self, tokenizer: Any, side: Side) -> Tower:

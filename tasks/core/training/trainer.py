@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +19,7 @@ from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings, Settings
-from tasks.core.encoder.base_model import Bases, check_bases, find_bases
+from tasks.core.encoder.base_model import Bases, adopt_settings, find_bases
 from tasks.core.encoder.dual_encoder import (
     EncoderSpec,
     decisive_files,
@@ -28,6 +28,7 @@ from tasks.core.encoder.dual_encoder import (
     read_spec,
     start_from,
 )
+from tasks.core.encoder.prompt_room import check_prompt_room
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
@@ -36,20 +37,28 @@ from tasks.core.training.trainable import training_keys
 VERSION = 2  # raise it when training gives another result for the same inputs; this retrains every encoder
 
 
+class ResolvedBases(NamedTuple):
+    """Folders of the base models, and `[encoder]` with the values that these models were trained with."""
+
+    bases: Bases
+    settings: EncoderSettings
+
+
 def base_encoder(home: Path, snapshot: Snapshot, encoder: EncoderSettings, embedding: EmbeddingSettings) -> Encoder:
     """Make the untrained encoder of the settings: the start and the baseline of the first night.
 
     Raises:
-        NightshiftError: files of the base model are missing, or the settings contradict how the model makes vectors.
+        NightshiftError: files of the base model are missing, it is not supported, or a prompt leaves
+            no room for the text.
     """
-    bases = find_bases(encoder)
+    bases, encoder = resolve_bases(home, encoder, embedding, report=True)
     spec = EncoderSpec.of(encoder, "fp32")
 
     def build(folder: Path) -> Mapping[str, Any]:
-        check_bases(bases, encoder)
-        dimension = start_from(bases.passage, spec, folder, bases.query).dimension
+        made = start_from(bases.passage, spec, folder, bases.query)
+        check_prompt_room(made)
         return {
-            "dimension": dimension,
+            "dimension": made.dimension,
             "rows": 0,
             "steps": 0,
             "base": encoder.model,
@@ -67,11 +76,25 @@ def check_base(home: Path, encoder: EncoderSettings, embedding: EmbeddingSetting
     Raises:
         NightshiftError: as `base_encoder`.
     """
+    return resolve_bases(home, encoder, embedding).bases
+
+
+def resolve_bases(
+    home: Path, encoder: EncoderSettings, embedding: EmbeddingSettings, *, report: bool = False
+) -> ResolvedBases:
+    """Find the base models of the settings, and fill in the settings that they were trained with.
+
+    A home that already started from these models with exactly these settings continues with them.
+
+    report: log which values come from a model.
+
+    Raises:
+        NightshiftError: files of a base model are missing, or it is not supported.
+    """
     bases = find_bases(encoder)
-    key = _base_key(bases, EncoderSpec.of(encoder, "fp32"), embedding)
-    if find_by_key(home, Encoder, key) is None:
-        check_bases(bases, encoder)
-    return bases
+    if find_by_key(home, Encoder, _base_key(bases, EncoderSpec.of(encoder, "fp32"), embedding)) is not None:
+        return ResolvedBases(bases, encoder)
+    return ResolvedBases(bases, adopt_settings(bases, encoder, report=report))
 
 
 def _base_key(bases: Bases, spec: EncoderSpec, settings: EmbeddingSettings) -> dict[str, object]:
@@ -113,6 +136,8 @@ def train(
         BadInput: the snapshot has no training pair, or the loss needs teacher scores and there are none.
         NightshiftError: the loss is not finite, or a training process failed.
     """
+    resolved = resolve_bases(home, settings.encoder, settings.embedding).settings
+    settings = settings.model_copy(update={"encoder": resolved})
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     key = {
