@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 from tasks.core.base.files import write_json
 from tasks.core.encoder.adapters import merge_adapters
 from tasks.core.encoder.model_parts import PROJECTION, WEIGHT
+from tasks.core.encoder.passage_map import BIAS, MAP, MAP_FILES, SECOND, DenseStep
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower
 
 TYPES = "sentence_transformers.models."  # the module path that works in releases 5 and 6
 CUT = "3_Cut"
+ACTIVATIONS = {False: "torch.nn.modules.linear.Identity", True: "torch.nn.modules.activation.ReLU"}  # relu or not
 
 
 def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
@@ -46,10 +48,12 @@ def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
     hidden = tower.transformer.config.hidden_size
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
     if tower.projection is not None:
-        _write_dense(folder / Path(PROJECTION).parent, tower.projection.weight.detach())
+        _write_dense(folder / Path(PROJECTION).parent, DenseStep(tower.projection.weight.detach()))
     if tower.dimension < tower.width:
         # A Dense step, as `truncate_dim` would cut after Normalize: a cut vector must have length 1 again.
-        _write_dense(folder / CUT, torch.eye(tower.dimension, tower.width))
+        _write_dense(folder / CUT, DenseStep(torch.eye(tower.dimension, tower.width)))
+    for file, step in zip(MAP_FILES, [] if tower.passage_map is None else tower.passage_map.steps(), strict=False):
+        _write_dense((folder / file).parent, step)
     _write_prompts(folder, tasks)
 
 
@@ -83,6 +87,10 @@ def _modules(tower: Tower) -> dict[str, str]:
         steps[CUT] = "Dense"
     if tower.normalize:
         steps["4_Normalize"] = "Normalize"
+    if tower.passage_map is not None:
+        steps |= dict.fromkeys((MAP, SECOND)[: len(tower.passage_map.steps())], "Dense")
+        if tower.normalize:
+            steps["7_Normalize"] = "Normalize"
     return {path: TYPES + kind for path, kind in steps.items()}
 
 
@@ -90,12 +98,12 @@ def _numbered(modules: Mapping[str, str]) -> list[dict[str, object]]:
     return [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules.items())]
 
 
-def _write_dense(folder: Path, weight: torch.Tensor) -> None:
-    rows, columns = weight.shape
-    identity = "torch.nn.modules.linear.Identity"
-    config = {"in_features": columns, "out_features": rows, "bias": False, "activation_function": identity}
-    write_json(folder / "config.json", config)
-    save_file({WEIGHT: weight.contiguous().cpu()}, folder / "model.safetensors")
+def _write_dense(folder: Path, step: DenseStep) -> None:
+    rows, columns = step.weight.shape
+    size = {"in_features": columns, "out_features": rows, "bias": step.bias is not None}
+    write_json(folder / "config.json", {**size, "activation_function": ACTIVATIONS[step.relu]})
+    weights = {WEIGHT: step.weight} if step.bias is None else {WEIGHT: step.weight, BIAS: step.bias}
+    save_file({name: weight.contiguous().cpu() for name, weight in weights.items()}, folder / "model.safetensors")
 
 
 def _write_prompts(folder: Path, tasks: Mapping[str, Tower]) -> None:
