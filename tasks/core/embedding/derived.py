@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.core.base.checksums import digest_once
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.embedding.stored_shards import first_row_of, read_vectors, shard_files
@@ -43,7 +44,7 @@ class Deriver:
         self._file, self._dimension = shard_files(trunk)[rank], encoder.dimension
         self._first = first_row_of(trunk.rows, rank, trunk.shards)
         self._map = _read_map(encoder)
-        self.parent = {"parent": f"{trunk.digest}/{self._file.name}", "parent_digest": trunk.digests[rank]}
+        self.parent = {"parent": f"{trunk.digest}/{self._file.name}", "parent_digest": digest_once(self._file)}
 
     def derive(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors float32 (n, dimension) of these rows of the snapshot, int64 (n,)."""
@@ -72,10 +73,10 @@ def measure_fidelity(encoder: Encoder, snapshot: Snapshot, files: Sequence[Path]
     cosine = float(((encoded * derived).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
     if not cosine >= MIN_COSINE:
         raise Mismatch(
-            f"encoder {encoder.fingerprint}: a derived vector has a cosine of {cosine:.5f} to the vector that its trunk "
-            f"and map encode, less than {MIN_COSINE}: the stored vectors of the trunk are not of these passages, or the "
-            "map magnifies their rounding. Remove the embeddings of the trunk to encode them again, or set [embedding] "
-            'vectors = "float32" and precision = "fp32".'
+            f"encoder {encoder.fingerprint}: a derived vector has a cosine of {cosine:.5f} to the vector that its "
+            f"trunk and map encode, less than {MIN_COSINE}: the stored vectors of the trunk are not of these passages, "
+            "or the map magnifies their rounding. Remove the embeddings of the trunk to encode them again, or set "
+            '[embedding] vectors = "float32" and precision = "fp32".'
         )
     return cosine
 

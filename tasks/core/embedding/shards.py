@@ -155,10 +155,10 @@ def _embed(work: ShardWork, trunk: Embeddings | None, watch: Watch | None) -> di
         return None
     content = assemble(work, plan, parts, counts | parent)
     derived = counts.get("derived", 0)
-    log.info(
-        "shard %d of %d: %s passages, %s encoded, %s derived, %s vectors reused", work.rank + 1, work.world_size,
-        *(f"{number:,}" for number in (work.end - work.start, counts["embedded"], derived, counts["avoided"] - derived)),
-    )  # fmt: skip
+    made = f"{derived:,} derived" if derived else f"{counts['embedded']:,} encoded"
+    reused = f"{counts['avoided'] - derived:,} vectors reused"
+    place = f"shard {work.rank + 1} of {work.world_size}"
+    log.info("%s: %s passages, %s, %s", place, f"{work.end - work.start:,}", made, reused)
     return {"rows": work.end - work.start, **counts, "content": content, "digest": digest_once(work.file)}
 
 
