@@ -44,8 +44,7 @@ def changed(passage_map: PassageMap, seed: int = 1) -> PassageMap:
 def mapped(model: Path, folder: Path, *, rank: int = 0, hidden: int = 0, **settings: object) -> Path:
     """Write an encoder with a random map; return its folder."""
     encoder = started(model, folder.with_name(f"{folder.name}-start"), **settings)
-    normalize = encoder.spec.normalize
-    encoder.passage.passage_map = changed(map_to_train(None, 32, rank=rank, hidden=hidden, normalize=normalize))
+    encoder.passage.passage_map = changed(map_to_train(None, 32, rank=rank, hidden=hidden))
     save_encoder(encoder, folder)
     return folder
 
@@ -54,21 +53,17 @@ def mapped(model: Path, folder: Path, *, rank: int = 0, hidden: int = 0, **setti
 def test_a_new_map_is_the_identity(rank: int, hidden: int, tiny_model: Path, tmp_path: Path) -> None:
     encoder = started(tiny_model, tmp_path / "start")
     expected = encoder.encode_passages(TEXTS)
-    encoder.passage.passage_map = map_to_train(None, 32, rank=rank, hidden=hidden, normalize=True)
+    encoder.passage.passage_map = map_to_train(None, 32, rank=rank, hidden=hidden)
     np.testing.assert_allclose(encoder.encode_passages(TEXTS), expected, atol=1e-6)
     save_encoder(encoder, tmp_path / "saved")
     np.testing.assert_allclose(load_encoder(tmp_path / "saved").encode_passages(TEXTS), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("rank", "hidden", "normalize"), [(0, 0, True), (3, 0, True), (0, 8, True), (3, 8, True), (0, 0, False)]
-)
-def test_sentence_transformers_loads_the_map(
-    rank: int, hidden: int, normalize: bool, tiny_model: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("rank", "hidden"), [(0, 0), (3, 0), (0, 8), (3, 8)])
+def test_sentence_transformers_loads_the_map(rank: int, hidden: int, tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    folder = mapped(tiny_model, tmp_path / "e", rank=rank, hidden=hidden, normalize=normalize, passage_prompt="a: ")
+    folder = mapped(tiny_model, tmp_path / "e", rank=rank, hidden=hidden, passage_prompt="a: ")
     ours = load_encoder(folder)
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     np.testing.assert_allclose(ours.encode_queries(TEXTS), theirs.encode_query(TEXTS), atol=1e-5, rtol=0)
@@ -83,7 +78,7 @@ def test_the_map_applies_to_the_vectors_of_the_trunk(tiny_model: Path, tmp_path:
     trunk = load_encoder(tmp_path / "e-start").encode_passages(TEXTS)
     tower = encoder.passage
     np.testing.assert_array_equal(tower.encode_trunk(tower.tokenize(TEXTS), 2048), trunk)
-    passage_map = read_map(tmp_path / "e" / "passage", normalize=True)
+    passage_map = read_map(tmp_path / "e" / "passage")
     assert passage_map is not None
     weight, bias = passage_map.weight.detach().numpy(), passage_map.bias.detach().numpy()
     expected = trunk @ weight.T + bias
@@ -110,23 +105,24 @@ def test_fingerprints_change_with_the_map_and_the_trunk_keeps_its_own(tiny_model
 @pytest.mark.parametrize(("rank", "hidden"), [(0, 0), (3, 8)])
 def test_training_starts_from_the_given_map(rank: int, hidden: int) -> None:
     vectors = np.random.default_rng(0).standard_normal((9, 32)).astype(np.float32)
-    start = changed(map_to_train(None, 32, rank=0, hidden=hidden, normalize=True))
-    saved = PassageMap(32, hidden, normalize=True)
+    start = changed(map_to_train(None, 32, rank=0, hidden=hidden))
+    saved = PassageMap(32, hidden)
     saved.load_state_dict({**start.state_dict(), "weight": start.matrix().detach()}, strict=False)
-    trained = map_to_train(saved, 32, rank=rank, hidden=hidden, normalize=True)
+    trained = map_to_train(saved, 32, rank=rank, hidden=hidden)
     np.testing.assert_allclose(trained.map_vectors(vectors), start.map_vectors(vectors), atol=1e-6)
     assert not trained.weight.requires_grad
     if hidden:
         with pytest.raises(NightshiftError, match=r"map_hidden = 5.*has 8 hidden units.*start = \"base\""):
-            map_to_train(saved, 32, rank=0, hidden=5, normalize=True)
-        linear = PassageMap(32, 0, normalize=True)
-        assert map_to_train(linear, 32, rank=0, hidden=5, normalize=True).hidden == 5
+            map_to_train(saved, 32, rank=0, hidden=5)
+        linear = PassageMap(32, 0)
+        assert map_to_train(linear, 32, rank=0, hidden=5).hidden == 5
 
 
 def test_settings_refuse_what_a_map_cannot_do() -> None:
     for settings, reason in (
         ({"train": "query+map"}, "shared = false"),
         ({"train": "query+map", "shared": False, "serve_dimension": 8}, "serve_dimension = 0"),
+        ({"train": "query+map", "shared": False, "normalize": False}, "normalize = true"),
         ({"shared": False, "map_rank": 4}, "map_rank needs"),
         ({"shared": False, "train": "query", "map_hidden": 4}, "map_hidden needs"),
     ):

@@ -146,8 +146,8 @@ class EncoderSettings(Section):
         for name in ("map_rank", "map_hidden"):
             if getattr(self, name) and not has_map:
                 raise ValueError(f'[encoder] {name} needs train = "query+map"')
-        if self.serve_dimension and has_map:
-            raise ValueError('[encoder] train = "query+map" serves whole vectors: set serve_dimension = 0')
+        if has_map and (self.serve_dimension or not self.normalize):
+            raise ValueError('[encoder] train = "query+map" needs serve_dimension = 0 and normalize = true')
         return self
 
     def recipe(self) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def measure_fidelity(encoder: Encoder, snapshot: Snapshot, files: Sequence[Path]
 
 
 def _read_map(encoder: Encoder) -> PassageMap:
-    spec = read_spec(encoder.path)
-    passage_map = read_map(encoder.path / places(spec).get("passage", ""), normalize=spec.normalize)
+    passage_map = read_map(encoder.path / places(read_spec(encoder.path)).get("passage", ""))
     if passage_map is None:
         raise Mismatch(f"encoder {encoder.path}: its receipt lists a passage map, but the files do not contain it")
     return passage_map

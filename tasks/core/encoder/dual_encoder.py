@@ -20,18 +20,17 @@ from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
 from tasks.core.encoder.damage import check_readable, damaged, read_sealed_json
+from tasks.core.encoder.dense_module import PLAIN, decisive_dense_files, load_projection
 from tasks.core.encoder.hardware import check_supported
 from tasks.core.encoder.layout import write_router, write_tower
 from tasks.core.encoder.model_parts import (
-    PROJECTION,
     longest_input,
     new_projection,
-    read_projection,
     read_tokenizer,
     read_transformer,
 )
 from tasks.core.encoder.model_settings import has_own_projection
-from tasks.core.encoder.passage_map import MAP_FILES
+from tasks.core.encoder.passage_map import MAP_FILES, MAPS
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
@@ -40,7 +39,7 @@ SEPARATE = {"query": "query", "passage": "passage"}
 DECISIVE = (
     "config.json",
     "*.safetensors",
-    PROJECTION,
+    PLAIN,
     *MAP_FILES,
     "tokenizer*.json",
     "vocab*",
@@ -217,7 +216,7 @@ def passage_fingerprint(folder: Path, *, with_map: bool = True) -> str:
     """
     spec = read_spec(folder)
     files = decisive_files(folder / places(spec).get("passage", ""))
-    files = {name: digest for name, digest in files.items() if with_map or name not in MAP_FILES}
+    files = {name: digest for name, digest in files.items() if with_map or not name.startswith(MAPS)}
     side = {**spec.side("passage")._asdict(), "precision": spec.precision}
     return digest_of({"passage": side, "files": files, "numerics": NUMERICS})
 
@@ -263,7 +262,7 @@ def _from_base(base: Path, side: Side) -> Tower:
     transformer = read_transformer(base)
     projection = None
     if has_own_projection(base, side.dimension):
-        projection = read_projection(base)
+        projection = load_projection(base)
     elif side.dimension:
         projection = new_projection(transformer.config.hidden_size, side.dimension)
     return Tower(read_tokenizer(base), transformer, projection, side)
@@ -271,5 +270,5 @@ def _from_base(base: Path, side: Side) -> Tower:
 
 def decisive_files(place: Path) -> dict[str, str]:
     """Return file name → digest for the files of a model folder that determine vectors."""
-    files = {file for pattern in DECISIVE for file in place.glob(pattern)}
+    files = {file for pattern in DECISIVE for file in place.glob(pattern)} | {*decisive_dense_files(place)}
     return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}

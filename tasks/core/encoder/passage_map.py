@@ -8,31 +8,21 @@ which maps vectors of an old model into the space of a new one; here both are tr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.encoder.model_parts import WEIGHT
+from tasks.core.encoder.dense_module import IDENTITY, Dense
 
-MAP, SECOND = "5_Map", "6_Map"  # folders of the Dense steps
-MAP_FILES = (f"{MAP}/model.safetensors", f"{SECOND}/model.safetensors")
-BIAS = "linear.bias"
-
-
-class DenseStep(NamedTuple):
-    """A Dense step of the sentence-transformers layout."""
-
-    weight: Tensor  # (out, in)
-    bias: Tensor | None = None  # (out,)
-    relu: bool = False  # relu after the linear map, or no activation
+MAPS = ("5_Map", "6_Map")  # folders of the Dense modules
+MAP_FILES = tuple(f"{path}/model.safetensors" for path in MAPS)
+RELU = "torch.nn.modules.activation.ReLU"
 
 
 class PassageMap(nn.Module):
-    """Map vectors x to W·x + b + V·relu(U·x + c), scaled to length 1 again if `normalize`.
+    """Map vectors x of length 1 to W·x + b + V·relu(U·x + c), scaled to length 1 again.
 
     Without hidden units, the map is linear: W·x + b.
     """
@@ -44,10 +34,9 @@ class PassageMap(nn.Module):
     down: nn.Parameter | None  # of W, in training with a rank: (rank, width)
     up: nn.Parameter | None  # (width, rank)
 
-    def __init__(self, width: int, hidden: int, *, normalize: bool) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         """Create the identity of vectors of `width` numbers, with `hidden` units that do not contribute yet."""
         super().__init__()
-        self.normalize = normalize
         self.weight, self.bias = nn.Parameter(torch.eye(width)), nn.Parameter(torch.zeros(width))
         for name in ("inner", "offset", "outer", "change", "down", "up"):
             self.register_parameter(name, None)
@@ -76,7 +65,7 @@ class PassageMap(nn.Module):
                 assert self.outer is not None
                 units = torch.relu(nn.functional.linear(vectors, self.inner, self.offset))
                 mapped = mapped + nn.functional.linear(units, self.outer)
-            return nn.functional.normalize(mapped, dim=-1) if self.normalize else mapped
+            return nn.functional.normalize(mapped, dim=-1)
 
     def matrix(self) -> Tensor:
         """Return W, with the change that training added."""
@@ -105,47 +94,48 @@ class PassageMap(nn.Module):
         self.down = nn.Parameter(torch.randn(rank, self.width, generator=generator) / self.width**0.5)
         self.up = nn.Parameter(torch.zeros(self.width, rank))
 
-    def steps(self) -> list[DenseStep]:
-        """Return the map as Dense steps, which give the same vectors.
 
-        Hidden units need two steps. The first also returns relu(x) and relu(-x), and the second subtracts them, because
-        x = relu(x) - relu(-x).
-        """
-        matrix, bias = self.matrix().detach(), self.bias.detach()
-        if self.inner is None or self.offset is None or self.outer is None:
-            return [DenseStep(matrix, bias)]
-        same = torch.eye(self.width, device=matrix.device)
-        first = torch.cat([self.inner.detach(), same, -same])
-        offset = torch.cat([self.offset.detach(), torch.zeros(2 * self.width, device=matrix.device)])
-        second = torch.cat([self.outer.detach(), matrix, -matrix], dim=1)
-        return [DenseStep(first, offset, relu=True), DenseStep(second, bias)]
+def map_modules(passage_map: PassageMap | None) -> list[Dense]:
+    """Return a map as Dense modules, which give the same vectors before normalization; an empty list for None.
+
+    Hidden units need two modules. The first also returns relu(x) and relu(-x), and the second subtracts them, because
+    x = relu(x) - relu(-x).
+    """
+    if passage_map is None:
+        return []
+    with torch.no_grad():
+        matrix, bias = passage_map.matrix(), passage_map.bias
+        if passage_map.inner is None or passage_map.offset is None or passage_map.outer is None:
+            return [_dense(matrix, bias)]
+        same, zeros = torch.eye(passage_map.width).to(matrix), torch.zeros(2 * passage_map.width).to(bias)
+        first = _dense(torch.cat([passage_map.inner, same, -same]), torch.cat([passage_map.offset, zeros]), RELU)
+        return [first, _dense(torch.cat([passage_map.outer, matrix, -matrix], dim=1), bias)]
 
 
-def read_map(folder: Path, *, normalize: bool) -> PassageMap | None:
-    """Read the map of a model folder; None if it has none."""
-    file, second_file = (folder / name for name in MAP_FILES)
-    if not file.is_file():
+def read_map(folder: Path) -> PassageMap | None:
+    """Read the map of a model folder; None if it has none. Raises NightshiftError as `Dense.load`."""
+    first, second = (folder / path for path in MAPS)
+    if not first.is_dir():
         return None
-    first = load_file(file)
-    if not second_file.is_file():
-        linear = PassageMap(len(first[WEIGHT]), 0, normalize=normalize)
-        return _filled(linear, {"weight": first[WEIGHT], "bias": first[BIAS]})
-    second = load_file(second_file)
-    width = len(second[WEIGHT])
-    hidden = len(first[WEIGHT]) - 2 * width
+    inner = Dense.load(first)
+    if not second.is_dir():
+        return _filled(PassageMap(inner.out_features, 0), {"weight": inner.weight, "bias": inner.bias})
+    outer = Dense.load(second)
+    width = outer.out_features
+    hidden = inner.out_features - 2 * width
     return _filled(
-        PassageMap(width, hidden, normalize=normalize),
+        PassageMap(width, hidden),
         {
-            "weight": second[WEIGHT][:, hidden : hidden + width],
-            "bias": second[BIAS],
-            "inner": first[WEIGHT][:hidden],
-            "offset": first[BIAS][:hidden],
-            "outer": second[WEIGHT][:, :hidden],
+            "weight": outer.weight[:, hidden : hidden + width],
+            "bias": outer.bias,
+            "inner": inner.weight[:hidden],
+            "offset": inner.bias[:hidden],
+            "outer": outer.weight[:, :hidden],
         },
     )
 
 
-def map_to_train(start: PassageMap | None, width: int, *, rank: int, hidden: int, normalize: bool) -> PassageMap:
+def map_to_train(start: PassageMap | None, width: int, *, rank: int, hidden: int) -> PassageMap:
     """Return the map that training starts from, with its trained parameters set: `start`, or the identity.
 
     Raises:
@@ -156,7 +146,7 @@ def map_to_train(start: PassageMap | None, width: int, *, rank: int, hidden: int
             f"[encoder] map_hidden = {hidden}, but the map that training starts from has {start.hidden} hidden units: "
             'set start = "base" for one night'
         )
-    trained = PassageMap(width, hidden, normalize=normalize)
+    trained = PassageMap(width, hidden)
     if start is not None:
         _filled(trained, start.state_dict())
     trained.train_change(rank)
@@ -166,3 +156,11 @@ def map_to_train(start: PassageMap | None, width: int, *, rank: int, hidden: int
 def _filled(passage_map: PassageMap, weights: dict[str, Tensor]) -> PassageMap:
     passage_map.load_state_dict(weights, strict=False)
     return passage_map
+
+
+def _dense(weight: Tensor, bias: Tensor, activation: str = IDENTITY) -> Dense:
+    dense = Dense(weight.shape[1], weight.shape[0], bias=True, activation=activation)
+    with torch.no_grad():
+        dense.weight.copy_(weight)
+        dense.bias.copy_(bias)
+    return dense

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.backends.batches import padded_batches
-from tasks.core.encoder.model_parts import longest_input, read_projection, read_tokenizer, read_transformer
+from tasks.core.encoder.dense_module import Projection, load_projection
+from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_transformer
 from tasks.core.encoder.passage_map import PassageMap, read_map
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tokenizing import token_ids
@@ -41,18 +42,19 @@ class Side(NamedTuple):
 
 
 class Tower(nn.Module):
-    """A transformer, a pooling over its last hidden states, an optional linear projection, and an optional map.
+    """A transformer, a pooling over its last hidden states, an optional projection by Dense modules, and a map.
 
     Everything before the map is the trunk.
 
-    Raises NightshiftError when `serve_dimension` exceeds the vector length, or is set for a tower with a map.
+    Raises NightshiftError when `serve_dimension` exceeds the vector length, or the side of a tower with a map does not
+    return whole vectors of length 1.
     """
 
     def __init__(
         self,
         tokenizer: Any,
         transformer: PreTrainedModel,
-        projection: nn.Linear | None,
+        projection: Projection | None,
         side: Side,
         passage_map: PassageMap | None = None,
     ) -> None:
@@ -67,17 +69,17 @@ class Tower(nn.Module):
                 f"[encoder] serve_dimension = {side.serve_dimension}: its vectors have {self.width} numbers; "
                 "give fewer, or 0 for all"
             )
-        if passage_map is not None and side.serve_dimension:
+        if passage_map is not None and (side.serve_dimension or not side.normalize):
             raise NightshiftError(
-                "[encoder] serve_dimension cannot cut the vectors of an encoder with a passage map: set it to 0, or "
-                'set start = "base" for one night'
+                "[encoder] the vectors of an encoder with a passage map are whole and have length 1: set "
+                'serve_dimension = 0 and normalize = true, or set start = "base" for one night'
             )
 
     @classmethod
     def open(cls, folder: Path, side: Side) -> Tower:
         """Read a model folder that `layout.write_tower` wrote."""
-        projection = read_projection(folder) if side.dimension else None
-        passage_map = read_map(folder, normalize=side.normalize)
+        projection = load_projection(folder) if side.dimension else None
+        passage_map = read_map(folder)
         return cls(read_tokenizer(folder), read_transformer(folder), projection, side, passage_map)
 
     def twin(self, tokenizer: Any, side: Side) -> Tower:

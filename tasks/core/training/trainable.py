@@ -65,7 +65,6 @@ def make_trainable(encoder: DualEncoder, settings: EncoderSettings) -> None:
             width,
             rank=settings.map_rank,
             hidden=settings.map_hidden,
-            normalize=encoder.spec.normalize,
         )
     for tower in encoder.towers.values():
         if settings.lora_rank and tower.is_trained:
