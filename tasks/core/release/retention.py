@@ -46,8 +46,8 @@ def remove_unused(settings: HomeSettings, now: float | None = None) -> list[Path
 
     Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the trunk's
     embeddings that derived embeddings were computed from; the base model's embeddings of that snapshot, which the next
-    night needs; and indexes, tokens, and statistics made only from these. An artifact is renamed before its files are deleted, so it is never half there. Call this only while no night
-    runs on the home.
+    night needs; and indexes, tokens, and statistics made only from these. An artifact is renamed before its files are
+    deleted, so it is never half there. Call this only while no night runs on the home.
 
     Args:
         settings: of the home. Nothing is deleted if `keep_days` is 0.
