@@ -1,8 +1,8 @@
 """The passage map: a small map of a frozen trunk's vectors, trained with the query encoder.
 
 It maps vectors that are already normalized, and normalizes again. So the vectors of a new map are computed from the
-stored vectors of the trunk, without encoding a passage. Training a map of stored vectors follows Drift-Adapter (2025),
-which maps vectors of an old model into the space of a new one; here both are trained together.
+stored vectors of the trunk, without encoding a passage. Vejendla, "Drift-Adapter" (EMNLP 2025), fits maps of the same
+kinds between the query vectors of two finished models; here, the map is on the passage side and part of the training.
 """
 
 from __future__ import annotations
