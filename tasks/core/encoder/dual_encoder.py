@@ -30,6 +30,7 @@ from tasks.core.encoder.model_parts import (
     read_transformer,
 )
 from tasks.core.encoder.model_settings import has_own_projection
+from tasks.core.encoder.passage_map import MAP_FILES, MAPS
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
@@ -39,6 +40,7 @@ DECISIVE = (
     "config.json",
     "*.safetensors",
     PLAIN,
+    *MAP_FILES,
     "tokenizer*.json",
     "vocab*",
     "merges.txt",
@@ -207,15 +209,16 @@ def fingerprint(folder: Path) -> str:
     return digest_of({"spec": spec.model_dump(), "files": files, "numerics": NUMERICS})
 
 
-def passage_fingerprint(folder: Path) -> str:
-    """Return the fingerprint of the passage side alone.
+def passage_fingerprint(folder: Path, *, with_map: bool = True) -> str:
+    """Return the fingerprint of the passage side alone; without its map, that of the trunk.
 
     Encoders with the same passage fingerprint give every passage the same vector, even if their query sides differ.
     """
     spec = read_spec(folder)
-    place = folder if spec.shared else folder / SEPARATE["passage"]
+    files = decisive_files(folder / places(spec).get("passage", ""))
+    files = {name: digest for name, digest in files.items() if with_map or not name.startswith(MAPS)}
     side = {**spec.side("passage")._asdict(), "precision": spec.precision}
-    return digest_of({"passage": side, "files": decisive_files(place), "numerics": NUMERICS})
+    return digest_of({"passage": side, "files": files, "numerics": NUMERICS})
 
 
 def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | None = None) -> DualEncoder:

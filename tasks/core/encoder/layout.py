@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.core.base.files import write_json
 from tasks.core.encoder.adapters import merge_adapters
 from tasks.core.encoder.dense_module import CUT, MODULES, cut_module, dense_modules, dense_path, save_projection
+from tasks.core.encoder.passage_map import MAPS, map_modules
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower
 
@@ -45,6 +46,8 @@ def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
     if tower.dimension < tower.width:
         # A Dense step, as `truncate_dim` would cut after Normalize: a cut vector must have length 1 again.
         cut_module(tower.dimension, tower.width).save(folder / CUT)
+    for path, dense in zip(MAPS, map_modules(tower.passage_map), strict=False):
+        dense.save(folder / path)
     _write_prompts(folder, tasks)
 
 
@@ -77,6 +80,9 @@ def _modules(tower: Tower) -> dict[str, str]:
         steps[CUT] = "Dense"
     if tower.normalize:
         steps["4_Normalize"] = "Normalize"
+    if tower.passage_map is not None:
+        steps |= {path: "Dense" for path, _ in zip(MAPS, map_modules(tower.passage_map), strict=False)}
+        steps["7_Normalize"] = "Normalize"
     return {path: TYPES + kind for path, kind in steps.items()}
 
 
