@@ -83,7 +83,7 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
     vectors = vectors_of(lazy := _vectors(inputs.encoder, queries))
     arms = Arms(score_arms(inputs.home, queries, lazy, embeddings, inputs.postings, inputs.bm25))
     query, passage = _top_passages(arms, teacher.rivals, leave_out_self=inputs.leave_out_self)
-    pairs = _CheckedPairs.of(query, passage, *known_positives(snapshot, queries))
+    pairs = CheckedPairs.of(query, passage, *known_positives(snapshot, queries))
     encoder_scores = score_pairs(vectors, embeddings, pairs.query, pairs.passage)
     teacher_scores = scorer_of(queries, vectors)(pairs.query, pairs.passage)
     spread, encoder_spread = pairs.spread(teacher_scores), pairs.spread(encoder_scores)
@@ -99,7 +99,7 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
 
 
 @dataclass(frozen=True)
-class _CheckedPairs:
+class CheckedPairs:
     """Queries with known positives and other passages.
 
     query, passage: int64 (n,), what is scored. positive, other: int64 (m,), numbers of scored pairs: every positive
@@ -114,7 +114,7 @@ class _CheckedPairs:
     @classmethod
     def of(
         cls, query: np.ndarray, passage: np.ndarray, positive_query: np.ndarray, positive_passage: np.ndarray
-    ) -> _CheckedPairs:
+    ) -> CheckedPairs:
         """Combine ranked passages with known positives, which are sorted by query."""
         unknown = ~np.isin(pair_keys(query, passage), pair_keys(positive_query, positive_passage))
         query, passage = query[unknown], passage[unknown]

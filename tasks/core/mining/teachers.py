@@ -5,7 +5,7 @@ Every teacher scores pairs of a query and a passage on its own scale; `check_tea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from tasks.core.base.sections.mining import CrossEncoderSettings, TeacherSetting
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, decisive_files
-from tasks.core.encoder.model_settings import own_settings
+from tasks.core.encoder.model_settings import ModelSetting, own_settings
 from tasks.core.mining.choice import ScorePairs
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
 from tasks.core.mining.passage_texts import texts_of
@@ -154,7 +154,7 @@ def encoder_teacher(snapshot: Snapshot, settings: TeacherSettings) -> Teacher:
     return Teacher(f"encoder {settings.model}", key, load, (BM25,))
 
 
-def _settings_of_model(settings: TeacherSettings, own: Sequence[tuple[str, object, str]]) -> EncoderSettings:
+def _settings_of_model(settings: TeacherSettings, own: Iterable[ModelSetting]) -> EncoderSettings:
     """Combine the stated settings with those of the model folder.
 
     Raises:
@@ -177,7 +177,8 @@ def _bm25_scores(scorer: Bm25Scorer, queries: pa.Table, query_rows: np.ndarray, 
     order = np.argsort(query_rows, kind="stable")
     wanted, starts = np.unique(query_rows[order], return_index=True)
     texts = queries["text"].take(pa.array(wanted)).to_pylist()
-    for text, positions in zip(texts, np.split(order, starts[1:]), strict=True):
+    for text, start, end in zip(texts, starts, [*starts[1:], len(order)], strict=True):
+        positions = order[start:end]
         scores[positions] = scorer.scores(scorer.weights(text), passage_rows[positions])
     return scores
 
