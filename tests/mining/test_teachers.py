@@ -131,7 +131,7 @@ def test_mining_writes_the_scores_of_a_better_teacher(teaching: Teaching, caplog
     check = negatives.teacher
     assert check is not None
     assert check.accepted
-    assert check.accuracy > 0.9 > check.encoder_accuracy  # BM25 knows the words, the encoder has random weights
+    assert check.accuracy == 1 > check.encoder_accuracy  # the encoder has random weights
     assert (check.split, check.queries) == ("train", 36)
     assert check.summary in caplog.messages
     mined = pq.read_table(negatives.path / "negatives.parquet")
@@ -188,7 +188,7 @@ def test_accuracy_and_spread_of_a_small_example() -> None:
     assert len(pairs.other) == 4
     assert pairs.accuracy(scores) == (1 + 1 + 0 + 0.5) / 4
     deviations = np.array([3, 1, 2, 1]) - 7 / 4  # queries 1 and 2 have a single score
-    assert pairs.spread(scores) == pytest.approx(np.sqrt((deviations**2).sum() / 6))
+    assert pairs.spread(scores) == pytest.approx(np.sqrt((deviations**2).sum() / 6), rel=1e-3)
 
 
 def test_a_teacher_needs_the_encoder_that_mines(teaching: Teaching) -> None:

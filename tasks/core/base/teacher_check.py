@@ -9,7 +9,7 @@ class TeacherCheck(BaseModel):
     """How well a teacher and the encoder that mines rank the known positives of some queries above other passages.
 
     An accuracy is the share of (positive, other passage) pairs in the right order, ties counted half, averaged over
-    queries. `scale` is the spread of the teacher's scores of a query, divided by that of the encoder's.
+    queries. A spread is the standard deviation of scores around the mean of their query.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -20,7 +20,8 @@ class TeacherCheck(BaseModel):
     pairs: int
     accuracy: float
     encoder_accuracy: float
-    scale: float
+    spread: float  # of the teacher's scores: training divides them by it
+    encoder_spread: float
 
     @property
     def accepted(self) -> bool:
@@ -35,7 +36,7 @@ class TeacherCheck(BaseModel):
             f"{self.queries:,} {self.split} queries; the encoder that mined does in {self.encoder_accuracy:.1%}."
         )
         if self.accepted:
-            return f"{result} Its scores vary {self.scale:g} times as much as the encoder's."
+            return f"{result} Spread of scores: {self.spread:g}, of the encoder {self.encoder_spread:g}."
         return (
             f"{result} It is not better than the encoder, so it does not teach: training uses the loss infonce. "
             "Set another [mining.teacher]."

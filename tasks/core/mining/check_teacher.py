@@ -71,7 +71,7 @@ class CheckedTeacher:
 
 
 def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, seed: int) -> TeacherCheck:
-    """Measure the accuracy of the teacher and of the encoder on the same pairs, and the scale of the teacher.
+    """Measure the accuracy of the teacher and of the encoder on the same pairs, and the spread of its scores.
 
     The pairs are known positives with the ten best other passages of each ranking in `teacher.rivals`, for up to 200
     dev queries, drawn by `seed`. A blend and the encoder are both compared on what either ranks high; any other teacher
@@ -86,7 +86,6 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
     pairs = CheckedPairs.of(query, passage, *known_positives(snapshot, queries))
     encoder_scores = score_pairs(vectors, embeddings, pairs.query, pairs.passage)
     teacher_scores = scorer_of(queries, vectors)(pairs.query, pairs.passage)
-    spread, encoder_spread = pairs.spread(teacher_scores), pairs.spread(encoder_scores)
     return TeacherCheck(
         teacher=teacher.name,
         split=split,
@@ -94,7 +93,8 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
         pairs=len(pairs.other),
         accuracy=pairs.accuracy(teacher_scores),
         encoder_accuracy=pairs.accuracy(encoder_scores),
-        scale=float(f"{spread / encoder_spread:.4g}") if spread > 0 and encoder_spread > 0 else 1.0,
+        spread=pairs.spread(teacher_scores),
+        encoder_spread=pairs.spread(encoder_scores),
     )
 
 
@@ -141,7 +141,7 @@ class CheckedPairs:
         if len(scores) == 0:
             return 0.0
         means = np.bincount(self.query, scores) / np.maximum(np.bincount(self.query), 1)
-        return float(np.sqrt(np.mean((scores - means[self.query]) ** 2)))
+        return float(f"{np.sqrt(np.mean((scores - means[self.query]) ** 2)):.4g}")
 
 
 def _sampled(queries: pa.Table, seed: int) -> pa.Table:

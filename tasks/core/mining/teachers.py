@@ -1,6 +1,6 @@
 """Teachers: models that score positives and negatives for distillation.
 
-Every teacher scores pairs of a query and a passage on its own scale; `check_teacher` measures that scale.
+Every teacher scores pairs of a query and a passage on its own scale; `check_teacher` measures its spread.
 """
 
 from __future__ import annotations

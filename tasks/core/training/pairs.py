@@ -22,6 +22,7 @@ from tasks.core.training.texts import PassageTexts, TokenTable
 log = logging.getLogger("nightshift.training")
 
 NEGATIVES, POSITIVES, TEACHER = "negatives.parquet", "positives.parquet", "teacher_score"
+SPREAD = 1.0  # standard deviation of teacher scores within a query at teacher_temperature = 1
 Scores = tuple[np.ndarray, np.ndarray]
 
 
@@ -214,12 +215,12 @@ def _teacher(
 def _divisor(settings: TrainingSettings, negatives: Negatives) -> float:
     """Return the divisor of teacher scores.
 
-    It gives checked teachers the spread of the scores s = q·p/τ of the encoder that mined, divided by
-    `teacher_temperature`. Scores of other origin are divided by `teacher_temperature` alone.
+    The scores of a checked teacher get the standard deviation `SPREAD` within a query, for every source, divided
+    by `teacher_temperature`. Scores of other origin are divided by `teacher_temperature` alone.
     """
     if negatives.teacher is None:
         return settings.teacher_temperature
-    return negatives.teacher.scale * settings.temperature * settings.teacher_temperature
+    return negatives.teacher.spread / SPREAD * settings.teacher_temperature
 
 
 def _by_row(scores: dict[int, float], divisor: float) -> Scores:
