@@ -163,11 +163,12 @@ def _print_plan(settings: Settings) -> None:
     from flows.terminal_plan import print_plan
     from tasks.core.ingest.data_warnings import data_warnings
     from tasks.core.report.forecast import forecast
-    from tasks.core.report.preflight import check_side_files
+    from tasks.core.report.preflight import check_side_files, check_teacher_settings
     from tasks.core.retrieval.bm25 import try_indexing
 
     echo(f"home {settings.home.absolute()}")
     check_side_files(settings.gate.golden, settings.encoder, settings.mining.cross_encoder)
+    check_teacher_settings(settings.mining, settings.training)
     try_indexing(settings.home, settings.mining)
     ingested, snapshot, drift = _measure_drift(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))

@@ -32,8 +32,9 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
 
 @task(name="check", task_run_name="check files and Java", **STEP)
 def check_side_files(settings: Settings) -> None:
-    """Stop a night at its start if Java or a file that it reads later is missing."""
+    """Stop a night at its start if Java, a teacher, or a file that it reads later is missing."""
     preflight.check_side_files(settings.gate.golden, settings.encoder, settings.mining.cross_encoder)
+    preflight.check_teacher_settings(settings.mining, settings.training)
 
 
 @task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)

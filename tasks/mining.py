@@ -7,6 +7,7 @@ from prefect import task
 from tasks import report
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.evaluation.choose_teacher import choose_teacher
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
 from tasks.core.mining.candidates import Source
 from tasks.core.mining.churn import churn
@@ -125,7 +126,8 @@ def mine_negatives(
         sources.append((Source.DENSE, run_search(search, vectors, query_shards(settings))))
     if settings.evaluation.leave_out_self:
         sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
-    negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining)
+    teacher = choose_teacher(home, encoder, embeddings, snapshot, mining, settings.evaluation)
+    negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining, teacher)
     negatives = negatives.model_copy(update={"churn": churn(home, negatives, serving)})
     report.negatives_sample(negatives)
     return negatives

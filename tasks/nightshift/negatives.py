@@ -130,12 +130,14 @@ def mine_negatives(
         per_query: negatives kept for each query; a query with fewer candidates gets fewer.
         encoder: an `Encoder`, a model folder or a hub id; None: BM25 alone, and no margin filter.
         progress: show progress bars.
-        **settings: any setting of `[mining]`, such as `depth=50, near_duplicate=0.9, margin=0.9`.
+        **settings: any setting of `[mining]`, such as `depth=50, margin=0.9`, or `teacher={"source": "blend"}`, which
+            needs an encoder.
 
     Raises:
         BadInput: the collection has no training query.
-        NightshiftError: a setting is not valid, or Java failed.
+        NightshiftError: a setting is not valid, a teacher is set without an encoder, or Java failed.
     """
+    from tasks.core.evaluation.choose_teacher import choose_teacher
     from tasks.core.mining.candidates import Source
     from tasks.core.mining.mine import mine
     from tasks.core.retrieval.training_queries import run_search, training_search
@@ -145,6 +147,8 @@ def mine_negatives(
     with progress_bars(progress):
         runs = [(Source.BM25, bm25_run(collection, Split.TRAIN, mining))]
         if encoder is None:
+            if mining.teacher.source != "none":
+                raise NightshiftError("a teacher is compared with the encoder that mines: give an encoder")
             return Negatives(mine(home, snapshot, runs, None, None, 0, mining), collection)
         from nightshift.encoders import as_encoder
 
@@ -152,7 +156,8 @@ def mine_negatives(
         vectors = embed(collection, receipt)
         search, query_vectors = training_search(home, snapshot, receipt, vectors, mining.depth)
         runs.append((Source.DENSE, run_search(search, query_vectors, 1)))
-        return Negatives(mine(home, snapshot, runs, vectors, query_vectors, 1, mining), collection)
+        teacher = choose_teacher(home, receipt, vectors, snapshot, mining, tree.evaluation)
+        return Negatives(mine(home, snapshot, runs, vectors, query_vectors, 1, mining, teacher), collection)
 
 
 def _triplets(examples: list[Example]) -> Iterator[dict[str, Any]]:

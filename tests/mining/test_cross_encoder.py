@@ -5,44 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_cross_encoder import WORDS, save_model
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.mining import CrossEncoderSettings
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest
-
-WORDS = ["cat", "dog", "owl", "elk", "fox", "bee"]
-
-
-def save_model(folder: Path, classes: int, steps: int = 0) -> Path:
-    """Save a one-layer BERT; after `steps` training steps it scores a passage high if it repeats the query."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
-    folder.mkdir()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, num_labels=classes, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config)
-    pairs = [(a, b, times) for a in WORDS for b in WORDS for times in (1, 2, 3)]
-    passages = [" ".join([b] * times) for _, b, times in pairs]
-    batch = tokenizer([a for a, _, _ in pairs], passages, padding=True, return_tensors="pt")
-    same = torch.tensor([float(a == b) for a, b, _ in pairs])
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(steps):
-        logits = model(**batch).logits
-        score = logits[:, 0] if classes == 1 else logits[:, 1] - logits[:, 0]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(score, same, pos_weight=torch.tensor(5.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one logit", "two logits"])

@@ -153,6 +153,23 @@ def test_distillation_without_teacher_scores_is_zero(loss: Callable[..., Tensor]
     assert queries.grad.abs().sum() == 0
 
 
+@pytest.mark.parametrize("name", ["kl", "margin_mse"])
+def test_distillation_shares_the_loss_with_infonce(name: str) -> None:
+    queries, passages, relations = batch()
+    parts = [choose_loss(loss_settings(part))(queries, passages, relations).item() for part in ("infonce", name)]
+    mixed = choose_loss(loss_settings(name, contrastive_share=0.3))
+    assert mixed(queries, passages, relations).item() == pytest.approx(0.3 * parts[0] + 0.7 * parts[1], abs=1e-12)
+    alone = choose_loss(loss_settings("infonce", contrastive_share=0.3))
+    assert alone(queries, passages, relations).item() == pytest.approx(parts[0], abs=1e-12)
+    silent = Relations(relations.target, relations.positive, relations.known, torch.full((4, 7), torch.nan))
+    assert mixed(queries, passages, silent).item() == pytest.approx(0.3 * parts[0], abs=1e-12)
+
+
+def test_the_default_share_does_not_change_the_recipe() -> None:
+    assert "contrastive_share" not in TrainingSettings(loss="kl").recipe()
+    assert TrainingSettings(loss="kl", contrastive_share=0.5).recipe()["contrastive_share"] == 0.5
+
+
 def loss_settings(name: str, **more: object) -> TrainingSettings:
     return TrainingSettings.model_validate({"loss": name, "temperature": TAU, "margin": 0.7, **more})
 

@@ -11,9 +11,10 @@ from small_training import negatives_of, small_settings
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.teacher_check import TeacherCheck
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.snapshot.reader import QRELS, qrels
-from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
+from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs, without_refused_teacher
 
 STORY = "the story of a golden violin seen near one castle and one river and one market"
 
@@ -84,6 +85,31 @@ def test_teacher_scores_are_read_and_required_by_distillation(encoder: DualEncod
         "a falcon": 0.5,
     }
     assert data.teacher[1][1].tolist() == [-1.5]
+
+
+@pytest.mark.parametrize("accuracy", [0.9, 0.6], ids=["better", "worse"])
+def test_a_checked_teacher_is_scaled_by_its_spread_and_a_refused_teacher_is_replaced_by_infonce(
+    encoder: DualEncoder, tmp_path: Path, accuracy: float
+) -> None:
+    settings = TrainingSettings(loss="kl", teacher_temperature=0.5)
+    mined = negatives_of(tmp_path, [("q1", "d")], teacher_score=[10.0])
+    own = {"query_id": ["q1"], "passage_id": ["a"], "teacher_score": [30.0]}
+    pq.write_table(pa.table(own), mined.path / "positives.parquet")
+    check = TeacherCheck(
+        teacher="t", split="dev", queries=1, pairs=1, accuracy=accuracy, encoder_accuracy=0.8, spread=20.0,
+        encoder_spread=0.1,
+    )  # fmt: skip
+    checked = mined.model_copy(update={"teacher": check})
+    used = without_refused_teacher(settings, checked)
+    data = load_pairs(now(tmp_path), checked, encoder, used)
+    if check.accepted:
+        assert used == settings
+        assert sorted(data.teacher[0][1].tolist()) == [10 / 20 / 0.5, 30 / 20 / 0.5]
+        assert check.summary.endswith("Spread of scores: 20, of the encoder 0.1.")
+    else:
+        assert used == settings.model_copy(update={"loss": "infonce"})
+        assert data.teacher == {}
+        assert "training uses the loss infonce" in check.summary
 
 
 def test_a_snapshot_without_a_training_pair_is_refused(encoder: DualEncoder, tmp_path: Path) -> None:

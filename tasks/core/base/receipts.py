@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.rule_count import RuleCount
+from tasks.core.base.teacher_check import TeacherCheck
 
 
 class Receipt(BaseModel):
@@ -175,7 +176,8 @@ class Negatives(Receipt):
     """Mined hard negatives, and the reasons why candidates were rejected.
 
     `negatives.parquet` has query_id, passage_id, source, rank, score, dense_score, round, and `trail`, the values that
-    each rule compared. `sample.json` has examples for manual inspection.
+    each rule compared. `sample.json` has examples for manual inspection. With an accepted teacher, `negatives.parquet`
+    has a column teacher_score, and `positives.parquet` has query_id, passage_id, teacher_score of all known positives.
     """
 
     shelf: ClassVar[str] = "negatives"
@@ -188,6 +190,7 @@ class Negatives(Receipt):
     refused: dict[str, int]  # rule -> candidates it rejected
     sources: dict[str, int] = {}  # retriever -> number of its negatives
     hidden: Hidden | None = None  # None if no query has two positives
+    teacher: TeacherCheck | None = None  # None if they were mined without a teacher
     churn: float | None = None  # fraction of pairs that the serving encoder was not trained on; set by each night
 
 

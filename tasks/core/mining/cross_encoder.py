@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import digest_of, file_digest, files_under
@@ -17,7 +18,7 @@ from tasks.core.encoder.backends.batches import padded_batches
 log = logging.getLogger("nightshift.mining")
 
 TOKEN_BUDGET = 4096  # padded tokens in one forward pass
-DIGITS = 4  # of a probability: rounding errors must not decide
+DIGITS = 4  # of a probability or log-odds: rounding errors must not decide
 
 
 def find_cross_encoder(settings: CrossEncoderSettings) -> Path:
@@ -80,9 +81,22 @@ class CrossEncoder:
 
         Pairs longer than `tokens` are truncated.
         """
+        probabilities: np.ndarray = np.round(expit(self._log_odds(queries, passages)), DIGITS).astype(np.float32)
+        return probabilities
+
+    def log_odds(self, queries: Sequence[str], passages: Sequence[str]) -> np.ndarray:
+        """Return the log-odds that passages[i] answers queries[i], float32 (n,), rounded to four digits.
+
+        They are the only logit, or the difference of both. Unlike probabilities, they distinguish pairs that are
+        almost certain: the margins of Hofstätter et al. (2020) are differences of such scores.
+        """
+        log_odds: np.ndarray = np.round(self._log_odds(queries, passages), DIGITS).astype(np.float32)
+        return log_odds
+
+    def _log_odds(self, queries: Sequence[str], passages: Sequence[str]) -> np.ndarray:
         import torch
 
-        result = np.zeros(len(queries), np.float32)
+        result = np.zeros(len(queries), np.float64)
         if not queries:
             return result
         encoded = self.tokenizer(list(queries), list(passages), truncation=True, max_length=self.tokens)
@@ -92,6 +106,6 @@ class CrossEncoder:
                 padded = self.tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded})
                 tensors = {name: torch.tensor(values).to(self.model.device) for name, values in padded.items()}
                 logits = self.model(**tensors).logits.double()
-                relevant = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
-                result[rows] = np.round(relevant.cpu().numpy(), DIGITS)
+                relevant = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+                result[rows] = relevant.cpu().numpy()
         return result

@@ -12,6 +12,7 @@ from tasks.core.base.files import produce
 from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
 from tasks.core.base.sections.mining import MiningSettings, Shares
 from tasks.core.mining.candidates import Source
+from tasks.core.mining.check_teacher import CheckedTeacher
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
 from tasks.core.mining.passage_texts import build_shingles, open_texts
 from tasks.core.mining.round import NEGATIVES_FILE, MiningRound, mine_round
@@ -42,6 +43,7 @@ def mine(
     query_vectors: QueryVectors | None,
     round_number: int,
     mining: MiningSettings,
+    teacher: CheckedTeacher | None = None,
 ) -> Negatives:
     """Mine hard negatives for the training queries of a snapshot.
 
@@ -60,6 +62,7 @@ def mine(
             of `embeddings`; or `Later`, computed only if the artifact is missing. None if `embeddings` is None.
         round_number: 0 for the first round.
         mining: the settings.
+        teacher: scores positives and negatives if it is better than the encoder of `embeddings`. None: no scores.
 
     Returns:
         The receipt of the negatives.
@@ -70,6 +73,8 @@ def mine(
     """
     shares = source_shares(round_number, mining)
     _check_inputs(snapshot, embeddings, [source for source, _ in runs])
+    if teacher is not None and (embeddings is None or query_vectors is None):
+        raise Mismatch("a teacher is compared with the encoder that mines: give its embeddings and query vectors")
     used = {source: run for source, run in runs if source in shares}
     cross_encoder_folder = find_cross_encoder(mining.cross_encoder) if mining.cross_encoder.model else None
     key = {
@@ -83,6 +88,7 @@ def mine(
         "cross_encoder": cross_encoder_folder
         and [cross_encoder_digest(cross_encoder_folder), mining.cross_encoder.model_dump(include={"most", "tokens"})],
         "version": VERSION,
+        **({"teacher": teacher.key} if teacher is not None else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -90,6 +96,9 @@ def mine(
         vectors = None if query_vectors is None else vectors_of(query_vectors)
         if vectors is not None and len(vectors) != training_queries.num_rows:
             raise Mismatch(f"{len(vectors)} query vectors for {training_queries.num_rows} training queries")
+        check, score_pairs = None, None
+        if teacher is not None and vectors is not None:
+            check, score_pairs = teacher.prepare(training_queries, vectors, mining.seed)
         inputs = MiningRound(
             snapshot=snapshot,
             number=round_number,
@@ -103,6 +112,7 @@ def mine(
             cross_encoder=CrossEncoder(cross_encoder_folder, mining.cross_encoder.tokens)
             if cross_encoder_folder
             else None,
+            teacher=score_pairs,
         )
         counts = mine_round(folder, inputs)
         log.info(
@@ -111,9 +121,13 @@ def mine(
         )
         receipts = [snapshot, embeddings, *used.values()]
         parents = tuple(receipt.digest for receipt in receipts if receipt is not None)
-        return {**counts, "round": round_number, "queries": training_queries.num_rows, "parents": parents}
+        facts = {"round": round_number, "queries": training_queries.num_rows, "teacher": check}
+        return {**counts, **facts, "parents": parents}
 
-    return produce(home, Negatives, key, build)
+    negatives = produce(home, Negatives, key, build)
+    if negatives.teacher is not None:
+        log.log(logging.INFO if negatives.teacher.accepted else logging.WARNING, negatives.teacher.summary)
+    return negatives
 
 
 def _check_inputs(snapshot: Snapshot, embeddings: Embeddings | None, sources: Sequence[str]) -> None:

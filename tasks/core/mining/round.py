@@ -32,6 +32,8 @@ log = logging.getLogger("nightshift.mining")
 
 CANDIDATES_AT_ONCE = 1_000_000  # in memory: about 0.4 GB with everything computed from them
 NEGATIVES_FILE = "negatives.parquet"
+POSITIVES_FILE = "positives.parquet"
+TEACHER_SCORE = pa.field("teacher_score", pa.float32())
 SAMPLE_FILE = "sample.json"
 TRAIL = (Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN, Reason.CROSS_ENCODER)  # the filters that measure a value
 NEGATIVES_SCHEMA = pa.schema(
@@ -62,6 +64,7 @@ class MiningRound:
     texts: Texts
     mining: MiningSettings
     cross_encoder: CrossEncoder | None
+    teacher: ScorePairs | None = None  # scores pairs of training queries and passages
 
     @property
     def sources(self) -> list[str]:
@@ -78,7 +81,8 @@ def mine_round(folder: Path, inputs: MiningRound) -> dict[str, Any]:
     refused: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     samples, hidden_counts, candidate_count, starved = {}, np.zeros(2, np.int64), 0, 0
-    with pq.ParquetWriter(folder / NEGATIVES_FILE, NEGATIVES_SCHEMA, compression="zstd") as writer:
+    schema = NEGATIVES_SCHEMA if inputs.teacher is None else NEGATIVES_SCHEMA.append(TEACHER_SCORE)
+    with pq.ParquetWriter(folder / NEGATIVES_FILE, schema, compression="zstd") as writer:
         for rows, candidates in candidate_batches(inputs):
             batch = _choose_negatives(candidates, filtering, inputs)
             candidate_count += len(candidates)
@@ -97,6 +101,8 @@ def mine_round(folder: Path, inputs: MiningRound) -> dict[str, Any]:
                 *("mined negatives for %d of %d queries", rows.stop, inputs.training_queries.num_rows),
             )
             report_progress("mine negatives", rows.stop, inputs.training_queries.num_rows)
+    if inputs.teacher is not None:
+        _write_positives(folder / POSITIVES_FILE, inputs.teacher, filtering, inputs)
     write_sample(folder / SAMPLE_FILE, inputs.snapshot, inputs.training_queries, samples)
     return {
         "rows": sources.total(),
@@ -196,4 +202,18 @@ def _negatives_table(kept: Candidates, batch: MinedBatch, inputs: MiningRound) -
         np.full(len(kept), inputs.number, np.int32),
         pa.StructArray.from_arrays(trail, [rule.value for rule in TRAIL]),
     ]
-    return pa.table(columns, names=NEGATIVES_SCHEMA.names).cast(NEGATIVES_SCHEMA)
+    table = pa.table(columns, names=NEGATIVES_SCHEMA.names).cast(NEGATIVES_SCHEMA)
+    if inputs.teacher is None:
+        return table
+    return table.append_column(TEACHER_SCORE, pa.array(inputs.teacher(kept.query, kept.passage), pa.float32()))
+
+
+def _write_positives(file: Path, teacher: ScorePairs, filtering: FilterInputs, inputs: MiningRound) -> None:
+    """Write the teacher's scores of all known positives of the training queries."""
+    query, passage = filtering.positive_query, filtering.positive_passage
+    columns = {
+        "query_id": inputs.training_queries["query_id"].take(pa.array(query)),
+        "passage_id": ids_of([inputs.snapshot.path / PASSAGES], passage),
+        TEACHER_SCORE.name: pa.array(teacher(query, passage), pa.float32()),
+    }
+    pq.write_table(pa.table(columns), file, compression="zstd")

@@ -118,6 +118,9 @@ def recipe_of(settings: Settings) -> str:
     mining = settings.mining.model_dump(exclude={"language", "shards", "scorer", "threads", "heap_mb"})
     mining |= language_key(settings.mining.language)
     mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
+    teacher = mining.pop("teacher") | settings.as_written("mining.teacher")
+    if settings.mining.teacher.source != "none":  # recipes of earlier versions stay the same
+        mining["teacher"] = teacher
     return digest_of(
         {
             "encoder": settings.encoder.recipe() | settings.as_written("encoder"),

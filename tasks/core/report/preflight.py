@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.base.sections.mining import CrossEncoderSettings
+from tasks.core.base.errors import BadInput
+from tasks.core.base.sections.mining import CrossEncoderSettings, MiningSettings
+from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.evaluation.golden import read_golden
@@ -34,6 +36,23 @@ def check_side_files(golden: Path | None, encoder: EncoderSettings, cross_encode
         find_base(model)
     if _is_local(cross_encoder.model):
         find_cross_encoder(cross_encoder)
+
+
+def check_teacher_settings(mining: MiningSettings, training: TrainingSettings) -> None:
+    """Check that a loss that learns from a teacher has one, and that a local teacher model exists.
+
+    Raises:
+        BadInput: the loss needs a teacher, and the settings name none.
+        NightshiftError: the folder of the teacher model cannot be used.
+    """
+    teacher = mining.teacher
+    if training.distills and teacher.source == "none":
+        raise BadInput(
+            f'[training] loss = "{training.loss}" learns from a teacher. Set [mining.teacher] source = "blend", or '
+            "another loss."
+        )
+    if teacher.source == "encoder" and _is_local(teacher.model):
+        find_base(teacher.model)
 
 
 def _is_local(model: str) -> bool:

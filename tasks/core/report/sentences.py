@@ -19,6 +19,8 @@ def describe_negatives(negatives: Negatives) -> list[str]:
         lines.append("No earlier negatives of this round to compare with.")
     else:
         lines.append(f"{negatives.churn:.1%} of the pairs are new (churn): the serving encoder did not train on them.")
+    if negatives.teacher is not None:
+        lines.append(negatives.teacher.summary)
     if (hidden := negatives.hidden) is None:
         lines.append("Remaining false negatives cannot be estimated: no query has two positives.")
     else:

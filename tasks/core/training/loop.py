@@ -28,7 +28,7 @@ from tasks.core.training.checkpoint import (
 )
 from tasks.core.training.dev_decisions import is_finished, record_start, record_step, step_to_keep
 from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
-from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
+from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs, without_refused_teacher
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, make_autocast
 from tasks.core.training.stored_trunk import StoredTrunk, load_trunk
@@ -83,7 +83,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         BadInput: there is nothing to train on.
         NightshiftError: the loss is not finite, or the batch has fewer pairs than there are processes.
     """
-    settings = job.settings.training
+    settings = without_refused_teacher(job.settings.training, job.negatives)
     if settings.batch_size < ranks.size:
         raise NightshiftError(
             f"[training] batch_size = {settings.batch_size} is smaller than the number of processes ({ranks.size}): "

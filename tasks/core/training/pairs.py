@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +17,12 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
 from tasks.core.snapshot.reader import qrels, queries
 from tasks.core.snapshot.splits import Split
-from tasks.core.training.losses.choose import TAUGHT
 from tasks.core.training.texts import PassageTexts, TokenTable
 
 log = logging.getLogger("nightshift.training")
 
 NEGATIVES, POSITIVES, TEACHER = "negatives.parquet", "positives.parquet", "teacher_score"
+SPREAD = 1.0  # standard deviation of teacher scores within a query at teacher_temperature = 1
 Scores = tuple[np.ndarray, np.ndarray]
 
 
@@ -101,9 +100,16 @@ def load_pairs(
         negatives=_grouped(_rows(mined, query_row, passage_row)),
         cluster=cluster,
         known={query: np.unique(cluster[rows]) for query, rows in _grouped(judged).items()},
-        teacher=_teacher(negatives.path, mined, query_row, passage_row, settings),
+        teacher=_teacher(negatives, mined, query_row, passage_row, settings),
         hashes=texts.hashes(),
     )
+
+
+def without_refused_teacher(settings: TrainingSettings, negatives: Negatives) -> TrainingSettings:
+    """Return the settings with the loss infonce if they name a distillation loss and mining refused the teacher."""
+    if not settings.distills or negatives.teacher is None or negatives.teacher.accepted:
+        return settings
+    return settings.model_copy(update={"loss": "infonce"})
 
 
 def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
@@ -184,14 +190,20 @@ def _grouped(pairs: Iterable[tuple[int, int]]) -> dict[int, np.ndarray]:
 
 
 def _teacher(
-    folder: Path, mined: pa.Table, query_row: dict[str, int], passage_row: dict[str, int], settings: TrainingSettings
+    negatives: Negatives,
+    mined: pa.Table,
+    query_row: dict[str, int],
+    passage_row: dict[str, int],
+    settings: TrainingSettings,
 ) -> dict[int, Scores]:
-    if settings.loss not in TAUGHT:
+    """Read the teacher's scores: query → passages and scores, divided by `_divisor`."""
+    folder = negatives.path
+    if not settings.distills:
         return {}
     if TEACHER not in mined.column_names or not (folder / POSITIVES).exists():
         raise BadInput(
             f'[training] loss = "{settings.loss}" learns from a teacher, but {folder} has no '
-            f"{POSITIVES}, or its {NEGATIVES} has no column {TEACHER}. Mine with a teacher, or choose another loss."
+            f"{POSITIVES}, or its {NEGATIVES} has no column {TEACHER}. Set [mining.teacher] source, or another loss."
         )
     grouped: dict[int, dict[int, float]] = {}
     for table in (mined, pq.read_table(folder / POSITIVES)):
@@ -199,9 +211,21 @@ def _teacher(
         for (query, passage), score in scored:
             if score is not None:
                 grouped.setdefault(query, {})[passage] = score
-    return {query: _by_row(scores, settings.teacher_temperature) for query, scores in grouped.items()}
+    divisor = _divisor(settings, negatives)
+    return {query: _by_row(scores, divisor) for query, scores in grouped.items()}
 
 
-def _by_row(scores: dict[int, float], temperature: float) -> Scores:
+def _divisor(settings: TrainingSettings, negatives: Negatives) -> float:
+    """Return the divisor of teacher scores.
+
+    The scores of a checked teacher get the standard deviation `SPREAD` within a query, for every source, divided
+    by `teacher_temperature`. Scores of other origin are divided by `teacher_temperature` alone.
+    """
+    if negatives.teacher is None:
+        return settings.teacher_temperature
+    return negatives.teacher.spread / SPREAD * settings.teacher_temperature
+
+
+def _by_row(scores: dict[int, float], divisor: float) -> Scores:
     rows = np.array(sorted(scores), np.int64)
-    return rows, np.array([scores[row] for row in rows.tolist()], np.float32) / np.float32(temperature)
+    return rows, np.array([scores[row] for row in rows.tolist()], np.float32) / np.float32(divisor)

@@ -35,6 +35,27 @@ class CrossEncoderSettings(Section):
     tokens: int = Field(256, ge=8, description="maximum tokens of query and passage together")
 
 
+class TeacherSettings(Section):
+    """A model whose scores of positives and negatives the losses kl and margin_mse learn."""
+
+    source: Literal["none", "blend", "cross-encoder", "encoder"] = Field(
+        "none",
+        description="what scores positives and negatives; blend: the weighted sum of the encoder that mines and BM25, "
+        "tuned on dev queries; cross-encoder: the model of [mining.cross_encoder]; encoder: the embedding model below",
+    )
+    model: ModelName = Field(
+        "", description="encoder only: embedding model, a local folder or a Hugging Face Hub id; empty: none"
+    )
+    query_prompt: str | None = Field(
+        None, description="encoder only: prefix of every query; not set: as saved with the model"
+    )
+    passage_prompt: str | None = Field(
+        None, description="encoder only: prefix of every passage; not set: as saved with the model"
+    )
+    query_tokens: int = Field(64, ge=4, description="encoder only: maximum tokens of a query")
+    passage_tokens: int = Field(256, ge=4, description="encoder only: maximum tokens of a passage")
+
+
 class MiningSettings(Section):
     """Hard negatives: sources of candidates, and filters for false negatives."""
 
@@ -67,6 +88,9 @@ class MiningSettings(Section):
     cross_encoder: CrossEncoderSettings = Field(
         CrossEncoderSettings(), description="cross-encoder that checks every negative"
     )
+    teacher: TeacherSettings = Field(
+        TeacherSettings(), description="model whose scores [training] loss kl and margin_mse learn"
+    )
     shards: int = Field(
         1, ge=1, description="Ray only: number of shards of the training queries; each is searched in its own task"
     )
@@ -92,4 +116,12 @@ class MiningSettings(Section):
     def _ranks_remain(self) -> MiningSettings:
         if (self.last_rank or self.depth) <= self.skip_top:
             raise ValueError(f"skip_top = {self.skip_top} leaves no rank to mine from: raise last_rank or depth")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_have_a_model(self) -> MiningSettings:
+        if self.teacher.source == "cross-encoder" and not self.cross_encoder.model:
+            raise ValueError('[mining.teacher] source = "cross-encoder" needs [mining.cross_encoder] model')
+        if (self.teacher.source == "encoder") != bool(self.teacher.model):
+            raise ValueError('[mining.teacher] source = "encoder" and [mining.teacher] model belong together: set both')
         return self

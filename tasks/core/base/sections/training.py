@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.core.base.section import Section
+from tasks.core.base.section import Section, Share
 
 MAP_LEARNING_RATE = 5e-4
 
@@ -15,7 +15,7 @@ class TrainingSettings(Section):
     """Contrastive training with in-batch and hard negatives."""
 
     loss: Literal["infonce", "triplet", "supcon", "margin_mse", "kl"] = Field(
-        "infonce", description="loss function (formulas in training/losses); margin_mse and kl need teacher scores"
+        "infonce", description="loss function (formulas in training/losses); margin_mse and kl need [mining.teacher]"
     )
     temperature: float = Field(0.05, gt=0, description="divisor of scores in every loss except triplet")
     directions: tuple[Literal["query_to_passage", "passage_to_query", "query_to_query", "passage_to_passage"], ...] = (
@@ -24,7 +24,15 @@ class TrainingSettings(Section):
     margin: float = Field(
         0.2, gt=0, description="triplet only: required gap between negative and positive, in squared distance"
     )
-    teacher_temperature: float = Field(1.0, gt=0, description="margin_mse and kl only: divisor of teacher scores")
+    teacher_temperature: float = Field(
+        1.0,
+        gt=0,
+        description="margin_mse and kl only: divisor of teacher scores; at 1 they vary as much as those of the encoder "
+        "that mined",
+    )
+    contrastive_share: Share = Field(
+        0.0, description="margin_mse and kl only: share of infonce in the loss; the rest is distillation"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
     batch_size: int = Field(32, ge=2, description="queries per step, summed over all processes")
@@ -65,7 +73,16 @@ class TrainingSettings(Section):
     )
     seed: int = Field(0, description="random seed of batches and dropout")
 
+    @property
+    def distills(self) -> bool:
+        """Whether the loss learns from a teacher."""
+        return self.loss in ("margin_mse", "kl")
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, without those for speed and memory only."""
-        default = {"map_learning_rate"} if self.map_learning_rate == MAP_LEARNING_RATE else set()
-        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"} | default)
+        excluded = {"memory_tokens", "processes", "launcher", "checkpoint_every"}
+        if self.map_learning_rate == MAP_LEARNING_RATE:
+            excluded.add("map_learning_rate")
+        if self.contrastive_share == 0:  # encoders of earlier versions keep their names
+            excluded.add("contrastive_share")
+        return self.model_dump(exclude=excluded)

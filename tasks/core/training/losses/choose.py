@@ -17,7 +17,6 @@ from tasks.core.training.losses.supcon import supcon
 from tasks.core.training.losses.triplet import triplet
 
 Loss = Callable[[Tensor, Tensor, Relations], Tensor]
-TAUGHT = ("margin_mse", "kl")  # losses that need teacher scores
 
 
 def choose_loss(settings: TrainingSettings) -> Loss:
@@ -29,7 +28,20 @@ def choose_loss(settings: TrainingSettings) -> Loss:
         "margin_mse": partial(margin_mse, temperature=settings.temperature),
         "kl": partial(kl, temperature=settings.temperature),
     }
+    if settings.distills and settings.contrastive_share > 0:
+        return _mixed(losses["infonce"], losses[settings.loss], settings.contrastive_share)
     return losses[settings.loss]
+
+
+def _mixed(contrastive: Loss, distillation: Loss, share: float) -> Loss:
+    """Return share · contrastive + (1 - share) · distillation."""
+
+    def mixed_loss(queries: Tensor, passages: Tensor, relations: Relations) -> Tensor:
+        return share * contrastive(queries, passages, relations) + (1 - share) * distillation(
+            queries, passages, relations
+        )
+
+    return mixed_loss
 
 
 def matryoshka(loss: Loss, dimensions: Sequence[int], *, normalize: bool) -> Loss:
