@@ -36,14 +36,15 @@ def train(
 ) -> Encoder:
     """Train the start encoder on the night's pairs and negatives.
 
-    If training starts from the serving encoder or replays pairs, the serving release's snapshot, if it still exists,
-    is used to measure forgetting.
+    If training starts from the serving encoder, replays pairs, or merges weights, the serving release's snapshot, if it
+    still exists, is used to measure forgetting.
 
     Args:
         dev: BM25's run on the dev queries.
         serving: The serving release, if any.
     """
-    measures_forgetting = settings.encoder.start == "serving" or settings.training.replay > 0
+    merges = settings.training.merge != "none"
+    measures_forgetting = settings.encoder.start == "serving" or settings.training.replay > 0 or merges
     older = (
         find_artifact(settings.home, Snapshot, serving.snapshot)
         if serving is not None and measures_forgetting
@@ -51,5 +52,20 @@ def train(
     )
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
-        settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch
+        settings.home,
+        start,
+        snapshot,
+        negatives,
+        settings,
+        candidates=dev,
+        older=older,
+        merge_with=_merge_with(settings, snapshot, serving) if merges else None,
+        launch=launch,
     )
+
+
+def _merge_with(settings: Settings, snapshot: Snapshot, serving: Release | None) -> dict[str, Encoder]:
+    """Return the encoders that a trained encoder may be merged with, by name."""
+    base = trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
+    current = None if serving is None else find_artifact(settings.home, Encoder, serving.encoder)
+    return {"the base model": base} | ({} if current is None else {"the serving encoder": current})

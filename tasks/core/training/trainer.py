@@ -88,6 +88,7 @@ def train(
     *,
     candidates: Run | None = None,
     older: Snapshot | None = None,
+    merge_with: Mapping[str, Encoder] | None = None,
     launch: Callable[[Job], Outcome] | None = None,
 ) -> Encoder:
     """Train an encoder on the snapshot's training pairs and mined negatives (AdamW, warm-up, linear decay).
@@ -104,6 +105,8 @@ def train(
         candidates: run over the dev queries; its best passages make the dev evaluation harder.
         older: snapshot of the serving release. Its pairs are replayed (`[training] replay`), and its held-out queries
             measure forgetting.
+        merge_with: name → encoder to merge the trained weights with, in addition to `start`, if `[training] merge` is
+            "dev".
         launch: runs the job elsewhere; None runs it here in `[training] processes`.
 
     Returns:
@@ -115,6 +118,7 @@ def train(
     """
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
+    partners = _partners(start, merge_with or {}, settings.training)
     key = {
         "start": start.fingerprint,
         "snapshot": snapshot.digest,
@@ -127,6 +131,7 @@ def train(
         "embedding": _numeric(settings.embedding),
         "version": VERSION,
         **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
+        **({"merge_with": {name: other.fingerprint for name, other in partners.items()}} if partners else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -138,6 +143,7 @@ def train(
             settings=settings,
             candidates=candidates,
             older=older,
+            merge_with=partners,
         )
         outcome = run_job(job, processes_of(settings.training)) if launch is None else launch(job)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -150,6 +156,15 @@ def train(
         }
 
     return produce(home, Encoder, key, build, resumable=True)
+
+
+def _partners(start: Encoder, others: Mapping[str, Encoder], settings: TrainingSettings) -> dict[str, Encoder]:
+    """Return the encoders to merge with, each fingerprint once: `others`, and `start` if it is none of them."""
+    if settings.merge == "none":
+        return {}
+    named = {**others, "the start": start}
+    first = {encoder.fingerprint: name for name, encoder in reversed(named.items())}
+    return {name: named[name] for name in named if first[named[name].fingerprint] == name}
 
 
 def processes_of(settings: TrainingSettings) -> int:

@@ -45,6 +45,14 @@ class TrainingSettings(Section):
     )
     dev_queries: int = Field(100, ge=1, description="dev queries per evaluation")
     dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
+    merge: Literal["none", "dev"] = Field(
+        "none",
+        description="dev: keep an average with the weights of the start, base, and serving encoder, or of late steps, if "
+        "that is better on dev queries than the trained weights; none: keep the trained weights",
+    )
+    merge_queries: int = Field(
+        300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the CPU or GPU supports it")
     memory_tokens: int = Field(
         16_384,
@@ -62,4 +70,5 @@ class TrainingSettings(Section):
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, without those for speed and memory only."""
-        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"})
+        unused = {"merge", "merge_queries"} if self.merge == "none" else set[str]()
+        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every", *unused})
