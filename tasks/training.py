@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect import task
 
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder import learnable
-from tasks.core.training import trainer
+from tasks.core.training import trainer, trials
+from tasks.core.training.budget import Recipe
+from tasks.core.training.pace import plan_within_budget
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
+
+log = logging.getLogger("nightshift.training")
 
 
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
@@ -23,6 +29,22 @@ def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
 def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> None:
     """Warn about unknown tokens. Stop a night that would train on texts that look the same to the base model."""
     learnable.check_learnable(base, snapshot, will_train=will_train)
+
+
+@task(name="plan-training", task_run_name="plan {settings.training.minutes} minutes of training", **STEP)
+def plan_training(settings: Settings, base: Encoder, snapshot: Snapshot, serving: Encoder | None) -> Recipe:
+    """Choose steps, rounds, and start for `[training] minutes`."""
+    recipe = plan_within_budget(settings.home, base, snapshot, settings, serving)
+    log.info("Training plan: %s", recipe.describe())
+    return recipe
+
+
+@task(name="try-recipes", task_run_name="try recipes in {recipe.trial_steps} steps", **STEP)
+def try_recipes(
+    settings: Settings, recipe: Recipe, start: Encoder, snapshot: Snapshot, negatives: Negatives, dev: Run | None
+) -> Recipe:
+    """Choose learning rate and negatives of the recipe by short trainings."""
+    return trials.try_recipes(settings.home, recipe, start, snapshot, negatives, settings, dev)
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)

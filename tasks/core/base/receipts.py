@@ -227,6 +227,23 @@ class Encoder(Receipt):
     merge: Merge | None = None  # None: [training] merge was "none"
 
 
+class Pace(Receipt):
+    """Speed of training on a machine, measured on `rows` texts. Budgets of later nights use the same record."""
+
+    shelf: ClassVar[str] = "paces"
+
+    tokens_per_second: float  # forward and backward
+    machine: str
+
+
+class Trial(Receipt):
+    """A short training of a recipe, without the encoder. `rows` counts steps."""
+
+    shelf: ClassVar[str] = "trials"
+
+    dev: tuple[float, ...]  # nDCG@10 of each dev query on a passage pool, after training
+
+
 class Embeddings(Receipt):
     """Vectors of a snapshot's passages from a passage encoder, in files `shard-RRRRR-of-WWWWW.parquet`."""
 

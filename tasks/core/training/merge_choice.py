@@ -13,6 +13,7 @@ from tasks.core.encoder.adapters import adapted_weights, merge_adapters
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.encoder.tokenizer_digest import tokenizer_key
 from tasks.core.training.checkpoint import Weights, put_weights
+from tasks.core.training.dev_decisions import best_alternative
 from tasks.core.training.merging import linear, mean, spherical
 
 log = logging.getLogger("nightshift.training")
@@ -88,16 +89,12 @@ def choose(values: Mapping[str, np.ndarray]) -> Merge:
         values: nDCG@10 of each dev query, float64 (queries,), by candidate; `TRAINED` is one of them.
     """
     ndcg = {name: float(value.mean()) for name, value in values.items()}
-    averages = [name for name in values if name != TRAINED]
     queries = len(values[TRAINED])
-    if not averages:
+    if len(values) == 1:
         return Merge(kept=TRAINED, why="there is no encoder of the same shape to merge with", queries=queries)
-    best = max(averages, key=ndcg.__getitem__)
-    gain = values[best] - values[TRAINED]
-    error = float(gain.std(ddof=1) / np.sqrt(queries))
-    pays = float(gain.mean()) > error
-    why = f"on {queries:,} dev queries, {best} gains {gain.mean():+.4f} nDCG@10 (standard error {error:.4f})"
-    return Merge(kept=best if pays else TRAINED, why=why, queries=queries, ndcg=ndcg)
+    best = best_alternative(values, TRAINED)
+    why = f"on {queries:,} dev queries, {best.name} gains {best.gain:+.4f} nDCG@10 (standard error {best.error:.4f})"
+    return Merge(kept=best.name if best.pays else TRAINED, why=why, queries=queries, ndcg=ndcg)
 
 
 def _candidates(trained: Weights, partners: Mapping[str, Weights | None], late: Sequence[Weights]) -> Candidates:

@@ -119,20 +119,9 @@ def train(
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     partners = _partners(start, merge_with or {}, settings.training)
-    key = {
-        "start": start.fingerprint,
-        "snapshot": snapshot.digest,
-        "negatives": negatives.digest,
-        "candidates": None if candidates is None else candidates.digest,
-        "older": None if older is None else older.digest,
-        "training": settings.training.recipe(),
-        "encoder": training_keys(settings.encoder),
-        "evaluation": settings.evaluation.split,
-        "embedding": _numeric(settings.embedding),
-        "version": VERSION,
-        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
-        **({"merge_with": {name: other.fingerprint for name, other in partners.items()}} if partners else {}),
-    }
+    key = training_key(start, snapshot, negatives, settings, candidates, older)
+    if partners:
+        key["merge_with"] = {name: other.fingerprint for name, other in partners.items()}
 
     def build(folder: Path) -> Mapping[str, Any]:
         job = Job(
@@ -165,6 +154,30 @@ def _partners(start: Encoder, others: Mapping[str, Encoder], settings: TrainingS
     named = {**others, "the start": start}
     first = {encoder.fingerprint: name for name, encoder in reversed(named.items())}
     return {name: named[name] for name in named if first[named[name].fingerprint] == name}
+
+
+def training_key(
+    start: Encoder,
+    snapshot: Snapshot,
+    negatives: Negatives,
+    settings: Settings,
+    candidates: Run | None,
+    older: Snapshot | None = None,
+) -> dict[str, object]:
+    """Return everything that determines the result of a training."""
+    return {
+        "start": start.fingerprint,
+        "snapshot": snapshot.digest,
+        "negatives": negatives.digest,
+        "candidates": None if candidates is None else candidates.digest,
+        "older": None if older is None else older.digest,
+        "training": settings.training.recipe(),
+        "encoder": training_keys(settings.encoder),
+        "evaluation": settings.evaluation.split,
+        "embedding": _numeric(settings.embedding),
+        "version": VERSION,
+        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
+    }
 
 
 def processes_of(settings: TrainingSettings) -> int:

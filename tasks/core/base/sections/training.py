@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.core.base.section import Section
 
@@ -23,6 +23,12 @@ class TrainingSettings(Section):
         0.2, gt=0, description="triplet only: required gap between negative and positive, in squared distance"
     )
     teacher_temperature: float = Field(1.0, gt=0, description="margin_mse and kl only: divisor of teacher scores")
+    minutes: float = Field(
+        0.0,
+        ge=0,
+        description="budget of all training; chooses steps, rounds, start, learning rate, and negatives from a recorded "
+        "pace and short trials, instead of epochs; 0: no budget",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
     batch_size: int = Field(32, ge=2, description="queries per step, summed over all processes")
@@ -47,8 +53,8 @@ class TrainingSettings(Section):
     dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
     merge: Literal["none", "dev"] = Field(
         "none",
-        description="dev: keep an average with the weights of the start, base, and serving encoder, or of late steps, if "
-        "that is better on dev queries than the trained weights; none: keep the trained weights",
+        description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, if "
+        "it is better on dev queries than the trained weights; none: keep the trained weights",
     )
     merge_queries: int = Field(
         300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
@@ -68,7 +74,16 @@ class TrainingSettings(Section):
     )
     seed: int = Field(0, description="random seed of batches and dropout")
 
+    @model_validator(mode="after")
+    def _a_budget_needs_this_machine(self) -> TrainingSettings:
+        if self.minutes and self.launcher == "ray":
+            raise ValueError(
+                '[training] minutes applies to launcher = "torchrun": the pace is measured on this machine'
+            )
+        return self
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, without those for speed and memory only."""
         unused = {"merge", "merge_queries"} if self.merge == "none" else set[str]()
+        unused |= {"minutes"} if self.minutes == 0 else set()
         return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every", *unused})
