@@ -60,7 +60,7 @@ def test_a_short_budget_continues_the_serving_encoder() -> None:
 
 
 def test_a_budget_too_small_for_a_step_is_refused_with_the_least_budget() -> None:
-    with pytest.raises(NightshiftError, match="give at least 0.0"):
+    with pytest.raises(NightshiftError, match=r"give at least 0\.0"):
         within(0.001)
     with pytest.raises(ValueError, match='launcher = "torchrun"'):
         TrainingSettings(minutes=1, launcher="ray", processes=2)

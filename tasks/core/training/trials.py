@@ -1,8 +1,8 @@
 """Choose learning rate and negatives of a budgeted training by short trainings, compared on dev queries.
 
 Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
-optimization"): all recipes train for n steps, then two of them for 2n steps. The recipe of the settings is always one of
-them, and is kept unless the other gains more than the standard error of the paired difference.
+optimization"): all recipes train for n steps, then two of them for 2n steps. The recipe of the settings is always one
+of them, and is kept unless the other gains more than the standard error of the paired difference.
 """
 
 from __future__ import annotations

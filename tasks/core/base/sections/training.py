@@ -26,8 +26,8 @@ class TrainingSettings(Section):
     minutes: float = Field(
         0.0,
         ge=0,
-        description="budget of all training; chooses steps, rounds, start, learning rate, and negatives from a recorded "
-        "pace and short trials, instead of epochs; 0: no budget",
+        description="budget of all training; chooses steps, rounds, start, learning rate, and negatives from a "
+        "recorded pace and short trials, instead of epochs; 0: no budget",
     )
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
@@ -53,8 +53,8 @@ class TrainingSettings(Section):
     dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
     merge: Literal["none", "dev"] = Field(
         "none",
-        description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, if "
-        "it is better on dev queries than the trained weights; none: keep the trained weights",
+        description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, "
+        "if it is better on dev queries than the trained weights; none: keep the trained weights",
     )
     merge_queries: int = Field(
         300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
