@@ -15,7 +15,7 @@ from tasks.core.training.budget import Recipe, Work, plan_recipe, tokens_per_ste
 from tasks.core.training.pace import plan_within_budget, training_pace
 from tasks.core.training.step import Stepper
 
-WORK = Work(pairs=3200, passages=1000, query_tokens=10.0, passage_tokens=45.0, dev=False)  # 100 tokens per pair
+WORK = Work(pairs=3200, passages=1000, query_tokens=10.0, passage_tokens=45.0, dev_queries=0)  # 100 tokens per pair
 
 
 def within(minutes: float, *, has_serving: bool = False, work: Work = WORK, **training: object) -> Recipe:
@@ -33,7 +33,7 @@ def test_a_budget_becomes_steps_at_the_recorded_pace() -> None:
 
 
 def test_dev_evaluations_are_paid_from_the_budget() -> None:
-    dev = WORK._replace(dev=True)  # an evaluation costs (100 · 10 + 500 · 45) / 3 tokens: 2.4 steps
+    dev = WORK._replace(dev_queries=500)  # an evaluation costs (100 · 10 + 500 · 45) / 3 tokens: 2.4 steps
     assert within(0.5, work=dev).steps == 24  # of 30 steps, two evaluations take five
 
 
@@ -60,7 +60,7 @@ def test_a_short_budget_continues_the_serving_encoder() -> None:
 
 
 def test_a_budget_too_small_for_a_step_is_refused_with_the_least_budget() -> None:
-    with pytest.raises(NightshiftError, match=r"give at least 0\.0"):
+    with pytest.raises(NightshiftError, match=r"give at least 0\.033"):
         within(0.001)
     with pytest.raises(ValueError, match='launcher = "torchrun"'):
         TrainingSettings(minutes=1, launcher="ray", processes=2)
@@ -99,13 +99,17 @@ def test_the_pace_is_measured_once_and_recorded(settings: Settings, monkeypatch:
     assert len(list((settings.home / Pace.shelf).glob("*/manifest.json"))) == 1
 
 
-def test_an_encoder_of_another_shape_is_no_start(settings: Settings) -> None:
+def test_only_an_encoder_of_the_same_shape_is_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stepper, "pace", lambda *_: 1000.0)
     base, snapshot = base_of(settings), stories(settings.home)
-    short = settings.model_copy(update={"training": settings.training.model_copy(update={"minutes": 0.001})})
-    assert plan_within_budget(settings.home, base, snapshot, short, base).start in ("base", "serving")
+    short = settings.training.model_copy(update={"minutes": 0.024})  # two steps, of the four and a half of an epoch
+    short_settings = settings.model_copy(update={"training": short})
+    warm = plan_within_budget(settings.home, base, snapshot, short_settings, base)
+    assert (warm.steps, warm.start) == (2, "serving")
     projected = settings.encoder.model_copy(update={"dimension": 8})
     narrow = trainer.base_encoder(settings.home, snapshot, projected, settings.embedding)
-    assert plan_within_budget(settings.home, base, snapshot, short, narrow).start == "base"
+    assert plan_within_budget(settings.home, base, snapshot, short_settings, narrow).start == "base"
+    assert plan_within_budget(settings.home, base, snapshot, short_settings).start == "base"
 
 
 def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +155,8 @@ def test_a_budgeted_training_is_the_training_with_the_same_steps_set(settings: S
     applied = plan_within_budget(settings.home, base, snapshot, bounded).apply(bounded)
     first = trained(snapshot, applied)
     assert first.steps == 3
+    with pytest.raises(NightshiftError, match="a budget of a whole night"):
+        trained(snapshot, bounded)
     values = applied.training.model_dump()
     manual = applied.model_copy(update={"training": TrainingSettings.model_validate(values)})
     assert trained(snapshot, manual).digest == first.digest

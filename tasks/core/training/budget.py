@@ -34,7 +34,7 @@ class Work(NamedTuple):
     passages: int
     query_tokens: float  # mean
     passage_tokens: float  # mean
-    dev: bool  # whether there are dev queries
+    dev_queries: int  # 0: there are none
 
 
 class Recipe(BaseModel):
@@ -103,7 +103,7 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
     if steps < 1:
         raise NightshiftError(
             f"[training] minutes = {training.minutes:g} do not pay for one step at {pace:,.0f} tokens per second: "
-            f"give at least {2 * (step + 2 * evaluation) / pace / 60:.1f}"
+            f"give at least {2 * (step + 2 * evaluation) / pace / 60:.2g}"
         )
     steps, trial_steps = _take_trials(steps, step, evaluation, reasons)
     second = work.passages * work.passage_tokens / FORWARD
@@ -146,10 +146,10 @@ def tokens_per_step(settings: Settings, work: Work) -> float:
 def _tokens_per_evaluation(settings: Settings, work: Work) -> float:
     """Return the cost of a dev evaluation, in tokens of training."""
     training = settings.training
-    if not (work.dev and training.evaluate_every):
+    if not (work.dev_queries and training.evaluate_every):
         return 0.0
-    tokens = training.dev_queries * work.query_tokens + training.dev_passages * work.passage_tokens
-    return tokens / FORWARD
+    query_tokens = min(training.dev_queries, work.dev_queries) * work.query_tokens
+    return (query_tokens + min(training.dev_passages, work.passages) * work.passage_tokens) / FORWARD
 
 
 def _take_trials(steps: int, step: float, evaluation: float, reasons: list[str]) -> tuple[int, int]:

@@ -91,7 +91,7 @@ def _work_of(snapshot: Snapshot, encoder: Encoder, settings: Settings) -> Work:
         passages=snapshot.rows,
         query_tokens=_mean_tokens(dual.query.tokenize(texts)),
         passage_tokens=_mean_tokens(dual.passage.tokenize(list(islice(passage_texts(snapshot), SAMPLE)))),
-        dev=bool(snapshot.splits.get(Split.DEV)),
+        dev_queries=snapshot.splits.get(Split.DEV, 0),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import find_by_key, produce
 from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.sections.embedding import EmbeddingSettings
@@ -114,8 +115,13 @@ def train(
 
     Raises:
         BadInput: the snapshot has no training pair, or the loss needs teacher scores and there are none.
-        NightshiftError: the loss is not finite, or a training process failed.
+        NightshiftError: the loss is not finite, a training process failed, or `[training] minutes` is not yet a recipe
+            (`budget.py`).
     """
+    if settings.training.minutes:
+        raise NightshiftError(
+            "[training] minutes is a budget of a whole night, with its rounds. To train here, set epochs or max_steps"
+        )
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     partners = _partners(start, merge_with or {}, settings.training)
