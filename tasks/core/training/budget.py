@@ -99,12 +99,16 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
     step = tokens_per_step(settings, work)
     evaluation = _tokens_per_evaluation(settings, work)
     per_epoch = work.pairs / training.batch_size
-    steps = int((budget - 2 * evaluation) / (step + evaluation / training.evaluate_every if evaluation else step))
+    least = (1 + EVALUATIONS) * evaluation  # step 0 is evaluated, too
+    steps = int((budget - least) / (step + evaluation / training.evaluate_every if evaluation else step))
     if steps < 1:
         raise NightshiftError(
             f"[training] minutes = {training.minutes:g} do not pay for one step at {pace:,.0f} tokens per second: "
-            f"give at least {2 * (step + 2 * evaluation) / pace / 60:.2g}"
+            f"give at least {2 * (step + least) / pace / 60:.2g}"
         )
+    if steps > EPOCHS * per_epoch:
+        steps = max(1, round(EPOCHS * per_epoch))
+        reasons.append(f"No more than {EPOCHS:g} passes over the pairs, so part of the budget stays unused")
     steps, trial_steps = _take_trials(steps, step, evaluation, reasons)
     second = work.passages * work.passage_tokens / FORWARD
     left = int(steps - second / step)
@@ -112,9 +116,6 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
     if rounds == 1 and left >= 2 * ROUND_STEPS and second <= ROUND_SHARE * budget:
         rounds, steps = 2, left
         reasons.append(f"Two rounds, because each has at least {ROUND_STEPS} steps")
-    if steps > EPOCHS * per_epoch:
-        steps = max(1, round(EPOCHS * per_epoch))
-        reasons.append(f"No more than {EPOCHS:g} passes over the pairs, so part of the budget stays unused")
     start, replay = settings.encoder.start, training.replay
     if has_serving and start == "base" and steps < WARM_EPOCHS * per_epoch:
         start, replay = "serving", replay or REPLAY
