@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_training import next_passages, small_settings, stories, trained
 
@@ -24,7 +25,7 @@ def within(minutes: float, *, has_serving: bool = False, work: Work = WORK, **tr
 
 
 def test_a_budget_becomes_steps_at_the_recorded_pace() -> None:
-    assert tokens_per_step(Settings(), WORK) == 3200
+    assert tokens_per_step(Settings(), WORK, 1) == 3200
     recipe = within(1.5)
     assert (recipe.steps, recipe.rounds) == (90, 1)
     assert within(1.5, hard_negatives=2).steps == 62  # 145 tokens per pair
@@ -129,24 +130,35 @@ def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypat
     assert trials.try_recipes(settings.home, without, base, snapshot, negatives, low) == without
 
 
-@pytest.mark.parametrize(("gain", "rate"), [(0.2, 4e-3), (-0.2, 1e-3)])
-def test_a_trial_must_beat_the_settings(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, gain: float, rate: float
+@pytest.mark.parametrize(
+    ("better", "gain", "chosen"),
+    [
+        ({"learning_rate": 4e-3}, 0.2, {"learning_rate": 4e-3, "hard_negatives": 1, "steps": 57}),
+        ({"hard_negatives": 3}, 0.2, {"learning_rate": 1e-3, "hard_negatives": 3, "steps": 30}),
+        ({"learning_rate": 4e-3}, -0.2, {"learning_rate": 1e-3, "hard_negatives": 1, "steps": 57}),
+    ],
+)
+def test_another_recipe_is_chosen_only_if_it_beats_the_settings(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    better: dict[str, float],
+    gain: float,
+    chosen: dict[str, float],
 ) -> None:
-    """The evaluation of trials is replaced by known values: four times the learning rate gains `gain`."""
-    import numpy as np
+    """The dev evaluations are known values: the recipe `better` gains `gain`."""
 
     def values(*inputs: object) -> np.ndarray:
-        changed: Settings = inputs[4]  # type: ignore[assignment]
-        return np.linspace(0.3, 0.5, 30) + gain * (changed.training.learning_rate == 4e-3)
+        tried: Settings = inputs[4]  # type: ignore[assignment]
+        is_better = all(getattr(tried.training, name) == value for name, value in better.items())
+        return np.linspace(0.3, 0.5, 30) + gain * is_better
 
     monkeypatch.setattr(trials, "_try", values)
     snapshot, base = stories(settings.home), base_of(settings)
     negatives = next_passages(settings.home, snapshot)
-    recipe = within(10, learning_rate=1e-3).model_copy(update={"trial_steps": 8})
-    chosen = trials.try_recipes(settings.home, recipe, base, snapshot, negatives, recipe.apply(settings))
-    assert chosen.learning_rate == rate
-    assert ("was chosen" in chosen.describe()) == (gain > 0)
+    recipe = within(2, learning_rate=1e-3).model_copy(update={"trial_steps": 8})
+    decided = trials.try_recipes(settings.home, recipe, base, snapshot, negatives, recipe.apply(settings))
+    assert decided.model_dump(include=chosen.keys()) == chosen
+    assert ("was chosen" in decided.describe()) == (gain > 0)
 
 
 def test_a_budgeted_training_is_the_training_with_the_same_steps_set(settings: Settings) -> None:

@@ -22,6 +22,7 @@ ROUND_STEPS = 50  # least steps of each of two rounds
 ROUND_SHARE = 0.2  # of the budget: most that embedding all passages for a second round may cost
 WARM_EPOCHS = 0.5  # with fewer passes over the pairs, training starts from the serving encoder
 REPLAY = 0.2  # then: share of a batch from pairs that only the serving release saw
+NEGATIVES = 3  # hard negatives per positive of the recipe with more of them
 TRIALS = 6  # four recipes of n steps, then two of 2n steps
 TRIAL_UNITS = 8  # they cost as much as 8n steps
 EVALUATIONS = 4  # dev evaluations of a round, at least
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     hard_negatives: int
     dropout: float
     trial_seconds: float  # forecast of all trials
+    negatives_cost: float  # time of a step with `NEGATIVES` hard negatives, relative to a step of this recipe
     trials: dict[str, float] = {}
     reasons: tuple[str, ...] = ()
 
@@ -96,7 +98,7 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
     """
     training, reasons = settings.training, list[str]()
     budget = training.minutes * 60 * pace  # tokens
-    step = tokens_per_step(settings, work)
+    step = tokens_per_step(settings, work, training.hard_negatives)
     evaluation = _tokens_per_evaluation(settings, work)
     per_epoch = work.pairs / training.batch_size
     least = (1 + EVALUATIONS) * evaluation  # step 0 is evaluated, too
@@ -132,15 +134,16 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
         evaluate_every=min(training.evaluate_every, math.ceil(steps / EVALUATIONS)),
         trial_steps=trial_steps,
         trial_seconds=(TRIAL_UNITS * trial_steps * step + TRIALS * evaluation) / pace if trial_steps else 0.0,
+        negatives_cost=tokens_per_step(settings, work, NEGATIVES) / step,
         reasons=tuple(reasons),
         **training.model_dump(include={"learning_rate", "hard_negatives", "dropout"}),
     )
 
 
-def tokens_per_step(settings: Settings, work: Work) -> float:
-    """Return the mean number of tokens of a training step."""
+def tokens_per_step(settings: Settings, work: Work, hard_negatives: int) -> float:
+    """Return the mean number of tokens of a training step with this number of hard negatives per positive."""
     training = settings.training
-    passages = 1 + training.hard_negatives + training.more_positives
+    passages = 1 + hard_negatives + training.more_positives
     return training.batch_size * (work.query_tokens + passages * work.passage_tokens)
 
 

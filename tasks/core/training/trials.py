@@ -21,7 +21,7 @@ from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot, Trial
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.snapshot.splits import Split
-from tasks.core.training.budget import Recipe
+from tasks.core.training.budget import NEGATIVES, Recipe
 from tasks.core.training.dev_decisions import best_alternative
 from tasks.core.training.dev_evaluation import dev_evaluation
 from tasks.core.training.launch import run_job
@@ -33,7 +33,7 @@ from tasks.core.training.trainer import processes_of, training_key
 log = logging.getLogger("nightshift.training")
 
 AS_SET = "as set"
-NEGATIVES = 3  # per positive, in the recipe with more of them
+MORE_NEGATIVES = f"{NEGATIVES} hard negatives"  # fewer steps, which take as much time
 
 
 def try_recipes(
@@ -61,18 +61,22 @@ def try_recipes(
     steps, training = recipe.trial_steps, settings.training
     if steps == 0:
         return recipe
+
+    def fewer(name: str, steps: int) -> int:
+        return max(1, round(steps / recipe.negatives_cost)) if name == MORE_NEGATIVES else steps
+
     options: dict[str, dict[str, float]] = {
         AS_SET: {},
         "twice the learning rate": {"learning_rate": 2 * training.learning_rate},
         "four times the learning rate": {"learning_rate": 4 * training.learning_rate},
-        f"{NEGATIVES} hard negatives": {"hard_negatives": NEGATIVES},
+        MORE_NEGATIVES: {"hard_negatives": NEGATIVES},
     }
     if training.hard_negatives >= NEGATIVES or training.hard_negatives == 0:
         options.popitem()
     ndcg = dict[str, float]()
     while True:
         values = {
-            name: _try(home, start, snapshot, negatives, _short(settings, steps, changed), candidates)
+            name: _try(home, start, snapshot, negatives, _short(settings, fewer(name, steps), changed), candidates)
             for name, changed in options.items()
         }
         ndcg |= {f"{steps} steps, {name}": float(of_query.mean()) for name, of_query in values.items()}
@@ -80,7 +84,7 @@ def try_recipes(
         if len(options) == 2:
             break
         options, steps = {AS_SET: {}, best.name: options[best.name]}, 2 * steps
-    chosen = options[best.name] if best.pays else {}
+    chosen = {**options[best.name], "steps": fewer(best.name, recipe.steps)} if best.pays else {}
     reason = (
         f"In trials of {steps} steps, {best.name} gained {best.gain:+.4f} nDCG@10 (standard error {best.error:.4f}) on "
         f"{len(values[AS_SET]):,} dev queries, {'and was chosen' if best.pays else 'which is not enough'}"
