@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -100,16 +101,14 @@ def choose(values: Mapping[str, np.ndarray]) -> Merge:
 def _candidates(trained: Weights, partners: Mapping[str, Weights | None], late: Sequence[Weights]) -> Candidates:
     options: dict[str, Callable[[], Weights]] = {}
     if len(late) > 1:
-        options["the mean of late steps"] = lambda: mean(late)
+        options["the mean of late steps"] = partial(mean, late)
     for partner, weights in partners.items():
         if weights is None:
             log.info("Merging: %s has another shape, and is left out", partner)
             continue
         for share in SHARES:
-            options[f"{share:.0%} trained, rest {partner}"] = lambda weights=weights, share=share: linear(
-                weights, trained, share
-            )
-        options[f"halfway to {partner} on the arc"] = lambda weights=weights: spherical(weights, trained, 0.5)
+            options[f"{share:.0%} trained, rest {partner}"] = partial(linear, weights, trained, share)
+        options[f"halfway to {partner} on the arc"] = partial(spherical, weights, trained, 0.5)
     return options
 
 
