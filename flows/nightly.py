@@ -103,8 +103,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         rival_vectors = embed(settings, rival, snapshot)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
-        start = rival if settings.encoder.start == "serving" else base
-        challenger = iterate(settings, snapshot, index, start, book)
+        planned = plan(settings, base, snapshot, None if serving is None else rival, book)
+        start = rival if planned.encoder.start == "serving" else base
+        challenger = iterate(planned, snapshot, index, start, book)
         first = book.night.trained[0]
         if (failed_check := judge_training(first)) is not None:
             book.note(encoder=first, verdict=Decision(findings=(failed_check,)))
@@ -158,6 +159,15 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     return _end(settings, book, Outcome.PROMOTED)
 
 
+def plan(settings: Settings, base: Encoder, snapshot: Snapshot, serving: Encoder | None, book: Logbook) -> Settings:
+    """Return the settings with the recipe that `[training] minutes` pay for; without a budget, the settings."""
+    if not settings.training.minutes:
+        return settings
+    recipe = training.plan_training(settings, base, snapshot, serving)
+    book.note(budget=recipe)
+    return recipe.apply(settings)
+
+
 def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
     """Mine and train for `[mining] rounds`. Each round mines with the encoder of the round before.
 
@@ -177,6 +187,10 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
         negatives = mine(settings, snapshot, bm25, encoder, vectors, round_, book.night.serving)
         book.note(negatives=(*book.night.negatives, negatives))
         begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
+        if round_ == 0 and book.night.budget is not None:
+            recipe = training.try_recipes(settings, book.night.budget, encoder, snapshot, negatives, dev)
+            book.note(budget=recipe)
+            settings = recipe.apply(settings)
         trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
         book.note(trained=(*book.night.trained, trained))
         if not trained.improved:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect import task
 
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder import learnable
-from tasks.core.training import trainer
+from tasks.core.training import trainer, trials
+from tasks.core.training.budget import Recipe
+from tasks.core.training.pace import plan_within_budget
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
+
+log = logging.getLogger("nightshift.training")
 
 
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
@@ -25,6 +31,22 @@ def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> N
     learnable.check_learnable(base, snapshot, will_train=will_train)
 
 
+@task(name="plan-training", task_run_name="plan {settings.training.minutes} minutes of training", **STEP)
+def plan_training(settings: Settings, base: Encoder, snapshot: Snapshot, serving: Encoder | None) -> Recipe:
+    """Choose steps, rounds, and start for `[training] minutes`."""
+    recipe = plan_within_budget(settings.home, base, snapshot, settings, serving)
+    log.info("Training plan: %s", recipe.describe())
+    return recipe
+
+
+@task(name="try-recipes", task_run_name="try recipes in {recipe.trial_steps} steps", **STEP)
+def try_recipes(
+    settings: Settings, recipe: Recipe, start: Encoder, snapshot: Snapshot, negatives: Negatives, dev: Run | None
+) -> Recipe:
+    """Choose learning rate and negatives of the recipe by short trainings."""
+    return trials.try_recipes(settings.home, recipe, start, snapshot, negatives, settings, dev)
+
+
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)
 def train(
     settings: Settings,
@@ -36,14 +58,15 @@ def train(
 ) -> Encoder:
     """Train the start encoder on the night's pairs and negatives.
 
-    If training starts from the serving encoder or replays pairs, the serving release's snapshot, if it still exists,
-    is used to measure forgetting.
+    If training starts from the serving encoder, replays pairs, or merges weights, the serving release's snapshot, if it
+    still exists, is used to measure forgetting.
 
     Args:
         dev: BM25's run on the dev queries.
         serving: The serving release, if any.
     """
-    measures_forgetting = settings.encoder.start == "serving" or settings.training.replay > 0
+    merges = settings.training.merge != "none"
+    measures_forgetting = settings.encoder.start == "serving" or settings.training.replay > 0 or merges
     older = (
         find_artifact(settings.home, Snapshot, serving.snapshot)
         if serving is not None and measures_forgetting
@@ -51,5 +74,20 @@ def train(
     )
     launch = train_on_ray if settings.training.launcher == "ray" else None
     return trainer.train(
-        settings.home, start, snapshot, negatives, settings, candidates=dev, older=older, launch=launch
+        settings.home,
+        start,
+        snapshot,
+        negatives,
+        settings,
+        candidates=dev,
+        older=older,
+        merge_with=_merge_with(settings, snapshot, serving) if merges else None,
+        launch=launch,
     )
+
+
+def _merge_with(settings: Settings, snapshot: Snapshot, serving: Release | None) -> dict[str, Encoder]:
+    """Return the encoders that a trained encoder may be merged with, by name."""
+    base = trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
+    current = None if serving is None else find_artifact(settings.home, Encoder, serving.encoder)
+    return {"the base model": base} | ({} if current is None else {"the serving encoder": current})

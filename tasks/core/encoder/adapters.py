@@ -50,3 +50,12 @@ def merge_adapters(transformer: nn.Module) -> None:
             setattr(transformer.get_submodule(parent), child, layer.get_base_layer())
     if hasattr(transformer, "peft_config"):
         del transformer.peft_config
+
+
+def adapted_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights that the adapters of `model` change, as they will be after `merge_adapters`, by name there."""
+    return {
+        f"{name}.weight": layer.get_base_layer().weight + layer.get_delta_weight("default")
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }

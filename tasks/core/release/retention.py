@@ -25,6 +25,7 @@ from tasks.core.base.receipts import (
     Snapshot,
     TextIndex,
     Tokens,
+    Trial,
 )
 from tasks.core.release.history import known_releases
 from tasks.core.release.home_settings import HomeSettings
@@ -34,7 +35,7 @@ log = logging.getLogger("nightshift.release")
 # All of these can be rebuilt. Records of ingests and releases are never deleted.
 DELETABLE = (
     *(Snapshot, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
-    *(Negatives, Encoder, Embeddings, Evaluation, Reference),
+    *(Negatives, Encoder, Trial, Embeddings, Evaluation, Reference),
 )
 KEPT_WITH_SNAPSHOT = (Index, Postings, TextIndex, Tokens, Shingles, Reference)
 DAY = 86_400.0  # seconds

@@ -8,13 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.core.base.files import receipts_newest_first
-from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Snapshot
+from tasks.core.base.files import find_artifact, receipts_newest_first
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Release, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split
+from tasks.core.training.budget import Recipe
 
 SAMPLE = 128  # passages encoded to measure the speed of this machine
 QUERIES_PER_SECOND = 400  # BM25 and the filters of mining, on two cores
@@ -60,11 +61,14 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     if drift.verdict is Action.REFRESH:
         steps = [_embedding(speed, changed, "changed passages, serving encoder"), _publishing(snapshot.rows)]
         return Forecast(steps, snapshot.rows * speed.dimension * 8)
+    recipe = _recipe(settings, base, snapshot)
+    settings = settings if recipe is None else recipe.apply(settings)
     compared = changed if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
     rounds = settings.mining.rounds
     steps = [
         _mining(settings.home, snapshot, rounds),
         _embedding(speed, compared, "compared encoder"),
+        *_choosing(recipe),
         _training(settings, snapshot, speed),
         _embedding(speed, rounds * snapshot.rows if settings.encoder.train == "both" else 0, "challenger"),
         _publishing(snapshot.rows),
@@ -136,6 +140,24 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed) -> Cost:
         tokens += (1 + training.hard_negatives) * speed.passage_tokens
     seconds = steps * training.batch_size * tokens / speed.train
     return Cost("train", amount, seconds, speed.basis)
+
+
+def _recipe(settings: Settings, base: Encoder, snapshot: Snapshot) -> Recipe | None:
+    """Return the recipe that `[training] minutes` would choose; None without a budget."""
+    if not settings.training.minutes:
+        return None
+    from tasks.core.training.pace import plan_within_budget
+
+    newest = next(iter(receipts_newest_first(settings.home, Release)), None)
+    serving = None if newest is None else find_artifact(settings.home, Encoder, newest.encoder)
+    return plan_within_budget(settings.home, base, snapshot, settings, serving)
+
+
+def _choosing(recipe: Recipe | None) -> list[Cost]:
+    """Return the cost of choosing the recipe of a budget: its trials, and the recipe that they start from."""
+    if recipe is None:
+        return []
+    return [Cost("choose a recipe", recipe.describe(), recipe.trial_seconds, "recorded pace")]
 
 
 def _earlier_training(home: Path) -> Encoder | None:

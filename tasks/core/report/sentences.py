@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.base.receipts import Encoder, Negatives
+from tasks.core.base.receipts import TRAINED, Encoder, Merge, Negatives
 
 
 def describe_negatives(negatives: Negatives) -> list[str]:
@@ -55,4 +55,13 @@ def describe_training(encoder: Encoder) -> str:
             f" On the held-out queries of the serving release's snapshot: nDCG@10 {before:.4f} before training, "
             f"{after:.4f} after."
         )
+    return text if encoder.merge is None else f"{text} {_describe_merge(encoder.merge)}"
+
+
+def _describe_merge(merge: Merge) -> str:
+    """Describe which weights were chosen on dev queries, and what the merge kept of the older queries."""
+    kept = "kept the trained weights" if merge.kept == TRAINED else f"kept an average ({merge.kept})"
+    text = f"Merging {kept}: {merge.why}."
+    if merge.forgetting is not None:
+        text += f" Without merging, nDCG@10 after training on the older queries: {merge.forgetting:.4f}."
     return text

@@ -27,6 +27,7 @@ class Progress:
     best: weights of the best dev evaluation after step 0, in main memory; None before the first.
     start: nDCG@10 of each dev query at step 0.
     below: steps whose nDCG@10 was significantly lower than at step 0.
+    late: weights of late steps, in main memory, for their average.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -34,6 +35,7 @@ class Progress:
     best: Weights | None = None
     start: list[float] = field(default_factory=list)
     below: list[int] = field(default_factory=list)
+    late: list[Weights] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -51,6 +53,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progre
     save_file(_moments(optimizer), partial / "moments.safetensors")
     if progress.best is not None:
         save_file(progress.best, partial / "best.safetensors")
+    for number, weights in enumerate(progress.late):
+        save_file(weights, partial / f"late-{number}.safetensors")
     kept = {name: getattr(progress, name) for name in ("losses", "dev", "start", "below")}
     (partial / "progress.json").write_text(json.dumps(kept))
     sync_files(partial)
@@ -100,7 +104,8 @@ def _load(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
     best = checkpoint / "best.safetensors"
     dev = [(int(step), float(value)) for step, value in read["dev"]]
     weights = load_file(best) if best.exists() else None
-    return Progress(read["losses"], dev, weights, read.get("start", []), read.get("below", []))
+    late = [load_file(file) for file in sorted(checkpoint.glob("late-*.safetensors"))]
+    return Progress(read["losses"], dev, weights, read.get("start", []), read.get("below", []), late)
 
 
 def trained_weights(model: nn.Module) -> Weights:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,31 @@ log = logging.getLogger("nightshift.training")
 
 RULES = GateSettings()  # for the interval; the defaults, because training must not depend on the gate's settings
 COLLAPSE = 0.1  # nDCG@10; with fewer queries than the gate needs, a smaller drop is attributed to chance
+
+
+class Best(NamedTuple):
+    """The best of several alternatives to a default: its gain in mean nDCG@10, and the standard error of the gain."""
+
+    name: str
+    gain: float
+    error: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the gain exceeds its standard error."""
+        return self.gain > self.error
+
+
+def best_alternative(values: Mapping[str, np.ndarray], default: str) -> Best:
+    """Compare alternatives with a default on the same dev queries; the first of equal alternatives counts.
+
+    Args:
+        values: nDCG@10 of each query, float64 (queries,), by name; at least the default and one alternative.
+        default: a name in `values`.
+    """
+    best = max((name for name in values if name != default), key=lambda name: float(values[name].mean()))
+    gain = values[best] - values[default]
+    return Best(best, float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain))))
 
 
 def record_start(progress: Progress, values: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.progress import report_progress
-from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
+from tasks.core.base.receipts import TRAINED, Embeddings, Encoder, Merge, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
 from tasks.core.snapshot.splits import Split
@@ -28,6 +28,7 @@ from tasks.core.training.checkpoint import (
 )
 from tasks.core.training.dev_decisions import is_finished, record_start, record_step, step_to_keep
 from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
+from tasks.core.training.merge_choice import MIN_QUERIES, late_steps, merge_weights
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs, without_refused_teacher
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, make_autocast
@@ -53,6 +54,7 @@ class Job(BaseModel):
     candidates: Run | None = None
     older: Snapshot | None = None
     trunk: tuple[Embeddings, ...] = ()  # vectors of the frozen trunk, if only a map of the passages is trained
+    merge_with: dict[str, Encoder] = {}  # name → encoder to merge the trained weights with
 
 
 class Outcome(BaseModel):
@@ -63,6 +65,7 @@ class Outcome(BaseModel):
     improved: false if every later step was worse on dev queries than step 0; the weights of step 0 were saved.
     loss: loss of each step. dev: (step, mean nDCG@10) of each dev evaluation.
     forgetting: nDCG@10 on the older snapshot's held-out queries before and after training; None if not measured.
+    merge: which weights were chosen on dev queries; None: `[training] merge` is "none".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,6 +77,7 @@ class Outcome(BaseModel):
     loss: tuple[float, ...]
     dev: tuple[tuple[int, float], ...]
     forgetting: tuple[float, float] | None
+    merge: Merge | None = None
 
 
 def run(job: Job, ranks: Ranks) -> Outcome:
@@ -119,6 +123,11 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     if kept > 0:
         _restore_best(stepper.model, progress, kept)
     after = before if older_evaluation is None or kept == 0 else float(evaluate(older_evaluation).mean())
+    merge = None
+    if settings.merge == "dev" and kept > 0:
+        merge = _merge(job, encoder, stepper.model, progress, evaluate)
+        if older_evaluation is not None and merge.kept != TRAINED:
+            merge, after = merge.model_copy(update={"forgetting": after}), float(evaluate(older_evaluation).mean())
     if ranks.leads:
         save_encoder(encoder if kept > 0 else DualEncoder(job.start.path, spec), job.folder)
     return Outcome(
@@ -129,6 +138,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         loss=tuple(progress.losses),
         dev=tuple(progress.dev),
         forgetting=None if before is None or after is None else (before, after),
+        merge=merge,
     )
 
 
@@ -152,6 +162,7 @@ def _dev_evaluations(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | No
 def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[], np.ndarray] | None) -> Progress:
     settings, folder = stepper.settings, job.folder / CHECKPOINTS
     pairs = plan(data, settings, stepper.steps)
+    late = late_steps(stepper.steps) if settings.merge == "dev" else frozenset[int]()
     newest = stepper.ranks.broadcast(newest_step(folder))
     progress = load_checkpoint(folder, newest, stepper.model, stepper.optimizer)
     if progress.steps:
@@ -163,12 +174,34 @@ def _train(job: Job, data: TrainingPairs, stepper: Stepper, evaluate: Callable[[
         step = progress.steps
         progress.losses.append(stepper.step(data, batch_at(data, pairs[step], settings, step), step))
         done = step + 1
+        if done in late:
+            progress.late.append(trained_weights(stepper.model))
         if evaluate is not None and (done % settings.evaluate_every == 0 or done == stepper.steps):
             record_step(progress, evaluate(), lambda: trained_weights(stepper.model))
         report(progress)
         if done % settings.checkpoint_every == 0 and done < stepper.steps and stepper.ranks.leads:
             save_checkpoint(folder, stepper.model, stepper.optimizer, progress)
+    if settings.merge == "dev" and stepper.ranks.leads and newest_step(folder) < progress.steps:
+        save_checkpoint(folder, stepper.model, stepper.optimizer, progress)  # a killed merge repeats no step
     return progress
+
+
+def _merge(
+    job: Job,
+    encoder: DualEncoder,
+    model: nn.Module,
+    progress: Progress,
+    evaluate: Callable[[DevEvaluation], np.ndarray],
+) -> Merge:
+    """Choose the weights on more dev queries than early stopping uses, and put them into the model."""
+    settings, leave_out_self = job.settings.training, job.settings.evaluation.leave_out_self
+    more = max(1.0, settings.merge_queries / settings.dev_queries)
+    sizes = {name: round(more * getattr(settings, name)) for name in ("dev_queries", "dev_passages")}
+    larger = settings.model_copy(update=sizes)
+    dev = dev_evaluation(job.snapshot, Split.DEV, encoder, larger, job.candidates, leave_out_self=leave_out_self)
+    if dev is None or len(dev.query_ids) < MIN_QUERIES:
+        return Merge(kept=TRAINED, why=f"fewer than {MIN_QUERIES} dev queries are too few to choose weights")
+    return merge_weights(encoder, model, job.merge_with, progress.late, lambda: evaluate(dev))
 
 
 def _restore_best(model: nn.Module, progress: Progress, step: int) -> None:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import find_by_key, produce
-from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings, Settings
@@ -112,6 +113,7 @@ def train(
     *,
     candidates: Run | None = None,
     older: Snapshot | None = None,
+    merge_with: Mapping[str, Encoder] | None = None,
     launch: Callable[[Job], Outcome] | None = None,
 ) -> Encoder:
     """Train an encoder on the snapshot's training pairs and mined negatives (AdamW, warm-up, linear decay).
@@ -128,6 +130,8 @@ def train(
         candidates: run over the dev queries; its best passages make the dev evaluation harder.
         older: snapshot of the serving release. Its pairs are replayed (`[training] replay`), and its held-out queries
             measure forgetting.
+        merge_with: name → encoder to merge the trained weights with, in addition to `start`, if `[training] merge` is
+            "dev".
         launch: runs the job elsewhere; None runs it here in `[training] processes`.
 
     Returns:
@@ -135,27 +139,21 @@ def train(
 
     Raises:
         BadInput: the snapshot has no training pair, or the loss needs teacher scores and there are none.
-        NightshiftError: the loss is not finite, or a training process failed.
+        NightshiftError: the loss is not finite, a training process failed, or `[training] minutes` is not yet a recipe
+            (`budget.py`).
     """
+    if settings.training.minutes:
+        raise NightshiftError(
+            "[training] minutes is a budget of a whole night, with its rounds. To train here, set epochs or max_steps"
+        )
     resolved = resolve_bases(home, settings.encoder, settings.embedding).settings
     settings = settings.model_copy(update={"encoder": resolved})
-    has_map = settings.encoder.train == "query+map"
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
-    key = {
-        "start": start.fingerprint,
-        "snapshot": snapshot.digest,
-        "negatives": negatives.digest,
-        "candidates": None if candidates is None else candidates.digest,
-        "older": None if older is None else older.digest,
-        "training": settings.training.recipe(),
-        "encoder": training_keys(settings.encoder),
-        "evaluation": settings.evaluation.split,
-        "embedding": _numeric(settings.embedding),
-        "version": VERSION,
-        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
-        **({"trunk_vectors": settings.embedding.vectors} if has_map else {}),
-    }
+    partners = _partners(start, merge_with or {}, settings.training)
+    key = training_key(start, snapshot, negatives, settings, candidates, older)
+    if partners:
+        key["merge_with"] = {name: other.fingerprint for name, other in partners.items()}
 
     def build(folder: Path) -> Mapping[str, Any]:
         job = Job(
@@ -166,9 +164,8 @@ def train(
             settings=settings,
             candidates=candidates,
             older=older,
-            trunk=embed_trunk(start, [s for s in (snapshot, older) if s is not None], settings.embedding)
-            if has_map
-            else (),
+            merge_with=partners,
+            trunk=trunk_vectors(settings, start, snapshot, older),
         )
         outcome = run_job(job, processes_of(settings.training)) if launch is None else launch(job)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -181,6 +178,50 @@ def train(
         }
 
     return produce(home, Encoder, key, build, resumable=True)
+
+
+def _partners(start: Encoder, others: Mapping[str, Encoder], settings: TrainingSettings) -> dict[str, Encoder]:
+    """Return the encoders to merge with, each fingerprint once: `others`, and `start` if it is none of them."""
+    if settings.merge == "none":
+        return {}
+    named = {**others, "the start": start}
+    first = {encoder.fingerprint: name for name, encoder in reversed(named.items())}
+    return {name: named[name] for name in named if first[named[name].fingerprint] == name}
+
+
+def training_key(
+    start: Encoder,
+    snapshot: Snapshot,
+    negatives: Negatives,
+    settings: Settings,
+    candidates: Run | None,
+    older: Snapshot | None = None,
+) -> dict[str, object]:
+    """Return everything that determines the result of a training."""
+    return {
+        "start": start.fingerprint,
+        "snapshot": snapshot.digest,
+        "negatives": negatives.digest,
+        "candidates": None if candidates is None else candidates.digest,
+        "older": None if older is None else older.digest,
+        "training": settings.training.recipe(),
+        "encoder": training_keys(settings.encoder),
+        "evaluation": settings.evaluation.split,
+        "embedding": _numeric(settings.embedding),
+        "version": VERSION,
+        **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
+        **({"trunk_vectors": settings.embedding.vectors} if settings.encoder.train == "query+map" else {}),
+    }
+
+
+def trunk_vectors(
+    settings: Settings, start: Encoder, snapshot: Snapshot, older: Snapshot | None
+) -> tuple[Embeddings, ...]:
+    """Return the vectors of the frozen trunk for the passages to train on; none unless only a map is trained."""
+    if settings.encoder.train != "query+map":
+        return ()
+    snapshots = [of_night for of_night in (snapshot, older) if of_night is not None]
+    return embed_trunk(start, snapshots, settings.embedding)
 
 
 def processes_of(settings: TrainingSettings) -> int:

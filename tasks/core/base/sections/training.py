@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.core.base.section import Section, Share
 
@@ -33,6 +33,12 @@ class TrainingSettings(Section):
     contrastive_share: Share = Field(
         0.0, description="margin_mse and kl only: share of infonce in the loss; the rest is distillation"
     )
+    minutes: float = Field(
+        0.0,
+        ge=0,
+        description="budget of all training; chooses steps, rounds, start, learning rate, and negatives from a "
+        "recorded pace and short trials, instead of epochs; 0: no budget",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
     batch_size: int = Field(32, ge=2, description="queries per step, summed over all processes")
@@ -58,6 +64,14 @@ class TrainingSettings(Section):
     )
     dev_queries: int = Field(100, ge=1, description="dev queries per evaluation")
     dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
+    merge: Literal["none", "dev"] = Field(
+        "none",
+        description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, "
+        "if it is better on dev queries than the trained weights; none: keep the trained weights",
+    )
+    merge_queries: int = Field(
+        300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the CPU or GPU supports it")
     memory_tokens: int = Field(
         16_384,
@@ -78,11 +92,20 @@ class TrainingSettings(Section):
         """Whether the loss learns from a teacher."""
         return self.loss in ("margin_mse", "kl")
 
+    @model_validator(mode="after")
+    def _a_budget_needs_this_machine(self) -> TrainingSettings:
+        if self.minutes and self.launcher == "ray":
+            raise ValueError(
+                '[training] minutes applies to launcher = "torchrun": the pace is measured on this machine'
+            )
+        return self
+
     def recipe(self) -> dict[str, Any]:
-        """Return the settings that affect the trained weights, without those for speed and memory only."""
-        excluded = {"memory_tokens", "processes", "launcher", "checkpoint_every"}
-        if self.map_learning_rate == MAP_LEARNING_RATE:
-            excluded.add("map_learning_rate")
-        if self.contrastive_share == 0:  # encoders of earlier versions keep their names
-            excluded.add("contrastive_share")
-        return self.model_dump(exclude=excluded)
+        """Return the settings that affect the trained weights, without those for speed and memory only.
+
+        Settings with their default are left out if earlier versions did not have them: encoders keep their names.
+        """
+        later = {"map_learning_rate": MAP_LEARNING_RATE, "contrastive_share": 0.0, "minutes": 0.0}
+        unused = {name for name, default in later.items() if getattr(self, name) == default}
+        unused |= {"merge", "merge_queries"} if self.merge == "none" else set()
+        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"} | unused)
