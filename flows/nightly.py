@@ -11,22 +11,22 @@ from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
 from flows.begun import record_begin
+from flows.contest import Contest, judge, publish, publish_passages
 from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import evaluation, ingest, mining, release, report, training
 from tasks.compute import run_shards
 from tasks.core.base.artifact_store import attach
-from tasks.core.base.ranking import DENSE
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Action
 from tasks.core.embedding.shards import find_embeddings
 from tasks.core.evaluation.gate import Decision, judge_training
-from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
+from tasks.core.report.refresh import Refresh
 from tasks.core.snapshot.splits import Split
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
@@ -81,7 +81,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
-    if drift.verdict in EARLY_OUTCOMES:
+    if drift.verdict is Action.SUSPECT and drift.passages.total:
+        snapshot, withheld = ingest.with_serving_queries(settings, serving, snapshot)
+        if withheld:
+            book.note(refresh=Refresh(passages=drift.passages, withheld=withheld))
+            return _end(settings, book, Outcome.SUSPECT)
+    elif drift.verdict in EARLY_OUTCOMES:
         return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
@@ -100,6 +105,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         rival = release.encoder_of(settings, serving)
         rival_vectors = embed(settings, rival, snapshot)
+    contest = Contest(snapshot, serving, generation, base, base_vectors, rival, rival_vectors, held_out, postings)
+    if drift.verdict is Action.SUSPECT:
+        publish_passages(settings, contest, book)
+        return _end(settings, book, Outcome.SUSPECT)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
         start = rival if settings.encoder.start == "serving" else base
@@ -107,12 +116,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         first = book.night.trained[0]
         if (failed_check := judge_training(first)) is not None:
             book.note(encoder=first, verdict=Decision(findings=(failed_check,)))
-            return _end(settings, book, Outcome.REJECTED)
+            return _reject(settings, contest, book)
         probe = evaluation.probe(settings, snapshot, challenger, rival, rival_vectors, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
             book.note(verdict=Decision(findings=(probe.finding,)))
-            return _end(settings, book, Outcome.REJECTED)
+            return _reject(settings, contest, book)
     trained = drift.verdict is Action.RETRAIN
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
@@ -120,40 +129,14 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)
-    base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, postings)
-    figures = {
-        System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, challenger, vectors, snapshot, ranking),
-        System.DENSE: evaluation.evaluate(settings, System.DENSE, challenger, vectors, snapshot, DENSE),
-        System.BM25: evaluation.evaluate_bm25(settings, held_out, snapshot),
-        System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
-        System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
-    }
-    if serving is not None:
-        figures[System.SERVING] = evaluation.evaluate(
-            settings, System.SERVING, rival, rival_vectors, snapshot, serving.ranking
-        )
-    withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)
-    decision = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
-    )
+    figures, decision = judge(settings, contest, challenger, vectors, ranking, trained=trained)
     book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
-        return _end(settings, book, Outcome.REJECTED)
-
-    begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
-    published = release.publish(
-        settings,
-        challenger,
-        vectors,
-        snapshot,
-        figures,
-        ranking,
-        recipe=recipe,
-        reason=book.night.reason,
-        expected_epoch=generation,
+        return _reject(settings, contest, book)
+    published = publish(
+        settings, contest, challenger, vectors, figures, ranking, recipe=recipe, reason=book.night.reason
     )
     book.note(release=published)
-    release.prune(settings)
     return _end(settings, book, Outcome.PROMOTED)
 
 
@@ -215,6 +198,13 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
         return embeddings
     run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
+
+
+def _reject(settings: Settings, contest: Contest, book: Logbook) -> State[Night]:
+    """End a night whose challenger was rejected. After a retrain, publish the passages with the serving encoder."""
+    if book.night.trained:
+        publish_passages(settings, contest, book)
+    return _end(settings, book, Outcome.REJECTED)
 
 
 def _end(settings: Settings, book: Logbook, outcome: Outcome) -> State[Night]:

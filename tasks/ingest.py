@@ -9,13 +9,17 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
+from tasks.core.drift.new_queries import ServingRelease
 from tasks.core.drift.watch import watch, with_unfamiliar
 from tasks.core.ingest import data_warnings
 from tasks.core.ingest.feed import refuse_another_feed
 from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.serving_queries import combine_snapshots
 from tasks.core.report import preflight
 from tasks.policy import OVER_THE_WIRE, STEP
 
@@ -64,6 +68,23 @@ def compare_with_serving(
         for query in drift.unfamiliar:
             log.warning("  %s", query)
     return drift
+
+
+@task(name="separate", task_run_name="separate passages from suspect queries", **STEP)
+def with_serving_queries(settings: Settings, serving: Release | None, snapshot: Snapshot) -> tuple[Snapshot, str]:
+    """Return the night's passages with the queries of the serving release, and why not to publish them, if so.
+
+    On a suspect night, the queries must not reach a release: they would become the reference for later drift checks.
+    """
+    served = None if serving is None else find_artifact(settings.home, Snapshot, serving.snapshot)
+    if serving is None or served is None:
+        return snapshot, "the snapshot of the serving release is lost"
+    reason = explain_suspect_passages(ServingRelease(settings.home, serving, served, settings.embedding), snapshot)
+    if reason:
+        return snapshot, reason
+    combined = combine_snapshots(settings.home, snapshot, served)
+    split = settings.evaluation.split
+    return combined, "" if split in combined.splits else f"no judged passage of the {split} queries is left"
 
 
 @task(name="announce", task_run_name="announce: {drift.verdict}", **STEP)

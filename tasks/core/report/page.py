@@ -97,7 +97,7 @@ def _cases(home: Path, night: Night, rival: System | None) -> tuple[Sequence[Cas
 
 def _digests(night: Night) -> list[tuple[str, str]]:
     """Return the names and digests of everything that this night read and made."""
-    release = night.release
+    release = night.made
     names = [
         ("release", release and release.release),
         ("collection", release and release.collection),
