@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.base.read_ahead import read_ahead
 from tasks.core.base.sections.indexes import build_params
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.delta import NEW, Delta, NotCopied
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("nightshift.release")
 
 MOST_DEAD = 0.3  # replaced and deleted rows among the stored rows; searches read them too
+DATA = "collections/*/partitions/*/data/*.parquet"  # of milvus-lite
+EXACT = "FLAT"
 DELETES = 4096  # ids in a request
 
 
@@ -38,13 +41,22 @@ def read_identity(client: MilvusClient, collection: str) -> Identity:
     return Identity.read(collection, client.describe_collection(collection, timeout=TIMEOUT).get("properties", {}))
 
 
-def check_copyable(folder: Path, earlier: Identity, identity: Identity, index_params: dict[str, int]) -> None:
-    """Raise NotCopied when the earlier generation has another encoder or index, or too many dead rows."""
+def check_copyable(
+    folder: Path, earlier: Identity, identity: Identity, delta: Delta, index_params: dict[str, int]
+) -> None:
+    """Raise NotCopied when a copy would be wrong or slow to search.
+
+    That is so if the earlier generation has another encoder or index, or if too many stored rows would be dead (replaced
+    or deleted): more than `MOST_DEAD`, or any at all with an approximate index. There, milvus-lite skips dead rows with
+    a filter that makes a search three times as slow; an exact search pays only for reading them.
+    """
     if not _same_index(earlier, identity, index_params):
-        raise NotCopied(f"{earlier.collection}: has another encoder or another index")
-    stored = sum(pq.read_metadata(file).num_rows for file in folder.glob("collections/*/partitions/*/data/*.parquet"))
-    if earlier.rows < (1 - MOST_DEAD) * stored:
-        raise NotCopied(f"{earlier.collection}: only {earlier.rows} of its {stored} stored rows are in use")
+        raise NotCopied(f"{earlier.collection} has another encoder or another index")
+    written = int((~delta.same).sum())
+    stored = written + sum(pq.read_metadata(file).num_rows for file in folder.glob(DATA))
+    dead = stored - identity.rows
+    if dead > MOST_DEAD * stored or (dead and identity.index != EXACT):
+        raise NotCopied(f"{dead} of {stored} stored rows would be replaced or deleted ones ({identity.index} index)")
 
 
 def _same_index(earlier: Identity, new: Identity, index_params: dict[str, int]) -> bool:
@@ -95,13 +107,15 @@ def apply_delta(
         batches: all rows, as for a build from nothing. A row with another vector than before is replaced, too.
         vectors: of the earlier generation, float32 (rows, dimension).
         slots: of the new generation.
+
+    Raises NotCopied when unchanged passages have other vectors than before and the index is approximate.
     """
     name = identity.collection
     for first in range(0, len(delta.deleted), DELETES):
         client.delete(name, ids=delta.deleted[first : first + DELETES], timeout=TIMEOUT)
     log.debug("%s: %d passages deleted", name, len(delta.deleted))
     written = 0
-    for batch in _select_changed(delta, batches, vectors, slots):
+    for batch in _select_changed(identity, delta, batches, vectors, slots):
         for records in requests_of(batch):
             client.upsert(name, records, timeout=TIMEOUT)
         written += batch.num_rows
@@ -112,15 +126,18 @@ def apply_delta(
 
 
 def _select_changed(
-    delta: Delta, batches: Iterable[pa.RecordBatch], vectors: np.ndarray, slots: Slots
+    identity: Identity, delta: Delta, batches: Iterable[pa.RecordBatch], vectors: np.ndarray, slots: Slots
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that the copy lacks, with their slots as `row`."""
-    for batch in batches:
+    for batch in read_ahead(batches):
         rows = batch["row"].to_numpy()
         new = matrix(batch["vector"], batch["vector"].type.list_size)
         changed = ~delta.same[rows]
         kept = np.flatnonzero(~changed)
-        changed[kept] = (vectors[delta.earlier[rows[kept]]] != new[kept]).any(axis=1)
+        other = (vectors[delta.earlier[rows[kept]]] != new[kept]).any(axis=1)
+        if other.any() and identity.index != EXACT:
+            raise NotCopied(f"{int(other.sum())} unchanged passages of a batch have other vectors than before")
+        changed[kept] = other
         if changed.any():
             at = batch.schema.get_field_index("row")
             numbered = batch.set_column(at, "row", pa.array(slots.of_rows[rows]))

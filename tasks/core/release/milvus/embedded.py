@@ -82,7 +82,10 @@ class EmbeddedMilvus:
         log.debug("%s: closed", identity.collection)
 
     def _build_from_copy(self, path: Path, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta) -> None:
-        """Copy the generation that `delta` names, and change in the copy what differs."""
+        """Copy the generation that `delta` names, and change in the copy what differs.
+
+        Raises NotCopied when the generation must be built from nothing, Damaged when a file of the earlier one is.
+        """
         source = self._path(delta.collection)
         recorded = read_checksums(source) if source.is_dir() else None
         if recorded is None or VECTORS not in recorded:
@@ -92,8 +95,8 @@ class EmbeddedMilvus:
         check_files(path, linked, source)  # before milvus-lite reads the files
         with _server(path) as client, convert_errors(str(path)):
             earlier = read_identity(client, delta.collection)
-            check_copyable(path, earlier, identity, self._settings.index_params)
-            slots = plan_slots(delta, read_slots(source, earlier.rows) or Slots(np.arange(earlier.rows)))
+            check_copyable(path, earlier, identity, delta, self._settings.index_params)
+            slots = plan_slots(delta, read_slots(source) or Slots(np.arange(earlier.rows)))
             shape = (earlier.rows, earlier.dimension)
             vectors = np.memmap(source / VECTORS, np.float32, "r", shape=shape)
             rename(client, earlier.collection, identity)
