@@ -46,9 +46,9 @@ def check_copyable(
 ) -> None:
     """Raise NotCopied when a copy would be wrong or slow to search.
 
-    That is so if the earlier generation has another encoder or index, or if too many stored rows would be dead (replaced
-    or deleted): more than `MOST_DEAD`, or any at all with an approximate index. There, milvus-lite skips dead rows with
-    a filter that makes a search three times as slow; an exact search pays only for reading them.
+    That is so if the earlier generation has another encoder or index, or if too many stored rows would be dead
+    (replaced or deleted): more than `MOST_DEAD`, or any at all with an approximate index. There, milvus-lite skips dead
+    rows with a filter that makes a search three times as slow; an exact search pays only for reading them.
     """
     if not _same_index(earlier, identity, index_params):
         raise NotCopied(f"{earlier.collection} has another encoder or another index")
