@@ -1,9 +1,13 @@
-"""The nightly flow: build a new release from data, and publish it if it is better than the serving release."""
+"""The nightly flow: build a new release from data, and publish it if it is better than the serving release.
+
+Most nights change nothing. So modules that import torch are imported only when a night has work to do after the comparison.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
 
@@ -11,25 +15,24 @@ from prefect import flow, get_run_logger  # isort: skip
 from prefect.states import Completed, State
 
 from flows.begun import record_begin
-from flows.contest import Contest, judge, publish, publish_passages
 from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
-from tasks import evaluation, ingest, mining, release, report, training
-from tasks.compute import run_shards
+from tasks import ingest, release, report
 from tasks.core.base.artifact_store import attach
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Action
-from tasks.core.embedding.shards import find_embeddings
 from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
 from tasks.core.snapshot.splits import Split
-from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
+
+if TYPE_CHECKING:
+    from flows.contest import Contest
 
 log = logging.getLogger("nightshift.night")
 
@@ -88,6 +91,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
             return _end(settings, book, Outcome.SUSPECT)
     elif drift.verdict in EARLY_OUTCOMES:
         return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
+
+    from flows.contest import Contest, judge, publish, publish_passages
+    from tasks import evaluation, mining, training
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
@@ -148,6 +154,8 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
     Returns:
         The challenger: the encoder of the last round that improved, or `encoder` if no round did.
     """
+    from tasks import mining, training
+
     begin(Stage.MINE, f"negatives for {snapshot.splits[Split.TRAIN]:,} training queries")
     bm25 = search(settings, snapshot, index)
     uses_dev = settings.training.evaluate_every > 0 and Split.DEV in snapshot.splits
@@ -169,6 +177,9 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
     """Search the training queries with BM25; on Ray, in `[mining] shards`."""
+    from tasks import mining
+    from tasks.compute import run_shards
+
     if shards := mining.count_bm25_shards(settings, snapshot, index):
         run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
     return mining.search_split(settings, snapshot, index, Split.TRAIN, settings.mining.depth)
@@ -184,6 +195,9 @@ def mine(
     serving: Release | None,
 ) -> Negatives:
     """Mine the negatives of a round. The dense search is in `[mining] shards` on Ray."""
+    from tasks import mining
+    from tasks.compute import run_shards
+
     if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
         run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)
@@ -192,6 +206,10 @@ def mine(
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
     """Embed all passages with an encoder, shard by shard."""
+    from tasks.compute import run_shards
+    from tasks.core.embedding.shards import find_embeddings
+    from tasks.embedding import embed_shard, gather_shards
+
     world_size = settings.embedding.shards
     embeddings = find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)
     if embeddings is not None:
@@ -202,6 +220,8 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
 
 def _reject(settings: Settings, contest: Contest, book: Logbook) -> State[Night]:
     """End a night whose challenger was rejected. After a retrain, publish the passages with the serving encoder."""
+    from flows.contest import publish_passages
+
     if book.night.trained:
         publish_passages(settings, contest, book)
     return _end(settings, book, Outcome.REJECTED)

@@ -16,7 +16,6 @@ from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.new_queries import ServingRelease
 from tasks.core.drift.watch import watch, with_unfamiliar
-from tasks.core.ingest import data_warnings
 from tasks.core.ingest.feed import refuse_another_feed
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.serving_queries import combine_snapshots
@@ -43,6 +42,8 @@ def check_side_files(settings: Settings) -> None:
 @task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)
 def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
     """Warn if there are too few held-out queries, or if the token limit cuts most passages."""
+    from tasks.core.ingest import data_warnings  # imports torch
+
     for warning in data_warnings.data_warnings(snapshot, settings.evaluation.split, settings.encoder):
         log.warning("%s", warning)
 

@@ -11,7 +11,6 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import file_digest
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.model_files import check_model_files
-from tasks.core.encoder.model_settings import Task, check_model_settings
 
 log = logging.getLogger("nightshift.encoder")
 
@@ -38,6 +37,8 @@ def check_bases(bases: Bases, settings: EncoderSettings) -> None:
 
     Raises NightshiftError as `check_model_settings` does.
     """
+    from tasks.core.encoder.model_settings import Task, check_model_settings  # imports torch
+
     for folder in dict.fromkeys(bases):
         tasks: list[Task] = [task for task in ("query", "passage") if getattr(bases, task) == folder]
         check_model_settings(folder, settings, tasks)
