@@ -1,6 +1,6 @@
 """The nightly flow: build a new release from data, and publish it if it is better than the serving release.
 
-Most nights change nothing. So modules that import torch are imported only when a night has work to do after the comparison.
+Most nights change nothing. So modules that import torch are imported only after the comparison, when there is work.
 """
 
 from __future__ import annotations
