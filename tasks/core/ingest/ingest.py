@@ -55,7 +55,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     is left. The quarantine of such a night is kept in `<home>/refused`. Raises NightshiftError when a contract cannot
     be run.
     """
-    source = find_source(settings.data)
+    source = find_source(settings.data, settings.home)
     written = settings.as_written("data").get("path")
     feed = settings.data.feed or (str(Path(written)) if written else source.name)
     key = {
