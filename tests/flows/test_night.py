@@ -74,7 +74,15 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert idle.returncode == 0, idle.stderr
     imported = {line.rpartition("|")[2].strip() for line in idle.stderr.splitlines() if line.startswith("import time:")}
     assert "flows.nightly" in imported
-    assert not imported & {"torch", "transformers", "numba", "scipy.stats", "matplotlib", "duckdb", "great_expectations"}
+    assert not imported & {
+        "torch",
+        "transformers",
+        "numba",
+        "scipy.stats",
+        "matplotlib",
+        "duckdb",
+        "great_expectations",
+    }
     assert "no training and no embedding" in idle.stdout
     assert manifests(environment) == before
     assert document(nightshift("drift", "--json"))["verdict"] == "skip"

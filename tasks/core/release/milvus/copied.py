@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-MOST_DEAD = 0.3  # replaced and deleted rows among the stored rows; searches read them too
+MOST_DEAD = 0.1  # replaced and deleted rows among the stored rows; a search visits them, so it takes longer
 DATA = "collections/*/partitions/*/data/*.parquet"  # of milvus-lite
 EXACT = "FLAT"
 DELETES = 4096  # ids in a request
@@ -48,7 +48,7 @@ def check_copyable(
 
     That is so if the earlier generation has another encoder or index, or if too many stored rows would be dead
     (replaced or deleted): more than `MOST_DEAD`, or any at all with an approximate index. There, milvus-lite skips dead
-    rows with a filter that makes a search three times as slow; an exact search pays only for reading them.
+    rows with a filter that makes a search three times as slow; an exact search only visits them.
     """
     if not _same_index(earlier, identity, index_params):
         raise NotCopied(f"{earlier.collection} has another encoder or another index")
