@@ -12,14 +12,16 @@ from tasks import report
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.drift.appended_rows import with_appended_rows
 from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.new_queries import ServingRelease
 from tasks.core.drift.watch import watch, with_unfamiliar
 from tasks.core.ingest.feed import refuse_another_feed
-from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.ingest import find_ingested, ingest
 from tasks.core.ingest.serving_queries import combine_snapshots
 from tasks.core.report import preflight
+from tasks.core.sources.appended import find_appended
 from tasks.policy import OVER_THE_WIRE, STEP
 
 log = logging.getLogger("nightshift.ingest")
@@ -68,6 +70,30 @@ def compare_with_serving(
         log.warning("Label these %d unfamiliar queries. Full list: %s", len(drift.unfamiliar), drift.unfamiliar_file)
         for query in drift.unfamiliar:
             log.warning("  %s", query)
+    return drift
+
+
+@task(name="compare-appended", task_run_name="compare appended rows with serving", **STEP)
+def compare_appended(settings: Settings, serving: Release | None, recipe: str) -> Drift | None:
+    """Decide the action without reading the source, if rows were only appended to it since its last ingest.
+
+    Returns None if the source must be read: it changed in another way, or the check would ask for labels although there
+    is new data. New queries in the source are compared when the next night reads it; those in the log are now.
+    """
+    appended = find_appended(settings.data, settings.home)
+    if serving is None or appended is None:
+        return None
+    snapshot = find_ingested(settings.home, appended.before, settings.data)
+    served = find_artifact(settings.home, Snapshot, serving.snapshot)
+    if snapshot is None or served is None:
+        return None
+    now = datetime.now(UTC)
+    if watch(settings, serving, snapshot, recipe, now, remember=False).verdict is Action.LABEL:
+        return None
+    drift = watch(settings, serving, snapshot, recipe, now)
+    drift = with_appended_rows(drift, served, appended.passages, appended.pairs, settings.drift)
+    report.drift_table(drift)
+    report.drift_history(drift)
     return drift
 
 

@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
@@ -22,8 +23,13 @@ from tasks.core.base.errors import Damaged
 from tasks.core.sources.locations import Location, Stored
 
 FILE = "source-digests.json"  # in the home
+BLOCKS, BLOCK_BYTES = 64, 4096  # of a sample of a file: evenly spaced, with its first and its last bytes
 SETTLED = {True: 2, False: 60}  # seconds; local file or not. Buckets store whole seconds of another clock
 NANOSECONDS = 10**9
+
+
+Entry = dict[str, Any]  # digest of a file, its facts, whether they are settled, and of a local file a sample
+LOCAL = 5  # facts of a local file
 
 
 def digest_files(location: Location, files: Sequence[Stored], address: str, home: Path | None) -> dict[str, str]:
@@ -39,8 +45,7 @@ def digest_files(location: Location, files: Sequence[Stored], address: str, home
     """
     if home is None:
         return {file.name: location.digest(file) for file in files}
-    sources = _read(home / FILE)
-    source = hashlib.sha256(address.encode()).hexdigest()[:20]
+    sources, source = _read(home / FILE), _key(address)
     known = sources.get(source, {})
     entries = {file.name: _update(location, file, known.get(file.name)) for file in files}
     if entries != known:
@@ -49,7 +54,36 @@ def digest_files(location: Location, files: Sequence[Stored], address: str, home
     return {name: str(entry["digest"]) for name, entry in entries.items()}
 
 
-Entry = dict[str, object]  # digest of a file, its facts, and whether they prove that it is unchanged
+def known_files(address: str, home: Path) -> dict[str, Entry]:
+    """Return what is known of the files of a source, by name; see `digest_files`."""
+    return _read(home / FILE).get(_key(address), {})
+
+
+def size_before_growth(location: Location, file: Stored, known: Entry) -> int | None:
+    """Return the size of a local file when it was last hashed, if it is unchanged or has only grown since; else None.
+
+    That its old content is unchanged is checked for a sample of `BLOCKS` blocks, its first and last bytes among them.
+    """
+    facts, before = _facts(location, file), known["facts"]
+    if known["settled"] and before == facts:
+        return file.size
+    grown = len(facts) == len(before) == LOCAL and facts[:2] == before[:2] and facts[2] > before[2]
+    return before[2] if grown and _sample(Path(file.path), before[2]) == known.get("sample") else None
+
+
+def _key(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:20]
+
+
+def _sample(file: Path, size: int) -> str:
+    """Return the digest of blocks of the first `size` bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for number in range(BLOCKS):
+            start = max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1)
+            stream.seek(start)
+            digest.update(stream.read(min(BLOCK_BYTES, size - start)))
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> dict[str, dict[str, Entry]]:
@@ -66,9 +100,10 @@ def _update(location: Location, file: Stored, known: Entry | None) -> Entry:
         return known
     began = time.time()
     digest = location.digest(file)
-    local = isinstance(location.filesystem, fs.LocalFileSystem)
+    local = len(facts) == LOCAL
     settled = max(facts[-2:]) < (began - SETTLED[local]) * NANOSECONDS
-    return {"digest": digest, "facts": facts, "settled": settled}
+    sample = {"sample": _sample(Path(file.path), file.size)} if local else {}
+    return {"digest": digest, "facts": facts, "settled": settled, **sample}
 
 
 def _facts(location: Location, file: Stored) -> list[int]:

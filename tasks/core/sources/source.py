@@ -59,9 +59,14 @@ def find_source(data: DataSettings, home: Path | None = None) -> Source:
     if location.left_out:
         _log.info("%s: skipped files that are not data: %s", location.shown, ", ".join(sorted(location.left_out)))
     digests = digest_files(location, located.files(), str(data.path), home)
-    dialect = located.dialect()
-    identity = {data.format: digests, "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
-    return Source(location.shown, identity, _opener(located))
+    return Source(location.shown, source_identity(data.format, digests, located.dialect()), _opener(located))
+
+
+def source_identity(
+    form: str, digests: Mapping[str, str], dialect: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return the identity of a source: the digests of its files, and what else its rows depend on."""
+    return {form: dict(digests), "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
 
 
 def recognize(path: Path | str, query: str = "", passage: str = "") -> Recognized:
