@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from contextlib import closing
@@ -11,10 +12,11 @@ import pytest
 from file_damage import flip
 from release_world import HashingEncoder, embeddings_of, encoder_of, release_night, snapshot_of, texts, with_milvus
 
-from tasks.core.base.files import file_digest, files_under, load
-from tasks.core.base.receipts import Snapshot
+from tasks.core.base.files import file_digest, files_under, load, produce
+from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.release.history import serving
 from tasks.core.release.milvus.slots import FILE, Slots
+from tasks.core.release.publish import publish
 from tasks.core.release.reindex import reindex
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
@@ -150,6 +152,36 @@ def test_rows_die_until_a_night_builds_from_nothing(settings, lines):
     assert copied == 3
     assert any("stored rows would be replaced or deleted ones (FLAT index)" in line for line in lines())
     assert len(content(settings, release)[0]) == 200
+
+
+def test_a_new_query_encoder_copies_all_passages(settings, lines):
+    first = release_night(settings)
+    encoder, snapshot = encoder_of(settings.home), load(settings.home, Snapshot, first.snapshot)
+
+    def build(folder):  # the same vectors, another fingerprint
+        (folder / "weights.json").write_text(json.dumps([1, encoder.dimension, True], indent=1))
+        fields = encoder.model_dump(include={"rows", "passage_fingerprint", "dimension", "base", "steps", "precision"})
+        return {**fields, "fingerprint": HashingEncoder(folder).fingerprint, "fidelity": 1.0}
+
+    queries_only = produce(settings.home, Encoder, {"queries": "only"}, build)
+    release = publish(
+        settings,
+        encoder=queries_only,
+        embeddings=embeddings_of(settings.home, encoder, snapshot),
+        snapshot=snapshot,
+        metrics={},
+        bm25={},
+        base={},
+        previous=None,
+        recipe="",
+        reason="queries only",
+        expected_epoch=1,
+        loader=HashingEncoder,
+    )
+    assert any("0 passages inserted and 0 deleted in a copy" in line for line in lines())
+    assert (release.rows, release.fingerprint) == (first.rows, queries_only.fingerprint)
+    assert release.fingerprint != first.fingerprint
+    assert content(settings, release) == content(settings, first)
 
 
 def test_a_passage_with_another_vector_is_replaced_although_its_text_is_the_same(settings, lines):

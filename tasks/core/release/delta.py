@@ -23,7 +23,7 @@ class NotCopied(NightshiftError):
 
 @dataclass(frozen=True)
 class Delta:
-    """What a generation has in common with an earlier one of the same encoder and index."""
+    """What a generation has in common with an earlier one of the same passage encoder."""
 
     collection: str  # of the earlier generation
     earlier: np.ndarray  # int64 (rows,): the row of each passage in the earlier generation, or NEW

@@ -88,13 +88,17 @@ def find_finished(ledger: Ledger, parts: Parts) -> list[Generation]:
 def plan_copy(home: Path, current: Release | None, parts: Parts) -> Delta | None:
     """Compare with the serving release; return None if the generation must be built from nothing.
 
-    That is so if the encoder or the snapshot of the serving release is not what a refresh needs, or too many passages
-    changed; see `plan_delta`. The publisher adds its own conditions.
+    That is so if the vectors of the serving release are of another passage encoder, if it has the same parts (it is
+    rebuilt because it may be damaged), or if too many passages changed; see `plan_delta`. The publisher adds its own
+    conditions.
     """
-    if current is None or current.fingerprint != parts.encoder.fingerprint or current.snapshot == parts.snapshot.digest:
+    if current is None or (current.encoder, current.snapshot) == (parts.encoder.digest, parts.snapshot.digest):
         return None
+    vectors = find_artifact(home, Embeddings, current.embeddings)
     before = find_artifact(home, Snapshot, current.snapshot)
-    return None if before is None else plan_delta(before, parts.snapshot, current.collection)
+    if before is None or vectors is None or vectors.fingerprint != parts.embeddings.fingerprint:
+        return None
+    return plan_delta(before, parts.snapshot, current.collection)
 
 
 def build_and_verify(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta | None = None) -> float:

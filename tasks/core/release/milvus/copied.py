@@ -46,12 +46,12 @@ def check_copyable(
 ) -> None:
     """Raise NotCopied when a copy would be wrong or slow to search.
 
-    That is so if the earlier generation has another encoder or index, or if too many stored rows would be dead
+    That is so if the earlier generation has another index, or if too many stored rows would be dead
     (replaced or deleted): more than `MOST_DEAD`, or any at all with an approximate index. There, milvus-lite skips dead
     rows with a filter that makes a search three times as slow; an exact search only visits them.
     """
     if not _same_index(earlier, identity, index_params):
-        raise NotCopied(f"{earlier.collection} has another encoder or another index")
+        raise NotCopied(f"{earlier.collection} has another index")
     written = int((~delta.same).sum())
     stored = written + sum(pq.read_metadata(file).num_rows for file in folder.glob(DATA))
     dead = stored - identity.rows
@@ -60,13 +60,13 @@ def check_copyable(
 
 
 def _same_index(earlier: Identity, new: Identity, index_params: dict[str, int]) -> bool:
-    """Return whether two generations have the same vector space, and indexes that the same settings describe.
+    """Return whether two generations have indexes that the same settings describe.
 
     Args:
         earlier, new: the generations.
         index_params: `[milvus] index_params`. Defaults of other parameters follow from the number of rows.
     """
-    names = ("fingerprint", "dimension", "metric", "index")
+    names = ("dimension", "metric", "index")
     if [getattr(earlier, name) for name in names] != [getattr(new, name) for name in names]:
         return False
     expected = build_params(earlier.index, earlier.rows, earlier.dimension, index_params)
