@@ -22,6 +22,8 @@ from tasks.core.report.night import Night, recipe_of
 def watch_drift(settings_file: Path | None = None) -> State[Drift]:
     """Compare the source and the query log with the serving release, and emit the action as a Prefect event.
 
+    Reads the source only if it changed in another way than by appended rows.
+
     Args:
         settings_file: TOML settings file. Default: the file in NIGHTSHIFT_SETTINGS, or the built-in defaults.
 
@@ -30,8 +32,11 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
     """
     settings = load_settings(settings_file)
     serving, _ = release.reconcile(settings)
-    _, snapshot = ingest.validate(settings)
-    drift = ingest.compare_with_serving(settings, serving, snapshot, recipe_of(settings))
+    recipe = recipe_of(settings)
+    drift = ingest.compare_appended(settings, serving, recipe)
+    if drift is None:
+        _, snapshot = ingest.validate(settings)
+        drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
     name = ingest.announce(settings, serving, drift)
     return Completed(name=name, message=drift.cause, data=drift)
 

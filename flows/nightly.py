@@ -1,9 +1,13 @@
-"""The nightly flow: build a new release from data, and publish it if it is better than the serving release."""
+"""The nightly flow: build a new release from data, and publish it if it is better than the serving release.
+
+Most nights change nothing. So modules that import torch are imported only after the comparison, when there is work.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
 
@@ -14,23 +18,21 @@ from flows.begun import record_begin
 from flows.run_night import keep_outcome
 from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
-from tasks import evaluation, ingest, mining, release, report, training
-from tasks.compute import run_shards
+from tasks import ingest, release, report
 from tasks.core.base.artifact_store import attach
-from tasks.core.base.ranking import DENSE
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Action
-from tasks.core.embedding.derived import trunk_of
-from tasks.core.embedding.shards import find_embeddings
 from tasks.core.evaluation.gate import Decision, judge_training
-from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
+from tasks.core.report.refresh import Refresh
 from tasks.core.snapshot.splits import Split
-from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
+
+if TYPE_CHECKING:
+    from flows.contest import Contest
 
 log = logging.getLogger("nightshift.night")
 
@@ -82,8 +84,16 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
     book.note(drift=drift)
-    if drift.verdict in EARLY_OUTCOMES:
+    if drift.verdict is Action.SUSPECT and drift.passages.total:
+        snapshot, withheld = ingest.with_serving_queries(settings, serving, snapshot)
+        if withheld:
+            book.note(refresh=Refresh(passages=drift.passages, withheld=withheld))
+            return _end(settings, book, Outcome.SUSPECT)
+    elif drift.verdict in EARLY_OUTCOMES:
         return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
+
+    from flows.contest import Contest, judge, publish, publish_passages
+    from tasks import evaluation, mining, training
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
@@ -101,6 +111,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if serving is not None:
         rival = release.encoder_of(settings, serving)
         rival_vectors = embed(settings, rival, snapshot)
+    contest = Contest(snapshot, serving, generation, base, base_vectors, rival, rival_vectors, held_out, postings)
+    if drift.verdict is Action.SUSPECT:
+        publish_passages(settings, contest, book)
+        return _end(settings, book, Outcome.SUSPECT)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
         planned = plan(settings, base, snapshot, None if serving is None else rival, book)
@@ -109,12 +123,12 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         first = book.night.trained[0]
         if (failed_check := judge_training(first)) is not None:
             book.note(encoder=first, verdict=Decision(findings=(failed_check,)))
-            return _end(settings, book, Outcome.REJECTED)
+            return _reject(settings, contest, book)
         probe = evaluation.probe(settings, snapshot, challenger, rival, rival_vectors, held_out, serving)
         book.note(encoder=challenger, probe=probe)
         if probe.finding is not None:
             book.note(verdict=Decision(findings=(probe.finding,)))
-            return _end(settings, book, Outcome.REJECTED)
+            return _reject(settings, contest, book)
     trained = drift.verdict is Action.RETRAIN
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
@@ -122,40 +136,14 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)
-    base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, postings)
-    figures = {
-        System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, challenger, vectors, snapshot, ranking),
-        System.DENSE: evaluation.evaluate(settings, System.DENSE, challenger, vectors, snapshot, DENSE),
-        System.BM25: evaluation.evaluate_bm25(settings, held_out, snapshot),
-        System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
-        System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
-    }
-    if serving is not None:
-        figures[System.SERVING] = evaluation.evaluate(
-            settings, System.SERVING, rival, rival_vectors, snapshot, serving.ranking
-        )
-    withdrawn = release.withdrawn(settings, challenger, vectors, snapshot, ranking)
-    decision = evaluation.gate(
-        settings, figures, challenger, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
-    )
+    figures, decision = judge(settings, contest, challenger, vectors, ranking, trained=trained)
     book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
-        return _end(settings, book, Outcome.REJECTED)
-
-    begin(Stage.PUBLISH, f"{snapshot.rows:,} passages as a new release")
-    published = release.publish(
-        settings,
-        challenger,
-        vectors,
-        snapshot,
-        figures,
-        ranking,
-        recipe=recipe,
-        reason=book.night.reason,
-        expected_epoch=generation,
+        return _reject(settings, contest, book)
+    published = publish(
+        settings, contest, challenger, vectors, figures, ranking, recipe=recipe, reason=book.night.reason
     )
     book.note(release=published)
-    release.prune(settings)
     return _end(settings, book, Outcome.PROMOTED)
 
 
@@ -176,6 +164,8 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
     Returns:
         The challenger: the encoder of the last round that improved, or `encoder` if no round did.
     """
+    from tasks import mining, training
+
     begin(Stage.MINE, f"negatives for {snapshot.splits[Split.TRAIN]:,} training queries")
     bm25 = search(settings, snapshot, index)
     uses_dev = settings.training.evaluate_every > 0 and Split.DEV in snapshot.splits
@@ -201,6 +191,9 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
 
 def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
     """Search the training queries with BM25; on Ray, in `[mining] shards`."""
+    from tasks import mining
+    from tasks.compute import run_shards
+
     if shards := mining.count_bm25_shards(settings, snapshot, index):
         run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
     return mining.search_split(settings, snapshot, index, Split.TRAIN, settings.mining.depth)
@@ -216,6 +209,9 @@ def mine(
     serving: Release | None,
 ) -> Negatives:
     """Mine the negatives of a round. The dense search is in `[mining] shards` on Ray."""
+    from tasks import mining
+    from tasks.compute import run_shards
+
     if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
         mining.encode_queries(settings, snapshot, encoder, vectors)
         run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)
@@ -224,6 +220,11 @@ def mine(
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
     """Embed all passages with an encoder, shard by shard; with a passage map, first with its trunk."""
+    from tasks.compute import run_shards
+    from tasks.core.embedding.derived import trunk_of
+    from tasks.core.embedding.shards import find_embeddings
+    from tasks.embedding import embed_shard, gather_shards
+
     world_size = settings.embedding.shards
     embeddings = find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)
     if embeddings is not None:
@@ -232,6 +233,15 @@ def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embedding
         embed(settings, trunk, snapshot)
     run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
+
+
+def _reject(settings: Settings, contest: Contest, book: Logbook) -> State[Night]:
+    """End a night whose challenger was rejected. After a retrain, publish the passages with the serving encoder."""
+    from flows.contest import publish_passages
+
+    if book.night.trained:
+        publish_passages(settings, contest, book)
+    return _end(settings, book, Outcome.REJECTED)
 
 
 def _end(settings: Settings, book: Logbook, outcome: Outcome) -> State[Night]:

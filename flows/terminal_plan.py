@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLANS = {
     Action.SKIP: "do nothing",
-    Action.SUSPECT: "change nothing and ask you to check the input",
+    Action.SUSPECT: "train nothing, publish changed passages, and ask you to check the queries",
     Action.LABEL: "change nothing and ask you to label queries",
     Action.REFRESH: "embed the changed passages with the serving encoder and publish",
     Action.RETRAIN: "mine, train, and embed, and publish if the gate promotes",

@@ -9,14 +9,19 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks import report
+from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.drift.appended_rows import with_appended_rows
+from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
+from tasks.core.drift.new_queries import ServingRelease
 from tasks.core.drift.watch import watch, with_unfamiliar
-from tasks.core.ingest import data_warnings
 from tasks.core.ingest.feed import refuse_another_feed
-from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.ingest import find_ingested, ingest
+from tasks.core.ingest.serving_queries import combine_snapshots
 from tasks.core.report import preflight
+from tasks.core.sources.appended import find_appended
 from tasks.policy import OVER_THE_WIRE, STEP
 
 log = logging.getLogger("nightshift.ingest")
@@ -40,6 +45,8 @@ def check_side_files(settings: Settings) -> None:
 @task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)
 def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
     """Warn if there are too few held-out queries, or if the token limit cuts most passages."""
+    from tasks.core.ingest import data_warnings  # imports torch
+
     for warning in data_warnings.data_warnings(snapshot, settings.evaluation.split, settings.encoder):
         log.warning("%s", warning)
 
@@ -65,6 +72,47 @@ def compare_with_serving(
         for query in drift.unfamiliar:
             log.warning("  %s", query)
     return drift
+
+
+@task(name="compare-appended", task_run_name="compare appended rows with serving", **STEP)
+def compare_appended(settings: Settings, serving: Release | None, recipe: str) -> Drift | None:
+    """Decide the action without reading the source, if rows were only appended to it since its last ingest.
+
+    Returns None if the source must be read: it changed in another way, or the check would ask for labels although there
+    is new data. New queries in the source are compared when the next night reads it; those in the log are now.
+    """
+    appended = find_appended(settings.data, settings.home)
+    if serving is None or appended is None:
+        return None
+    snapshot = find_ingested(settings.home, appended.before, settings.data)
+    served = find_artifact(settings.home, Snapshot, serving.snapshot)
+    if snapshot is None or served is None:
+        return None
+    now = datetime.now(UTC)
+    if watch(settings, serving, snapshot, recipe, now, remember=False).verdict is Action.LABEL:
+        return None
+    drift = watch(settings, serving, snapshot, recipe, now)
+    drift = with_appended_rows(drift, served, appended.passages, appended.pairs, settings.drift)
+    report.drift_table(drift)
+    report.drift_history(drift)
+    return drift
+
+
+@task(name="separate", task_run_name="separate passages from suspect queries", **STEP)
+def with_serving_queries(settings: Settings, serving: Release | None, snapshot: Snapshot) -> tuple[Snapshot, str]:
+    """Return the night's passages with the queries of the serving release, and why not to publish them, if so.
+
+    On a suspect night, the queries must not reach a release: they would become the reference for later drift checks.
+    """
+    served = None if serving is None else find_artifact(settings.home, Snapshot, serving.snapshot)
+    if serving is None or served is None:
+        return snapshot, "the snapshot of the serving release is lost"
+    reason = explain_suspect_passages(ServingRelease(settings.home, serving, served, settings.embedding), snapshot)
+    if reason:
+        return snapshot, reason
+    combined = combine_snapshots(settings.home, snapshot, served)
+    split = settings.evaluation.split
+    return combined, "" if split in combined.splits else f"no judged passage of the {split} queries is left"
 
 
 @task(name="announce", task_run_name="announce: {drift.verdict}", **STEP)

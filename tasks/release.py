@@ -18,6 +18,7 @@ from tasks.core.release.comparable import find_comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.release.repair import repair
+from tasks.core.retrieval.postings import over_snapshot
 from tasks.policy import OVER_THE_WIRE, STEP
 
 
@@ -38,6 +39,11 @@ def reconcile(settings: Settings, *, rebuild: bool = False) -> tuple[Release | N
 def encoder_of(settings: Settings, release: Release) -> Encoder:
     """Load the encoder of a release."""
     return load(settings.home, Encoder, release.encoder)
+
+
+def ranking_over(settings: Settings, release: Release, snapshot: Snapshot) -> Ranking:
+    """Return how a release ranks, with the lexical index of another snapshot."""
+    return over_snapshot(settings.home, release.ranking, snapshot)
 
 
 def withdrawn(

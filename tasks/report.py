@@ -189,6 +189,7 @@ def release_card(release: Release) -> None:
 def _summary(settings: Settings, night: Night) -> list[str]:
     serves = night.serves.release if night.serves else "no release yet" if night.serving_known else "unchanged"
     lines = [f"# {night.outcome}", "", escape(night.why), "", f"- Serving: {escape(serves)}"]
+    lines += [f"- The night {escape(str(night.refresh))}"] if night.refresh else []
     if night.failed_step:
         lines.append(f"- Failed step: {escape(night.failed_step)}")
     lines += [f"- Next step: {NEXT_STEPS[night.outcome]}"] if night.outcome in NEXT_STEPS else []

@@ -70,8 +70,11 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
-    idle = nightshift("run")
+    idle = nightshift("run", PYTHONPROFILEIMPORTTIME="1")
     assert idle.returncode == 0, idle.stderr
+    imported = {line.rpartition("|")[2].strip() for line in idle.stderr.splitlines() if line.startswith("import time:")}
+    heavy = {"torch", "transformers", "numba", "scipy.stats", "matplotlib", "duckdb"}
+    assert imported & {"flows.nightly", *heavy} == {"flows.nightly"}
     assert "no training and no embedding" in idle.stdout
     assert manifests(environment) == before
     assert document(nightshift("drift", "--json"))["verdict"] == "skip"

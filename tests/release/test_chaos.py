@@ -15,11 +15,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from chaos_night import ROWS, SHARDS, Nursery, Plan, lines_of, night
+from chaos_night import REFRESH, ROWS, SHARDS, Nursery, Plan, lines_of, night, rows_of
 from release_fixtures import ledgers
-from release_world import as_text, lose_ledger, small, snapshot_of, texts
+from release_world import as_text, lose_ledger, small, snapshot_of
 
-from tasks.core.base.files import load
+from tasks.core.base.files import file_digest, files_under, load
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.settings import EncoderSettings
@@ -42,6 +42,7 @@ STAGES = {  # the last log line of a killed night, and its step
     "shard": "embed",
     "building": "load",
     "inserted": "load",
+    "deleted": "load",
     "flushed": "index",
     "indexed": "index",
     "closed": "verify",
@@ -63,11 +64,11 @@ def nursery():
 def seed_home(settings, tiny_model, tmp_path):
     """Create a home with an encoder, the vectors of two nights and, without a server, their two releases."""
     home = tmp_path / "seed"
-    first = snapshot_of(home, texts(ROWS, "first"))
+    first = snapshot_of(home, rows_of("first"))
     encoder = base_encoder(home, first, EncoderSettings(model=str(tiny_model), passage_tokens=32), EmbeddingSettings())
-    for tag in ("first", "second", "night"):
-        snapshot = snapshot_of(home, texts(ROWS, tag))
-        if tag != "night":
+    for tag in ("first", "second", "night", REFRESH):
+        snapshot = snapshot_of(home, rows_of(tag))
+        if tag in ("first", "second"):
             gather_shards(home, encoder, snapshot, SHARDS)
     if not settings.milvus.uri:
         two_nights(small(home, **KEEP), encoder)
@@ -77,12 +78,25 @@ def seed_home(settings, tiny_model, tmp_path):
 @pytest.mark.slow
 @ledgers
 def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings, nursery, seed_home, tmp_path, capsys):
+    kill_nights("night", settings, nursery, seed_home, tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_a_refresh_killed_anywhere_never_touches_the_generation_that_it_copies(
+    settings, nursery, seed_home, tmp_path, capsys
+):
+    kill_nights(REFRESH, settings, nursery, seed_home, tmp_path, capsys)
+
+
+def kill_nights(tag, settings, nursery, seed_home, tmp_path, capsys):
+    """Kill nights at random moments, rerun each, and compare the result with that of an undisturbed night."""
     seed, encoder = seed_home
     undisturbed = begin(settings, seed, tmp_path / "undisturbed", encoder)
-    plan = Plan(as_text(undisturbed), encoder.digest, "night", str(tmp_path / "undisturbed.log"))
+    plan = Plan(as_text(undisturbed), encoder.digest, tag, str(tmp_path / "undisturbed.log"))
     assert nursery.live(plan) == 0
     wanted = content(undisturbed)
     logged = lines_of(plan.log)
+    assert (tag == REFRESH) == any("3 deleted in a copy" in line for _, line in logged)
     gaps = [after - before for (before, _), (after, _) in pairwise(logged)]
     steps = defaultdict(list)
     for number, (_, line) in enumerate(logged[:-1]):
@@ -94,8 +108,9 @@ def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings,
             break
         now = begin(settings, seed, tmp_path / f"home{number}", encoder)
         before = serving(now)[0]
+        files = files_of(now, before)
         log = tmp_path / f"{number}.log"
-        plan = Plan(as_text(now), encoder.digest, "night", str(log))
+        plan = Plan(as_text(now), encoder.digest, tag, str(log))
         line, delay = next(moments)
         code = nursery.live(plan._replace(line=line, delay=delay))
         if code == 0:
@@ -107,9 +122,10 @@ def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings,
             names = {answer.release for answer in searcher.search(QUERIES)}
         current = verify_serving(now)
         assert names == {current.release}
-        assert before.release == current.release or current.reason == "night"
+        assert before.release == current.release or current.reason == tag
         assert nursery.live(plan) == 0, log.read_text()
-        assert verify_serving(now).reason == "night"
+        assert verify_serving(now).reason == tag
+        assert files_of(now, before) == files
         assert content(now) == wanted
         check_nothing_left(now)
         clear(now)
@@ -118,6 +134,12 @@ def test_a_night_killed_anywhere_leaves_a_valid_release_and_no_orphans(settings,
         print(f"\n{stages.total()} kills in nights of {length:.2f} s, {number} drawn, by step: {dict(stages)}")
     assert stages.total() >= KILLS
     assert set(stages) == set(steps)
+
+
+def files_of(settings, release):
+    """Return the digest of each file of an embedded release's collection."""
+    folder = settings.home / "milvus" / f"{release.collection}.db"
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files_under(folder)}
 
 
 def draw_moments(steps, gaps):

@@ -22,7 +22,7 @@ class Action(StrEnum):
     SKIP = "skip"  # nothing changed
     REFRESH = "refresh"  # embed the changed passages with the serving encoder
     RETRAIN = "retrain"  # mine and train
-    SUSPECT = "suspect"  # the input looks broken: change nothing, ask a person
+    SUSPECT = "suspect"  # the queries look broken: train nothing, ask a person
     LABEL = "label"  # queries have drifted, but nothing is new to train on: ask a person for labels
 
 
@@ -47,6 +47,11 @@ class Changes(Frozen):
     new: int = 0
     changed: int = 0
     gone: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of passages that differ."""
+        return self.new + self.changed + self.gone
 
 
 class MovedTerm(Frozen):

@@ -14,10 +14,8 @@ from tasks.core.base.files import find_artifact, load
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
-from tasks.core.drift.explain import explain
 from tasks.core.drift.findings import Explanation, Measurement
 from tasks.core.drift.statistics import ReferenceData, build_reference, measure, recall_per_query, search_queries
-from tasks.core.embedding.shards import gather_shards
 from tasks.core.snapshot.reader import QUERIES, passage_texts
 from tasks.core.text.words import hashed, unseen_share, vocabulary
 from tasks.core.text.words import known as are_known
@@ -47,6 +45,8 @@ class ServingRelease:
         stored = find_artifact(self.home, Embeddings, self.release.embeddings)
         if stored is not None:
             return stored
+        from tasks.core.embedding.shards import gather_shards  # imports torch
+
         log.warning("Embeddings of release %s are lost: embedding its passages again", self.release.release)
         settings = self._embedding
         return gather_shards(self.home, self.encoder, self.snapshot, settings.shards, vectors=settings.vectors)
@@ -105,6 +105,8 @@ class Examination:
     @cached_property
     def explanation(self) -> Explanation:
         """Which terms and segments moved."""
+        from tasks.core.drift.explain import explain  # imports scipy
+
         return explain(self.reference, self.texts, self.vectors, self.scores < self.reference.receipt.low_score)
 
 

@@ -19,7 +19,7 @@ from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.topics import nearest, shares_of, topics_of
 from tasks.core.embedding.stored_shards import matrix, shard_files
-from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.encoder.loading import load_encoder
 from tasks.core.retrieval.exact import exact_search, passage_ids
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split

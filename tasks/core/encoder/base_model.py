@@ -11,8 +11,6 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import file_digest
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.model_files import check_model_files
-from tasks.core.encoder.model_settings import adopt_model_settings
-from tasks.core.encoder.unsupported_models import check_kind
 
 log = logging.getLogger("nightshift.encoder")
 
@@ -39,6 +37,8 @@ def adopt_settings(bases: Bases, settings: EncoderSettings, *, report: bool = Fa
 
     report: log these values. Raises NightshiftError as `adopt_model_settings` does.
     """
+    from tasks.core.encoder.model_settings import adopt_model_settings  # imports torch
+
     return adopt_model_settings(settings, {"query": bases.query, "passage": bases.passage}, report=report)
 
 
@@ -65,6 +65,8 @@ def find_base(model: str) -> Path:
 
 
 def _check(folder: Path) -> Path:
+    from tasks.core.encoder.unsupported_models import check_kind  # imports torch
+
     check_kind(folder)
     return check_model_files(folder)
 

@@ -13,7 +13,7 @@ from tasks.core.base.files import load, produce
 from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import ArmScores, Embeddings, Encoder, Evaluation, Postings, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
-from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.encoder.loading import load_encoder
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.retrieval.arms import fused_run, score_arms
 from tasks.core.retrieval.dense import dense_run

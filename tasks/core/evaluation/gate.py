@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.receipts import Encoder
 from tasks.core.base.sections.evaluation import GateSettings
-from tasks.core.evaluation.golden import Answers
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
+
+if TYPE_CHECKING:
+    from tasks.core.evaluation.golden import Answers
 
 SHOWN_MISSES = 3  # unanswered golden queries shown individually; the rest are counted
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import bootstrap
 
 from tasks.core.base.sections.evaluation import GateSettings
 
@@ -64,6 +63,8 @@ def interval(differences: np.ndarray, settings: GateSettings, confidence: float 
     confidence: of each end; overrides the settings.
     """
     one_sided = settings.confidence if confidence is None else confidence
+    from scipy.stats import bootstrap  # takes half a second
+
     resampled = bootstrap(
         (np.resize(differences, max(2, len(differences))),),  # SciPy needs two; a single query resamples to itself
         np.mean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
-from tasks.core.evaluation.evaluate import encoder_arms
-from tasks.core.retrieval.arms import Arms
 from tasks.core.snapshot.reader import qrels
 from tasks.core.snapshot.splits import Split
+
+if TYPE_CHECKING:
+    from tasks.core.retrieval.arms import Arms
 
 log = logging.getLogger("nightshift.evaluation")
 
@@ -61,6 +62,9 @@ def tune_ranking(
 
     `[evaluation] ranking` may fix the mode instead.
     """
+    from tasks.core.evaluation.evaluate import encoder_arms
+    from tasks.core.retrieval.arms import Arms  # compiles the kernel of BM25 at import
+
     ranking = Ranking(
         postings=postings.digest, language=mining.language, stemmer=mining.stemmer, k1=mining.k1, b=mining.b
     )

@@ -22,9 +22,10 @@ from tasks.core.base.files import (
     find_by_key,
     produce,
     read_verified,
+    receipts_newest_first,
 )
 from tasks.core.base.receipts import Ingested, Snapshot
-from tasks.core.base.settings import Settings
+from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import decide, log_outcome, validate_source
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
@@ -55,15 +56,10 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     is left. The quarantine of such a night is kept in `<home>/refused`. Raises NightshiftError when a contract cannot
     be run.
     """
-    source = find_source(settings.data)
+    source = find_source(settings.data, settings.home)
     written = settings.as_written("data").get("path")
     feed = settings.data.feed or (str(Path(written)) if written else source.name)
-    key = {
-        "version": _VERSION,
-        "source": source.identity,
-        "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
-        "settings": settings.data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
-    }
+    key = _key(source.identity, settings.data)
     identity = digest_of(key)
     previous = _previous_snapshot(settings.home, feed, identity, compare=settings.data.compare)
     kept = settings.home / REFUSED / identity
@@ -88,6 +84,22 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         _log.info("source unchanged: reusing snapshot %s", ingested.snapshot)
     _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
     return ingested, load_snapshot(settings.home, ingested.snapshot)
+
+
+def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings) -> Snapshot | None:
+    """Return the snapshot of an earlier ingest of the source with this identity, under the settings `data`."""
+    identity = digest_of(_key(source, data))
+    earlier = (ingested for ingested in receipts_newest_first(home, Ingested) if ingested.identity == identity)
+    return next((find_artifact(home, Snapshot, ingested.snapshot) for ingested in earlier), None)
+
+
+def _key(source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
+    return {
+        "version": _VERSION,
+        "source": source,
+        "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
+        "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
+    }
 
 
 def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:

@@ -6,13 +6,15 @@ import json
 import logging
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
-from tasks.core.base.errors import Mismatch, NightshiftError
-from tasks.core.base.files import digest_of
+from tasks.core.base.errors import Mismatch, NightshiftError, Unreachable
+from tasks.core.base.files import digest_of, find_artifact
 from tasks.core.base.ranking import DENSE, Ranking
-from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.sections.indexes import build_params
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.release.delta import Delta, NotCopied, plan_delta
 from tasks.core.release.ledger import Generation, Ledger
 from tasks.core.release.milvus.collection import METRIC
 from tasks.core.release.publisher import Identity, Loader, Publisher
@@ -83,15 +85,47 @@ def find_finished(ledger: Ledger, parts: Parts) -> list[Generation]:
     return [generation for generation in same if generation.verified]
 
 
-def build_and_verify(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+def plan_copy(home: Path, current: Release | None, parts: Parts) -> Delta | None:
+    """Compare with the serving release; return None if the generation must be built from nothing.
+
+    That is so if the vectors of the serving release are of another passage encoder, if it has the same parts (it is
+    rebuilt because it may be damaged), or if too many passages changed; see `plan_delta`. The publisher adds its own
+    conditions.
+    """
+    if current is None or (current.encoder, current.snapshot) == (parts.encoder.digest, parts.snapshot.digest):
+        return None
+    vectors = find_artifact(home, Embeddings, current.embeddings)
+    before = find_artifact(home, Snapshot, current.snapshot)
+    if before is None or vectors is None or vectors.fingerprint != parts.embeddings.fingerprint:
+        return None
+    return plan_delta(before, parts.snapshot, current.collection)
+
+
+def build_and_verify(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta | None = None) -> float:
     """Build the generation's collection, open it again, and verify it; return its recall@10, in [0, 1].
 
     Raises Mismatch as `rows_with_vectors` and `verify` do.
     """
     log.info("%s: building generation %d", generation.collection, generation.number)
     batches = rows_with_vectors(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
-    publisher.build(parts.identity(generation), batches)
+    publisher.build(parts.identity(generation), batches, delta)
     return verify_generation(generation, parts, publisher)
+
+
+def try_copy(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta) -> float | None:
+    """Build the generation from a copy and verify it; return its recall@10, or None if it must be built from nothing.
+
+    Raises Unreachable when the Milvus server does not answer.
+    """
+    try:
+        return build_and_verify(generation, parts, publisher, delta)
+    except Unreachable:
+        raise
+    except NotCopied as reason:
+        log.info("generation %d: not built from a copy: %s", generation.number, reason)
+    except NightshiftError as error:
+        log.warning("generation %d: built from a copy, but not usable: %s", generation.number, error)
+    return None
 
 
 def try_reuse(generation: Generation, parts: Parts, publisher: Publisher) -> float | None:

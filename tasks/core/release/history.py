@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError, Unreachable
 from tasks.core.base.receipts import Release
 from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.ledger import Ledger, open_ledger
-from tasks.core.release.publisher import Pointer, Publisher
+from tasks.core.release.publisher import Pointer, Publisher, Reader
 from tasks.core.release.recovery import read_manifest, recover
 from tasks.core.release.vector_stores import open_publisher
 
@@ -101,11 +102,16 @@ def check_loads(release: Release, publisher: Publisher) -> None:
 
     Raises Mismatch when its release, fingerprint, or row count is not the recorded one.
     """
-    reader = publisher.open(release.collection)
-    try:
-        stored = (reader.identity.release, reader.identity.fingerprint, reader.count())
-    finally:
-        reader.close()
+    with closing(publisher.open(release.collection)) as reader:
+        check_reader(release, reader)
+
+
+def check_reader(release: Release, reader: Reader) -> None:
+    """Compare an open collection with its release; raises as `check_loads` does.
+
+    Raises Mismatch when its release, fingerprint, or row count is not the recorded one.
+    """
+    stored = (reader.identity.release, reader.identity.fingerprint, reader.count())
     expected = (release.release, release.fingerprint, release.rows)
     if stored != expected:
         raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {stored}, expected {expected}")

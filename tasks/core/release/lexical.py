@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.core.base.errors import Damaged, Impossible, Mismatch
 from tasks.core.base.files import find_artifact
 from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import Postings
-from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
+
+if TYPE_CHECKING:
+    from tasks.core.retrieval.bm25_scorer import Bm25Scorer
 
 NEXT = "`nightshift releases repair` or the next night rebuilds it"
 
@@ -35,6 +38,8 @@ def open_lexical(home: Path, ranking: Ranking, snapshot: str, rows: int) -> Bm25
         Damaged: its files are damaged or missing.
         Mismatch: it belongs to another snapshot.
     """
+    from tasks.core.retrieval.bm25_scorer import open_scorer  # compiles its kernel at import
+
     if not ranking.postings:
         raise Impossible(
             "this release has no lexical index, because an earlier version made it: only dense search is possible. "

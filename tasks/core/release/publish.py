@@ -14,7 +14,8 @@ from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
-from tasks.core.release.generation import Parts, build_and_verify, find_finished, try_reuse
+from tasks.core.release.delta import Delta
+from tasks.core.release.generation import Parts, build_and_verify, find_finished, plan_copy, try_copy, try_reuse
 from tasks.core.release.history import list_releases, move_pointer_to, reconcile, serving
 from tasks.core.release.ledger import Generation, Ledger, open_ledger
 from tasks.core.release.lexical import check_lexical
@@ -50,6 +51,7 @@ def publish(
 ) -> Release:
     """Make a release of encoder, embeddings, and snapshot, and move the pointer to it.
 
+    A small change of the serving release is built from a copy of its collection, where the vector store can do that.
     A finished generation of the same parts is verified and reused instead of building a new one. If it already serves,
     the pointer does not move.
 
@@ -113,15 +115,26 @@ def publish(
                     recall = try_reuse(generation, parts, publisher) if locked else None
                 if recall is not None:
                     return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
-        with ledger.exclusive():
-            generation = ledger.allocate(parts.digest)
-        with ledger.lock_generation(generation):
-            with Peak() as peak:
-                recall = build_and_verify(generation, parts, publisher)
+        delta = plan_copy(settings.home, current, parts)
+        while True:
             with ledger.exclusive():
-                ledger.mark_verified(generation.number)
-            log.info("%s: verified", generation.collection)
-            return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
+                generation = ledger.allocate(parts.digest)
+            with ledger.lock_generation(generation):
+                with Peak() as peak:
+                    recall = _build(generation, parts, publisher, delta)
+                if recall is not None:
+                    with ledger.exclusive():
+                        ledger.mark_verified(generation.number)
+                    log.info("%s: verified", generation.collection)
+                    return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
+            delta = None  # the copy was not usable: build another generation from nothing
+
+
+def _build(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta | None) -> float | None:
+    """Build and verify a generation; return its recall@10, or None when a copy of another one was not usable."""
+    if delta is None:
+        return build_and_verify(generation, parts, publisher)
+    return try_copy(generation, parts, publisher, delta)
 
 
 def _check_not_shrunk(snapshot: Snapshot, current: Release | None, max_shrink: float) -> None:

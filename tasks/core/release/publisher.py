@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.ranking import DENSE, Ranking
+from tasks.core.release.delta import Delta
 
 PREFIX = "nightshift."  # of our keys in a collection's properties
 
@@ -161,12 +162,13 @@ class Opener(Protocol):
 class Publisher(Opener, Protocol):
     """Stores the collections of all generations, and the pointer to the serving one."""
 
-    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
+    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta | None = None) -> None:
         """Build, flush, index, and close the collection `identity.collection`.
 
         Args:
             identity: stored as the properties of the collection.
             batches: its rows, from `rows.rows_with_vectors`.
+            delta: what it has in common with an earlier generation, which a publisher may copy.
 
         Raises NightshiftError when a collection of that name exists: names are never reused.
         """

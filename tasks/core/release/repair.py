@@ -11,7 +11,7 @@ from tasks.core.base.files import find_artifact, load
 from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Postings, Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import check_loads, serving
+from tasks.core.release.history import check_reader, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import restore_manifests
@@ -51,8 +51,8 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
 
 
 def _check_release(release: Release, publisher: Publisher) -> None:
-    check_loads(release, publisher)
     with closing(publisher.open(release.collection)) as reader:
+        check_reader(release, reader)
         reader.check()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +44,7 @@ SCHEMA = pa.schema(
         ("high", pa.float64()),
         ("embedded", pa.int64()),
         ("avoided", pa.int64()),
+        ("made", pa.string()),  # the release that the night made
     ]
 )
 
@@ -55,7 +58,7 @@ def record(home: Path, night: Night) -> Path:
     with exclusive(home / f".{FILE}.lock"):
         new_row = pa.Table.from_pylist([row_of(night)], SCHEMA)
         # A missing history is rebuilt from the releases, this night's release included: replace that row too.
-        created = night.release.created if night.release else ""
+        created = night.made.created if night.made else ""
         other_rows = [
             row
             for row in read_history(home).to_pylist()
@@ -147,7 +150,14 @@ def row_of(night: Night) -> dict[str, object]:
         "high": gain.high if gain else None,
         "embedded": night.embeddings.embedded if night.embeddings else None,
         "avoided": night.embeddings.avoided if night.embeddings else None,
+        "made": night.made.release if night.made else None,
     }
+
+
+def release_made(row: Mapping[str, Any]) -> str | None:
+    """Return the release that the night of a history row made. Earlier versions stored it only if it was promoted."""
+    made: str | None = row["made"] or (row["release"] if row["outcome"] == Outcome.PROMOTED else None)
+    return made
 
 
 def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, object]]:
@@ -167,11 +177,7 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
     if not pages:
         raise NightshiftError(f"no report in {home / REPORTS} yet: nightshift run makes the first")
     rows = {page_name(row["began"]): row for row in read_history(home).to_pylist()}
-    made = {
-        row["release"]: name
-        for name, row in reversed(rows.items())
-        if row["release"] and row["outcome"] == Outcome.PROMOTED
-    }
+    made = {release: name for name, row in reversed(rows.items()) if (release := release_made(row))}
     prefix = pages[-1].name
     if run is not None:
         prefix = next((name for release, name in made.items() if release.startswith(run)), run)

@@ -9,8 +9,7 @@ from typing import Any
 
 from tasks.core.base.files import write_text
 from tasks.core.base.templates import render
-from tasks.core.report.history import REPORTS, page_name, read_history
-from tasks.core.report.outcomes import Outcome
+from tasks.core.report.history import REPORTS, page_name, read_history, release_made
 
 INDEX = "index.html"
 NEXT = "<!-- the next night -->"  # placeholder in every page for the link to the next night's report
@@ -37,7 +36,7 @@ def nights_of(home: Path) -> list[dict[str, Any]]:
 
 def made_by(home: Path) -> Mapping[str, str]:
     """Map each release to the report of the night that made it, if that report exists."""
-    made = {row["release"]: page_name(row["began"]) for row in nights_of(home) if row["outcome"] == Outcome.PROMOTED}
+    made = {release: page_name(row["began"]) for row in nights_of(home) if (release := release_made(row))}
     return {release: page for release, page in made.items() if (home / REPORTS / page).exists()}
 
 

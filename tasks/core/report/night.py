@@ -30,6 +30,7 @@ from tasks.core.evaluation.gate import Decision, Probe
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuning
 from tasks.core.report.outcomes import Outcome
+from tasks.core.report.refresh import Refresh
 from tasks.core.training.budget import Recipe
 
 
@@ -59,6 +60,7 @@ class Night(BaseModel):
     figures: dict[System, Evaluation] = {}
     verdict: Decision | None = None
     release: Release | None = None
+    refresh: Refresh | None = None  # passages of a rejected or suspect night, with the serving encoder
     failure: str = ""  # error message of a failed night
     failed_step: str = ""  # step that raised the error; empty if unknown
     refused: Path | None = None  # folder with refused rows and contracts page of a stopped ingest
@@ -90,9 +92,14 @@ class Night(BaseModel):
         return "serving" in self.model_fields_set
 
     @property
+    def made(self) -> Release | None:
+        """The release that this night made."""
+        return self.release or (self.refresh.release if self.refresh else None)
+
+    @property
     def serves(self) -> Release | None:
         """The release that serves after this night."""
-        return self.release or self.serving
+        return self.made or self.serving
 
     @property
     def why(self) -> str:
@@ -149,6 +156,8 @@ def outcome_line(night: Night) -> str:
         parts.append(f"{QUIET_OUTCOMES[night.outcome]} ({night.drift.cause});")
     if night.outcome == Outcome.REJECTED:
         parts.append(f"{night.why};")
+    if night.refresh is not None:
+        parts.append(f"{night.refresh};")
     parts.append(f"release {serving.release} serves" if serving else _no_release(night))
     parts.append(_figures(night))
     parts.append(f"· report {night.report}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.base.files import write_text
 from tasks.core.base.receipts import Ingested
 from tasks.core.base.resolved_settings import differences, show
 from tasks.core.base.templates import render
 from tasks.core.evaluation.measures import NAMES
-from tasks.core.evaluation.query_cases import Case, most_different
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import WEIGHTS
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
@@ -20,9 +19,13 @@ from tasks.core.report import charts
 from tasks.core.report.history import REPORTS, page_name
 from tasks.core.report.index import NEXT, link_next, made_by, nights_of, page_before
 from tasks.core.report.night import Night
+from tasks.core.report.outcomes import Outcome
 from tasks.core.report.sentences import describe_negatives, describe_training
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import REFUSED, TERMS, mark_of
+
+if TYPE_CHECKING:
+    from tasks.core.evaluation.query_cases import Case
 
 CASES = 5  # number of worst and of best queries shown
 NIGHTS = 30  # nights in the trend chart
@@ -84,7 +87,8 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
     if any(encoder.dev for encoder in night.trained):
         svgs["dev"] = charts.dev([encoder.dev for encoder in night.trained])
     nights = [row for row in nights_of(home) if row["began"] <= night.began][-NIGHTS:]
-    if len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
+    skipped = night.outcome == Outcome.SKIPPED  # its page says that nothing changed; drawing takes a second
+    if not skipped and len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
         svgs["trend"] = charts.trend(nights)
     return svgs
 
@@ -92,12 +96,14 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
 def _cases(home: Path, night: Night, rival: System | None) -> tuple[Sequence[Case], Sequence[Case]]:
     if rival is None or night.snapshot is None:
         return [], []
+    from tasks.core.evaluation.query_cases import most_different  # imports the retrievers
+
     return most_different(home, night.figures[System.CHALLENGER], night.figures[rival], night.snapshot, CASES)
 
 
 def _digests(night: Night) -> list[tuple[str, str]]:
     """Return the names and digests of everything that this night read and made."""
-    release = night.release
+    release = night.made
     names = [
         ("release", release and release.release),
         ("collection", release and release.collection),

@@ -9,8 +9,6 @@ from tasks.core.base.sections.mining import CrossEncoderSettings, MiningSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
-from tasks.core.evaluation.golden import read_golden
-from tasks.core.mining.cross_encoder import find_cross_encoder
 from tasks.core.retrieval.jvm import anserini_jar, find_java
 
 
@@ -31,10 +29,14 @@ def check_side_files(golden: Path | None, encoder: EncoderSettings, cross_encode
     find_java()
     anserini_jar()
     if golden is not None:
+        from tasks.core.evaluation.golden import read_golden  # imports the retrievers
+
         read_golden(golden)
     for model in filter(_is_local, (encoder.model, encoder.query_model)):
         find_base(model)
     if _is_local(cross_encoder.model):
+        from tasks.core.mining.cross_encoder import find_cross_encoder  # imports torch
+
         find_cross_encoder(cross_encoder)
 
 

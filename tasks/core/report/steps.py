@@ -41,7 +41,7 @@ def steps_of(night: Night) -> list[Step]:
         *((f"train, round {number}", encoder) for number, encoder in enumerate(night.trained)),
         ("embed, challenger", night.embeddings),
         *((f"evaluate {LABELS[name]}", evaluation) for name, evaluation in night.figures.items()),
-        ("publish", night.release),
+        ("publish", night.made),
     ]
     return [_step(name, receipt) for name, receipt in receipts if receipt is not None]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.core.base.receipts import Embeddings, Encoder, Run, Snapshot
-from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.encoder.loading import load_encoder
 from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors, vectors_of
 from tasks.core.retrieval.searches import Search, find_run, join_shards, search_whole

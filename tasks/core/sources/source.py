@@ -13,6 +13,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.settings import DataSettings
 from tasks.core.sources import beir, demo, dpr, msmarco, pairs, tevatron
 from tasks.core.sources import parquet as columnar
+from tasks.core.sources.digest_cache import digest_files
 from tasks.core.sources.locations import Location, find
 from tasks.core.sources.nested import NestedSource
 
@@ -41,8 +42,11 @@ class Recognized:
     columns: Mapping[str, str]  # for pairs: the columns of query and passage
 
 
-def find_source(data: DataSettings) -> Source:
-    """Find the source of the section `[data]` and hash its content. Reads every file once, including remote files.
+def find_source(data: DataSettings, home: Path | None = None) -> Source:
+    """Find the source of the section `[data]` and hash its content.
+
+    Reads every file once, including remote files; with `home`, only files that changed since the last call, see
+    `digest_cache`.
 
     Raises BadInput when a file is missing or cannot be read.
     """
@@ -54,10 +58,15 @@ def find_source(data: DataSettings) -> Source:
     located = _locate(data.format, location, data.query_column, data.passage_column)
     if location.left_out:
         _log.info("%s: skipped files that are not data: %s", location.shown, ", ".join(sorted(location.left_out)))
-    digests = {file.name: location.digest(file) for file in located.files()}
-    dialect = located.dialect()
-    identity = {data.format: digests, "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
-    return Source(location.shown, identity, _opener(located))
+    digests = digest_files(location, located.files(), str(data.path), home)
+    return Source(location.shown, source_identity(data.format, digests, located.dialect()), _opener(located))
+
+
+def source_identity(
+    form: str, digests: Mapping[str, str], dialect: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return the identity of a source: the digests of its files, and what else its rows depend on."""
+    return {form: dict(digests), "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
 
 
 def recognize(path: Path | str, query: str = "", passage: str = "") -> Recognized:

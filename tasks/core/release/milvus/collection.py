@@ -17,8 +17,9 @@ from tasks.core.base.errors import Impossible, NightshiftError, Unreachable
 from tasks.core.base.read_ahead import read_ahead
 from tasks.core.base.sections.indexes import search_params
 from tasks.core.base.sections.release import MilvusSettings
-from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.expressions import quote
+from tasks.core.release.milvus.inserts import requests_of
+from tasks.core.release.milvus.slots import Slots
 from tasks.core.release.publisher import Found, Identity
 from tasks.core.release.rows import LIMIT
 from tasks.core.release.stored import check_canaries
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("nightshift.release")
 
 METRIC = "IP"  # inner product, as in training and evaluation; equals the cosine for unit vectors
-REQUEST_BYTES = 16 << 20  # data per insert; a Milvus server rejects messages of 64 MiB
 TIMEOUT = 600.0  # seconds; some calls would otherwise wait forever. Long enough to restart a server
 CONNECT_SECONDS = 10.0
 # By default pymilvus pings every 10 s, even when idle; servers with gRPC's limits then disconnect (too_many_pings).
@@ -102,8 +102,8 @@ def fill(client: MilvusClient, identity: Identity, batches: Iterable[pa.RecordBa
     """Insert all batches from one thread (several writers lose rows), then flush once."""
     name, done, logged = identity.collection, 0, time.monotonic()
     for batch in read_ahead(batches):
-        for part in _split_batch(batch):
-            client.insert(name, _records(part), timeout=TIMEOUT)
+        for records in requests_of(batch):
+            client.insert(name, records, timeout=TIMEOUT)
         done += batch.num_rows
         now = time.monotonic()
         due = done == identity.rows or now - logged > PROGRESS_SECONDS
@@ -146,33 +146,15 @@ def _wait_for_index(client: MilvusClient, name: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Split a batch into parts of at most `REQUEST_BYTES`."""
-    if batch.num_rows > 1 and batch.nbytes > REQUEST_BYTES:
-        half = batch.num_rows // 2
-        # Copy: for some Arrow types, the size of a slice includes its parent's buffers.
-        yield from _split_batch(batch.take(pa.array(range(half))))
-        yield from _split_batch(batch.take(pa.array(range(half, batch.num_rows))))
-    else:
-        yield batch
-
-
-def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    vectors = matrix(batch["vector"], batch["vector"].type.list_size)
-    records: list[dict[str, Any]] = batch.drop_columns(["vector"]).to_pylist()
-    for record, vector in zip(records, vectors, strict=True):
-        record["vector"] = vector
-    return records
-
-
 def key_of(hit: Mapping[str, Any]) -> str:
     """Return the passage id of a hit. Servers before 2.4 return the key as `id`."""
     return str(hit["id"] if "id" in hit else hit["passage_id"])
 
 
-def _keys_filter(keys: Sequence[str] | Sequence[int]) -> str:
+def _keys_filter(keys: Sequence[str] | Sequence[int], slots: Slots | None) -> str:
     field = "passage_id" if isinstance(keys[0], str) else "row"
-    return f"{field} in [{', '.join(quote(key) if isinstance(key, str) else str(int(key)) for key in keys)}]"
+    values = slots.select(keys) if slots is not None and field == "row" else keys
+    return f"{field} in [{', '.join(quote(key) if isinstance(key, str) else str(int(key)) for key in values)}]"
 
 
 class CollectionReader:
@@ -185,6 +167,7 @@ class CollectionReader:
         on_close: frees resources after the client is closed.
         check: verifies the collection's files, raising Damaged; None: the files are on a server.
         vectors: file with all vectors, float32, in row order; None: vectors are requested.
+        slots: maps the field `row` to rows of the snapshot; None: they are equal.
 
     Raises Mismatch when the collection does not belong to a release.
     """
@@ -197,8 +180,10 @@ class CollectionReader:
         on_close: Callable[[], None] | None = None,
         check: Callable[[], None] | None = None,
         vectors: Path | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._client, self._settings, self._on_close, self._check = client, settings, on_close, check
+        self._slots = slots
         with convert_errors(f"collection {collection}"):
             description = client.describe_collection(collection, timeout=TIMEOUT)
             self.identity = Identity.read(collection, description.get("properties", {}))
@@ -217,8 +202,14 @@ class CollectionReader:
 
     def keys(self, first: int, last: int) -> list[tuple[int, str, str]]:
         """Return (row, passage_id, text_hash) of snapshot rows [first, last), ordered by row."""
-        rows = self._query(f"row >= {int(first)} and row < {int(last)}", ["row", "passage_id", "text_hash"])
-        return sorted((row["row"], row["passage_id"], row["text_hash"]) for row in rows)
+        ranges = [(int(first), int(last))] if self._slots is None else self._slots.ranges(first, last)
+        rule = " or ".join(f"(row >= {start} and row < {end})" for start, end in ranges)
+        stored = self._query(rule, ["row", "passage_id", "text_hash"]) if ranges else []
+        keys = sorted((self._row(row["row"]), row["passage_id"], row["text_hash"]) for row in stored)
+        return [key for key in keys if first <= key[0] < last]
+
+    def _row(self, stored: int) -> int:
+        return stored if self._slots is None else self._slots.row(stored)
 
     def _query(self, rule: str, fields: list[str]) -> list[dict[str, Any]]:
         name = self.identity.collection
@@ -232,7 +223,7 @@ class CollectionReader:
         """Return the passages with these ids or rows that match the filter `rule`; see `Reader.fetch`."""
         name, passages = self.identity.collection, dict[int, Found]()
         for first in range(0, len(keys), ROWS_PER_REQUEST):
-            keys_filter = _keys_filter(keys[first : first + ROWS_PER_REQUEST])
+            keys_filter = _keys_filter(keys[first : first + ROWS_PER_REQUEST], self._slots)
             with convert_errors(f"collection {name}"):
                 answer = self._client.query(
                     name,
@@ -241,7 +232,8 @@ class CollectionReader:
                     consistency_level="Eventually",  # as in `search`
                     timeout=self._settings.query_seconds,
                 )
-            passages |= {entry["row"]: Found(entry["row"], entry["passage_id"], 0.0, entry) for entry in answer}
+            rows = [self._row(entry["row"]) for entry in answer]
+            passages |= {row: Found(row, hit["passage_id"], 0.0, hit) for row, hit in zip(rows, answer, strict=True)}
         return passages
 
     def vectors(self, rows: Sequence[int], passage_ids: Sequence[str]) -> np.ndarray:
@@ -270,7 +262,7 @@ class CollectionReader:
                 timeout=self._settings.query_seconds,
             )
         return [
-            [Found(hit["entity"]["row"], key_of(hit), hit["distance"], hit["entity"]) for hit in hits]
+            [Found(self._row(hit["entity"]["row"]), key_of(hit), hit["distance"], hit["entity"]) for hit in hits]
             for hits in answers
         ]
 

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,13 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tasks.core.base.checksums import Checksums, read_checksums, record_checksums, set_aside
+from tasks.core.base.checksums import CHECKSUMS, Checksums, read_checksums, record_checksums, set_aside
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import sync_files, sync_folder, write_json
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.damage import NEXT, check_files, compute_checksums, naming
+from tasks.core.release.delta import Delta, NotCopied
 from tasks.core.release.milvus.collection import (
     METRIC,
     CollectionReader,
@@ -38,6 +39,9 @@ from tasks.core.release.milvus.collection import (
     fill,
     index_and_load,
 )
+from tasks.core.release.milvus.copied import apply_delta, check_copyable, plan_slots, read_identity, rename
+from tasks.core.release.milvus.slots import FILE as SLOTS
+from tasks.core.release.milvus.slots import Slots, read_slots
 from tasks.core.release.publisher import Identity, Pointer
 from tasks.core.release.stored import verify_contents
 
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-IMMUTABLE = {".parquet", ".idx", ".f32"}  # never changed, so clones share them
+IMMUTABLE = {".parquet", ".idx", ".f32", ".i64"}  # never changed, so clones share them
 VECTORS = "vectors.f32"  # all vectors by row, next to the files of milvus-lite
 
 
@@ -58,21 +62,47 @@ class EmbeddedMilvus:
         self._folder, self._readers = home / "milvus", home / "readers"
         self._settings = settings or MilvusSettings()
 
-    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
+    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta | None = None) -> None:
         """Build a generation's directory; see `Publisher.build`. Raises NightshiftError when it exists."""
         path = self._path(identity.collection)
         if path.exists():
             raise NightshiftError(f"{path}: already exists; a collection's name is never used twice")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _server(path) as client, convert_errors(str(path)):
-            create(client, identity)
-            with (path / VECTORS).open("wb") as file:
-                fill(client, identity, _keep_vectors(batches, file))
-            index_and_load(client, identity)
+        if delta is None:
+            with _server(path) as client, convert_errors(str(path)):
+                create(client, identity)
+                with (path / VECTORS).open("wb") as file:
+                    fill(client, identity, _keep_vectors(batches, file))
+                index_and_load(client, identity)
+        else:
+            self._build_from_copy(path, identity, batches, delta)
         sync_files(path)
         record_checksums(path, compute_checksums(path))
         sync_folder(path.parent)
         log.debug("%s: closed", identity.collection)
+
+    def _build_from_copy(self, path: Path, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta) -> None:
+        """Copy the generation that `delta` names, and change in the copy what differs.
+
+        Raises NotCopied when the generation must be built from nothing, Damaged when a file of the earlier one is.
+        """
+        source = self._path(delta.collection)
+        recorded = read_checksums(source) if source.is_dir() else None
+        if recorded is None or VECTORS not in recorded:
+            raise NotCopied(f"{source}: has no checksums or no vectors, because an earlier version made it")
+        _clone(source, path, {VECTORS, CHECKSUMS, SLOTS})
+        linked = {name: checksum for name, checksum in recorded.items() if (path / name).exists()}
+        check_files(path, linked, source)  # before milvus-lite reads the files
+        with _server(path) as client, convert_errors(str(path)):
+            earlier = read_identity(client, delta.collection)
+            check_copyable(path, earlier, identity, delta, self._settings.index_params)
+            slots = plan_slots(delta, read_slots(source) or Slots(np.arange(earlier.rows)))
+            shape = (earlier.rows, earlier.dimension)
+            vectors = np.memmap(source / VECTORS, np.float32, "r", shape=shape)
+            rename(client, earlier.collection, identity)
+            with (path / VECTORS).open("wb") as file:
+                apply_delta(client, identity, delta, _keep_vectors(batches, file), vectors, slots)
+        slots.write(path)
 
     def open(self, collection: str) -> CollectionReader:
         """Clone a generation's directory, verify its checksums, and open the clone; see `Opener.open`.
@@ -120,7 +150,8 @@ class EmbeddedMilvus:
         shared = {name: checksum for name, checksum in checksums.items() if Path(name).suffix in IMMUTABLE}
         check = partial(check_files, clone, shared, source)
         vectors = clone / VECTORS if (clone / VECTORS).exists() else None  # not in generations of earlier versions
-        return CollectionReader(connect(str(clone)), source.stem, self._settings, free_clone, check, vectors)
+        slots = read_slots(clone)
+        return CollectionReader(connect(str(clone)), source.stem, self._settings, free_clone, check, vectors, slots)
 
     def _record_checksums(self, source: Path, reader: CollectionReader, checksums: Checksums) -> None:
         """Verify the contents of a generation without checksums (from an earlier version), then record checksums."""
@@ -221,12 +252,15 @@ def _keep_vectors(batches: Iterable[pa.RecordBatch], file: BinaryIO) -> Iterator
         yield batch
 
 
-def _clone(source: Path, target: Path) -> None:
-    """Copy a directory, with hard links for its large immutable files. Locks are copied: a lock follows its inode."""
+def _clone(source: Path, target: Path, without: Collection[str] = ()) -> None:
+    """Copy a directory, with hard links for its large immutable files. Locks are copied: a lock follows its inode.
+
+    Leaves out files with a name in `without`.
+    """
     for folder, _, names in os.walk(source, onerror=_raise):
         copy = target / Path(folder).relative_to(source)
         copy.mkdir(parents=True)
-        for name in names:
+        for name in set(names).difference(without):
             file = Path(folder) / name
             if file.suffix in IMMUTABLE:
                 _link(file, copy / name)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.release.delta import Delta
 from tasks.core.release.milvus.bulk import bulk_insert, remove_files
 from tasks.core.release.milvus.collection import (
     METRIC,
@@ -51,8 +52,10 @@ class ServerMilvus:
         with self._client() as client:
             return str(client.get_server_version(timeout=TIMEOUT))
 
-    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch]) -> None:
+    def build(self, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta | None = None) -> None:
         """Build a generation's collection, then release it from memory; see `Publisher.build`.
+
+        Inserts all rows, also with a `delta`: not every version of Milvus can copy a collection safely.
 
         Raises NightshiftError when a collection of that name exists.
         """

@@ -1,0 +1,110 @@
+"""Compare a challenger with its rivals, and publish it; also publish the passages of a night without a new encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.stages import Stage, begin
+from tasks import evaluation, release
+from tasks.core.base.ranking import DENSE, Ranking
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Postings, Release, Run, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.evaluation.gate import Decision
+from tasks.core.evaluation.systems import System
+from tasks.core.report.night import Logbook
+from tasks.core.report.refresh import Refresh
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The passages of a night, and the systems that its challenger is compared with."""
+
+    snapshot: Snapshot
+    serving: Release | None
+    generation: int  # of the pointer when the night began
+    base: Encoder
+    base_vectors: Embeddings
+    rival: Encoder  # of the serving release, or the base model before there is one
+    rival_vectors: Embeddings
+    held_out: Run  # of BM25
+    postings: Postings
+
+
+def judge(
+    settings: Settings, contest: Contest, encoder: Encoder, vectors: Embeddings, ranking: Ranking, *, trained: bool
+) -> tuple[dict[System, Evaluation], Decision]:
+    """Evaluate a challenger and its rivals on the held-out queries; return the measures and the gate's decision."""
+    snapshot, serving, base, base_vectors = contest.snapshot, contest.serving, contest.base, contest.base_vectors
+    base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, contest.postings)
+    figures = {
+        System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, encoder, vectors, snapshot, ranking),
+        System.DENSE: evaluation.evaluate(settings, System.DENSE, encoder, vectors, snapshot, DENSE),
+        System.BM25: evaluation.evaluate_bm25(settings, contest.held_out, snapshot),
+        System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
+        System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
+    }
+    if serving is not None:
+        figures[System.SERVING] = evaluation.evaluate(
+            settings, System.SERVING, contest.rival, contest.rival_vectors, snapshot, serving.ranking
+        )
+    withdrawn = release.withdrawn(settings, encoder, vectors, snapshot, ranking)
+    decision = evaluation.gate(
+        settings, figures, encoder, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
+    )
+    return figures, decision
+
+
+def publish(
+    settings: Settings,
+    contest: Contest,
+    encoder: Encoder,
+    vectors: Embeddings,
+    figures: dict[System, Evaluation],
+    ranking: Ranking,
+    *,
+    recipe: str,
+    reason: str,
+) -> Release:
+    """Publish a promoted challenger, and remove the collections that are no longer needed."""
+    begin(Stage.PUBLISH, f"{contest.snapshot.rows:,} passages as a new release")
+    published = release.publish(
+        settings,
+        encoder,
+        vectors,
+        contest.snapshot,
+        figures,
+        ranking,
+        recipe=recipe,
+        reason=reason,
+        expected_epoch=contest.generation,
+    )
+    release.prune(settings)
+    return published
+
+
+def publish_passages(settings: Settings, contest: Contest, book: Logbook) -> None:
+    """Publish the night's passages with the encoder and the ranking that serve, if the gate of a refresh promotes them.
+
+    Does nothing before the first release, or when no passage changed. The release keeps the recipe of the serving
+    release, so changed settings still cause a retrain.
+    """
+    serving, drift = contest.serving, book.night.drift
+    if serving is None or drift is None or not drift.passages.total:
+        return
+    begin(Stage.EVALUATE, f"the refresh: {drift.passages.total:,} changed passages with the serving encoder")
+    ranking = release.ranking_over(settings, serving, contest.snapshot)
+    figures, decision = judge(settings, contest, contest.rival, contest.rival_vectors, ranking, trained=False)
+    published = None
+    if decision.promote:
+        published = publish(
+            settings,
+            contest,
+            contest.rival,
+            contest.rival_vectors,
+            figures,
+            ranking,
+            recipe=serving.recipe,
+            reason=book.night.reason,
+        )
+    withheld = "" if decision.promote else "; ".join(decision.reasons)
+    book.note(refresh=Refresh(passages=drift.passages, release=published, withheld=withheld))

@@ -1,0 +1,48 @@
+"""Include rows that were appended to the source, but are in no snapshot yet, in the result of a drift check."""
+
+from __future__ import annotations
+
+from tasks.core.base.receipts import Snapshot
+from tasks.core.base.sections.drift import DriftSettings
+from tasks.core.drift.findings import Action, Changes, Drift, Signal
+from tasks.core.drift.verdict import NEW_PAIRS, describe
+from tasks.core.snapshot.reader import qrels
+from tasks.core.snapshot.splits import Split
+
+NEW_PASSAGES = "new_and_changed_passages"
+
+
+def with_appended_rows(drift: Drift, serving: Snapshot, passages: int, pairs: int, settings: DriftSettings) -> Drift:
+    """Return the action for the source with its appended rows.
+
+    Args:
+        drift: of the source without them.
+        serving: snapshot of the serving release.
+        passages: appended passages. All count as new.
+        pairs: appended training pairs. All count as new.
+        settings: thresholds.
+    """
+    changes = drift.passages
+    changes = Changes(new=changes.new + passages, changed=changes.changed, gone=changes.gone)
+    before = {signal.name: signal.value for signal in drift.signals}
+    known_pairs = max(1, qrels(serving, Split.TRAIN).num_rows)
+    values = {
+        NEW_PASSAGES: ((changes.new + changes.changed) / serving.rows, settings.retrain_passages),
+        NEW_PAIRS: (before.get(NEW_PAIRS, 0.0) + pairs / known_pairs, settings.retrain_pairs),
+    }
+    data = [
+        Signal(name=name, value=value, threshold=threshold, fired=value > threshold)
+        for name, (value, threshold) in values.items()
+    ]
+    signals = (*data, *(signal for signal in drift.signals if signal.name not in values))
+    action, cause = drift.verdict, drift.cause
+    if action in (Action.SKIP, Action.REFRESH):
+        fired = [describe(signal) for signal in data if signal.fired]
+        if fired:
+            action, cause = Action.RETRAIN, "; ".join(fired)
+        elif changes.total:
+            counts = f"{changes.new} new, {changes.changed} changed, {changes.gone} deleted"
+            action, cause = Action.REFRESH, f"{changes.total} passages changed ({counts})"
+        if drift.held:
+            cause = f"{cause}; no retrain yet: {drift.held}"
+    return drift.model_copy(update={"verdict": action, "cause": cause, "passages": changes, "signals": signals})

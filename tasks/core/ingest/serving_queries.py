@@ -1,0 +1,61 @@
+"""Combine the passages of a night with the queries and judgments of the serving release, for a suspect night."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.base.duckdb_session import database, quoted
+from tasks.core.base.files import produce
+from tasks.core.base.receipts import Snapshot
+from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
+
+FORM = 1  # increase when the same two snapshots would give other rows
+
+
+def combine_snapshots(home: Path, passages: Snapshot, judgments: Snapshot) -> Snapshot:
+    """Return a snapshot with the passages of one snapshot, and the queries and qrels of another.
+
+    Qrels of passages that do not exist any more are left out. The digest depends on the digests of both snapshots.
+    """
+    key = {"form": FORM, "passages": passages.digest, "judgments": judgments.digest}
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        shutil.copyfile(passages.path / PASSAGES, folder / PASSAGES)
+        shutil.copyfile(judgments.path / QUERIES, folder / QUERIES)
+        with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
+            connection.execute(f"""
+                COPY (SELECT query_id, passage_id, relevance, split
+                      FROM read_parquet({quoted(judgments.path / QRELS)})
+                      SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) USING (passage_id)
+                      ORDER BY split, query_id, passage_id)
+                TO {quoted(folder / QRELS)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)""")
+        qrels = pq.read_table(folder / QRELS)
+        queries = qrels.group_by("split").aggregate([("query_id", "count_distinct")]).sort_by("split")
+        return {
+            "rows": passages.rows,
+            "queries": judgments.queries,
+            "qrels": qrels.num_rows,
+            "splits": dict(zip(*(column.to_pylist() for column in queries.columns), strict=True)),
+            "parents": (passages.digest, judgments.digest),
+        }
+
+    return produce(home, Snapshot, key, build)
+
+
+def sample_changed_texts(old: Snapshot, new: Snapshot, size: int) -> pa.Table:
+    """Return title and text of at most `size` passages of `new` that are new or changed since `old`.
+
+    The sample depends only on the passages: those with the smallest text hashes.
+    """
+    with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
+        return connection.execute(f"""
+            SELECT title, text FROM read_parquet({quoted(new.path / PASSAGES)})
+            ANTI JOIN read_parquet({quoted(old.path / PASSAGES)}) USING (passage_id, text_hash)
+            ORDER BY text_hash LIMIT {int(size)}""").to_arrow_table()
