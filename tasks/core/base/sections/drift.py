@@ -35,6 +35,7 @@ class DriftSettings(Section):
     unseen_terms: float = Field(
         0.05, ge=0, description="increase of the fraction of unseen terms that marks input as suspect"
     )
+    false_alarms: float = Field(0.05, gt=0, description="maximum expected number of false alarms of drift per year")
     confirm_windows: int = Field(2, ge=1, description="number of drifted windows that confirm drift…")
     confirm_of: int = Field(3, ge=1, description="… among this number of latest windows")
     cooldown_days: float = Field(7.0, ge=0, description="minimum days between two retrains for drift")
