@@ -217,7 +217,9 @@ def _arxiv_topics(arxiv: Collection, vectors: Vectors, seed: int) -> World:
     everything = serving.search([arxiv.queries[query] for query in query_ids], query_vectors, query_ids)
     new = everything.at(np.flatnonzero(is_new))
     shifts = [("new topics", new, share) for share in (0.0, 0.05, 0.1, 0.2)]
-    return _world("arXiv titles, topics held back", everything, is_reference, ~is_new & ~is_reference, query_vectors, shifts)
+    return _world(
+        "arXiv titles, topics held back", everything, is_reference, ~is_new & ~is_reference, query_vectors, shifts
+    )
 
 
 def _refreshed(serving: Serving, ids: list[str]) -> Pool:

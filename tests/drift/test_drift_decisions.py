@@ -15,9 +15,9 @@ from tasks.core.drift.decide import (
     is_window_due,
     looks_damaged,
     low_threshold,
-    with_reference,
 )
 from tasks.core.drift.findings import Measurement
+from tasks.core.drift.recalibrate import with_reference
 
 NIGHT = datetime(2026, 11, 1, 2, tzinfo=UTC)
 RULES = DriftSettings()

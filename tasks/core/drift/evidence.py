@@ -18,10 +18,11 @@ smaller e-value is still an e-value.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.drift.findings import Frozen, Measurement
+from tasks.core.drift.findings import Measurement
 from tasks.core.drift.unfamiliarity import HIGHEST, VARIANCE, log_mean_exp
 
 RISES = (0.08, 0.16, 0.32)  # of the mean unfamiliarity that a window bets on
@@ -30,14 +31,6 @@ PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WO
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains
 CHANCE_TERMS = 0.002  # rise of the unseen-term share that is usual
 HOURS_A_YEAR = 365 * 24
-
-
-class NormalWindow(Frozen):
-    """The part of a normal window that calibrates thresholds and evidence."""
-
-    queries: int
-    low: float
-    unfamiliarity: float = 1.0
 
 
 class Calibration(NamedTuple):
@@ -53,7 +46,14 @@ def alarm_line(settings: DriftSettings) -> float:
     return max(2.0, HOURS_A_YEAR / max(1.0, settings.window_hours) / settings.false_alarms)
 
 
-def calibrate(start: float, held_out: int, windows: tuple[NormalWindow, ...]) -> Calibration:
+class Mean(NamedTuple):
+    """The mean unfamiliarity of a normal window."""
+
+    queries: int
+    unfamiliarity: float
+
+
+def calibrate(start: float, held_out: int, windows: Sequence[Mean]) -> Calibration:
     """Estimate the level of normal windows, and the variation between them.
 
     Each window counts by its precision. The starting value counts as PRIOR_LEVEL windows of all held-out queries.
@@ -71,7 +71,7 @@ def calibrate(start: float, held_out: int, windows: tuple[NormalWindow, ...]) ->
         values = [start, *(window.unfamiliarity for window in windows)]
         level = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
         beyond = [(window.unfamiliarity - level) ** 2 - VARIANCE / window.queries for window in windows]
-        # A window tells the more of the variation, the less of its deviation is chance.
+        # The less of a window's deviation is chance, the more it counts.
         shares = [(WOBBLE**2 / (WOBBLE**2 + VARIANCE / window.queries)) ** 2 for window in windows]
         measured = sum(share * value for share, value in zip(shares, beyond, strict=True))
         between = max((WOBBLE / 2) ** 2, (PRIOR_WOBBLE * WOBBLE**2 + measured) / (PRIOR_WOBBLE + sum(shares)))
@@ -105,17 +105,27 @@ def log_factors(rise: float, queries: int, calibration: Calibration, line: float
     return tuple(factors)
 
 
-def add_window(logs: tuple[float, ...], factors: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the logarithms of the evidence after a window, one for each of RISES; `logs` is empty at the start."""
-    before = logs or (-math.inf,) * len(factors)
-    return tuple(_log_one_plus(log) + factor for log, factor in zip(before, factors, strict=True))
+def add_window(logs: tuple[float, ...], factors: tuple[float, ...], line: float) -> tuple[float, ...]:
+    """Return the logarithms of the evidence after a window, one for each of RISES.
+
+    They are limited, so evidence falls below the line soon after drift ends. This lowers the evidence, so the bound
+    holds.
+
+    Args:
+        logs: before the window; empty at the start.
+        factors: logarithms of the window's factors.
+        line: evidence that confirms drift.
+    """
+    limit = math.log(line * len(RISES))
+    before = [_log_one_plus(log) for log in logs] or [0.0] * len(factors)
+    return tuple(min(limit, log + factor) for log, factor in zip(before, factors, strict=True))
 
 
 def total(logs: tuple[float, ...]) -> float:
     """Return the evidence: the mean over RISES; 0 without windows."""
-    return sum(math.exp(min(log, 700.0)) for log in logs) / len(logs) if logs else 0.0
+    return sum(map(math.exp, logs)) / len(logs) if logs else 0.0
 
 
 def _log_one_plus(log: float) -> float:
     """Return log(1 + exp(log))."""
-    return max(log, 0.0) + math.log1p(math.exp(-abs(log))) if log > -math.inf else 0.0
+    return max(log, 0.0) + math.log1p(math.exp(-abs(log)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +81,8 @@ class Measurement(Frozen):
     recall: float = 0.0  # Recall@10 of the judged queries
     usual_judged: int = 0
     usual_recall: float = 0.0
+    unfamiliarity: float = 1.0  # mean over the queries; 1 in the reference
+    repeats: int = 0  # number of an earlier window with the same queries; 0: none
 
 
 class Explanation(Frozen):
@@ -104,6 +107,16 @@ class Window(Frozen):
     fired: bool
     worse: bool  # Recall@10 fell
     suspect: bool
+    unfamiliarity: float = 1.0  # mean over the queries
+    evidence: float = 0.0  # of drift, after this window
+    line: float = 0.0  # evidence that confirms drift; 0: recorded before evidence was kept
+    repeats: int = 0  # number of an earlier window with the same queries: it does not count
+
+    @property
+    def normal(self) -> bool:
+        """Whether the window shows no sign of drift or damage."""
+        signs = self.fired or self.worse or self.suspect or self.repeats > 0
+        return not signs and (self.line == 0 or self.evidence < math.sqrt(self.line))
 
 
 class Drift(Frozen):

@@ -78,23 +78,27 @@ def examine(served: ServingRelease, snapshot: Snapshot, texts: list[str], settin
     vectors, scores, hits = search_queries(served.encoder, served.embeddings, texts)
     recalls = recall_per_query(texts, hits, snapshot, served.embeddings)
     unseen = unseen_terms(served, snapshot, texts, settings)
-    measured = measure(served.reference.receipt, scores, served.reference.usual_low(vectors), recalls, unseen)
-    return Examination(served.reference, texts, vectors, scores, measured)
+    reference = served.reference
+    unfamiliarity = reference.unfamiliarity(vectors, scores)
+    measured = measure(reference.receipt, scores, reference.usual_low(vectors), unfamiliarity, recalls, unseen)
+    return Examination(reference, texts, vectors, scores, measured, unfamiliarity, hits)
 
 
 class Examination:
     """A sample of queries with its measurement, and an explanation computed on first use."""
 
     def __init__(
-        self, reference: ReferenceData, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
+        self,
+        reference: ReferenceData,
+        texts: list[str],
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        measured: Measurement,
+        unfamiliarity: np.ndarray,
+        hits: list[list[str]],
     ) -> None:
-        self.reference, self.texts, self.vectors, self.scores, self.measured = (
-            reference,
-            texts,
-            vectors,
-            scores,
-            measured,
-        )
+        self.reference, self.texts, self.vectors, self.scores = reference, texts, vectors, scores
+        self.measured, self.unfamiliarity, self.hits = measured, unfamiliarity, hits
 
     @property
     def unfamiliar(self) -> list[tuple[str, float]]:

@@ -18,6 +18,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Reference, Snapshot
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.topics import nearest, shares_of, topics_of
+from tasks.core.drift.unfamiliarity import TopicScores
 from tasks.core.embedding.stored_shards import matrix, shard_files
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.retrieval.exact import exact_search, passage_ids
@@ -27,9 +28,9 @@ from tasks.core.text.words import hashed, unseen_share, vocabulary
 
 DEPTH = 10  # ranks for recall
 MAX_QUERIES = 5000  # held-out queries in a reference; larger sets are sampled
-FORM = 3  # of the files below: increase when they change
+FORM = 4  # of the files below: increase when they change
 HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
-TOPICS, SHARES = "topics.npy", "topic-shares.npy"
+TOPICS, SHARES, SCORES = "topics.npy", "topic-shares.npy", "topic-scores.npz"
 
 
 def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Reference:
@@ -55,7 +56,7 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
         low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
-        _write_held_out(folder, held_out.texts, vectors, scores < low_score)
+        _write_held_out(folder, held_out.texts, vectors, scores, low_score)
         return {
             "rows": len(held_out),
             "fingerprint": encoder.fingerprint,
@@ -96,6 +97,10 @@ class ReferenceData:
         """Return how often reference queries of the same topic score low: float64 (queries,)."""
         usual: np.ndarray = self._array(SHARES)[nearest(vectors, self.topics)]
         return usual
+
+    def unfamiliarity(self, vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return how unusually low each query scores for its topic: float64 (queries,); 1 on average here."""
+        return TopicScores.load(self.receipt.path / SCORES).unfamiliarity(nearest(vectors, self.topics), scores)
 
     @cached_property
     def held_out(self) -> tuple[list[str], np.ndarray]:
@@ -162,7 +167,12 @@ def recall_per_query(
 
 
 def measure(
-    reference: Reference, scores: np.ndarray, usual_low: np.ndarray, recalls: np.ndarray, unseen: float
+    reference: Reference,
+    scores: np.ndarray,
+    usual_low: np.ndarray,
+    unfamiliarity: np.ndarray,
+    recalls: np.ndarray,
+    unseen: float,
 ) -> Measurement:
     """Summarize new queries in comparison with the reference.
 
@@ -170,6 +180,7 @@ def measure(
         reference: of the serving release.
         scores: of the best passage of each query, float32 (queries,).
         usual_low: how often reference queries of the same topic score low, float64 (queries,).
+        unfamiliarity: of each query, float64 (queries,).
         recalls: Recall@10 of the judged queries, float64 (judged,).
         unseen: share of unseen terms.
     """
@@ -185,6 +196,7 @@ def measure(
         recall=float(recalls.mean()) if len(recalls) else 0.0,
         usual_judged=reference.judged,
         usual_recall=reference.recall,
+        unfamiliarity=float(unfamiliarity.mean()),
     )
 
 
@@ -199,7 +211,7 @@ def _find_embedded(embeddings: Embeddings, wanted: set[str]) -> set[str]:
     return embedded
 
 
-def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
+def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, scores: np.ndarray, low_score: float) -> None:
     values = pa.array(vectors.ravel(), pa.float32())
     columns = {
         "text": pa.array(texts, pa.string()),
@@ -207,6 +219,8 @@ def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, low: np
     }
     pq.write_table(pa.table(columns), folder / HELD_OUT, compression="zstd")
     centers = topics_of(vectors) if len(texts) else np.zeros((1, vectors.shape[1]), np.float32)
-    shares = shares_of(nearest(vectors, centers), low, len(centers)) if len(texts) else np.full(1, LOW)
+    members = nearest(vectors, centers)
+    shares = shares_of(members, scores < low_score, len(centers)) if len(texts) else np.full(1, LOW)
+    TopicScores.of(members, scores, len(centers)).save(folder / SCORES)
     np.save(folder / TOPICS, centers)
     np.save(folder / SHARES, shares)
