@@ -73,6 +73,16 @@ class World:
         mix: np.ndarray = sizes / sizes.sum()
         return mix
 
+    def draw(self, mix: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw rows of `normal`, with replacement, from clusters in the shares `mix`; int64 (count,)."""
+        sizes = np.array([len(rows) for rows in self.clusters])
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        chosen = np.repeat(np.arange(len(sizes)), rng.multinomial(count, mix / mix.sum()))
+        rows: np.ndarray = np.concatenate(self.clusters)[
+            starts[chosen] + (rng.random(count) * sizes[chosen]).astype(int)
+        ]
+        return rows
+
     def figures(self, pool: Pool) -> tuple[float, float]:
         """Return the low-score share and the unseen-term share of a pool."""
         low = float((pool.scores < self.reference.low_score).mean() - pool.usual_low.mean()) + LOW

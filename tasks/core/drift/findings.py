@@ -94,6 +94,36 @@ class Explanation(Frozen):
     slices: tuple[MovedSlice, ...]
 
 
+class Shortfall(StrEnum):
+    """Why a topic is answered badly."""
+
+    MISSING = "content gap"  # no passage scores well
+    MISRANKED = "misranked"  # labels exist, and their passages rank low
+
+
+class WeakPassage(Frozen):
+    """A passage that is the best match of badly answered queries."""
+
+    passage_id: str
+    text: str  # its beginning
+    queries: int  # that it is the best match of
+    score: float  # mean over these queries
+
+
+class NewTopic(Frozen):
+    """A group of similar queries of a window that score unusually low for their topic."""
+
+    name: str  # its most distinctive words
+    queries: int
+    share: float  # of the queries in the window
+    unseen: float  # share of its queries with a term that no passage and no training query has
+    examples: tuple[str, ...]
+    passages: tuple[WeakPassage, ...]  # most queries first
+    judged: int  # queries with labels
+    recall: float  # Recall@10 of these
+    shortfall: Shortfall
+
+
 class Window(Frozen):
     """A batch of new queries that was judged together."""
 
@@ -113,10 +143,15 @@ class Window(Frozen):
     repeats: int = 0  # number of an earlier window with the same queries: it does not count
 
     @property
+    def drifted(self) -> bool:
+        """Whether the window shows signs of drift."""
+        strong = self.line > 0 and self.evidence >= math.sqrt(self.line)
+        return not self.suspect and self.repeats == 0 and (self.fired or self.worse or strong)
+
+    @property
     def normal(self) -> bool:
         """Whether the window shows no sign of drift or damage."""
-        signs = self.fired or self.worse or self.suspect or self.repeats > 0
-        return not signs and (self.line == 0 or self.evidence < math.sqrt(self.line))
+        return not self.drifted and not self.suspect and self.repeats == 0
 
 
 class Drift(Frozen):
@@ -135,6 +170,11 @@ class Drift(Frozen):
     windows: tuple[Window, ...] = ()  # the latest windows
     unfamiliar: tuple[str, ...] = ()  # queries of a fired window, lowest scores first; at most LISTED
     unfamiliar_file: Path | None = None  # all unfamiliar queries
+    evidence: float = 0.0  # of drift, now
+    line: float = 0.0  # evidence that confirms drift
+    topics: tuple[NewTopic, ...] = ()  # what drifted; most queries first
+    advice: tuple[str, ...] = ()  # what a person can do, most useful first
+    label_file: Path | None = None  # queries to label, with candidates
 
     def at_least_a_retrain(self, because: str, *, learnt: bool) -> Drift:
         """Return the action of a night that was started to retrain.

@@ -80,8 +80,9 @@ def examine(served: ServingRelease, snapshot: Snapshot, texts: list[str], settin
     unseen = unseen_terms(served, snapshot, texts, settings)
     reference = served.reference
     unfamiliarity = reference.unfamiliarity(vectors, scores)
-    measured = measure(reference.receipt, scores, reference.usual_low(vectors), unfamiliarity, recalls, unseen)
-    return Examination(reference, texts, vectors, scores, measured, unfamiliarity, hits)
+    judged, usual_low = recalls[~np.isnan(recalls)], reference.usual_low(vectors)
+    measured = measure(reference.receipt, scores, usual_low, unfamiliarity, judged, unseen)
+    return Examination(reference, texts, vectors, scores, measured, unfamiliarity, recalls, hits)
 
 
 class Examination:
@@ -95,10 +96,11 @@ class Examination:
         scores: np.ndarray,
         measured: Measurement,
         unfamiliarity: np.ndarray,
+        recalls: np.ndarray,
         hits: list[list[str]],
     ) -> None:
         self.reference, self.texts, self.vectors, self.scores = reference, texts, vectors, scores
-        self.measured, self.unfamiliarity, self.hits = measured, unfamiliarity, hits
+        self.measured, self.unfamiliarity, self.recalls, self.hits = measured, unfamiliarity, recalls, hits
 
     @property
     def unfamiliar(self) -> list[tuple[str, float]]:

@@ -26,11 +26,7 @@ def with_reference(state: State, reference: str, rescored: Mapping[int, NormalWi
         return state
     retrained = any(trigger.window > 0 and _has_reference(state, trigger) for trigger in state.triggers)
     counted = [window for window in state.windows if window.number in rescored]
-    chosen = tuple(
-        rescored[window.number]
-        for window in counted
-        if (not window.suspect and not window.repeats and not window.normal if retrained else window.normal)
-    )
+    chosen = tuple(rescored[window.number] for window in counted if (window.drifted if retrained else window.normal))
     reset = {
         "reference": reference,
         "consumed": "" if state.reference else state.consumed,

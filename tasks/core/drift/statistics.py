@@ -53,6 +53,7 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, Split.TRAIN)["text"].to_pylist()))
         vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts)
         recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
+        recalls = recalls[~np.isnan(recalls)]
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
         low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
@@ -136,7 +137,7 @@ def search_queries(
 def recall_per_query(
     texts: Sequence[str], hits: Sequence[Sequence[str]], snapshot: Snapshot, embeddings: Embeddings
 ) -> np.ndarray:
-    """Return Recall@10, float64 (judged,), of the texts with positives among the embedded passages.
+    """Return Recall@10 of each text, float64 (texts,); NaN for texts without positives among the embedded passages.
 
     Positives that are not in the serving corpus are ignored: the encoder cannot retrieve them.
 
@@ -159,11 +160,11 @@ def recall_per_query(
             if query in text_of:
                 positives.setdefault(text_of[query], set()).add(passage)
     embedded = _find_embedded(embeddings, set(chain.from_iterable(positives.values())))
-    recalls = []
-    for text, retrieved in zip(texts, hits, strict=True):
+    recalls = np.full(len(texts), np.nan)
+    for row, (text, retrieved) in enumerate(zip(texts, hits, strict=True)):
         if answers := positives.get(text, set()) & embedded:
-            recalls.append(len(answers & set(retrieved)) / min(DEPTH, len(answers)))
-    return np.array(recalls)
+            recalls[row] = len(answers & set(retrieved)) / min(DEPTH, len(answers))
+    return recalls
 
 
 def measure(

@@ -35,8 +35,10 @@ from tasks.core.drift.decide import (
     looks_damaged,
     low_threshold,
 )
-from tasks.core.drift.findings import LISTED, Action, Drift, Measurement, Signal
+from tasks.core.drift.evidence import alarm_line, total
+from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, skip_known, unseen_terms
+from tasks.core.drift.new_topics import LABEL_QUERIES, LABELS, Topics, advise, format_labels
 from tasks.core.drift.query_log import LogReader, log
 from tasks.core.drift.recalibrate import with_reference
 from tasks.core.drift.sample import Sample
@@ -106,6 +108,10 @@ def watch(
             unfamiliar.unlink(missing_ok=True)  # of another release
         if remember and check.unfamiliar:
             write_text(unfamiliar, "".join(map(_format_unfamiliar, check.unfamiliar)))
+        if remember and check.topics is not None:
+            labels, queries = format_labels(check.topics.to_label())
+            write_text(settings.home / LABELS, labels)
+            write_text(settings.home / LABEL_QUERIES, queries)
         if remember and check.texts:
             write_windows(settings.home, sampled, check.state.number, check.texts)
         if remember and check.state != check.before:
@@ -171,6 +177,7 @@ class Check:
         self.repetition = Repetition(self.windows)
         self.fresh: dict[str, int] = {}
         self.texts: list[str] = []  # of the window
+        self.topics: Topics | None = None  # of a window with signs of drift
         self.unfamiliar: list[tuple[str, float]] = []  # queries of a fired window, with scores
 
     def decide_action(self, recipe: str) -> Drift:
@@ -188,7 +195,10 @@ class Check:
             )
             query_fields = explanation_fields(examination, query_signals(examination, threshold, self.settings))
             last = self.state.windows[-1]
-            self.unfamiliar = examination.unfamiliar if last.fired or last.worse else []
+            if last.drifted:
+                self.unfamiliar = examination.unfamiliar
+                self.topics = Topics(self.served, examination, self.settings.recall_effect)
+                query_fields |= self._topic_fields(self.topics, data.changes)
         labels_arrived = self.state.labels_wanted and data.new_pairs
         query_drift = LABELS_ARRIVED if labels_arrived else _describe_drift(decision, query_fields.get("signals", ()))
         drift = decide_action(
@@ -200,11 +210,18 @@ class Check:
             held=decision.held,
             window=self.state.number,
             windows=self.state.windows[-SHOWN:],
+            evidence=total(self.state.evidence),
+            line=alarm_line(self.settings),
             **query_fields,
         )
         wanted = drift.verdict is Action.LABEL or (self.state.labels_wanted and drift.verdict is not Action.RETRAIN)
         self.state = self.state.model_copy(update={"labels_wanted": wanted})
         return drift
+
+    def _topic_fields(self, topics: Topics, changes: Changes) -> dict[str, Any]:
+        """Return the fields of `Drift` about new topics."""
+        described, file = topics.describe(), (self.served.home / LABELS).absolute()
+        return {"topics": described, "advice": advise(described, changes, file), "label_file": file}
 
     def _examine_window(self) -> Examination | None:
         """Examine the new queries if there are enough and a window is due; else return None."""
