@@ -28,7 +28,6 @@ from tasks.core.drift.decide import (
     VERSION,
     Baseline,
     LogPosition,
-    RetrainDecision,
     State,
     decide,
     is_window_due,
@@ -36,7 +35,7 @@ from tasks.core.drift.decide import (
     low_threshold,
 )
 from tasks.core.drift.evidence import alarm_line, total
-from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement, Signal
+from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement
 from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, skip_known, unseen_terms
 from tasks.core.drift.new_topics import LABEL_QUERIES, LABELS, Topics, advise, format_labels
 from tasks.core.drift.query_log import LogReader, log
@@ -45,8 +44,8 @@ from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
     compare_snapshots,
     decide_action,
-    describe,
     describe_damage,
+    describe_drift,
     explanation_fields,
     first_night,
     query_signals,
@@ -200,7 +199,7 @@ class Check:
                 self.topics = Topics(self.served, examination, self.settings.recall_effect)
                 query_fields |= self._topic_fields(self.topics, data.changes)
         labels_arrived = self.state.labels_wanted and data.new_pairs
-        query_drift = LABELS_ARRIVED if labels_arrived else _describe_drift(decision, query_fields.get("signals", ()))
+        query_drift = LABELS_ARRIVED if labels_arrived else describe_drift(decision, query_fields.get("signals", ()))
         drift = decide_action(
             data,
             self.fresh,
@@ -294,10 +293,3 @@ class Check:
             return ""
         measured = examine(self.served, self.snapshot, sample.texts, self.settings).measured
         return describe_damage(measured) if looks_damaged(measured, baseline, self.settings) else ""
-
-
-def _describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:
-    """Describe what drifted, which signals of the last window fired, and why no retrain starts."""
-    fired = [describe(signal) for signal in signals if signal.fired and signal.name != "unseen_terms"]
-    waiting = [f"no retrain yet: {decision.held}"] if decision.held else []
-    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *waiting])
