@@ -116,7 +116,7 @@ class Nights:
         """Simulate a night; return whether a retrain starts, a window passed its threshold, and it was suspect."""
         now = START + timedelta(days=self.night)
         self.night += 1
-        self.waiting += self._draw(source)
+        self.waiting += self.draw(source)
         count = sum(len(pool) for pool in self.waiting)
         settings, previous = self.study.settings, self.state.number
         measurement = None
@@ -149,7 +149,8 @@ class Nights:
         reference = self.study.world.reference
         return measure(reference, pool.scores, pool.usual_low, pool.unfamiliarity, pool.judged, unseen)
 
-    def _draw(self, source: Source) -> tuple[Pool, ...]:
+    def draw(self, source: Source) -> tuple[Pool, ...]:
+        """Draw the normal and shifted queries of a night."""
         world, rng = self.study.world, self.rng
         size = max(1, round(source.size * np.exp(SPREAD * rng.standard_normal() - SPREAD**2 / 2)))
         shifted = rng.binomial(size, source.share)

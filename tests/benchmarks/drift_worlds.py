@@ -8,7 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from drift_vectors import Collection, Vectors, add_typos, month_of, read_collection, search_best, topic_of_queries
+from drift_vectors import (
+    Collection,
+    Vectors,
+    add_typos,
+    month_of,
+    read_collection,
+    search_best,
+    to_german,
+    topic_of_queries,
+)
 
 from tasks.core.base.receipts import Reference
 from tasks.core.drift.findings import LOW
@@ -65,6 +74,7 @@ class World:
     normal: Pool
     clusters: list[np.ndarray]  # rows of `normal`
     shifts: list[tuple[str, Pool, float]]  # name, queries, their share
+    reference_scores: np.ndarray  # of the best passage, float32
 
     @property
     def usual_mix(self) -> np.ndarray:
@@ -180,6 +190,9 @@ def _medquad(medquad: Collection, scifact: Collection, vectors: Vectors, seed: i
     shifts = [("new topics", everything.at(np.nonzero(is_new)[0]), share) for share in (0.0, 0.05, 0.1, 0.2, 0.3)]
     shifts += [("SciFact claims", other, share) for share in (0.1, 0.3)]
     order = np.random.default_rng(seed).permutation(np.nonzero(normal)[0])
+    german = to_german([texts[row] for row in order[:DAMAGED]])
+    translated = serving.search(german, vectors.encode("query", german))
+    shifts += [("questions in German", translated, share) for share in (0.1, 0.3, 1.0)]
     shifts += serving.damaged([texts[row] for row in order], [query_ids[row] for row in order])
     return _world("MedQuAD", everything, is_reference, normal, all_vectors, shifts)
 
@@ -199,7 +212,7 @@ def _arxiv(arxiv: Collection, medquad: Collection, vectors: Vectors, seed: int) 
     shifts.append(("titles of 2606, abstracts embedded", _refreshed(serving, ids), 1.0))
     questions = list(medquad.queries.values())
     other = serving.search(questions, vectors.encode("query", questions))
-    shifts += [("MedQuAD questions", other, share) for share in (0.1, 0.3)]
+    shifts += [("MedQuAD questions", other, share) for share in (0.05, 0.1, 0.3)]
     order = np.random.default_rng(seed).permutation(np.nonzero(old & ~is_reference)[0])
     shifts += serving.damaged([texts[row] for row in order], [query_ids[row] for row in order])
     return _world("arXiv titles", everything, is_reference, old & ~is_reference, all_vectors, shifts)
@@ -255,7 +268,7 @@ def _world(
         judged=len(held_out.judged), recall=float(held_out.judged.mean()),
     )  # fmt: skip
     mixes = _cluster(vectors[normal])
-    return World(name, receipt, pool.at(np.nonzero(normal)[0]), mixes, shifts)
+    return World(name, receipt, pool.at(np.nonzero(normal)[0]), mixes, shifts, held_out.scores)
 
 
 def _cluster(vectors: np.ndarray) -> list[np.ndarray]:
