@@ -10,8 +10,8 @@ DATA and FOLDER are those of drift.py, with the same worlds and nights. Every de
                     the mean score of each night
     KS, PSI         the idea of Evidently: compare the scores of a night with those of the reference; drift if p < 0.05,
                     or if the population stability index over deciles is 0.1 or more
-    3 deviations    the idea of NannyML: drift if the mean score of a night is outside the mean of the first 20 nights by
-                    more than three of their standard deviations
+    3 deviations    the idea of NannyML: drift if the mean score of a night is outside the mean of 20 nights by more
+                    than three of their standard deviations
 
     false a year    nights with an alarm in a year with the usual variation of the mix, and with the strong one
     in 2, 5, 10     draws with an alarm within this number of nights of the shift, after 25 normal nights; the detectors
@@ -110,8 +110,8 @@ def main() -> None:
         for name in ("Nightshift", *makers):
             make = makers.get(name)
             usual, strong = (_alarms_a_year(study, make, chosen.size, mix, chosen.years) for mix in (USUAL, STRONG))
-            found = [_detections(study, make, chosen.size, share) for share in (0.05, 0.1)]
-            print(f"| {name} | {usual:.2f} | {strong:.2f} | {found[0]} | {found[1]} |", flush=True)
+            shares = [_detections(study, make, chosen.size, share) for share in (0.05, 0.1)]
+            print(f"| {name} | {usual:.2f} | {strong:.2f} | {shares[0]} | {shares[1]} |", flush=True)
 
 
 def detectors(study: Study) -> Mapping[str, Callable[[], Detector]]:

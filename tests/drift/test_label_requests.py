@@ -71,7 +71,7 @@ def test_a_check_without_remember_reads_the_log_and_writes_nothing(
         drift = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
         assert files() == before
         assert drift == check_drift(logged, serving, snapshot, night).model_copy(
-            update={"unfamiliar_file": drift.unfamiliar_file}
+            update={"unfamiliar_file": drift.unfamiliar_file, "label_file": None, "advice": ()}
         )
     assert drift.verdict is Action.LABEL
     assert drift.fresh == {"snapshot": 0, "log": 30}

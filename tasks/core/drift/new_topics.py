@@ -125,7 +125,7 @@ def advise(topics: Iterable[NewTopic], changes: Changes, label_file: Path) -> tu
     if misranked := [topic.name for topic in topics if topic.shortfall is Shortfall.MISRANKED]:
         steps.append(f"Retrain: passages that answer queries about {_list(misranked)} exist, but rank low.")
     steps.append(
-        f"Label {TO_LABEL} queries: in {label_file}, write 1 in the score column of each passage that answers its "
+        f"Label at most {TO_LABEL} queries: in {label_file}, write 1 in the score column of each passage that answers its "
         "query. Then add these rows to qrels/train.tsv and the queries next to it to queries.jsonl: the next night "
         "retrains."
     )

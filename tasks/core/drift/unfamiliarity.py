@@ -64,12 +64,11 @@ class TopicScores:
         scores = scores.astype(np.float64)
         sizes = np.bincount(topics, minlength=count).astype(float)
         sums, squares = (np.bincount(topics, scores**power, count) for power in (1, 2))
-        own = [values[topics] for values in (sizes, sums, squares)]
-        without = own[0] - 1, own[1] - scores, own[2] - scores**2
+        without = sizes[topics] - 1, sums[topics] - scores, squares[topics] - scores**2
         mean, variance = (float(scores.mean()), float(scores.var())) if len(scores) else (0.0, 1.0)
-        others, spreads = _shrunken(*without, mean, variance)
+        left_out_means, left_out_deviations = _shrunken(*without, mean, variance)
         means, deviations = _shrunken(sizes, sums, squares, mean, variance)
-        return TopicScores(means, deviations, np.sort((scores - others) / spreads))
+        return TopicScores(means, deviations, np.sort((scores - left_out_means) / left_out_deviations))
 
     def unfamiliarity(self, topics: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Return the unfamiliarity of each query, float64 (queries,), from 0.5 / MEAN to HIGHEST.

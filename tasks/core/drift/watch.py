@@ -115,6 +115,8 @@ def watch(
             write_windows(settings.home, sampled, check.state.number, check.texts)
         if remember and check.state != check.before:
             write_record(file, check.state.model_dump(mode="json"))
+    if not remember:
+        drift = drift.model_copy(update={"label_file": None, "advice": ()})  # a check that writes nothing
     return with_unfamiliar(settings.home, drift)
 
 
@@ -196,8 +198,7 @@ class Check:
             last = self.state.windows[-1]
             if last.drifted:
                 self.unfamiliar = examination.unfamiliar
-                self.topics = Topics(self.served, examination, self.settings.recall_effect)
-                query_fields |= self._topic_fields(self.topics, data.changes)
+                query_fields |= self._topic_fields(examination, data.changes)
         labels_arrived = self.state.labels_wanted and data.new_pairs
         query_drift = LABELS_ARRIVED if labels_arrived else describe_drift(decision, query_fields.get("signals", ()))
         drift = decide_action(
@@ -217,8 +218,12 @@ class Check:
         self.state = self.state.model_copy(update={"labels_wanted": wanted})
         return drift
 
-    def _topic_fields(self, topics: Topics, changes: Changes) -> dict[str, Any]:
+    def _topic_fields(self, examination: Examination, changes: Changes) -> dict[str, Any]:
         """Return the fields of `Drift` about new topics."""
+        topics = Topics(self.served, examination, self.settings.recall_effect)
+        if not len(topics.rows):
+            return {}
+        self.topics = topics
         described, file = topics.describe(), (self.served.home / LABELS).absolute()
         return {"topics": described, "advice": advise(described, changes, file), "label_file": file}
 
