@@ -30,7 +30,7 @@ TOPICS, MEMBERS = 6, 4  # most topics, and fewest queries of a topic
 EXAMPLES, WEAK = 5, 3  # queries and passages of a topic
 TO_LABEL, CANDIDATES = 20, 3  # queries, and passages of each
 EXCERPT = 160  # characters of a passage
-JUDGED = 3  # fewest labeled queries that tell why a topic is answered badly
+JUDGED = 3  # fewest labeled queries that show why a topic is answered badly
 
 LABELS = Path("drift") / "label-queries.tsv"  # in the home
 LABEL_QUERIES = Path("drift") / "label-queries.jsonl"
@@ -125,8 +125,8 @@ def advise(topics: Iterable[NewTopic], changes: Changes, label_file: Path) -> tu
     if misranked := [topic.name for topic in topics if topic.shortfall is Shortfall.MISRANKED]:
         steps.append(f"Retrain: passages that answer queries about {_list(misranked)} exist, but rank low.")
     steps.append(
-        f"Label at most {TO_LABEL} queries: in {label_file}, write 1 in the score column of each passage that answers its "
-        "query. Then add these rows to qrels/train.tsv and the queries next to it to queries.jsonl: the next night "
+        f"Label at most {TO_LABEL} queries: in {label_file}, write 1 in the score column of each passage that answers "
+        "its query. Then add these rows to qrels/train.tsv and the queries next to it to queries.jsonl: the next night "
         "retrains."
     )
     return tuple(steps)
