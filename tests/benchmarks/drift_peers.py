@@ -84,7 +84,7 @@ class Deviations:
         if len(self._means) < CHUNKS:
             self._means.append(mean)
             return False
-        return abs(mean - np.mean(self._means)) > 3 * np.std(self._means, ddof=1)
+        return bool(abs(mean - np.mean(self._means)) > 3 * np.std(self._means, ddof=1))
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def detectors(study: Study) -> Mapping[str, Callable[[], Detector]]:
         "Page-Hinkley, nights": lambda: Stream(lambda: PageHinkley(mode="down"), means=True),
         "KSWIN": lambda: Stream(lambda: KSWIN(seed=0), means=False),
         "KSWIN, nights": lambda: Stream(lambda: KSWIN(seed=0), means=True),
-        "KS, p < 0.05": lambda: Compared(lambda scores: ks_2samp(scores, reference).pvalue < 0.05),
+        "KS, p < 0.05": lambda: Compared(lambda scores: bool(ks_2samp(scores, reference).pvalue < 0.05)),
         "PSI of 0.1": lambda: Compared(psi),
         "3 deviations": Deviations,
     }

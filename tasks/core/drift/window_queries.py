@@ -83,7 +83,7 @@ class Repetition:
 
     def __init__(self, windows: WindowQueries) -> None:
         self._windows = {number: set(queries) for number, queries in windows.items() if len(queries) >= FEWEST}
-        self._all = frozenset().union(*self._windows.values())
+        self._all = set[str]().union(*self._windows.values())
         self._seen: set[str] = set()
 
     def watch(self, texts: Iterator[str]) -> Iterator[str]:

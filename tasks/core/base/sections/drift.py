@@ -36,8 +36,8 @@ class DriftSettings(Section):
         0.05, ge=0, description="increase of the fraction of unseen terms that marks input as suspect"
     )
     false_alarms: float = Field(0.05, gt=0, description="maximum expected number of false alarms of drift per year")
-    confirm_windows: int = Field(2, ge=1, description="number of drifted windows that confirm drift…")
-    confirm_of: int = Field(3, ge=1, description="… among this number of latest windows")
+    confirm_windows: int = Field(2, ge=1, description="minimum number of windows that confirm drift…")
+    confirm_of: int = Field(3, ge=1, description="… for Recall@10, among this number of latest windows")
     cooldown_days: float = Field(7.0, ge=0, description="minimum days between two retrains for drift")
     budget: int = Field(3, ge=0, description="maximum number of retrains for drift…")
     budget_days: float = Field(30.0, gt=0, description="… within this number of days")
