@@ -151,6 +151,8 @@ def plan(settings: Settings, base: Encoder, snapshot: Snapshot, serving: Encoder
     """Return the settings with the recipe that `[training] minutes` pay for; without a budget, the settings."""
     if not settings.training.minutes:
         return settings
+    from tasks import training
+
     recipe = training.plan_training(settings, base, snapshot, serving)
     book.note(budget=recipe)
     return recipe.apply(settings)

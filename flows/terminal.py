@@ -88,6 +88,13 @@ def print_drift(drift: Drift) -> None:
         mark = "fired" if signal.fired else "quiet"
         threshold = "information only" if signal.threshold is None else f"threshold {signal.threshold:.4f}"
         console.print(f"  {mark}  {signal.name.replace('_', ' ')}  {signal.value:.4f}  ({threshold})")
+    if drift.windows:
+        console.print(f"  evidence of drift  {drift.evidence:,.0f}  (line {drift.line:,.0f})")
+    for topic in drift.topics:
+        examples = "; ".join(topic.examples[:2])
+        console.print(Text(f"  topic “{topic.name}”: {topic.queries:,} queries, {topic.shortfall}: {examples}"))
+    for step in drift.advice:
+        console.print(Text(f"  {step}", style="bold"))
     for term in drift.terms:
         console.print(Text(f"  term “{term.term}”: {term.share:.2%} of all terms, {term.reference:.2%} before"))
     if drift.unfamiliar:

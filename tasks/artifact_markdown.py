@@ -6,6 +6,7 @@ text, so no escaping is right for both.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -34,6 +35,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
     numeric = [not any(isinstance(row[place], str) for row in rows) for place in range(len(columns))]
     lines = [_row(map(escape, columns)), _row("---:" if right else "---" for right in numeric)]
     return [*lines, *(_row(map(_cell, row)) for row in rows), ""]
+
+
+def bar(value: float, line: float, width: int = 12) -> str:
+    """Draw a bar of block characters: `value` from 1 to `line` on a log scale, full at the line."""
+    filled = round(width * min(1.0, math.log(max(1.0, value)) / math.log(line)))
+    return "█" * filled + "░" * (width - filled)
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -66,6 +66,8 @@ def compare_with_serving(
         drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learned))
     report.drift_table(drift)
     report.drift_history(drift)
+    for step in drift.advice:
+        log.warning("%s", step)
     if drift.verdict is Action.LABEL:
         report.unfamiliar_queries(drift)
         log.warning("Label these %d unfamiliar queries. Full list: %s", len(drift.unfamiliar), drift.unfamiliar_file)
@@ -130,6 +132,10 @@ def announce(settings: Settings, serving: Release | None, drift: Drift) -> str:
             "reason": drift.cause,
             "held": drift.held,
             "window": drift.window,
+            "evidence": drift.evidence,
+            "line": drift.line,
+            "topics": [topic.name for topic in drift.topics],
+            "advice": list(drift.advice),
             "release": serving.release if serving else None,
             "signals": [signal.model_dump() for signal in drift.signals],
         },

@@ -13,12 +13,12 @@ from uuid import UUID
 from prefect import get_run_logger, task
 
 from data_contracts.contract import Severity
-from tasks.artifact_markdown import Cell, escape, shorten, table
+from tasks.artifact_markdown import Cell, bar, escape, shorten, table
 from tasks.core.base.errors import describe
 from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Drift
+from tasks.core.drift.findings import Drift, Window
 from tasks.core.embedding.progress import Pace, Watch
 from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.measures import NAMES
@@ -103,12 +103,17 @@ def drift_table(drift: Drift) -> None:
     moved += [(f"segment: {segment.name}", segment.share, segment.reference) for segment in drift.slices]
     lines = table(("signal", "value", "threshold", ""), signals) + table(("changed", "count"), counts)
     lines += table(("moved most", "share now", "share before"), [(shorten(name), *shares) for name, *shares in moved])
+    lines += [f"- {escape(step)}" for step in drift.advice]
     _show("drift", lines, f"{drift.verdict}: {drift.cause}")
 
 
 def unfamiliar_queries(drift: Drift) -> None:
     """Publish the queries to label: those with the lowest scores in the last window that drifted."""
-    lines = [*(f"- {escape(query)}" for query in drift.unfamiliar), ""]
+    lines = [*(f"- {escape(step)}" for step in drift.advice), ""]
+    for topic in drift.topics:
+        examples = "; ".join(escape(shorten(query)) for query in topic.examples)
+        lines.append(f"- **{escape(topic.name)}** ({topic.queries:,} queries, {topic.shortfall}): {examples}")
+    lines += ["", "**Lowest scores**", "", *(f"- {escape(query)}" for query in drift.unfamiliar), ""]
     if drift.unfamiliar_file is not None:
         lines.append(f"All unfamiliar queries: {_code(drift.unfamiliar_file)}")
     _show("unfamiliar-queries", lines, drift.cause)
@@ -122,13 +127,24 @@ def drift_history(drift: Drift) -> None:
             window.queries,
             window.low,
             window.threshold,
-            "suspect" if window.suspect else ", ".join(["unfamiliar"] * window.fired + ["worse"] * window.worse),
+            f"{bar(window.evidence, window.line)} {window.evidence:,.0f}" if window.line else "",
+            _result_of(window),
         )
         for window in reversed(drift.windows)
     ]
     if rows:
-        lines = table(("window", "queries", "low-score share", "threshold", "result"), rows)
+        lines = table(("window", "queries", "low-score share", "threshold", "evidence of drift", "result"), rows)
+        lines.append(f"A full bar is the line of {drift.line:,.0f} that confirms drift, on a log scale.")
         _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'no retrain is on hold'}")
+
+
+def _result_of(window: Window) -> str:
+    if window.suspect:
+        return "suspect"
+    if window.repeats:
+        return f"repeats window {window.repeats}"
+    passed = window.line > 0 and window.evidence >= window.line
+    return ", ".join(["drift"] * passed + ["unfamiliar"] * window.fired + ["worse"] * window.worse)
 
 
 def negatives_sample(negatives: Negatives) -> None:

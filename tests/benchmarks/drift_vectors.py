@@ -28,6 +28,20 @@ FOCUS = re.compile(
     r"^(what is \(are\)|what are the symptoms of|what causes|how to diagnose|do you have information about)"
 )
 
+GERMAN = {  # the templates of MedQuAD's questions
+    "What are the symptoms of": "Welche Symptome hat",
+    "What are the treatments for": "Wie behandelt man",
+    "How many people are affected by": "Wie viele Menschen haben",
+    "What are the genetic changes related to": "Welche genetischen Veränderungen gehören zu",
+    "What is the outlook for": "Wie ist die Prognose bei",
+    "Do you have information about": "Gibt es Informationen über",
+    "Who is at risk for": "Wer hat ein erhöhtes Risiko für",
+    "What is (are)": "Was ist",
+    "What causes": "Was sind die Ursachen von",
+    "How to diagnose": "Wie diagnostiziert man",
+    "How to prevent": "Wie verhindert man",
+}
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -116,6 +130,16 @@ def add_typos(text: str, rate: float, draw: random.Random) -> str:
         else:
             noisy_letters.append(letter)
     return "".join(noisy_letters)
+
+
+def to_german(texts: Sequence[str]) -> list[str]:
+    """Translate MedQuAD's questions with a known template; names of diseases stay. Other questions are left out."""
+    return [
+        text.replace(english, german, 1)
+        for text in texts
+        for english, german in GERMAN.items()
+        if text.startswith(english)
+    ]
 
 
 def topic_of_queries(queries: dict[str, str], positives: dict[str, set[str]]) -> dict[str, str]:

@@ -8,11 +8,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from drift_vectors import Collection, Vectors, add_typos, month_of, read_collection, search_best, topic_of_queries
+from drift_vectors import (
+    Collection,
+    Vectors,
+    add_typos,
+    month_of,
+    read_collection,
+    search_best,
+    to_german,
+    topic_of_queries,
+)
 
 from tasks.core.base.receipts import Reference
 from tasks.core.drift.findings import LOW
 from tasks.core.drift.topics import nearest, shares_of, topics_of
+from tasks.core.drift.unfamiliarity import TopicScores
 from tasks.core.text.words import hashed, vocabulary, words_of
 from tasks.core.text.words import known as are_known
 
@@ -20,6 +30,7 @@ HELD_BACK, REFERENCE = 0.3, 0.15  # shares of MedQuAD topics: new topics, and to
 OLD_MONTHS = ("2503", "2504", "2505", "2506")
 LATER_MONTHS = ("2507", "2509", "2512", "2603", "2606")
 MIXES = 20
+HELD_BACK_CLUSTERS = 4  # of MIXES, in arXiv
 DAMAGED = 3000  # queries that are damaged at each rate
 RATES = (0.01, 0.02, 0.05, 0.1)  # of letters
 
@@ -33,6 +44,7 @@ class Pool:
     unseen: np.ndarray  # number of unseen terms, int64
     terms: np.ndarray  # number of terms, int64
     recalls: np.ndarray  # Recall@10, float64; NaN: no qrels
+    unfamiliarity: np.ndarray  # float64
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -62,6 +74,7 @@ class World:
     normal: Pool
     clusters: list[np.ndarray]  # rows of `normal`
     shifts: list[tuple[str, Pool, float]]  # name, queries, their share
+    reference_scores: np.ndarray  # of the best passage, float32
 
     @property
     def usual_mix(self) -> np.ndarray:
@@ -69,6 +82,16 @@ class World:
         sizes = np.array([len(rows) for rows in self.clusters])
         mix: np.ndarray = sizes / sizes.sum()
         return mix
+
+    def draw(self, mix: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw rows of `normal`, with replacement, from clusters in the shares `mix`; int64 (count,)."""
+        sizes = np.array([len(rows) for rows in self.clusters])
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        chosen = np.repeat(np.arange(len(sizes)), rng.multinomial(count, mix / mix.sum()))
+        rows: np.ndarray = np.concatenate(self.clusters)[
+            starts[chosen] + (rng.random(count) * sizes[chosen]).astype(int)
+        ]
+        return rows
 
     def figures(self, pool: Pool) -> tuple[float, float]:
         """Return the low-score share and the unseen-term share of a pool."""
@@ -91,6 +114,7 @@ def worlds(data: Path, cache: Path, precision: str, model: str, seed: int) -> It
     medquad, scifact, arxiv = (read_collection(data / name) for name in ("medquad", "scifact", "arxiv_titles"))
     yield _medquad(medquad, scifact, vectors, seed)
     yield _arxiv(arxiv, medquad, vectors, seed)
+    yield _arxiv_topics(arxiv, vectors, seed)
 
 
 class LowShares:
@@ -100,7 +124,9 @@ class LowShares:
         scores = search_best(vectors, passages)[1][:, 0]
         self.low_score = float(np.quantile(scores, LOW))
         self.topics = topics_of(vectors)
-        self.shares = shares_of(nearest(vectors, self.topics), scores < self.low_score, len(self.topics))
+        members = nearest(vectors, self.topics)
+        self.shares = shares_of(members, scores < self.low_score, len(self.topics))
+        self.scores = TopicScores.of(members, scores, len(self.topics))
 
     def low(self, vectors: np.ndarray) -> np.ndarray:
         """Return the low-score share of the topic of each query, float64 (queries,)."""
@@ -129,7 +155,9 @@ class Serving:
             if wanted:
                 recalls[number] = len(wanted.intersection(rows[number].tolist())) / min(10, len(wanted))
         usual = self.usual.low(vectors)
-        return Pool(scores[:, 0], usual, np.array(unseen), np.array([len(terms) for terms in words]), recalls)
+        unfamiliarity = self.usual.scores.unfamiliarity(nearest(vectors, self.usual.topics), scores[:, 0])
+        counts = np.array([len(terms) for terms in words])
+        return Pool(scores[:, 0], usual, np.array(unseen), counts, recalls, unfamiliarity)
 
     def damaged(self, texts: Sequence[str], ids: Sequence[str]) -> Iterator[tuple[str, Pool, float]]:
         """Yield shifts with typos in a tenth, in 30 %, and in all of the first queries."""
@@ -162,6 +190,9 @@ def _medquad(medquad: Collection, scifact: Collection, vectors: Vectors, seed: i
     shifts = [("new topics", everything.at(np.nonzero(is_new)[0]), share) for share in (0.0, 0.05, 0.1, 0.2, 0.3)]
     shifts += [("SciFact claims", other, share) for share in (0.1, 0.3)]
     order = np.random.default_rng(seed).permutation(np.nonzero(normal)[0])
+    german = to_german([texts[row] for row in order[:DAMAGED]])
+    translated = serving.search(german, vectors.encode("query", german))
+    shifts += [("questions in German", translated, share) for share in (0.1, 0.3, 1.0)]
     shifts += serving.damaged([texts[row] for row in order], [query_ids[row] for row in order])
     return _world("MedQuAD", everything, is_reference, normal, all_vectors, shifts)
 
@@ -181,10 +212,37 @@ def _arxiv(arxiv: Collection, medquad: Collection, vectors: Vectors, seed: int) 
     shifts.append(("titles of 2606, abstracts embedded", _refreshed(serving, ids), 1.0))
     questions = list(medquad.queries.values())
     other = serving.search(questions, vectors.encode("query", questions))
-    shifts += [("MedQuAD questions", other, share) for share in (0.1, 0.3)]
+    shifts += [("MedQuAD questions", other, share) for share in (0.05, 0.1, 0.3)]
     order = np.random.default_rng(seed).permutation(np.nonzero(old & ~is_reference)[0])
     shifts += serving.damaged([texts[row] for row in order], [query_ids[row] for row in order])
     return _world("arXiv titles", everything, is_reference, old & ~is_reference, all_vectors, shifts)
+
+
+def _arxiv_topics(arxiv: Collection, vectors: Vectors, seed: int) -> World:
+    """Hold back some clusters of titles with their abstracts: they arrive later as new topics."""
+    ids = [passage for passage in arxiv.passages if month_of(passage) in OLD_MONTHS]
+    passages = vectors.encode("passage", [arxiv.passages[passage] for passage in ids])
+    months = OLD_MONTHS + LATER_MONTHS  # the list whose vectors are cached
+    known = [query for query in arxiv.queries if month_of(query) in months]
+    all_vectors = vectors.encode("query", [arxiv.queries[query] for query in known])
+    old = np.array([month_of(query) in OLD_MONTHS for query in known])
+    query_ids, query_vectors = [query for query, is_old in zip(known, old, strict=True) if is_old], all_vectors[old]
+    clusters = _cluster(query_vectors)
+    is_new = np.zeros(len(query_ids), bool)
+    for number in np.random.default_rng(seed).permutation(len(clusters))[:HELD_BACK_CLUSTERS]:
+        is_new[clusters[number]] = True
+    gone = {passage for row in np.flatnonzero(is_new) for passage in arxiv.positives[query_ids[row]]}
+    retained = np.array([passage not in gone for passage in ids])
+    is_reference = ~is_new & (np.random.default_rng(seed).random(len(query_ids)) < REFERENCE)
+    usual = LowShares(query_vectors[is_reference], passages[retained])
+    kept = [passage for passage in ids if passage not in gone]
+    serving = Serving(arxiv, kept, vectors, passages[retained], usual)
+    everything = serving.search([arxiv.queries[query] for query in query_ids], query_vectors, query_ids)
+    new = everything.at(np.flatnonzero(is_new))
+    shifts = [("new topics", new, share) for share in (0.0, 0.05, 0.1, 0.2)]
+    return _world(
+        "arXiv titles, topics held back", everything, is_reference, ~is_new & ~is_reference, query_vectors, shifts
+    )
 
 
 def _refreshed(serving: Serving, ids: list[str]) -> Pool:
@@ -210,7 +268,7 @@ def _world(
         judged=len(held_out.judged), recall=float(held_out.judged.mean()),
     )  # fmt: skip
     mixes = _cluster(vectors[normal])
-    return World(name, receipt, pool.at(np.nonzero(normal)[0]), mixes, shifts)
+    return World(name, receipt, pool.at(np.nonzero(normal)[0]), mixes, shifts, held_out.scores)
 
 
 def _cluster(vectors: np.ndarray) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from traffic import NIGHT, THINGS, check_drift, log_queries, unfamiliar
 
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.drift.findings import Action
+from tasks.core.drift.findings import Action, Shortfall
 from tasks.core.drift.watch import watch
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
@@ -32,6 +33,17 @@ def test_drift_without_new_qrels_requests_labels_once_and_new_labels_start_the_r
     assert len(second.unfamiliar) == 20 < len(listed) <= 30
     assert [line["score"] for line in listed] == sorted(line["score"] for line in listed)
     assert set(second.unfamiliar) <= set(unfamiliar(1))
+    assert second.topics
+    assert {query for topic in second.topics for query in topic.examples} <= set(unfamiliar(1))
+    assert {topic.shortfall for topic in second.topics} == {Shortfall.MISSING}
+    assert all(passage.text for topic in second.topics for passage in topic.passages)
+    assert second.label_file is not None
+    rows = list(csv.DictReader(second.label_file.open(), delimiter="\t"))
+    requested = {row["query-id"]: row["query"] for row in rows}
+    assert len(requested) == 20
+    queries = second.label_file.with_suffix(".jsonl").read_text().splitlines()
+    assert {line["_id"]: line["text"] for line in map(json.loads, queries)} == requested
+    assert any(str(second.label_file) in step for step in second.advice)
     assert check_drift(logged, serving, snapshot, 2).verdict is Action.SKIP  # labels are requested once
 
     assert logged.data.path is not None
@@ -59,7 +71,7 @@ def test_a_check_without_remember_reads_the_log_and_writes_nothing(
         drift = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
         assert files() == before
         assert drift == check_drift(logged, serving, snapshot, night).model_copy(
-            update={"unfamiliar_file": drift.unfamiliar_file}
+            update={"unfamiliar_file": drift.unfamiliar_file, "label_file": None, "advice": ()}
         )
     assert drift.verdict is Action.LABEL
     assert drift.fresh == {"snapshot": 0, "log": 30}

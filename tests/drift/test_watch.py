@@ -84,7 +84,7 @@ def test_confirmed_drift_triggers_once_until_the_cooldown_ends(logged: Settings,
         checks.append(check_drift(logged, serving, snapshot, night))
     assert [drift.trigger for drift in checks] == [False, True, False, False]
     assert [drift.verdict for drift in checks] == [Action.REFRESH, Action.RETRAIN, Action.REFRESH, Action.REFRESH]
-    assert checks[0].held == "first of 2 windows"
+    assert checks[0].held.startswith("evidence ")
     assert "low score share" in checks[1].cause
     assert checks[3].held.startswith("cooldown until 2026-11-09")
     assert len(checks[3].windows) == 4
@@ -108,7 +108,11 @@ def test_a_promotion_starts_a_new_baseline(logged: Settings, serving: Release, s
     check_drift(logged, other, snapshot, 1)
     after = read_state(file)
     assert before.reference != after.reference
-    assert (len(after.baseline.windows), after.number) == (1, 2)
+    assert (len(after.baseline.windows), len(after.baseline.waiting), after.number) == (
+        1,
+        1,
+        2,
+    )  # window 1, scored again
 
 
 def _other_embeddings(settings: Settings, serving: Release, snapshot: Snapshot) -> str:
@@ -128,6 +132,50 @@ def test_a_state_of_another_version_is_refused_with_path_and_next_step(
     file.write_text('{"version": 99}')
     with pytest.raises(Mismatch, match=r"state\.json.*move it away"):
         check_drift(settings, serving, snapshot, 0)
+
+
+def test_a_state_without_evidence_keeps_its_triggers_and_its_position(
+    logged: Settings, serving: Release, snapshot: Snapshot
+) -> None:
+    """Check a state as version 1 wrote it."""
+    file = state_file(logged.home)
+    log_queries(logged, *usual(0))
+    check_drift(logged, serving, snapshot, 0)
+    fields = json.loads(file.read_text())
+    for name in ("evidence", "digest"):
+        del fields[name]
+    for window in fields["windows"]:
+        for name in ("unfamiliarity", "evidence", "line", "repeats"):
+            del window[name]
+    fields["baseline"] = {"start": 0.05, "queries": 0, "windows": [{"queries": 500, "low": 0.04}]}
+    fields |= {"version": 1, "triggers": [{"at": "2026-10-31T02:00:00Z", "window": 1}]}
+    file.write_text(json.dumps(fields))
+    log_queries(logged, *usual(1))
+    assert check_drift(logged, serving, snapshot, 1).fresh["log"] == 30
+    state = read_state(file)
+    assert (state.version, state.number, len(state.triggers), state.baseline.start) == (2, 2, 1, 0.05)
+
+
+def test_a_log_that_is_delivered_again_does_not_count(
+    logged: Settings, serving: Release, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    for night in range(5):
+        log_queries(logged, *unfamiliar(0))
+        drift = check_drift(logged, serving, snapshot, night)
+    assert [window.repeats for window in drift.windows] == [0, 1, 2, 3, 4]
+    assert "New queries repeat those of window 4" in caplog.text
+    assert len({window.evidence for window in drift.windows}) == 1
+    assert drift.verdict is Action.SKIP
+
+
+def test_a_query_that_a_bot_repeats_counts_once(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    log_queries(logged, *usual(0), *["of of of engine violin"] * 5000)
+    assert check_drift(logged, serving, snapshot, 0).windows[-1].queries == 31
+
+
+def test_an_empty_log_is_no_window(logged: Settings, serving: Release, snapshot: Snapshot) -> None:
+    drift = check_drift(logged, serving, snapshot, 0)
+    assert (drift.window, drift.verdict, drift.fresh["log"]) == (0, Action.SKIP, 0)
 
 
 def test_a_damaged_state_is_set_aside_and_reset(

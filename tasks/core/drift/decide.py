@@ -1,9 +1,11 @@
 """Decide whether queries have drifted, one window at a time, from the state of earlier windows. Pure: no I/O, no clock.
 
+Drift is confirmed when its evidence passes a line (evidence.py), or when Recall@10 fell in enough windows.
+
 A window fires when its low-score share exceeds a threshold: the level of normal windows plus three standard deviations,
 and at least `low_score_effect`. The deviation combines the variation between windows and chance at the size of the
 window. The first normal windows of a release set level and deviation. Until there are enough of them, the reference and
-`[drift] wobble` take their place. Windows that fired or are suspect are not normal.
+`[drift] wobble` take their place. Windows that fired, are suspect, or show evidence of drift are not normal.
 
 Damaged queries score low too, but they also contain unseen terms. On MedQuAD and on arXiv titles, their low-score share
 rises by at most 1.6 times the rise of their unseen-term share, regardless of how many letters are wrong and in how many
@@ -17,13 +19,24 @@ import math
 from datetime import datetime, timedelta
 
 from tasks.core.base.sections.drift import DriftSettings
+from tasks.core.drift.evidence import (
+    Calibration,
+    Mean,
+    add_window,
+    alarm_line,
+    calibrate,
+    log_factors,
+    total,
+    unexplained_rise,
+)
 from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
 
-VERSION = 1
+VERSION = 2  # version 1 had no evidence; it is read as well
 DEVIATIONS = 3
 EXPLAINED = 2.5  # times the rise of the unseen-term share
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and `wobble` count as
 REMEMBERED = 60  # windows that the state keeps
+DELAY = 5  # windows after which a normal window enters the baseline, so slow drift does not hide itself
 
 
 class NormalWindow(Frozen):
@@ -31,14 +44,27 @@ class NormalWindow(Frozen):
 
     queries: int
     low: float
+    unfamiliarity: float = 1.0
 
 
 class Baseline(Frozen):
-    """The level of normal queries: a starting value, and the first normal windows."""
+    """The level of normal queries: starting values, and the first normal windows."""
 
     start: float | None = LOW  # low-score share; None: taken from the first window
-    queries: int = 0  # number behind `start`; 0: the queries of the reference
+    unfamiliarity: float = 1.0  # mean, at the start
+    queries: int = 0  # number behind the starting values; 0: the queries of the reference
     windows: tuple[NormalWindow, ...] = ()
+    waiting: tuple[NormalWindow, ...] = ()  # the last normal windows, at most DELAY
+
+    @staticmethod
+    def at_level_of(windows: tuple[NormalWindow, ...]) -> Baseline:
+        """Return the baseline that takes these windows as normal; without any, it waits for the first window."""
+        queries = sum(window.queries for window in windows)
+        if not queries:
+            return Baseline(start=None)
+        low = sum(window.queries * window.low for window in windows) / queries
+        unfamiliarity = sum(window.queries * window.unfamiliarity for window in windows) / queries
+        return Baseline(start=max(LOW, low), unfamiliarity=max(1.0, unfamiliarity), queries=queries)
 
 
 class Trigger(Frozen):
@@ -66,6 +92,7 @@ class State(Frozen):
     number: int = 0  # of the last window
     baseline: Baseline = Baseline()
     windows: tuple[Window, ...] = ()
+    evidence: tuple[float, ...] = ()  # logarithms, one for each rise; empty: none since the last alarm or release
     triggers: tuple[Trigger, ...] = ()
     labels_wanted: bool = False  # drift is confirmed, but nothing new to train on: new pairs will start a retrain
 
@@ -76,25 +103,6 @@ class RetrainDecision(Frozen):
     trigger: bool = False
     held: str = ""  # why no retrain starts despite drift
     cause: str = ""  # what drifted, as a sentence; empty: nothing
-
-
-def with_reference(state: State, reference: str) -> State:
-    """Return the state for this reference; a new reference resets baseline and confirmation.
-
-    After a retrain for drift, the first window only sets the new normal level. Otherwise, drift that the retrain could
-    not fix, such as a topic without passages, would request one retrain after another.
-    """
-    if state.reference == reference:
-        return state
-    retrained = any(trigger.window > 0 and _has_reference(state, trigger) for trigger in state.triggers)
-    baseline = Baseline(start=None if retrained else LOW)
-    reset = {"reference": reference, "consumed": "", "baseline": baseline, "labels_wanted": False}
-    return state.model_copy(update=reset)
-
-
-def _has_reference(state: State, trigger: Trigger) -> bool:
-    """Return whether the window of the trigger was compared with the current reference."""
-    return any(window.number == trigger.window and window.reference == state.reference for window in state.windows)
 
 
 def decide(
@@ -112,7 +120,8 @@ def decide(
         kept = [
             trigger for trigger in state.triggers if now - trigger.at < timedelta(days=max(settings.budget_days, 366))
         ]
-        state = state.model_copy(update={"triggers": (*kept, Trigger(at=now, window=state.number))})
+        triggers = (*kept, Trigger(at=now, window=state.number))
+        state = state.model_copy(update={"triggers": triggers, "evidence": ()})  # a retrain for each alarm
     return state, decision
 
 
@@ -152,6 +161,12 @@ def _deviation(baseline: Baseline, queries: int, held_out: int, settings: DriftS
     return math.sqrt(wobble + variance / queries + level_variance)
 
 
+def calibration_of(baseline: Baseline, held_out: int) -> Calibration:
+    """Return the calibration of the mean unfamiliarity."""
+    windows = [Mean(window.queries, window.unfamiliarity) for window in baseline.windows]
+    return calibrate(baseline.unfamiliarity, baseline.queries or held_out, windows)
+
+
 def recall_threshold(measurement: Measurement, settings: DriftSettings) -> float:
     """Return the Recall@10 below which labeled new queries count as answered worse than the reference."""
     spread = 0.25 / max(1, measurement.judged) + 0.25 / max(1, measurement.usual_judged)
@@ -169,8 +184,10 @@ def looks_damaged(measurement: Measurement, baseline: Baseline, settings: DriftS
 
 def _with_window(state: State, measurement: Measurement, now: datetime, settings: DriftSettings) -> State:
     damaged = looks_damaged(measurement, state.baseline, settings)
-    sets_level = state.baseline.start is None
+    counts = not damaged and not measurement.repeats and state.baseline.start is not None
     threshold = low_threshold(state.baseline, measurement.queries, measurement.held_out, settings)
+    evidence = _add_evidence(state, measurement, settings) if counts else state.evidence
+    recall_fell = measurement.judged > 0 and measurement.recall < recall_threshold(measurement, settings)
     window = Window(
         number=state.number + 1,
         at=now,
@@ -179,51 +196,71 @@ def _with_window(state: State, measurement: Measurement, now: datetime, settings
         queries=measurement.queries,
         low=measurement.low,
         threshold=threshold,
-        fired=not damaged and not sets_level and measurement.low > threshold,
-        worse=not damaged and measurement.judged > 0 and measurement.recall < recall_threshold(measurement, settings),
+        fired=counts and measurement.low > threshold,
+        worse=not damaged and not measurement.repeats and recall_fell,
         suspect=damaged,
+        unfamiliarity=measurement.unfamiliarity,
+        evidence=total(evidence),
+        line=alarm_line(settings),
+        repeats=measurement.repeats,
     )
     return state.model_copy(
         update={
             "number": window.number,
             "windows": (*state.windows, window)[-max(REMEMBERED, settings.confirm_of) :],
+            "evidence": evidence,
             "baseline": _with_normal(state.baseline, window, settings),
         }
     )
 
 
+def _add_evidence(state: State, measurement: Measurement, settings: DriftSettings) -> tuple[float, ...]:
+    """Return the evidence after a window."""
+    calibration, line = calibration_of(state.baseline, measurement.held_out), alarm_line(settings)
+    rise = unexplained_rise(measurement, calibration)
+    factors = log_factors(rise, measurement.queries, calibration, line, settings.confirm_windows)
+    return add_window(state.evidence, factors, line)
+
+
 def _with_normal(baseline: Baseline, window: Window, settings: DriftSettings) -> Baseline:
-    """Add a window to the baseline if it is normal and the baseline is not complete."""
-    if window.fired or window.worse or window.suspect:
+    """Add a window to the baseline, after a delay, if it is normal and the baseline is not complete."""
+    if not window.normal:
         return baseline
+    normal = NormalWindow(queries=window.queries, low=window.low, unfamiliarity=window.unfamiliarity)
     if baseline.start is None:
-        return Baseline(start=max(LOW, window.low), queries=window.queries)
-    if len(baseline.windows) >= settings.baseline_windows:
-        return baseline
-    normal = NormalWindow(queries=window.queries, low=window.low)
-    return baseline.model_copy(update={"windows": (*baseline.windows, normal)})
+        return Baseline.at_level_of((normal,))
+    waiting = (*baseline.waiting, normal)
+    due, waiting = waiting[:-DELAY], waiting[-DELAY:]
+    windows = (*baseline.windows, *due)[: max(settings.baseline_windows, len(baseline.windows))]
+    return baseline.model_copy(update={"windows": windows, "waiting": waiting})
 
 
 def _decide_retrain(state: State, now: datetime, settings: DriftSettings) -> RetrainDecision:
     after = state.triggers[-1].window if state.triggers else 0  # windows of earlier triggers do not count again
     last = [window for window in state.windows if window.reference == state.reference and window.number > after]
     last = last[-settings.confirm_of :]
-    unfamiliar, worse = sum(window.fired for window in last), sum(window.worse for window in last)
-    moved = max(unfamiliar, worse)
-    if moved == 0:
-        return RetrainDecision()
-    signs = [f"low-score share rose in {unfamiliar} of the last {len(last)} windows"] * bool(unfamiliar)
+    line, evidence, worse = alarm_line(settings), total(state.evidence), sum(window.worse for window in last)
+    signs = []
+    if evidence >= math.sqrt(line):
+        relation = "passed" if evidence >= line else "is on its way to"
+        signs.append(f"evidence {min(evidence, line):,.0f} {relation} the line of {line:,.0f}")
     signs += [f"Recall@10 fell in {worse} of the last {len(last)} windows"] * bool(worse)
-    cause = "drift of queries: " + "; ".join(signs)
-    held = _reason_to_wait(state, moved, now, settings)
-    return RetrainDecision(trigger=not held, held=held, cause=cause)
+    if not signs:
+        return RetrainDecision()
+    confirmed = evidence >= line or worse >= settings.confirm_windows
+    held = _reason_to_wait(state, now, settings) if confirmed else _progress(evidence, line, worse, settings)
+    return RetrainDecision(trigger=not held, held=held, cause="drift of queries: " + "; ".join(signs))
 
 
-def _reason_to_wait(state: State, moved: int, now: datetime, settings: DriftSettings) -> str:
-    """Return the reason why a retrain does not start yet; empty if it starts."""
-    if moved < settings.confirm_windows:
-        count = "first" if moved == 1 else f"number {moved}"
-        return f"{count} of {settings.confirm_windows} windows"
+def _progress(evidence: float, line: float, worse: int, settings: DriftSettings) -> str:
+    """Return what is missing until drift is confirmed."""
+    if worse:
+        return f"{worse} of {settings.confirm_windows} windows"
+    return f"evidence {evidence:,.0f} of {line:,.0f}"
+
+
+def _reason_to_wait(state: State, now: datetime, settings: DriftSettings) -> str:
+    """Return the reason why a retrain for confirmed drift does not start yet; empty if it starts."""
     until = max((trigger.at for trigger in state.triggers), default=None)
     if until is not None and now < (until := until + timedelta(days=settings.cooldown_days)):
         return f"cooldown until {until:%Y-%m-%d %H:%M}"

@@ -145,7 +145,7 @@ def _by_topic(
     word_counts = Counter(chain.from_iterable(set(words_of(text)) for text in reference_texts))
     return [
         (
-            f"like: {_distinctive_words(reference_texts, reference_topics == topic, word_counts)}",
+            f"like: {distinctive_words(reference_texts, reference_topics == topic, word_counts)}",
             new_topics == topic,
             reference_topics == topic,
         )
@@ -153,7 +153,7 @@ def _by_topic(
     ]
 
 
-def _distinctive_words(texts: Sequence[str], chosen: np.ndarray, word_counts: Counter[str]) -> str:
+def distinctive_words(texts: Sequence[str], chosen: np.ndarray, word_counts: Counter[str]) -> str:
     """Return the three words that occur in most of the chosen texts and in few others."""
     chosen_counts = Counter(
         chain.from_iterable(set(words_of(text)) for text, inside in zip(texts, chosen, strict=True) if inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -85,6 +86,8 @@ class Measurement(Frozen):
     recall: float = 0.0  # Recall@10 of the judged queries
     usual_judged: int = 0
     usual_recall: float = 0.0
+    unfamiliarity: float = 1.0  # mean over the queries; 1 in the reference
+    repeats: int = 0  # number of an earlier window with the same queries; 0: none
 
 
 class Explanation(Frozen):
@@ -94,6 +97,36 @@ class Explanation(Frozen):
     term_divergence: float  # Jensen-Shannon, in bits
     terms: tuple[MovedTerm, ...]
     slices: tuple[MovedSlice, ...]
+
+
+class Shortfall(StrEnum):
+    """Why a topic is answered badly."""
+
+    MISSING = "content gap"  # no passage scores well
+    MISRANKED = "misranked"  # labels exist, and their passages rank low
+
+
+class WeakPassage(Frozen):
+    """A passage that is the best match of badly answered queries."""
+
+    passage_id: str
+    text: str  # its beginning
+    queries: int  # that it is the best match of
+    score: float  # mean over these queries
+
+
+class NewTopic(Frozen):
+    """A group of similar queries of a window that score unusually low for their topic."""
+
+    name: str  # its most distinctive words
+    queries: int
+    share: float  # of the queries in the window
+    unseen: float  # share of its queries with a term that no passage and no training query has
+    examples: tuple[str, ...]
+    passages: tuple[WeakPassage, ...]  # most queries first
+    judged: int  # queries with labels
+    recall: float  # Recall@10 of these
+    shortfall: Shortfall
 
 
 class Window(Frozen):
@@ -109,6 +142,21 @@ class Window(Frozen):
     fired: bool
     worse: bool  # Recall@10 fell
     suspect: bool
+    unfamiliarity: float = 1.0  # mean over the queries
+    evidence: float = 0.0  # of drift, after this window
+    line: float = 0.0  # evidence that confirms drift; 0: recorded before evidence was kept
+    repeats: int = 0  # number of an earlier window with the same queries: it does not count
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the window shows signs of drift."""
+        strong = self.line > 0 and self.evidence >= math.sqrt(self.line)
+        return not self.suspect and self.repeats == 0 and (self.fired or self.worse or strong)
+
+    @property
+    def normal(self) -> bool:
+        """Whether the window shows no sign of drift or damage."""
+        return not self.drifted and not self.suspect and self.repeats == 0
 
 
 class Drift(Frozen):
@@ -127,6 +175,11 @@ class Drift(Frozen):
     windows: tuple[Window, ...] = ()  # the latest windows
     unfamiliar: tuple[str, ...] = ()  # queries of a fired window, lowest scores first; at most LISTED
     unfamiliar_file: Path | None = None  # all unfamiliar queries
+    evidence: float = 0.0  # of drift, now
+    line: float = 0.0  # evidence that confirms drift
+    topics: tuple[NewTopic, ...] = ()  # what drifted; most queries first
+    advice: tuple[str, ...] = ()  # what a person can do, most useful first
+    label_file: Path | None = None  # queries to label, with candidates
 
     def at_least_a_retrain(self, because: str, *, learnt: bool) -> Drift:
         """Return the action of a night that was started to retrain.

@@ -78,23 +78,29 @@ def examine(served: ServingRelease, snapshot: Snapshot, texts: list[str], settin
     vectors, scores, hits = search_queries(served.encoder, served.embeddings, texts)
     recalls = recall_per_query(texts, hits, snapshot, served.embeddings)
     unseen = unseen_terms(served, snapshot, texts, settings)
-    measured = measure(served.reference.receipt, scores, served.reference.usual_low(vectors), recalls, unseen)
-    return Examination(served.reference, texts, vectors, scores, measured)
+    reference = served.reference
+    unfamiliarity = reference.unfamiliarity(vectors, scores)
+    judged, usual_low = recalls[~np.isnan(recalls)], reference.usual_low(vectors)
+    measured = measure(reference.receipt, scores, usual_low, unfamiliarity, judged, unseen)
+    return Examination(reference, texts, vectors, scores, measured, unfamiliarity, recalls, hits)
 
 
 class Examination:
     """A sample of queries with its measurement, and an explanation computed on first use."""
 
     def __init__(
-        self, reference: ReferenceData, texts: list[str], vectors: np.ndarray, scores: np.ndarray, measured: Measurement
+        self,
+        reference: ReferenceData,
+        texts: list[str],
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        measured: Measurement,
+        unfamiliarity: np.ndarray,
+        recalls: np.ndarray,
+        hits: list[list[str]],
     ) -> None:
-        self.reference, self.texts, self.vectors, self.scores, self.measured = (
-            reference,
-            texts,
-            vectors,
-            scores,
-            measured,
-        )
+        self.reference, self.texts, self.vectors, self.scores = reference, texts, vectors, scores
+        self.measured, self.unfamiliarity, self.recalls, self.hits = measured, unfamiliarity, recalls, hits
 
     @property
     def unfamiliar(self) -> list[tuple[str, float]]:

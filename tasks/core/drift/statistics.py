@@ -18,6 +18,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Reference, Snapshot
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.topics import nearest, shares_of, topics_of
+from tasks.core.drift.unfamiliarity import TopicScores
 from tasks.core.embedding.stored_shards import matrix, shard_files
 from tasks.core.encoder.loading import load_encoder
 from tasks.core.retrieval.exact import exact_search, passage_ids
@@ -27,9 +28,9 @@ from tasks.core.text.words import hashed, unseen_share, vocabulary
 
 DEPTH = 10  # ranks for recall
 MAX_QUERIES = 5000  # held-out queries in a reference; larger sets are sampled
-FORM = 3  # of the files below: increase when they change
+FORM = 4  # of the files below: increase when they change
 HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
-TOPICS, SHARES = "topics.npy", "topic-shares.npy"
+TOPICS, SHARES, SCORES = "topics.npy", "topic-shares.npy", "topic-scores.npz"
 
 
 def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Reference:
@@ -52,10 +53,11 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, Split.TRAIN)["text"].to_pylist()))
         vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts)
         recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
+        recalls = recalls[~np.isnan(recalls)]
         np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
         low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
-        _write_held_out(folder, held_out.texts, vectors, scores < low_score)
+        _write_held_out(folder, held_out.texts, vectors, scores, low_score)
         return {
             "rows": len(held_out),
             "fingerprint": encoder.fingerprint,
@@ -97,6 +99,10 @@ class ReferenceData:
         usual: np.ndarray = self._array(SHARES)[nearest(vectors, self.topics)]
         return usual
 
+    def unfamiliarity(self, vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return how unusually low each query scores for its topic: float64 (queries,); 1 on average here."""
+        return TopicScores.load(self.receipt.path / SCORES).unfamiliarity(nearest(vectors, self.topics), scores)
+
     @cached_property
     def held_out(self) -> tuple[list[str], np.ndarray]:
         """The held-out queries and their vectors, float32 (queries, dimension)."""
@@ -131,7 +137,7 @@ def search_queries(
 def recall_per_query(
     texts: Sequence[str], hits: Sequence[Sequence[str]], snapshot: Snapshot, embeddings: Embeddings
 ) -> np.ndarray:
-    """Return Recall@10, float64 (judged,), of the texts with positives among the embedded passages.
+    """Return Recall@10 of each text, float64 (texts,); NaN for texts without positives among the embedded passages.
 
     Positives that are not in the serving corpus are ignored: the encoder cannot retrieve them.
 
@@ -154,15 +160,20 @@ def recall_per_query(
             if query in text_of:
                 positives.setdefault(text_of[query], set()).add(passage)
     embedded = _find_embedded(embeddings, set(chain.from_iterable(positives.values())))
-    recalls = []
-    for text, retrieved in zip(texts, hits, strict=True):
+    recalls = np.full(len(texts), np.nan)
+    for row, (text, retrieved) in enumerate(zip(texts, hits, strict=True)):
         if answers := positives.get(text, set()) & embedded:
-            recalls.append(len(answers & set(retrieved)) / min(DEPTH, len(answers)))
-    return np.array(recalls)
+            recalls[row] = len(answers & set(retrieved)) / min(DEPTH, len(answers))
+    return recalls
 
 
 def measure(
-    reference: Reference, scores: np.ndarray, usual_low: np.ndarray, recalls: np.ndarray, unseen: float
+    reference: Reference,
+    scores: np.ndarray,
+    usual_low: np.ndarray,
+    unfamiliarity: np.ndarray,
+    recalls: np.ndarray,
+    unseen: float,
 ) -> Measurement:
     """Summarize new queries in comparison with the reference.
 
@@ -170,6 +181,7 @@ def measure(
         reference: of the serving release.
         scores: of the best passage of each query, float32 (queries,).
         usual_low: how often reference queries of the same topic score low, float64 (queries,).
+        unfamiliarity: of each query, float64 (queries,).
         recalls: Recall@10 of the judged queries, float64 (judged,).
         unseen: share of unseen terms.
     """
@@ -185,6 +197,7 @@ def measure(
         recall=float(recalls.mean()) if len(recalls) else 0.0,
         usual_judged=reference.judged,
         usual_recall=reference.recall,
+        unfamiliarity=float(unfamiliarity.mean()),
     )
 
 
@@ -199,7 +212,7 @@ def _find_embedded(embeddings: Embeddings, wanted: set[str]) -> set[str]:
     return embedded
 
 
-def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, low: np.ndarray) -> None:
+def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, scores: np.ndarray, low_score: float) -> None:
     values = pa.array(vectors.ravel(), pa.float32())
     columns = {
         "text": pa.array(texts, pa.string()),
@@ -207,6 +220,8 @@ def _write_held_out(folder: Path, texts: list[str], vectors: np.ndarray, low: np
     }
     pq.write_table(pa.table(columns), folder / HELD_OUT, compression="zstd")
     centers = topics_of(vectors) if len(texts) else np.zeros((1, vectors.shape[1]), np.float32)
-    shares = shares_of(nearest(vectors, centers), low, len(centers)) if len(texts) else np.full(1, LOW)
+    members = nearest(vectors, centers)
+    shares = shares_of(members, scores < low_score, len(centers)) if len(texts) else np.full(1, LOW)
+    TopicScores.of(members, scores, len(centers)).save(folder / SCORES)
     np.save(folder / TOPICS, centers)
     np.save(folder / SHARES, shares)

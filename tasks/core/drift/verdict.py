@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.drift.decide import recall_threshold
+from tasks.core.drift.decide import RetrainDecision, recall_threshold
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
 from tasks.core.snapshot.reader import compare, qrels
@@ -136,6 +136,13 @@ def describe(signal: Signal) -> str:
     """Describe a fired signal: name, value, and threshold."""
     sign = "<" if signal.name == "recall@10" else ">"
     return f"{signal.name.replace('_', ' ')} {signal.value:.3f} {sign} {signal.threshold:.3f}"
+
+
+def describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:
+    """Describe what drifted, which signals of the last window fired, and why no retrain starts."""
+    fired = [describe(signal) for signal in signals if signal.fired and signal.name != "unseen_terms"]
+    waiting = [f"no retrain yet: {decision.held}"] if decision.held else []
+    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *waiting])
 
 
 def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str, trigger: bool) -> tuple[Action, str]:

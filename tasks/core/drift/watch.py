@@ -28,34 +28,37 @@ from tasks.core.drift.decide import (
     VERSION,
     Baseline,
     LogPosition,
-    RetrainDecision,
     State,
     decide,
     is_window_due,
     looks_damaged,
     low_threshold,
-    with_reference,
 )
-from tasks.core.drift.findings import LISTED, Action, Drift, Measurement, Signal
+from tasks.core.drift.evidence import alarm_line, total
+from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement
 from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, skip_known, unseen_terms
+from tasks.core.drift.new_topics import LABEL_QUERIES, LABELS, Topics, advise, format_labels
 from tasks.core.drift.query_log import LogReader, log
+from tasks.core.drift.recalibrate import with_reference
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
     compare_snapshots,
     decide_action,
-    describe,
     describe_damage,
+    describe_drift,
     explanation_fields,
     first_night,
     query_signals,
     without_snapshot,
 )
+from tasks.core.drift.window_queries import Repetition, read_windows, rescore, write_windows
 from tasks.core.snapshot.reader import load_snapshot
 
 UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # in the home
 SHOWN = 30  # windows in a result
 LABELS_ARRIVED = "drift of queries: the requested labels arrived"
 NONE = np.zeros(0, np.uint64)
+UPGRADE = {"version": VERSION, "reference": ""}  # of version 1: the baseline starts again, all else stays
 STATE_LOST = "baseline, confirmation, cooldown, and budget then start again"
 
 
@@ -97,14 +100,23 @@ def watch(
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings.drift, served, snapshot, read_state(file), now)
+        sampled = check.windows
         drift = check.decide_action(recipe)
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
             unfamiliar.unlink(missing_ok=True)  # of another release
         if remember and check.unfamiliar:
             write_text(unfamiliar, "".join(map(_format_unfamiliar, check.unfamiliar)))
+        if remember and check.topics is not None:
+            labels, queries = format_labels(check.topics.to_label())
+            write_text(settings.home / LABELS, labels)
+            write_text(settings.home / LABEL_QUERIES, queries)
+        if remember and check.texts:
+            write_windows(settings.home, sampled, check.state.number, check.texts)
         if remember and check.state != check.before:
             write_record(file, check.state.model_dump(mode="json"))
+    if not remember:
+        drift = drift.model_copy(update={"label_file": None, "advice": ()})  # a check that writes nothing
     return with_unfamiliar(settings.home, drift)
 
 
@@ -136,12 +148,14 @@ def read_state(file: Path) -> State:
     """
     try:
         fields = read_record(file)
-        if fields.get("version", VERSION) != VERSION:
+        if fields.get("version", VERSION) not in (1, VERSION):
             raise Mismatch(
                 f"{file}: version {fields['version']}, expected {VERSION}. Restore it from a backup, or move it away: "
                 f"{STATE_LOST}."
             )
-        return State.model_validate(fields)
+        return State.model_validate(
+            fields | ({"version": VERSION, "reference": ""} if fields.get("version") == 1 else {})
+        )
     except FileNotFoundError:
         return State()
     except (Damaged, ValidationError) as error:
@@ -157,8 +171,14 @@ class Check:
     ) -> None:
         self.settings, self.served, self.snapshot, self.now = settings, served, snapshot, now
         self.before = state
-        self.state = with_reference(state, self.served.reference.receipt.digest)
+        self.windows = read_windows(served.home)
+        reference = served.reference.receipt.digest
+        earlier = rescore(served, self.windows) if state.reference not in ("", reference) else {}
+        self.state = with_reference(state, reference, earlier)
+        self.repetition = Repetition(self.windows)
         self.fresh: dict[str, int] = {}
+        self.texts: list[str] = []  # of the window
+        self.topics: Topics | None = None  # of a window with signs of drift
         self.unfamiliar: list[tuple[str, float]] = []  # queries of a fired window, with scores
 
     def decide_action(self, recipe: str) -> Drift:
@@ -176,9 +196,11 @@ class Check:
             )
             query_fields = explanation_fields(examination, query_signals(examination, threshold, self.settings))
             last = self.state.windows[-1]
-            self.unfamiliar = examination.unfamiliar if last.fired or last.worse else []
+            if last.drifted:
+                self.unfamiliar = examination.unfamiliar
+                query_fields |= self._topic_fields(examination, data.changes)
         labels_arrived = self.state.labels_wanted and data.new_pairs
-        query_drift = LABELS_ARRIVED if labels_arrived else _describe_drift(decision, query_fields.get("signals", ()))
+        query_drift = LABELS_ARRIVED if labels_arrived else describe_drift(decision, query_fields.get("signals", ()))
         drift = decide_action(
             data,
             self.fresh,
@@ -188,11 +210,22 @@ class Check:
             held=decision.held,
             window=self.state.number,
             windows=self.state.windows[-SHOWN:],
+            evidence=total(self.state.evidence),
+            line=alarm_line(self.settings),
             **query_fields,
         )
         wanted = drift.verdict is Action.LABEL or (self.state.labels_wanted and drift.verdict is not Action.RETRAIN)
         self.state = self.state.model_copy(update={"labels_wanted": wanted})
         return drift
+
+    def _topic_fields(self, examination: Examination, changes: Changes) -> dict[str, Any]:
+        """Return the fields of `Drift` about new topics."""
+        topics = Topics(self.served, examination, self.settings.recall_effect)
+        if not len(topics.rows):
+            return {}
+        self.topics = topics
+        described, file = topics.describe(), (self.served.home / LABELS).absolute()
+        return {"topics": described, "advice": advise(described, changes, file), "label_file": file}
 
     def _examine_window(self) -> Examination | None:
         """Examine the new queries if there are enough and a window is due; else return None."""
@@ -208,7 +241,17 @@ class Check:
         if not is_window_due(self.state, len(sample), self.now, self.settings):
             return None
         self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": position})
-        return examine(self.served, self.snapshot, sample.texts, self.settings)
+        self.texts = sample.texts
+        examination = examine(self.served, self.snapshot, self.texts, self.settings)
+        repeats = self.repetition.find(
+            len(self.texts), {window.number: window.queries for window in self.state.windows}
+        )
+        if repeats:
+            log.warning(
+                "The new queries are those of window %d again: they do not count. Check the query log.", repeats
+            )
+        examination.measured = examination.measured.model_copy(update={"repeats": repeats})
+        return examination
 
     def _seen_snapshot(self) -> Snapshot | None:
         """Return the snapshot whose queries were judged already, if any."""
@@ -232,7 +275,7 @@ class Check:
 
     def _count(self, name: str, texts: Iterator[str]) -> Iterator[str]:
         self.fresh[name] = 0
-        for text in texts:
+        for text in self.repetition.watch(texts):
             self.fresh[name] += 1
             yield text
 
@@ -255,10 +298,3 @@ class Check:
             return ""
         measured = examine(self.served, self.snapshot, sample.texts, self.settings).measured
         return describe_damage(measured) if looks_damaged(measured, baseline, self.settings) else ""
-
-
-def _describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:
-    """Describe what drifted, which signals of the last window fired, and why no retrain starts."""
-    fired = [describe(signal) for signal in signals if signal.fired and signal.name != "unseen_terms"]
-    waiting = [f"no retrain yet: {decision.held}"] if decision.held else []
-    return "; ".join([*([decision.cause] if decision.cause else []), *fired, *waiting])

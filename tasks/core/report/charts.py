@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tasks.core.drift.findings import Window
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.significance import Comparison
 from tasks.core.evaluation.systems import System
@@ -156,6 +157,37 @@ def trend(nights: Sequence[Mapping[str, Any]]) -> str:
     axes.margins(y=0.18)
     _legend(axes, 4)
     return _svg(figure, "trend", "nDCG@10 and outcome of the last nights")
+
+
+def evidence(windows: Sequence[Window]) -> str:
+    """Draw the evidence of drift after each window on a log scale, and the line that confirms drift. Return SVG.
+
+    Windows without evidence, such as suspect ones, have no point.
+    """
+    figure, axes = _figure(2.4)
+    line = windows[-1].line
+    places = [x for x, window in enumerate(windows) if window.line]
+    heights = [max(1.0, windows[x].evidence) for x in places]
+    axes.axhline(line, color=WORSE, linestyle="--", linewidth=1.3, label=f"drift is confirmed: {line:,.0f}")
+    axes.plot(places, heights, color=BETTER, linewidth=1.8, label="evidence")
+    for label, shape, color, chosen in (
+        ("passed", "o", WORSE, [x for x in places if windows[x].evidence >= windows[x].line]),
+        ("suspect", "^", ATTENTION.color, [x for x in places if windows[x].suspect]),
+        ("repeated", "s", GREY, [x for x in places if windows[x].repeats]),
+    ):
+        if chosen:
+            values = [max(1.0, windows[x].evidence) for x in chosen]
+            axes.plot(chosen, values, shape, color=color, markersize=6, linestyle="none", label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, line * 10)
+    step = -(-len(windows) // 5)  # at most five dates
+    axes.set_xticks(list(range(len(windows)))[::step], _dates([window.at for window in windows])[::step])
+    axes.set_xlim(-0.5, len(windows) - 0.5)
+    axes.set_ylabel("evidence of drift")
+    axes.set_xlabel("window")
+    axes.minorticks_off()
+    _legend(axes, 3)
+    return _svg(figure, "evidence", "Evidence of drift by window, and the line that confirms drift")
 
 
 def _mark(axes: Axes, nights: Sequence[tuple[int, Mapping[str, Any]]], marker: Marker) -> None:

@@ -74,7 +74,7 @@ def write_report(home: Path, night: Night) -> Path:
 
 def _charts(home: Path, night: Night) -> Mapping[str, str]:
     """Return the SVG of each chart by name. Empty if there is nothing to show."""
-    svgs = dict.fromkeys(("quality", "differences", "weights", "loss", "dev", "trend"), "")
+    svgs = dict.fromkeys(("quality", "differences", "weights", "loss", "dev", "trend", "evidence"), "")
     if night.figures:
         svgs["quality"] = charts.quality({name: evaluation.metrics for name, evaluation in night.figures.items()})
     if night.tuning and night.tuning.ndcg:
@@ -90,6 +90,8 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
     skipped = night.outcome == Outcome.SKIPPED  # its page says that nothing changed; drawing takes a second
     if not skipped and len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
         svgs["trend"] = charts.trend(nights)
+    if night.drift and night.drift.windows and night.drift.windows[-1].line:
+        svgs["evidence"] = charts.evidence(night.drift.windows)
     return svgs
 
 

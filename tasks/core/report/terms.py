@@ -30,6 +30,8 @@ TERMS = {
     "learns to rank it lower.",
     "churn": "The share of the query-negative pairs that the serving encoder was not trained on.",
     "quarantine": "The rows of the source that a data contract refused, each with its reason.",
+    "evidence": "A number that grows when new queries score lower than usual, window after window, and shrinks "
+    "otherwise. If it passes the line, drift is confirmed.",
     "pointer": "The one entry that names the serving release; searches follow it.",
 }
 

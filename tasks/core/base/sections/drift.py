@@ -17,7 +17,7 @@ class DriftSettings(Section):
         None,
         description='append-only query log, JSON lines {"query": …}, to monitor in addition to the source',
     )
-    min_queries: int = Field(500, ge=1, description="minimum number of new queries in a window")
+    min_queries: int = Field(50, ge=1, description="minimum number of new queries in a window")
     max_queries: int = Field(5000, ge=1, description="maximum number of queries in a window; more are sampled")
     window_hours: float = Field(20.0, ge=0, description="minimum hours between windows, for any number of queries")
     low_score_effect: float = Field(0.02, ge=0, description="smallest relevant increase of the fraction of low scores")
@@ -27,7 +27,7 @@ class DriftSettings(Section):
         description="assumed standard deviation between nights of the fraction of low scores, until it can be measured",
     )
     baseline_windows: int = Field(
-        20, ge=1, description="number of first normal windows that calibrate the threshold of a release"
+        60, ge=1, description="number of first normal windows that calibrate the threshold of a release"
     )
     recall_effect: float = Field(
         0.05, ge=0, description="smallest relevant decrease of Recall@10 on new labeled queries"
@@ -35,8 +35,9 @@ class DriftSettings(Section):
     unseen_terms: float = Field(
         0.05, ge=0, description="increase of the fraction of unseen terms that marks input as suspect"
     )
-    confirm_windows: int = Field(2, ge=1, description="number of drifted windows that confirm drift…")
-    confirm_of: int = Field(3, ge=1, description="… among this number of latest windows")
+    false_alarms: float = Field(0.05, gt=0, description="maximum expected number of false alarms of drift per year")
+    confirm_windows: int = Field(2, ge=1, description="minimum number of windows that confirm drift…")
+    confirm_of: int = Field(3, ge=1, description="… for Recall@10, among this number of latest windows")
     cooldown_days: float = Field(7.0, ge=0, description="minimum days between two retrains for drift")
     budget: int = Field(3, ge=0, description="maximum number of retrains for drift…")
     budget_days: float = Field(30.0, gt=0, description="… within this number of days")
