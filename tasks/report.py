@@ -27,6 +27,7 @@ from tasks.core.ingest.contracts_page import PAGE
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.night import Night
+from tasks.core.report.night_metrics import write_night_metrics
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
@@ -52,6 +53,7 @@ def write(settings: Settings, night: Night) -> Night:
     """Write the history row, the HTML report, and its summary in Prefect; return the night with the report's path."""
     night = night.having(ended=datetime.now(UTC))
     record(settings.home, night)
+    write_night_metrics(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
     write_index(settings.home)
     _show("night-report", _summary(settings, night), f"Night: {night.outcome}")
