@@ -66,7 +66,7 @@ class Probe(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The inputs of a decision. Tables have query_id, ndcg@10, and the gate's measures, and the same rows of queries."""
+    """The inputs of a decision. All tables have query_id, ndcg@10, and the gate's measures, for the same queries."""
 
     challenger: pa.Table
     bm25: pa.Table
