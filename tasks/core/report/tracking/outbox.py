@@ -1,7 +1,7 @@
 """Send nights to the tracker of the settings, in a process of its own and within a time limit.
 
-A night and a rollback first write a file to `home/tracking/outbox`. The sender sends the files in order and deletes each
-afterwards. What a tracker that is down does not take stays, and is sent after the next night or by `nightshift track`.
+A night and a rollback first write a file to `home/tracking/outbox`. The sender sends the files in order, and deletes
+each afterwards. While a tracker is down, files stay. They are sent after the next night, or by `nightshift track`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _send(tracker: Tracker, file: Path) -> int:
 def _send_in_process(home: Path, settings: TrackingSettings) -> None:
     """Run the sender in a new process; end it after `[tracking] seconds`. Raises NightshiftError if it failed."""
     command = [sys.executable, "-m", SENDER, str(home.absolute()), settings.model_dump_json()]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as sender:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as sender:  # noqa: S603
         try:
             _, errors = sender.communicate(timeout=settings.seconds)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,7 @@
-"""What a tracker gets of a night, and the protocol of trackers. A new tracker is a file with a class like MlflowTracker.
+"""The content that a tracker gets of a night, and the protocol of trackers.
 
-A tracker never runs in the process of a night; see `outbox.py`.
+A new tracker is a file with a class like `MlflowTracker`, and a line in `outbox.open_tracker`. A tracker never runs in
+the process of a night; see `outbox.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.tracking import TrackingSettings
@@ -58,7 +59,7 @@ class WandbTracker:
         with self._run(f"{release}-{now:%Y%m%dT%H%M%S}", "pointer", {}) as run:
             run.summary.update({SERVING: release})
 
-    def _run(self, name: str, kind: str, parameters: dict[str, object]):  # type: ignore[no-untyped-def]
+    def _run(self, name: str, kind: str, parameters: dict[str, object]) -> Any:
         import wandb
 
         self._folder.mkdir(parents=True, exist_ok=True)
