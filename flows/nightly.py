@@ -23,6 +23,7 @@ from tasks.core.base.artifact_store import attach
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
+from tasks.core.base.tracing import span, start_tracing
 from tasks.core.drift.findings import Action
 from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.report.night import Logbook, Night, recipe_of
@@ -61,7 +62,8 @@ def whole_night(settings: Settings, reason: str, *, retrain: bool = False) -> St
     """Run a night under the publishing lock, and report it even if it fails. `retrain` forces a retrain."""
     loss.install()
     log.info("home %s", settings.home.absolute())
-    with one_publisher(settings):
+    start_tracing()
+    with span("nightshift.night", reason=reason), one_publisher(settings):
         attach(settings.home, settings.store.url, settings.store.tries)
         book = Logbook(Night.begin(reason, settings, run_url=run_url(), log=log_of(settings)))
         try:

@@ -14,10 +14,12 @@ from tasks.core.evaluation.systems import System
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
+from tasks.core.release.card import write_card
 from tasks.core.release.comparable import find_comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.release.repair import repair
+from tasks.core.report.tracking.outbox import track_serving
 from tasks.core.retrieval.postings import over_snapshot
 from tasks.policy import OVER_THE_WIRE, STEP
 
@@ -84,6 +86,7 @@ def publish(
         ranking=ranking,
         dense=figures[System.DENSE].metrics,
     )
+    write_card(settings.home, release, figures, settings.gate)
     report.release_card(release)
     return release
 
@@ -104,6 +107,7 @@ def remove_unused(settings: Settings) -> int:
 def rollback(settings: Settings, to: str | None) -> Release:
     """Move the pointer to an older release. Never retried: a second attempt would go back one more release."""
     release = releases.rollback(settings, to)
+    track_serving(settings.home, settings.tracking, release.release)
     report.release_card(release)
     return release
 

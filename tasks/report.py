@@ -27,11 +27,13 @@ from tasks.core.ingest.contracts_page import PAGE
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.night import Night
+from tasks.core.report.night_metrics import write_night_metrics
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
+from tasks.core.report.tracking.outbox import track_night
 from tasks.policy import STEP, step_of
 from tasks.server_loss import (
     create_markdown_artifact,
@@ -52,9 +54,11 @@ def write(settings: Settings, night: Night) -> Night:
     """Write the history row, the HTML report, and its summary in Prefect; return the night with the report's path."""
     night = night.having(ended=datetime.now(UTC))
     record(settings.home, night)
+    write_night_metrics(settings.home, night)
     night = night.having(report=write_report(settings.home, night))
     write_index(settings.home)
     _show("night-report", _summary(settings, night), f"Night: {night.outcome}")
+    track_night(settings.home, settings.tracking, night)
     return night
 
 

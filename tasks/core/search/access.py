@@ -18,7 +18,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 1 << 20  # largest request body
-PUBLIC = {"/healthz", "/", "/search.css", "/search.js"}  # need no token: they contain no passages and no metrics
+PUBLIC = {
+    "/healthz",
+    "/readyz",
+    "/livez",
+    "/",
+    "/search.css",
+    "/search.js",
+}  # need no token: they contain no passages and no metrics
 THIS_MACHINE = {"localhost", "127.0.0.1", "[::1]"}
 REPORT = (  # reports are single files with inline styles and no scripts
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -43,6 +50,7 @@ class AccessGuard:
     def __init__(self, app: App, settings: ServiceSettings) -> None:
         self._app, self._settings = app, settings
         self._token = settings.token.get_secret_value().encode()
+        self._metrics_token = settings.metrics_token.get_secret_value().encode()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass the request to the application, or refuse it."""
@@ -86,7 +94,10 @@ class AccessGuard:
         authorization = headers.get(b"authorization", b"").strip()
         if path in PUBLIC or hmac.compare_digest(authorization, b"Bearer " + self._token):
             return None
-        if is_report(path):
+        if path == "/metrics" and self._metrics_token:
+            if hmac.compare_digest(authorization, b"Bearer " + self._metrics_token):
+                return None
+        elif is_report(path):
             if hmac.compare_digest(_password(authorization), self._token):
                 return None
             return 401, "the token is missing or wrong", "enter the token as the password, with any user name"

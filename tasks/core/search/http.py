@@ -13,15 +13,18 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
 from tasks.core.base.settings import Settings
+from tasks.core.base.tracing import start_tracing
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.search.access import AccessGuard, as_json
+from tasks.core.search.metrics import RequestCounter
 from tasks.core.search.reports import add_reports
-from tasks.core.search.requests import Health, Refusal, Releases, SearchRequest, SearchResponse, Status
+from tasks.core.search.requests import Health, Live, Refusal, Releases, SearchRequest, SearchResponse, Status
 from tasks.core.search.service import Service, check_address
 from tasks.core.search.worker_pool import Full, TooSlow
 
@@ -51,9 +54,10 @@ def serve(settings: Settings, host: str, port: int, loader: Loader = default_loa
 
     Raises:
         NightshiftError: other machines can reach the address and there is no token; or the port is in use; or as
-            `Searcher.open`.
+            `Searcher.open`; or as `start_tracing`.
     """
     check_address(host, settings.service)
+    start_tracing()
     with _bound(host, port) as listening:
         config = uvicorn.Config(
             make_app(Service.open(settings, loader)),
@@ -93,6 +97,7 @@ def make_app(service: Service) -> FastAPI:
     # No documentation pages, because they load scripts from other sites.
     app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(AccessGuard, settings=service.settings.service)
+    app.add_middleware(RequestCounter, metrics=service.metrics)
     _add_pages(app)
     add_reports(app, service.settings.home)
     _add_errors(app)
@@ -103,6 +108,18 @@ def make_app(service: Service) -> FastAPI:
         response = await service.answer(request)
         return Response(response.model_dump_json(), media_type="application/json")
 
+    @app.get("/livez")
+    async def livez() -> Live:
+        """Report that the process responds, whether or not it can answer queries."""
+        return Live()
+
+    @app.get("/metrics", responses={401: {"model": Refusal}}, response_class=PlainTextResponse)
+    def metrics(request: Request) -> Response:
+        """Return the metrics of the service and of the last night for Prometheus."""
+        text, kind = service.metrics.render(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": kind})
+
+    @app.get("/readyz", responses={503: {"model": Health}})
     @app.get("/healthz", responses={503: {"model": Health}})
     async def healthz(response: Response) -> Health:
         """Report whether the service answers, and from which release; status 503 while it answers no query."""
@@ -143,7 +160,8 @@ def _add_errors(app: FastAPI) -> None:
         return _refusal(error.status_code, str(error.detail), "/openapi.json describes valid requests")
 
     @app.exception_handler(NightshiftError)
-    async def failed(_: Request, error: NightshiftError) -> Response:
+    async def failed(request: Request, error: NightshiftError) -> Response:
+        request.scope[RequestCounter.REJECTED] = isinstance(error, Full)
         status, wait = next((status, wait) for kind, status, wait in STATUS if isinstance(error, kind))
         if status == 503 and not isinstance(error, Full | Damaged):  # damage was logged when it was detected
             log.warning("a search failed: %s", error)

@@ -18,6 +18,7 @@ from tasks.core.release.publisher import Found, Pointer, Reader, VectorEncoder
 from tasks.core.search.filters import Filters
 from tasks.core.search.hybrid import HybridQuery, rank_hybrid
 from tasks.core.search.lexical import Lexical
+from tasks.core.search.stages import Stage, note_mode, timed
 
 CLOSED = "this searcher is closed; open another"
 HITS_A_REQUEST = 8192  # limits the size of a response, which includes texts
@@ -77,7 +78,9 @@ class Pinned:
         Raises `damage` if it is set, even if it was set during the search.
         """
         self._check_whole()
-        answers = self._answers(queries, k, where, mode or self.ranking.mode)
+        mode = mode or self.ranking.mode
+        note_mode(mode)
+        answers = self._answers(queries, k, where, mode)
         self._check_whole()
         return answers
 
@@ -96,6 +99,11 @@ class Pinned:
             raise self._lexical.damage
 
     @property
+    def rows(self) -> int:
+        """Passages in the collection."""
+        return self._reader.identity.rows
+
+    @property
     def lexical_damage(self) -> NightshiftError | None:
         """Why BM25 cannot answer; None if no damage was detected."""
         return self._lexical.damage
@@ -108,11 +116,13 @@ class Pinned:
         if mode is Mode.LEXICAL:
             hits = self._rank_lexical(queries, k, where)
         else:
-            vectors = self.encoder.encode_queries(list(queries))
+            with timed(Stage.EMBED):
+                vectors = self.encoder.encode_queries(list(queries))
             if mode is Mode.HYBRID:
                 hits = self._rank_hybrid(queries, vectors, k, where)
             else:
-                hits = self._nearest(vectors, k, where, FIELDS)
+                with timed(Stage.SEARCH):
+                    hits = self._nearest(vectors, k, where, FIELDS)
         return [
             Answer(
                 release=self.pointer.release,
@@ -125,8 +135,9 @@ class Pinned:
     def _rank_lexical(self, queries: Sequence[str], k: int, where: Filters) -> list[list[Found]]:
         """Return the best `k` by BM25; with a filter, of the first `FILTERED`."""
         depth = max(k, FILTERED) if where.expression() else k
-        ranked = self._lexical.search(queries, depth)
-        fetched = self._fetch(sorted({row for rows, _ in ranked for row in rows.tolist()}), where, FIELDS)
+        with timed(Stage.SEARCH):
+            ranked = self._lexical.search(queries, depth)
+        fetched = self._fetch_texts(sorted({row for rows, _ in ranked for row in rows.tolist()}), where)
         answers = []
         for rows, scores in ranked:
             hits = zip(rows.tolist(), scores.tolist(), strict=True)
@@ -137,17 +148,18 @@ class Pinned:
         """Return the best `k` by the hybrid score. Texts are read for these only, by their key."""
         depth = max(k, DEPTH)
         fields = () if where.exact else FIELDS
-        weights = self._lexical.weights(queries)
-        lexical = self._lexical.search_later(weights, max(depth, FILTERED) if where.expression() else depth)
-        dense = self._nearest(vectors, depth, where, fields)  # while BM25 searches in another thread
-        inputs = [
-            HybridQuery(weighted, vector, hits, *best)
-            for weighted, vector, hits, best in zip(weights, vectors, dense, lexical.result(), strict=True)
-        ]
-        ranking = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
-        ranked = rank_hybrid(inputs, self._lexical.scorer, ranking, k, lambda rows: self._vectors(rows, where))
+        with timed(Stage.SEARCH):
+            weights = self._lexical.weights(queries)
+            lexical = self._lexical.search_later(weights, max(depth, FILTERED) if where.expression() else depth)
+            dense = self._nearest(vectors, depth, where, fields)  # while BM25 searches in another thread
+            inputs = [
+                HybridQuery(weighted, vector, hits, *best)
+                for weighted, vector, hits, best in zip(weights, vectors, dense, lexical.result(), strict=True)
+            ]
+            ranking = self.ranking if self.ranking.mode is Mode.HYBRID else self.ranking.model_copy(update=EVEN)
+            ranked = rank_hybrid(inputs, self._lexical.scorer, ranking, k, lambda rows: self._vectors(rows, where))
         wanted = sorted({row for best in ranked for row, _ in best})
-        fetched = self._fetch(wanted, where, FIELDS)
+        fetched = self._fetch_texts(wanted, where)
         return [[fetched[row]._replace(score=score) for row, score in best] for best in ranked]
 
     def _vectors(self, rows: Sequence[int], where: Filters) -> dict[int, np.ndarray]:
@@ -169,8 +181,16 @@ class Pinned:
         hits = self._reader.fetch(self._lexical.passage_ids(rows), fields, where.expression())
         return {row: hit for row, hit in hits.items() if _matches(hit, where)}
 
+    def _fetch_texts(self, rows: Sequence[int], where: Filters) -> dict[int, Found]:
+        with timed(Stage.FETCH):
+            return self._fetch(rows, where, FIELDS)
+
     def _hit(self, rank: int, hit: Found) -> Hit:
-        texts = hit.fields if hit.fields["whole"] else _read_full_text(self._snapshot, hit.row)
+        if hit.fields["whole"]:
+            texts = hit.fields
+        else:
+            with timed(Stage.FETCH):
+                texts = _read_full_text(self._snapshot, hit.row)
         title, text = texts["title"] or "", texts["text"]
         return Hit(rank=rank, score=hit.score, passage_id=hit.passage_id, title=title, text=text)
 

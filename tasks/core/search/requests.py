@@ -105,6 +105,12 @@ class Health(BaseModel):
     reason: str = ""
 
 
+class Live(BaseModel):
+    """The process responds."""
+
+    status: Status = Status.OK
+
+
 class Comparison(BaseModel):
     """A release that can be searched."""
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
@@ -41,7 +40,7 @@ class Searcher:
     def __init__(self, settings: Settings, loader: Loader, publisher: Opener) -> None:
         self._home, self._loader, self._publisher, self._settings = settings.home, loader, publisher, settings
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
-        self._closed = threading.Event()
+        self._closed, self.swaps = threading.Event(), 0  # swaps: changes of the release
         self._pinned = self._pin(None)
         self._repeat(self.refresh, settings.milvus.notice_seconds, "nightshift-pointer")
         self._repeat(self.check, 60 * settings.release.check_minutes, "nightshift-check")
@@ -57,6 +56,11 @@ class Searcher:
             Unreachable: the Milvus server does not answer.
         """
         return cls(settings, loader, publisher or open_publisher(settings.home, settings.milvus))
+
+    @property
+    def pinned(self) -> Pinned:
+        """The open release."""
+        return self._pinned
 
     @property
     def release(self) -> str:
@@ -175,6 +179,7 @@ class Searcher:
             closed = self._closed.is_set()
             if not closed:
                 self._pinned = new
+                self.swaps += new.pointer.release != old.pointer.release
             idle = old.retire()
         if closed:
             new.close()
@@ -194,9 +199,7 @@ class Searcher:
     def __enter__(self) -> Searcher:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _repeat(self, action: Callable[[], object], seconds: float, name: str) -> None:

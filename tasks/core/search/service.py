@@ -6,17 +6,22 @@ import ipaddress
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.base.settings import Settings
+from tasks.core.base.tracing import span
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.live import LiveShadow
+from tasks.core.search.metrics import ServiceMetrics, ServiceState
 from tasks.core.search.named_releases import find_release, loadable, open_release
 from tasks.core.search.pinned import Answer
 from tasks.core.search.requests import Comparison, Health, Releases, SearchRequest, SearchResponse, Status
 from tasks.core.search.searcher import Searcher
+from tasks.core.search.stages import Durations, Stage, record_durations
 from tasks.core.search.worker_pool import WorkerPool
 
 log = logging.getLogger("nightshift.search")
@@ -37,6 +42,7 @@ class Service:
         self._serving_pool = WorkerPool("serving", settings.service.concurrency)
         # Opening a release takes seconds. A pool of one thread keeps comparisons from delaying normal searches.
         self._comparison_pool = WorkerPool("comparing", 1)
+        self.metrics = ServiceMetrics(settings.home, self._state)
 
     @classmethod
     def open(cls, settings: Settings, loader: Loader = default_loader, opener: Opener | None = None) -> Service:
@@ -85,18 +91,33 @@ class Service:
             NoSuchRelease: the named release does not exist.
             NightshiftError: as `Searcher.search`.
         """
-        began, seconds = time.perf_counter(), self.settings.service.seconds
-        answers: list[Answer] = []
+        began, limit = time.perf_counter(), self.settings.service.seconds
+        searched: Searched | None = None
         if request.release in ("", self.release):
-            answers = await self._serving_pool.run(lambda: _search(self._searcher, request), seconds)
+            searched = await self._serving_pool.run(lambda: _search(lambda: self._searcher, request, began), limit)
         # The pointer may have moved in the meantime: a request for a named release must get that release.
-        if not answers or request.release not in ("", answers[0].release):
-            answers = await self._comparison_pool.run(
-                lambda: _search(self._open_named(request.release), request), seconds
+        if searched is None or request.release not in ("", searched.answers[0].release):
+            searched = await self._comparison_pool.run(
+                lambda: _search(lambda: self._open_named(request.release), request, began), limit
             )
         elif self._live is not None:
-            self._live.offer(answers, request.k, request.filters, request.chosen_mode)
-        return SearchResponse(release=answers[0].release, seconds=time.perf_counter() - began, answers=answers)
+            self._live.offer(searched.answers, request.k, request.filters, request.chosen_mode)
+        answers, seconds = searched.answers, time.perf_counter() - began
+        self.metrics.observe(searched.durations, len(answers), seconds)
+        return SearchResponse(release=answers[0].release, seconds=seconds, answers=answers)
+
+    def _state(self) -> ServiceState:
+        health, pinned = self.health(), self._searcher.pinned
+        return ServiceState(
+            release=pinned.pointer.release,
+            fingerprint=pinned.pointer.fingerprint,
+            mode=pinned.ranking.mode,
+            rows=pinned.rows,
+            swaps=self._searcher.swaps,
+            ready=health.status is not Status.FAILING,
+            degraded=health.status is Status.DEGRADED,
+            in_flight={pool.name: pool.taken for pool in (self._serving_pool, self._comparison_pool)},
+        )
 
     def close(self) -> None:
         """Finish searches in progress, then close all releases."""
@@ -119,8 +140,20 @@ class Service:
         return self._named[name]
 
 
-def _search(searcher: Searcher, request: SearchRequest) -> list[Answer]:
-    return searcher.search(request.texts, request.k, where=request.filters, mode=request.chosen_mode)
+class Searched(NamedTuple):
+    """The answers to a request, and how long each stage took."""
+
+    answers: list[Answer]
+    durations: Durations
+
+
+def _search(open_searcher: Callable[[], Searcher], request: SearchRequest, began: float) -> Searched:
+    """Search in a worker thread. `began` is when the request arrived, in seconds of `time.perf_counter`."""
+    with span("nightshift.search", queries=len(request.texts), k=request.k), record_durations() as durations:
+        durations.seconds[Stage.WAIT] = time.perf_counter() - began
+        searcher = open_searcher()
+        answers = searcher.search(request.texts, request.k, where=request.filters, mode=request.chosen_mode)
+    return Searched(answers, durations)
 
 
 def check_address(host: str, settings: ServiceSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -26,7 +27,7 @@ class WorkerPool:
     """Worker threads with a bounded queue. Use it from one event loop."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._name, self._places, self._taken = name, threads * (1 + WAITING), 0
+        self.name, self._places, self._taken = name, threads * (1 + WAITING), 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"nightshift-{name}")
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
@@ -39,12 +40,17 @@ class WorkerPool:
             TooSlow: it took longer than `seconds`, including time in the queue.
         """
         if self._taken >= self._places:
-            raise Full(f"{self._name}: {self._taken} searches are running or queued; try again in a moment")
+            raise Full(f"{self.name}: {self._taken} searches are running or queued; try again in a moment")
         self._taken += 1
-        future = self._pool.submit(work)
+        future = self._pool.submit(contextvars.copy_context().run, work)  # traces keep their parent
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: _call_in_loop(loop, self._leave))
         return await _within(future, seconds)
+
+    @property
+    def taken(self) -> int:
+        """Running and queued searches."""
+        return self._taken
 
     def close(self) -> None:
         """Stop the threads after all running and queued searches have ended."""

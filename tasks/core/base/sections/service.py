@@ -15,6 +15,11 @@ class ServiceSettings(Section):
         description="token that requests must send as `Authorization: Bearer …`; set it as NIGHTSHIFT_SERVICE__TOKEN; "
         "empty: no token is required, and only this machine can reach the service",
     )
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="second token, which opens only `GET /metrics`, for Prometheus; set it as "
+        "NIGHTSHIFT_SERVICE__METRICS_TOKEN; empty: /metrics needs the same token as searches",
+    )
     url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
