@@ -22,6 +22,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Rele
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Action
+from tasks.core.embedding.derived import trunk_of
 from tasks.core.embedding.shards import find_embeddings
 from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.evaluation.systems import System
@@ -208,11 +209,13 @@ def mine(
 
 
 def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
-    """Embed all passages with an encoder, shard by shard."""
+    """Embed all passages with an encoder, shard by shard; with a passage map, first with its trunk."""
     world_size = settings.embedding.shards
     embeddings = find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)
     if embeddings is not None:
         return embeddings
+    if (trunk := trunk_of(encoder)) is not None:
+        embed(settings, trunk, snapshot)
     run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
     return gather_shards(settings, encoder, snapshot)
 

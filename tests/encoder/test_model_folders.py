@@ -119,7 +119,12 @@ def dense(**more: Any) -> Any:
     from sentence_transformers.base.modules import Dense
 
     torch.manual_seed(5)
-    return Dense(32, 12, **{"bias": False, "activation_function": torch.nn.Identity(), **more})
+    linear = {"in_features": 32, "out_features": 12, "bias": False, "activation_function": torch.nn.Identity()}
+    return Dense(**{**linear, **more})
+
+
+def narrow() -> Any:
+    return dense(in_features=48, activation_function=torch.nn.Tanh())
 
 
 def normalize() -> Any:
@@ -139,6 +144,14 @@ OWN: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object]]] = {
     ),
     "cls": (lambda tiny, to: sentence_model(tiny, to, normalize(), pooling="cls"), {"pooling": "cls"}),
     "dense": (lambda tiny, to: sentence_model(tiny, to, dense(), normalize()), {"dimension": 12}),
+    "dense with tanh": (
+        lambda tiny, to: sentence_model(tiny, to, dense(bias=True, activation_function=torch.nn.Tanh()), normalize()),
+        {"dimension": 12},
+    ),
+    "two dense": (
+        lambda tiny, to: sentence_model(tiny, to, dense(out_features=48, bias=True), narrow(), normalize()),
+        {"dimension": 12},
+    ),
     "prompts": (
         lambda tiny, to: sentence_model(tiny, to, normalize(), prompts=PROMPTS),
         {"query_prompt": "find: ", "passage_prompt": "the story of "},
@@ -195,9 +208,13 @@ def with_custom_step(tiny: Path, folder: Path) -> Path:
 
 
 LACKING: dict[str, tuple[Callable[[Path, Path], Path], dict[str, object], str]] = {
-    "a dense step with an activation": (
-        lambda tiny, to: sentence_model(tiny, to, dense(bias=True, activation_function=torch.nn.Tanh())), {},
-        r"dimension = …  # the Dense step 2_Dense: Nightshift supports only a linear map",
+    "a dense step with a residual": (
+        lambda tiny, to: sentence_model(tiny, to, dense(use_residual=True)), {},
+        r"dimension = …  # the Dense step 2_Dense has a residual connection; 0 skips it",
+    ),
+    "a dense step with a rare activation": (
+        lambda tiny, to: sentence_model(tiny, to, dense(activation_function=torch.nn.Softsign())), {},
+        r"dimension = …  # the Dense step 2_Dense has the activation torch\.nn\.modules\.activation\.Softsign; 0 skips",
     ),
     "two poolings": (
         lambda tiny, to: sentence_model(tiny, to, pooling=("mean", "max")), {},  # type: ignore[arg-type]
@@ -231,7 +248,7 @@ def test_an_explicit_setting_overrides_the_model_with_a_warning(
     settings = EncoderSettings(model=str(base), pooling="mean", dimension=0)
     check_bases(find_bases(settings), settings)
     assert '[encoder] pooling = "mean" overrides the model\'s own "max" (1_Pooling/config.json)' in caplog.text
-    assert "[encoder] dimension = 0 overrides the model's own …" in caplog.text
+    assert "[encoder] dimension = 0 overrides the model's own 12 (the Dense step 2_Dense)" in caplog.text
 
 
 @pytest.mark.parametrize("written", [{"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])

@@ -114,6 +114,32 @@ def test_vectors_of_the_base_model_are_kept_with_the_snapshot_of_a_release(setti
     assert not other.path.exists()
 
 
+def test_vectors_of_a_trunk_are_kept_as_long_as_a_release_derives_from_them(settings):
+    home, snapshot = settings.home, snapshot_of(settings.home, texts())
+    encoder = encoder_of(home, seed=1)
+    trunk, other = (embeddings_of(home, encoder_of(home, seed), snapshot) for seed in (8, 9))
+    encoded = embeddings_of(home, encoder, snapshot)
+
+    def derive(folder):
+        for file in encoded.path.glob("*.parquet"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        fields = encoded.model_dump(exclude={"digest", "path", "reused"})
+        return {**fields, "parents": (encoder.digest, snapshot.digest, trunk.digest), "derived": snapshot.rows}
+
+    derived = produce(home, Embeddings, {"derived": trunk.digest}, derive)
+    release_night(settings, seed=1, snapshot=snapshot, embeddings=derived)
+    remove_unused(settings, LATER)
+    assert derived.path.exists()
+    assert trunk.path.exists()
+    assert not other.path.exists()
+    for seed in (2, 3):
+        release_night(settings, seed=seed, tag=f"tag{seed}")
+    prune(settings)
+    remove_unused(settings, LATER)
+    assert not derived.path.exists()
+    assert not trunk.path.exists()
+
+
 def test_use_restarts_the_retention_period_of_an_artifact(settings):
     run, other = create_run(settings.home, "q1"), create_run(settings.home, "q2")
     for artifact in (run, other):

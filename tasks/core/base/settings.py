@@ -119,9 +119,14 @@ class EncoderSettings(Section):
     passage_prompt: str = Field("", description="prefix of every passage")
     query_tokens: int = Field(64, ge=4, description="maximum tokens of a query, including special tokens")
     passage_tokens: int = Field(128, ge=4, description="maximum tokens of a passage, including special tokens")
-    train: Literal["both", "query"] = Field(
+    train: Literal["both", "query", "query+map"] = Field(
         "both",
-        description="encoders to train; query: keep the passage encoder and the vectors of the collection unchanged",
+        description="encoders to train; query: keep the passage encoder and the vectors of the collection unchanged; "
+        "query+map: also train a map of the passage vectors, and derive new vectors from the stored ones",
+    )
+    map_rank: int = Field(0, ge=0, description="query+map only: rank of the trained change of the map; 0: full rank")
+    map_hidden: int = Field(
+        0, ge=0, description="query+map only: hidden units of a residual layer in the map; 0: the map is linear"
     )
     lora_rank: int = Field(0, ge=0, description="rank of the LoRA adapters to train (needs peft); 0: train all weights")
     lora_targets: tuple[str, ...] = Field(
@@ -130,10 +135,25 @@ class EncoderSettings(Section):
 
     @model_validator(mode="after")
     def _sides_need_weights_of_their_own(self) -> EncoderSettings:
-        for name, value in (("train", self.train == "query"), ("query_model", self.query_model)):
+        for name, value in (("train", self.train != "both"), ("query_model", self.query_model)):
             if value and self.shared:
                 raise ValueError(f"[encoder] {name} applies to separate encoders: set shared = false")
         return self
+
+    @model_validator(mode="after")
+    def _map_settings_need_a_map(self) -> EncoderSettings:
+        has_map = self.train == "query+map"
+        for name in ("map_rank", "map_hidden"):
+            if getattr(self, name) and not has_map:
+                raise ValueError(f'[encoder] {name} needs train = "query+map"')
+        if has_map and (self.serve_dimension or not self.normalize):
+            raise ValueError('[encoder] train = "query+map" needs serve_dimension = 0 and normalize = true')
+        return self
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings, without settings of the passage map that have their default value."""
+        defaults = {name for name in ("map_rank", "map_hidden") if not getattr(self, name)}
+        return self.model_dump(exclude=defaults)
 
 
 class Settings(BaseSettings):

@@ -5,7 +5,7 @@ Vectors are collected in one scratch file, in any order. Each source is read onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,10 @@ def required_shards(work: ShardWork, plan: Plan) -> list[int]:
     return ranks
 
 
-def assemble(work: ShardWork, plan: Plan, parts: list[Path], counts: dict[str, int]) -> str:
+def assemble(work: ShardWork, plan: Plan, parts: list[Path], facts: Mapping[str, object]) -> str:
     """Write the shard's Parquet file: passage_id, text_hash, vector, in snapshot order.
 
-    parts: files with the vectors of `plan.encode`, in that order. counts: written into the file's metadata, with the
+    parts: files with the vectors of `plan.encode`, in that order. facts: written into the file's metadata, with the
         key of the embeddings.
 
     Returns the digest of the content. Row groups have 4,096 rows.
@@ -54,7 +54,7 @@ def assemble(work: ShardWork, plan: Plan, parts: list[Path], counts: dict[str, i
             content.add("vector", table["vector"].combine_chunks().flatten())
             writer.write_table(table)
         digest = content.hexdigest()
-        metadata = {**work.key, "rank": work.rank, "rows": work.end - work.start, **counts, "content": digest}
+        metadata = {**work.key, "rank": work.rank, "rows": work.end - work.start, **facts, "content": digest}
         writer.add_key_value_metadata({name: str(value) for name, value in metadata.items()})
     temporary.rename(work.file)
     return digest

@@ -20,17 +20,17 @@ from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
 from tasks.core.encoder.damage import check_readable, damaged, read_sealed_json
+from tasks.core.encoder.dense_module import PLAIN, decisive_dense_files, load_projection
 from tasks.core.encoder.hardware import check_supported
 from tasks.core.encoder.layout import write_router, write_tower
 from tasks.core.encoder.model_parts import (
-    PROJECTION,
     longest_input,
     new_projection,
-    read_projection,
     read_tokenizer,
     read_transformer,
 )
 from tasks.core.encoder.model_settings import has_own_projection
+from tasks.core.encoder.passage_map import MAP_FILES, MAPS
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
@@ -39,7 +39,8 @@ SEPARATE = {"query": "query", "passage": "passage"}
 DECISIVE = (
     "config.json",
     "*.safetensors",
-    PROJECTION,
+    PLAIN,
+    *MAP_FILES,
     "tokenizer*.json",
     "vocab*",
     "merges.txt",
@@ -208,15 +209,16 @@ def fingerprint(folder: Path) -> str:
     return digest_of({"spec": spec.model_dump(), "files": files, "numerics": NUMERICS})
 
 
-def passage_fingerprint(folder: Path) -> str:
-    """Return the fingerprint of the passage side alone.
+def passage_fingerprint(folder: Path, *, with_map: bool = True) -> str:
+    """Return the fingerprint of the passage side alone; without its map, that of the trunk.
 
     Encoders with the same passage fingerprint give every passage the same vector, even if their query sides differ.
     """
     spec = read_spec(folder)
-    place = folder if spec.shared else folder / SEPARATE["passage"]
+    files = decisive_files(folder / places(spec).get("passage", ""))
+    files = {name: digest for name, digest in files.items() if with_map or not name.startswith(MAPS)}
     side = {**spec.side("passage")._asdict(), "precision": spec.precision}
-    return digest_of({"passage": side, "files": decisive_files(place), "numerics": NUMERICS})
+    return digest_of({"passage": side, "files": files, "numerics": NUMERICS})
 
 
 def start_from(base: Path, spec: EncoderSpec, folder: Path, query_base: Path | None = None) -> DualEncoder:
@@ -260,7 +262,7 @@ def _from_base(base: Path, side: Side) -> Tower:
     transformer = read_transformer(base)
     projection = None
     if has_own_projection(base, side.dimension):
-        projection = read_projection(base)
+        projection = load_projection(base)
     elif side.dimension:
         projection = new_projection(transformer.config.hidden_size, side.dimension)
     return Tower(read_tokenizer(base), transformer, projection, side)
@@ -268,5 +270,5 @@ def _from_base(base: Path, side: Side) -> Tower:
 
 def decisive_files(place: Path) -> dict[str, str]:
     """Return file name → digest for the files of a model folder that determine vectors."""
-    files = {file for pattern in DECISIVE for file in place.glob(pattern)}
+    files = {file for pattern in DECISIVE for file in place.glob(pattern)} | {*decisive_dense_files(place)}
     return {str(file.relative_to(place)): digest_once(file) for file in sorted(files)}

@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from tasks.core.base.files import write_json
 from tasks.core.encoder.adapters import merge_adapters
-from tasks.core.encoder.model_parts import PROJECTION, WEIGHT
+from tasks.core.encoder.dense_module import CUT, MODULES, cut_module, dense_modules, dense_path, save_projection
+from tasks.core.encoder.passage_map import MAPS, map_modules
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower
 
 TYPES = "sentence_transformers.models."  # the module path that works in releases 5 and 6
-CUT = "3_Cut"
 
 
 def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
@@ -36,7 +33,7 @@ def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
         tower.tokenizer.backend_tokenizer.no_truncation()
         tower.tokenizer.backend_tokenizer.no_padding()
     tower.tokenizer.save_pretrained(folder)
-    write_json(folder / "modules.json", _numbered(_modules(tower)))
+    write_json(folder / MODULES, _numbered(_modules(tower)))
     limits = {task: task_tower.max_tokens for task, task_tower in tasks.items()}
     config: dict[str, object] = {"max_seq_length": max(limits.values()), "do_lower_case": False}
     if len(set(limits.values())) > 1:
@@ -45,11 +42,12 @@ def write_tower(tower: Tower, folder: Path, tasks: Mapping[str, Tower]) -> None:
     modes = {key: tower.side.pooling == mode for mode, (_, key) in SENTENCE_TRANSFORMERS.items()}
     hidden = tower.transformer.config.hidden_size
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
-    if tower.projection is not None:
-        _write_dense(folder / Path(PROJECTION).parent, tower.projection.weight.detach())
+    save_projection(tower.projection, folder)
     if tower.dimension < tower.width:
         # A Dense step, as `truncate_dim` would cut after Normalize: a cut vector must have length 1 again.
-        _write_dense(folder / CUT, torch.eye(tower.dimension, tower.width))
+        cut_module(tower.dimension, tower.width).save(folder / CUT)
+    for path, dense in zip(MAPS, map_modules(tower.passage_map), strict=False):
+        dense.save(folder / path)
     _write_prompts(folder, tasks)
 
 
@@ -70,32 +68,26 @@ def write_router(folder: Path, places: Mapping[str, str], tasks: Mapping[str, To
             "parameters": {"default_route": "document", "allow_empty_key": True},
         },
     )
-    write_json(folder / "modules.json", _numbered({"": TYPES + "Router"}))
+    write_json(folder / MODULES, _numbered({"": TYPES + "Router"}))
     _write_prompts(folder, tasks)
 
 
 def _modules(tower: Tower) -> dict[str, str]:
     """Return the steps from text to vector: folder → class."""
     steps = {"": "Transformer", "1_Pooling": "Pooling"}
-    if tower.projection is not None:
-        steps[str(Path(PROJECTION).parent)] = "Dense"
+    steps |= {dense_path(number): "Dense" for number, _ in enumerate(dense_modules(tower.projection))}
     if tower.dimension < tower.width:
         steps[CUT] = "Dense"
     if tower.normalize:
         steps["4_Normalize"] = "Normalize"
+    if tower.passage_map is not None:
+        steps |= {path: "Dense" for path, _ in zip(MAPS, map_modules(tower.passage_map), strict=False)}
+        steps["7_Normalize"] = "Normalize"
     return {path: TYPES + kind for path, kind in steps.items()}
 
 
 def _numbered(modules: Mapping[str, str]) -> list[dict[str, object]]:
     return [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules.items())]
-
-
-def _write_dense(folder: Path, weight: torch.Tensor) -> None:
-    rows, columns = weight.shape
-    identity = "torch.nn.modules.linear.Identity"
-    config = {"in_features": columns, "out_features": rows, "bias": False, "activation_function": identity}
-    write_json(folder / "config.json", config)
-    save_file({WEIGHT: weight.contiguous().cpu()}, folder / "model.safetensors")
 
 
 def _write_prompts(folder: Path, tasks: Mapping[str, Tower]) -> None:

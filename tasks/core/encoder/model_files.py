@@ -26,7 +26,7 @@ def check_model_files(folder: Path) -> Path:
     """
     _check_present(folder)
     for file in _weight_files(folder):
-        _check_weights(file)
+        check_weight_file(file)
     check_vocabulary(folder)
     if "model_type" not in read_json_object(folder / "config.json"):
         raise NightshiftError(
@@ -125,7 +125,8 @@ def _indexed(index: Path) -> Iterator[Path]:
         yield index.parent / name
 
 
-def _check_weights(file: Path) -> None:
+def check_weight_file(file: Path) -> None:
+    """Raise NightshiftError when a file is not a complete safetensors file, or only a Git LFS pointer."""
     _refuse_pointer(file)
     try:
         with safe_open(file, framework="numpy"):

@@ -1,4 +1,4 @@
-"""Read the parts of a tower from a model folder: tokenizer, transformer, projection."""
+"""Read the parts of a tower from a model folder: tokenizer and transformer. Create new projections."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.encoder.dense_module import Dense
 from tasks.core.encoder.model_files import check_vocabulary
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()  # read_transformer checks for missing weights
-
-PROJECTION = "2_Dense/model.safetensors"
-WEIGHT = "linear.weight"
 
 
 def read_transformer(folder: Path) -> PreTrainedModel:
@@ -103,18 +100,9 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_projection(folder: Path) -> nn.Linear:
-    """Read the linear map that follows the pooling."""
-    weight = load_file(folder / PROJECTION)[WEIGHT]
-    projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    with torch.no_grad():
-        projection.weight.copy_(weight)
-    return projection
-
-
-def new_projection(width: int, dimension: int) -> nn.Linear:
+def new_projection(width: int, dimension: int) -> Dense:
     """Create a linear map from `width` to `dimension` numbers: orthogonal, to preserve inner products, from seed 0."""
-    projection = nn.Linear(width, dimension, bias=False)
+    projection = Dense(width, dimension)
     nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
     return projection
 

@@ -14,18 +14,16 @@ from typing import Any, Literal, NamedTuple
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import EncoderSettings
-from tasks.core.encoder.layout import CUT
+from tasks.core.encoder.dense_module import CUT, MODULES, listed_dense, read_dense_config, why_unsupported
 from tasks.core.encoder.model_files import read_json_list, read_json_object
-from tasks.core.encoder.model_parts import PROJECTION, read_tokenizer
+from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 
 log = logging.getLogger("nightshift.encoder")
 
 Task = Literal["query", "passage"]
-MODULES, PROMPTS, LIMITS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+PROMPTS, LIMITS = "config_sentence_transformers.json", "sentence_bert_config.json"
 SAVED_PROMPTS: dict[Task, tuple[str, ...]] = {"query": ("query",), "passage": ("document", "passage", "corpus")}
-PLAIN_DENSE = {"bias": False, "use_residual": False, "module_input_name": "sentence_embedding"}
-NO_ACTIVATION = ("torch.nn.modules.linear.Identity", "torch.nn.Identity", None)
 
 
 class ModelSetting(NamedTuple):
@@ -70,6 +68,7 @@ def own_settings(base: Path, tasks: Collection[Task]) -> Iterator[ModelSetting]:
     modules = _modules(base)
     for kind, path in modules:
         yield from _settings_of_module(base, kind, path)
+    yield from _dense_setting(base)
     saved = _read(base / PROMPTS)
     yield from _normalization_setting(saved.get("similarity_fn_name"), [kind for kind, _ in modules])
     if truncated := saved.get("truncate_dim"):
@@ -94,10 +93,11 @@ def saved_prompt(saved: dict[str, Any], task: Task) -> str:
 
 
 def has_own_projection(base: Path, dimension: int) -> bool:
-    """Return True if the model includes a linear map to `dimension` numbers, so none has to be initialized."""
-    dense = str(Path(PROJECTION).parent)
-    is_listed = any((kind, path) == ("Dense", dense) for kind, path in _modules(base))
-    return is_listed and _plain_dense(base, dense) == dimension
+    """Return True if the Dense modules of the model give `dimension` numbers, so none has to be initialized."""
+    paths = listed_dense(base)
+    if not paths or any(why_unsupported(base / path) for path in paths):
+        return False
+    return bool(read_dense_config(base / paths[-1])["out_features"] == dimension)
 
 
 def _modules(base: Path) -> list[tuple[str, str]]:
@@ -117,11 +117,7 @@ def _settings_of_module(base: Path, kind: str, path: str) -> Iterator[ModelSetti
         yield from _pooling_setting(base / path / "config.json")
     elif kind == "Dense" and path == CUT:  # Nightshift's encoders cut vectors with this step
         yield ModelSetting("serve_dimension", _read(base / path / "config.json").get("out_features"), path)
-    elif kind == "Dense":
-        dimension = _plain_dense(base, path)
-        lacks = "" if dimension else ": Nightshift supports only a linear map, in safetensors; 0 skips the step"
-        yield ModelSetting("dimension", dimension, f"the Dense step {path}{lacks}")
-    elif kind != "Normalize":
+    elif kind not in ("Dense", "Normalize"):
         raise _unsupported(base, f"the step {kind} ({path})")
 
 
@@ -153,17 +149,16 @@ def _normalization_setting(similarity: object, kinds: list[str]) -> Iterator[Mod
         )
 
 
-def _plain_dense(base: Path, path: str) -> int | None:
-    """Return the output dimension of a Dense step if it is a plain linear map in the folder we expect; else None."""
-    config = {
-        "bias": True,
-        "activation_function": "torch.nn.modules.activation.Tanh",
-        **_read(base / path / "config.json"),
-    }
-    plain = all(config.get(key, value) == value for key, value in PLAIN_DENSE.items())
-    if not plain or config["activation_function"] not in NO_ACTIVATION or f"{path}/model.safetensors" != PROJECTION:
-        return None
-    return int(config["out_features"]) if (base / PROJECTION).is_file() else None
+def _dense_setting(base: Path) -> Iterator[ModelSetting]:
+    """Yield `dimension`, the length of the vector after the last Dense module."""
+    paths = listed_dense(base)
+    for path in paths:
+        if reason := why_unsupported(base / path):
+            yield ModelSetting("dimension", None, f"the Dense step {path} {reason}; 0 skips it")
+            return
+    if paths:
+        steps = f"the Dense step {paths[0]}" if len(paths) == 1 else f"the Dense steps {', '.join(paths)}"
+        yield ModelSetting("dimension", int(read_dense_config(base / paths[-1])["out_features"]), steps)
 
 
 def _check_prompt_pooling(base: Path, settings: EncoderSettings, tasks: Collection[Task]) -> None:

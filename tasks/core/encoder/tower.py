@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.backends.batches import padded_batches
-from tasks.core.encoder.model_parts import longest_input, read_projection, read_tokenizer, read_transformer
+from tasks.core.encoder.dense_module import Projection, load_projection
+from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_transformer
+from tasks.core.encoder.passage_map import PassageMap, read_map
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tokenizing import token_ids
 
@@ -40,14 +42,25 @@ class Side(NamedTuple):
 
 
 class Tower(nn.Module):
-    """A transformer, a pooling over its last hidden states, and an optional linear map.
+    """A transformer, a pooling over its last hidden states, an optional projection by Dense modules, and a map.
 
-    Raises NightshiftError when `serve_dimension` exceeds the vector length.
+    Everything before the map is the trunk.
+
+    Raises NightshiftError when `serve_dimension` exceeds the vector length, or the side of a tower with a map does not
+    return whole vectors of length 1.
     """
 
-    def __init__(self, tokenizer: Any, transformer: PreTrainedModel, projection: nn.Linear | None, side: Side) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        transformer: PreTrainedModel,
+        projection: Projection | None,
+        side: Side,
+        passage_map: PassageMap | None = None,
+    ) -> None:
         super().__init__()
         self.tokenizer, self.transformer, self.projection, self.side = tokenizer, transformer, projection, side
+        self.passage_map = passage_map
         self.prompt, self.normalize = side.prompt, side.normalize
         self.backend: Backend | None = None  # None: torch encodes
         self.max_tokens = min(side.max_tokens, longest_input(transformer) or side.max_tokens)
@@ -56,16 +69,22 @@ class Tower(nn.Module):
                 f"[encoder] serve_dimension = {side.serve_dimension}: its vectors have {self.width} numbers; "
                 "give fewer, or 0 for all"
             )
+        if passage_map is not None and (side.serve_dimension or not side.normalize):
+            raise NightshiftError(
+                "[encoder] the vectors of an encoder with a passage map are whole and have length 1: set "
+                'serve_dimension = 0 and normalize = true, or set start = "base" for one night'
+            )
 
     @classmethod
     def open(cls, folder: Path, side: Side) -> Tower:
         """Read a model folder that `layout.write_tower` wrote."""
-        projection = read_projection(folder) if side.dimension else None
-        return cls(read_tokenizer(folder), read_transformer(folder), projection, side)
+        projection = load_projection(folder) if side.dimension else None
+        passage_map = read_map(folder)
+        return cls(read_tokenizer(folder), read_transformer(folder), projection, side, passage_map)
 
     def twin(self, tokenizer: Any, side: Side) -> Tower:
         """Return a tower with the same weights for the other side. The tokenizer must be a separate one."""
-        return Tower(tokenizer, self.transformer, self.projection, side)
+        return Tower(tokenizer, self.transformer, self.projection, side, self.passage_map)
 
     @property
     def width(self) -> int:
@@ -85,11 +104,12 @@ class Tower(nn.Module):
 
     @property
     def is_trained(self) -> bool:
-        """False when every weight is frozen."""
-        return any(parameter.requires_grad for parameter in self.parameters())
+        """False when every weight of the trunk is frozen."""
+        trunk = (parameter for name, parameter in self.named_parameters() if not name.startswith("passage_map."))
+        return any(parameter.requires_grad for parameter in trunk)
 
     def train(self, mode: bool = True) -> Tower:
-        """Set training mode. A frozen tower stays in evaluation mode, without dropout."""
+        """Set training mode. A frozen trunk stays in evaluation mode, without dropout."""
         return super().train(mode and self.is_trained)
 
     def set_dropout(self, share: float) -> None:
@@ -110,6 +130,10 @@ class Tower(nn.Module):
         Texts of similar length are batched, with at most `token_budget` padded tokens in a batch. This wastes little
         on padding and keeps activations in the CPU cache.
         """
+        vectors = self._trunk(ids, token_budget)
+        return vectors if self.passage_map is None else self.passage_map(vectors)
+
+    def _trunk(self, ids: TokenIds, token_budget: int) -> Tensor:
         batches = padded_batches([len(row) for row in ids], token_budget)
         vectors = torch.cat([self._vectors(ids, rows) for rows in batches])
         positions = torch.empty(len(ids), dtype=torch.long)
@@ -118,13 +142,18 @@ class Tower(nn.Module):
 
     def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
         """Compute the served vectors, float32 (n, dimension) in main memory: without gradients, cut to `dimension`."""
+        vectors = self.encode_trunk(ids, token_budget)
+        return vectors if self.passage_map is None else self.passage_map.map_vectors(vectors)
+
+    def encode_trunk(self, ids: TokenIds, token_budget: int) -> np.ndarray:
+        """Compute vectors as `encode` does, but without the map."""
         if len(ids) == 0:
             return np.zeros((0, self.dimension), np.float32)
         if self.backend is not None:
             return self.backend.encode(ids, token_budget)
         self.eval()
         with torch.inference_mode():
-            return prefix(self.forward(ids, token_budget), self.dimension, self.normalize).cpu().numpy()
+            return prefix(self._trunk(ids, token_budget), self.dimension, self.normalize).cpu().numpy()
 
     def _vectors(self, ids: TokenIds, rows: Sequence[int]) -> Tensor:
         lengths = torch.tensor([len(ids[row]) for row in rows])

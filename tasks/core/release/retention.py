@@ -44,10 +44,10 @@ GONE = ".gone"
 def remove_unused(settings: HomeSettings, now: float | None = None) -> list[Path]:
     """Delete artifacts, finished or not, that were last used more than `keep_days` days ago.
 
-    Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the base
-    model's embeddings of that snapshot, which the next night needs; and indexes, tokens, and statistics made only from
-    these. An artifact is renamed before its files are deleted, so it is never half there. Call this only while no night
-    runs on the home.
+    Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the trunk's
+    embeddings that derived embeddings were computed from; the base model's embeddings of that snapshot, which the next
+    night needs; and indexes, tokens, and statistics made only from these. An artifact is renamed before its files are
+    deleted, so it is never half there. Call this only while no night runs on the home.
 
     Args:
         settings: of the home. Nothing is deleted if `keep_days` is 0.
@@ -77,9 +77,12 @@ def _kept_digests(settings: HomeSettings) -> set[str]:
     releases = [release for release in known_releases(settings) if not release.pruned]
     kept = {digest for release in releases for digest in (release.encoder, release.embeddings, release.snapshot)}
     bases = {encoder.digest for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps == 0}
-    for embeddings in receipts_newest_first(settings.home, Embeddings):
+    stored = receipts_newest_first(settings.home, Embeddings)
+    for embeddings in stored:
         if embeddings.snapshot in kept and bases.intersection(embeddings.parents):
             kept |= {embeddings.digest, *embeddings.parents}
+    parents = {parent for embeddings in stored if embeddings.digest in kept for parent in embeddings.parents}
+    kept |= parents.intersection(embeddings.digest for embeddings in stored)
     derived = [receipt for kind in KEPT_WITH_SNAPSHOT for receipt in receipts_newest_first(settings.home, kind)]
     while more := {r.digest for r in derived if r.parents and kept.issuperset(r.parents)} - kept:
         kept |= more

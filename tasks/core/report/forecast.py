@@ -66,7 +66,7 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
         _mining(settings.home, snapshot, rounds),
         _embedding(speed, compared, "compared encoder"),
         _training(settings, snapshot, speed),
-        _embedding(speed, rounds * snapshot.rows, "challenger"),
+        _embedding(speed, rounds * snapshot.rows if settings.encoder.train == "both" else 0, "challenger"),
         _publishing(snapshot.rows),
     ]
     # Vectors are stored in shards and in the collection; each round stores an encoder.
@@ -131,7 +131,9 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed) -> Cost:
         seconds = steps * training.batch_size * earlier.seconds / earlier.rows
         return Cost("train", amount, seconds, "an earlier night")
     query = min(settings.encoder.query_tokens, 1.5 * _mean_words(snapshot))
-    tokens = query + (1 + training.hard_negatives) * speed.passage_tokens
+    tokens = query
+    if settings.encoder.train != "query+map":  # which trains on stored vectors of the passages
+        tokens += (1 + training.hard_negatives) * speed.passage_tokens
     seconds = steps * training.batch_size * tokens / speed.train
     return Cost("train", amount, seconds, speed.basis)
 

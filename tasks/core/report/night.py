@@ -120,7 +120,7 @@ def recipe_of(settings: Settings) -> str:
     mining["cross_encoder"] |= settings.as_written("mining.cross_encoder")
     return digest_of(
         {
-            "encoder": settings.encoder.model_dump() | settings.as_written("encoder"),
+            "encoder": settings.encoder.recipe() | settings.as_written("encoder"),
             "mining": mining,
             "training": settings.training.recipe(),
             "embedding": settings.embedding.numeric(),

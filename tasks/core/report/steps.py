@@ -71,6 +71,7 @@ def _avoided(receipt: Receipt) -> str:
     if receipt.reused:
         return f"all (done earlier in {receipt.seconds:.1f} s)"
     if isinstance(receipt, Embeddings) and receipt.avoided:
-        duplicates = f", {receipt.repeated:,} with duplicate text" if receipt.repeated else ""
-        return f"{receipt.avoided:,} of {receipt.rows:,} vectors reused{duplicates}"
+        details = f", {receipt.repeated:,} with duplicate text" if receipt.repeated else ""
+        details += f", {receipt.derived:,} derived from vectors of the trunk" if receipt.derived else ""
+        return f"{receipt.avoided:,} of {receipt.rows:,} vectors reused{details}"
     return ""

@@ -6,7 +6,8 @@ scores are higher than over all passages, so compare them only with each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import torch
 from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
-from tasks.core.encoder.tower import TokenIds, Tower
+from tasks.core.encoder.tower import TokenIds
 from tasks.core.evaluation.measures import per_query
 from tasks.core.retrieval.runs import RUN_FILE
 from tasks.core.snapshot.reader import passages, qrels, queries
@@ -26,6 +27,7 @@ from tasks.core.training.gradient_cache import Autocast
 from tasks.core.training.ranks import Ranks
 
 DEPTH = 10  # passages ranked per query
+Encode = Callable[[TokenIds, int], np.ndarray]  # a tower's method: token ids and token budget → vectors
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,24 @@ class DevEvaluation:
     passage_tokens: TokenIds
     answers: pa.Table  # query_id, passage_id, relevance
     leave_out_self: bool = False  # rank the passage whose id equals the query's id last
+    trunk_vectors: np.ndarray | None = None  # of the passages, float32 (passages, width); None: encode them each time
+
+    def with_frozen_trunk(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> DevEvaluation:
+        """Encode the passages with the trunk once, for a training that changes only the map after it."""
+        vectors = _encode(encoder.passage.encode_trunk, self.passage_tokens, encoder.passage.device, ranks, autocast)
+        return replace(self, trunk_vectors=vectors)
 
     def ndcg(self, encoder: DualEncoder, ranks: Ranks, autocast: Autocast) -> np.ndarray:
         """Return nDCG@10 of the encoder for each query, float64 (queries,) in [0, 1].
 
         The processes share the encoding work, and each returns the same values. The towers stay in eval mode.
         """
-        query_vectors = _encode(encoder.query, self.query_tokens, ranks, autocast)
-        passage_vectors = _encode(encoder.passage, self.passage_tokens, ranks, autocast)
+        query, passage = encoder.query, encoder.passage
+        query_vectors = _encode(query.encode, self.query_tokens, query.device, ranks, autocast)
+        if self.trunk_vectors is None or passage.passage_map is None:
+            passage_vectors = _encode(passage.encode, self.passage_tokens, passage.device, ranks, autocast)
+        else:
+            passage_vectors = passage.passage_map.map_vectors(self.trunk_vectors)
         return self.ndcg_of(query_vectors, passage_vectors)
 
     def ndcg_of(self, query_vectors: np.ndarray, passage_vectors: np.ndarray) -> np.ndarray:
@@ -142,9 +154,9 @@ def _read(snapshot: Snapshot, wanted: dict[str, None], random: set[int]) -> tupl
     return ids, texts
 
 
-def _encode(tower: Tower, ids: TokenIds, ranks: Ranks, autocast: Autocast) -> np.ndarray:
+def _encode(encode: Encode, ids: TokenIds, device: torch.device, ranks: Ranks, autocast: Autocast) -> np.ndarray:
     shards = ranks.shards([len(text) for text in ids])
     with autocast():
-        local = tower.encode([ids[row] for row in shards[ranks.rank].tolist()], 2048)
-    vectors: np.ndarray = ranks.gather(torch.from_numpy(local).to(tower.device), shards).cpu().numpy()
+        local = encode([ids[row] for row in shards[ranks.rank].tolist()], 2048)
+    vectors: np.ndarray = ranks.gather(torch.from_numpy(local).to(device), shards).cpu().numpy()
     return vectors

@@ -13,7 +13,7 @@ from torch import nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.progress import report_progress
-from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
 from tasks.core.snapshot.splits import Split
@@ -31,6 +31,7 @@ from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, make_autocast
+from tasks.core.training.stored_trunk import StoredTrunk, load_trunk
 from tasks.core.training.trainable import make_trainable, spec_to_train
 
 log = logging.getLogger("nightshift.training")
@@ -51,6 +52,7 @@ class Job(BaseModel):
     settings: Settings
     candidates: Run | None = None
     older: Snapshot | None = None
+    trunk: tuple[Embeddings, ...] = ()  # vectors of the frozen trunk, if only a map of the passages is trained
 
 
 class Outcome(BaseModel):
@@ -99,8 +101,14 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         leave_out_self=job.settings.evaluation.leave_out_self,
     )
     check_negatives(data, settings)
-    stepper = Stepper(encoder, settings, steps_in(data, settings), ranks, job.settings.encoder.dimensions)
-    dev, older_evaluation = _dev_evaluations(job, encoder)
+    stored = _stored_trunk(job, data, encoder)
+    stepper = Stepper(encoder, settings, steps_in(data, settings), ranks, job.settings.encoder.dimensions, stored)
+    dev, older_evaluation = (
+        evaluation
+        if evaluation is None or stored is None
+        else evaluation.with_frozen_trunk(encoder, ranks, make_autocast(settings, stepper.device))
+        for evaluation in _dev_evaluations(job, encoder)
+    )
 
     def evaluate(evaluation: DevEvaluation) -> np.ndarray:
         return evaluation.ndcg(encoder, ranks, make_autocast(settings, stepper.device))
@@ -122,6 +130,12 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         dev=tuple(progress.dev),
         forgetting=None if before is None or after is None else (before, after),
     )
+
+
+def _stored_trunk(job: Job, data: TrainingPairs, encoder: DualEncoder) -> StoredTrunk | None:
+    if not job.trunk or encoder.passage.passage_map is None:
+        return None
+    return StoredTrunk(encoder.passage.passage_map, load_trunk(job.trunk, data.hashes))
 
 
 def _dev_evaluations(job: Job, encoder: DualEncoder) -> tuple[DevEvaluation | None, DevEvaluation | None]:

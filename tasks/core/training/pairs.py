@@ -38,6 +38,7 @@ class TrainingPairs:
     cluster: int64 (passages,): same number for equal and near-duplicate texts.
     known: query → clusters of all its known positives, of any split, ascending.
     teacher: query → passages (ascending) and the teacher's scores (float32).
+    hashes: S16 (passages,): text hash of each passage.
     """
 
     query_tokens: TokenTable
@@ -49,6 +50,7 @@ class TrainingPairs:
     cluster: np.ndarray
     known: dict[int, np.ndarray]
     teacher: dict[int, Scores] = field(default_factory=dict)
+    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, "S16"))
 
 
 def load_pairs(
@@ -100,6 +102,7 @@ def load_pairs(
         cluster=cluster,
         known={query: np.unique(cluster[rows]) for query, rows in _grouped(judged).items()},
         teacher=_teacher(negatives.path, mined, query_row, passage_row, settings),
+        hashes=texts.hashes(),
     )
 
 

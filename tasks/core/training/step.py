@@ -20,6 +20,7 @@ from tasks.core.training.losses.choose import Loss, choose_loss, matryoshka
 from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
+from tasks.core.training.stored_trunk import StoredTrunk
 
 SHORT = 512  # tokens per text: longest for which unfused attention is used
 
@@ -34,6 +35,7 @@ class Stepper:
         steps: int,
         ranks: Ranks,
         dimensions: tuple[int, ...] = (),
+        stored: StoredTrunk | None = None,
     ) -> None:
         """Move the encoder to this process's device.
 
@@ -43,8 +45,10 @@ class Stepper:
             steps: length of the learning rate schedule.
             ranks: processes that train together.
             dimensions: sizes of the vector prefixes to train as well.
+            stored: the passages, if only the map of their vectors is trained; None: encode them.
         """
         self.encoder, self.settings, self.steps, self.ranks = encoder, settings, steps, ranks
+        self.stored = stored
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
         encoder.query.to(self.device)
@@ -70,9 +74,9 @@ class Stepper:
         # Seed dropout by step and rank, so a resumed run draws the same masks.
         torch.manual_seed(self.settings.seed * 1_000_003 + number * self.ranks.size + self.ranks.rank)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate(number, self.steps, self.settings.warmup)
+            group["lr"] = group["peak"] * rate(number, self.steps, self.settings.warmup)
         self.optimizer.zero_grad(set_to_none=True)
-        value = add_gradients(self.encoder, data, batch, self.loss, self.settings, self.ranks)
+        value = add_gradients(self.encoder, data, batch, self.loss, self.settings, self.ranks, self.stored)
         if not math.isfinite(value):
             raise NightshiftError(f"the loss is {value} at step {number + 1}: lower [training] learning_rate")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
@@ -108,7 +112,13 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 
 def add_gradients(
-    encoder: DualEncoder, data: TrainingPairs, batch: Batch, loss: Loss, settings: TrainingSettings, ranks: Ranks
+    encoder: DualEncoder,
+    data: TrainingPairs,
+    batch: Batch,
+    loss: Loss,
+    settings: TrainingSettings,
+    ranks: Ranks,
+    stored: StoredTrunk | None = None,
 ) -> float:
     """Add the gradient of the batch's loss to the weights' `.grad`; return the loss.
 
@@ -117,7 +127,9 @@ def add_gradients(
     device = encoder.query.device
     sides = (
         (encoder.query, data.query_tokens.take(batch.queries)),
-        (encoder.passage, data.passage_tokens.take(batch.passages)),
+        (encoder.passage, data.passage_tokens.take(batch.passages))
+        if stored is None
+        else (stored, stored.take(batch.passages)),
     )
     shards = [ranks.shards([len(text) for text in ids]) for _, ids in sides]
     local = [
@@ -166,15 +178,15 @@ def _chunk_tokens(device: torch.device) -> int:
 
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     # Apply weight decay to matrices only, not to biases and norms.
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim > 1],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = []
+    for is_map, peak in ((False, settings.learning_rate), (True, settings.map_learning_rate)):
+        parameters = [parameter for name, parameter in trained if (".passage_map." in name) == is_map]
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups += [{"params": matrices, "weight_decay": settings.weight_decay, "lr": peak, "peak": peak}]
+        groups += [{"params": others, "weight_decay": 0.0, "lr": peak, "peak": peak}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
 def _gradients(value: Tensor, vectors: Sequence[Tensor]) -> list[Tensor | None]:

@@ -94,6 +94,10 @@ class PassageTexts:
         table.ends = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
         return table
 
+    def hashes(self) -> np.ndarray:
+        """Return the text hash of each row: S16 (rows,)."""
+        return hash_bytes(pa.array(list(self._rows), pa.string()))
+
     def clusters(self, threshold: float) -> np.ndarray:
         """Return the near-duplicate cluster of each row, int64 (rows,). See `clusters`."""
         return clusters(self._shingles.sets(), threshold)

@@ -31,6 +31,7 @@ from tasks.core.encoder.dual_encoder import (
 from tasks.core.training.launch import run_job
 from tasks.core.training.loop import CHECKPOINTS, Job, Outcome
 from tasks.core.training.numeric_path import Choice, choose_precision, keep_precision, paths_tried
+from tasks.core.training.stored_trunk import embed_trunk
 from tasks.core.training.trainable import training_keys
 
 VERSION = 2  # raise it when training gives another result for the same inputs; this retrains every encoder
@@ -113,6 +114,7 @@ def train(
         BadInput: the snapshot has no training pair, or the loss needs teacher scores and there are none.
         NightshiftError: the loss is not finite, or a training process failed.
     """
+    has_map = settings.encoder.train == "query+map"
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     key = {
@@ -127,6 +129,7 @@ def train(
         "embedding": _numeric(settings.embedding),
         "version": VERSION,
         **({"leave_out_self": True} if settings.evaluation.leave_out_self else {}),
+        **({"trunk_vectors": settings.embedding.vectors} if has_map else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -138,6 +141,9 @@ def train(
             settings=settings,
             candidates=candidates,
             older=older,
+            trunk=embed_trunk(start, [s for s in (snapshot, older) if s is not None], settings.embedding)
+            if has_map
+            else (),
         )
         outcome = run_job(job, processes_of(settings.training)) if launch is None else launch(job)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -146,7 +152,7 @@ def train(
             "base": start.base,
             "parents": tuple(parents),
             **outcome.model_dump(),
-            **_facts(folder, snapshot, settings.embedding, start if settings.encoder.train == "query" else None),
+            **_facts(folder, snapshot, settings.embedding, start if settings.encoder.train != "both" else None),
         }
 
     return produce(home, Encoder, key, build, resumable=True)
@@ -164,11 +170,13 @@ def _numeric(settings: EmbeddingSettings) -> dict[str, Any]:
 def _facts(
     folder: Path, snapshot: Snapshot, settings: EmbeddingSettings, kept: Encoder | None = None
 ) -> dict[str, Any]:
-    """Return what a receipt records of the encoder in `folder`. Its passage vectors must stay those of `kept`."""
+    """Return what a receipt records of the encoder in `folder`. The vectors of its trunk must stay those of `kept`."""
     choice = _numeric_path(folder, snapshot, settings, kept)
+    passages, trunk = passage_fingerprint(folder), passage_fingerprint(folder, with_map=False)
     return {
         "fingerprint": fingerprint(folder),
-        "passage_fingerprint": passage_fingerprint(folder),
+        "passage_fingerprint": passages,
+        "trunk": "" if trunk == passages else trunk,
         "precision": choice.precision,
         "fidelity": choice.fidelity,
         "ndcg_change": choice.ndcg_change,

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from tasks.core.base.section import Section
 
+MAP_LEARNING_RATE = 5e-4
+
 
 class TrainingSettings(Section):
     """Contrastive training with in-batch and hard negatives."""
@@ -32,6 +34,9 @@ class TrainingSettings(Section):
         0.0, ge=0, lt=1, description="fraction of a batch from pairs that only the serving release saw"
     )
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    map_learning_rate: float = Field(
+        MAP_LEARNING_RATE, gt=0, description='peak learning rate of the passage map, for [encoder] train = "query+map"'
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of steps with linear warm-up; then linear decay")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay; not applied to biases and norms")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout during training; 0 makes a CPU step twice as fast")
@@ -62,4 +67,5 @@ class TrainingSettings(Section):
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, without those for speed and memory only."""
-        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"})
+        default = {"map_learning_rate"} if self.map_learning_rate == MAP_LEARNING_RATE else set()
+        return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"} | default)
