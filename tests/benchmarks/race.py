@@ -126,8 +126,8 @@ def _record(collection: ns.Collection, encoder: ns.Encoder, steps: int, mining: 
     evaluation = ns.evaluate(encoder, collection, progress=False)
     ranked = measure(collection, encoder, "race")
     return {
-        "queries": evaluation.per_query["ndcg@10"].to_pylist(),
-        "dense": evaluation["ndcg@10"],
+        "queries": evaluation.per_query["nDCG@10"].to_pylist(),
+        "dense": evaluation["nDCG@10"],
         "tuned": ranked.tuned,
         "bm25": ranked.bm25,
         "steps": steps,
