@@ -176,7 +176,8 @@ def test_the_served_searcher_embeds_queries_with_the_prompt_of_the_model(base: B
 
 
 def test_a_prompt_that_leaves_no_room_for_the_text_is_refused(base: Base, caplog: pytest.LogCaptureFixture) -> None:
-    for tokens, refused in ((70, False), (12, True)):
+    used = len(load_encoder(base.encoder("qwen3", trained=False).path).query.tokenize([""])[0])
+    for tokens, refused in ((used + 2, False), (used, True)):
         settings = base.settings("qwen3", query_tokens=tokens)
         with pytest.raises(NightshiftError, match="so nothing of the text is left") if refused else nullcontext():
             base_encoder(base.home, base.snapshot, settings.encoder, settings.embedding)
