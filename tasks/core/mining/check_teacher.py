@@ -76,9 +76,9 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
     """Measure the accuracy of the teacher and of the encoder on the same pairs, and the spread of its scores.
 
     The pairs are known positives with ten random passages and the ten best other passages of each ranking in
-    `teacher.rivals`, for up to 200 dev queries. The queries and the random passages are drawn by `seed`. A blend and the
-    encoder are both compared on what either ranks high; any other teacher on what BM25 ranks high. With fewer than 20
-    dev queries, training queries are used.
+    `teacher.rivals`, for up to 200 dev queries. The queries and the random passages are drawn by `seed`. A blend and
+    the encoder are both compared on what either ranks high; any other teacher on what BM25 ranks high. With fewer than
+    20 dev queries, training queries are used.
     """
     snapshot, embeddings = inputs.snapshot, inputs.embeddings
     split = Split.DEV if snapshot.splits.get(Split.DEV, 0) >= MIN_DEV_QUERIES else Split.TRAIN
