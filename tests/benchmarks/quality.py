@@ -10,6 +10,7 @@ recipes:
     in-batch       Nightshift, in-batch negatives only
     bm25           Nightshift, the best passages of BM25 as hard negatives; only judged positives are left out
     bm25-filtered  Nightshift, the candidates of BM25 after all filters
+    blend-teacher  Nightshift, like bm25-filtered, and half of the loss learns the scores of BM25 and the base model
     two-rounds     Nightshift, half of the steps like bm25-filtered, half with candidates of that encoder in addition
     st-mnrl        sentence-transformers, MultipleNegativesRankingLoss
     st-mined       sentence-transformers, the same loss with mine_hard_negatives (relative margin 0.05)
@@ -53,7 +54,7 @@ class Trial:
     seed: int
     training: dict[str, Any]  # settings of `[training]`
 
-    def train(self, start: ns.Encoder, negatives: ns.Negatives, steps: int, **training: int) -> ns.Encoder:
+    def train(self, start: ns.Encoder, negatives: ns.Negatives, steps: int, **training: Any) -> ns.Encoder:
         """Train `start` for a number of steps."""
         settings = {**self.training, "max_steps": steps, **training}
         return ns.train(self.collection, negatives, encoder=start, progress=False, **settings)
@@ -125,13 +126,18 @@ def _bm25_filtered(trial: Trial) -> ns.Encoder:
     return trial.train(trial.base, _mine_bm25(trial), trial.steps)
 
 
+def _blend_teacher(trial: Trial) -> ns.Encoder:
+    negatives = _mine_bm25(trial, teacher={"source": "blend"})
+    return trial.train(trial.base, negatives, trial.steps, loss="kl", contrastive_share=0.5)
+
+
 def _two_rounds(trial: Trial) -> ns.Encoder:
     half = trial.train(trial.base, _mine_bm25(trial), trial.steps // 2)
     return trial.train(half, trial.mine(half), trial.steps - trial.steps // 2)
 
 
-def _mine_bm25(trial: Trial) -> ns.Negatives:
-    return trial.mine(trial.base, shares={"bm25": 1.0, "dense": 0.0, "random": 0.0})
+def _mine_bm25(trial: Trial, **mining: Any) -> ns.Negatives:
+    return trial.mine(trial.base, shares={"bm25": 1.0, "dense": 0.0, "random": 0.0}, **mining)
 
 
 def _unfiltered(trial: Trial) -> ns.Negatives:
@@ -167,6 +173,7 @@ RECIPES: dict[str, Callable[[Trial], ns.Encoder]] = {
     "in-batch": _in_batch,
     "bm25": _bm25,
     "bm25-filtered": _bm25_filtered,
+    "blend-teacher": _blend_teacher,
     "two-rounds": _two_rounds,
     "st-mnrl": _st("mnrl"),
     "st-mined": _st("mined"),

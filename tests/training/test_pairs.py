@@ -147,3 +147,14 @@ def test_training_pairs_that_share_one_text_are_refused(
     assert caplog.text == ""
     check_negatives(load_pairs(now(tmp_path), none, encoder, settings), settings)
     assert "No query has a mined negative" in caplog.text
+
+
+def test_a_distillation_loss_without_a_mined_negative_is_refused(encoder: DualEncoder, tmp_path: Path) -> None:
+    data = load_pairs(now(tmp_path), negatives_of(tmp_path, []), encoder, TrainingSettings())
+    with pytest.raises(BadInput, match="no query has a mined negative"):
+        check_negatives(data, TrainingSettings(loss="kl"))
+    mined = load_pairs(now(tmp_path), negatives_of(tmp_path, [("q1", "d")]), encoder, TrainingSettings())
+    with pytest.raises(BadInput, match="hard_negatives is 0"):
+        check_negatives(mined, TrainingSettings(loss="margin_mse", hard_negatives=0))
+    check_negatives(mined, TrainingSettings(loss="kl"))
+    check_negatives(data, TrainingSettings(loss="kl", contrastive_share=0.5))  # logs the warning of other losses

@@ -20,6 +20,7 @@ from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.mining.candidates import known_positives
 from tasks.core.mining.choice import ScorePairs
 from tasks.core.mining.filters import pair_keys
+from tasks.core.mining.random_draws import draw_random_candidates
 from tasks.core.mining.teachers import ScorerOf, Teacher
 from tasks.core.retrieval.arms import Arms, score_arms
 from tasks.core.retrieval.exact import score_pairs
@@ -31,6 +32,7 @@ from tasks.core.text.shingles import expand
 MAX_QUERIES = 200
 MIN_DEV_QUERIES = 20  # with fewer dev queries, training queries are used
 TOP = 10  # best passages of each rival ranking
+RANDOM = 10  # random passages: without a hit of BM25, they are all that is compared
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,19 @@ class CheckedTeacher:
 def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, seed: int) -> TeacherCheck:
     """Measure the accuracy of the teacher and of the encoder on the same pairs, and the spread of its scores.
 
-    The pairs are known positives with the ten best other passages of each ranking in `teacher.rivals`, for up to 200
-    dev queries, drawn by `seed`. A blend and the encoder are both compared on what either ranks high; any other teacher
-    on what BM25 ranks high. With fewer than 20 dev queries, training queries are used.
+    The pairs are known positives with ten random passages and the ten best other passages of each ranking in
+    `teacher.rivals`, for up to 200 dev queries. The queries and the random passages are drawn by `seed`. A blend and
+    the encoder are both compared on what either ranks high; any other teacher on what BM25 ranks high. With fewer than
+    20 dev queries, training queries are used.
     """
     snapshot, embeddings = inputs.snapshot, inputs.embeddings
     split = Split.DEV if snapshot.splits.get(Split.DEV, 0) >= MIN_DEV_QUERIES else Split.TRAIN
     queries = _sampled(judged(snapshot, split), seed)
     vectors = vectors_of(lazy := _vectors(inputs.encoder, queries))
     arms = Arms(score_arms(inputs.home, queries, lazy, embeddings, inputs.postings, inputs.bm25))
-    query, passage = _top_passages(arms, teacher.rivals, leave_out_self=inputs.leave_out_self)
+    best = _top_passages(arms, teacher.rivals, leave_out_self=inputs.leave_out_self)
+    drawn = draw_random_candidates(queries["query_id"].to_pylist(), 0, RANDOM, snapshot.rows, seed, source=0)
+    query, passage = np.unique(np.concatenate([best, np.stack([drawn.query, drawn.passage])], axis=1), axis=1)
     pairs = CheckedPairs.of(query, passage, *known_positives(snapshot, queries))
     encoder_scores = score_pairs(vectors, embeddings, pairs.query, pairs.passage)
     teacher_scores = scorer_of(queries, vectors)(pairs.query, pairs.passage)
@@ -156,8 +161,8 @@ def _vectors(encoder: Encoder, queries: pa.Table) -> LazyVectors:
     )
 
 
-def _top_passages(arms: Arms, rivals: Sequence[Ranking], *, leave_out_self: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ten best passages of each ranking, each once: query and passage rows, int64 (n,) each."""
+def _top_passages(arms: Arms, rivals: Sequence[Ranking], *, leave_out_self: bool) -> np.ndarray:
+    """Return the ten best passages of each ranking: query rows and passage rows, int64 (2, n)."""
     best = []
     for ranking in rivals:
         order = arms.order(ranking)
@@ -166,4 +171,4 @@ def _top_passages(arms: Arms, rivals: Sequence[Ranking], *, leave_out_self: bool
         query = arms.query[order]
         best.append(order[np.arange(len(order)) - np.searchsorted(query, query) < TOP])
     rows = np.unique(np.concatenate(best))
-    return arms.query[rows], arms.row[rows]
+    return np.stack([arms.query[rows], arms.row[rows]])

@@ -116,8 +116,14 @@ def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
     """Warn if no query has a mined negative.
 
     Raises:
-        BadInput: no query has a negative at all, not even in a batch.
+        BadInput: no query has a negative at all, not even in a batch; or the loss learns from mined negatives alone.
     """
+    if settings.distills and settings.contrastive_share == 0 and (settings.hard_negatives == 0 or not data.negatives):
+        missing = "hard_negatives is 0" if settings.hard_negatives == 0 else "no query has a mined negative"
+        raise BadInput(
+            f'nothing can be learned: [training] loss = "{settings.loss}" compares a positive with mined negatives, '
+            f"and {missing}. Set [training] contrastive_share = 0.5, which adds the other passages of a batch."
+        )
     if settings.hard_negatives == 0 or data.negatives:
         return
     passages = np.unique(data.pairs[:, 1])
