@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 from small_models import made
 from small_training import next_passages, small_settings, stories
 
-from tasks.core.base.receipts import TRAINED, Encoder, Merge, Snapshot
+from tasks.core.base.merge import TRAINED, Merge
+from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.report.sentences import describe_training
 from tasks.core.training import loop, trainer

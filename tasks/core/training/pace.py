@@ -12,8 +12,9 @@ import torch
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import file_digest, produce
-from tasks.core.base.receipts import Encoder, Pace, Snapshot
+from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.base.settings import Settings, cores
+from tasks.core.base.training_receipts import Pace
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.encoder.hardware import has_bf16
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
