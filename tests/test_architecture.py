@@ -37,6 +37,9 @@ WHOLE_TREE = {
     "tasks.core.search.searcher": "opens ledger, collection, and BM25 index",
     "tasks.core.search.service": "opens searchers",
     "tasks.core.search.shadow": "opens searchers",
+    "tasks.core.training.budget": "chooses settings of three sections",
+    "tasks.core.training.pace": "plans from all settings of a training",
+    "tasks.core.training.trials": "trains",
     "tasks.core.training.trainer": "trains, embeds, and evaluates",
 }
 

@@ -20,7 +20,7 @@ def test_a_night_within_a_budget_reports_its_recipe_and_its_merge(
 ) -> None:
     environment |= {
         "NIGHTSHIFT_TRAINING__MINUTES": "0.5",
-        "NIGHTSHIFT_TRAINING__MAX_STEPS": "9",  # of each round, whatever the pace of this machine is
+        "NIGHTSHIFT_TRAINING__MAX_STEPS": "9",  # of each round
         "NIGHTSHIFT_TRAINING__MERGE": "dev",
     }
     home = Path(environment["NIGHTSHIFT_HOME"])

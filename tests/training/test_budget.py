@@ -7,9 +7,10 @@ import pytest
 from small_training import next_passages, small_settings, stories, trained
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.receipts import Encoder, Pace
+from tasks.core.base.receipts import Encoder
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
+from tasks.core.base.training_receipts import Pace
 from tasks.core.report.night import recipe_of
 from tasks.core.training import trainer, trials
 from tasks.core.training.budget import Recipe, Work, plan_recipe, tokens_per_step
@@ -103,7 +104,7 @@ def test_the_pace_is_measured_once_and_recorded(settings: Settings, monkeypatch:
 def test_only_an_encoder_of_the_same_shape_is_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stepper, "pace", lambda *_: 1000.0)
     base, snapshot = base_of(settings), stories(settings.home)
-    short = settings.training.model_copy(update={"minutes": 0.024})  # two steps, of the four and a half of an epoch
+    short = settings.training.model_copy(update={"minutes": 0.036})  # two steps, of the four and a half of an epoch
     short_settings = settings.model_copy(update={"training": short})
     warm = plan_within_budget(settings.home, base, snapshot, short_settings, base)
     assert (warm.steps, warm.start) == (2, "serving")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.merge import Merge
 from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.teacher_check import TeacherCheck
@@ -194,21 +195,6 @@ class Negatives(Receipt):
     churn: float | None = None  # fraction of pairs that the serving encoder was not trained on; set by each night
 
 
-TRAINED = "trained"  # candidate of a merge: the trained weights alone
-
-
-class Merge(BaseModel):
-    """Choice between the trained weights and their averages with other encoders, on dev queries."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kept: str  # candidate whose weights are stored
-    why: str
-    queries: int = 0  # dev queries
-    ndcg: dict[str, float] = {}  # candidate -> nDCG@10; empty if nothing was compared
-    forgetting: float | None = None  # nDCG@10 of the trained weights, without merging, as the second of `forgetting`
-
-
 class Encoder(Receipt):
     """A dual encoder on disk. `rows` is the number of training pairs (0 for a base model)."""
 
@@ -229,23 +215,6 @@ class Encoder(Receipt):
     dev: tuple[tuple[int, float], ...] = ()  # (finished steps, nDCG@10 of dev queries on a passage pool)
     forgetting: tuple[float, float] | None = None  # nDCG@10 on held-out queries of the older snapshot, before and after
     merge: Merge | None = None  # None: [training] merge was "none"
-
-
-class Pace(Receipt):
-    """Speed of training on a machine, measured on `rows` texts. Budgets of later nights use the same record."""
-
-    shelf: ClassVar[str] = "paces"
-
-    tokens_per_second: float  # forward and backward
-    machine: str
-
-
-class Trial(Receipt):
-    """A short training of a recipe, without the encoder. `rows` counts steps."""
-
-    shelf: ClassVar[str] = "trials"
-
-    dev: tuple[float, ...]  # nDCG@10 of each dev query on a passage pool, after training
 
 
 class Embeddings(Receipt):

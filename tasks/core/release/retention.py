@@ -25,8 +25,8 @@ from tasks.core.base.receipts import (
     Snapshot,
     TextIndex,
     Tokens,
-    Trial,
 )
+from tasks.core.base.training_receipts import Trial
 from tasks.core.release.history import known_releases
 from tasks.core.release.home_settings import HomeSettings
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.core.base.receipts import TRAINED, Encoder, Merge, Negatives
+from tasks.core.base.merge import TRAINED, Merge
+from tasks.core.base.receipts import Encoder, Negatives
 
 
 def describe_negatives(negatives: Negatives) -> list[str]:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.merge import TRAINED, Merge
 from tasks.core.base.progress import report_progress
-from tasks.core.base.receipts import TRAINED, Embeddings, Encoder, Merge, Negatives, Run, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec, save_encoder
 from tasks.core.snapshot.splits import Split

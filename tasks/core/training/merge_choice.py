@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from tasks.core.base.receipts import TRAINED, Encoder, Merge
+from tasks.core.base.merge import TRAINED, Merge
+from tasks.core.base.receipts import Encoder
 from tasks.core.encoder.adapters import adapted_weights, merge_adapters
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.encoder.tokenizer_digest import tokenizer_key

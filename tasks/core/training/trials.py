@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from tasks.core.base.files import produce
-from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot, Trial
+from tasks.core.base.receipts import Encoder, Negatives, Run, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.base.training_receipts import Trial
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.budget import NEGATIVES, Recipe
