@@ -100,8 +100,10 @@ def test_a_refresh_copies_the_serving_generation_and_equals_a_rebuilt_one(settin
         answers = []
         for home in (settings, alone):
             with Searcher.open(home, HashingEncoder) as searcher:
-                found = searcher.search(QUERIES, 10, mode=mode)
-            answers.append([[(hit.passage_id, round(hit.score, 5), hit.text) for hit in one.hits] for one in found])
+                results = searcher.search(QUERIES, 10, mode=mode)
+            answers.append(
+                [[(hit.passage_id, round(hit.score, 5), hit.text) for hit in answer.hits] for answer in results]
+            )
         assert answers[0] == answers[1], mode
     assert first.rows == 200
 

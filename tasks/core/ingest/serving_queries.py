@@ -32,8 +32,8 @@ def combine_snapshots(home: Path, passages: Snapshot, judgments: Snapshot) -> Sn
         with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
             connection.execute(f"""
                 COPY (SELECT query_id, passage_id, relevance, split
-                      FROM read_parquet({quoted(judgments.path / QRELS)})
-                      SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) USING (passage_id)
+                      FROM read_parquet({quoted(judgments.path / QRELS)}) AS judged
+                      SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) AS passages USING (passage_id)
                       ORDER BY split, query_id, passage_id)
                 TO {quoted(folder / QRELS)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)""")
         qrels = pq.read_table(folder / QRELS)
@@ -56,6 +56,6 @@ def sample_changed_texts(old: Snapshot, new: Snapshot, size: int) -> pa.Table:
     """
     with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
         return connection.execute(f"""
-            SELECT title, text FROM read_parquet({quoted(new.path / PASSAGES)})
-            ANTI JOIN read_parquet({quoted(old.path / PASSAGES)}) USING (passage_id, text_hash)
+            SELECT title, text FROM read_parquet({quoted(new.path / PASSAGES)}) AS new
+            ANTI JOIN read_parquet({quoted(old.path / PASSAGES)}) AS old USING (passage_id, text_hash)
             ORDER BY text_hash LIMIT {int(size)}""").to_arrow_table()

@@ -115,7 +115,7 @@ def publish(
                     recall = try_reuse(generation, parts, publisher) if locked else None
                 if recall is not None:
                     return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
-        delta = plan_copy(settings.home, current, parts)
+        delta = plan_copy(settings.home, current, parts) if publisher.copies else None
         while True:
             with ledger.exclusive():
                 generation = ledger.allocate(parts.digest)

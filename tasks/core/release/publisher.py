@@ -162,6 +162,8 @@ class Opener(Protocol):
 class Publisher(Opener, Protocol):
     """Stores the collections of all generations, and the pointer to the serving one."""
 
+    copies: bool  # whether `build` can use a delta
+
     def build(self, identity: Identity, batches: Iterable[pa.RecordBatch], delta: Delta | None = None) -> None:
         """Build, flush, index, and close the collection `identity.collection`.
 

@@ -90,7 +90,7 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
     if any(encoder.dev for encoder in night.trained):
         svgs["dev"] = charts.dev([encoder.dev for encoder in night.trained])
     nights = [row for row in nights_of(home) if row["began"] <= night.began][-NIGHTS:]
-    skipped = night.outcome == Outcome.SKIPPED  # its page says that nothing changed; drawing takes a second
+    skipped = night.outcome == Outcome.SKIPPED  # nothing to draw; matplotlib takes a second to import
     if not skipped and len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
         svgs["trend"] = charts.trend(nights)
     if night.drift and night.drift.windows and night.drift.windows[-1].line:

@@ -152,9 +152,10 @@ def key_of(hit: Mapping[str, Any]) -> str:
 
 
 def _keys_filter(keys: Sequence[str] | Sequence[int], slots: Slots | None) -> str:
-    field = "passage_id" if isinstance(keys[0], str) else "row"
-    values = slots.select(keys) if slots is not None and field == "row" else keys
-    return f"{field} in [{', '.join(quote(key) if isinstance(key, str) else str(int(key)) for key in values)}]"
+    if isinstance(keys[0], str):
+        return f"passage_id in [{', '.join(quote(str(key)) for key in keys)}]"
+    rows = [int(key) for key in keys]
+    return f"row in {rows if slots is None else slots.select(rows)}"
 
 
 class CollectionReader:

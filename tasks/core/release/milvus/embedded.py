@@ -57,6 +57,8 @@ VECTORS = "vectors.f32"  # all vectors by row, next to the files of milvus-lite
 class EmbeddedMilvus:
     """The `Publisher` for one machine: `home/milvus/<collection>.db`, `home/serving.json`, `home/readers/`."""
 
+    copies = True
+
     def __init__(self, home: Path, settings: MilvusSettings | None = None) -> None:
         self._home, self._pointer = home, home / "serving.json"
         self._folder, self._readers = home / "milvus", home / "readers"
