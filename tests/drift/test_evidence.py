@@ -37,7 +37,8 @@ def test_a_bet_on_normal_windows_does_not_pay(queries: int) -> None:
 def test_normal_windows_raise_false_alarms_less_often_than_the_bound() -> None:
     draw, line, queries = np.random.default_rng(0), 200.0, 200
     calibration = Calibration(1.0, 0.0, WOBBLE**2)
-    alarms, logs = 0, ()
+    alarms = 0
+    logs: tuple[float, ...] = ()
     for _ in range(4000):
         rise = float(of_quantiles(draw.random(queries)).mean() - 1 + WOBBLE * draw.standard_normal())
         logs = add_window(logs, log_factors(rise, queries, calibration, line, 2), line)
@@ -47,7 +48,8 @@ def test_normal_windows_raise_false_alarms_less_often_than_the_bound() -> None:
 
 
 def test_evidence_is_limited_so_an_alarm_ends_with_its_drift() -> None:
-    calibration, logs = Calibration(1.0, 0.0, WOBBLE**2), ()
+    calibration = Calibration(1.0, 0.0, WOBBLE**2)
+    logs: tuple[float, ...] = ()
     for _ in range(100):
         logs = add_window(logs, log_factors(1.0, 1000, calibration, LINE, 2), LINE)
     assert LINE <= total(logs) <= len(RISES) * LINE

@@ -243,7 +243,7 @@ def _decide_retrain(state: State, now: datetime, settings: DriftSettings) -> Ret
     signs = []
     if evidence >= math.sqrt(line):
         relation = "passed" if evidence >= line else "is on its way to"
-        signs.append(f"evidence {min(evidence, line):,.0f} {relation} the line of {line:,.0f}")
+        signs.append(f"evidence {evidence:,.0f} {relation} the line of {line:,.0f}")
     signs += [f"Recall@10 fell in {worse} of the last {len(last)} windows"] * bool(worse)
     if not signs:
         return RetrainDecision()

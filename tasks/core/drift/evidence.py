@@ -25,7 +25,7 @@ from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.unfamiliarity import HIGHEST, VARIANCE, log_mean_exp
 
-RISES = (0.08, 0.16, 0.32)  # of the mean unfamiliarity that a window bets on
+RISES = (0.08, 0.16, 0.32, 0.8)  # of the mean unfamiliarity that a window bets on
 WOBBLE = 0.028  # standard deviation between windows of the mean unfamiliarity, until it is measured
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WOBBLE count as
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains

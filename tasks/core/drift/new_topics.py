@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.base.files import write_text
 from tasks.core.drift.explain import distinctive_words
 from tasks.core.drift.findings import Changes, NewTopic, Shortfall, WeakPassage
 from tasks.core.drift.new_queries import Examination, ServingRelease
@@ -132,20 +133,21 @@ def advise(topics: Iterable[NewTopic], changes: Changes, label_file: Path) -> tu
     return tuple(steps)
 
 
-def format_labels(queries: Iterable[tuple[str, list[tuple[str, str]]]]) -> tuple[str, str]:
-    """Return the file to fill in, as TSV, and its queries, as JSON lines in BEIR layout.
+def write_labels(home: Path, topics: Topics) -> None:
+    """Write the queries to label: a TSV file to fill in, and the queries as JSON lines in BEIR layout.
 
     Each query has a row for each candidate, and a row without a passage, for an answer that is not among them.
     """
     table, lines = io.StringIO(), []
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
-    for query, candidates in queries:
+    for query, candidates in topics.to_label():
         name = f"drift-{sha256(query.encode()).hexdigest()[:10]}"
         lines.append(json.dumps({"_id": name, "text": query}, ensure_ascii=False) + "\n")
         for passage, text in [*candidates, ("", "another passage")]:
             writer.writerow((name, passage, "", " ".join(query.split()), text))
-    return table.getvalue(), "".join(lines)
+    write_text(home / LABELS, table.getvalue())
+    write_text(home / LABEL_QUERIES, "".join(lines))
 
 
 def _list(names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ from tasks.core.drift.decide import (
 from tasks.core.drift.evidence import alarm_line, total
 from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement
 from tasks.core.drift.new_queries import Examination, ServingRelease, examine, new_queries, skip_known, unseen_terms
-from tasks.core.drift.new_topics import LABEL_QUERIES, LABELS, Topics, advise, format_labels
+from tasks.core.drift.new_topics import LABELS, Topics, advise, write_labels
 from tasks.core.drift.query_log import LogReader, log
 from tasks.core.drift.recalibrate import with_reference
 from tasks.core.drift.sample import Sample
@@ -100,7 +100,6 @@ def watch(
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings.drift, served, snapshot, read_state(file), now)
-        sampled = check.windows
         drift = check.decide_action(recipe)
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
@@ -108,11 +107,9 @@ def watch(
         if remember and check.unfamiliar:
             write_text(unfamiliar, "".join(map(_format_unfamiliar, check.unfamiliar)))
         if remember and check.topics is not None:
-            labels, queries = format_labels(check.topics.to_label())
-            write_text(settings.home / LABELS, labels)
-            write_text(settings.home / LABEL_QUERIES, queries)
+            write_labels(settings.home, check.topics)
         if remember and check.texts:
-            write_windows(settings.home, sampled, check.state.number, check.texts)
+            write_windows(settings.home, check.windows, check.state.number, check.texts)
         if remember and check.state != check.before:
             write_record(file, check.state.model_dump(mode="json"))
     if not remember:
@@ -153,9 +150,7 @@ def read_state(file: Path) -> State:
                 f"{file}: version {fields['version']}, expected {VERSION}. Restore it from a backup, or move it away: "
                 f"{STATE_LOST}."
             )
-        return State.model_validate(
-            fields | ({"version": VERSION, "reference": ""} if fields.get("version") == 1 else {})
-        )
+        return State.model_validate(fields | (UPGRADE if fields.get("version") == 1 else {}))
     except FileNotFoundError:
         return State()
     except (Damaged, ValidationError) as error:
@@ -210,7 +205,7 @@ class Check:
             held=decision.held,
             window=self.state.number,
             windows=self.state.windows[-SHOWN:],
-            evidence=total(self.state.evidence),
+            evidence=self.state.windows[-1].evidence if decision.trigger else total(self.state.evidence),
             line=alarm_line(self.settings),
             **query_fields,
         )
@@ -243,13 +238,10 @@ class Check:
         self.state = self.state.model_copy(update={"consumed": self.snapshot.digest, "log": position})
         self.texts = sample.texts
         examination = examine(self.served, self.snapshot, self.texts, self.settings)
-        repeats = self.repetition.find(
-            len(self.texts), {window.number: window.queries for window in self.state.windows}
-        )
+        sizes = {window.number: window.queries for window in self.state.windows}
+        repeats = self.repetition.find(len(self.texts), sizes)
         if repeats:
-            log.warning(
-                "The new queries are those of window %d again: they do not count. Check the query log.", repeats
-            )
+            log.warning("New queries repeat those of window %d, so they do not count. Check the query log.", repeats)
         examination.measured = examination.measured.model_copy(update={"repeats": repeats})
         return examination
 

@@ -7,6 +7,7 @@ both schemes, also for readers with red-green color blindness.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -180,6 +181,8 @@ def evidence(windows: Sequence[Window]) -> str:
             axes.plot(chosen, values, shape, color=color, markersize=6, linestyle="none", label=label)
     axes.set_yscale("log")
     axes.set_ylim(0.7, line * 10)
+    powers = [10**exponent for exponent in range(1 + math.floor(math.log10(line * 10)))]
+    axes.set_yticks(powers, [f"{power:,}" for power in powers])
     step = -(-len(windows) // 5)  # at most five dates
     axes.set_xticks(list(range(len(windows)))[::step], _dates([window.at for window in windows])[::step])
     axes.set_xlim(-0.5, len(windows) - 0.5)
