@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tasks.core.base.measure_names import cutoff_of
 from tasks.core.base.section import Section, Share
 from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.sections.drift import DriftSettings
@@ -193,6 +194,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 '[compute] engine = "ray" needs an absolute path as home (NIGHTSHIFT_HOME), the same on every host'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rankings_are_deep_enough(self) -> Settings:
+        for name, measure in (("measure", self.gate.measure), ("floor_measure", self.gate.floor_measure)):
+            if measure and cutoff_of(measure) > max(100, self.evaluation.depth):
+                raise ValueError(
+                    f"[gate] {name} = {measure!r} needs [evaluation] depth of {cutoff_of(measure)} or more"
+                )
         return self
 
     @model_validator(mode="after")

@@ -12,9 +12,10 @@ from tasks.core.base.files import find_artifact
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.sections.evaluation import GateSettings
-from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
+from tasks.core.evaluation.evaluate import read_run, run_of
 from tasks.core.evaluation.gate import Evidence
 from tasks.core.evaluation.golden import answer_golden_queries, read_golden
+from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.segments import segments_of
 from tasks.core.evaluation.systems import System
 
@@ -43,14 +44,14 @@ def gather_evidence(
         ranking: how the challenger would rank.
         snapshot: passages, queries, and qrels of all evaluations.
         serving: the serving release; passages that its snapshot lacks form the segment "new passages".
-        settings: file of the golden queries, and the rank up to which they count as answered.
+        settings: measures, file of the golden queries, and the rank up to which they count as answered.
         withdrawn: name of the release with the same parts that a person rolled back.
         trained: whether this night trained the challenger.
 
     Raises:
         BadInput: the golden queries cannot be read.
     """
-    tables = {name: read_per_query(evaluation) for name, evaluation in evaluations.items()}
+    tables = {name: read_measures(home, evaluation, snapshot, settings) for name, evaluation in evaluations.items()}
     challenger = evaluations[System.CHALLENGER]
     previous = None if serving is None else find_artifact(home, Snapshot, serving.snapshot)
     golden = None

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.measure_names import label_of
 from tasks.core.base.receipts import Encoder
 from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.evaluation.golden import Answers
@@ -38,7 +39,7 @@ class Decision(BaseModel):
     comparisons: tuple[Comparison, ...] = ()
     slices: dict[str, Comparison] = {}  # against the serving release, or the base model before there is one
     overlap: float | None = None  # share of the top ten passages in common with the serving release
-    margin: float = 0.0  # nDCG@10 that may be lost
+    margin: float = 0.0  # loss in the measure that is allowed
 
     @property
     def promote(self) -> bool:
@@ -65,7 +66,7 @@ class Probe(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The inputs of a decision. Tables have query_id and ndcg@10, with the same queries in the same order."""
+    """The inputs of a decision. All tables have query_id, ndcg@10, and the gate's measures, for the same queries."""
 
     challenger: pa.Table
     bm25: pa.Table
@@ -183,7 +184,7 @@ def _remedy_for_no_worse(comparison: Comparison, margin: float) -> str:
     """Return the remedy: more queries if the mean difference is within the margin, otherwise a gain."""
     wider = f"[gate] margin of at least {-comparison.low:.3f}"
     if comparison.difference <= -margin:
-        return f"a gain of {-margin - comparison.difference:.4f} nDCG@10 or more, or a {wider}"
+        return f"a gain of {-margin - comparison.difference:.4f} {comparison.measure} or more, or a {wider}"
     # The interval shrinks with the square root of the number of queries.
     queries = math.ceil(
         comparison.queries * ((comparison.difference - comparison.low) / (comparison.difference + margin)) ** 2
@@ -202,6 +203,15 @@ def _check_floors(
     if ndcg < settings.min_ndcg:
         words = f"nDCG@10 {ndcg:.4f} is below the floor of {settings.min_ndcg}"
         yield GateCheck(held=False, words=words, remedy=f"a [gate] min_ndcg of at most {ndcg:.4f}")
+    if settings.floor_measure:
+        yield _check_second_measure(evidence.challenger, settings)
+
+
+def _check_second_measure(challenger: pa.Table, settings: GateSettings) -> GateCheck:
+    mean = float(np.mean(challenger[settings.floor_measure].to_numpy()))
+    held = mean >= settings.floor
+    words = f"{label_of(settings.floor_measure)} {mean:.4f} is {'at or above' if held else 'below'} {settings.floor}"
+    return GateCheck(held=held, words=words, remedy="" if held else f"a [gate] floor of at most {mean:.4f}")
 
 
 def _check_floor(name: str, comparison: Comparison, margin: float, *, binds: bool) -> GateCheck:
@@ -215,7 +225,7 @@ def _check_floor(name: str, comparison: Comparison, margin: float, *, binds: boo
     else:
         words = "not clearly worse than" if comparison.difference < 0 else "not clearly better than"
     note = "; this does not count tonight" if clearly_worse and held else ""
-    gain = f"a gain of {-margin - comparison.high:.4f} nDCG@10 or more"
+    gain = f"a gain of {-margin - comparison.high:.4f} {comparison.measure} or more"
     remedy = "" if held else f"{gain}, or [gate] bm25_floor = false" if name == "BM25" else gain
     return GateCheck(
         held=held,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-# Stored name -> label. ir_measures reads the labels as RR@10, R@100, and AP@100.
-NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100", "map@100": "MAP@100"}
+from tasks.core.base.measure_names import LABELS
+
+NAMES = LABELS  # stored name -> label; ir_measures reads the labels as RR@10, R@100, and AP@100
 
 
 def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
@@ -22,6 +23,11 @@ def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
     Returns:
         query_id (string, sorted) and one float64 column per measure, in [0, 1].
     """
+    return calculate(list(NAMES), run, qrels)
+
+
+def calculate(names: Sequence[str], run: pa.Table, qrels: pa.Table) -> pa.Table:
+    """Compute these measures, stored ones or those of ir-measures, as `per_query` does."""
     import ir_measures
 
     judged: dict[str, dict[str, int]] = defaultdict(dict)
@@ -31,11 +37,11 @@ def per_query(run: pa.Table, qrels: pa.Table) -> pa.Table:
     for query, passage, rank in _rows(run, "query_id", "passage_id", "rank"):
         if query in judged:
             ranked[query][passage] = -float(rank)
-    measures = {ir_measures.parse_measure(name): column for column, name in NAMES.items()}
-    values: dict[str, dict[str, float]] = {query: dict.fromkeys(NAMES, 0.0) for query in sorted(judged)}
+    measures = {ir_measures.parse_measure(NAMES.get(name, name)): name for name in names}
+    values: dict[str, dict[str, float]] = {query: dict.fromkeys(names, 0.0) for query in sorted(judged)}
     for result in ir_measures.iter_calc(list(measures), judged, ranked):
         values[result.query_id][measures[result.measure]] = result.value
-    columns = {name: [value[name] for value in values.values()] for name in NAMES}
+    columns = {name: [value[name] for value in values.values()] for name in names}
     return pa.table({"query_id": pa.array(values, pa.string()), **columns})
 
 

@@ -23,8 +23,9 @@ from tasks.core.base.receipts import Encoder, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.evaluation.evaluate import evaluate_ranked, read_per_query, read_run
+from tasks.core.evaluation.evaluate import evaluate_ranked, read_run
 from tasks.core.evaluation.gate import GateCheck, Probe
+from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.significance import compare_paired
 from tasks.core.evaluation.tune import tune_ranking
 from tasks.core.retrieval.postings import build_postings
@@ -79,7 +80,7 @@ def probe(
     worse = comparison.high < -settings.gate.margin
     log.info("probe: %s against %s", comparison, name)
     words = f"clearly worse than {name} already on a pool of {pool.rows:,} of {snapshot.rows:,} passages: {comparison}"
-    remedy = f"a gain of {-settings.gate.margin - comparison.high:.4f} nDCG@10 or more on this pool"
+    remedy = f"a gain of {-settings.gate.margin - comparison.high:.4f} {comparison.measure} or more on this pool"
     finding = GateCheck(held=False, words=words, remedy=remedy) if worse else None
     return Probe(passages=pool.rows, of=snapshot.rows, comparison=comparison, finding=finding)
 
@@ -94,7 +95,8 @@ def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, served: Ranki
         ranking, _ = tune_ranking(
             home, encoder, vectors, pool, postings, settings.mining, evaluation, split=evaluation.split
         )
-    return read_per_query(evaluate_ranked(home, "probe", encoder, vectors, pool, ranking, evaluation))
+    measured = evaluate_ranked(home, "probe", encoder, vectors, pool, ranking, evaluation)
+    return read_measures(home, measured, pool, settings.gate)
 
 
 def _draw_queries(snapshot: Snapshot, split: str, limit: int, seed: int) -> pa.Table:

@@ -7,9 +7,10 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import bootstrap
 
+from tasks.core.base.measure_names import DEFAULT, label_of
 from tasks.core.base.sections.evaluation import GateSettings
 
-MEASURE = "ndcg@10"
+MEASURE = DEFAULT
 DRAWN_AT_ONCE = 2_000_000  # differences in memory: 16 MB
 
 
@@ -19,13 +20,14 @@ class Comparison(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     against: str
-    difference: float  # nDCG@10, ours − theirs
+    difference: float  # of the measure, ours − theirs
     low: float  # one-sided, as is `high`: the true mean is below `low` with probability 1 − confidence
     high: float
     queries: int
+    measure: str = "nDCG@10"  # label
 
     def __str__(self) -> str:
-        return f"nDCG@10 {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}) on {self.queries} queries"
+        return f"{self.measure} {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}) on {self.queries} queries"
 
 
 def compare_paired(
@@ -41,8 +43,8 @@ def compare_paired(
 
     Args:
         against: name of the other system.
-        ours, theirs: query_id and ndcg@10, one row per query, the same queries in the same order.
-        settings: confidence, number of resamples, and their seed.
+        ours, theirs: query_id and the measure of the settings, one row per query, the same queries in the same order.
+        settings: measure, confidence, number of resamples, and their seed.
         chosen: bool (queries,), the queries to compare, at least one. None: all.
         confidence: of each end; overrides the settings.
 
@@ -51,11 +53,19 @@ def compare_paired(
     """
     if ours["query_id"].to_pylist() != theirs["query_id"].to_pylist():
         raise ValueError(f"the challenger and {against} were not measured on the same queries")
-    difference = ours[MEASURE].to_numpy() - theirs[MEASURE].to_numpy()
+    name = settings.measure
+    difference = ours[name].to_numpy() - theirs[name].to_numpy()
     if chosen is not None:
         difference = difference[chosen]
     low, high = interval(difference, settings, confidence)
-    return Comparison(against=against, difference=float(difference.mean()), low=low, high=high, queries=len(difference))
+    return Comparison(
+        against=against,
+        difference=float(difference.mean()),
+        low=low,
+        high=high,
+        queries=len(difference),
+        measure=label_of(name),
+    )
 
 
 def interval(differences: np.ndarray, settings: GateSettings, confidence: float | None = None) -> tuple[float, float]:

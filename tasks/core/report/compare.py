@@ -15,8 +15,9 @@ from tasks.core.base.receipts import Encoder, Evaluation, Release, Snapshot
 from tasks.core.base.resolved_settings import Change, differences
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
-from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, read_per_query, run_of
+from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, run_of
 from tasks.core.evaluation.evidence import overlap
+from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.query_cases import Case, most_different
 from tasks.core.evaluation.significance import MEASURE, Comparison, compare_paired
 from tasks.core.evaluation.systems import System
@@ -83,7 +84,7 @@ def compare_systems(settings: Settings, a: str, b: str, cases: int) -> SystemCom
     snapshot_digest, split = _find_snapshot(settings, left, right, settings.evaluation.split)
     snapshot = load_snapshot(settings.home, snapshot_digest)
     theirs, ours = (_evaluate(settings, target, snapshot, split) for target in (left, right))
-    before, after = read_per_query(theirs), read_per_query(ours)
+    before, after = (read_measures(settings.home, system, snapshot, settings.gate) for system in (theirs, ours))
     pairs = [
         QueryPair(query_id=query, a=old, b=new)
         for query, old, new in zip(

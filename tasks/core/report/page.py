@@ -45,6 +45,9 @@ def write_report(home: Path, night: Night) -> Path:
         terms=TERMS,
         mark_of=mark_of,
         measures=NAMES,
+        measure=next((comparison.measure for comparison in night.verdict.comparisons), "nDCG@10")
+        if night.verdict
+        else "nDCG@10",
         labels=LABELS,
         rival=LABELS[rival] if rival else "",
         gains=gains,
