@@ -1,10 +1,11 @@
-"""Commands that query or export a release: search, shadow, export."""
+"""Commands that query a release, or export data: search, shadow, export, mine."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,20 @@ class Form(StrEnum):
     FAISS = "faiss"
     PARQUET = "parquet"
     TREC = "trec"
+    HUB = "hub"
+    TRIPLETS = "triplets"
+    N_TUPLES = "n-tuples"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    TEVATRON = "tevatron"
+
+
+class TrainingForm(StrEnum):
+    """Layout of exported training data."""
+
+    TRIPLETS = "triplets"
+    N_TUPLES = "n-tuples"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    TEVATRON = "tevatron"
 
 
 @search_commands.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
@@ -130,16 +145,56 @@ def _live(settings: Settings, name: str, show: int) -> Any:
     return live_summary(settings.home, find_release(settings, name).release, show)
 
 
-@search_commands.command(epilog="Example: nightshift export serving --format faiss --to out/index")
+@search_commands.command(epilog="Example: nightshift export serving --format hub --to out/model")
 @readable_errors
 def export(
     release: Name,
-    form: Annotated[Form, typer.Option("--format", help="faiss, parquet: all vectors. trec: a run.")],
-    to: Annotated[Path, typer.Option(help="Folder to write. It must not exist yet.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="faiss, parquet: all vectors. trec: a run. hub: the encoder with its model card. triplets, n-tuples, "
+            "sentence-transformers, tevatron: the negatives that trained it.",
+        ),
+    ],
+    to: Annotated[
+        Path, typer.Option(help="Folder to write; it must not exist yet. With --upload, ORGANIZATION/NAME on the hub.")
+    ],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing export.")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Upload to the Hugging Face Hub, as a private model if it is new.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --upload: a new model is public.")] = False,
     settings: SettingsFile = None,
 ) -> None:
     """Export a release for use in other tools."""
     from tasks.core.search.export import export as write
+    from tasks.core.search.hub import upload as send
 
-    typer.echo(write(load(settings), release, form.value, to, force=force))
+    if not upload:
+        typer.echo(write(load(settings), release, form.value, to, force=force))
+        return
+    if form is not Form.HUB:
+        raise typer.BadParameter("--upload needs --format hub")
+    with TemporaryDirectory(prefix="nightshift-") as folder:
+        model = write(load(settings), release, form.value, Path(folder) / "model")
+        typer.echo(send(model, to.as_posix(), public=public))
+
+
+@search_commands.command(epilog="Example: nightshift mine --format triplets --to out/triplets")
+@readable_errors
+def mine(
+    form: Annotated[TrainingForm, typer.Option("--format", help="Layout of the training files.")],
+    to: Annotated[Path, typer.Option(help="Folder to write. It must not exist yet.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing export.")] = False,
+    settings: SettingsFile = None,
+) -> None:
+    """Validate the source, mine hard negatives with BM25 and the base model, and write them. Trains nothing."""
+    from flows.terminal_log import announce
+    from tasks.core.training.mine_only import mine_source
+    from tasks.core.training.training_files import write_training_files
+
+    loaded = load(settings)
+    announce("Validating the source and mining negatives")
+    snapshot, negatives = mine_source(loaded)
+    typer.echo(write_training_files(form.value, snapshot, negatives, to, force=force))

@@ -37,6 +37,7 @@ WHOLE_TREE = {
     "tasks.core.search.searcher": "opens ledger, collection, and BM25 index",
     "tasks.core.search.service": "opens searchers",
     "tasks.core.search.shadow": "opens searchers",
+    "tasks.core.training.mine_only": "reads the source, searches, embeds, and mines",
     "tasks.core.training.trainer": "trains, embeds, and evaluates",
 }
 

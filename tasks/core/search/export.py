@@ -1,4 +1,4 @@
-"""Export a release for other systems: a FAISS index, vectors in Parquet, or a TREC run."""
+"""Export a release: a FAISS index, vectors in Parquet, a TREC run, a model folder, or training data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.base.errors import Mismatch, NightshiftError
-from tasks.core.base.files import file_digest, files_under, load, sync_files, sync_folder, write_json
-from tasks.core.base.receipts import Embeddings, Release, Run, Snapshot
+from tasks.core.base.files import file_digest, files_under, find_artifact, load, sync_files, sync_folder, write_json
+from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
+from tasks.core.release.card import CARD, read_card
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.release.rows import rows_with_vectors
 from tasks.core.release.vector_stores import open_publisher
@@ -28,11 +29,13 @@ from tasks.core.retrieval.runs import append_run, run_writer
 from tasks.core.search.named_releases import find_release, open_release
 from tasks.core.search.searcher import Searcher
 from tasks.core.snapshot.reader import judged, load_snapshot
+from tasks.core.training.training_files import LAYOUTS, fill_folder
 
 log = logging.getLogger("nightshift.release")
 
 IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
+RECORDS = ("manifest.json", "checksums.json", "encoder.json", ".*")  # files of an encoder's folder for Nightshift alone
 HITS = 8192  # hits per search request
 
 
@@ -66,7 +69,9 @@ def export(
         name: name of the release, its beginning, or "serving".
         form: "faiss" (`index.faiss`, an IndexFlatIP, and `ids.parquet`: row → passage id), "parquet"
             (`vectors.parquet`: passages with vectors), or "trec" (`run.trec`, `run.parquet`, and `qrels`: the
-            release's hits for the held-out queries).
+            release's hits for the held-out queries), or "hub" (the encoder as sentence-transformers, transformers, and
+            Nightshift load it, with its model card), or a layout of `training.training_files` (the negatives that
+            trained the encoder).
         to: folder to write.
         force: replace an existing export.
         loader: loads encoders.
@@ -93,7 +98,7 @@ def export(
     partial.mkdir(parents=True)
     try:
         _WRITERS[form](source, partial)
-        digests = {file.name: file_digest(file) for file in files_under(partial)}
+        digests = {str(file.relative_to(partial)): file_digest(file) for file in files_under(partial)}
         write_json(partial / IDENTITY, {**_identity(release), "format": form, "sha256": digests})
         sync_files(partial)
         _move_into_place(partial, to)
@@ -204,4 +209,29 @@ def _trec(source: Source, folder: Path) -> None:
     write_trec_qrels(source.snapshot, settings.split, folder / "qrels")
 
 
-_WRITERS: Mapping[str, Callable[[Source, Path], None]] = {"faiss": _faiss, "parquet": _parquet, "trec": _trec}
+def _hub(source: Source, folder: Path) -> None:
+    """Copy the encoder's files without Nightshift's records, and write the model card."""
+    encoder = load(source.home, Encoder, source.release.encoder)
+    shutil.copytree(encoder.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*RECORDS))
+    (folder / CARD).write_text(read_card(source.home, source.release), encoding="utf-8")
+
+
+def _training(form: str, source: Source, folder: Path) -> None:
+    """Write the negatives that the encoder was trained on, with the texts of the snapshot that they were mined from."""
+    name, encoder = source.release.release, load(source.home, Encoder, source.release.encoder)
+    negatives = next(filter(None, (find_artifact(source.home, Negatives, digest) for digest in encoder.parents)), None)
+    if negatives is None:
+        raise NightshiftError(
+            f"release {name}: its encoder was not trained, or its negatives were deleted after keep_days. "
+            "`nightshift mine` mines the negatives of the current source"
+        )
+    fill_folder(form, load_snapshot(source.home, negatives.parents[0]), negatives, folder)
+
+
+_WRITERS: Mapping[str, Callable[[Source, Path], None]] = {
+    "faiss": _faiss,
+    "parquet": _parquet,
+    "trec": _trec,
+    "hub": _hub,
+    **{form: functools.partial(_training, form) for form in LAYOUTS},
+}

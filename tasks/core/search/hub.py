@@ -1,0 +1,34 @@
+"""Upload an exported model folder to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.core.base.errors import NightshiftError
+
+
+def upload(folder: Path, repository: str, *, public: bool = False) -> str:
+    """Upload a folder to a model repository; create the repository, private unless `public`, if it is missing.
+
+    The token is that of the hub client: `HF_TOKEN`, or `hf auth login`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        NightshiftError: the name is invalid, the hub refuses the upload, or it does not answer.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    api = HfApi(library_name="nightshift")
+    try:
+        api.create_repo(repository, private=not public, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {folder.name}")
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        raise NightshiftError(
+            f"{repository}: cannot be uploaded ({type(error).__name__}: {error}). Check the name, HF_TOKEN, "
+            "HF_ENDPOINT, and the network. Without --upload, the command writes a folder and uses no network"
+        ) from error
+    return str(commit)

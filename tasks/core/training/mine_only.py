@@ -1,0 +1,43 @@
+"""Mine the negatives of a first night from the source of the settings, without training or publishing."""
+
+from __future__ import annotations
+
+from tasks.core.base.receipts import Negatives, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.shuffled_qrels import check_qrels_fit
+from tasks.core.mining.candidates import Source
+from tasks.core.mining.mine import mine, source_shares
+from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.own_passages import leave_out_self
+from tasks.core.retrieval.searches import search_whole
+from tasks.core.retrieval.training_queries import training_search
+from tasks.core.snapshot.reader import judged, qrels
+from tasks.core.snapshot.splits import Split
+from tasks.core.training.trainer import base_encoder
+
+
+def mine_source(settings: Settings) -> tuple[Snapshot, Negatives]:
+    """Read the source, and mine negatives as the first round of a night does; a night reuses all of it.
+
+    The base model embeds the passages, because the filters compare scores of negatives with those of positives.
+
+    Raises:
+        BadInput: the source breaks its contracts, has no training query, or its qrels look shuffled.
+        NightshiftError: as `base_encoder`.
+    """
+    home, mining = settings.home, settings.mining
+    _, snapshot = ingest(settings)
+    index = build_index(home, snapshot, mining)
+    bm25 = search_bm25(home, index, judged(snapshot, Split.TRAIN), mining.depth, mining)
+    check_qrels_fit(bm25, qrels(snapshot, Split.TRAIN), settings.data.min_lift)
+    base = base_encoder(home, snapshot, settings.encoder, settings.embedding)
+    vectors = gather_shards(home, base, snapshot, settings.embedding.shards, vectors=settings.embedding.vectors)
+    search, query_vectors = training_search(home, snapshot, base, vectors, mining.depth)
+    runs = [(Source.BM25, bm25)]
+    if Source.DENSE in source_shares(0, mining):
+        runs.append((Source.DENSE, search_whole(search)))
+    if settings.evaluation.leave_out_self:
+        runs = [(name, leave_out_self(home, run, run.depth)) for name, run in runs]
+    return snapshot, mine(home, snapshot, runs, vectors, query_vectors, 0, mining)
