@@ -186,8 +186,11 @@ def rollback(
 ) -> None:
     """Serve an older release again. Moves the pointer and embeds nothing."""
     from tasks.core.release.publish import rollback as move_back
+    from tasks.core.report.tracking.outbox import track_serving
 
-    release = move_back(load(settings), to)
+    loaded = load(settings)
+    release = move_back(loaded, to)
+    track_serving(loaded.home, loaded.tracking, release.release)
     typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows:,} passages)")
 
 

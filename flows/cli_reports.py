@@ -1,4 +1,4 @@
-"""Commands that show results: the report of a night, and the comparison of two systems."""
+"""Commands that show or send results: the report of a night, the comparison of two systems, the tracker."""
 
 from __future__ import annotations
 
@@ -62,3 +62,13 @@ def compare(
     from flows.terminal import print_comparison
 
     print_comparison(comparison)
+
+
+@reports.command(epilog="Example: nightshift track --settings night.toml")
+@readable_errors
+def track(settings: SettingsFile = None) -> None:
+    """Send the nights and rollbacks that the experiment tracker did not get yet."""
+    from tasks.core.report.tracking.outbox import send_all
+
+    loaded = load(settings)
+    typer.echo(f"sent {send_all(loaded.home, loaded.tracking)} to {loaded.tracking.tracker}")

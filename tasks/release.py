@@ -19,6 +19,7 @@ from tasks.core.release.comparable import find_comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
 from tasks.core.release.repair import repair
+from tasks.core.report.tracking.outbox import track_serving
 from tasks.policy import OVER_THE_WIRE, STEP
 
 
@@ -100,6 +101,7 @@ def remove_unused(settings: Settings) -> int:
 def rollback(settings: Settings, to: str | None) -> Release:
     """Move the pointer to an older release. Never retried: a second attempt would go back one more release."""
     release = releases.rollback(settings, to)
+    track_serving(settings.home, settings.tracking, release.release)
     report.release_card(release)
     return release
 

@@ -33,6 +33,7 @@ from tasks.core.report.page import write_report
 from tasks.core.report.sentences import describe_negatives
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import mark_of
+from tasks.core.report.tracking.outbox import track_night
 from tasks.policy import STEP, step_of
 from tasks.server_loss import (
     create_markdown_artifact,
@@ -57,6 +58,7 @@ def write(settings: Settings, night: Night) -> Night:
     night = night.having(report=write_report(settings.home, night))
     write_index(settings.home)
     _show("night-report", _summary(settings, night), f"Night: {night.outcome}")
+    track_night(settings.home, settings.tracking, night)
     return night
 
 

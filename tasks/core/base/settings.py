@@ -21,6 +21,7 @@ from tasks.core.base.sections.evaluation import EvaluationSettings, GateSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.base.sections.release import MilvusSettings, ReleaseSettings
 from tasks.core.base.sections.service import ServiceSettings
+from tasks.core.base.sections.tracking import TrackingSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.setting_paths import LocalPath, ModelName, OptionalLocation, Written
 
@@ -164,6 +165,7 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     compute: ComputeSettings = ComputeSettings()
     store: StoreSettings = StoreSettings()
+    tracking: TrackingSettings = TrackingSettings()
     _written: dict[str, Written] = PrivateAttr(default_factory=dict)
 
     def having_written(self, written: dict[str, Written]) -> Settings:
