@@ -49,6 +49,14 @@ def query(address, expression):
     return [(series["metric"], float(series["value"][1])) for series in data["data"]["result"]]
 
 
+def wait_until(address, condition):
+    """Wait until a query has a result."""
+    until = time.monotonic() + 120
+    while not query(address, condition):
+        assert time.monotonic() < until, f"Prometheus never saw: {condition}"
+        time.sleep(0.5)
+
+
 def dashboard_queries():
     """Return the queries of all panels, with the variables of Grafana replaced."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
@@ -75,12 +83,9 @@ def test_a_real_prometheus_sees_load_and_a_swap_and_answers_every_query_of_the_d
         for thread in threads:
             thread.start()
         try:
-            until = time.monotonic() + 120
+            wait_until(server, "sum(rate(nightshift_queries_total[10s])) > 0")
             rollback(settings, first)
-            swapped = "max(nightshift_swaps_total) == 1 and sum(rate(nightshift_queries_total[10s])) > 0"
-            while not query(server, swapped):
-                assert time.monotonic() < until, "Prometheus does not see the swap"
-                time.sleep(0.5)
+            wait_until(server, "max(nightshift_swaps_total) == 1 and sum(rate(nightshift_queries_total[10s])) > 0")
             releases = {labels["release"] for labels, _ in query(server, "nightshift_serving_release_info")}
             assert releases == {first}
             history = query(server, "count_over_time(nightshift_serving_release_info[1m])")
