@@ -40,6 +40,7 @@ WHOLE_TREE = {
     "tasks.core.training.budget": "chooses settings of three sections",
     "tasks.core.training.pace": "plans from all settings of a training",
     "tasks.core.training.trials": "trains",
+    "tasks.core.training.mine_only": "reads the source, searches, embeds, and mines",
     "tasks.core.training.trainer": "trains, embeds, and evaluates",
 }
 

@@ -118,9 +118,12 @@ def render_card(
 
 
 def recipe_of(release: Release) -> dict[str, Any]:
-    """Return the settings that shaped the encoder, by dotted name; empty for releases of earlier versions."""
+    """Return the settings that shaped the encoder, by dotted name; empty for releases of earlier versions.
+
+    Of a path on this machine, only the last part is kept.
+    """
     return {
-        name: value
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for name, value in release.settings.items()
         if name.startswith(RECIPE) and name not in LOCAL and value not in ("", None, [], {})
     }
