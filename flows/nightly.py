@@ -29,6 +29,7 @@ from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.snapshot.splits import Split
+from tasks.core.training.route import with_route
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
 
@@ -103,8 +104,10 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         rival_vectors = embed(settings, rival, snapshot)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
-        start = rival if settings.encoder.start == "serving" else base
-        challenger = iterate(settings, snapshot, index, start, book)
+        book.note(route=training.choose_route(settings, serving, recipe))
+        routed = with_route(settings, book.night.route.route)
+        start = rival if routed.encoder.start == "serving" else base
+        challenger = iterate(routed, snapshot, index, start, book)
         first = book.night.trained[0]
         if (failed_check := judge_training(first)) is not None:
             book.note(encoder=first, verdict=Decision(findings=(failed_check,)))

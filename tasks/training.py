@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect import task
 
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder import learnable
-from tasks.core.training import trainer
+from tasks.core.report.history import past_nights
+from tasks.core.training import route, trainer
 from tasks.policy import OVER_THE_WIRE, STEP
 from tasks.ray_training import train_on_ray
+
+log = logging.getLogger("nightshift.training")
 
 
 @task(name="base-encoder", task_run_name="base encoder {settings.encoder.model}", **OVER_THE_WIRE)
@@ -23,6 +28,20 @@ def base_encoder(settings: Settings, snapshot: Snapshot) -> Encoder:
 def check_learnable(base: Encoder, snapshot: Snapshot, *, will_train: bool) -> None:
     """Warn about unknown tokens. Stop a night that would train on texts that look the same to the base model."""
     learnable.check_learnable(base, snapshot, will_train=will_train)
+
+
+@task(name="choose-route", task_run_name="choose what to train", **STEP)
+def choose_route(settings: Settings, serving: Release | None, recipe: str) -> route.RouteChoice:
+    """Choose what to train and where to start, from earlier nights of the home; or follow the settings."""
+    nights = past_nights(settings.home)
+    if settings.encoder.train != "auto":
+        return route.follow_settings(nights, settings.encoder)
+    fresh = "no release serves yet" if serving is None else ""
+    if serving is not None and serving.recipe != recipe:
+        fresh = "the settings that shape an encoder changed"
+    choice = route.choose_route(nights, settings.drift, fresh=fresh)
+    log.info("Training route: %s (%s)", choice.route, choice.reason)
+    return choice
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)

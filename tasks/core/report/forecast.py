@@ -66,7 +66,7 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
         _mining(settings.home, snapshot, rounds),
         _embedding(speed, compared, "compared encoder"),
         _training(settings, snapshot, speed),
-        _embedding(speed, rounds * snapshot.rows if settings.encoder.train == "both" else 0, "challenger"),
+        _embedding(speed, rounds * snapshot.rows if settings.encoder.train in ("both", "auto") else 0, "challenger"),
         _publishing(snapshot.rows),
     ]
     # Vectors are stored in shards and in the collection; each round stores an encoder.

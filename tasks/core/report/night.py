@@ -30,6 +30,7 @@ from tasks.core.evaluation.gate import Decision, Probe
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuning
 from tasks.core.report.outcomes import Outcome
+from tasks.core.training.route import RouteChoice
 
 
 class Night(BaseModel):
@@ -47,6 +48,7 @@ class Night(BaseModel):
     drift: Drift | None = None
     index: Index | None = None
     base_vectors: Embeddings | None = None  # of the base model, evaluated for comparison
+    route: RouteChoice | None = None  # how the night trains; None: it does not
     negatives: tuple[Negatives, ...] = ()  # one per round
     trained: tuple[Encoder, ...] = ()  # one per round
     encoder: Encoder | None = None
