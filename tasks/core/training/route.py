@@ -149,7 +149,7 @@ def _reason_for_full(full_gain: float, since: Sequence[PastNight], settings: Dri
         )
     derived = sum(night.promoted and night.route in DERIVED for night in since)
     if derived >= settings.derived_nights:
-        return f"{derived} derived trainings since the last full training"
+        return f"{derived} derived training{'s' * (derived > 1)} since the last full training"
     return ""
 
 
