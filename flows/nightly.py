@@ -104,8 +104,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         rival_vectors = embed(settings, rival, snapshot)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
-        book.note(route=training.choose_route(settings, serving, recipe))
-        routed = with_route(settings, book.night.route.route)
+        choice = training.choose_route(settings, serving, recipe)
+        routed = with_route(settings, choice.route)
+        book.note(route=choice)
         start = rival if routed.encoder.start == "serving" else base
         challenger = iterate(routed, snapshot, index, start, book)
         first = book.night.trained[0]
@@ -120,7 +121,8 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     trained = drift.verdict is Action.RETRAIN
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
-    book.note(encoder=challenger, embeddings=vectors)
+    trunk = trunk_of(challenger)
+    book.note(encoder=challenger, embeddings=vectors, trunk_vectors=trunk and embed(settings, trunk, snapshot))
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)

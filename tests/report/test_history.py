@@ -71,11 +71,18 @@ def test_the_route_of_a_night_with_its_cost_and_gain_is_available_to_later_night
     )
     record(tmp_path, full)
     record(tmp_path, night(1, "Skipped"))
+    trunk = vectors.model_copy(update={"seconds": 100.0})
+    warm = full.having(began=START + timedelta(hours=1), route=RouteChoice(route=Route.WARM), trunk_vectors=trunk)
+    record(tmp_path, warm)
+    derived = warm.having(began=START + timedelta(hours=2), route=RouteChoice(route=Route.MAP))
+    record(tmp_path, derived)
     record(tmp_path, night(2, "Failed").having(route=RouteChoice(route=Route.MAP), trained=(trained,)))
     record(tmp_path, night(3, "Rejected").having(route=RouteChoice(route=Route.MAP), trained=(trained,)))
     record(tmp_path, night(4, "Promoted").having(embeddings=vectors, figures=figures))
     assert past_nights(tmp_path) == [
         PastNight(Route.SCRATCH, promoted=True, gain=0.25, seconds=70.0),
+        PastNight(Route.WARM, promoted=True, gain=0.25, seconds=170.0),
+        PastNight(Route.MAP, promoted=True, gain=0.25, seconds=70.0),
         PastNight(Route.MAP, promoted=False, gain=None, seconds=30.0),
         PastNight(None, promoted=True, gain=0.25, seconds=0.0),
     ]

@@ -158,12 +158,15 @@ def row_of(night: Night) -> dict[str, object]:
 def training_seconds(night: Night) -> float | None:
     """Return the seconds of training, and of embedding the passages with the trained encoder; None without training.
 
-    Work that an interrupted run of the night did counts as well.
+    Work that an interrupted run of the night did counts as well. A full training that continues from a derived encoder
+    changes its trunk, too, so the vectors of the trunk are part of its cost.
     """
     if not night.trained:
         return None
-    embedding = night.embeddings.seconds if night.embeddings else 0.0
-    return sum(encoder.seconds for encoder in night.trained) + embedding
+    vectors = [night.embeddings]
+    if night.route is not None and night.route.route.full:
+        vectors.append(night.trunk_vectors)
+    return sum(receipt.seconds for receipt in (*night.trained, *vectors) if receipt is not None)
 
 
 def past_nights(home: Path) -> list[PastNight]:

@@ -53,6 +53,7 @@ class Night(BaseModel):
     trained: tuple[Encoder, ...] = ()  # one per round
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
+    trunk_vectors: Embeddings | None = None  # that `embeddings` are derived from
     probe: Probe | None = None
     ranking: Ranking | None = None  # of the challenger
     tuning: Tuning | None = None  # why it ranks so
