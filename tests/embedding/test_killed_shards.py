@@ -13,13 +13,16 @@ import embedding_worker
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from embedding_worker import SHARDS
 from small_snapshot import snapshot_of_texts
 
-from tasks.core.base.files import load
+from tasks.core.base.files import load, produce
 from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import shard_files
+from tasks.core.encoder.dual_encoder import DualEncoder, fingerprint, passage_fingerprint, read_spec, save_encoder
+from tasks.core.encoder.passage_map import PassageMap
 from tasks.core.training.trainer import base_encoder
 
 KILLS = 20
@@ -37,6 +40,45 @@ def made(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
     )
     snapshot = snapshot_of_texts(home, TEXTS)
     return home, base_encoder(home, snapshot, settings.encoder, settings.embedding), snapshot
+
+
+@pytest.fixture
+def derived(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
+    """A home like `made`, with an encoder that has a passage map and no vectors of its trunk yet."""
+    home = tmp_path / "home"
+    settings = Settings.model_validate(
+        {"home": home, "encoder": {"model": str(tiny_model), "shared": False}, "embedding": {"precision": "fp32"}}
+    )
+    snapshot = snapshot_of_texts(home, TEXTS)
+    start = base_encoder(home, snapshot, settings.encoder, settings.embedding)
+
+    def build(folder: Path) -> dict[str, object]:
+        encoder = DualEncoder(start.path, read_spec(start.path))
+        encoder.passage.passage_map = PassageMap(32, 0)
+        torch.nn.init.orthogonal_(encoder.passage.passage_map.weight, generator=torch.Generator().manual_seed(1))
+        save_encoder(encoder, folder)
+        fields = start.model_dump(exclude={"digest", "path", "fingerprint", "passage_fingerprint", "trunk"})
+        names = {"fingerprint": fingerprint(folder), "passage_fingerprint": passage_fingerprint(folder)}
+        return {**fields, **names, "trunk": passage_fingerprint(folder, with_map=False)}
+
+    return home, produce(home, Encoder, {"map": start.digest}, build), snapshot
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_derivation_give_the_same_bytes(
+    derived: tuple[Path, Encoder, Snapshot], tmp_path: Path
+) -> None:
+    home, encoder, snapshot = derived
+    straight = copy_of(home, tmp_path / "straight")
+    seconds = finished_in(straight, encoder, snapshot)
+    expected = {name: contents(straight, name) for name in (encoder.trunk, encoder.passage_fingerprint)}
+    chance, killed, round_ = random.Random(7), 0, 0
+    while killed < KILLS:
+        round_ += 1
+        here = copy_of(home, tmp_path / f"round{round_}")
+        while not killed_after(chance.uniform(0, seconds), here, encoder, snapshot):
+            killed += 1
+        assert {name: contents(here, name) for name in expected} == expected
 
 
 @pytest.mark.slow
@@ -98,10 +140,12 @@ def killed_after(seconds: float, home: Path, encoder: Encoder, snapshot: Snapsho
     return process.exitcode == 0
 
 
-def only(home: Path) -> Embeddings:
-    (folder,) = (home / Embeddings.shelf).glob("[!.]*")
-    return load(home, Embeddings, folder.name)
+def only(home: Path, passages: str = "") -> Embeddings:
+    """Return the only sealed embeddings, or the only ones of this passage fingerprint."""
+    sealed = [load(home, Embeddings, folder.name) for folder in (home / Embeddings.shelf).glob("[!.]*")]
+    (embeddings,) = (receipt for receipt in sealed if passages in ("", receipt.fingerprint))
+    return embeddings
 
 
-def contents(home: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in shard_files(only(home))}
+def contents(home: Path, passages: str = "") -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in shard_files(only(home, passages))}

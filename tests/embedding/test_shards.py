@@ -143,7 +143,7 @@ def test_a_killed_shard_resumes_after_its_last_window(
     other = shutil.copytree(home, tmp_path / "other")
     straight = gather_shards(other, encoder, snapshot, 2)
     model = load_encoder(encoder.path)
-    encode, windows = model.passage.encode, 0
+    encode, windows = model.passage.encode_trunk, 0
 
     def interrupted(ids: list[list[int]], token_budget: int) -> np.ndarray:
         nonlocal windows
@@ -152,7 +152,7 @@ def test_a_killed_shard_resumes_after_its_last_window(
             raise KeyboardInterrupt
         return encode(ids, token_budget)
 
-    monkeypatch.setattr(model.passage, "encode", interrupted)
+    monkeypatch.setattr(model.passage, "encode_trunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         gather_shards(home, encoder, snapshot, 2)
     embeddings = gather_shards(home, encoder, snapshot, 2)

@@ -118,7 +118,7 @@ def test_training_starts_from_the_given_map(rank: int, hidden: int) -> None:
         assert map_to_train(linear, 32, rank=0, hidden=5).hidden == 5
 
 
-def test_settings_refuse_what_a_map_cannot_do() -> None:
+def test_settings_that_a_map_does_not_support_are_refused() -> None:
     for settings, reason in (
         ({"train": "query+map"}, "shared = false"),
         ({"train": "query+map", "shared": False, "serve_dimension": 8}, "serve_dimension = 0"),

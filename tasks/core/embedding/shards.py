@@ -153,7 +153,7 @@ def _embed(work: ShardWork, trunk: Embeddings | None, watch: Watch | None) -> di
             *(work.rank + 1, work.world_size),
         )
         return None
-    content = assemble(work, plan, parts, counts | parent)
+    content = assemble(work, plan, parts, {**counts, **parent})
     derived = counts.get("derived", 0)
     made = f"{derived:,} derived" if derived else f"{counts['embedded']:,} encoded"
     reused = f"{counts['avoided'] - derived:,} vectors reused"
