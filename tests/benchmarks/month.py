@@ -233,7 +233,7 @@ def run_night(settings: Path, log: Path, prefect: Path) -> Cost:
     )
     assert night.stdout is not None
     stages, stage, charged = dict[str, float](), "start", 0.0
-    with log.open("w") as output:
+    with log.open("w", buffering=1) as output:
         for line in night.stdout:
             output.write(line)
             if heading := HEADING.match(line):
