@@ -30,6 +30,7 @@ from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
 from tasks.core.snapshot.splits import Split
+from tasks.core.training.route import with_route
 from tasks.server_loss import loss
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         return _end(settings, book, Outcome.SUSPECT)
     challenger = rival
     if drift.verdict is Action.RETRAIN:
-        planned = plan(settings, base, snapshot, None if serving is None else rival, book)
+        choice = training.choose_route(settings, serving, recipe)
+        book.note(route=choice)
+        planned = plan(with_route(settings, choice.route), base, snapshot, None if serving is None else rival, book)
         start = rival if planned.encoder.start == "serving" else base
         challenger = iterate(planned, snapshot, index, start, book)
         first = book.night.trained[0]
@@ -134,7 +137,8 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     trained = drift.verdict is Action.RETRAIN
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the {'trained' if trained else 'serving'} encoder")
     vectors = embed(settings, challenger, snapshot)
-    book.note(encoder=challenger, embeddings=vectors)
+    trunk = trunk_of(challenger)
+    book.note(encoder=challenger, embeddings=vectors, trunk_vectors=trunk and embed(settings, trunk, snapshot))
 
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
     ranking, tuning = evaluation.tune(settings, challenger, vectors, snapshot, postings)

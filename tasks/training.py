@@ -10,7 +10,8 @@ from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Encoder, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder import learnable
-from tasks.core.training import trainer, trials
+from tasks.core.report.history import past_nights
+from tasks.core.training import route, trainer, trials
 from tasks.core.training.budget import Recipe
 from tasks.core.training.pace import plan_within_budget
 from tasks.policy import OVER_THE_WIRE, STEP
@@ -45,6 +46,20 @@ def try_recipes(
 ) -> Recipe:
     """Choose learning rate and negatives of the recipe by short trainings."""
     return trials.try_recipes(settings.home, recipe, start, snapshot, negatives, settings, dev)
+
+
+@task(name="choose-route", task_run_name="choose what to train", **STEP)
+def choose_route(settings: Settings, serving: Release | None, recipe: str) -> route.RouteChoice:
+    """Choose what to train and where to start, from earlier nights of the home; or follow the settings."""
+    nights = past_nights(settings.home)
+    if settings.encoder.train != "auto":
+        return route.follow_settings(nights, settings.encoder)
+    fresh = "no release serves yet" if serving is None else ""
+    if serving is not None and serving.recipe != recipe:
+        fresh = "the settings that shape an encoder changed"
+    choice = route.choose_route(nights, settings.drift, fresh=fresh)
+    log.info("Training route: %s (%s)", choice.route, choice.reason)
+    return choice
 
 
 @task(name="train", task_run_name="train, round {negatives.round}", **STEP)

@@ -11,6 +11,7 @@ queries, and judgments arrive, and 0.5 % of the passages are deleted and 0.5 % e
     ours      one home, default settings
     warm      one home; train from the serving encoder, with replay
     derived   one home; train the query encoder and a map of the passage vectors
+    auto      one home; each night chooses between the query encoder, a map, and all weights
     NAME=FILE one home, with the settings in a TOML file
 
 Every policy uses the same sources, training steps, and limits. Each night is a run of `nightshift run` on the source
@@ -85,6 +86,11 @@ shared = false
 train = "query+map"
 start = "serving"
 """
+AUTO = """
+[encoder]
+shared = false
+train = "auto"
+"""
 
 
 class Policy(NamedTuple):
@@ -94,7 +100,13 @@ class Policy(NamedTuple):
     fresh: bool = False
 
 
-POLICIES = {"naive": Policy(NAIVE, fresh=True), "ours": Policy(""), "warm": Policy(WARM), "derived": Policy(DERIVED)}
+POLICIES = {
+    "naive": Policy(NAIVE, fresh=True),
+    "ours": Policy(""),
+    "warm": Policy(WARM),
+    "derived": Policy(DERIVED),
+    "auto": Policy(AUTO),
+}
 
 
 class Cost(NamedTuple):
@@ -221,7 +233,7 @@ def run_night(settings: Path, log: Path, prefect: Path) -> Cost:
     )
     assert night.stdout is not None
     stages, stage, charged = dict[str, float](), "start", 0.0
-    with log.open("w") as output:
+    with log.open("w", buffering=1) as output:
         for line in night.stdout:
             output.write(line)
             if heading := HEADING.match(line):

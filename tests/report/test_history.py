@@ -9,12 +9,14 @@ import pytest
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
-from tasks.core.base.receipts import Evaluation, Release
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.gate import Decision, GateCheck
 from tasks.core.evaluation.significance import Comparison
-from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, read_history, record
+from tasks.core.report.history import FILE, SCHEMA, find_report, page_name, past_nights, read_history, record
 from tasks.core.report.night import Night
+from tasks.core.report.sentences import describe_route
+from tasks.core.training.route import PastNight, Route, RouteChoice
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 
@@ -52,6 +54,51 @@ def test_a_row_contains_the_metrics_of_its_night(tmp_path: Path) -> None:
     assert (row["difference"], row["low"], row["high"], row["queries"]) == (0.1, 0.05, 0.15, 300)
     assert (row["why"], row["work"]) == ("better", "retrain")
     assert (row["began"], row["ended"]) == (START, START + timedelta(hours=1))
+
+
+def test_the_route_of_a_night_with_its_cost_and_gain_is_available_to_later_nights(tmp_path: Path) -> None:
+    figures = {
+        name: Evaluation(digest=name, path=Path(), rows=30, system=name, split="test", metrics={"ndcg@10": value})
+        for name, value in (("challenger", 0.75), ("base", 0.5))
+    }
+    common = {"digest": "a", "path": Path(), "rows": 1, "fingerprint": "f", "dimension": 4}
+    encoder = {"passage_fingerprint": "f", "base": "b", "steps": 1, "precision": "fp32", "fidelity": 1.0}
+    trained = Encoder(**common, **encoder, seconds=30.0)
+    counts = {"snapshot": "s", "shards": 1, "embedded": 1, "avoided": 0, "tokens": 1}
+    vectors = Embeddings(**common, **counts, seconds=10.0)
+    full = night(0, "Promoted").having(
+        route=RouteChoice(route=Route.SCRATCH), trained=(trained, trained), embeddings=vectors, figures=figures
+    )
+    record(tmp_path, full)
+    record(tmp_path, night(1, "Skipped"))
+    trunk = vectors.model_copy(update={"seconds": 100.0})
+    warm = full.having(began=START + timedelta(hours=1), route=RouteChoice(route=Route.WARM), trunk_vectors=trunk)
+    record(tmp_path, warm)
+    derived = warm.having(began=START + timedelta(hours=2), route=RouteChoice(route=Route.MAP))
+    record(tmp_path, derived)
+    record(tmp_path, night(2, "Failed").having(route=RouteChoice(route=Route.MAP), trained=(trained,)))
+    record(tmp_path, night(3, "Rejected").having(route=RouteChoice(route=Route.MAP), trained=(trained,)))
+    record(tmp_path, night(4, "Promoted").having(embeddings=vectors, figures=figures))
+    assert past_nights(tmp_path) == [
+        PastNight(Route.SCRATCH, promoted=True, gain=0.25, seconds=70.0),
+        PastNight(Route.WARM, promoted=True, gain=0.25, seconds=170.0),
+        PastNight(Route.MAP, promoted=True, gain=0.25, seconds=70.0),
+        PastNight(Route.MAP, promoted=False, gain=None, seconds=30.0),
+        PastNight(None, promoted=True, gain=0.25, seconds=0.0),
+    ]
+
+
+def test_the_route_is_described_with_what_it_saved_and_may_have_cost() -> None:
+    choice = RouteChoice(route=Route.MAP, reason="it is cheaper", full_seconds=400.0, full_gain=0.05)
+    text = describe_route(choice, 40.0, 0.046)
+    assert text.startswith("Trained: query+map (it is cheaper).")
+    assert "360 s saved" in text
+    assert "may have cost 0.0040" in text
+    assert "no loss is measured" in describe_route(choice, 40.0, 0.051)
+    assert "10 s more" in describe_route(choice, 410.0, None)
+    assert describe_route(RouteChoice(route=Route.QUERY), 40.0, 0.046) == "Trained: query (set in the settings)."
+    full = choice.model_copy(update={"route": Route.WARM})
+    assert describe_route(full, 390.0, 0.055) == "Trained: warm (it is cheaper)."
 
 
 def test_a_failure_is_printed_on_a_single_line() -> None:

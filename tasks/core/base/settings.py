@@ -133,10 +133,11 @@ class EncoderSettings(Section):
     passage_prompt: str = Field("", description="prefix of every passage; not set: the base model's own")
     query_tokens: int = Field(64, ge=4, description="maximum tokens of a query, including special tokens")
     passage_tokens: int = Field(128, ge=4, description="maximum tokens of a passage, including special tokens")
-    train: Literal["both", "query", "query+map"] = Field(
+    train: Literal["both", "query", "query+map", "auto"] = Field(
         "both",
         description="encoders to train; query: keep the passage encoder and the vectors of the collection unchanged; "
-        "query+map: also train a map of the passage vectors, and derive new vectors from the stored ones",
+        "query+map: also train a map of the passage vectors, and derive new vectors from the stored ones; auto: "
+        "each night chooses what to train and where to start ([drift] derived_margin)",
     )
     map_rank: int = Field(0, ge=0, description="query+map only: rank of the trained change of the map; 0: full rank")
     map_hidden: int = Field(
@@ -156,12 +157,12 @@ class EncoderSettings(Section):
 
     @model_validator(mode="after")
     def _map_settings_need_a_map(self) -> EncoderSettings:
-        has_map = self.train == "query+map"
+        has_map = self.train in ("query+map", "auto")
         for name in ("map_rank", "map_hidden"):
             if getattr(self, name) and not has_map:
-                raise ValueError(f'[encoder] {name} needs train = "query+map"')
+                raise ValueError(f'[encoder] {name} needs train = "query+map" or "auto"')
         if has_map and (self.serve_dimension or not self.normalize):
-            raise ValueError('[encoder] train = "query+map" needs serve_dimension = 0 and normalize = true')
+            raise ValueError(f'[encoder] train = "{self.train}" needs serve_dimension = 0 and normalize = true')
         return self
 
     def recipe(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
         _embedding(speed, compared, "compared encoder"),
         *_choosing(recipe),
         _training(settings, snapshot, speed),
-        _embedding(speed, rounds * snapshot.rows if settings.encoder.train == "both" else 0, "challenger"),
+        _embedding(speed, rounds * snapshot.rows if settings.encoder.train in ("both", "auto") else 0, "challenger"),
         _publishing(snapshot.rows),
     ]
     # Vectors are stored in shards and in the collection; each round stores an encoder.

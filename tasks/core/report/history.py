@@ -18,6 +18,7 @@ from tasks.core.base.receipts import Release
 from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Night
 from tasks.core.report.outcomes import Outcome
+from tasks.core.training.route import PastNight, Route
 
 FILE = "history.parquet"
 SYSTEMS = (System.CHALLENGER, System.SERVING, System.BASE, System.BM25)  # with a column each
@@ -45,6 +46,8 @@ SCHEMA = pa.schema(
         ("embedded", pa.int64()),
         ("avoided", pa.int64()),
         ("made", pa.string()),  # the release that the night made
+        ("route", pa.string()),  # a Route
+        ("training_seconds", pa.float64()),  # of training, and of embedding with the trained encoder
     ]
 )
 
@@ -151,6 +154,8 @@ def row_of(night: Night) -> dict[str, object]:
         "embedded": night.embeddings.embedded if night.embeddings else None,
         "avoided": night.embeddings.avoided if night.embeddings else None,
         "made": night.made.release if night.made else None,
+        "route": night.route.route if night.route else None,
+        "training_seconds": training_seconds(night),
     }
 
 
@@ -158,6 +163,39 @@ def release_made(row: Mapping[str, Any]) -> str | None:
     """Return the release that the night of a history row made. Earlier versions stored it only if it was promoted."""
     made: str | None = row["made"] or (row["release"] if row["outcome"] == Outcome.PROMOTED else None)
     return made
+
+
+def training_seconds(night: Night) -> float | None:
+    """Return the seconds of training, and of embedding the passages with the trained encoder; None without training.
+
+    Work that an interrupted run of the night did counts as well. A full training that continues from a derived encoder
+    changes its trunk, too, so the vectors of the trunk are part of its cost.
+    """
+    if not night.trained:
+        return None
+    vectors = [night.embeddings]
+    if night.route is not None and night.route.route.full:
+        vectors.append(night.trunk_vectors)
+    return sum(receipt.seconds for receipt in (*night.trained, *vectors) if receipt is not None)
+
+
+def past_nights(home: Path) -> list[PastNight]:
+    """Return the earlier nights that trained or evaluated an encoder, for the choice of tonight's route."""
+    return [
+        PastNight(
+            route=Route(row["route"]) if row["route"] else None,
+            promoted=row["outcome"] == Outcome.PROMOTED,
+            gain=gain_over_base(row[f"{System.CHALLENGER}_ndcg"], row[f"{System.BASE}_ndcg"]),
+            seconds=row["training_seconds"] or 0.0,
+        )
+        for row in read_history(home).to_pylist()
+        if row["outcome"] in (Outcome.PROMOTED, Outcome.REJECTED)
+    ]
+
+
+def gain_over_base(challenger: float | None, base: float | None) -> float | None:
+    """Return the nDCG@10 of the challenger minus that of the base model; None if a figure is missing."""
+    return None if challenger is None or base is None else challenger - base
 
 
 def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, object]]:

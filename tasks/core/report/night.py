@@ -32,6 +32,7 @@ from tasks.core.evaluation.tune import Tuning
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
 from tasks.core.training.budget import Recipe
+from tasks.core.training.route import RouteChoice
 
 
 class Night(BaseModel):
@@ -50,10 +51,12 @@ class Night(BaseModel):
     index: Index | None = None
     base_vectors: Embeddings | None = None  # of the base model, evaluated for comparison
     budget: Recipe | None = None  # what `[training] minutes` chose
+    route: RouteChoice | None = None  # how the night trains; None: it does not
     negatives: tuple[Negatives, ...] = ()  # one per round
     trained: tuple[Encoder, ...] = ()  # one per round
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
+    trunk_vectors: Embeddings | None = None  # that `embeddings` are derived from
     probe: Probe | None = None
     ranking: Ranking | None = None  # of the challenger
     tuning: Tuning | None = None  # why it ranks so

@@ -16,11 +16,11 @@ from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import WEIGHTS
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.report import charts
-from tasks.core.report.history import REPORTS, page_name
+from tasks.core.report.history import REPORTS, gain_over_base, page_name, training_seconds
 from tasks.core.report.index import NEXT, link_next, made_by, nights_of, page_before
 from tasks.core.report.night import Night
 from tasks.core.report.outcomes import Outcome
-from tasks.core.report.sentences import describe_negatives, describe_training
+from tasks.core.report.sentences import describe_negatives, describe_route, describe_training
 from tasks.core.report.steps import LABELS, steps_of
 from tasks.core.report.terms import REFUSED, TERMS, mark_of
 
@@ -61,6 +61,7 @@ def write_report(home: Path, night: Night) -> Path:
         changes=differences(night.serving.settings, night.settings) if night.serving else (),
         value_of=show,
         charts=_charts(home, night),
+        route=_route(night),
         training=[describe_training(encoder) for encoder in night.trained],
         mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
         reasons=REFUSED,
@@ -104,6 +105,14 @@ def _cases(home: Path, night: Night, rival: System | None) -> tuple[Sequence[Cas
     from tasks.core.evaluation.query_cases import most_different  # imports the retrievers
 
     return most_different(home, night.figures[System.CHALLENGER], night.figures[rival], night.snapshot, CASES)
+
+
+def _route(night: Night) -> str:
+    if night.route is None:
+        return ""
+    scores = {system: evaluation.metrics["ndcg@10"] for system, evaluation in night.figures.items()}
+    gain = gain_over_base(scores.get(System.CHALLENGER), scores.get(System.BASE))
+    return describe_route(night.route, training_seconds(night) or 0.0, gain)
 
 
 def _digests(night: Night) -> list[tuple[str, str]]:

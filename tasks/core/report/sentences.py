@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.core.base.merge import TRAINED, Merge
 from tasks.core.base.receipts import Encoder, Negatives
+from tasks.core.training.route import RouteChoice
 
 
 def describe_negatives(negatives: Negatives) -> list[str]:
@@ -66,3 +67,29 @@ def _describe_merge(merge: Merge) -> str:
     if merge.forgetting is not None:
         text += f" Without merging, nDCG@10 after training on the older queries: {merge.forgetting:.4f}."
     return text
+
+
+def describe_route(choice: RouteChoice, seconds: float, gain: float | None) -> str:
+    """Describe the route of a night: why, what it saved against a full training, and what quality it may have cost.
+
+    Args:
+        choice: the route and the figures of the last full training.
+        seconds: of training, and of embedding the passages with the trained encoder.
+        gain: nDCG@10 of the challenger minus that of the base model; None if it was not evaluated.
+    """
+    text = f"Trained: {choice.route} ({choice.reason or 'set in the settings'})."
+    if choice.route.full or choice.full_seconds is None or choice.full_gain is None:
+        return text
+    saved = choice.full_seconds - seconds
+    text += (
+        f" Training and embedding took {seconds:,.0f} s, and {choice.full_seconds:,.0f} s in the last full training: "
+        f"{abs(saved):,.0f} s {'saved' if saved >= 0 else 'more'}."
+    )
+    if gain is None:
+        return text
+    lost = choice.full_gain - gain
+    cost = f"the derived training may have cost {lost:.4f}" if lost > 0 else "no loss is measured"
+    return text + (
+        f" Gain over the base model: {gain:+.4f} nDCG@10, and {choice.full_gain:+.4f} after the last full training: "
+        f"{cost}."
+    )

@@ -60,17 +60,22 @@ class RouteChoice(BaseModel):
     full_gain: float | None = None
 
 
-def set_route(settings: EncoderSettings) -> Route:
-    """Return the route that settings name, if `train` is not "auto"."""
-    if settings.train in ("query", "query+map"):
-        return Route(settings.train)
-    return Route.WARM if settings.start == "serving" else Route.SCRATCH
+def follow_settings(nights: Sequence[PastNight], settings: EncoderSettings) -> RouteChoice:
+    """Return the route that the settings set, for a `train` other than "auto"."""
+    full = _last_full(nights)
+    route = Route.WARM if settings.start == "serving" else Route.SCRATCH
+    if settings.train in DERIVED:
+        route = Route(settings.train)
+    return RouteChoice(route=route, full_seconds=full and full.seconds, full_gain=full and full.gain)
 
 
 def with_route(settings: Settings, route: Route) -> Settings:
-    """Return the settings of a training on a route that the night chose. Other settings are as given."""
+    """Return the settings of a training on the route that the night chose; `settings` unless `train` is "auto"."""
+    if settings.encoder.train != "auto":
+        return settings
     encoder = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
-    update = {"encoder": settings.encoder.model_copy(update=encoder)}
+    no_map = {} if route is Route.MAP else {"map_rank": 0, "map_hidden": 0}
+    update = {"encoder": settings.encoder.model_copy(update=encoder | no_map)}
     if route is Route.WARM:
         replay = max(settings.training.replay, WARM_REPLAY)
         return settings.model_copy(
@@ -96,7 +101,7 @@ def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh:
         settings: margin and maximum number of derived trainings.
         fresh: why only a training from the base model is possible; empty if the serving encoder can be continued.
     """
-    full = _last(nights, lambda night: _is_full(night) and night.gain is not None)
+    full = _last_full(nights)
     if fresh or full is None or full.gain is None:
         return RouteChoice(route=Route.SCRATCH, reason=fresh or "no full training was evaluated in this home")
     since = nights[max(number for number, night in enumerate(nights) if _is_full(night)) + 1 :]
@@ -119,6 +124,11 @@ def _last(nights: Sequence[PastNight], matches: Callable[[PastNight], bool]) -> 
     return next((night for night in reversed(nights) if matches(night)), None)
 
 
+def _last_full(nights: Sequence[PastNight]) -> PastNight | None:
+    """Return the last full training that was evaluated."""
+    return _last(nights, lambda night: _is_full(night) and night.gain is not None)
+
+
 def _cost(route: Route, nights: Sequence[PastNight]) -> float:
     """Return the mean seconds of the last nights of a route; 0 without any."""
     seconds = [night.seconds for night in nights if night.route is route][-NIGHTS:]
@@ -139,7 +149,7 @@ def _reason_for_full(full_gain: float, since: Sequence[PastNight], settings: Dri
         )
     derived = sum(night.promoted and night.route in DERIVED for night in since)
     if derived >= settings.derived_nights:
-        return f"{derived} derived trainings since the last full training"
+        return f"{derived} derived training{'s' * (derived > 1)} since the last full training"
     return ""
 
 

@@ -43,6 +43,16 @@ class DriftSettings(Section):
     budget_days: float = Field(30.0, gt=0, description="… within this number of days")
     approval: bool = Field(False, description="do not start a retrain for drift until a person starts it manually")
 
+    derived_margin: float = Field(
+        0.01,
+        ge=0,
+        description='[encoder] train = "auto" only: train all weights if derived trainings gain this much nDCG@10 less '
+        "over the base model than the last full training",
+    )
+    derived_nights: int = Field(
+        14, ge=1, description='[encoder] train = "auto" only: train all weights after this number of derived trainings'
+    )
+
     @model_validator(mode="after")
     def _limits_fit(self) -> DriftSettings:
         if self.max_queries < self.min_queries:
