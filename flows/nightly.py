@@ -97,6 +97,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
     from flows.contest import Contest, judge, publish, publish_passages
     from tasks import evaluation, mining, training
+    from tasks.core.embedding.derived import trunk_of
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
     ingest.warn_of_data(settings, snapshot)
