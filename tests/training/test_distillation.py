@@ -88,13 +88,16 @@ def teacher(world: World) -> Encoder:
     return world.train(world.complete, world.mine(world.complete), steps=3 * STEPS, hard_negatives=4)
 
 
-@pytest.mark.parametrize("loss", ["kl", "margin_mse"])
-def test_a_student_of_a_better_teacher_beats_a_contrastive_student(world: World, teacher: Encoder, loss: str) -> None:
+@pytest.mark.parametrize(("loss", "temperature"), [("kl", 1.0), ("margin_mse", 4.0)])
+def test_a_student_of_a_better_teacher_beats_a_contrastive_student(
+    world: World, teacher: Encoder, loss: str, temperature: float
+) -> None:
     negatives = world.mine(world.sparse, teacher.path)
     assert negatives.teacher is not None
     assert negatives.teacher.accepted
     contrastive = world.ndcg(world.train(world.sparse, negatives))
-    distilled = world.ndcg(world.train(world.sparse, negatives, loss=loss, contrastive_share=0.2))
+    taught = {"loss": loss, "contrastive_share": 0.2, "teacher_temperature": temperature}
+    distilled = world.ndcg(world.train(world.sparse, negatives, **taught))
     assert distilled > contrastive + 0.05
     assert world.ndcg(teacher) > contrastive + 0.05
 

@@ -104,7 +104,7 @@ def test_a_checked_teacher_is_scaled_by_its_spread_and_a_refused_teacher_is_repl
     data = load_pairs(now(tmp_path), checked, encoder, used)
     if check.accepted:
         assert used == settings
-        assert sorted(data.teacher[0][1].tolist()) == [10 / 20 / 0.5, 30 / 20 / 0.5]
+        assert sorted(data.teacher[0][1].tolist()) == [4 * 10 / 20 / 0.5, 4 * 30 / 20 / 0.5]
         assert check.summary.endswith("Spread of scores: 20, of the encoder 0.1.")
     else:
         assert used == settings.model_copy(update={"loss": "infonce"})

@@ -27,8 +27,8 @@ class TrainingSettings(Section):
     teacher_temperature: float = Field(
         1.0,
         gt=0,
-        description="margin_mse and kl only: divisor of teacher scores; at 1 they vary as much as those of the encoder "
-        "that mined",
+        description="margin_mse and kl only: divisor of teacher scores; at 1 they have standard deviation 4 within a "
+        "query",
     )
     contrastive_share: Share = Field(
         0.0, description="margin_mse and kl only: share of infonce in the loss; the rest is distillation"
