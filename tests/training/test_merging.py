@@ -149,24 +149,6 @@ def test_the_trained_weights_are_kept_unchanged_without_a_significant_gain(
     assert merged.fingerprint == plain.fingerprint
 
 
-def test_forgetting_is_measured_with_and_without_the_merge(tiny_model: Path, tmp_path: Path, prefer: object) -> None:
-    settings = merging(tmp_path, tiny_model, learning_rate=3e-3, max_steps=3, evaluate_every=0)
-    snapshot = stories(settings.home)
-    older = stories(settings.home, ["kitten", "rocket", "pepper", "anchor", "candle"], ["green", "tall", "quick"])
-    base = trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
-    mined = next_passages(settings.home, snapshot)
-    prefer("50%")  # type: ignore[operator]
-    merged = trainer.train(settings.home, base, snapshot, mined, settings, older=older)
-    plain = trainer.train(settings.home, base, snapshot, mined, having(settings, merge="none"), older=older)
-    assert merged.merge is not None
-    assert merged.forgetting is not None
-    assert plain.forgetting is not None
-    assert (merged.forgetting[0], merged.merge.forgetting) == plain.forgetting
-    assert f"Without merging, nDCG@10 after training on the older queries: {plain.forgetting[1]:.4f}" in (
-        describe_training(merged)
-    )
-
-
 def test_with_few_dev_queries_nothing_is_merged(tiny_model: Path, tmp_path: Path) -> None:
     settings = merging(tmp_path, tiny_model, max_steps=2)
     merge = run(settings, stories(settings.home)).merge
