@@ -140,11 +140,13 @@ def test_a_trained_encoder_loads_in_sentence_transformers_with_the_same_vectors(
     check_equal(encoder, vectors_of_both(model, encoder, prompted=True))
 
 
-FAST = ("embeddinggemma", "labse", "qwen3")  # test_architectures.py converts the other architectures
+FAST = ("labse", "qwen3")  # test_architectures.py converts the other architectures
+UNCONVERTED = "embeddinggemma"  # OpenVINO cannot convert Gemma 3
 PATHS = [
     pytest.param(kind, path, marks=() if path == "openvino-fp32" and kind in FAST else pytest.mark.slow)
     for kind in KINDS
     for path in ("openvino-fp32", "bf16", "openvino-bf16", "openvino-int8")
+    if kind != UNCONVERTED or path == "bf16"
 ]
 
 
@@ -159,6 +161,15 @@ def test_other_numeric_paths_agree_with_fp32(kind: str, path: Any, base: Base) -
     exact = passage_vectors(base, base.encoder(kind, trained=False))
     cosines = (exact * passage_vectors(base, receipt)).sum(axis=1)
     assert cosines.min() > {"openvino-fp32": 0.99999}.get(path, 0.99)
+
+
+def test_a_model_that_openvino_cannot_convert_is_refused_only_if_the_settings_require_it(base: Base) -> None:
+    settings = base.settings(UNCONVERTED)
+    embedding = settings.embedding.model_copy(update={"precision": "openvino-fp32"})
+    with pytest.raises(NightshiftError, match="openvino cannot convert this Gemma3TextModel"):
+        base_encoder(base.home, base.snapshot, settings.encoder, embedding)
+    fastest = settings.embedding.model_copy(update={"precision": "fastest"})
+    assert base_encoder(base.home, base.snapshot, settings.encoder, fastest).precision in ("fp32", "bf16")
 
 
 def test_the_served_searcher_embeds_queries_with_the_prompt_of_the_model(base: Base) -> None:

@@ -108,7 +108,7 @@ def test_a_full_training_starts_from_the_base_model_where_the_last_warm_start_wa
     assert choose(SCRATCH, warm, *derived).route is route
 
 
-def test_the_settings_of_a_route_train_what_it_names() -> None:
+def test_the_settings_of_a_route_select_its_training() -> None:
     settings = Settings(encoder=EncoderSettings(train="auto", shared=False, map_rank=8, query_tokens=32))
     expected = {
         Route.SCRATCH: ("both", "base", 0.0, 0),
