@@ -12,7 +12,7 @@ from things_and_traits import write_collection
 
 from tasks.core.base.settings import DataSettings
 from tasks.core.sources import digest_cache
-from tasks.core.sources.locations import Location
+from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.source import Source, find_source
 
 
@@ -32,7 +32,12 @@ def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     digest = Location.digest
-    monkeypatch.setattr(Location, "digest", lambda self, file: names.append(file.name) or digest(self, file))
+
+    def record(self: Location, file: Stored) -> str:
+        names.append(file.name)
+        return digest(self, file)
+
+    monkeypatch.setattr(Location, "digest", record)
     return names
 
 

@@ -64,7 +64,8 @@ def size_before_growth(location: Location, file: Stored, known: Entry) -> int | 
 
     That its old content is unchanged is checked for a sample of `BLOCKS` blocks, its first and last bytes among them.
     """
-    facts, before = _facts(location, file), known["facts"]
+    facts = _facts(location, file)
+    before: list[int] = known["facts"]
     if known["settled"] and before == facts:
         return file.size
     grown = len(facts) == len(before) == LOCAL and facts[:2] == before[:2] and facts[2] > before[2]
