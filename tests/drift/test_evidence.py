@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from tasks.core.base.settings import DriftSettings
-from tasks.core.drift.evidence import RISES, Calibration, Mean, add_window, alarm_line, calibrate, log_factors, total
+from tasks.core.drift.evidence import (
+    RISES,
+    Calibration,
+    Mean,
+    add_window,
+    alarm_line,
+    calibrate,
+    log_factors,
+    total,
+    unexplained_rise,
+)
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.unfamiliarity import VARIANCE, TopicScores, of_quantiles
 
@@ -47,12 +57,21 @@ def test_normal_windows_raise_false_alarms_less_often_than_the_bound() -> None:
     assert 0 < alarms <= 20
 
 
+def test_an_uncertain_level_lowers_the_rise() -> None:
+    measurement = Measurement(
+        queries=1, low=0.05, raw_low=0.05, unseen=0.0, held_out=1, usual_unseen=0.0, unfamiliarity=1.2
+    )
+    certain, uncertain = (unexplained_rise(measurement, Calibration(1.0, error**2, 0.0)) for error in (0.01, 0.1))
+    assert math.isclose(certain, 0.2)
+    assert uncertain < 0.2 - 0.08
+
+
 def test_evidence_is_limited_so_an_alarm_ends_with_its_drift() -> None:
     calibration = Calibration(1.0, 0.0, WOBBLE**2)
     logs: tuple[float, ...] = ()
     for _ in range(100):
         logs = add_window(logs, log_factors(1.0, 1000, calibration, LINE, 2), LINE)
-    assert LINE <= total(logs) <= len(RISES) * LINE
+    assert LINE <= total(logs) <= 1.001 * len(RISES) * LINE
     for _ in range(6):
         logs = add_window(logs, log_factors(0.0, 1000, calibration, LINE, 2), LINE)
     assert total(logs) < LINE

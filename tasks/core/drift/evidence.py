@@ -29,6 +29,7 @@ RISES = (0.08, 0.16, 0.32, 0.8)  # of the mean unfamiliarity that a window bets 
 WOBBLE = 0.028  # standard deviation between windows of the mean unfamiliarity, until it is measured
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WOBBLE count as
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains
+CERTAIN = 0.015  # standard error of the level; the part above it is subtracted from the rise of every window
 CHANCE_TERMS = 0.002  # rise of the unseen-term share that is usual
 HOURS_A_YEAR = 365 * 24
 
@@ -79,9 +80,14 @@ def calibrate(start: float, held_out: int, windows: Sequence[Mean]) -> Calibrati
 
 
 def unexplained_rise(measurement: Measurement, calibration: Calibration) -> float:
-    """Return the rise of the mean unfamiliarity, without the rise that unseen terms explain."""
+    """Return the rise of the mean unfamiliarity, without the rise that unseen terms or a wrong level explain.
+
+    The error of the level is the same in every window, so it would add up: with few held-out queries, traffic that is
+    merely different from them would become drift before windows calibrate the level.
+    """
     terms = max(0.0, measurement.unseen - measurement.usual_unseen - CHANCE_TERMS)
-    return measurement.unfamiliarity - calibration.level - DAMAGE * terms
+    uncertain = max(0.0, math.sqrt(calibration.level_variance) - CERTAIN)
+    return measurement.unfamiliarity - calibration.level - uncertain - DAMAGE * terms
 
 
 def log_factors(rise: float, queries: int, calibration: Calibration, line: float, confirm: int) -> tuple[float, ...]:

@@ -174,5 +174,5 @@ def _texts_of(served: ServingRelease, wanted: set[str]) -> Mapping[str, str]:
     for batch in passages(served.snapshot, ["passage_id", "title", "text"]):
         for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
             text = " ".join(full_text(row["title"], row["text"]).split())
-            texts[row["passage_id"]] = text if len(text) <= EXCERPT else text[:EXCERPT] + " …"
+            texts[row["passage_id"]] = text if len(text) <= EXCERPT else text[:EXCERPT].rpartition(" ")[0] + " …"
     return texts
