@@ -22,7 +22,8 @@ QUERIES = {f"q{n}": f"query {n}" for n in range(4)}
 def world(tmp_path_factory):
     """Rank the only positive of four queries at 1, 2, 15, and nowhere, and at 1 for all."""
     home = tmp_path_factory.mktemp("measures") / "home"
-    snapshot = snapshot_of(home, PASSAGES, QUERIES, [(query, f"p{query[1:]}", "test") for query in QUERIES])
+    qrels = [(query, f"p{query[1:]}", "test") for query in QUERIES]
+    snapshot = snapshot_of(home, PASSAGES, {**QUERIES, "t1": "a training query"}, [*qrels, ("t1", "p9", "train")])
     others = [f"p{n}" for n in range(10, 30)]
     ranked = {
         query: [*others[:place], f"p{query[1:]}", *others[place:]]

@@ -78,14 +78,13 @@ def test_the_card_has_valid_metadata_and_the_facts_of_the_release(world):
     assert card.data.language == "en"
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == {name: round(value, 4) for name, value in release.metrics.items()}
-    facts = (
+    for fact in (
         release.snapshot,
         release.fingerprint,
         "`river: `",
         f"{release.rows} passages",
         "`training.epochs` = `1.0`",
-    )
-    for fact in facts:
+    ):
         assert fact in card.text
     assert f"| nDCG@10 | {release.metrics['ndcg@10']:.4f} (" in card.text
     assert "Compared with the base model: nDCG@10 " in card.text

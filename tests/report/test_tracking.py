@@ -120,10 +120,12 @@ def test_a_damaged_file_is_set_aside_and_the_others_are_sent(tmp_path):
     folder.mkdir(parents=True)
     (folder / "0.json").write_text("{")
     (folder / "1.json").write_text(json.dumps({"serving": "r0001-aaaa"}))
-    environment = {"NIGHTSHIFT_HOME": str(tmp_path), "NIGHTSHIFT_TRACKING__TRACKER": "wandb"}
-    result = CliRunner().invoke(app, ["track"], env=environment)
-    assert result.exit_code == 0, result.output
-    assert result.output == "sent 1 to wandb\n"
-    assert [file.name for file in folder.iterdir() if file.suffix != ".lock" and file.name != ".lock"] == ["0.damaged"]
+    track_serving(tmp_path, TrackingSettings(tracker="wandb", seconds=120), "r0002-aaaa")
+    assert waiting(tmp_path) == []
+    assert (folder / "0.damaged").read_text() == "{"
+    assert len(list((tmp_path / "tracking" / "wandb").rglob("run-*.wandb"))) == 2
+
+
+def test_the_command_reports_that_there_is_no_tracker(tmp_path):
     result = CliRunner().invoke(app, ["track"], env={"NIGHTSHIFT_HOME": str(tmp_path)})
     assert (result.exit_code, "no tracker" in result.output) == (1, True)

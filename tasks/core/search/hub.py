@@ -18,15 +18,13 @@ def upload(folder: Path, repository: str, *, public: bool = False) -> str:
     Raises:
         NightshiftError: the name is invalid, the hub refuses the upload, or it does not answer.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     api = HfApi(library_name="nightshift")
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {folder.name}")
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # of the client, its HTTP library, or the network
         raise NightshiftError(
             f"{repository}: cannot be uploaded ({type(error).__name__}: {error}). Check the name, HF_TOKEN, "
             "HF_ENDPOINT, and the network. Without --upload, the command writes a folder and uses no network"
