@@ -170,9 +170,8 @@ def _describe(route: Route, nights: Sequence[PastNight], full: PastNight) -> str
 
 
 def _choose_full(nights: Sequence[PastNight], settings: DriftSettings) -> Route:
-    warm, scratch = (
-        _last(nights, lambda night, route=route: night.route is route) for route in (Route.WARM, Route.SCRATCH)
-    )
+    warm = _last(nights, lambda night: night.route is Route.WARM)
+    scratch = _last(nights, lambda night: night.route is Route.SCRATCH)
     if warm is None:
         return Route.WARM
     behind = scratch is not None and scratch.gain is not None and _is_behind(warm.gain, scratch.gain, settings)
