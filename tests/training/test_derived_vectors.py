@@ -231,3 +231,16 @@ def test_settings_that_change_the_trunk_are_refused(world: World) -> None:
 def test_stored_vectors_of_missing_passages_are_refused(world: World) -> None:
     with pytest.raises(Mismatch, match="1 of 1 training passages"):
         load_trunk([world.vectors], np.array([b"0" * 16], "S16"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_map_as_a_single_process(world: World, tmp_path: Path) -> None:
+    training = world.settings.training.model_copy(update={"processes": 2})
+    home = Path(shutil.copytree(world.settings.home, tmp_path / "two"))
+    shutil.rmtree(home / Encoder.shelf / world.trained.digest)
+    settings = world.settings.model_copy(update={"home": home, "training": training})
+    double = trainer.train(home, world.start, world.snapshot, world.negatives, settings)
+    assert not double.reused
+    assert double.trunk == world.trained.trunk
+    np.testing.assert_allclose(double.loss, world.trained.loss, rtol=1e-4)
+    np.testing.assert_allclose(encoded(double, world.snapshot), encoded(world.trained, world.snapshot), atol=1e-3)

@@ -170,7 +170,7 @@ def save_projection(projection: Projection | None, folder: Path) -> None:
 def decisive_dense_files(folder: Path) -> list[Path]:
     """Return the files of Dense modules that determine vectors.
 
-    The configuration of one linear map without bias and activation says no more than its weights. It is left out,
+    The configuration of one linear map without bias and activation adds nothing to its weights. It is left out,
     as in releases that knew no other module.
     """
     paths = [path for path in listed_dense(folder) if (folder / path).is_dir()]
