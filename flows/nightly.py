@@ -29,7 +29,7 @@ from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.snapshot.splits import Split
-from tasks.core.training.route import with_route
+from tasks.core.training.route import sections_of
 from tasks.embedding import embed_shard, gather_shards
 from tasks.server_loss import loss
 
@@ -105,7 +105,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     challenger = rival
     if drift.verdict is Action.RETRAIN:
         choice = training.choose_route(settings, serving, recipe)
-        routed = with_route(settings, choice.route)
+        routed = settings.model_copy(update=sections_of(choice.route, settings.encoder, settings.training))
         book.note(route=choice)
         start = rival if routed.encoder.start == "serving" else base
         challenger = iterate(routed, snapshot, index, start, book)

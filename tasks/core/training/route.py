@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.section import Section
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import EncoderSettings
 
 WARM_REPLAY = 0.3  # least share of a batch from pairs of the serving release, in a training from its encoder
 NIGHTS = 3  # latest nights of a route whose cost is averaged
@@ -69,19 +71,17 @@ def follow_settings(nights: Sequence[PastNight], settings: EncoderSettings) -> R
     return RouteChoice(route=route, full_seconds=full and full.seconds, full_gain=full and full.gain)
 
 
-def with_route(settings: Settings, route: Route) -> Settings:
-    """Return the settings of a training on the route that the night chose; `settings` unless `train` is "auto"."""
-    if settings.encoder.train != "auto":
-        return settings
-    encoder = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
+def sections_of(route: Route, encoder: EncoderSettings, training: TrainingSettings) -> dict[str, Section]:
+    """Return the sections, by name, that a training on the chosen route changes; none unless `train` is "auto"."""
+    if encoder.train != "auto":
+        return {}
+    changed = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
     no_map = {} if route is Route.MAP else {"map_rank": 0, "map_hidden": 0}
-    update = {"encoder": settings.encoder.model_copy(update=encoder | no_map)}
-    if route is Route.WARM:
-        replay = max(settings.training.replay, WARM_REPLAY)
-        return settings.model_copy(
-            update=update | {"training": settings.training.model_copy(update={"replay": replay})}
-        )
-    return settings.model_copy(update=update)
+    replay = max(training.replay, WARM_REPLAY) if route is Route.WARM else training.replay
+    return {
+        "encoder": encoder.model_copy(update=changed | no_map),
+        "training": training.model_copy(update={"replay": replay}),
+    }
 
 
 def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh: str = "") -> RouteChoice:
