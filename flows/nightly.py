@@ -30,7 +30,7 @@ from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
 from tasks.core.snapshot.splits import Split
-from tasks.core.training.route import with_route
+from tasks.core.training.route import sections_of
 from tasks.server_loss import loss
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     challenger = rival
     if drift.verdict is Action.RETRAIN:
         choice = training.choose_route(settings, serving, recipe)
+        routed = settings.model_copy(update=sections_of(choice.route, settings.encoder, settings.training))
         book.note(route=choice)
-        planned = plan(with_route(settings, choice.route), base, snapshot, None if serving is None else rival, book)
+        planned = plan(routed, base, snapshot, None if serving is None else rival, book)
         start = rival if planned.encoder.start == "serving" else base
         challenger = iterate(planned, snapshot, index, start, book)
         first = book.night.trained[0]

@@ -53,6 +53,7 @@ def draw(rows: Sequence[dict[str, Any]], policies: Sequence[str], file: Path) ->
         cost.plot(numbers, list(accumulate(row["cpu"] for row in nights)), marker=".", label=name)
     for axes, label in ((quality, "nDCG@10 on the queries of the night"), (cost, "CPU-seconds, cumulative")):
         axes.set(xlabel="night", title=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     cost.set_ylim(bottom=0)
     quality.legend(frameon=False)

@@ -88,7 +88,7 @@ def test_the_route_of_a_night_with_its_cost_and_gain_is_available_to_later_night
     ]
 
 
-def test_the_route_is_described_with_its_savings_and_its_cost_in_quality() -> None:
+def test_the_route_is_described_with_saved_time_and_possible_loss() -> None:
     choice = RouteChoice(route=Route.MAP, reason="it is cheaper", full_seconds=400.0, full_gain=0.05)
     text = describe_route(choice, 40.0, 0.046)
     assert text.startswith("Trained: query+map (it is cheaper).")

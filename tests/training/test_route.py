@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.training.route import (
     PastNight,
     Route,
     RouteChoice,
     choose_route,
     follow_settings,
-    with_route,
+    sections_of,
 )
 
 SETTINGS = DriftSettings(derived_margin=0.01, derived_nights=4)
@@ -37,9 +38,9 @@ def test_the_serving_encoder_is_not_continued_after_a_change_of_settings() -> No
     assert (choice.route, choice.reason) == (Route.SCRATCH, "the settings changed")
 
 
-def test_both_derived_routes_are_measured_and_then_the_cheaper_is_taken() -> None:
+def test_the_map_comes_first_and_once_both_derived_routes_are_measured_the_cheaper_is_taken() -> None:
     assert choose(SCRATCH).route is Route.MAP
-    assert choose(SCRATCH, night(Route.MAP, seconds=40)).route is Route.QUERY
+    assert choose(SCRATCH, night(Route.MAP, seconds=40)).route is Route.MAP
     measured = (SCRATCH, night(Route.MAP, seconds=40), night(Route.QUERY, seconds=60))
     choice = choose(*measured)
     assert choice.route is Route.MAP
@@ -108,8 +109,8 @@ def test_a_full_training_starts_from_the_base_model_where_the_last_warm_start_wa
     assert choose(SCRATCH, warm, *derived).route is route
 
 
-def test_the_settings_of_a_route_select_its_training() -> None:
-    settings = Settings(encoder=EncoderSettings(train="auto", shared=False, map_rank=8, query_tokens=32))
+def test_the_settings_of_a_route_have_its_start_and_its_trained_parts() -> None:
+    auto = EncoderSettings(train="auto", shared=False, map_rank=8, query_tokens=32)
     expected = {
         Route.SCRATCH: ("both", "base", 0.0, 0),
         Route.WARM: ("both", "serving", 0.3, 0),
@@ -117,9 +118,11 @@ def test_the_settings_of_a_route_select_its_training() -> None:
         Route.MAP: ("query+map", "serving", 0.0, 8),
     }
     for route, values in expected.items():
-        routed = with_route(settings, route)
-        encoder = EncoderSettings.model_validate(routed.encoder.model_dump())  # workers validate them again
-        assert (encoder.train, encoder.start, routed.training.replay, encoder.map_rank) == values
+        sections = sections_of(route, auto, TrainingSettings(epochs=3))
+        encoder = EncoderSettings.model_validate(sections["encoder"].model_dump())  # workers validate them again
+        training = TrainingSettings.model_validate(sections["training"].model_dump())
+        assert (encoder.train, encoder.start, training.replay, encoder.map_rank) == values
+        assert training.epochs == 3
         assert encoder.query_tokens == 32
 
 
@@ -136,5 +139,4 @@ def test_without_auto_the_settings_decide(encoder: EncoderSettings, route: Route
     nights = (SCRATCH, night(Route.MAP, 0.01))
     assert follow_settings(nights, encoder) == RouteChoice(route=route, full_seconds=400.0, full_gain=0.05)
     assert follow_settings((), encoder) == RouteChoice(route=route)
-    settings = Settings(encoder=encoder)
-    assert with_route(settings, route) is settings
+    assert sections_of(route, encoder, TrainingSettings()) == {}

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.base.section import Section
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import EncoderSettings
 
 WARM_REPLAY = 0.3  # least share of a batch from pairs of the serving release, in a training from its encoder
 NIGHTS = 3  # latest nights of a route whose cost is averaged
@@ -69,26 +71,25 @@ def follow_settings(nights: Sequence[PastNight], settings: EncoderSettings) -> R
     return RouteChoice(route=route, full_seconds=full and full.seconds, full_gain=full and full.gain)
 
 
-def with_route(settings: Settings, route: Route) -> Settings:
-    """Return the settings of a training on the route that the night chose; `settings` unless `train` is "auto"."""
-    if settings.encoder.train != "auto":
-        return settings
-    encoder = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
+def sections_of(route: Route, encoder: EncoderSettings, training: TrainingSettings) -> dict[str, Section]:
+    """Return the sections, by name, that a training on the chosen route changes; none unless `train` is "auto"."""
+    if encoder.train != "auto":
+        return {}
+    changed = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
     no_map = {} if route is Route.MAP else {"map_rank": 0, "map_hidden": 0}
-    update = {"encoder": settings.encoder.model_copy(update=encoder | no_map)}
-    if route is Route.WARM:
-        replay = max(settings.training.replay, WARM_REPLAY)
-        return settings.model_copy(
-            update=update | {"training": settings.training.model_copy(update={"replay": replay})}
-        )
-    return settings.model_copy(update=update)
+    replay = max(training.replay, WARM_REPLAY) if route is Route.WARM else training.replay
+    return {
+        "encoder": encoder.model_copy(update=changed | no_map),
+        "training": training.model_copy(update={"replay": replay}),
+    }
 
 
 def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh: str = "") -> RouteChoice:
     """Choose the cheapest route that is good enough.
 
     - Cheapest: the lowest mean seconds of the last three nights of a route. A derived route that this home has not
-      measured is tried first. One that costs more than 80 % of the last full training is not worth its loss.
+      measured is tried only if no measured route is good enough, query+map before query, which usually gains less. A
+      route that costs more than 80 % of the last full training is not worth its loss.
     - Good enough: since the last full training, the last night of the route was promoted, and its gain was at most
       `derived_margin` less than that of the full training. A route without a night since then is good enough.
     - Forced: a full training starts if the serving release has fallen behind the last full training by more than
@@ -108,7 +109,7 @@ def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh:
     forced = _reason_for_full(full.gain, since, settings)
     usable = [route for route in DERIVED if not forced and _is_usable(route, nights, since, full, settings)]
     if usable:
-        route = min(usable, key=lambda route: _cost(route, nights))
+        route = min(usable, key=lambda route: (not _cost(route, nights), _cost(route, nights)))
         reason = _describe(route, nights, full)
     else:
         route = _choose_full(nights, settings)
