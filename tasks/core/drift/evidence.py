@@ -26,7 +26,8 @@ from tasks.core.drift.findings import Measurement
 from tasks.core.drift.unfamiliarity import HIGHEST, VARIANCE, log_mean_exp
 
 RISES = (0.08, 0.16, 0.32, 0.8)  # of the mean unfamiliarity that a window bets on
-WOBBLE = 0.028  # standard deviation between windows of the mean unfamiliarity, until it is measured
+WOBBLE = 0.028  # least standard deviation between windows of the mean unfamiliarity
+CAUTION = 1.5  # times the measured variation: the most unusual windows are not normal, so they are missing in it
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WOBBLE count as
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains
 CERTAIN = 0.015  # standard error of the level; the part above it is subtracted from the rise of every window
@@ -73,9 +74,9 @@ def calibrate(start: float, held_out: int, windows: Sequence[Mean]) -> Calibrati
         level = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
         beyond = [(window.unfamiliarity - level) ** 2 - VARIANCE / window.queries for window in windows]
         # The less of a window's deviation is chance, the more it counts.
-        shares = [(WOBBLE**2 / (WOBBLE**2 + VARIANCE / window.queries)) ** 2 for window in windows]
-        measured = sum(share * value for share, value in zip(shares, beyond, strict=True))
-        between = max((WOBBLE / 2) ** 2, (PRIOR_WOBBLE * WOBBLE**2 + measured) / (PRIOR_WOBBLE + sum(shares)))
+        shares = [WOBBLE**2 / (WOBBLE**2 + VARIANCE / window.queries) for window in windows]
+        measured = CAUTION * sum(share * value for share, value in zip(shares, beyond, strict=True))
+        between = max(WOBBLE**2, (PRIOR_WOBBLE * WOBBLE**2 + measured) / (PRIOR_WOBBLE + sum(shares)))
     return Calibration(level, 1 / sum(weights), between)
 
 
