@@ -129,8 +129,8 @@ def _send(tracker: Tracker, file: Path) -> int:
 def _send_in_process(home: Path, settings: TrackingSettings) -> None:
     """Run the sender in a new process; end it after `[tracking] seconds`. Raises NightshiftError if it failed."""
     command = [sys.executable, "-m", SENDER, str(home.absolute()), settings.model_dump_json()]
-    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
-    with subprocess.Popen(command, text=True, stdout=quiet, stderr=pipe) as sender:  # noqa: S603
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=subprocess.PIPE, text=True) as sender:  # noqa: S603
         try:
             _, errors = sender.communicate(timeout=settings.seconds)
         except subprocess.TimeoutExpired:
