@@ -63,7 +63,7 @@ def nights(
 def test_two_extraordinary_windows_are_drift_and_a_single_window_is_not() -> None:
     _, decisions = nights(window_of(0.9), window_of(0.9))
     assert [decision.trigger for decision in decisions] == [False, True]
-    assert [decision.held for decision in decisions] == ["evidence 187 of 8,760", ""]
+    assert [decision.held for decision in decisions] == ["evidence 162 of 8,760", ""]
 
 
 def test_evidence_of_a_single_window_fades_in_normal_windows() -> None:
@@ -154,7 +154,7 @@ def test_another_reference_resets_the_baseline_but_keeps_cooldown_and_budget() -
     _, decisions = nights(window_of(), *[window_of(0.2)] * 3, state=state, first=8)
     assert [decision.held for decision in decisions] == [
         "",
-        "evidence 187 of 8,760",
+        "evidence 162 of 8,760",
         *["cooldown until 2026-11-14 02:00"] * 2,
     ]
 

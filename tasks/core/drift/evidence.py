@@ -25,12 +25,12 @@ from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.unfamiliarity import HIGHEST, VARIANCE, log_mean_exp
 
-RISES = (0.08, 0.16, 0.32, 0.8)  # of the mean unfamiliarity that a window bets on
+RISES = (0.08, 0.16, 0.5)  # of the mean unfamiliarity that a window bets on
 WOBBLE = 0.028  # least standard deviation between windows of the mean unfamiliarity
 CAUTION = 1.5  # times the measured variation: the most unusual windows are not normal, so they are missing in it
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WOBBLE count as
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains
-CERTAIN = 0.015  # standard error of the level; the part above it is subtracted from the rise of every window
+CERTAIN = 0.025  # standard error of the level; the part above it is subtracted from the rise of every window
 CHANCE_TERMS = 0.002  # rise of the unseen-term share that is usual
 HOURS_A_YEAR = 365 * 24
 
