@@ -9,6 +9,7 @@ from tasks import evaluation, release
 from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.drift.verdict import untrained_changes
 from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.systems import System
 from tasks.core.report.night import Logbook
@@ -64,6 +65,7 @@ def publish(
     *,
     recipe: str,
     reason: str,
+    since_training: dict[str, float],
 ) -> Release:
     """Publish a promoted challenger, and remove the collections that are no longer needed."""
     begin(Stage.PUBLISH, f"{contest.snapshot.rows:,} passages as a new release")
@@ -77,6 +79,7 @@ def publish(
         recipe=recipe,
         reason=reason,
         expected_epoch=contest.generation,
+        since_training=since_training,
     )
     release.prune(settings)
     return published
@@ -105,6 +108,7 @@ def publish_passages(settings: Settings, contest: Contest, book: Logbook) -> Non
             ranking,
             recipe=serving.recipe,
             reason=book.night.reason,
+            since_training={} if book.night.trained else untrained_changes(drift),
         )
     withheld = "" if decision.promote else "; ".join(decision.reasons)
     book.note(refresh=Refresh(passages=drift.passages, release=published, withheld=withheld))

@@ -97,6 +97,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
     from flows.contest import Contest, judge, publish, publish_passages
     from tasks import evaluation, mining, training
+    from tasks.core.drift.verdict import untrained_changes
     from tasks.core.embedding.derived import trunk_of
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
@@ -149,7 +150,15 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     if not decision.promote:
         return _reject(settings, contest, book)
     published = publish(
-        settings, contest, challenger, vectors, figures, ranking, recipe=recipe, reason=book.night.reason
+        settings,
+        contest,
+        challenger,
+        vectors,
+        figures,
+        ranking,
+        recipe=recipe,
+        reason=book.night.reason,
+        since_training={} if trained else untrained_changes(drift),
     )
     book.note(release=published)
     return _end(settings, book, Outcome.PROMOTED)

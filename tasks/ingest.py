@@ -94,7 +94,8 @@ def compare_appended(settings: Settings, serving: Release | None, recipe: str) -
     if watch(settings, serving, snapshot, recipe, now, remember=False).verdict is Action.LABEL:
         return None
     drift = watch(settings, serving, snapshot, recipe, now)
-    drift = with_appended_rows(drift, served, appended.passages, appended.pairs, settings.drift)
+    release = ServingRelease(settings.home, serving, served, settings.embedding)
+    drift = with_appended_rows(drift, release, appended.passages, appended.pairs, settings.drift)
     report.drift_table(drift)
     report.drift_history(drift)
     return drift

@@ -68,6 +68,7 @@ def publish(
     recipe: str,
     reason: str,
     expected_epoch: int,
+    since_training: dict[str, float],
 ) -> Release:
     """Build and verify the night's collection, and move the pointer to it."""
     build_reference(settings.home, encoder, embeddings, snapshot)
@@ -85,6 +86,7 @@ def publish(
         expected_epoch=expected_epoch,
         ranking=ranking,
         dense=figures[System.DENSE].metrics,
+        since_training=since_training,
     )
     write_card(settings.home, release, figures, settings.gate)
     report.release_card(release)

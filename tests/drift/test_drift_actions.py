@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
+from tasks.core.drift.verdict import untrained_changes
 from tasks.core.drift.watch import watch
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
@@ -49,6 +50,20 @@ def test_new_training_pairs_need_a_retrain(settings: Settings, serving: Release)
     assert drift.verdict is Action.RETRAIN
     assert [signal.name for signal in drift.signals if signal.fired] == ["new_training_pairs"]
     assert {signal.name: signal.value for signal in drift.signals}["new_training_pairs"] == 2 / 36
+
+
+def test_changes_add_up_over_refreshes_until_the_next_training(settings: Settings, serving: Release) -> None:
+    append(settings, "qrels/train.tsv", "q0\tp1\t1")
+    append(settings, "corpus.jsonl", json.dumps({"_id": "new", "text": "a silent market"}))
+    patient = settings.model_copy(update={"drift": settings.drift.model_copy(update={"retrain_pairs": 0.05})})
+    first = now(patient, serving)
+    assert first.verdict is Action.REFRESH
+    refreshed = serving.model_copy(update={"since_training": untrained_changes(first)})
+    assert set(refreshed.since_training) == {"new_and_changed_passages", "new_training_pairs"}
+    second = now(patient, refreshed)  # as if the next night brought the same number of rows
+    assert second.verdict is Action.RETRAIN
+    assert [signal.name for signal in second.signals if signal.fired] == ["new_training_pairs"]
+    assert {signal.name: signal.value for signal in second.signals}["new_training_pairs"] == 2 / 36
 
 
 def test_other_training_settings_need_a_retrain(settings: Settings, serving: Release) -> None:

@@ -293,3 +293,4 @@ class Release(Receipt):
     settings: dict[str, Any] = {}  # settings in effect, without secrets; empty for releases of earlier versions
     ranking: Ranking = DENSE  # releases of earlier versions are dense
     dense: dict[str, float] = {}  # measures of its dense ranking alone, where `metrics` are those of a hybrid ranking
+    since_training: dict[str, float] = {}  # drift signals that add up over refreshes until the next training

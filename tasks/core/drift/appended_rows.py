@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.findings import Action, Changes, Drift, Signal
-from tasks.core.drift.verdict import NEW_PAIRS, describe
+from tasks.core.drift.new_queries import ServingRelease
+from tasks.core.drift.verdict import NEW_PAIRS, NEW_PASSAGES, describe
 from tasks.core.snapshot.reader import qrels
 from tasks.core.snapshot.splits import Split
 
-NEW_PASSAGES = "new_and_changed_passages"
 
-
-def with_appended_rows(drift: Drift, serving: Snapshot, passages: int, pairs: int, settings: DriftSettings) -> Drift:
+def with_appended_rows(
+    drift: Drift, served: ServingRelease, passages: int, pairs: int, settings: DriftSettings
+) -> Drift:
     """Return the action for the source with its appended rows.
 
     Args:
         drift: of the source without them.
-        serving: snapshot of the serving release.
+        served: the serving release and its snapshot.
         passages: appended passages. All count as new.
         pairs: appended training pairs. All count as new.
         settings: thresholds.
     """
     changes = drift.passages
     changes = Changes(new=changes.new + passages, changed=changes.changed, gone=changes.gone)
-    before = {signal.name: signal.value for signal in drift.signals}
-    known_pairs = max(1, qrels(serving, Split.TRAIN).num_rows)
+    before = {**served.release.since_training, **{signal.name: signal.value for signal in drift.signals}}
+    known_pairs = max(1, qrels(served.snapshot, Split.TRAIN).num_rows)
     values = {
-        NEW_PASSAGES: ((changes.new + changes.changed) / serving.rows, settings.retrain_passages),
+        NEW_PASSAGES: (before.get(NEW_PASSAGES, 0.0) + passages / served.snapshot.rows, settings.retrain_passages),
         NEW_PAIRS: (before.get(NEW_PAIRS, 0.0) + pairs / known_pairs, settings.retrain_pairs),
     }
     data = [

@@ -25,7 +25,7 @@ def without_snapshot(serving: Release, snapshot: Snapshot) -> Drift:
     return Drift(verdict=Action.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
-NEW_PAIRS = "new_training_pairs"
+NEW_PAIRS, NEW_PASSAGES = "new_training_pairs", "new_and_changed_passages"
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,29 @@ class SnapshotChanges:
 def compare_snapshots(
     served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings
 ) -> SnapshotChanges:
-    """Compare passages, training pairs, and settings with those of the serving release."""
+    """Compare passages, training pairs, and settings with those of the serving release.
+
+    Both signals include what the refreshes since the last training have added, so slow growth causes a retrain as well.
+    """
     recipe_changed = served.release.recipe != recipe
     if served.release.snapshot == snapshot.digest:
         return SnapshotChanges(Changes(), (), recipe_changed, same=not recipe_changed)
     counts = compare(served.snapshot, snapshot)
     moved = (counts.new + counts.changed) / served.snapshot.rows
+    before = served.release.since_training
+    pairs = _share_of_new_pairs(served.snapshot, snapshot)
     signals = (
-        _signal("new_and_changed_passages", moved, settings.retrain_passages),
-        _signal(NEW_PAIRS, _share_of_new_pairs(served.snapshot, snapshot), settings.retrain_pairs),
+        _signal(NEW_PASSAGES, moved + before.get(NEW_PASSAGES, 0.0), settings.retrain_passages),
+        _signal(NEW_PAIRS, pairs + before.get(NEW_PAIRS, 0.0), settings.retrain_pairs),
     )
     return SnapshotChanges(
         Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False
     )
+
+
+def untrained_changes(drift: Drift) -> dict[str, float]:
+    """Return the signals that a refresh adds to those of the serving release, to store with the new release."""
+    return {signal.name: signal.value for signal in drift.signals if signal.name in (NEW_PASSAGES, NEW_PAIRS)}
 
 
 def query_signals(examination: Examination, threshold: float, settings: DriftSettings) -> tuple[Signal, ...]:

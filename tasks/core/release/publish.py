@@ -46,6 +46,7 @@ def publish(
     expected_epoch: int,
     ranking: Ranking = DENSE,
     dense: Mapping[str, float] | None = None,
+    since_training: Mapping[str, float] | None = None,
     loader: Loader = default_loader,
     publisher: Publisher | None = None,
 ) -> Release:
@@ -67,6 +68,7 @@ def publish(
         expected_epoch: the epoch that `serving` returned when the night began.
         ranking: how the release ranks; its lexical index is over `snapshot`.
         dense: measures of the challenger's dense ranking alone, to record.
+        since_training: drift signals that have added up since the last training, to record; None: this release ends one.
         loader: loads the encoder.
         publisher: stores the collection; None: the one that the settings choose.
 
@@ -102,6 +104,7 @@ def publish(
             settings=resolve(settings),
             ranking=ranking,
             dense=dict(dense or {}),
+            since_training=dict(since_training or {}),
             **parts.identity(generation).model_dump(exclude={"digest", "index", "index_params", "ranking"}),
         )
 

@@ -42,5 +42,6 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
         expected_epoch=epoch,
         ranking=current.ranking,
         dense=current.dense,
+        since_training=current.since_training,
         loader=loader,
     )
