@@ -68,7 +68,7 @@ def publish(
         expected_epoch: the epoch that `serving` returned when the night began.
         ranking: how the release ranks; its lexical index is over `snapshot`.
         dense: measures of the challenger's dense ranking alone, to record.
-        since_training: drift signals that have added up since the last training, to record; None: this release ends one.
+        since_training: drift signals that have added up since the last training, to record; None: none.
         loader: loads the encoder.
         publisher: stores the collection; None: the one that the settings choose.
 
