@@ -51,7 +51,7 @@ def test_three_nights_a_rollback_and_a_server_that_dies_during_the_fourth(nights
         assert serving() == names[0] != names[1]
         assert [run.data.tags["outcome"] for run in runs()] == ["Promoted", "Promoted", "Skipped"]
         first = runs()[0]
-        assert first.data.params["training.epochs"] == "8"
+        assert first.data.params["training.epochs"] == "8.0"
         assert len(client.get_metric_history(first.info.run_id, "round_0.loss")) > 1
         assert any(file.path.endswith(".html") for file in client.list_artifacts(first.info.run_id))
 
