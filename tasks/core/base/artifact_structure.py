@@ -83,6 +83,13 @@ def _npy(file: Path) -> object:
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
+def _npz(file: Path) -> object:
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as arrays:
+        return [arrays[name].size for name in arrays.files]
+
+
 def _safetensors(file: Path) -> object:
     from safetensors import safe_open
 
@@ -115,5 +122,6 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
     ".parquet": _parquet,
     ".json": _json,
     ".npy": _npy,
+    ".npz": _npz,
     ".safetensors": _safetensors,
 }
