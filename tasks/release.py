@@ -14,7 +14,6 @@ from tasks.core.evaluation.systems import System
 from tasks.core.release import publish as releases
 from tasks.core.release import reindex as again
 from tasks.core.release import retention
-from tasks.core.release.card import write_card
 from tasks.core.release.comparable import find_comparable
 from tasks.core.release.generation import Parts
 from tasks.core.release.publisher import default_loader
@@ -88,6 +87,8 @@ def publish(
         dense=figures[System.DENSE].metrics,
         since_training=since_training,
     )
+    from tasks.core.release.card import write_card  # imports torch
+
     write_card(settings.home, release, figures, settings.gate)
     report.release_card(release)
     return release

@@ -47,7 +47,7 @@ def test_recipes_without_a_teacher_do_not_depend_on_its_settings(tmp_path: Path)
     settings = Settings(home=tmp_path)
     mining = settings.mining.model_dump(exclude={"language", "shards", "scorer", "threads", "heap_mb", "teacher"})
     before = {
-        "encoder": settings.encoder.model_dump(),
+        "encoder": settings.encoder.recipe(),
         "mining": mining,
         "training": settings.training.recipe(),
         "embedding": settings.embedding.numeric(),

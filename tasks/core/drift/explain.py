@@ -14,7 +14,6 @@ from itertools import chain
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
-from scipy.stats import rankdata
 
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
 from tasks.core.drift.statistics import ReferenceData
@@ -72,6 +71,8 @@ def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
 
     Each half is scored by the regression trained on the other half. 0.5: not distinguishable.
     """
+    from scipy.stats import rankdata  # imports much; nights that change nothing do not need it
+
     draw = np.random.default_rng(0)
     sides = [side[draw.permutation(len(side))[:SAMPLED]] for side in (now, before)]
     if min(map(len, sides)) < 4:

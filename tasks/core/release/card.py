@@ -22,8 +22,8 @@ from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.significance import compare_paired, interval
 from tasks.core.evaluation.systems import System
+from tasks.core.release.names import CARD
 
-CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 RIVALS = {System.BM25: "BM25", System.BASE: "the base model", System.SERVING: "the previous release"}
 RECIPE = ("training.", "mining.", "encoder.start", "encoder.train", "encoder.lora_rank")  # prefixes of settings

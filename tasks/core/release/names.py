@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from tasks.core.base.errors import NightshiftError
 
+CARD = "README.md"  # the model card in the folder of a release
+
 
 class NoSuchRelease(NightshiftError):
     """No release has this name, or its collection was removed."""

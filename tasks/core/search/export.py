@@ -21,7 +21,8 @@ from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.evaluation.trec import write_trec, write_trec_qrels
-from tasks.core.release.card import CARD, read_card
+from tasks.core.release.card import read_card
+from tasks.core.release.names import CARD
 from tasks.core.release.publisher import Loader, Opener, default_loader
 from tasks.core.release.rows import rows_with_vectors
 from tasks.core.release.vector_stores import open_publisher

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.receipts import Encoder, Release
-from tasks.core.release.card import CARD
+from tasks.core.release.names import CARD
 from tasks.core.report.night import Night
 from tasks.core.report.outcomes import Outcome
 
