@@ -11,6 +11,7 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import file_digest
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.model_files import check_model_files
+from tasks.core.encoder.unsupported_models import check_kind
 
 log = logging.getLogger("nightshift.encoder")
 
@@ -65,8 +66,6 @@ def find_base(model: str) -> Path:
 
 
 def _check(folder: Path) -> Path:
-    from tasks.core.encoder.unsupported_models import check_kind  # imports torch
-
     check_kind(folder)
     return check_model_files(folder)
 

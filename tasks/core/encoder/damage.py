@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base.errors import Damaged, NightshiftError
-from tasks.core.encoder.dense_module import MODULES, listed_dense
+from tasks.core.encoder.dense_module import listed_dense
+from tasks.core.encoder.model_files import MODULES
 
 
 def damaged(reason: str) -> Damaged:

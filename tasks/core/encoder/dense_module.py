@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
-from tasks.core.encoder.model_files import check_weight_file, read_json_list, read_json_object
+from tasks.core.encoder.model_files import MODULES, check_weight_file, read_json_list, read_json_object
 
-MODULES = "modules.json"
 CUT = "3_Cut"  # a Dense module that Nightshift writes to cut vectors; it has no weights to train
 PLAIN = "2_Dense/model.safetensors"
 WEIGHT, BIAS = "linear.weight", "linear.bias"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tasks.core.base.files import write_json
 from tasks.core.encoder.adapters import merge_adapters
-from tasks.core.encoder.dense_module import CUT, MODULES, cut_module, dense_modules, dense_path, save_projection
+from tasks.core.encoder.dense_module import CUT, cut_module, dense_modules, dense_path, save_projection
+from tasks.core.encoder.model_files import MODULES
 from tasks.core.encoder.passage_map import MAPS, map_modules
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower

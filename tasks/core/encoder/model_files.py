@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from tasks.core.base.errors import NightshiftError
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+MODULES = "modules.json"  # the steps of a sentence-transformers folder
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LFS_POINTER = b"version https://git-lfs"
 # Files that hold a vocabulary. Without one, transformers silently creates a tokenizer with special tokens only.

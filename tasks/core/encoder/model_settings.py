@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import EncoderSettings
-from tasks.core.encoder.dense_module import CUT, MODULES, listed_dense, read_dense_config, why_unsupported
-from tasks.core.encoder.model_files import read_json_list, read_json_object
+from tasks.core.encoder.dense_module import CUT, listed_dense, read_dense_config, why_unsupported
+from tasks.core.encoder.model_files import MODULES, read_json_list, read_json_object
 from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 

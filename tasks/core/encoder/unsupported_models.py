@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.encoder.dense_module import MODULES
-from tasks.core.encoder.model_files import read_json_list, read_json_object
+from tasks.core.encoder.model_files import MODULES, read_json_list, read_json_object
 
 PROMPTS = "config_sentence_transformers.json"
 SPARSE = (
