@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from tasks.core.base.receipts import Embeddings, Index, Snapshot
+from tasks.core.base.receipts import Embeddings, Index, Postings, Snapshot
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.snapshot.reader import passages, qrels, queries
 from tasks.core.text.normalization import full_text
@@ -24,6 +24,7 @@ class Inputs(BaseModel):
 
     snapshot: Snapshot
     index: Index
+    postings: Postings
     embeddings: Embeddings
     query_vectors: Path
     bm25s: Path
