@@ -26,10 +26,11 @@ log = logging.getLogger("nightshift.tracking")
 
 OUTBOX = Path("tracking") / "outbox"
 SENDER = "tasks.core.report.tracking.outbox"
-QUICK = {  # of the sender: fail early, and send no data to the makers of the trackers
+QUICK = {  # of the sender: fail early, print no links, and send no data to the makers of the trackers
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     "WANDB_ERROR_REPORTING": "false",
