@@ -23,6 +23,7 @@ from tasks.core.training.budget import Recipe, Work, plan_recipe
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper
 from tasks.core.training.trainable import spec_to_train
+from tasks.core.training.trainer import resolve_settings
 
 SAMPLE = 256  # texts to measure
 REPEATS = 3  # the fastest counts: other work on the machine only slows
@@ -40,6 +41,7 @@ def plan_within_budget(
         settings: all settings.
         serving: the serving encoder, if any. Training may start from it if it has the same base model and shape.
     """
+    settings = resolve_settings(home, settings)
     pace = training_pace(home, base, snapshot, settings).tokens_per_second
     fits = serving is not None and serving.base == base.base and _fits(serving, settings)
     return plan_recipe(settings, _work_of(snapshot, base, settings), pace, has_serving=fits)
