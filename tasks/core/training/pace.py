@@ -16,12 +16,11 @@ from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.base.settings import Settings, cores
 from tasks.core.base.training_receipts import Pace
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
-from tasks.core.encoder.hardware import has_bf16
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.budget import Recipe, Work, plan_recipe
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.step import Stepper
+from tasks.core.training.step import Stepper, in_bf16
 from tasks.core.training.trainable import spec_to_train
 from tasks.core.training.trainer import resolve_settings
 
@@ -67,7 +66,7 @@ def training_pace(home: Path, encoder: Encoder, snapshot: Snapshot, settings: Se
         "machine": machine,
         "encoder": [file_digest(file) for file in sorted(encoder.path.rglob("config.json")) if _is_model(file)],
         "tokens": spec.passage_tokens,
-        "bf16": settings.training.precision == "bf16" or (settings.training.precision == "auto" and has_bf16()),
+        "bf16": in_bf16(settings.training),
         "dropout": settings.training.dropout > 0,
         "processes": settings.training.processes,
     }
