@@ -125,7 +125,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
         choice = training.choose_route(settings, serving, recipe)
         routed = settings.model_copy(update=sections_of(choice.route, settings.encoder, settings.training))
         book.note(route=choice)
-        planned = plan(routed, base, snapshot, None if serving is None else rival, book)
+        # With "auto", the route has chosen the start, so a budget does not change it.
+        other_start = None if serving is None or settings.encoder.train == "auto" else rival
+        planned = plan(routed, base, snapshot, other_start, book)
         start = rival if planned.encoder.start == "serving" else base
         challenger = iterate(planned, snapshot, index, start, book)
         first = book.night.trained[0]

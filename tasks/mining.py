@@ -7,16 +7,15 @@ from prefect import task
 from tasks import report
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.evaluation.choose_teacher import choose_teacher
+from tasks.core.evaluation.mine_round import mine_with_encoder
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit, warn_of_unanswered
 from tasks.core.mining.candidates import Source
 from tasks.core.mining.churn import churn
-from tasks.core.mining.mine import mine, source_shares
+from tasks.core.mining.mine import source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
-from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.searches import find_run, join_shards, search_shard, search_whole
-from tasks.core.retrieval.training_queries import keep_vectors, run_search, training_search
+from tasks.core.retrieval.training_queries import keep_vectors, training_search
 from tasks.core.snapshot.reader import judged, qrels
 from tasks.core.snapshot.splits import Split
 from tasks.policy import STEP
@@ -119,15 +118,10 @@ def mine_negatives(
 
     The training queries are encoded at most once, and not at all if all results exist.
     """
-    home, mining = settings.home, settings.mining
-    search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
-    sources = [(Source.BM25, bm25)]
-    if Source.DENSE in source_shares(round_, mining):
-        sources.append((Source.DENSE, run_search(search, vectors, query_shards(settings))))
-    if settings.evaluation.leave_out_self:
-        sources = [(name, leave_out_self(home, run, run.depth)) for name, run in sources]
-    teacher = choose_teacher(home, encoder, embeddings, snapshot, mining, settings.evaluation)
-    negatives = mine(home, snapshot, sources, embeddings, vectors, round_, mining, teacher)
+    home, mining, shards = settings.home, settings.mining, query_shards(settings)
+    negatives = mine_with_encoder(
+        home, snapshot, bm25, encoder, embeddings, round_, mining, settings.evaluation, shards=shards
+    )
     negatives = negatives.model_copy(update={"churn": churn(home, negatives, serving)})
     report.negatives_sample(negatives)
     return negatives

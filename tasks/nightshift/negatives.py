@@ -137,27 +137,24 @@ def mine_negatives(
         BadInput: the collection has no training query.
         NightshiftError: a setting is not valid, a teacher is set without an encoder, or Java failed.
     """
-    from tasks.core.evaluation.choose_teacher import choose_teacher
+    from tasks.core.evaluation.mine_round import mine_with_encoder
     from tasks.core.mining.candidates import Source
     from tasks.core.mining.mine import mine
-    from tasks.core.retrieval.training_queries import run_search, training_search
 
     tree = settings_for(collection.home, mining={**settings, "per_query": per_query})
     mining, home, snapshot = tree.mining, collection.home, collection.snapshot
     with progress_bars(progress):
-        runs = [(Source.BM25, bm25_run(collection, Split.TRAIN, mining))]
+        bm25 = bm25_run(collection, Split.TRAIN, mining)
         if encoder is None:
             if mining.teacher.source != "none":
                 raise NightshiftError("a teacher is compared with the encoder that mines: give an encoder")
-            return Negatives(mine(home, snapshot, runs, None, None, 0, mining), collection)
+            return Negatives(mine(home, snapshot, [(Source.BM25, bm25)], None, None, 0, mining), collection)
         from nightshift.encoders import as_encoder
 
         receipt = as_encoder(encoder, collection).receipt
         vectors = embed(collection, receipt)
-        search, query_vectors = training_search(home, snapshot, receipt, vectors, mining.depth)
-        runs.append((Source.DENSE, run_search(search, query_vectors, 1)))
-        teacher = choose_teacher(home, receipt, vectors, snapshot, mining, tree.evaluation)
-        return Negatives(mine(home, snapshot, runs, vectors, query_vectors, 1, mining, teacher), collection)
+        mined = mine_with_encoder(home, snapshot, bm25, receipt, vectors, 1, mining, tree.evaluation)
+        return Negatives(mined, collection)
 
 
 def _triplets(examples: list[Example]) -> Iterator[dict[str, Any]]:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import core_night
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from small_cross_encoder import save_model
 from small_models import made
 from small_training import small_settings, stories
+from things_and_traits import write_collection
 
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Run
@@ -27,6 +29,7 @@ from tasks.core.mining.teachers import ScorerOf, cross_encoder_teacher, encoder_
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.training_queries import training_search
 from tasks.core.snapshot.reader import judged, passages
+from tasks.core.training.mine_only import mine_source
 from tasks.core.training.trainer import base_encoder
 
 BLEND = MiningSettings(heap_mb=256, threads=1, per_query=3, margin=1, teacher=TeacherSettings(source="blend"))
@@ -153,6 +156,14 @@ def test_mining_writes_the_scores_of_a_better_teacher(teaching: Teaching, caplog
     untaught = pq.read_table(plain.path / "negatives.parquet")
     assert mined.drop_columns(["teacher_score"]).equals(untaught)  # a teacher chooses no negatives
     assert sorted(path.name for path in plain.path.glob("*.parquet")) == ["negatives.parquet"]
+
+
+def test_mining_without_a_night_has_the_scores_of_the_teacher_too(tiny_model: Path, tmp_path: Path) -> None:
+    settings = core_night.small_settings(tmp_path / "home", write_collection(tmp_path / "source", 40), tiny_model)
+    _, negatives = mine_source(settings.model_copy(update={"mining": BLEND}))
+    assert negatives.teacher is not None
+    assert negatives.teacher.accepted
+    assert pq.read_table(negatives.path / "negatives.parquet")["teacher_score"].null_count == 0
 
 
 @pytest.mark.parametrize("harm", [np.negative, np.zeros_like], ids=["negated", "constant"])

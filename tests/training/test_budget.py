@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_training import next_passages, small_settings, stories, trained
+from tiny_kinds import save_kind
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Encoder
@@ -112,6 +113,19 @@ def test_only_an_encoder_of_the_same_shape_is_a_start(settings: Settings, monkey
     narrow = trainer.base_encoder(settings.home, snapshot, projected, settings.embedding)
     assert plan_within_budget(settings.home, base, snapshot, short_settings, narrow).start == "base"
     assert plan_within_budget(settings.home, base, snapshot, short_settings).start == "base"
+
+
+def test_a_budget_uses_the_settings_that_the_base_model_was_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stepper, "pace", lambda *_: 1000.0)
+    settings = small_settings(tmp_path, save_kind("labse", tmp_path / "labse"), minutes=0.5, evaluate_every=3)
+    snapshot, base = stories(settings.home), base_of(settings)
+    recipe = plan_within_budget(settings.home, base, snapshot, settings, base).model_copy(update={"trial_steps": 1})
+    chosen = trials.try_recipes(
+        settings.home, recipe, base, snapshot, next_passages(settings.home, snapshot), recipe.apply(settings)
+    )
+    assert len(chosen.trials) == 6  # of an encoder with the pooling and the Dense layer of the model
 
 
 def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

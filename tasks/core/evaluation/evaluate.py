@@ -13,13 +13,13 @@ from tasks.core.base.files import load, produce
 from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import ArmScores, Embeddings, Encoder, Evaluation, Postings, Run, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
-from tasks.core.encoder.loading import load_encoder
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.retrieval.arms import fused_run, score_arms
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import over_snapshot
-from tasks.core.retrieval.runs import RUN_FILE, LazyVectors
+from tasks.core.retrieval.query_vectors import encoder_vectors
+from tasks.core.retrieval.runs import RUN_FILE
 from tasks.core.snapshot.reader import judged, qrels
 
 
@@ -77,13 +77,6 @@ def release_run(
         return dense_run(home, name, queries, vectors.make(), embeddings, depth)
     postings = load(home, Postings, ranking.postings)
     return fused_run(home, score_arms(home, queries, vectors, embeddings, postings, ranking), ranking, depth)
-
-
-def encoder_vectors(encoder: Encoder, queries: pa.Table) -> LazyVectors:
-    """Return the vectors of queries (query_id, text), encoded when they are needed."""
-    return LazyVectors(
-        encoder.fingerprint, lambda: load_encoder(encoder.path).encode_queries(queries["text"].to_pylist())
-    )
 
 
 def encoder_arms(

@@ -16,7 +16,6 @@ import pyarrow as pa
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.teacher_check import TeacherCheck
-from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.mining.candidates import known_positives
 from tasks.core.mining.choice import ScorePairs
 from tasks.core.mining.filters import pair_keys
@@ -24,7 +23,8 @@ from tasks.core.mining.random_draws import draw_random_candidates
 from tasks.core.mining.teachers import ScorerOf, Teacher
 from tasks.core.retrieval.arms import Arms, score_arms
 from tasks.core.retrieval.exact import score_pairs
-from tasks.core.retrieval.runs import LazyVectors, vectors_of
+from tasks.core.retrieval.query_vectors import encoder_vectors
+from tasks.core.retrieval.runs import vectors_of
 from tasks.core.snapshot.reader import judged
 from tasks.core.snapshot.splits import Split
 from tasks.core.text.shingles import expand
@@ -83,7 +83,7 @@ def check_teacher(teacher: Teacher, scorer_of: ScorerOf, inputs: CheckInputs, se
     snapshot, embeddings = inputs.snapshot, inputs.embeddings
     split = Split.DEV if snapshot.splits.get(Split.DEV, 0) >= MIN_DEV_QUERIES else Split.TRAIN
     queries = _sampled(judged(snapshot, split), seed)
-    vectors = vectors_of(lazy := _vectors(inputs.encoder, queries))
+    vectors = vectors_of(lazy := encoder_vectors(inputs.encoder, queries))
     arms = Arms(score_arms(inputs.home, queries, lazy, embeddings, inputs.postings, inputs.bm25))
     best = _top_passages(arms, teacher.rivals, leave_out_self=inputs.leave_out_self)
     drawn = draw_random_candidates(queries["query_id"].to_pylist(), 0, RANDOM, snapshot.rows, seed, source=0)
@@ -153,12 +153,6 @@ def _sampled(queries: pa.Table, seed: int) -> pa.Table:
     count = queries.num_rows
     rows = np.random.default_rng(seed).choice(count, min(MAX_QUERIES, count), replace=False)
     return queries.take(pa.array(np.sort(rows))) if count > MAX_QUERIES else queries
-
-
-def _vectors(encoder: Encoder, queries: pa.Table) -> LazyVectors:
-    return LazyVectors(
-        encoder.fingerprint, lambda: load_encoder(encoder.path).encode_queries(queries["text"].to_pylist())
-    )
 
 
 def _top_passages(arms: Arms, rivals: Sequence[Ranking], *, leave_out_self: bool) -> np.ndarray:

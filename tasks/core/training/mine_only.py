@@ -5,14 +5,10 @@ from __future__ import annotations
 from tasks.core.base.receipts import Negatives, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
+from tasks.core.evaluation.mine_round import mine_with_encoder
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit
-from tasks.core.mining.candidates import Source
-from tasks.core.mining.mine import mine, source_shares
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.retrieval.own_passages import leave_out_self
-from tasks.core.retrieval.searches import search_whole
-from tasks.core.retrieval.training_queries import training_search
 from tasks.core.snapshot.reader import judged, qrels
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.trainer import base_encoder
@@ -34,10 +30,4 @@ def mine_source(settings: Settings) -> tuple[Snapshot, Negatives]:
     check_qrels_fit(bm25, qrels(snapshot, Split.TRAIN), settings.data.min_lift)
     base = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     vectors = gather_shards(home, base, snapshot, settings.embedding.shards, vectors=settings.embedding.vectors)
-    search, query_vectors = training_search(home, snapshot, base, vectors, mining.depth)
-    runs = [(Source.BM25, bm25)]
-    if Source.DENSE in source_shares(0, mining):
-        runs.append((Source.DENSE, search_whole(search)))
-    if settings.evaluation.leave_out_self:
-        runs = [(name, leave_out_self(home, run, run.depth)) for name, run in runs]
-    return snapshot, mine(home, snapshot, runs, vectors, query_vectors, 0, mining)
+    return snapshot, mine_with_encoder(home, snapshot, bm25, base, vectors, 0, mining, settings.evaluation)

@@ -16,13 +16,13 @@ from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.base.settings import Settings, cores
 from tasks.core.base.training_receipts import Pace
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
-from tasks.core.encoder.hardware import has_bf16
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.budget import Recipe, Work, plan_recipe
 from tasks.core.training.ranks import Ranks
-from tasks.core.training.step import Stepper
+from tasks.core.training.step import Stepper, in_bf16
 from tasks.core.training.trainable import spec_to_train
+from tasks.core.training.trainer import resolve_settings
 
 SAMPLE = 256  # texts to measure
 REPEATS = 3  # the fastest counts: other work on the machine only slows
@@ -40,6 +40,7 @@ def plan_within_budget(
         settings: all settings.
         serving: the serving encoder, if any. Training may start from it if it has the same base model and shape.
     """
+    settings = resolve_settings(home, settings)
     pace = training_pace(home, base, snapshot, settings).tokens_per_second
     fits = serving is not None and serving.base == base.base and _fits(serving, settings)
     return plan_recipe(settings, _work_of(snapshot, base, settings), pace, has_serving=fits)
@@ -65,7 +66,7 @@ def training_pace(home: Path, encoder: Encoder, snapshot: Snapshot, settings: Se
         "machine": machine,
         "encoder": [file_digest(file) for file in sorted(encoder.path.rglob("config.json")) if _is_model(file)],
         "tokens": spec.passage_tokens,
-        "bf16": settings.training.precision == "bf16" or (settings.training.precision == "auto" and has_bf16()),
+        "bf16": in_bf16(settings.training),
         "dropout": settings.training.dropout > 0,
         "processes": settings.training.processes,
     }

@@ -149,11 +149,12 @@ def add_gradients(
 
 def make_autocast(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """Return a factory of autocast contexts: bf16 matrix products over float32 weights, or plain float32."""
-    bf16 = _in_bf16(settings)
+    bf16 = in_bf16(settings)
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def _in_bf16(settings: TrainingSettings) -> bool:
+def in_bf16(settings: TrainingSettings) -> bool:
+    """Return whether training computes matrix products in bf16 on this machine."""
     return settings.precision == "bf16" or (settings.precision == "auto" and has_bf16())
 
 
@@ -164,7 +165,7 @@ def _choose_attention(encoder: DualEncoder, settings: TrainingSettings, device: 
     fast. Plain attention needs memory quadratic in text length. Long texts keep fused attention.
     """
     for tower in (encoder.query, encoder.passage):
-        if device.type == "cpu" and _in_bf16(settings) and tower.max_tokens <= SHORT:
+        if device.type == "cpu" and in_bf16(settings) and tower.max_tokens <= SHORT:
             tower.transformer.set_attn_implementation("eager")
 
 

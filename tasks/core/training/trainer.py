@@ -99,6 +99,12 @@ def resolve_bases(
     return ResolvedBases(bases, adopt_settings(bases, encoder, report=report))
 
 
+def resolve_settings(home: Path, settings: Settings) -> Settings:
+    """Return the settings with the `[encoder]` settings that the base models were trained with; see `resolve_bases`."""
+    resolved = resolve_bases(home, settings.encoder, settings.embedding).settings
+    return settings.model_copy(update={"encoder": resolved})
+
+
 def _base_key(bases: Bases, spec: EncoderSpec, settings: EmbeddingSettings) -> dict[str, object]:
     files = {side: decisive_files(base) for side, base in bases._asdict().items()}
     return {"bases": files, "spec": spec.model_dump(), "embedding": _numeric(settings)}
@@ -146,8 +152,7 @@ def train(
         raise NightshiftError(
             "[training] minutes is a budget of a whole night, with its rounds. To train here, set epochs or max_steps"
         )
-    resolved = resolve_bases(home, settings.encoder, settings.embedding).settings
-    settings = settings.model_copy(update={"encoder": resolved})
+    settings = resolve_settings(home, settings)
     older = None if older is None or older.digest == snapshot.digest else older
     parents = [receipt.digest for receipt in (start, snapshot, negatives, candidates, older) if receipt is not None]
     partners = _partners(start, merge_with or {}, settings.training)

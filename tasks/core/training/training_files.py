@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -198,33 +199,22 @@ def tevatron(data: TrainingData) -> Iterator[Row]:
 
 
 def _write_lines(rows: Iterator[Row], folder: Path) -> int:
-    count: Counter[str] = Counter()
+    written = 0
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count["rows"] += 1
-    return count["rows"]
+            written += 1
+    return written
 
 
 def _write_parquet(rows: Iterator[Row], folder: Path) -> int:
-    written, writer, batch = 0, None, list[Row]()
+    written, writer = 0, None
     (folder / "data").mkdir()
-
-    def flush() -> pq.ParquetWriter | None:
-        if not batch:
-            return writer
+    while batch := list(islice(rows, ROWS_AT_ONCE)):
         table = pa.Table.from_pylist(batch)
-        target = writer or pq.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", table.schema)
-        target.write_table(table)
-        batch.clear()
-        return target
-
-    for row in rows:
-        batch.append(row)
-        written += 1
-        if len(batch) == ROWS_AT_ONCE:
-            writer = flush()
-    writer = flush()
+        writer = writer or pq.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", table.schema)
+        writer.write_table(table)
+        written += len(batch)
     if writer is not None:
         writer.close()
     return written

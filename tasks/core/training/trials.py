@@ -29,7 +29,7 @@ from tasks.core.training.launch import run_job
 from tasks.core.training.loop import Job
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import make_autocast
-from tasks.core.training.trainer import processes_of, training_key, trunk_vectors
+from tasks.core.training.trainer import processes_of, resolve_settings, training_key, trunk_vectors
 
 log = logging.getLogger("nightshift.training")
 
@@ -62,6 +62,7 @@ def try_recipes(
     steps, training = recipe.trial_steps, settings.training
     if steps == 0:
         return recipe
+    settings = resolve_settings(home, settings)
 
     def fewer(name: str, steps: int) -> int:
         return max(1, round(steps / recipe.negatives_cost)) if name == MORE_NEGATIVES else steps
