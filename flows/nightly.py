@@ -96,7 +96,6 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     from flows.challenger import embed, iterate, plan
     from flows.contest import Contest, judge, publish, publish_passages
     from tasks import evaluation, mining, training
-    from tasks.core.drift.verdict import untrained_changes
     from tasks.core.embedding.derived import trunk_of
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
@@ -148,17 +147,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
         return _reject(settings, contest, book)
-    published = publish(
-        settings,
-        contest,
-        challenger,
-        vectors,
-        figures,
-        ranking,
-        recipe=recipe,
-        reason=book.night.reason,
-        since_training={} if trained else untrained_changes(drift),
-    )
+    published = publish(settings, contest, challenger, vectors, figures, ranking, book, recipe=recipe)
     book.note(release=published)
     return _end(settings, book, Outcome.PROMOTED)
 
