@@ -62,12 +62,12 @@ def publish(
     vectors: Embeddings,
     figures: dict[System, Evaluation],
     ranking: Ranking,
+    book: Logbook,
     *,
     recipe: str,
-    reason: str,
-    since_training: dict[str, float],
 ) -> Release:
     """Publish a promoted challenger, and remove the collections that are no longer needed."""
+    drift = book.night.drift
     begin(Stage.PUBLISH, f"{contest.snapshot.rows:,} passages as a new release")
     published = release.publish(
         settings,
@@ -77,9 +77,9 @@ def publish(
         figures,
         ranking,
         recipe=recipe,
-        reason=reason,
+        reason=book.night.reason,
         expected_epoch=contest.generation,
-        since_training=since_training,
+        since_training={} if drift is None or book.night.trained else untrained_changes(drift),
     )
     release.prune(settings)
     return published
@@ -100,15 +100,7 @@ def publish_passages(settings: Settings, contest: Contest, book: Logbook) -> Non
     published = None
     if decision.promote:
         published = publish(
-            settings,
-            contest,
-            contest.rival,
-            contest.rival_vectors,
-            figures,
-            ranking,
-            recipe=serving.recipe,
-            reason=book.night.reason,
-            since_training={} if book.night.trained else untrained_changes(drift),
+            settings, contest, contest.rival, contest.rival_vectors, figures, ranking, book, recipe=serving.recipe
         )
     withheld = "" if decision.promote else "; ".join(decision.reasons)
     book.note(refresh=Refresh(passages=drift.passages, release=published, withheld=withheld))

@@ -20,7 +20,6 @@ from flows.runs import log_of, one_publisher, run_name, run_url
 from flows.stages import Stage, begin, log_estimate
 from tasks import ingest, release, report
 from tasks.core.base.artifact_store import attach
-from tasks.core.base.receipts import Embeddings, Encoder, Index, Negatives, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.base.tracing import span, start_tracing
@@ -29,7 +28,6 @@ from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
-from tasks.core.snapshot.splits import Split
 from tasks.core.training.route import sections_of
 from tasks.server_loss import loss
 
@@ -95,9 +93,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     elif drift.verdict in EARLY_OUTCOMES:
         return _end(settings, book, EARLY_OUTCOMES[drift.verdict])
 
+    from flows.challenger import embed, iterate, plan
     from flows.contest import Contest, judge, publish, publish_passages
     from tasks import evaluation, mining, training
-    from tasks.core.drift.verdict import untrained_changes
     from tasks.core.embedding.derived import trunk_of
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
@@ -151,109 +149,9 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     book.note(figures=figures, verdict=decision, ranking=ranking, tuning=tuning)
     if not decision.promote:
         return _reject(settings, contest, book)
-    published = publish(
-        settings,
-        contest,
-        challenger,
-        vectors,
-        figures,
-        ranking,
-        recipe=recipe,
-        reason=book.night.reason,
-        since_training={} if trained else untrained_changes(drift),
-    )
+    published = publish(settings, contest, challenger, vectors, figures, ranking, book, recipe=recipe)
     book.note(release=published)
     return _end(settings, book, Outcome.PROMOTED)
-
-
-def plan(settings: Settings, base: Encoder, snapshot: Snapshot, serving: Encoder | None, book: Logbook) -> Settings:
-    """Return the settings with the recipe that `[training] minutes` pay for; without a budget, the settings."""
-    if not settings.training.minutes:
-        return settings
-    from tasks import training
-
-    recipe = training.plan_training(settings, base, snapshot, serving)
-    book.note(budget=recipe)
-    return recipe.apply(settings)
-
-
-def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encoder, book: Logbook) -> Encoder:
-    """Mine and train for `[mining] rounds`. Each round mines with the encoder of the round before.
-
-    Stops at the first round that does not improve on its start encoder.
-
-    Returns:
-        The challenger: the encoder of the last round that improved, or `encoder` if no round did.
-    """
-    from tasks import mining, training
-
-    begin(Stage.MINE, f"negatives for {snapshot.splits[Split.TRAIN]:,} training queries")
-    bm25 = search(settings, snapshot, index)
-    uses_dev = settings.training.evaluate_every > 0 and Split.DEV in snapshot.splits
-    dev = mining.search_split(settings, snapshot, index, Split.DEV, settings.mining.depth) if uses_dev else None
-    for round_ in range(settings.mining.rounds):
-        if round_ > 0:
-            begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
-        vectors = embed(settings, encoder, snapshot)
-        negatives = mine(settings, snapshot, bm25, encoder, vectors, round_, book.night.serving)
-        book.note(negatives=(*book.night.negatives, negatives))
-        begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
-        if round_ == 0 and book.night.budget is not None:
-            recipe = training.try_recipes(settings, book.night.budget, encoder, snapshot, negatives, dev)
-            book.note(budget=recipe)
-            settings = recipe.apply(settings)
-        trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
-        book.note(trained=(*book.night.trained, trained))
-        if not trained.improved:
-            break
-        encoder = trained
-    return encoder
-
-
-def search(settings: Settings, snapshot: Snapshot, index: Index) -> Run:
-    """Search the training queries with BM25; on Ray, in `[mining] shards`."""
-    from tasks import mining
-    from tasks.compute import run_shards
-
-    if shards := mining.count_bm25_shards(settings, snapshot, index):
-        run_shards(mining.search_bm25_shard, mining.cpu_settings(settings), snapshot, index, shards=shards)
-    return mining.search_split(settings, snapshot, index, Split.TRAIN, settings.mining.depth)
-
-
-def mine(
-    settings: Settings,
-    snapshot: Snapshot,
-    bm25: Run,
-    encoder: Encoder,
-    vectors: Embeddings,
-    round_: int,
-    serving: Release | None,
-) -> Negatives:
-    """Mine the negatives of a round. The dense search is in `[mining] shards` on Ray."""
-    from tasks import mining
-    from tasks.compute import run_shards
-
-    if shards := mining.count_dense_shards(settings, snapshot, encoder, vectors, round_):
-        mining.encode_queries(settings, snapshot, encoder, vectors)
-        run_shards(mining.search_dense_shard, mining.cpu_settings(settings), snapshot, encoder, vectors, shards=shards)
-    return mining.mine_negatives(settings, snapshot, bm25, encoder, vectors, round_, serving)
-
-
-def embed(settings: Settings, encoder: Encoder, snapshot: Snapshot) -> Embeddings:
-    """Embed all passages with an encoder, shard by shard; with a passage map, first with its trunk."""
-    from tasks.compute import run_shards
-    from tasks.core.embedding.derived import trunk_of
-    from tasks.core.embedding.shards import find_embeddings
-    from tasks.embedding import embed_shard, gather_shards
-
-    world_size = settings.embedding.shards
-    embeddings = find_embeddings(settings.home, encoder, snapshot, world_size, settings.embedding.vectors)
-    if embeddings is not None:
-        return embeddings
-    if (trunk := trunk_of(encoder)) is not None:
-        embed(settings, trunk, snapshot)
-    run_shards(embed_shard, settings, encoder, snapshot, shards=world_size)
-    return gather_shards(settings, encoder, snapshot)
 
 
 def _reject(settings: Settings, contest: Contest, book: Logbook) -> State[Night]:

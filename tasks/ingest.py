@@ -64,15 +64,7 @@ def compare_with_serving(
     if retrain_because:
         learned = serving is not None and (serving.snapshot, serving.recipe) == (snapshot.digest, recipe)
         drift = with_unfamiliar(settings.home, drift.at_least_a_retrain(retrain_because, learnt=learned))
-    report.drift_table(drift)
-    report.drift_history(drift)
-    for step in drift.advice:
-        log.warning("%s", step)
-    if drift.verdict is Action.LABEL:
-        report.unfamiliar_queries(drift)
-        log.warning("Label these %d unfamiliar queries. Full list: %s", len(drift.unfamiliar), drift.unfamiliar_file)
-        for query in drift.unfamiliar:
-            log.warning("  %s", query)
+    _report(drift)
     return drift
 
 
@@ -90,15 +82,25 @@ def compare_appended(settings: Settings, serving: Release | None, recipe: str) -
     served = find_artifact(settings.home, Snapshot, serving.snapshot)
     if snapshot is None or served is None:
         return None
-    now = datetime.now(UTC)
-    if watch(settings, serving, snapshot, recipe, now, remember=False).verdict is Action.LABEL:
+    drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC), unless=Action.LABEL)
+    if drift.verdict is Action.LABEL:
         return None
-    drift = watch(settings, serving, snapshot, recipe, now)
     release = ServingRelease(settings.home, serving, served, settings.embedding)
     drift = with_appended_rows(drift, release, appended.passages, appended.pairs, settings.drift)
+    _report(drift)
+    return drift
+
+
+def _report(drift: Drift) -> None:
     report.drift_table(drift)
     report.drift_history(drift)
-    return drift
+    for step in drift.advice:
+        log.warning("%s", step)
+    if drift.verdict is Action.LABEL:
+        report.unfamiliar_queries(drift)
+        log.warning("Label these %d unfamiliar queries. Full list: %s", len(drift.unfamiliar), drift.unfamiliar_file)
+        for query in drift.unfamiliar:
+            log.warning("  %s", query)
 
 
 @task(name="separate", task_run_name="separate passages from suspect queries", **STEP)

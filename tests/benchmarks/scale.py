@@ -172,7 +172,7 @@ def _embed(home: Path, shards: int) -> Facts:
     os.environ["NIGHTSHIFT_EMBEDDING__SHARDS"] = str(shards)
     from prefect import flow
 
-    from flows.nightly import embed
+    from flows.challenger import embed
     from tasks.core.base.settings_file import load_settings
 
     settings, (encoder,) = load_settings(), receipts_newest_first(home, Encoder)
@@ -193,7 +193,7 @@ def _search(home: Path, slices: int) -> Facts:
     os.environ["NIGHTSHIFT_MINING__SHARDS"] = str(slices)
     from prefect import flow
 
-    from flows.nightly import search
+    from flows.challenger import search
     from tasks import mining
     from tasks.compute import run_shards
     from tasks.core.base.settings_file import load_settings

@@ -31,6 +31,7 @@ from tasks.core.base.files import (
     receipts_newest_first,
     write_json,
 )
+from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.embedding.text_index import find_rows, index_of, read_first_rows, read_hashes
 from tasks.core.encoder.tokenizer_digest import number_kind, tokenizer_key
@@ -56,8 +57,7 @@ class TokenReader:
         """Return the token ids int32 of each of `rows` int64 (n,), in that order."""
         ids: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
         for block, places, starts, ends in self._spans(rows):
-            file = self._folder / f"{block:05d}.ids"
-            flat = np.asarray(np.memmap(file, self._kind, "r")) if file.stat().st_size else np.zeros(0, self._kind)
+            flat = np.asarray(map_array(self._folder / f"{block:05d}.ids", self._kind))
             for place, start, end in zip(places.tolist(), starts.tolist(), ends.tolist(), strict=True):
                 ids[place] = flat[start:end].astype(np.int32)  # a copy, so the mapping can be closed
         return ids

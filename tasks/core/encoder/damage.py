@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base.errors import Damaged, NightshiftError
-from tasks.core.encoder.dense_module import listed_dense
-from tasks.core.encoder.model_files import MODULES
+from tasks.core.encoder.model_files import MODULES, read_steps
 
 
 def damaged(reason: str) -> Damaged:
@@ -46,6 +45,6 @@ def check_readable(folders: Iterable[Path]) -> None:
         for file in (folder / "config.json", *sorted(folder.glob("tokenizer*.json"))):
             read_sealed_json(file)
         try:
-            listed_dense(folder)
+            read_steps(folder)
         except NightshiftError as error:
             raise damaged(f"{folder / MODULES}: cannot be read ({error})") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
-from tasks.core.encoder.model_files import MODULES, check_weight_file, read_json_list, read_json_object
+from tasks.core.encoder.model_files import check_weight_file, read_if_present, read_steps
 
 CUT = "3_Cut"  # a Dense module that Nightshift writes to cut vectors; it has no weights to train
 PLAIN = "2_Dense/model.safetensors"
@@ -147,9 +147,7 @@ def listed_dense(folder: Path) -> list[str]:
 
     The module that cuts vectors is left out.
     """
-    if not (folder / MODULES).is_file():
-        return []
-    steps = [(str(step.get("type", "")), str(step.get("path", ""))) for step in read_json_list(folder / MODULES)]
+    steps = read_steps(folder)
     kinds = [kind.rpartition(".")[2] for kind, _ in steps]
     end = kinds.index("Normalize") if "Normalize" in kinds else len(kinds)
     return [path for kind, (_, path) in zip(kinds[:end], steps, strict=False) if kind == "Dense" and path != CUT]
@@ -204,8 +202,7 @@ def activation_of(config: dict[str, Any]) -> str:
 
 def read_dense_config(folder: Path) -> dict[str, Any]:
     """Read the config of a Dense module, with the defaults of sentence-transformers for missing values."""
-    file = folder / "config.json"
-    return {**DEFAULTS, **(read_json_object(file) if file.is_file() else {})}
+    return {**DEFAULTS, **read_if_present(folder / "config.json")}
 
 
 def _is_plain(config: dict[str, Any]) -> bool:

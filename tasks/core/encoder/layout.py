@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks.core.base.files import write_json
 from tasks.core.encoder.adapters import merge_adapters
 from tasks.core.encoder.dense_module import CUT, cut_module, dense_modules, dense_path, save_projection
-from tasks.core.encoder.model_files import MODULES
+from tasks.core.encoder.model_files import MODULES, PROMPTS
 from tasks.core.encoder.passage_map import MAPS, map_modules
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 from tasks.core.encoder.tower import Tower
@@ -93,4 +93,4 @@ def _numbered(modules: Mapping[str, str]) -> list[dict[str, object]]:
 
 def _write_prompts(folder: Path, tasks: Mapping[str, Tower]) -> None:
     prompts = {task: tower.prompt for task, tower in tasks.items()}
-    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "similarity_fn_name": "dot"})
+    write_json(folder / PROMPTS, {"prompts": prompts, "similarity_fn_name": "dot"})

@@ -13,6 +13,7 @@ from tasks.core.base.errors import NightshiftError
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODULES = "modules.json"  # the steps of a sentence-transformers folder
+PROMPTS = "config_sentence_transformers.json"  # its prompts, similarity, and kind
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LFS_POINTER = b"version https://git-lfs"
 # Files that hold a vocabulary. Without one, transformers silently creates a tokenizer with special tokens only.
@@ -60,6 +61,21 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return value
 
 
+def read_if_present(file: Path) -> dict[str, Any]:
+    """Read a JSON object as `read_json_object` does; return an empty one if the file is missing."""
+    return read_json_object(file) if file.is_file() else {}
+
+
+def read_steps(folder: Path) -> list[tuple[str, str]]:
+    """Return class and subfolder of each step of a sentence-transformers folder; an empty list if it lists none.
+
+    Raises NightshiftError as `read_json_list` does.
+    """
+    if not (folder / MODULES).is_file():
+        return []
+    return [(str(step.get("type", "")), str(step.get("path", ""))) for step in read_json_list(folder / MODULES)]
+
+
 def read_json_list(file: Path) -> list[dict[str, Any]]:
     """Read a JSON list of objects from a file of a model folder.
 
@@ -80,8 +96,7 @@ def _read_json(file: Path) -> object:
 
 
 def _tokenizer_class(folder: Path) -> object:
-    config = folder / "tokenizer_config.json"
-    return read_json_object(config).get("tokenizer_class") if config.is_file() else None
+    return read_if_present(folder / "tokenizer_config.json").get("tokenizer_class")
 
 
 def _check_present(folder: Path) -> None:

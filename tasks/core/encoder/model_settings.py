@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.dense_module import CUT, listed_dense, read_dense_config, why_unsupported
-from tasks.core.encoder.model_files import MODULES, read_json_list, read_json_object
+from tasks.core.encoder.model_files import MODULES, PROMPTS, read_if_present, read_steps
 from tasks.core.encoder.model_parts import read_tokenizer
 from tasks.core.encoder.pooling import SENTENCE_TRANSFORMERS
 
 log = logging.getLogger("nightshift.encoder")
 
 Task = Literal["query", "passage"]
-PROMPTS, LIMITS = "config_sentence_transformers.json", "sentence_bert_config.json"
+LIMITS = "sentence_bert_config.json"
 ORDER = ("Pooling", "Dense", "Normalize")
 SAVED_PROMPTS: dict[Task, tuple[str, ...]] = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
@@ -101,7 +101,7 @@ def own_settings(base: Path, tasks: Collection[Task]) -> Iterator[ModelSetting]:
     for kind, path in modules:
         yield from _settings_of_module(base, kind, path)
     yield from _dense_setting(base)
-    saved = _read(base / PROMPTS)
+    saved = read_if_present(base / PROMPTS)
     if saved.get("model_type") == "CrossEncoder":
         raise _unsupported(base, "pairs of texts as its input (a cross-encoder), which [mining] cross_encoder can use")
     yield from _normalization_setting(saved.get("similarity_fn_name"), [kind for kind, _ in modules])
@@ -109,7 +109,7 @@ def own_settings(base: Path, tasks: Collection[Task]) -> Iterator[ModelSetting]:
         yield ModelSetting("serve_dimension", truncated, f"truncate_dim in {PROMPTS}")
     for task in tasks:
         yield ModelSetting(f"{task}_prompt", saved_prompt(saved, task), f"prompts in {PROMPTS}")
-    if _read(base / LIMITS).get("do_lower_case") and _is_cased(base):
+    if read_if_present(base / LIMITS).get("do_lower_case") and _is_cased(base):
         raise _unsupported(base, f"do_lower_case in {LIMITS}, with a tokenizer that distinguishes capitals")
 
 
@@ -138,7 +138,7 @@ def _modules(base: Path) -> list[tuple[str, str]]:
     """Return class and folder of each step after the transformer; only the pooling if the folder lists no steps."""
     if not (base / MODULES).is_file():
         return [("Pooling", "1_Pooling")]
-    steps = [(str(step.get("type", "")), str(step.get("path", ""))) for step in read_json_list(base / MODULES)]
+    steps = read_steps(base)
     for type_, _ in steps:
         if not type_.startswith("sentence_transformers."):
             raise _unsupported(base, f"the step {type_}, which is custom code")
@@ -157,13 +157,13 @@ def _settings_of_module(base: Path, kind: str, path: str) -> Iterator[ModelSetti
     if kind == "Pooling":
         yield from _pooling_setting(base / path / "config.json")
     elif kind == "Dense" and path == CUT:  # Nightshift's encoders cut vectors with this step
-        yield ModelSetting("serve_dimension", _read(base / path / "config.json").get("out_features"), path)
+        yield ModelSetting("serve_dimension", read_if_present(base / path / "config.json").get("out_features"), path)
     elif kind not in ("Dense", "Normalize"):
         raise _unsupported(base, f"the step {kind} ({path})")
 
 
 def _pooling_setting(config: Path) -> Iterator[ModelSetting]:
-    values = _read(config)
+    values = read_if_present(config)
     if not values:
         return
     mode = values.get("pooling_mode")
@@ -205,7 +205,7 @@ def _dense_setting(base: Path) -> Iterator[ModelSetting]:
 def _check_prompt_pooling(settings: EncoderSettings, folders: Mapping[Task, Path]) -> None:
     for task, base in folders.items():
         for kind, path in _modules(base) if getattr(settings, f"{task}_prompt") else ():
-            if kind == "Pooling" and _read(base / path / "config.json").get("include_prompt") is False:
+            if kind == "Pooling" and read_if_present(base / path / "config.json").get("include_prompt") is False:
                 raise _unsupported(
                     base, f"include_prompt = false in {path}/config.json, and [encoder] {task}_prompt is not empty"
                 )
@@ -225,7 +225,3 @@ def _unsupported(base: Path, feature: str) -> NightshiftError:
 
 def _toml(value: object) -> str:
     return "…" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json_object(file) if file.is_file() else {}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tasks.core.base.errors import NightshiftError
-from tasks.core.encoder.model_files import MODULES, read_json_list, read_json_object
+from tasks.core.encoder.model_files import PROMPTS, read_if_present, read_steps
 
-PROMPTS = "config_sentence_transformers.json"
 SPARSE = (
     "a sparse encoder (SPLADE): its vectors have a number for each word of a vocabulary, and Nightshift's are dense"
 )
@@ -53,10 +51,9 @@ def check_kind(folder: Path) -> None:
 
 
 def _reasons(folder: Path) -> Iterator[str]:
-    saved, config = _read(folder / PROMPTS), _read(folder / "config.json")
+    saved, config = read_if_present(folder / PROMPTS), read_if_present(folder / "config.json")
     yield from (KINDS[kind] for kind in [saved.get("model_type")] if kind in KINDS)
-    for step in read_json_list(folder / MODULES) if (folder / MODULES).is_file() else ():
-        type_ = str(step.get("type", ""))
+    for type_, _ in read_steps(folder):
         if type_.startswith("pylate."):
             yield MULTI_VECTOR
         elif (name := type_.rpartition(".")[2]) in STEPS:
@@ -76,7 +73,3 @@ def _is_known(model_type: object) -> bool:
     from transformers import CONFIG_MAPPING
 
     return model_type in CONFIG_MAPPING
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json_object(file) if file.is_file() else {}

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import produce
+from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Shingles, Snapshot
 from tasks.core.snapshot.reader import passages
 from tasks.core.text.normalization import full_text
@@ -58,13 +59,9 @@ def build_shingles(home: Path, snapshot: Snapshot) -> Shingles:
 
 def open_texts(shingles: Shingles) -> Texts:
     """Memory-map the arrays of a finished artifact."""
-
-    def mapped(name: str, kind: str) -> np.ndarray:
-        file = shingles.path / name
-        return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)  # empty files cannot be mapped
-
-    sets = ShingleSets(mapped(HASHES, "<u4"), mapped(STARTS, "<i8"), mapped(SIZES, "<i8"))
-    return Texts(mapped(CLASSES, "<u8"), sets)
+    kinds = {HASHES: "<u4", STARTS: "<i8", SIZES: "<i8", CLASSES: "<u8"}
+    arrays = {name: map_array(shingles.path / name, kind) for name, kind in kinds.items()}
+    return Texts(arrays[CLASSES], ShingleSets(arrays[HASHES], arrays[STARTS], arrays[SIZES]))
 
 
 def text_classes(hashes: Sequence[str]) -> np.ndarray:

@@ -15,12 +15,13 @@ from typing import TypeVar
 import numpy as np
 import pyarrow.parquet as pq
 
+from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Postings
 from tasks.core.base.settings import cores
 from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.bm25_kernel import rank, score, weigh
-from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths, map_array
+from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, decoded_lengths
 from tasks.core.retrieval.query_lines import one_line
 
 BYTES_PER_POSTING = 8  # in memory: a row and an impact

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.core.base.files import read_verified, receipts_newest_first
+from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Postings, Snapshot
-from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, map_array
+from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS
 from tasks.core.snapshot.reader import unchanged_rows
 
 MOST_CHANGED = 0.5  # share of passages; beyond it, all passages are analyzed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 TERMS, DOCUMENTS, FREQUENCIES, NORMS = "terms.parquet", "documents.i32", "frequencies.u16", "norms.u8"
@@ -21,8 +19,3 @@ def decoded_lengths() -> np.ndarray:
     shift = (codes >> 3) - 1
     values = np.where(shift < 0, codes & 7, ((codes & 7) | 8) << np.maximum(shift, 0))
     return np.concatenate([np.arange(free), free + values])
-
-
-def map_array(file: Path, kind: type) -> np.ndarray:
-    """Memory-map a file of numbers; empty files cannot be mapped."""
-    return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)

@@ -116,20 +116,38 @@ def compare(old: Snapshot, new: Snapshot) -> Changes:
     return Changes(*counts)
 
 
+def match_passages(old: Snapshot, new: Snapshot, equal: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Match the passages of two snapshots by id. The join may spill to disk, so memory is bounded.
+
+    Args:
+        old: a snapshot.
+        new: a later snapshot.
+        equal: columns to compare; null equals an empty string.
+
+    Returns:
+        For each passage of `new`: its row in `old`, int64 (rows,), -1 for new ids; and bool (rows,), true if it is in
+        `old` with the same values in `equal`.
+    """
+    earlier, same = np.full(new.rows, -1, np.int64), np.zeros(new.rows, bool)
+    condition = " AND ".join(f"coalesce(o.{column}, '') = coalesce(n.{column}, '')" for column in equal)
+    with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
+        pairs = connection.execute(
+            f"""
+            SELECT o.file_row_number AS old_row, n.file_row_number AS new_row, {condition} AS same
+            FROM read_parquet({quoted(old.path / PASSAGES)}, file_row_number = true) o
+            JOIN read_parquet({quoted(new.path / PASSAGES)}, file_row_number = true) n USING (passage_id)"""
+        ).fetchnumpy()
+    earlier[pairs["new_row"]], same[pairs["new_row"]] = pairs["old_row"], pairs["same"]
+    return earlier, same
+
+
 def unchanged_rows(old: Snapshot, new: Snapshot) -> np.ndarray:
-    """Match passages with the same id, title, and text in two snapshots.
+    """Match passages with the same id and the same text, title included, in two snapshots.
 
     Returns:
         int64 (old passages,): the row in the new snapshot, or -1 for changed and removed passages. The rows ascend.
     """
+    earlier, same = match_passages(old, new, ["text_hash"])
     rows = np.full(old.rows, -1, np.int64)
-    with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
-        tables = (
-            f"read_parquet({quoted(snapshot.path / PASSAGES)}, file_row_number = true)" for snapshot in (old, new)
-        )
-        pairs = connection.execute(
-            "SELECT o.file_row_number AS old_row, n.file_row_number AS new_row FROM {} o JOIN {} n "
-            "ON o.passage_id = n.passage_id AND o.text_hash = n.text_hash".format(*tables)
-        ).fetchnumpy()
-    rows[pairs["old_row"]] = pairs["new_row"]
+    rows[earlier[same]] = np.flatnonzero(same)
     return rows

@@ -146,6 +146,11 @@ def _wait_for_index(client: MilvusClient, name: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def read_identity(client: MilvusClient, collection: str) -> Identity:
+    """Read the identity of a collection from its properties. Raises Mismatch when it does not belong to a release."""
+    return Identity.read(collection, client.describe_collection(collection, timeout=TIMEOUT).get("properties", {}))
+
+
 def key_of(hit: Mapping[str, Any]) -> str:
     """Return the passage id of a hit. Servers before 2.4 return the key as `id`."""
     return str(hit["id"] if "id" in hit else hit["passage_id"])
@@ -186,8 +191,7 @@ class CollectionReader:
         self._client, self._settings, self._on_close, self._check = client, settings, on_close, check
         self._slots = slots
         with convert_errors(f"collection {collection}"):
-            description = client.describe_collection(collection, timeout=TIMEOUT)
-            self.identity = Identity.read(collection, description.get("properties", {}))
+            self.identity = read_identity(client, collection)
             client.load_collection(collection, replica_number=settings.replicas, timeout=TIMEOUT)
         shape = (self.identity.rows, self.identity.dimension)
         self._vectors: np.ndarray | None = None

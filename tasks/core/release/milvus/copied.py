@@ -36,11 +36,6 @@ EXACT = "FLAT"
 DELETES = 4096  # ids in a request
 
 
-def read_identity(client: MilvusClient, collection: str) -> Identity:
-    """Read the identity of a copied collection."""
-    return Identity.read(collection, client.describe_collection(collection, timeout=TIMEOUT).get("properties", {}))
-
-
 def check_copyable(
     folder: Path, earlier: Identity, identity: Identity, delta: Delta, index_params: dict[str, int]
 ) -> None:

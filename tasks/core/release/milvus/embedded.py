@@ -38,8 +38,9 @@ from tasks.core.release.milvus.collection import (
     create,
     fill,
     index_and_load,
+    read_identity,
 )
-from tasks.core.release.milvus.copied import apply_delta, check_copyable, plan_slots, read_identity, rename
+from tasks.core.release.milvus.copied import apply_delta, check_copyable, plan_slots, rename
 from tasks.core.release.milvus.slots import FILE as SLOTS
 from tasks.core.release.milvus.slots import Slots, read_slots
 from tasks.core.release.publisher import Identity, Pointer

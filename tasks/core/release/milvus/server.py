@@ -29,6 +29,7 @@ from tasks.core.release.milvus.collection import (
     fill,
     index_and_load,
     key_of,
+    read_identity,
 )
 from tasks.core.release.publisher import Identity, Pointer
 
@@ -86,7 +87,7 @@ class ServerMilvus:
     def identity(self, collection: str) -> Identity:
         """Read the identity from the collection's properties. The collection need not be loaded."""
         with self._client() as client:
-            return _identity(client, collection)
+            return read_identity(client, collection)
 
     def move_pointer(self, pointer: Pointer) -> None:
         """Move the alias; move it again while a search through it is answered by the old collection."""
@@ -116,7 +117,7 @@ class ServerMilvus:
             name = self._resolve_alias(client)
             if name is None:
                 return None
-            identity = _identity(client, name)
+            identity = read_identity(client, name)
         return Pointer(release=identity.release, collection=name, fingerprint=identity.fingerprint)
 
     def unload(self, collection: str) -> None:
@@ -180,7 +181,7 @@ class ServerMilvus:
 
         with self._client() as client:
             request = {
-                "data": [[1.0] * _identity(client, collection).dimension],
+                "data": [[1.0] * read_identity(client, collection).dimension],
                 "limit": 10,
                 "search_params": {"metric_type": METRIC},
                 "consistency_level": "Eventually",
@@ -205,7 +206,3 @@ class ServerMilvus:
                 yield client
         finally:
             client.close()
-
-
-def _identity(client: MilvusClient, collection: str) -> Identity:
-    return Identity.read(collection, client.describe_collection(collection, timeout=TIMEOUT).get("properties", {}))
