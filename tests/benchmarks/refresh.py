@@ -15,8 +15,6 @@ Then the same steps run again. A third home publishes the passages of the last n
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import logging
 import os
 import random
@@ -24,12 +22,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from beir_files import read_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -120,7 +119,7 @@ class _Source:
             if (original / name).exists():
                 shutil.copyfile(original / name, folder / name)
         answers = {line.split("\t")[1] for file in (folder / "qrels").iterdir() for line in file.open() if line.strip()}
-        passages = list(_read_lines(original / "corpus.jsonl"))
+        passages = list(read_rows(original / "corpus.jsonl"))
         self.folder, self.random = folder, random.Random(0)
         self.random.shuffle(passages)
         passages.sort(key=lambda passage: passage["_id"] not in answers)  # passages with a qrel first
@@ -132,8 +131,7 @@ class _Source:
 
     def write(self) -> None:
         """Write the passages of tonight."""
-        with (self.folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(passage) + "\n" for passage in self.present)
+        write_rows(self.folder / "corpus.jsonl", self.present)
 
     def change(self) -> None:
         """Add, change, and delete passages; then write them."""
@@ -145,12 +143,6 @@ class _Source:
         self.present = [*self.present[: self.judged], *kept, *self.later[: self.third]]
         self.later = self.later[self.third :]
         self.write()
-
-
-def _read_lines(file: Path) -> Iterator[dict[str, str]]:
-    packed = file.with_name(f"{file.name}.gz")
-    with gzip.open(packed, "rt", encoding="utf-8") if packed.exists() else file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def night(settings: Settings) -> Made:
