@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,25 +27,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from beir_files import read_rows, write_rows
+from work_cost import cost_of
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT)]
-
-from tasks.core.base.ranking import DENSE  # noqa: E402
-from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot  # noqa: E402
-from tasks.core.base.settings import Settings  # noqa: E402
-from tasks.core.drift.statistics import build_reference  # noqa: E402
-from tasks.core.embedding.shards import gather_shards  # noqa: E402
-from tasks.core.encoder.dual_encoder import load_encoder  # noqa: E402
-from tasks.core.evaluation.evaluate import evaluate_ranked  # noqa: E402
-from tasks.core.evaluation.tune import tune_ranking  # noqa: E402
-from tasks.core.ingest.ingest import ingest  # noqa: E402
-from tasks.core.release.publish import prune, publish, serving  # noqa: E402
-from tasks.core.release.vector_stores import open_publisher  # noqa: E402
-from tasks.core.retrieval.bm25 import build_index  # noqa: E402
-from tasks.core.retrieval.postings import build_postings  # noqa: E402
-from tasks.core.snapshot.reader import judged  # noqa: E402
-from tasks.core.training.trainer import base_encoder  # noqa: E402
+from tasks.core.base.ranking import DENSE
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.drift.statistics import build_reference
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.evaluation.evaluate import evaluate_ranked
+from tasks.core.evaluation.tune import tune_ranking
+from tasks.core.ingest.ingest import ingest
+from tasks.core.release.publish import prune, publish, serving
+from tasks.core.release.vector_stores import open_publisher
+from tasks.core.retrieval.bm25 import build_index
+from tasks.core.retrieval.postings import build_postings
+from tasks.core.snapshot.reader import judged
+from tasks.core.training.trainer import base_encoder
 
 T = TypeVar("T")
 SEARCHES = 100
@@ -150,9 +146,8 @@ def night(settings: Settings) -> Made:
     home, split, steps = settings.home, settings.evaluation.split, list[Step]()
 
     def timed(name: str, work: Callable[[], T], rows: Callable[[T], int] = lambda _: 0) -> T:
-        begin, cpu = time.perf_counter(), sum(os.times()[:4])
-        made = work()
-        steps.append(Step(name, time.perf_counter() - begin, sum(os.times()[:4]) - cpu, rows(made)))
+        cost, made = cost_of(work)
+        steps.append(Step(name, cost.wall, cost.cpu, rows(made)))
         return made
 
     snapshot = timed("ingest", lambda: ingest(settings)[1], lambda made: made.rows)
@@ -206,10 +201,10 @@ def _rebuild(settings: Settings, home: Path, last: Made) -> Release:
     for name in ("snapshots", "encoders", "embeddings", "postings"):
         (home / name).symlink_to(settings.home.absolute() / name)
     alone = settings.model_copy(update={"home": home})
-    begin, cpu = time.perf_counter(), sum(os.times()[:4])
-    release = _publish(alone, last.snapshot, last.encoder, last.embeddings, last.release.ranking, {})
-    seconds, spent = time.perf_counter() - begin, sum(os.times()[:4]) - cpu
-    print(f"\npublish the last night from nothing: {seconds:.1f} s, {spent:.1f} s CPU")
+    cost, release = cost_of(
+        lambda: _publish(alone, last.snapshot, last.encoder, last.embeddings, last.release.ranking, {})
+    )
+    print(f"\npublish the last night from nothing: {cost.wall:.1f} s, {cost.cpu:.1f} s CPU")
     return release
 
 
