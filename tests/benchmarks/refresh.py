@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from beir_files import read_rows, write_rows
+from unmeasured_release import publish_unmeasured
 from work_cost import cost_of
 
 from tasks.core.base.ranking import DENSE
@@ -38,7 +39,7 @@ from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.evaluation.evaluate import evaluate_ranked
 from tasks.core.evaluation.tune import tune_ranking
 from tasks.core.ingest.ingest import ingest
-from tasks.core.release.publish import prune, publish, serving
+from tasks.core.release.publish import prune
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.bm25 import build_index
 from tasks.core.retrieval.postings import build_postings
@@ -170,28 +171,14 @@ def night(settings: Settings) -> Made:
         ],
     )
     timed("drift reference", lambda: build_reference(home, encoder, embeddings, snapshot))
-    release = timed("publish", lambda: _publish(settings, snapshot, encoder, embeddings, ranking, figures[0].metrics))
+    release = timed(
+        "publish",
+        lambda: publish_unmeasured(
+            settings, encoder, embeddings, snapshot, ranking=ranking, metrics=figures[0].metrics
+        ),
+    )
     timed("prune", lambda: prune(settings))
     return Made(steps, snapshot, encoder, embeddings, release)
-
-
-def _publish(
-    settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, ranking: Any, metrics: Any
-) -> Release:
-    return publish(
-        settings,
-        encoder=encoder,
-        embeddings=embeddings,
-        snapshot=snapshot,
-        metrics=metrics,
-        bm25={},
-        base={},
-        previous=None,
-        recipe="",
-        reason="benchmark",
-        expected_epoch=serving(settings)[1],
-        ranking=ranking,
-    )
 
 
 def _rebuild(settings: Settings, home: Path, last: Made) -> Release:
@@ -202,7 +189,7 @@ def _rebuild(settings: Settings, home: Path, last: Made) -> Release:
         (home / name).symlink_to(settings.home.absolute() / name)
     alone = settings.model_copy(update={"home": home})
     cost, release = cost_of(
-        lambda: _publish(alone, last.snapshot, last.encoder, last.embeddings, last.release.ranking, {})
+        lambda: publish_unmeasured(alone, last.encoder, last.embeddings, last.snapshot, ranking=last.release.ranking)
     )
     print(f"\npublish the last night from nothing: {cost.wall:.1f} s, {cost.cpu:.1f} s CPU")
     return release
