@@ -19,14 +19,14 @@ import logging
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from beir_files import read_rows, write_rows
+from service import time_methods
 from unmeasured_release import publish_unmeasured
 from work_cost import cost_of
 
@@ -211,18 +211,15 @@ def _compare_searches(settings: Settings, alone: Path, last: Made, rebuilt: Rele
     """Search both collections in turn with the same queries; print the median of each."""
     texts = judged(last.snapshot, settings.evaluation.split)["text"].to_pylist()[:SEARCHES]
     vectors = load_encoder(last.encoder.path).encode_queries(texts)
-    seconds: dict[str, list[float]] = {"refreshed": [], "rebuilt": []}
-    with ExitStack() as stack:
-        homes = {"refreshed": (settings.home, last.release), "rebuilt": (alone, rebuilt)}
-        readers = {
-            name: stack.enter_context(closing(open_publisher(home, settings.milvus).open(release.collection)))
-            for name, (home, release) in homes.items()
+    with (
+        closing(open_publisher(settings.home, settings.milvus).open(last.release.collection)) as refreshed,
+        closing(open_publisher(alone, settings.milvus).open(rebuilt.collection)) as other,
+    ):
+        methods = {
+            "refreshed": lambda vector: refreshed.search(vector[None], 10),
+            "rebuilt": lambda vector: other.search(vector[None], 10),
         }
-        for vector in vectors:
-            for name, reader in readers.items():
-                begin = time.perf_counter()
-                reader.search(vector[None], 10)
-                seconds[name].append(time.perf_counter() - begin)
+        seconds = time_methods(methods, vectors)
     p50 = {name: 1000 * float(np.median(taken)) for name, taken in seconds.items()}
     print(f"search p50: refreshed {p50['refreshed']:.1f} ms, rebuilt {p50['rebuilt']:.1f} ms")
 
