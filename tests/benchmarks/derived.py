@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmeasured_release import publish_unmeasured
+
 import nightshift as ns
 from nightshift.retrieval import embed
 from tasks.core.base.settings import Settings
-from tasks.core.release.publish import publish, serving
 
 MAP = {"shared": False, "train": "query+map"}
 MEASURE = "nDCG@10"
@@ -117,19 +118,7 @@ def _live(collection: ns.Collection, encoder: ns.Encoder) -> str:
     begin = time.perf_counter()
     vectors = embed(collection, encoder.receipt)
     embedded = time.perf_counter()
-    release = publish(
-        settings,
-        encoder=encoder.receipt,
-        embeddings=vectors,
-        snapshot=collection.snapshot,
-        metrics={},
-        bm25={},
-        base={},
-        previous=None,
-        recipe="",
-        reason="benchmark",
-        expected_epoch=serving(settings)[1],
-    )
+    release = publish_unmeasured(settings, encoder.receipt, vectors, collection.snapshot)
     end = time.perf_counter()
     facts = f"{vectors.embedded:,} encoded, {vectors.derived:,} derived, fidelity {vectors.fidelity}"
     return (

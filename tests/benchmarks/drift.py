@@ -165,7 +165,8 @@ class Nights:
         return normal, source.shifted.at(rng.integers(0, len(source.shifted), shifted))
 
 
-def _start_nights(study: Study, *key: int) -> Nights:
+def start_nights(study: Study, *key: int) -> Nights:
+    """Start nights with an empty state; `key` is part of the seed."""
     return Nights(study, np.random.default_rng([study.seed, *key]), State(reference="r"))
 
 
@@ -188,7 +189,7 @@ def tabulate_quiet_years(study: Study, sizes: list[int]) -> str:
             totals = np.zeros(3)
             windows: list[Measurement] = []
             for draw in range(study.draws):
-                nights = _start_nights(study, concentration, weekdays, size, draw)
+                nights = start_nights(study, concentration, weekdays, size, draw)
                 for _ in range(365):
                     totals += nights.next(Source(size, concentration, weekdays=weekdays))
                 windows += nights.measured
@@ -216,8 +217,8 @@ def tabulate_shifts(study: Study, sizes: list[int]) -> str:
             first, _ = _simulate_shift(study, source, number, 0, promote=False)
             low, unseen = ((1 - share) * figures(normal)[n] + share * figures(pool)[n] for n in range(2))
             lines.append(
-                f"| {name} | {share:.0%} | {size:,} | {low:.1%} | {unseen:.1%} | {_shares(warm)} |"
-                f" {_shares(promoted)} | {_shares(first)} | {suspect:.0%} |"
+                f"| {name} | {share:.0%} | {size:,} | {low:.1%} | {unseen:.1%} | {shares_within(warm)} |"
+                f" {shares_within(promoted)} | {shares_within(first)} | {suspect:.0%} |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
@@ -229,7 +230,7 @@ def _simulate_shift(
     """Return the night of the first retrain in each draw, float64 (draws,), and the share of suspect draws."""
     first, suspects = np.full(study.draws, np.inf), 0
     for draw in range(study.draws):
-        nights = _start_nights(study, number, source.size, before, draw)
+        nights = start_nights(study, number, source.size, before, draw)
         for _ in range(before):
             nights.next(Source(source.size, source.concentration))
         nights.waiting = ()
@@ -242,7 +243,7 @@ def _simulate_shift(
     return first, suspects / study.draws
 
 
-def _shares(first: np.ndarray) -> str:
+def shares_within(first: np.ndarray) -> str:
     """Format the shares of draws with a retrain within each number of nights."""
     return " / ".join(f"{(first <= nights).mean():.0%}" for nights in WITHIN)
 

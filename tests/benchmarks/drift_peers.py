@@ -29,13 +29,12 @@ from typing import Protocol
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from drift import STRONG, USUAL, WARM, WITHIN, Nights, Source, Study
+from drift import STRONG, USUAL, WARM, WITHIN, Nights, Source, Study, shares_within, start_nights
 from drift_worlds import Pool, worlds
 from river.drift import ADWIN, KSWIN, PageHinkley
 from scipy.stats import ks_2samp
 
 from tasks.core.base.settings import DriftSettings
-from tasks.core.drift.decide import State
 
 CHUNKS = 20  # nights that set the level of NannyML's idea
 DECILES = np.linspace(0, 1, 11)[1:-1]
@@ -137,7 +136,7 @@ def detectors(study: Study) -> Mapping[str, Callable[[], Detector]]:
     }
 
 
-def _alarms(study: Study, make: Callable[[], Detector] | None, nights: Nights) -> Callable[[Source], bool]:
+def _alarms(make: Callable[[], Detector] | None, nights: Nights) -> Callable[[Source], bool]:
     """Return a function that simulates a night and returns whether there is an alarm."""
     if make is None:
         return lambda source: nights.next(source)[0]
@@ -155,7 +154,7 @@ def _alarms_a_year(
 ) -> float:
     alarms = 0
     for year in range(years):
-        night = _alarms(study, make, Nights(study, np.random.default_rng([study.seed, year]), State(reference="r")))
+        night = _alarms(make, start_nights(study, year))
         alarms += sum(night(Source(size, concentration)) for _ in range(365))
     return alarms / years
 
@@ -163,15 +162,14 @@ def _alarms_a_year(
 def _detections(study: Study, make: Callable[[], Detector] | None, size: int, share: float) -> str:
     pool = next(pool for name, pool, _ in study.world.shifts if name == "new topics")
     first = np.array(list(_first_alarms(study, make, Source(size, USUAL), Source(size, USUAL, pool, share))))
-    return " / ".join(f"{(first <= nights).mean():.0%}" for nights in WITHIN)
+    return shares_within(first)
 
 
 def _first_alarms(
     study: Study, make: Callable[[], Detector] | None, normal: Source, shifted: Source
 ) -> Iterator[float]:
     for draw in range(study.draws):
-        nights = Nights(study, np.random.default_rng([study.seed, 1, draw]), State(reference="r"))
-        night = _alarms(study, make, nights)
+        night = _alarms(make, start_nights(study, 1, draw))
         for _ in range(WARM):
             night(normal)
         yield next((float(number + 1) for number in range(max(WITHIN)) if night(shifted)), np.inf)

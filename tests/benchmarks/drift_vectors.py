@@ -6,16 +6,14 @@ decides which part of the corpus is held back and which queries are damaged.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from beir_files import read_positives, read_rows
 
 from tasks.core.base.files import digest_of
 from tasks.core.base.settings import EncoderSettings
@@ -54,24 +52,10 @@ class Collection:
 
 def read_collection(folder: Path) -> Collection:
     """Read a folder in BEIR layout, plain or gzip, with all its splits."""
-    positives: dict[str, set[str]] = {}
-    for file in sorted((folder / "qrels").glob("*.tsv")):
-        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
-            query, passage, score = line.split("\t")
-            if float(score) > 0:
-                positives.setdefault(query, set()).add(passage)
-    corpus = {row["_id"]: full_text(row.get("title") or "", row["text"]) for row in _rows(folder / "corpus.jsonl")}
-    queries = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl") if row["_id"] in positives}
+    positives = read_positives(folder)
+    corpus = {row["_id"]: full_text(row.get("title") or "", row["text"]) for row in read_rows(folder / "corpus.jsonl")}
+    queries = {row["_id"]: row["text"] for row in read_rows(folder / "queries.jsonl") if row["_id"] in positives}
     return Collection(corpus, queries, positives)
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.exists():
-        file = file.with_name(file.name + ".gz")
-    opener: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 class Vectors:

@@ -34,7 +34,6 @@ answers.
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import os
@@ -47,6 +46,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from beir_files import read_rows
 from embedding_peak import cpu_peak, cuda_peak
 
 from tasks.core.base.sections.embedding import INT8, Precision
@@ -178,11 +178,8 @@ def read_texts(folder: Path, count: int) -> list[str]:
 
 
 def _corpus(folder: Path) -> Any:
-    packed = folder / "corpus.jsonl.gz"
-    with gzip.open(packed, "rt") if packed.exists() else (folder / "corpus.jsonl").open() as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield row["_id"], f"{row.get('title', '')} {row['text']}".strip()
+    for row in read_rows(folder / "corpus.jsonl"):
+        yield row["_id"], f"{row.get('title', '')} {row['text']}".strip()
 
 
 def prepare_base(model: str, scratch: Path) -> Path:

@@ -18,7 +18,6 @@ the first encoder after a fifth of the passages changed; a corpus in which a fif
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 
+from beir_files import read_rows  # noqa: E402
 from small_snapshot import snapshot_of  # noqa: E402
 
 from tasks.core.base.files import load  # noqa: E402
@@ -102,15 +102,11 @@ def _nights(chosen: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Ru
 
 def _texts(chosen: argparse.Namespace) -> Iterator[str]:
     """Yield every passage of the collection, then all again with a number before each, without end."""
-    files = (chosen.folder / name for name in ("corpus.jsonl", "corpus.jsonl.gz"))
-    file = next(file for file in files if file.exists())
     for copy in count():
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
-            for line in lines:
-                row = json.loads(line)
-                words = f"{row.get('title', '')} {row['text']}".split(" ")
-                text = " ".join(words[: chosen.words or None]).strip()
-                yield f"{copy} {text}" if copy else text
+        for row in read_rows(chosen.folder / "corpus.jsonl"):
+            words = f"{row.get('title', '')} {row['text']}".split(" ")
+            text = " ".join(words[: chosen.words or None]).strip()
+            yield f"{copy} {text}" if copy else text
 
 
 def _with_copies(chosen: argparse.Namespace) -> Iterator[str]:

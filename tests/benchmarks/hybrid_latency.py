@@ -28,13 +28,14 @@ import numpy as np
 import pyarrow as pa
 from drawn_corpus import vectors, write_tables
 from service import running
+from unmeasured_release import publish_unmeasured
 
 from tasks.core.base.files import produce, write_json
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
-from tasks.core.release.publish import publish, serving
+from tasks.core.release.publish import serving
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.search.http import serve
 from tasks.core.snapshot.reader import judged
@@ -121,21 +122,8 @@ def _release(settings: Settings) -> list[str]:
         encoder = produce(home, Encoder, {"words": DIMENSION}, encoder_files)
         embeddings = produce(home, Embeddings, {"words": snapshot.digest}, vector_files)
         postings = build_postings(home, snapshot, settings.mining.language, settings.mining.stemmer)
-        publish(
-            settings,
-            encoder=encoder,
-            embeddings=embeddings,
-            snapshot=snapshot,
-            metrics={},
-            bm25={},
-            base={},
-            previous=None,
-            recipe="",
-            reason="benchmark",
-            expected_epoch=0,
-            ranking=Ranking(weight=WEIGHT, postings=postings.digest, stemmer=settings.mining.stemmer),
-            loader=WordEncoder,
-        )
+        ranking = Ranking(weight=WEIGHT, postings=postings.digest, stemmer=settings.mining.stemmer)
+        publish_unmeasured(settings, encoder, embeddings, snapshot, ranking=ranking, loader=WordEncoder)
     print(f"{snapshot.rows:,} passages, {settings.milvus.index}, {settings.milvus.uri or 'embedded Milvus'}")
     queries: pa.Table = judged(snapshot, "test")
     return [str(text) for text in queries["text"].to_pylist()]

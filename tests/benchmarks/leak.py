@@ -24,13 +24,13 @@ import argparse
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from beir_files import read_positives, write_qrels, write_rows
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.mining import MiningSettings
@@ -183,25 +183,15 @@ def _filter(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, res
 
 def _hide_half(folder: Path, target: Path, seed: int) -> Judgements:
     """Copy a collection with half of the positives of each query, all in the train split; return the hidden half."""
-    positives: Judgements = {}
-    for file in sorted((folder / "qrels").glob("*.tsv")):
-        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
-            query, passage, score = line.split("\t")
-            if float(score) > 0:
-                positives.setdefault(query, set()).add(passage)
+    positives: Judgements = read_positives(folder)
     draw = random.Random(seed)
     hidden = {query: set(draw.sample(sorted(ids), len(ids) // 2)) for query, ids in sorted(positives.items())}
     (target / "qrels").mkdir(parents=True)
     for name in ("corpus.jsonl", "queries.jsonl"):
         (target / name).symlink_to((folder / name).resolve())
-    pairs = [(query, passage) for query, ids in positives.items() for passage in sorted(ids - hidden[query])]
-    _write_qrels(target, pairs)
+    pairs = ((query, passage) for query, ids in positives.items() for passage in sorted(ids - hidden[query]))
+    write_qrels(target, "train", pairs)
     return hidden
-
-
-def _write_qrels(folder: Path, pairs: list[tuple[str, str]]) -> None:
-    lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{passage}\t1" for query, passage in pairs)]
-    (folder / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # Facts about a place: the question, and five wordings of the answer.
@@ -268,17 +258,17 @@ def _generate(folder: Path) -> None:
             corpus += [*wordings, f"{wordings[0]} Updated"]
     questions = draw.sample(sorted(answers), QUERIES)
     (folder / "qrels").mkdir(parents=True)
-    _write(folder / "corpus.jsonl", ({"_id": f"p{row}", "title": "", "text": text} for row, text in enumerate(corpus)))
-    _write(folder / "queries.jsonl", ({"_id": f"q{row}", "text": text} for row, text in enumerate(questions)))
-    _write_qrels(folder, [(f"q{row}", passage) for row, text in enumerate(questions) for passage in answers[text]])
+    write_rows(
+        folder / "corpus.jsonl", ({"_id": f"p{row}", "title": "", "text": text} for row, text in enumerate(corpus))
+    )
+    write_rows(folder / "queries.jsonl", ({"_id": f"q{row}", "text": text} for row, text in enumerate(questions)))
+    write_qrels(
+        folder, "train", ((f"q{row}", passage) for row, text in enumerate(questions) for passage in answers[text])
+    )
 
 
 def _name(draw: random.Random) -> str:
     return "".join(draw.choice("bdfgklmnprstv") + draw.choice("aeiou") for _ in range(3)).capitalize()
-
-
-def _write(file: Path, rows: Iterator[Mapping[str, str]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _table(name: str, rows: dict[str, dict[str, float]]) -> str:

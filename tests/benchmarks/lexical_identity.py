@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gettext
-import json
 import tempfile
 from contextlib import suppress
 from itertools import groupby
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from beir_files import write_qrels, write_rows
 from trec import as_snapshot
 
 from tasks.core.base.receipts import Snapshot
@@ -65,15 +65,10 @@ def write_messages(folder: Path, language: str) -> None:
             texts.update(text.strip() for text in catalog.values() if len(text.split()) >= WORDS)
     messages = sorted(texts)
     (folder / "qrels").mkdir(parents=True)
-    with (folder / "corpus.jsonl").open("w") as corpus:
-        for row, text in enumerate(messages):
-            corpus.write(json.dumps({"_id": f"p{row}", "title": "", "text": text}) + "\n")
-    with (folder / "queries.jsonl").open("w") as queries, (folder / "qrels/test.tsv").open("w") as judged_file:
-        judged_file.write("query-id\tcorpus-id\tscore\n")
-        for row in range(0, len(messages), EVERY):
-            query = " ".join(messages[row].split()[:QUERY_WORDS])
-            queries.write(json.dumps({"_id": f"q{row}", "text": query}) + "\n")
-            judged_file.write(f"q{row}\tp{row}\t1\n")
+    write_rows(folder / "corpus.jsonl", ({"_id": f"p{row}", "text": text} for row, text in enumerate(messages)))
+    queries = {row: " ".join(messages[row].split()[:QUERY_WORDS]) for row in range(0, len(messages), EVERY)}
+    write_rows(folder / "queries.jsonl", ({"_id": f"q{row}", "text": text} for row, text in queries.items()))
+    write_qrels(folder, "test", ((f"q{row}", f"p{row}") for row in queries))
 
 
 def _compare(home: Path, folder: Path, name: str, language: str, split: str) -> None:

@@ -11,16 +11,12 @@ its largest Java process.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import resource
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 from trec import as_snapshot, snapshot_of
+from work_cost import cost_of, run_in_process
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.mining import MiningSettings
@@ -31,7 +27,6 @@ from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import passages, queries
 
 DEPTH, DROPPED = 100, 7
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -50,14 +45,8 @@ def main() -> None:
     for copies in chosen.copies:
         with tempfile.TemporaryDirectory() as scratch:
             inputs = Path(scratch), chosen.folder, chosen.split, copies
-            snapshots = _run_in_process(_write_snapshots, *inputs)
-            print(_run_in_process(_measure, Path(scratch), snapshots, chosen.queries), flush=True)
-
-
-def _run_in_process(work: Callable[..., T], *arguments: Any) -> T:
-    """Run work in a new process, whose peak memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+            snapshots = run_in_process(_write_snapshots, *inputs)
+            print(run_in_process(_measure, Path(scratch), snapshots, chosen.queries), flush=True)
 
 
 def _write_snapshots(home: Path, folder: Path, split: str, copies: int) -> list[Snapshot]:
@@ -70,16 +59,17 @@ def _measure(home: Path, snapshots: list[Snapshot], limit: int) -> str:
     original, snapshot, changed = snapshots
     mining = MiningSettings(scorer="lucene")
     chosen = queries(original, "train").slice(0, limit)
-    index_seconds, index = _timed(lambda: build_index(home, snapshot, mining))
-    seconds, postings = _timed(lambda: build_postings(home, snapshot, "en", "porter"))
-    update, _ = _timed(lambda: build_postings(home, changed, "en", "porter"))
+    indexing, index = cost_of(lambda: build_index(home, snapshot, mining))
+    building, postings = cost_of(lambda: build_postings(home, snapshot, "en", "porter"))
+    update, _ = cost_of(lambda: build_postings(home, changed, "en", "porter"))
     scorer = Bm25Scorer(postings, "en", "porter", mining.k1, mining.b)
     texts = chosen["text"].to_pylist()
     search_batch(scorer, texts[:10], DEPTH, mining)  # compiles
-    compiled, _ = _timed(lambda: search_batch(scorer, texts, DEPTH, mining))
-    lucene, _ = _timed(lambda: search_bm25(home, index, chosen, DEPTH, mining))
+    compiled, _ = cost_of(lambda: search_batch(scorer, texts, DEPTH, mining))
+    lucene, _ = cost_of(lambda: search_bm25(home, index, chosen, DEPTH, mining))
     peaks = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    cells = [f"{value:.1f}" for value in (index_seconds, seconds, update, compiled, lucene, *peaks)]
+    seconds = (cost.wall for cost in (indexing, building, update, compiled, lucene))
+    cells = [f"{value:.1f}" for value in (*seconds, *peaks)]
     return f"| {snapshot.rows:,} | {postings.postings:,} | " + " | ".join(cells) + " |"
 
 
@@ -94,12 +84,6 @@ def _copy(home: Path, original: Snapshot, copies: int, *, changed: bool) -> Snap
                 edit = " edited" if changed and len(texts) % 100 == 0 else ""
                 texts[f"{name}-{copy}"] = (" ".join(kept) or "empty") + edit
     return snapshot_of(home, texts)
-
-
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -38,8 +37,6 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +44,7 @@ import psutil
 import pyarrow as pa
 from month_report import draw, format_table
 from month_stream import Query, Source, Stream
+from work_cost import cpu_of_children, run_in_process
 
 from tasks.core.base.settings_file import load_settings
 from tasks.core.base.toml import toml_value
@@ -190,7 +188,7 @@ def _run_policy(home: Path, name: str, chosen: argparse.Namespace, source: Sourc
     settings = folder / "settings.toml"
     settings.write_text(_settings_of(policy, folder / "home", home / "source", chosen))
     cost = run_night(settings, folder / "night.log", home / "prefect")
-    quality = _in_process(search_queries, settings, source.queries)
+    quality = run_in_process(search_queries, settings, source.queries)
     last = read_history(folder / "home").to_pylist()[-1]
     started.unlink()
     return {
@@ -227,7 +225,7 @@ def run_night(settings: Path, log: Path, prefect: Path) -> Cost:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
     environment |= {"PREFECT_HOME": str(prefect)}
     command = [str(Path(sys.executable).with_name("nightshift")), "run", "--settings", str(settings)]
-    begin, used = time.perf_counter(), _cpu_of_children()
+    begin, used = time.perf_counter(), cpu_of_children()
     night = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -242,15 +240,9 @@ def run_night(settings: Path, log: Path, prefect: Path) -> Cost:
                 stage, charged = heading.group(1), now
     if night.wait() != 0:
         raise SystemExit(f"the night failed, see {log}:\n{log.read_text()[-2000:]}")
-    wall, cpu = time.perf_counter() - begin, _cpu_of_children() - used
+    wall, cpu = time.perf_counter() - begin, cpu_of_children() - used
     stages[stage] = stages.get(stage, 0.0) + cpu - charged
     return Cost(wall, cpu, stages)
-
-
-def _cpu_of_children() -> float:
-    """Return the CPU-seconds of all finished descendants of this process."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _cpu_of_tree(pid: int) -> float:
@@ -262,12 +254,6 @@ def _cpu_of_tree(pid: int) -> float:
         except psutil.NoSuchProcess:
             continue
     return seconds
-
-
-def _in_process(work: Any, *arguments: Any) -> Any:
-    """Run work in a new process, so that its memory and its open collection end with it."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def search_queries(settings: Path, queries: Sequence[Query]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ passages is deleted, and a share is edited. A seed decides everything, so every 
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from beir_files import write_qrels, write_rows
 from drift_vectors import Collection, read_collection
 
 WEEK = 7  # nights within which the queries of a new passage arrive
@@ -44,16 +43,11 @@ class Source:
         """Write passages, judged queries, and qrels in BEIR layout. Later queries are not written."""
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "qrels").mkdir(parents=True)
-        _write_lines(folder / "corpus.jsonl", ({"_id": id_, "text": text} for id_, text in self.passages.items()))
-        _write_lines(folder / "queries.jsonl", ({"_id": query.query, "text": query.text} for query in self.judged))
+        write_rows(folder / "corpus.jsonl", ({"_id": id_, "text": text} for id_, text in self.passages.items()))
+        write_rows(folder / "queries.jsonl", ({"_id": query.query, "text": query.text} for query in self.judged))
         for split in ("train", "dev", "test"):
-            rows = [
-                f"{query.query}\t{passage}\t1\n"
-                for query in self.judged
-                if query.split == split
-                for passage in sorted(query.positives)
-            ]
-            (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+            queries = [query for query in self.judged if query.split == split]
+            write_qrels(folder, split, ((query.query, name) for query in queries for name in sorted(query.positives)))
 
 
 class Stream:
@@ -144,8 +138,3 @@ def _queries_of(collection: Collection, arrival: dict[str, int], nights: int, dr
 
 def _night_of_stock(nights: int, draw: random.Random) -> int:
     return 0 if draw.random() < 0.5 else draw.randint(1, nights)
-
-
-def _write_lines(file: Path, rows: Iterable[dict[str, str]]) -> None:
-    with file.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

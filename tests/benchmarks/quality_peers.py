@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -59,7 +58,7 @@ class Peer:
     def train(self, steps: int, batch_size: int, learning_rate: float) -> Path:
         """Train the base model; return the folder of the trained model."""
         key = [self.recipe, self.collection.snapshot.digest, self.tokens, self.dropout, steps, batch_size]
-        folder = self._folder(key, learning_rate)
+        folder = self.collection.home / "sentence-transformers" / digest_of([*key, learning_rate, self.seed])
         if (folder / "modules.json").exists():
             return folder
         model = self._base()
@@ -108,6 +107,3 @@ class Peer:
         model = SentenceTransformer(str(find_base(Settings().encoder.model)), local_files_only=True)
         model.max_seq_length = self.tokens
         return model
-
-    def _folder(self, key: list[Any], learning_rate: float) -> Path:
-        return self.collection.home / "sentence-transformers" / digest_of([*key, learning_rate, self.seed])

@@ -22,17 +22,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from hybrid import measure
 from quality_peers import Peer
+from work_cost import cost_of
 
 import nightshift as ns
 
@@ -44,7 +43,6 @@ PEERS = {
     "mined-0": ("mined", 0.0),
 }
 SYSTEMS = ("night", *PEERS)
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -79,47 +77,35 @@ def _run_night(collection: ns.Collection, system: str, seed: int, budget: float)
         settings = {"epochs": 1000, "max_steps": steps, "evaluate_every": evaluate_every, "seed": seed}
         return ns.train(collection, negatives, encoder=base, progress=False, **settings)
 
-    mining, negatives = _charge(lambda: ns.mine_negatives(collection, encoder=base, progress=False, seed=seed))
+    mining, negatives = cost_of(lambda: ns.mine_negatives(collection, encoder=base, progress=False, seed=seed))
     pace = _pace(lambda steps: train(negatives, steps, evaluate_every=0))
-    steps = _steps(budget - mining, pace)
-    training, encoder = _charge(lambda: train(negatives, steps, evaluate_every=100))
-    return {"": _record(collection, encoder, steps, mining, training)}
+    steps = _steps(budget - mining.cpu, pace)
+    training, encoder = cost_of(lambda: train(negatives, steps, evaluate_every=100))
+    return {"": _record(collection, encoder, steps, mining.cpu, training.cpu)}
 
 
 def _run_peer(collection: ns.Collection, system: str, seed: int, budget: float) -> dict[str, Any]:
     recipe, dropout = PEERS[system]
     peer = Peer(collection, recipe, TOKENS, seed, dropout)
-    mining, _ = _charge(lambda: peer.pairs)
+    mining, _ = cost_of(lambda: peer.pairs)
     pace = _pace(lambda steps: peer.train(steps, BATCH, RATE))
-    steps = _steps(budget - mining, pace)
-    training, folder = _charge(lambda: peer.train(steps, BATCH, RATE))
-    merging, merged = _charge(lambda: peer.merge_with_base(folder))
+    steps = _steps(budget - mining.cpu, pace)
+    training, folder = cost_of(lambda: peer.train(steps, BATCH, RATE))
+    merging, merged = cost_of(lambda: peer.merge_with_base(folder))
     return {
-        "": _record(collection, peer.encoder(folder), steps, mining, training),
-        "+merge": _record(collection, peer.encoder(merged), steps, mining, training + merging),
+        "": _record(collection, peer.encoder(folder), steps, mining.cpu, training.cpu),
+        "+merge": _record(collection, peer.encoder(merged), steps, mining.cpu, training.cpu + merging.cpu),
     }
 
 
 def _pace(train: Callable[[int], Any]) -> float:
     """Return processor seconds per step, without start and saving: the difference of a long and a short training."""
-    short, long = _charge(lambda: train(1))[0], _charge(lambda: train(1 + PACE_STEPS))[0]
-    return (long - short) / PACE_STEPS
+    (short, _), (long, _) = cost_of(lambda: train(1)), cost_of(lambda: train(1 + PACE_STEPS))
+    return (long.cpu - short.cpu) / PACE_STEPS
 
 
 def _steps(budget: float, pace: float) -> int:
     return max(1, int(budget / pace))
-
-
-def _charge(work: Callable[[], T]) -> tuple[float, T]:
-    """Return the processor seconds of work in this process and its finished children, and the result."""
-
-    def used() -> float:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return time.process_time() + children.ru_utime + children.ru_stime
-
-    begin = used()
-    result = work()
-    return used() - begin, result
 
 
 def _record(collection: ns.Collection, encoder: ns.Encoder, steps: int, mining: float, training: float) -> Any:

@@ -15,40 +15,36 @@ Then the same steps run again. A third home publishes the passages of the last n
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import logging
-import os
 import random
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from beir_files import read_rows, write_rows
+from service import time_methods
+from unmeasured_release import publish_unmeasured
+from work_cost import cost_of
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT)]
-
-from tasks.core.base.ranking import DENSE  # noqa: E402
-from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot  # noqa: E402
-from tasks.core.base.settings import Settings  # noqa: E402
-from tasks.core.drift.statistics import build_reference  # noqa: E402
-from tasks.core.embedding.shards import gather_shards  # noqa: E402
-from tasks.core.encoder.dual_encoder import load_encoder  # noqa: E402
-from tasks.core.evaluation.evaluate import evaluate_ranked  # noqa: E402
-from tasks.core.evaluation.tune import tune_ranking  # noqa: E402
-from tasks.core.ingest.ingest import ingest  # noqa: E402
-from tasks.core.release.publish import prune, publish, serving  # noqa: E402
-from tasks.core.release.vector_stores import open_publisher  # noqa: E402
-from tasks.core.retrieval.bm25 import build_index  # noqa: E402
-from tasks.core.retrieval.postings import build_postings  # noqa: E402
-from tasks.core.snapshot.reader import judged  # noqa: E402
-from tasks.core.training.trainer import base_encoder  # noqa: E402
+from tasks.core.base.ranking import DENSE
+from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.drift.statistics import build_reference
+from tasks.core.embedding.shards import gather_shards
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.evaluation.evaluate import evaluate_ranked
+from tasks.core.evaluation.tune import tune_ranking
+from tasks.core.ingest.ingest import ingest
+from tasks.core.release.publish import prune
+from tasks.core.release.vector_stores import open_publisher
+from tasks.core.retrieval.bm25 import build_index
+from tasks.core.retrieval.postings import build_postings
+from tasks.core.snapshot.reader import judged
+from tasks.core.training.trainer import base_encoder
 
 T = TypeVar("T")
 SEARCHES = 100
@@ -120,7 +116,7 @@ class _Source:
             if (original / name).exists():
                 shutil.copyfile(original / name, folder / name)
         answers = {line.split("\t")[1] for file in (folder / "qrels").iterdir() for line in file.open() if line.strip()}
-        passages = list(_read_lines(original / "corpus.jsonl"))
+        passages = list(read_rows(original / "corpus.jsonl"))
         self.folder, self.random = folder, random.Random(0)
         self.random.shuffle(passages)
         passages.sort(key=lambda passage: passage["_id"] not in answers)  # passages with a qrel first
@@ -132,8 +128,7 @@ class _Source:
 
     def write(self) -> None:
         """Write the passages of tonight."""
-        with (self.folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(passage) + "\n" for passage in self.present)
+        write_rows(self.folder / "corpus.jsonl", self.present)
 
     def change(self) -> None:
         """Add, change, and delete passages; then write them."""
@@ -147,20 +142,13 @@ class _Source:
         self.write()
 
 
-def _read_lines(file: Path) -> Iterator[dict[str, str]]:
-    packed = file.with_name(f"{file.name}.gz")
-    with gzip.open(packed, "rt", encoding="utf-8") if packed.exists() else file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
-
-
 def night(settings: Settings) -> Made:
     """Run the steps of a night that trains nothing."""
     home, split, steps = settings.home, settings.evaluation.split, list[Step]()
 
     def timed(name: str, work: Callable[[], T], rows: Callable[[T], int] = lambda _: 0) -> T:
-        begin, cpu = time.perf_counter(), sum(os.times()[:4])
-        made = work()
-        steps.append(Step(name, time.perf_counter() - begin, sum(os.times()[:4]) - cpu, rows(made)))
+        cost, made = cost_of(work)
+        steps.append(Step(name, cost.wall, cost.cpu, rows(made)))
         return made
 
     snapshot = timed("ingest", lambda: ingest(settings)[1], lambda made: made.rows)
@@ -183,28 +171,14 @@ def night(settings: Settings) -> Made:
         ],
     )
     timed("drift reference", lambda: build_reference(home, encoder, embeddings, snapshot))
-    release = timed("publish", lambda: _publish(settings, snapshot, encoder, embeddings, ranking, figures[0].metrics))
+    release = timed(
+        "publish",
+        lambda: publish_unmeasured(
+            settings, encoder, embeddings, snapshot, ranking=ranking, metrics=figures[0].metrics
+        ),
+    )
     timed("prune", lambda: prune(settings))
     return Made(steps, snapshot, encoder, embeddings, release)
-
-
-def _publish(
-    settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, ranking: Any, metrics: Any
-) -> Release:
-    return publish(
-        settings,
-        encoder=encoder,
-        embeddings=embeddings,
-        snapshot=snapshot,
-        metrics=metrics,
-        bm25={},
-        base={},
-        previous=None,
-        recipe="",
-        reason="benchmark",
-        expected_epoch=serving(settings)[1],
-        ranking=ranking,
-    )
 
 
 def _rebuild(settings: Settings, home: Path, last: Made) -> Release:
@@ -214,10 +188,10 @@ def _rebuild(settings: Settings, home: Path, last: Made) -> Release:
     for name in ("snapshots", "encoders", "embeddings", "postings"):
         (home / name).symlink_to(settings.home.absolute() / name)
     alone = settings.model_copy(update={"home": home})
-    begin, cpu = time.perf_counter(), sum(os.times()[:4])
-    release = _publish(alone, last.snapshot, last.encoder, last.embeddings, last.release.ranking, {})
-    seconds, spent = time.perf_counter() - begin, sum(os.times()[:4]) - cpu
-    print(f"\npublish the last night from nothing: {seconds:.1f} s, {spent:.1f} s CPU")
+    cost, release = cost_of(
+        lambda: publish_unmeasured(alone, last.encoder, last.embeddings, last.snapshot, ranking=last.release.ranking)
+    )
+    print(f"\npublish the last night from nothing: {cost.wall:.1f} s, {cost.cpu:.1f} s CPU")
     return release
 
 
@@ -237,18 +211,15 @@ def _compare_searches(settings: Settings, alone: Path, last: Made, rebuilt: Rele
     """Search both collections in turn with the same queries; print the median of each."""
     texts = judged(last.snapshot, settings.evaluation.split)["text"].to_pylist()[:SEARCHES]
     vectors = load_encoder(last.encoder.path).encode_queries(texts)
-    seconds: dict[str, list[float]] = {"refreshed": [], "rebuilt": []}
-    with ExitStack() as stack:
-        homes = {"refreshed": (settings.home, last.release), "rebuilt": (alone, rebuilt)}
-        readers = {
-            name: stack.enter_context(closing(open_publisher(home, settings.milvus).open(release.collection)))
-            for name, (home, release) in homes.items()
+    with (
+        closing(open_publisher(settings.home, settings.milvus).open(last.release.collection)) as refreshed,
+        closing(open_publisher(alone, settings.milvus).open(rebuilt.collection)) as other,
+    ):
+        methods = {
+            "refreshed": lambda vector: refreshed.search(vector[None], 10),
+            "rebuilt": lambda vector: other.search(vector[None], 10),
         }
-        for vector in vectors:
-            for name, reader in readers.items():
-                begin = time.perf_counter()
-                reader.search(vector[None], 10)
-                seconds[name].append(time.perf_counter() - begin)
+        seconds = time_methods(methods, vectors)
     p50 = {name: 1000 * float(np.median(taken)) for name, taken in seconds.items()}
     print(f"search p50: refreshed {p50['refreshed']:.1f} ms, rebuilt {p50['rebuilt']:.1f} ms")
 

@@ -24,16 +24,16 @@ from pathlib import Path
 
 import numpy as np
 from drawn_corpus import DrawnEncoder, artifacts, words
+from unmeasured_release import publish_unmeasured
 
 from tasks.core.base.memory import Peak
-from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
 from tasks.core.base.sections.indexes import search_params
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.stored_shards import matrix
 from tasks.core.release.generation import Parts
 from tasks.core.release.ledger import Generation
 from tasks.core.release.milvus.collection import METRIC, connect, create, key_of
-from tasks.core.release.publish import publish, serving
 from tasks.core.release.rows import rows_with_vectors
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
@@ -170,20 +170,8 @@ def release(chosen: argparse.Namespace) -> dict[str, float]:
     logger.setLevel(logging.DEBUG)
     logger.addHandler(Steps())
     start = time.perf_counter()
-    published: Release = publish(
-        settings,
-        encoder=parts.encoder,
-        embeddings=parts.embeddings,
-        snapshot=parts.snapshot,
-        metrics={},
-        bm25={},
-        base={},
-        previous=None,
-        recipe="",
-        reason="benchmark",
-        expected_epoch=serving(settings)[1],
-        loader=DrawnEncoder,
-        publisher=milvus,
+    published = publish_unmeasured(
+        settings, parts.encoder, parts.embeddings, parts.snapshot, loader=DrawnEncoder, publisher=milvus
     )
     total = time.perf_counter() - start
     inserted, loaded = (times[word] - times["building"] for word in ("inserted", "indexed"))

@@ -17,9 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings_file import load_settings
@@ -27,6 +27,7 @@ from tasks.core.search.searcher import Searcher
 from tasks.core.search.shadow import held_out_queries
 
 K, AT_ONCE = 10, 64
+Q = TypeVar("Q")  # a query, as text or vector
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
         print(f"{len(batch)} queries in one request: searcher {medians[0]:.0f} ms, service {medians[1]:.0f} ms")
 
 
-def time_methods(methods: dict[str, Callable[[str], Any]], queries: list[str]) -> dict[str, list[float]]:
+def time_methods(methods: dict[str, Callable[[Q], Any]], queries: Sequence[Q]) -> dict[str, list[float]]:
     """Return the seconds of each query by method; skip a method that cannot answer the first query."""
     for name in list(methods):
         try:

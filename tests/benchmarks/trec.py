@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytrec_eval
+from beir_files import read_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
 
@@ -83,18 +82,13 @@ def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, flo
 def as_snapshot(home: Path, folder: Path, split: str) -> Snapshot:
     """Write the files of a BEIR folder as a snapshot. Its training split has the positives of `split`."""
     passages = {
-        row["_id"]: {"title": row.get("title") or "", "text": row["text"]} for row in _rows(folder / "corpus.jsonl")
+        row["_id"]: {"title": row.get("title") or "", "text": row["text"]} for row in read_rows(folder / "corpus.jsonl")
     }
-    queries = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
+    queries = {row["_id"]: row["text"] for row in read_rows(folder / "queries.jsonl")}
     with (folder / "qrels" / f"{split}.tsv").open() as file:
         lines = list(csv.reader(file, delimiter="\t"))[1:]
     positives = [(query, passage, "train", int(score)) for query, passage, score in lines if int(score) > 0]
     return snapshot_of(home, passages, queries, positives)
-
-
-def _rows(file: Path) -> Iterable[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 if __name__ == "__main__":

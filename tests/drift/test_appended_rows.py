@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from traffic import append
 
 from tasks import ingest as tasks
 from tasks import report
@@ -48,11 +49,6 @@ def check(settings: Settings, serving: Release, monkeypatch: pytest.MonkeyPatch)
 def file_of(settings: Settings, name: str) -> Path:
     assert settings.data.path is not None
     return Path(settings.data.path) / name
-
-
-def append(settings: Settings, name: str, *lines: str) -> None:
-    with file_of(settings, name).open("a") as file:
-        file.writelines(line + "\n" for line in lines)
 
 
 def passages(count: int) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from traffic import append
+
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.changed_passages import explain_suspect_passages
@@ -20,10 +22,8 @@ def tonight(settings: Settings, rows: list[dict[str, str]], gone: str = "") -> S
     assert isinstance(folder, Path)
     kept = [line for line in (folder / "corpus.jsonl").read_text().splitlines() if json.loads(line)["_id"] != gone]
     (folder / "corpus.jsonl").write_text("".join(line + "\n" for line in [*kept, *map(json.dumps, rows)]))
-    with (folder / "queries.jsonl").open("a") as file:
-        file.write(json.dumps({"_id": "broken", "text": "whree wsa hte riverr"}) + "\n")
-    with (folder / "qrels" / "test.tsv").open("a") as file:
-        file.write("broken\tp1\t1\n")
+    append(settings, "queries.jsonl", {"_id": "broken", "text": "whree wsa hte riverr"})
+    append(settings, "qrels/test.tsv", "broken\tp1\t1")
     return ingest(settings)[1]
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from traffic import append
+
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
@@ -15,12 +17,6 @@ from tasks.core.report.night import recipe_of
 def now(settings: Settings, serving: Release | None) -> Drift:
     snapshot = ingest(settings)[1]
     return watch(settings, serving, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
-
-
-def append(settings: Settings, name: str, *lines: str) -> None:
-    assert settings.data.path is not None
-    with (settings.data.path / name).open("a") as file:
-        file.writelines(line + "\n" for line in lines)
 
 
 def new_queries(settings: Settings, texts: list[str]) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -68,16 +69,10 @@ def derived(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
 def test_twenty_kills_of_a_derivation_give_the_same_bytes(
     derived: tuple[Path, Encoder, Snapshot], tmp_path: Path
 ) -> None:
-    home, encoder, snapshot = derived
-    straight = copy_of(home, tmp_path / "straight")
-    seconds = finished_in(straight, encoder, snapshot)
+    encoder = derived[1]
+    straight, *killed = finished_homes(*derived, tmp_path)
     expected = {name: contents(straight, name) for name in (encoder.trunk, encoder.passage_fingerprint)}
-    chance, killed, round_ = random.Random(7), 0, 0
-    while killed < KILLS:
-        round_ += 1
-        here = copy_of(home, tmp_path / f"round{round_}")
-        while not killed_after(chance.uniform(0, seconds), here, encoder, snapshot):
-            killed += 1
+    for here in killed:
         assert {name: contents(here, name) for name in expected} == expected
 
 
@@ -85,24 +80,31 @@ def test_twenty_kills_of_a_derivation_give_the_same_bytes(
 def test_twenty_kills_give_the_same_bytes_as_an_undisturbed_run(
     made: tuple[Path, Encoder, Snapshot], tmp_path: Path
 ) -> None:
-    home, encoder, snapshot = made
-    straight = copy_of(home, tmp_path / "straight")
-    seconds = finished_in(straight, encoder, snapshot)
+    straight, *killed = finished_homes(*made, tmp_path)
     expected = contents(straight)
     assert list(expected) == [f"shard-{rank:05d}-of-{SHARDS:05d}.parquet" for rank in range(SHARDS)]
 
-    chance, killed, round_ = random.Random(7), 0, 0
-    while killed < KILLS:
-        round_ += 1
-        here, before = copy_of(home, tmp_path / f"round{round_}"), killed
-        while not killed_after(chance.uniform(0, seconds), here, encoder, snapshot):
-            killed += 1
-            assert killed - before < 50, "no progress after 50 kills"
+    for here in killed:
         assert contents(here) == expected
         embeddings = only(here)
         ids = pa.concat_tables([pq.read_table(file, columns=["passage_id"]) for file in shard_files(embeddings)])
         assert ids["passage_id"].to_pylist() == [f"p{row:06d}" for row in range(len(TEXTS))]
         assert (embeddings.embedded, embeddings.avoided, embeddings.repeated) == (240, 60, 60)
+
+
+def finished_homes(home: Path, encoder: Encoder, snapshot: Snapshot, folder: Path) -> Iterator[Path]:
+    """Yield a copy of `home` after an undisturbed run, then copies whose runs were killed until one finished."""
+    straight = copy_of(home, folder / "straight")
+    seconds = finished_in(straight, encoder, snapshot)
+    yield straight
+    chance, killed, round_ = random.Random(7), 0, 0
+    while killed < KILLS:
+        round_ += 1
+        here, before = copy_of(home, folder / f"round{round_}"), killed
+        while not killed_after(chance.uniform(0, seconds), here, encoder, snapshot):
+            killed += 1
+            assert killed - before < 50, "no progress after 50 kills"
+        yield here
 
 
 def copy_of(home: Path, where: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from file_damage import HARMS
+from things_and_traits import add_lines
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
@@ -41,8 +42,7 @@ def serving(nightshift: Command) -> dict[str, Any]:
 
 
 def add_passage(source: Path) -> None:
-    with (source / "corpus.jsonl").open("a") as file:
-        file.write(json.dumps({"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"}) + "\n")
+    add_lines(source, "corpus.jsonl", {"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"})
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from night_results import manifests
+from things_and_traits import add_lines
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,10 +21,6 @@ DERIVED = {
     "NIGHTSHIFT_ENCODER__START": "serving",
     "NIGHTSHIFT_TRAINING__EVALUATE_EVERY": "0",
 }
-
-
-def manifests(home: Path, shelf: str) -> list[dict[str, Any]]:
-    return [json.loads(file.read_bytes()) for file in home.glob(f"{shelf}/[!.]*/manifest.json")]
 
 
 def test_derived_nights_serve_refresh_and_compose_on_the_trunk(
@@ -40,8 +37,8 @@ def test_derived_nights_serve_refresh_and_compose_on_the_trunk(
     answer = nightshift("search", query, "--json", **DERIVED)
     assert len(json.loads(answer.stdout)["hits"]) == 10, answer.stderr
 
-    with (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").open("a") as file:
-        file.write(json.dumps({"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"}) + "\n")
+    fresh = {"_id": "fresh", "title": "", "text": "a silent glacier and a broken engine"}
+    add_lines(Path(environment["NIGHTSHIFT_DATA__PATH"]), "corpus.jsonl", fresh)
     refreshed = nightshift("run", **DERIVED)
     assert refreshed.stdout.startswith("Promoted: release r0002-"), refreshed.stdout + refreshed.stderr
     newest = [vectors for vectors in manifests(home, "embeddings") if vectors["rows"] == 101]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from things_and_traits import THINGS
+from night_results import document
+from things_and_traits import THINGS, add_lines
 
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation.tune import DEFAULT_WEIGHT
@@ -30,14 +31,8 @@ def post(url: str, body: object) -> Any:
         return json.load(answer)
 
 
-def document(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def append(environment: Environment, name: str, row: dict[str, str]) -> None:
-    with (Path(environment["NIGHTSHIFT_DATA__PATH"]) / name).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    add_lines(Path(environment["NIGHTSHIFT_DATA__PATH"]), name, row)
 
 
 def manifests(environment: Environment) -> dict[Path, int]:

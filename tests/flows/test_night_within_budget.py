@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from night_results import manifests
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -33,7 +34,7 @@ def test_a_night_within_a_budget_reports_its_recipe_and_its_merge(
     promoted = nightshift("run")
     assert promoted.stdout.startswith("Promoted"), promoted.stdout + promoted.stderr
     assert pace.read_bytes() == recorded
-    encoders = [json.loads(file.read_bytes()) for file in home.glob("encoders/[!.]*/manifest.json")]
+    encoders = manifests(home, "encoders")
     trained = [encoder for encoder in encoders if encoder["steps"]]
     assert trained
     for encoder in trained:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from night_results import document
+from things_and_traits import add_lines
 
 from tasks.core.base.ranking import Mode
 from tasks.core.base.settings import Settings
@@ -40,21 +41,11 @@ AT_THE_PROBE = {
 }
 
 
-def document(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def append(environment: Environment, name: str, *lines: str) -> None:
-    with (Path(environment["NIGHTSHIFT_DATA__PATH"]) / name).open("a") as file:
-        file.writelines(line + "\n" for line in lines)
-
-
 def add_passages(environment: Environment, count: int) -> list[str]:
     """Add passages with a unique word each; return these words."""
     words = [f"{number}8501" for number in range(count)]
     rows = [{"_id": f"n{word}", "title": "", "text": f"the story of a golden river near {word}"} for word in words]
-    append(environment, "corpus.jsonl", *map(json.dumps, rows))
+    add_lines(Path(environment["NIGHTSHIFT_DATA__PATH"]), "corpus.jsonl", *rows)
     return words
 
 
@@ -120,8 +111,9 @@ def test_a_suspect_night_publishes_passages_but_not_its_queries(nightshift: Comm
     environment["NIGHTSHIFT_DRIFT__MIN_QUERIES"] = "20"
     before = document(nightshift("releases", "--json"))["releases"][0]
     broken = [{"_id": f"b{n}", "text": f"whree wsa hte brkoen riverr {n} sene"} for n in range(30)]
-    append(environment, "queries.jsonl", *map(json.dumps, broken))
-    append(environment, "qrels/test.tsv", *(f"b{n}\tp{n}\t1" for n in range(30)))
+    source = Path(environment["NIGHTSHIFT_DATA__PATH"])
+    add_lines(source, "queries.jsonl", *broken)
+    add_lines(source, "qrels/test.tsv", *(f"b{n}\tp{n}\t1" for n in range(30)))
     words = add_passages(environment, 3)
 
     suspect = nightshift("run")

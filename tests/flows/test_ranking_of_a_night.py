@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from night_results import document
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all tests of nights
-
-
-def document(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_an_encoder_far_below_bm25_is_rejected_alone_and_promoted_with_the_ranking_that_dev_queries_choose(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from night_results import manifests
+from things_and_traits import add_lines
 
 from tasks.core.report.history import past_nights, read_history
 
@@ -25,10 +26,8 @@ AUTO = {
 
 
 def add_training_pair(source: Path, query: str, passage: str) -> None:
-    with (source / "queries.jsonl").open("a") as file:
-        file.write(json.dumps({"_id": query, "text": f"find the story of {query} and {passage}"}) + "\n")
-    with (source / "qrels" / "train.tsv").open("a") as file:
-        file.write(f"{query}\t{passage}\t1\n")
+    add_lines(source, "queries.jsonl", {"_id": query, "text": f"find the story of {query} and {passage}"})
+    add_lines(source, "qrels/train.tsv", f"{query}\t{passage}\t1")
 
 
 def test_nights_train_all_weights_then_a_map_and_all_weights_again_after_the_set_number(
@@ -44,7 +43,7 @@ def test_nights_train_all_weights_then_a_map_and_all_weights_again_after_the_set
     assert [row["route"] for row in rows] == ["scratch", "query+map", "warm"]
     nights = past_nights(home)
     assert all(night.promoted and night.gain is not None and night.seconds > 0 for night in nights)
-    encoders = [json.loads(file.read_bytes()) for file in home.glob("encoders/[!.]*/manifest.json")]
+    encoders = manifests(home, "encoders")
     trained = {encoder["fingerprint"]: encoder for encoder in encoders if encoder["steps"]}
     full, mapped, warm = (trained[row["encoder"]] for row in rows)
     assert mapped["trunk"] == full["passage_fingerprint"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from night_results import document
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
@@ -24,11 +25,6 @@ STRICT = {
     "NIGHTSHIFT_DATA__COMPARE": "false",
     "NIGHTSHIFT_TRAINING__EVALUATE_EVERY": "0",  # otherwise the dev queries reject it before probe and gate
 }
-
-
-def document(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def shuffle_qrels(file: Path) -> None:

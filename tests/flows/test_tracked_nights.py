@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_servers import MLFLOW, mlflow_server
+from things_and_traits import add_lines
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,8 +20,7 @@ pytestmark = [
 
 def add_passage(environment, name):
     row = {"_id": name, "title": "", "text": f"the story of a river told near one castle {name}"}
-    with (Path(environment["NIGHTSHIFT_DATA__PATH"]) / "corpus.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    add_lines(Path(environment["NIGHTSHIFT_DATA__PATH"]), "corpus.jsonl", row)
 
 
 def test_three_nights_a_rollback_and_a_server_that_dies_during_the_fourth(nightshift, environment, tmp_path):

@@ -15,6 +15,7 @@ from damage_in_place import flip
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from release_world import HashingEncoder, release_night, small
+from waiting import wait_until
 
 from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Ingested
@@ -59,6 +60,12 @@ def scrape(client, **headers):
 
 def value(samples, name, **labels):
     return samples[(name, *sorted(labels.items()))]
+
+
+def dashboard_queries():
+    """Return the queries of all panels."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
 def rejected_night():
@@ -113,8 +120,7 @@ def test_the_serving_release_its_age_rows_and_swaps_follow_the_pointer(world):
         assert value(before, "nightshift_swaps_total") == 0
         assert value(before, "nightshift_index_rows") == 200
         rollback(settings, first)
-        while client.get("/healthz").json()["release"] != first:
-            pass
+        wait_until(lambda: client.get("/healthz").json()["release"] == first, "the swap", 60, pause=0.01)
         after = scrape(client)
         rollback(settings, second)
     assert value(after, "nightshift_swaps_total") == 1
@@ -133,8 +139,7 @@ def test_liveness_stays_ok_while_a_damaged_release_is_not_ready(tmp_path):
         assert value(scrape(client), "nightshift_ready") == 1
         (file,) = (settings.home / "milvus" / f"{release.collection}.db").rglob("*.idx")
         flip(file)
-        while client.get("/readyz").status_code == 200:
-            pass
+        wait_until(lambda: client.get("/readyz").status_code != 200, "the damage is noticed", 60, pause=0.01)
         assert client.get("/livez").json() == {"status": "ok"}
         client.post("/search", json={"query": "lamp"})
         samples = scrape(client)
@@ -188,9 +193,7 @@ def test_every_metric_of_the_dashboard_is_exposed(world):
     source = (Path(__file__).parents[2] / "tasks/core/report/night_metrics.py").read_text()
     names |= set(re.findall(r'"(nightshift_\w+)"', source))
     names |= {f"nightshift_night_{name}" for name in re.findall(r'_gauge\(registry, "(\w+)"', source)}
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-    used = {name for query in queries for name in re.findall(r"\bnightshift_\w+", query)}
+    used = {name for query in dashboard_queries() for name in re.findall(r"\bnightshift_\w+", query)}
     assert len(used) > 15
     assert used - names == set()
 

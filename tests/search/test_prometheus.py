@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from contextlib import contextmanager
 import pytest
 from milvus_servers import free_port, wait_for
 from release_world import release_night, small
-from test_metrics import DASHBOARD, rejected_night
+from test_metrics import dashboard_queries, rejected_night
 from test_service_process import running, search
+from waiting import wait_until
 
 from tasks.core.release.rollback import rollback
 from tasks.core.report.history import record
@@ -49,19 +49,8 @@ def query(address, expression):
     return [(series["metric"], float(series["value"][1])) for series in data["data"]["result"]]
 
 
-def wait_until(address, condition):
-    """Wait until a query has a result."""
-    until = time.monotonic() + 120
-    while not query(address, condition):
-        assert time.monotonic() < until, f"Prometheus never saw: {condition}"
-        time.sleep(0.5)
-
-
-def dashboard_queries():
-    """Return the queries of all panels, with the variables of Grafana replaced."""
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-    return [text.replace("$job", ".*").replace("$__rate_interval", "30s") for text in queries]
+def wait_for_result(address, expression):
+    wait_until(lambda: query(address, expression), f"a result of {expression} in Prometheus", 120)
 
 
 @pytest.mark.slow
@@ -83,14 +72,15 @@ def test_a_real_prometheus_sees_load_and_a_swap_and_answers_every_query_of_the_d
         for thread in threads:
             thread.start()
         try:
-            wait_until(server, "sum(rate(nightshift_queries_total[10s])) > 0")
+            wait_for_result(server, "sum(rate(nightshift_queries_total[10s])) > 0")
             rollback(settings, first)
-            wait_until(server, "max(nightshift_swaps_total) == 1 and sum(rate(nightshift_queries_total[10s])) > 0")
+            wait_for_result(server, "max(nightshift_swaps_total) == 1 and sum(rate(nightshift_queries_total[10s])) > 0")
             releases = {labels["release"] for labels, _ in query(server, "nightshift_serving_release_info")}
             assert releases == {first}
             history = query(server, "count_over_time(nightshift_serving_release_info[1m])")
             assert {labels["release"] for labels, _ in history} == {first, second}
-            empty = [text for text in dashboard_queries() if not query(server, text)]
+            texts = [text.replace("$job", ".*").replace("$__rate_interval", "30s") for text in dashboard_queries()]
+            empty = [text for text in texts if not query(server, text)]
         finally:
             done.set()
             for thread in threads:
