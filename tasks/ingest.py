@@ -90,10 +90,9 @@ def compare_appended(settings: Settings, serving: Release | None, recipe: str) -
     served = find_artifact(settings.home, Snapshot, serving.snapshot)
     if snapshot is None or served is None:
         return None
-    now = datetime.now(UTC)
-    if watch(settings, serving, snapshot, recipe, now, remember=False).verdict is Action.LABEL:
+    drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC), unless=Action.LABEL)
+    if drift.verdict is Action.LABEL:
         return None
-    drift = watch(settings, serving, snapshot, recipe, now)
     release = ServingRelease(settings.home, serving, served, settings.embedding)
     drift = with_appended_rows(drift, release, appended.passages, appended.pairs, settings.drift)
     report.drift_table(drift)

@@ -70,6 +70,7 @@ def watch(
     now: datetime,
     *,
     remember: bool = True,
+    unless: Action | None = None,
 ) -> Drift:
     """Compare the source and the query log with the serving release, and save the state.
 
@@ -83,6 +84,7 @@ def watch(
         recipe: digest of the settings that shape an encoder.
         now: the current time, with time zone.
         remember: false: write nothing, so the next check judges the same queries.
+        unless: action after which nothing is written, either.
 
     Returns:
         The action with its cause and signals.
@@ -101,6 +103,7 @@ def watch(
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings.drift, served, snapshot, read_state(file), now)
         drift = check.decide_action(recipe)
+        remember = remember and drift.verdict is not unless
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
             unfamiliar.unlink(missing_ok=True)  # of another release
