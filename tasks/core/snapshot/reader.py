@@ -59,7 +59,7 @@ def passages(
 
 def passages_by_id(snapshot: Snapshot, ids: pa.Array) -> dict[str, tuple[str, str]]:
     """Map each of these passage ids (string) that the snapshot has to its title and text, in one pass over the file."""
-    by_id = {}
+    by_id: dict[str, tuple[str, str]] = {}
     for batch in passages(snapshot, ["passage_id", "title", "text"]):
         selected = batch.filter(pc.is_in(batch["passage_id"], value_set=ids))
         by_id.update((row["passage_id"], (row["title"], row["text"])) for row in selected.to_pylist())
