@@ -16,7 +16,7 @@ from tasks.core.drift.appended_rows import with_appended_rows
 from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.new_queries import ServingRelease
-from tasks.core.drift.watch import watch, with_unfamiliar
+from tasks.core.drift.watch import read_state, state_file, watch, with_unfamiliar
 from tasks.core.ingest.feed import refuse_another_feed
 from tasks.core.ingest.ingest import find_ingested, ingest
 from tasks.core.ingest.serving_queries import combine_snapshots
@@ -72,8 +72,9 @@ def compare_with_serving(
 def compare_appended(settings: Settings, serving: Release | None, recipe: str) -> Drift | None:
     """Decide the action without reading the source, if rows were only appended to it since its last ingest.
 
-    Returns None if the source must be read: it changed in another way, or the check would ask for labels although there
-    is new data. New queries in the source are compared when the next night reads it; those in the log are now.
+    Returns None if the source must be read: it changed in another way, requested labels may have arrived, or the check
+    would ask for labels although there is new data. New queries in the source are compared when the next night reads
+    it; those in the log are now.
     """
     appended = find_appended(settings.data, settings.home)
     if serving is None or appended is None:
@@ -81,6 +82,8 @@ def compare_appended(settings: Settings, serving: Release | None, recipe: str) -
     snapshot = find_ingested(settings.home, appended.before, settings.data)
     served = find_artifact(settings.home, Snapshot, serving.snapshot)
     if snapshot is None or served is None:
+        return None
+    if appended.pairs and read_state(state_file(settings.home)).labels_wanted:
         return None
     drift = watch(settings, serving, snapshot, recipe, datetime.now(UTC), unless=Action.LABEL)
     if drift.verdict is Action.LABEL:

@@ -13,10 +13,11 @@ from traffic import append
 
 from tasks import ingest as tasks
 from tasks import report
+from tasks.core.base.checksums import read_record, write_record
 from tasks.core.base.receipts import Release
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Drift
-from tasks.core.drift.watch import watch
+from tasks.core.drift.watch import state_file, watch
 from tasks.core.ingest.ingest import ingest
 from tasks.core.report.night import recipe_of
 from tasks.core.sources import digest_cache
@@ -90,6 +91,18 @@ def test_new_queries_in_the_log_are_examined(settings: Settings, serving: Releas
     drift = tasks.compare_appended.fn(logged, serving, recipe_of(settings))
     assert drift is not None
     assert (drift.verdict, drift.fresh["log"], drift.passages.new) == ("suspect", 30, 1)
+
+
+def test_labels_that_were_requested_are_left_to_a_complete_check(
+    settings: Settings, serving: Release, check: Check
+) -> None:
+    watch(settings, serving, ingest(settings)[1], recipe_of(settings), datetime.now(UTC))
+    state = state_file(settings.home)
+    write_record(state, read_record(state) | {"labels_wanted": True})
+    append(settings, "corpus.jsonl", *passages(1))
+    assert check() is not None
+    append(settings, "qrels/train.tsv", "q0\tp1\t1")
+    assert check() is None
 
 
 def edit(settings: Settings) -> None:

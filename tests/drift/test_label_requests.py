@@ -70,6 +70,10 @@ def test_a_check_without_remember_reads_the_log_and_writes_nothing(
         before = files()
         drift = watch(logged, serving, snapshot, recipe_of(logged), NIGHT + timedelta(days=night), remember=False)
         assert files() == before
+        if drift.verdict is Action.LABEL:
+            now = NIGHT + timedelta(days=night)
+            assert watch(logged, serving, snapshot, recipe_of(logged), now, unless=Action.LABEL).topics == drift.topics
+            assert files() == before
         assert drift == check_drift(logged, serving, snapshot, night).model_copy(
             update={"unfamiliar_file": drift.unfamiliar_file, "label_file": None, "advice": ()}
         )

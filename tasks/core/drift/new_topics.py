@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tasks.core.base.files import write_text
 from tasks.core.drift.explain import distinctive_words
 from tasks.core.drift.findings import Changes, NewTopic, Shortfall, WeakPassage
 from tasks.core.drift.new_queries import Examination, ServingRelease
-from tasks.core.drift.topics import nearest
+from tasks.core.drift.topics import nearest, topics_of
 from tasks.core.drift.unfamiliarity import of_quantiles
-from tasks.core.snapshot.reader import passages
+from tasks.core.snapshot.reader import passages_by_id
 from tasks.core.text.normalization import full_text
 from tasks.core.text.words import hashed, words_of
 from tasks.core.text.words import known as are_known
@@ -45,7 +44,8 @@ class Topics:
         self._examination, self._recall_effect = examination, recall_effect
         limit = float(of_quantiles(np.array(LOWEST)))
         self.rows = np.flatnonzero(examination.unfamiliarity >= limit)
-        self._topic = _cluster(examination.vectors[self.rows])
+        vectors = examination.vectors[self.rows]
+        self._topic = nearest(vectors, topics_of(vectors, TOPICS, MEMBERS)) if len(vectors) else np.zeros(0, np.int64)
         wanted = {passage for row in self.rows for passage in examination.hits[row][:CANDIDATES]}
         self._texts = _texts_of(served, wanted)
         terms = [hashed(words_of(examination.texts[row])) for row in self.rows]
@@ -154,25 +154,10 @@ def _list(names: Sequence[str]) -> str:
     return "; ".join(f"“{name}”" for name in names)
 
 
-def _cluster(vectors: np.ndarray) -> np.ndarray:
-    """Return the cluster of each vector, int64 (queries,), by spherical k-means; equal vectors give equal clusters."""
-    import faiss
-
-    count = min(TOPICS, len(vectors) // MEMBERS)
-    if count <= 1:
-        return np.zeros(len(vectors), np.int64)
-    kmeans = faiss.Kmeans(vectors.shape[1], count, niter=15, spherical=True, seed=0, min_points_per_centroid=1)
-    kmeans.train(np.ascontiguousarray(vectors, np.float32))
-    assert kmeans.centroids is not None
-    return nearest(vectors, np.asarray(kmeans.centroids))
-
-
 def _texts_of(served: ServingRelease, wanted: set[str]) -> Mapping[str, str]:
     """Return the beginning of each wanted passage of the serving snapshot."""
     texts: dict[str, str] = {}
-    ids = pa.array(sorted(wanted), pa.string())
-    for batch in passages(served.snapshot, ["passage_id", "title", "text"]):
-        for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
-            text = " ".join(full_text(row["title"], row["text"]).split())
-            texts[row["passage_id"]] = text if len(text) <= EXCERPT else text[:EXCERPT].rpartition(" ")[0] + " …"
+    for passage, parts in passages_by_id(served.snapshot, pa.array(sorted(wanted), pa.string())).items():
+        text = " ".join(full_text(*parts).split())
+        texts[passage] = text if len(text) <= EXCERPT else text[:EXCERPT].rpartition(" ")[0] + " …"
     return texts

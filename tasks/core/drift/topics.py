@@ -14,14 +14,15 @@ MEMBERS = 40  # minimum average number of queries per topic
 PRIOR = 20  # queries with the overall share that are added to each topic
 
 
-def topics_of(vectors: np.ndarray) -> np.ndarray:
+def topics_of(vectors: np.ndarray, most: int = TOPICS, members: int = MEMBERS) -> np.ndarray:
     """Cluster vectors (queries, dimension) by spherical k-means; return unit centers float32 (topics, dimension).
 
-    Equal vectors give equal centers. Returns at most TOPICS topics, and one if there are few queries.
+    Equal vectors give equal centers. Returns at most `most` topics, with `members` queries on average or more, and one
+    topic if there are few queries.
     """
     import faiss
 
-    count = max(1, min(TOPICS, len(vectors) // MEMBERS))
+    count = max(1, min(most, len(vectors) // members))
     clustering = faiss.Kmeans(vectors.shape[1], count, niter=15, spherical=True, seed=0, min_points_per_centroid=1)
     clustering.train(np.ascontiguousarray(vectors, np.float32))
     assert clustering.centroids is not None

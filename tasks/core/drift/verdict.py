@@ -63,8 +63,8 @@ def compare_snapshots(
     before = served.release.since_training
     pairs = _share_of_new_pairs(served.snapshot, snapshot)
     signals = (
-        _signal(NEW_PASSAGES, moved + before.get(NEW_PASSAGES, 0.0), settings.retrain_passages),
-        _signal(NEW_PAIRS, pairs + before.get(NEW_PAIRS, 0.0), settings.retrain_pairs),
+        signal_of(NEW_PASSAGES, moved + before.get(NEW_PASSAGES, 0.0), settings.retrain_passages),
+        signal_of(NEW_PAIRS, pairs + before.get(NEW_PAIRS, 0.0), settings.retrain_pairs),
     )
     return SnapshotChanges(
         Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False
@@ -80,8 +80,8 @@ def query_signals(examination: Examination, threshold: float, settings: DriftSet
     """Return the signals of examined queries; the last two are informative and never fire."""
     measured, explanation = examination.measured, examination.explanation
     signals = [
-        _signal("low_score_share", measured.low, threshold),
-        _signal("unseen_terms", measured.unseen, measured.usual_unseen + settings.unseen_terms),
+        signal_of("low_score_share", measured.low, threshold),
+        signal_of("unseen_terms", measured.unseen, measured.usual_unseen + settings.unseen_terms),
     ]
     if measured.judged and measured.usual_judged:
         signals.append(_recall_signal(measured, settings))
@@ -148,6 +148,12 @@ def describe(signal: Signal) -> str:
     return f"{signal.name.replace('_', ' ')} {signal.value:.3f} {sign} {signal.threshold:.3f}"
 
 
+def describe_changes(changes: Changes) -> str:
+    """Describe how many passages changed, as the cause of a refresh."""
+    counts = f"{changes.new} new, {changes.changed} changed, {changes.gone} deleted"
+    return f"{changes.total} passages changed ({counts})"
+
+
 def describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:
     """Describe what drifted, which signals of the last window fired, and why no retrain starts."""
     fired = [describe(signal) for signal in signals if signal.fired and signal.name != "unseen_terms"]
@@ -165,10 +171,8 @@ def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str,
         return Action.RETRAIN, "; ".join(causes + drift)
     if trigger:
         return Action.LABEL, "; ".join([*drift, NOTHING_NEW])
-    changes = data.changes
-    if moved := changes.new + changes.changed + changes.gone:
-        words = f"{moved} passages changed ({changes.new} new, {changes.changed} changed, {changes.gone} deleted)"
-        return Action.REFRESH, "; ".join([words, *drift])
+    if data.changes.total:
+        return Action.REFRESH, "; ".join([describe_changes(data.changes), *drift])
     if data.same:
         return Action.SKIP, "; ".join(
             ["passages, queries, qrels, and settings are those of the serving release", *drift]
@@ -176,7 +180,8 @@ def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str,
     return Action.SKIP, "; ".join(drift or ["no passage changed, and too few new queries and pairs to act on"])
 
 
-def _signal(name: str, value: float, threshold: float) -> Signal:
+def signal_of(name: str, value: float, threshold: float) -> Signal:
+    """Return a signal that fires above its threshold."""
     return Signal(name=name, value=value, threshold=threshold, fired=value > threshold)
 
 

@@ -84,7 +84,7 @@ def watch(
         recipe: digest of the settings that shape an encoder.
         now: the current time, with time zone.
         remember: false: write nothing, so the next check judges the same queries.
-        unless: write nothing either if this is the action.
+        unless: action after which nothing is written, either.
 
     Returns:
         The action with its cause and signals.

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.encoder.dual_encoder import DualEncoder, load_encoder
 from tasks.core.encoder.tokenizing import token_ids
-from tasks.core.snapshot.reader import judged, passages, qrels
+from tasks.core.snapshot.reader import judged, passages_by_id, qrels
 from tasks.core.snapshot.splits import Split
 from tasks.core.text.normalization import full_text
 
@@ -97,10 +96,7 @@ def _sample(snapshot: Snapshot) -> tuple[list[str], list[str]]:
     pairs = qrels(snapshot, Split.TRAIN).select(["query_id", "passage_id"]).to_pylist()
     first = {pair["query_id"]: pair["passage_id"] for pair in reversed(pairs)}
     wanted_ids = pa.array(sorted({first[query] for query in train_queries["query_id"].to_pylist()}), pa.string())
-    texts: dict[str, str] = {}
-    for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
-        for row in batch.filter(pc.is_in(batch["passage_id"], value_set=wanted_ids)).to_pylist():
-            texts[row["passage_id"]] = full_text(row["title"], row["text"])
+    texts = {passage: full_text(*parts) for passage, parts in passages_by_id(snapshot, wanted_ids).items()}
     return train_queries["text"].to_pylist(), [texts[first[query]] for query in train_queries["query_id"].to_pylist()]
 
 

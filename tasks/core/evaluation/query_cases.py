@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.base.receipts import Evaluation, Snapshot
 from tasks.core.evaluation.evaluate import read_per_query, read_run, run_of
 from tasks.core.evaluation.significance import MEASURE
-from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.snapshot.reader import passages_by_id, qrels, queries
 
 FIRST = 3  # passages shown per system
 
@@ -86,7 +86,8 @@ class _Cases:
         self.ranked = [_passage_lists(read_run(run_of(home, system)), query_ids) for system in (ours, theirs)]
         self.ndcg = [_ndcg_by_query(system) for system in (ours, theirs)]
         lists = [ids for by_query in (*self.ranked, self.relevant) for ids in by_query.values()]
-        self.passages = _read_passages(snapshot, {passage for ids in lists for passage in ids[:FIRST]})
+        shown = sorted({passage for ids in lists for passage in ids[:FIRST]})
+        self.passages = passages_by_id(snapshot, pa.array(shown, pa.string()))
 
     def case(self, query: str) -> Case:
         relevant = self.relevant[query]
@@ -123,16 +124,6 @@ def _passage_lists(table: pa.Table, query_ids: pa.Array) -> dict[str, list[str]]
 def _ndcg_by_query(evaluation: Evaluation) -> Mapping[str, float]:
     table = read_per_query(evaluation)
     return dict(zip(table["query_id"].to_pylist(), table[MEASURE].to_pylist(), strict=True))
-
-
-def _read_passages(snapshot: Snapshot, wanted: set[str]) -> dict[str, tuple[str, str]]:
-    """Map passage ids to title and text."""
-    ids = pa.array(sorted(wanted), pa.string())
-    by_id = {}
-    for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
-        for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
-            by_id[row["passage_id"]] = (row["title"], row["text"])
-    return by_id
 
 
 def _first_rank(ranked: list[str], relevant: list[str]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ NEXT = "<!-- the next night -->"  # placeholder in every page for the link to th
 
 def write_index(home: Path) -> Path:
     """Write `reports/index.html`, newest night first, with relative links; return its path."""
-    pages = made_by(home)
+    rows = nights_of(home)
+    pages = made_by(home, rows)
     nights = [
         {**row, "page": name if (home / REPORTS / name).exists() else "", "made_by": pages.get(row["release"], "")}
-        for row in reversed(nights_of(home))
+        for row in reversed(rows)
         for name in [page_name(row["began"])]
     ]
     path = home / REPORTS / INDEX
@@ -34,15 +35,15 @@ def nights_of(home: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def made_by(home: Path) -> Mapping[str, str]:
-    """Map each release to the report of the night that made it, if that report exists."""
-    made = {release: page_name(row["began"]) for row in nights_of(home) if (release := release_made(row))}
+def made_by(home: Path, nights: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+    """Map each release to the report of the night in the history that made it, if that report exists."""
+    made = {release: page_name(row["began"]) for row in nights if (release := release_made(row))}
     return {release: page for release, page in made.items() if (home / REPORTS / page).exists()}
 
 
-def page_before(home: Path, began: datetime) -> str:
-    """Return the report of the last night before `began`. Empty if there is none."""
-    pages = [page_name(row["began"]) for row in nights_of(home) if row["began"] < began]
+def page_before(home: Path, nights: Sequence[Mapping[str, Any]], began: datetime) -> str:
+    """Return the report of the last night in the history before `began`. Empty if there is none."""
+    pages = [page_name(row["began"]) for row in nights if row["began"] < began]
     return next((page for page in reversed(pages) if (home / REPORTS / page).exists()), "")
 
 

@@ -37,14 +37,15 @@ def write_report(home: Path, night: Night) -> Path:
     """Write `reports/<began>.html` and link to it from the previous night's report; return its absolute path."""
     rival = next((name for name in (System.SERVING, System.BASE) if name in night.figures), None)
     losses, gains = _cases(home, night, rival)
-    before, name = page_before(home, night.began), page_name(night.began)
+    nights = nights_of(home)
+    before, name = page_before(home, nights, night.began), page_name(night.began)
     page = render(
         Path(__file__).with_name("page.html.jinja"),
         night=night,
         duration=_duration(night),
         before=before,
         next_night=NEXT,
-        pages=made_by(home),
+        pages=made_by(home, nights),
         terms=TERMS,
         mark_of=mark_of,
         measures=NAMES,
@@ -60,7 +61,7 @@ def write_report(home: Path, night: Night) -> Path:
         digests=_digests(night),
         changes=differences(night.serving.settings, night.settings) if night.serving else (),
         value_of=show,
-        charts=_charts(home, night),
+        charts=_charts(night, nights),
         route=_route(night),
         training=[describe_training(encoder) for encoder in night.trained],
         mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
@@ -76,7 +77,7 @@ def write_report(home: Path, night: Night) -> Path:
     return path.absolute()
 
 
-def _charts(home: Path, night: Night) -> Mapping[str, str]:
+def _charts(night: Night, history: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
     """Return the SVG of each chart by name. Empty if there is nothing to show."""
     svgs = dict.fromkeys(("quality", "differences", "weights", "loss", "dev", "trend", "evidence"), "")
     if night.figures:
@@ -90,7 +91,7 @@ def _charts(home: Path, night: Night) -> Mapping[str, str]:
         svgs["loss"] = charts.loss([encoder.loss for encoder in night.trained])
     if any(encoder.dev for encoder in night.trained):
         svgs["dev"] = charts.dev([encoder.dev for encoder in night.trained])
-    nights = [row for row in nights_of(home) if row["began"] <= night.began][-NIGHTS:]
+    nights = [row for row in history if row["began"] <= night.began][-NIGHTS:]
     skipped = night.outcome == Outcome.SKIPPED  # nothing to draw; matplotlib takes a second to import
     if not skipped and len(nights) > 1 and any(row["challenger_ndcg"] is not None for row in nights):
         svgs["trend"] = charts.trend(nights)

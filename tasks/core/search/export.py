@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.base.checksums import CHECKSUMS, MANIFEST
 from tasks.core.base.errors import Mismatch, NightshiftError
 from tasks.core.base.files import file_digest, files_under, find_artifact, load, sync_files, sync_folder, write_json
 from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Release, Run, Snapshot
@@ -36,7 +37,7 @@ log = logging.getLogger("nightshift.release")
 
 IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
-RECORDS = ("manifest.json", "checksums.json", "encoder.json", ".*")  # files of an encoder's folder for Nightshift alone
+RECORDS = (MANIFEST, CHECKSUMS, "encoder.json", ".*")  # files of an encoder's folder for Nightshift alone
 HITS = 8192  # hits per search request
 
 

@@ -57,6 +57,15 @@ def passages(
         yield from file.iter_batches(batch_size=batch_rows, columns=None if columns is None else list(columns))
 
 
+def passages_by_id(snapshot: Snapshot, ids: pa.Array) -> dict[str, tuple[str, str]]:
+    """Map each of these passage ids (string) that the snapshot has to its title and text, in one pass over the file."""
+    by_id: dict[str, tuple[str, str]] = {}
+    for batch in passages(snapshot, ["passage_id", "title", "text"]):
+        selected = batch.filter(pc.is_in(batch["passage_id"], value_set=ids))
+        by_id.update((row["passage_id"], (row["title"], row["text"])) for row in selected.to_pylist())
+    return by_id
+
+
 def passage_texts(snapshot: Snapshot) -> Iterator[str]:
     """Stream the full text of each passage: title and text joined."""
     for batch in passages(snapshot, columns=["title", "text"]):

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import sync_files, write_json
 from tasks.core.base.receipts import Negatives, Snapshot
-from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.snapshot.reader import passages_by_id, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.text.normalization import full_text
 from tasks.core.training.pairs import NEGATIVES, POSITIVES, TEACHER
@@ -128,11 +128,7 @@ def read_training_data(snapshot: Snapshot, negatives: Negatives) -> TrainingData
 
 
 def _passages(snapshot: Snapshot, ids: pa.Array) -> dict[str, tuple[str, str]]:
-    texts: dict[str, tuple[str, str]] = {}
-    for batch in passages(snapshot, columns=["passage_id", "title", "text"]):
-        for row in batch.filter(pc.is_in(batch["passage_id"], value_set=ids)).to_pylist():
-            texts[row["passage_id"]] = (row["title"] or "", row["text"])
-    return texts
+    return {passage: (title or "", text) for passage, (title, text) in passages_by_id(snapshot, ids).items()}
 
 
 def _teacher_scores(negatives: Negatives, mined: pa.Table) -> dict[tuple[str, str], float]:

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from tasks.core.base.errors import NightshiftError
+from tasks.core.base.checksums import CHECKSUMS, MANIFEST
 from tasks.core.base.sections.tracking import TrackingSettings
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.tracking.tracker import SERVING, DataVersion, ReleasedEncoder, TrackedNight
@@ -14,24 +14,16 @@ from tasks.core.report.tracking.tracker import SERVING, DataVersion, ReleasedEnc
 NIGHT, RELEASE = "nightshift.night", "nightshift.release"  # tags of runs and of versions
 LONGEST = 6000  # characters of a parameter
 PARAMETERS, METRICS = 100, 1000  # limits of a request
-SKIPPED = (".*", "manifest.json", "checksums.json")  # Nightshift's records in an encoder's folder
+SKIPPED = (".*", MANIFEST, CHECKSUMS)  # Nightshift's records in an encoder's folder
 
 
 class MlflowTracker:
     """A client of an MLflow server. Every method may be repeated: it finds what it stored before."""
 
     def __init__(self, settings: TrackingSettings) -> None:
-        """Connect lazily.
+        """Connect lazily. Raises ImportError if the extra `mlflow` is not installed."""
+        from mlflow import MlflowClient
 
-        Raises:
-            NightshiftError: the extra `mlflow` is not installed.
-        """
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise NightshiftError(
-                "[tracking] tracker = \"mlflow\" needs the extra mlflow: pip install 'nightshift[mlflow]'"
-            ) from error
         self._settings = settings
         self._client = MlflowClient(settings.url or None, settings.url or None)
 

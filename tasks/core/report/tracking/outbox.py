@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,24 +50,12 @@ class Message(BaseModel):
 
 def track_night(home: Path, settings: TrackingSettings, night: Night) -> None:
     """Send a finished night, waiting at most `[tracking] seconds`. Never raises: failures are logged."""
-    if settings.tracker == "none":
-        return
-    try:
-        _post(home, Message(night=TrackedNight.of(night, home)))
-        _send_in_process(home, settings)
-    except Exception as error:  # a tracker must never fail a night
-        log.warning("the night was not recorded by %s: %s. %s", settings.tracker, error, LATER)
+    _track(home, settings, "the night", lambda: Message(night=TrackedNight.of(night, home)))
 
 
 def track_serving(home: Path, settings: TrackingSettings, release: str) -> None:
     """Send that a release serves after the pointer moved, as `track_night` does."""
-    if settings.tracker == "none":
-        return
-    try:
-        _post(home, Message(serving=release))
-        _send_in_process(home, settings)
-    except Exception as error:  # the pointer has moved, whether or not a tracker knows
-        log.warning("the move of the pointer was not recorded by %s: %s. %s", settings.tracker, error, LATER)
+    _track(home, settings, "the move of the pointer", lambda: Message(serving=release))
 
 
 def send_all(home: Path, settings: TrackingSettings) -> int:
@@ -92,13 +81,29 @@ def send_all(home: Path, settings: TrackingSettings) -> int:
 def open_tracker(home: Path, settings: TrackingSettings) -> Tracker:
     """Open the tracker of the settings. Raises NightshiftError if its package is not installed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUICK.items()})
-    if settings.tracker == "mlflow":
-        from tasks.core.report.tracking.mlflow_tracker import MlflowTracker
+    try:
+        if settings.tracker == "mlflow":
+            from tasks.core.report.tracking.mlflow_tracker import MlflowTracker
 
-        return MlflowTracker(settings)
-    from tasks.core.report.tracking.wandb_tracker import WandbTracker
+            return MlflowTracker(settings)
+        from tasks.core.report.tracking.wandb_tracker import WandbTracker
 
-    return WandbTracker(settings, home / "tracking" / "wandb")
+        return WandbTracker(settings, home / "tracking" / "wandb")
+    except ImportError as error:
+        name = settings.tracker
+        raise NightshiftError(
+            f"[tracking] tracker = \"{name}\" needs the extra {name}: pip install 'nightshift[{name}]'"
+        ) from error
+
+
+def _track(home: Path, settings: TrackingSettings, event: str, message: Callable[[], Message]) -> None:
+    if settings.tracker == "none":
+        return
+    try:
+        _post(home, message())
+        _send_in_process(home, settings)
+    except Exception as error:  # a tracker must never fail a night, or hide that the pointer moved
+        log.warning("%s was not recorded by %s: %s. %s", event, settings.tracker, error, LATER)
 
 
 def _post(home: Path, message: Message) -> None:

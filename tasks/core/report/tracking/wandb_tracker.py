@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.tracking import TrackingSettings
 from tasks.core.report.tracking.tracker import SERVING, TrackedNight
 
@@ -16,17 +15,9 @@ class WandbTracker:
     """Writes runs as files; it never uses the network."""
 
     def __init__(self, settings: TrackingSettings, folder: Path) -> None:
-        """Write below `folder`.
+        """Write below `folder`. Raises ImportError if the extra `wandb` is not installed."""
+        import wandb  # noqa: F401
 
-        Raises:
-            NightshiftError: the extra `wandb` is not installed.
-        """
-        try:
-            import wandb  # noqa: F401
-        except ImportError as error:
-            raise NightshiftError(
-                "[tracking] tracker = \"wandb\" needs the extra wandb: pip install 'nightshift[wandb]'"
-            ) from error
         self._settings, self._folder = settings, folder
 
     def send_night(self, night: TrackedNight) -> None:
