@@ -19,9 +19,10 @@ COLUMNS = {  # our column -> the names accepted for it, in order of preference
         "corpus-id": ("passage_id", "corpus-id", "doc_id"),
         "score": ("relevance", "score"),
         "split": ("split",),
+        "weight": ("weight",),
     },
 }
-OPTIONAL = {"title": "", "score": 1, "split": Split.TRAIN}  # column -> value where the table has none
+OPTIONAL = {"title": "", "score": 1, "split": Split.TRAIN, "weight": None}  # column -> value, or None: leave it out
 
 
 def table_of(name: str, data: Any) -> pa.Table:
@@ -55,9 +56,9 @@ def _named(name: str, table: pa.Table) -> pa.Table:
         present = next((known for known in accepted if known in table.column_names), None)
         if present is not None:
             columns[column] = table[present]
-        elif column in OPTIONAL:
+        elif OPTIONAL.get(column) is not None:
             columns[column] = pa.array([OPTIONAL[column]] * table.num_rows)
-        else:
+        elif column not in OPTIONAL:
             raise BadInput(
                 f"{name}: no column {' or '.join(accepted)}; the columns are {', '.join(table.column_names) or 'none'}"
             )

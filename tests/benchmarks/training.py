@@ -180,6 +180,7 @@ def _train_ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens:
         passage_tokens=TokenTable([encoder.passage.tokenize(pairs["passage"])]),
         pairs=np.stack([rows, rows], axis=1),
         fresh=len(rows),
+        weight=np.ones(len(rows), np.float32),
         positives=own_row,
         negatives={},
         cluster=rows,

@@ -18,6 +18,7 @@ def pairs_of(pairs: list[tuple[int, int]], fresh: int | None = None, **more: obj
         "passage_tokens": TokenTable([]),
         "pairs": np.array(pairs, np.int64),
         "fresh": len(pairs) if fresh is None else fresh,
+        "weight": np.ones(len(pairs), np.float32),
         "positives": grouped,
         "negatives": {},
         "cluster": np.arange(passages),

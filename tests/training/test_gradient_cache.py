@@ -43,7 +43,8 @@ def relations(dtype: torch.dtype) -> Relations:
     positive = torch.rand(QUERIES, PASSAGES) < 0.05
     positive[torch.arange(QUERIES), own] = True
     known = positive | (torch.rand(QUERIES, PASSAGES) < 0.05)
-    return Relations(own, positive, known, torch.randn(QUERIES, PASSAGES, dtype=dtype))
+    weight = torch.rand(QUERIES, dtype=dtype) + 0.1
+    return Relations(own, positive, known, torch.randn(QUERIES, PASSAGES, dtype=dtype), weight)
 
 
 def gradients(tower: nn.Module, sides: list[list[list[int]]], facts: Relations, name: str, keep: bool) -> list[Tensor]:

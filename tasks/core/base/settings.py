@@ -55,6 +55,12 @@ class DataSettings(Section):
     dev_share: float = Field(
         0.1, gt=0, lt=1, description="fraction of training queries to hold out when there is no dev split"
     )
+    held_out_weight: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="lowest weight of a pair that may be held out for dev or test; other pairs are for training only",
+    )
     max_refused: Share | Refusable = Field(
         0.05,
         description="stop the night if a larger fraction of a table's rows is rejected; one number, or one per table",

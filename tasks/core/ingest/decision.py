@@ -66,7 +66,7 @@ def validate_source(
             rows += one_number(connection, f"SELECT count(*) FROM {contract.table}_staged")
             make_room(connection, rows)
         else:
-            stage_pairs(connection, contract, scratch, data.dev_share, data.seed)
+            stage_pairs(connection, contract, scratch, data)
         rules += validate(connection, contract, scratch)
     for contract in contracts:
         rules += validate_collection(connection, contract, scratch)
@@ -97,6 +97,10 @@ def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first
             _log.info("merged %d equal copies in %s: each has one row in the snapshot", tally.merged, tally.table)
         if tally.not_relevant:
             _log.info("%d accepted qrels are not relevant: counted, never used as positives", tally.not_relevant)
+        if tally.unsure:
+            _log.info(
+                "left out %d pairs of held-out queries: their weight is below [data] held_out_weight", tally.unsure
+            )
     for rule in rules:
         if rule.failed:
             _log.info("%s", _failure_text(rule))

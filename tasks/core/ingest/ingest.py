@@ -99,6 +99,7 @@ def _key(source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
         "source": source,
         "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
         "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
+        **({} if data.held_out_weight == 1 else {"held_out_weight": data.held_out_weight}),
     }
 
 

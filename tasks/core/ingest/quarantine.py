@@ -52,6 +52,7 @@ class Tally:
     accepted: int
     quarantined: int
     not_relevant: int = 0  # accepted qrels with a score of 0 or less; they are not in the snapshot
+    unsure: int = 0  # accepted positives of held-out queries that are too unsure; they are not in the snapshot
     merged: int = 0  # accepted rows that equal an earlier row; the snapshot has one row for all of them
 
     @property
@@ -109,7 +110,9 @@ def count_rows(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Tal
     assert read == distinct + merged + quarantined, (table, read, distinct, merged, quarantined)
     zeros = "SELECT count(*) FROM qrels_accepted WHERE relevance <= 0"
     not_relevant = one_number(connection, zeros) if table == "qrels" else 0
-    return Tally(table, read, distinct + merged, quarantined, not_relevant, merged)
+    left_out = f"SELECT count(*) FROM {table}_accepted SEMI JOIN unsure_pairs USING (row)"
+    unsure = one_number(connection, left_out) if table == "qrels" else 0
+    return Tally(table, read, distinct + merged, quarantined, not_relevant, unsure, merged)
 
 
 def with_offenders(connection: duckdb.DuckDBPyConnection, rules: list[RuleCount]) -> list[RuleCount]:

@@ -31,7 +31,7 @@ def combine_snapshots(home: Path, passages: Snapshot, judgments: Snapshot) -> Sn
         shutil.copyfile(judgments.path / QUERIES, folder / QUERIES)
         with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
             connection.execute(f"""
-                COPY (SELECT query_id, passage_id, relevance, split
+                COPY (SELECT judged.*
                       FROM read_parquet({quoted(judgments.path / QRELS)}) AS judged
                       SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) AS passages USING (passage_id)
                       ORDER BY split, query_id, passage_id)

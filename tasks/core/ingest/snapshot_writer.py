@@ -17,6 +17,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.files import produce
 from tasks.core.base.read_ahead import BackgroundWriter
 from tasks.core.base.receipts import Snapshot
+from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
@@ -32,40 +33,50 @@ if TYPE_CHECKING:
 _FORM = 2  # increase when the same rows would give another content digest
 
 
-def stage_pairs(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path, dev_share: float, seed: int
-) -> None:
+def stage_pairs(connection: duckdb.DuckDBPyConnection, contract: Contract, scratch: Path, data: DataSettings) -> None:
     """Stage the pairs: accepted positives with the query text and the split that the night uses.
 
     If the source has no dev or test split, a share `dev_share` of the training queries is moved to it. Queries of equal
     wording move together. `row` is the row of qrels.
+
+    A pair whose weight is below `held_out_weight` is never held out. If a query of its wording is, the pair is left out
+    of the snapshot, because training on it would be cheating. Its row is in the table `unsure_pairs`.
     """
     wording = WORDING.format(p="text")
     connection.execute(f"""
         CREATE TEMP TABLE positives AS
-        SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording
+        SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording,
+               coalesce(weight, 1) >= {data.held_out_weight} AS sure
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
-    splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives").fetchall()}
+    splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives WHERE sure").fetchall()}
     split_of_wording = {}
     if Split.TRAIN in splits and not splits.issuperset(HELD_OUT):
-        train = connection.execute("SELECT DISTINCT wording FROM positives WHERE split = 'train'").fetchall()
-        split_of_wording = carve([text for (text,) in train], splits, dev_share, seed)
+        wordings = "SELECT DISTINCT wording FROM positives WHERE sure AND split = 'train'"
+        train = [text for (text,) in connection.execute(wordings).fetchall()]
+        split_of_wording = carve(train, splits, data.dev_share, data.seed)
     moved = {"wording": list(split_of_wording), "to_split": list(split_of_wording.values())}
     connection.register("moved", pa.table(moved, _MOVED))
+    connection.execute("""
+        CREATE TEMP TABLE assigned AS
+        SELECT * REPLACE (CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split)
+        FROM positives LEFT JOIN moved USING (wording)""")
+    connection.execute("""
+        CREATE TABLE unsure_pairs AS SELECT row FROM assigned WHERE NOT sure AND (split <> 'train'
+            OR wording IN (SELECT wording FROM assigned WHERE sure AND split <> 'train'))""")
     pairs = """
-        SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query,
-               CASE WHEN split = 'train' THEN coalesce(to_split, split) ELSE split END AS split
-        FROM positives LEFT JOIN moved USING (wording)"""
+        SELECT row, NULL::VARCHAR AS fault, query_id, passage_id, relevance, query, split
+        FROM assigned ANTI JOIN unsure_pairs USING (row)"""
     stage(connection, contract, f"({pairs})", scratch)
     connection.unregister("moved")
-    connection.execute("DROP TABLE positives")
+    connection.execute("DROP TABLE positives; DROP TABLE assigned")
 
 
 def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
-    are omitted. Raises BadInput when there is no passage, query, or training pair.
+    are omitted. The qrels have a column `weight` only if a weight differs from 1. Raises BadInput when there is no
+    passage, query, or training pair.
     """
     _require_rows(connection, "passages")
     _require_rows(connection, "queries")
@@ -78,7 +89,9 @@ def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: P
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", rows / QUERIES)
     _copy(
         connection,
-        "SELECT query_id, passage_id, relevance, split FROM pairs_accepted ORDER BY split, query_id, passage_id",
+        f"SELECT query_id, passage_id, relevance, split{_more_columns(connection)} "
+        "FROM pairs_accepted JOIN (SELECT row, coalesce(weight, 1)::FLOAT AS pair_weight FROM qrels_staged) USING (row)"
+        " ORDER BY split, query_id, passage_id",
         rows / QRELS,
     )
     splits = connection.execute(
@@ -106,6 +119,12 @@ _MOVED = pa.schema([("wording", pa.string()), ("to_split", pa.string())])
 
 def _count_staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return one_number(connection, f"SELECT count(*) FROM {table}_staged")
+
+
+def _more_columns(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the columns of qrels that only some snapshots have: no weights if all are 1."""
+    unsure = "SELECT count(*) FROM pairs_accepted JOIN (SELECT row FROM qrels_staged WHERE weight < 1) USING (row)"
+    return ", pair_weight AS weight" if one_number(connection, unsure) else ""
 
 
 def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:

@@ -101,12 +101,21 @@ def judged(snapshot: Snapshot, split: str) -> pa.Table:
 def qrels(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     """Return positives (query_id, passage_id, relevance int32 > 0, split), sorted by split, query, and passage.
 
+    There is a column `weight` (float32) if a weight differs from 1; see `pair_weights`.
+
     Args:
         snapshot: The snapshot.
         split: Name of a split; None: all splits.
     """
     filters = None if split is None else [("split", "=", split)]
     return pq.read_table(snapshot.path / QRELS, filters=filters)
+
+
+def pair_weights(positives: pa.Table) -> np.ndarray:
+    """Return the weight of each row of `qrels`, how sure it is: float32 (rows,) in (0, 1]; 1 without weights."""
+    if "weight" not in positives.column_names:
+        return np.ones(positives.num_rows, np.float32)
+    return positives["weight"].to_numpy().astype(np.float32)
 
 
 def compare(old: Snapshot, new: Snapshot) -> Changes:

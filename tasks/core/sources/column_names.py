@@ -18,9 +18,10 @@ NAMES = {  # table -> its columns in order -> the names that sources use; the fi
         "passage_id": ("corpus-id", "corpus_id", "passage_id", "docid", "pid"),
         "split": ("split",),
         "relevance": ("score", "relevance", "label"),
+        "weight": ("weight",),
     },
 }
-OPTIONAL = ("title", "split")
+OPTIONAL = ("title", "split", "weight")
 _UNUSED = ("iter", "iteration", "q0")  # the second column of TREC's qrels
 
 

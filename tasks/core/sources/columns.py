@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from tasks.core.base.errors import BadInput
 from tasks.core.sources.column_names import NAMES, OPTIONAL
-from tasks.core.sources.fields import number_text, relevance, utf8
+from tasks.core.sources.fields import number_text, relevance, utf8, weight_of
 from tasks.core.sources.rows import SCHEMAS, Fault
 from tasks.core.sources.split_names import known_split
 
-_NUMBERS = ("relevance", "title", "text")  # columns that may have floating-point values, as in fields.texts
+_NUMBERS = ("relevance", "weight", "title", "text")  # columns that may have floating-point values, as in fields.texts
 _CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,8})$"  # fits into 32 bits
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
@@ -77,6 +77,7 @@ def convert_batch(batch: pa.RecordBatch, layout: Layout, file: str, first_row: i
     if scores is not None:
         values["split"] = _splits(values["split"]) if "split" in values else _repeated(layout.split, count)
         values["relevance"] = scores.cast(pa.int32()) if canonical else _relevance(scores, values, faults)
+        values["weight"] = _weights(values, faults) if "weight" in values else pa.nulls(count, pa.float64())
     recorded = range(count) if not canonical else sorted(faults)
     records = {index: _record(layout, originals, scores, index) for index in recorded}
     columns = [
@@ -163,6 +164,16 @@ def _relevance(scores: pa.Array, values: dict[str, pa.Array], faults: dict[int, 
             faults.setdefault(index, number)
         numbers.append(None if isinstance(number, Fault) else number)
     return pa.array(numbers, pa.int32())
+
+
+def _weights(values: dict[str, pa.Array], faults: dict[int, Fault]) -> pa.Array:
+    numbers: list[float | None] = []
+    for index, text in enumerate(values["weight"].to_pylist()):
+        weight = weight_of(text, f"{values['query_id'][index]} {values['passage_id'][index]}")
+        if isinstance(weight, Fault):
+            faults.setdefault(index, weight)
+        numbers.append(None if isinstance(weight, Fault) else weight)
+    return pa.array(numbers, pa.float64())
 
 
 def _record(layout: Layout, values: dict[str, pa.Array], scores: pa.Array | None, index: int) -> str:

@@ -24,6 +24,7 @@ class Judgment(NamedTuple):
     query_id: str
     passage_id: str
     score: str
+    weight: str | None = None
 
 
 def utf8(content: bytes) -> str | Fault:
@@ -117,12 +118,25 @@ def relevance(score: str, key: str) -> int | Fault:
     return Fault("bad_score", f"score {score[:40]!r} is not a whole number", key)
 
 
+def weight_of(text: str | None, key: str) -> float | Fault | None:
+    """Parse a weight: a number above 0 and at most 1. No text gives None."""
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0 < number <= 1:
+        return number
+    return Fault("bad_weight", f"weight {text[:40]!r} is not a number above 0 and at most 1", key)
+
+
 def judgment(content: bytes, order: tuple[int, ...] | None = None) -> Judgment | Fault:
     """Split a line of a qrels file at its tabs, or at white space if it has no tab.
 
     Args:
         content: the line: query, passage, score; or in the form of TREC: query, 0, passage, score.
-        order: the column numbers of query, passage, and score from the header, if there is one.
+        order: the column numbers of query, passage, score, and perhaps weight from the header, if there is one.
     """
     line = utf8(content)
     if isinstance(line, Fault):

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.core.snapshot.splits import Split
 from tasks.core.sources.column_names import NAMES, read_header
-from tasks.core.sources.fields import judgment, relevance
+from tasks.core.sources.fields import judgment, relevance, weight_of
 from tasks.core.sources.lines import lines
 from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.rows import Fault, Values, batches
@@ -40,7 +40,7 @@ def read_judgments(location: Location, judged: Judged) -> Iterator[pa.RecordBatc
         rows = lines(location, file)
         head = list(islice(rows, 1))
         header = read_header("qrels", head[0].content, location.where(file)) if head else None
-        order = None if header is None else tuple(header[name] for name in _ORDER)
+        order = None if header is None else tuple(header[name] for name in _ORDER if name in header)
         for batch in batches("qrels", rows if header else chain(head, rows), partial(_qrel, split, order), first):
             first += batch.num_rows
             yield batch
@@ -50,5 +50,8 @@ def _qrel(split: str, order: tuple[int, ...] | None, content: bytes) -> Values |
     fields = judgment(content, order)
     if isinstance(fields, Fault):
         return fields
-    number = relevance(fields.score, f"{fields.query_id} {fields.passage_id}")
-    return number if isinstance(number, Fault) else (fields.query_id, fields.passage_id, split, number)
+    key = f"{fields.query_id} {fields.passage_id}"
+    number, weight = relevance(fields.score, key), weight_of(fields.weight, key)
+    if isinstance(number, Fault):
+        return number
+    return weight if isinstance(weight, Fault) else (fields.query_id, fields.passage_id, split, number, weight)

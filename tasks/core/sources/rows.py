@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-Values = tuple[str | int | None, ...]  # in the order of the columns of the table, without provenance
+Values = tuple[str | float | None, ...]  # in the order of the table's columns, without provenance; the last may lack
 
 
 class Fault(NamedTuple):
@@ -33,7 +33,7 @@ _TEXTS = ("invalid_utf8", "malformed_json", "malformed_row", "missing_field", "r
 FAULTS = {  # table -> the rules of the readers
     "passages": (*_TEXTS, "record_too_long"),
     "queries": (*_TEXTS, "record_too_long"),
-    "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long"),
+    "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long", "bad_weight"),
 }
 READABLE = {  # the rules of the readers, as statements about a record that passes
     "invalid_utf8": "the record is valid UTF-8",
@@ -44,6 +44,7 @@ READABLE = {  # the rules of the readers, as statements about a record that pass
     "wrong_type": "every field of the record has the right type",
     "record_too_long": "the record is within the size limit",
     "bad_score": "the score is a whole number",
+    "bad_weight": "the weight is above 0 and at most 1",
 }
 
 _PROVENANCE = [
@@ -64,6 +65,7 @@ _VALUES = {
         ("passage_id", pa.string()),
         ("split", pa.string()),
         ("relevance", pa.int32()),
+        ("weight", pa.float64()),  # how sure the judgment is, in (0, 1]; null: 1
     ],
 }
 COLUMNS = {table: tuple(name for name, _ in values) for table, values in _VALUES.items()}
@@ -108,7 +110,7 @@ class Rows:
             self._faults[len(self._raws)] = parsed
             parsed = self._nulls
         self._raws.append(raw)
-        self._values.append(parsed)
+        self._values.append(parsed + self._nulls[len(parsed) :])
         self._size += len(raw.content)
 
     def take(self) -> pa.RecordBatch:

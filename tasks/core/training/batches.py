@@ -25,7 +25,7 @@ class Batch:
     The first q passages are the positives of the queries' pairs. More positives and negatives follow.
 
     queries: int64 (q,); passages: int64 (p,); positive, known: bool (q, p), see `Relations`; teacher: float32 (q, p)
-    or None.
+    or None; weight: float32 (q,), the weights of the pairs, or None if they are equal.
     """
 
     queries: np.ndarray
@@ -33,6 +33,7 @@ class Batch:
     positive: np.ndarray
     known: np.ndarray
     teacher: np.ndarray | None
+    weight: np.ndarray | None = None
 
 
 def steps_in(data: TrainingPairs, settings: TrainingSettings) -> int:
@@ -88,13 +89,14 @@ def batch_at(data: TrainingPairs, pairs: np.ndarray, settings: TrainingSettings,
         extra.append(_draw(known[known != positive], settings.more_positives, rng))
         extra.append(_draw(data.negatives.get(query), settings.hard_negatives, rng))
     passages = np.concatenate([positives, *extra])
-    clusters = data.cluster[passages]
+    clusters, weight = data.cluster[passages], data.weight[pairs]
     return Batch(
         queries=queries,
         passages=passages,
         positive=np.stack([np.isin(passages, data.positives[query]) for query in queries.tolist()]),
         known=np.stack([np.isin(clusters, data.known[query]) for query in queries.tolist()]),
         teacher=_teacher(data, queries, passages) if data.teacher else None,
+        weight=None if (weight == weight[0]).all() else weight,
     )
 
 

@@ -15,7 +15,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Negatives, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
-from tasks.core.snapshot.reader import qrels, queries
+from tasks.core.snapshot.reader import pair_weights, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.texts import PassageTexts, TokenTable
 
@@ -24,6 +24,7 @@ log = logging.getLogger("nightshift.training")
 NEGATIVES, POSITIVES, TEACHER = "negatives.parquet", "positives.parquet", "teacher_score"
 SPREAD = 4.0  # standard deviation of teacher scores within a query; MiniLM's q·p/τ on SciFact have .21 / .05 = 4.2
 Scores = tuple[np.ndarray, np.ndarray]
+Weights = dict[tuple[int, int], float]  # (query, passage) → weight, in order
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TrainingPairs:
 
     pairs: int64 (n, 2): query, one of its positives; each pair once. The first `fresh` pairs are from this snapshot;
         the others are replayed from the serving release's snapshot.
+    weight: float32 (n,) in (0, 1], how sure each pair is.
     positives: query → its positives among the pairs, ascending.
     negatives: query → its mined negatives, best first.
     cluster: int64 (passages,): same number for equal and near-duplicate texts.
@@ -44,6 +46,7 @@ class TrainingPairs:
     passage_tokens: TokenTable
     pairs: np.ndarray
     fresh: int
+    weight: np.ndarray
     positives: dict[int, np.ndarray]
     negatives: dict[int, np.ndarray]
     cluster: np.ndarray
@@ -63,7 +66,7 @@ def load_pairs(
 ) -> TrainingPairs:
     """Read and tokenize the training pairs of a snapshot with their mined negatives.
 
-    Queries with equal texts share all their positives.
+    Queries with equal texts share all their positives. A pair that occurs several times has its highest weight.
 
     Args:
         snapshot: training pairs, and all judged pairs.
@@ -86,7 +89,7 @@ def load_pairs(
     pairs = train
     if older is not None and settings.replay > 0:
         replayed, judged_before = _replayed(snapshot, older, judged, query_rows, texts)
-        pairs, judged = train + replayed, judged + judged_before
+        pairs, judged = {**train, **replayed}, judged + judged_before
         log.info("replaying %d pairs of the serving release's snapshot that this snapshot lacks", len(replayed))
     if leave_out_self:
         judged = judged + [(row, passage_row[query]) for query, row in query_row.items() if query in passage_row]
@@ -94,8 +97,9 @@ def load_pairs(
     return TrainingPairs(
         query_tokens=TokenTable([encoder.query.tokenize(list(query_rows))]),
         passage_tokens=texts.tokens(),
-        pairs=np.array(pairs, np.int64),
+        pairs=np.array(list(pairs), np.int64),
         fresh=len(train),
+        weight=np.fromiter(pairs.values(), np.float32, len(pairs)),
         positives={query: np.unique(rows) for query, rows in _grouped(pairs).items()},
         negatives=_grouped(_rows(mined, query_row, passage_row)),
         cluster=cluster,
@@ -144,7 +148,7 @@ def _read_pairs(
     texts: PassageTexts,
     extra_passages: pa.ChunkedArray,
     held_out: Iterable[str] = (),
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]], dict[str, int], dict[str, int]]:
+) -> tuple[Weights, list[tuple[int, int]], dict[str, int], dict[str, int]]:
     """Read the training pairs and judged pairs of a snapshot; add new texts to `query_rows` (text → row) and `texts`.
 
     Args:
@@ -152,7 +156,7 @@ def _read_pairs(
         held_out: query texts to skip.
 
     Returns:
-        Training pairs, judged pairs of the training queries, query id → row, and passage id → row.
+        Training pairs with their weights, judged pairs of the training queries, query id → row, and passage id → row.
     """
     text_by_id = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
     train, judged, skipped = qrels(snapshot, Split.TRAIN), qrels(snapshot), set(held_out)
@@ -165,13 +169,15 @@ def _read_pairs(
     passage_ids = pc.unique(pa.chunked_array([*judged["passage_id"].chunks, *extra_passages.chunks], pa.string()))
     passage_row = texts.add(snapshot, passage_ids)
     train = train.filter(pc.is_in(train["query_id"], value_set=query_ids))
-    pairs = list(dict.fromkeys(_rows(train, query_row, passage_row)))
+    pairs: Weights = {}
+    for pair, weight in zip(_rows(train, query_row, passage_row), pair_weights(train).tolist(), strict=True):
+        pairs[pair] = max(weight, pairs.get(pair, 0.0))
     return pairs, list(_rows(judged, query_row, passage_row)), query_row, passage_row
 
 
 def _replayed(
     snapshot: Snapshot, older: Snapshot, judged: list[tuple[int, int]], query_rows: dict[str, int], texts: PassageTexts
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+) -> tuple[Weights, list[tuple[int, int]]]:
     """Return training pairs that only the older snapshot has, and all its judged pairs of the training queries."""
     splits = qrels(snapshot)
     held_out_ids = pc.unique(splits.filter(pc.not_equal(splits["split"], Split.TRAIN))["query_id"])
@@ -179,7 +185,7 @@ def _replayed(
     held_out = current.filter(pc.is_in(current["query_id"], value_set=held_out_ids))["text"].to_pylist()
     trained, judged_before, _, _ = _read_pairs(older, query_rows, texts, pa.chunked_array([], pa.string()), held_out)
     known = set(judged)
-    return [pair for pair in trained if pair not in known], judged_before
+    return {pair: weight for pair, weight in trained.items() if pair not in known}, judged_before
 
 
 def _rows(table: pa.Table, query_row: dict[str, int], passage_row: dict[str, int]) -> Iterable[tuple[int, int]]:

@@ -202,4 +202,5 @@ def _relations(batch: Batch, device: torch.device) -> Relations:
         positive=torch.from_numpy(batch.positive).to(device),
         known=torch.from_numpy(batch.known).to(device),
         teacher=None if batch.teacher is None else torch.from_numpy(batch.teacher).to(device),
+        weight=None if batch.weight is None else torch.from_numpy(batch.weight).to(device),
     )

@@ -2,7 +2,8 @@
 
 The student's score is s = q·p/τ. τ = 1 is the published form for unnormalized vectors; for unit vectors, τ scales
 cosines to the range of the teacher's scores. Passages without a teacher score are ignored. Known positives other than
-the positive of the query's pair are ignored too, because a low teacher score must not push them away.
+the positive of the query's pair are ignored too, because a low teacher score must not push them away. Means are
+weighted by the weight of each query's pair.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def margin_mse(queries: Tensor, passages: Tensor, relations: Relations, *, tempe
     target = relations.target[:, None]
     pairs = scored & relations.negative & scored.gather(1, target)
     error = (student.gather(1, target) - student) - (teacher.gather(1, target) - teacher)
-    return (error.masked_fill(~pairs, 0) ** 2).sum() / pairs.sum().clamp(min=1)
+    return relations.mean(error.masked_fill(~pairs, 0) ** 2, pairs)
 
 
 def kl(queries: Tensor, passages: Tensor, relations: Relations, *, temperature: float) -> Tensor:
@@ -57,7 +58,7 @@ def kl(queries: Tensor, passages: Tensor, relations: Relations, *, temperature: 
     log_teacher = teacher.masked_fill(~scored, -torch.inf).log_softmax(dim=1)
     gap = (log_teacher - log_student).masked_fill(~scored, 0)
     divergence = (log_teacher.exp() * gap).sum(dim=1)
-    return (divergence * counted).sum() / counted.sum().clamp(min=1)
+    return relations.mean(divergence, counted)
 
 
 def _scores(

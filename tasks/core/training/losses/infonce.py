@@ -24,6 +24,8 @@ def infonce(
 ) -> Tensor:
     """Compute the mean over queries i of −log( exp(qᵢ·pᵢ/τ) / Zᵢ ), where pᵢ is the positive of the query's pair.
 
+    With weights of pairs, the mean is weighted: Σ wᵢ lossᵢ / Σ wᵢ.
+
     Zᵢ sums exp(·/τ) over the pair itself and the negatives of every direction:
 
     - query_to_passage: qᵢ·p for all other passages p of the batch, mined negatives included. Without other directions
@@ -56,7 +58,11 @@ def infonce(
     if "passage_to_passage" in directions:
         parts.append(_mask(targets @ passages.T, relations.known))
     scores = torch.cat(parts, dim=1) / temperature
-    return nn.functional.cross_entropy(scores, torch.zeros_like(relations.target))
+    first = torch.zeros_like(relations.target)
+    if relations.weight is None:
+        return nn.functional.cross_entropy(scores, first)
+    terms = nn.functional.cross_entropy(scores, first, reduction="none")
+    return relations.mean(terms, torch.ones_like(first, dtype=torch.bool))
 
 
 def _mask(scores: Tensor, masked: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tasks.core.training.losses.relations import Relations
 def supcon(queries: Tensor, passages: Tensor, relations: Relations, *, temperature: float) -> Tensor:
     """Compute the supervised contrastive loss of retrieval.
 
-    Mean over queries i of −1/|P(i)| Σ_{p∈P(i)} log( exp(qᵢ·p/τ) / (exp(qᵢ·p/τ) + Nᵢ) ).
+    (Weighted) mean over queries i of −1/|P(i)| Σ_{p∈P(i)} log( exp(qᵢ·p/τ) / (exp(qᵢ·p/τ) + Nᵢ) ).
 
     P(i) is the set of the query's judged positives in the batch, and Nᵢ = Σ exp(qᵢ·n/τ) over the passages that are
     not known positives of the query. As in L_out (equation 2 of Khosla et al., "Supervised Contrastive Learning",
@@ -33,4 +33,6 @@ def supcon(queries: Tensor, passages: Tensor, relations: Relations, *, temperatu
     loss = nn.functional.softplus(negatives - scores)  # −log( eˢ / (eˢ + N) )
     chosen = relations.positive
     mean_over_positives = loss.masked_fill(~chosen, 0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
-    return mean_over_positives.mean()
+    if relations.weight is None:
+        return mean_over_positives.mean()
+    return relations.mean(mean_over_positives, torch.ones_like(mean_over_positives, dtype=torch.bool))

@@ -12,7 +12,7 @@ def triplet(queries: Tensor, passages: Tensor, relations: Relations, *, margin: 
 
     Equation 3 of Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering" (2015), divided by
     the number of triplets. Negatives are all passages of the batch that are not known positives of the query:
-    mined negatives and positives of other queries.
+    mined negatives and positives of other queries. A triplet has the weight of its query's pair.
 
     Args:
         queries: float (q, d).
@@ -27,5 +27,4 @@ def triplet(queries: Tensor, passages: Tensor, relations: Relations, *, margin: 
     distances = (passages**2).sum(dim=1) - 2 * queries @ passages.T
     to_target = distances.gather(1, relations.target[:, None])
     violation = (to_target - distances + margin).clamp(min=0)
-    negative = relations.negative
-    return (violation * negative).sum() / negative.sum().clamp(min=1)
+    return relations.mean(violation, relations.negative)
