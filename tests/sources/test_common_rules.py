@@ -44,7 +44,7 @@ def test_numbers_as_ids_titles_and_whole_scores_are_read_alike_from_every_format
     expected = {
         "passages": {("7", "1984", "Owls hunt at night.")},
         "queries": {("3", "when do owls hunt")},
-        "qrels": {("3", "7", "train", 1)},
+        "qrels": {("3", "7", "train", 1, None)},
     }
     for form in ("beir", "parquet", "tevatron"):
         assert values(rows(form, tmp_path / form, tmp_path / f"{form}-scratch")) == expected, form

@@ -62,7 +62,8 @@ def test_two_processes_give_the_losses_and_gradients_of_a_single_process_with_on
         assert gradients_of_rank.pop("all-reduces").item() == len(LOSSES)
         assert gradients_of_rank.keys() == alone.keys()
         for name, value in alone.items():
-            assert torch.allclose(gradients_of_rank[name], value, rtol=1e-4, atol=1e-6), name
+            difference = (gradients_of_rank[name] - value).abs().max()
+            assert difference <= 1e-5 * value.abs().max() + 1e-6, (name, difference, value.abs().max())
 
 
 def test_two_processes_train_the_same_weights_as_a_single_process(tiny_model: Path, tmp_path: Path) -> None:
