@@ -24,7 +24,10 @@ FOLDER = Path(__file__).parent
 # In the order of validation: qrels refer to passages and queries. Pairs are the positive qrels, with the text of the
 # query and the split that the night uses. A refused pair is a refused row of qrels.
 TABLES = ("passages", "queries", "qrels", "pairs")
-SOURCE_TABLE_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
+CLICKS = "clicks"  # checked after the passages, and only if a source is a click log: queries and qrels come from it
+SOURCE_TABLE_OF = {
+    "passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels", CLICKS: CLICKS
+}  # fmt: skip
 
 
 class ContractError(Exception):
@@ -107,8 +110,9 @@ def load_contract(file: Path) -> Contract:
     properties = schema.get("properties", [])
     names = tuple(column["name"] for column in properties)
     entries = [*schema.get("quality", []), *(entry for column in properties for entry in column.get("quality", []))]
-    if schema["name"] not in TABLES:
-        raise ContractError(f"{file.name}: unknown table {schema['name']!r}. Known tables: {', '.join(TABLES)}")
+    if schema["name"] not in SOURCE_TABLE_OF:
+        known = ", ".join(SOURCE_TABLE_OF)
+        raise ContractError(f"{file.name}: unknown table {schema['name']!r}. Known tables: {known}")
     rules = tuple(_rule(entry, names, file) for entry in entries)
     if len({rule.name for rule in rules}) != len(rules):
         raise ContractError(f"{file.name}: two rules have the same name")

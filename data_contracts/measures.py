@@ -49,6 +49,9 @@ ROW_MEASURES = {
     "mojibake": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '{_MOJIBAKE}') ELSE false END)::INTEGER",
     "markup": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '(?i){_MARKUP}') ELSE false END)::INTEGER",
     "boilerplate": f"(CASE WHEN {{p}}_odd THEN regexp_matches({{p}}, '(?i){_BOILERPLATE}') ELSE false END)::INTEGER",
+    "items": "len({p})",  # of a list
+    "doubles": "len({p}) - len(list_distinct({p}))",  # of a list: number of repeated items
+    "unshown": "(NOT list_has_all(shown, {p}))::INTEGER",  # of a list: `shown` lacks one of its items
     "known": "coalesce({p} IN (SELECT {target} FROM {accepted}), false)::INTEGER",
 }
 # The wording of a text: its letters without case, repeated white space, and punctuation at the end.
@@ -89,6 +92,14 @@ TABLE_MEASURES = {
     ),
     # highest Jaccard similarity of five-word shingles to an earlier row with the same beginning or end; 0 below 0.5
     "nearness": Comparison(0, "SELECT row, value FROM {t}_near"),
+    # of clicks: number of clicks of all rows with the same value
+    "clicks": Comparison(0, "SELECT row, sum(len(clicked)) OVER (PARTITION BY {p}) AS value FROM {t}_passed"),
+    # of clicks: number of earlier rows of the session with a query of the same wording
+    "earlier": Comparison(
+        0,
+        "SELECT row, n AS value FROM (SELECT row, row_number() OVER (PARTITION BY session, {wording} "
+        "ORDER BY time, row) - 1 AS n FROM {t}_passed) WHERE n > 0",
+    ),
     # of qrels: number of judgments of the same query wording and passage that contradict each other
     "contradictions": Comparison(
         0,

@@ -78,7 +78,7 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     ingest.check_side_files(settings)
     serving, generation = release.reconcile(settings, rebuild=True)
     book.note(serving=serving)
-    begin(Stage.VALIDATE, f"{settings.data.format} data")
+    begin(Stage.VALIDATE, f"{settings.data.shown} data")
     ingested, snapshot = ingest.validate(settings)
     book.note(ingested=ingested, snapshot=snapshot)
     begin(Stage.COMPARE, f"with {serving.release}" if serving else "(no release serves yet)")

@@ -27,7 +27,7 @@ from tasks.policy import OVER_THE_WIRE, STEP
 log = logging.getLogger("nightshift.ingest")
 
 
-@task(name="validate", task_run_name="validate {settings.data.format} data", **OVER_THE_WIRE)
+@task(name="validate", task_run_name="validate {settings.data.shown} data", **OVER_THE_WIRE)
 def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
     """Check the source against the contracts: quarantine refused rows, write accepted rows to a snapshot."""
     ingested, snapshot = ingest(settings)

@@ -73,6 +73,7 @@ class Ingested(Receipt):
     identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
+    notes: tuple[str, ...] = ()  # about click logs: sessions, pairs, and position bias
 
     @property
     def balance(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -44,6 +44,7 @@ def _expand_path(value: Any) -> Any:
 LocalPath = Annotated[Path, BeforeValidator(_expand_path), Names.PATH]
 OptionalPath = Annotated[Path | None, BeforeValidator(_expand_path), Names.PATH]
 OptionalLocation = Annotated[Path | str | None, BeforeValidator(_expand_path), Names.LOCATION]
+Location = Annotated[Path | str, BeforeValidator(_expand_path), Names.LOCATION]
 LocationText = Annotated[str, BeforeValidator(_expand), Names.LOCATION]
 ModelName = Annotated[str, BeforeValidator(_expand), Names.MODEL]
 
@@ -102,9 +103,19 @@ def _path_settings(
         value = values.get(key)
         if isinstance(value, Mapping) and (below := section_of(field)) is not None:
             yield from _path_settings(value, below, f"{prefix}{key}.")
+        if isinstance(value, list) and (entry := _entry_of(field)) is not None:
+            for number, table in enumerate(value):
+                if isinstance(table, Mapping):
+                    yield from _path_settings(table, entry, f"{prefix}{key}.{number}.")
         names = next((mark for mark in field.metadata if isinstance(mark, Names)), None)
         if names is not None and isinstance(value, str):
             yield values, key, f"{prefix}{key}", names
+
+
+def _entry_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of the entries of a setting that is a list of tables, such as `[[data.sources]]`."""
+    kind = next(iter(get_args(field.annotation)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tasks.core.base.measure_names import cutoff_of
 from tasks.core.base.section import Section, Share
 from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
+from tasks.core.base.sections.data import ClickSettings, Refusable, SourceFormat, SourceSettings
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.evaluation import EvaluationSettings, GateSettings
@@ -28,23 +29,15 @@ from tasks.core.base.setting_paths import LocalPath, ModelName, OptionalLocation
 Pooling = Literal["mean", "cls", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
-class Refusable(Section):
-    """Allowed fraction of rejected rows for each table, such as `[data.max_refused] qrels = 0.2`."""
-
-    passages: Share = 0.05
-    queries: Share = 0.05
-    qrels: Share = 0.05
-
-
 class DataSettings(Section):
     """Source of the passages, queries, and qrels, and the limits on data quality."""
 
-    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"] = Field(
+    format: Literal["demo", SourceFormat] = Field(
         "demo",
         description="source format; demo: documentation of installed Python packages; other formats read the files at "
         "path (examples in infra/settings/<format>.toml); tevatron also reads sentence-transformers JSON lines; "
         "parquet also reads Hugging Face datasets folders; pairs reads any two columns of JSON lines, CSV, TSV, or "
-        "Parquet",
+        "Parquet; clicks reads a BEIR folder with a click log next to it",
     )
     path: OptionalLocation = Field(
         None, description="location of the source: a folder, a file, or an address such as s3://bucket/folder"
@@ -80,11 +73,43 @@ class DataSettings(Section):
         description="report qrels as shuffled if BM25 ranks positives less than this factor above chance; 0: off",
     )
     seed: int = Field(0, description="random seed of all data samples and splits")
+    sources: tuple[SourceSettings, ...] = Field(
+        (),
+        description="several sources of one collection, each a table [[data.sources]] with name, format, path, weight "
+        "(1.0), and splits (as labeled, or train only); instead of format and path",
+    )
+    clicks: ClickSettings = Field(ClickSettings(), description="how clicks become training pairs")
 
     @field_validator("path", mode="after")
     @classmethod
     def _addresses_stay_text(cls, path: Path | str | None) -> Path | str | None:
         return Path(path) if isinstance(path, str) and "://" not in path else path
+
+    @property
+    def parts(self) -> tuple[SourceSettings, ...]:
+        """Return the named sources of the collection; empty for a single source without a name."""
+        if self.format != "clicks":
+            return self.sources
+        forms: tuple[SourceFormat, ...] = ("beir", "clicks")
+        names = ("labels", "clicks")
+        return tuple(
+            SourceSettings(name=name, format=form, path=self.path or "")
+            for name, form in zip(names, forms, strict=True)
+        )
+
+    @property
+    def shown(self) -> str:
+        """Return the formats of the sources, for people."""
+        return " + ".join(dict.fromkeys(part.format for part in self.parts)) or self.format
+
+    @model_validator(mode="after")
+    def _sources_stand_alone(self) -> DataSettings:
+        names = [source.name for source in self.sources]
+        if self.sources and (self.format != "demo" or self.path is not None):
+            raise ValueError("[[data.sources]] replaces [data] format and path: remove them, or remove the sources")
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"[[data.sources]] name {min(repeated)!r} occurs twice: give each source its own name")
+        return self
 
     @model_validator(mode="after")
     def _files_need_a_path(self) -> DataSettings:
@@ -96,6 +121,8 @@ class DataSettings(Section):
 
     def limit_of(self, table: str) -> float:
         """Return the maximum fraction of rejected rows of `table`."""
+        if table == "clicks":
+            return self.clicks.max_refused
         return getattr(self.max_refused, table) if isinstance(self.max_refused, Refusable) else self.max_refused
 
 

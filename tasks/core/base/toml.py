@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from tasks.core.base.plain_text import check_text
 
 
@@ -18,6 +20,8 @@ def toml_value(value: Any) -> str:
     Raises:
         ValueError: a text contains NUL or cannot be encoded in UTF-8.
     """
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, Mapping):
         inside = ", ".join(f"{toml_value(name)} = {toml_value(item)}" for name, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"

@@ -20,7 +20,7 @@ def segments_of(
 
     Short and long queries are split at the median number of words. Head and tail are split at the median of how often
     the most frequent positive of a query is a positive in training. New passages are those that the serving snapshot
-    lacks or has with a different text.
+    lacks or has with a different text. If the collection has several sources, each source is a segment.
     """
     words = {row["query_id"]: len(row["text"].split()) for row in queries(snapshot, split).to_pylist()}
     positives: dict[str, list[str]] = defaultdict(list)
@@ -43,7 +43,22 @@ def segments_of(
             [any(passage in new for passage in positives[query]) for query in query_ids]
         )
         segments["passages served before"] = ~segments["new passages"]
+    segments |= _sources(snapshot, split, query_ids)
     return {name: members for name, members in segments.items() if members.any() and not members.all()}
+
+
+def _sources(snapshot: Snapshot, split: str, query_ids: list[str]) -> dict[str, np.ndarray]:
+    """Map "source <name>" to the queries with a positive from that source; empty for a single source."""
+    positives = qrels(snapshot, split)
+    if "source" not in positives.column_names:
+        return {}
+    queries_of = defaultdict(set)
+    for query, source in zip(positives["query_id"].to_pylist(), positives["source"].to_pylist(), strict=True):
+        queries_of[source].add(query)
+    return {
+        f"source {source}": np.array([query in members for query in query_ids])
+        for source, members in sorted(queries_of.items())
+    }
 
 
 def _text_hashes(snapshot: Snapshot, wanted: pa.Array) -> list[tuple[str, str]]:

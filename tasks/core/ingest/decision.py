@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from data_contracts.contract import (
+    CLICKS,
     SOURCE_TABLE_OF,
     TABLES,
     Contract,
@@ -23,11 +25,13 @@ from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import DataSettings
+from tasks.core.ingest.click_pairs import ClickLog, click_pairs
 from tasks.core.ingest.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
 from tasks.core.ingest.snapshot_writer import stage_pairs
 from tasks.core.ingest.staging import stage_source
 from tasks.core.ingest.table_statistics import measure_aggregates
 from tasks.core.ingest.validation import create_rule_tables, validate, validate_aggregates, validate_collection
+from tasks.core.sources.combined import numbered
 from tasks.core.sources.first_fault import FirstFault
 from tasks.core.sources.rows import SCHEMAS
 
@@ -41,8 +45,8 @@ Read = Callable[[str], Iterable[pa.RecordBatch]]
 
 def validate_source(
     connection: duckdb.DuckDBPyConnection, read: Read, scratch: Path, data: DataSettings, last: Snapshot | None
-) -> tuple[list[Tally], list[RuleCount]]:
-    """Stage the three source tables and check them against the contracts.
+) -> tuple[list[Tally], list[RuleCount], tuple[str, ...]]:
+    """Stage the three source tables and check them against the contracts; before queries, also click logs.
 
     Creates the views `<table>_accepted` in the connection.
 
@@ -53,36 +57,54 @@ def validate_source(
         data: the section `[data]`.
         last: the snapshot that table sizes and texts are compared with, if there is one.
 
-    Returns the row counts of each table, and one count per rule.
+    Returns the row counts of each table, one count per rule, and notes about click logs.
     """
-    contracts = load_contracts()
+    contracts = load_contracts(data)
     create_rule_tables(connection, contracts)
     rules: list[RuleCount] = []
+    logs: list[ClickLog] = []
     rows = 0
     make_room(connection, rows)
     for contract in contracts:
         if contract.table in SCHEMAS:
-            stage_source(connection, contract, read(contract.table), scratch)
+            stage_source(connection, contract, _batches(read, contract.table, logs), scratch)
             rows += one_number(connection, f"SELECT count(*) FROM {contract.table}_staged")
             make_room(connection, rows)
         else:
             stage_pairs(connection, contract, scratch, data)
         rules += validate(connection, contract, scratch)
+        if contract.table == CLICKS:
+            logs = [
+                click_pairs(connection, part.name, part.weight, data.clicks)
+                for part in data.parts
+                if part.format == "clicks"
+            ]
     for contract in contracts:
         rules += validate_collection(connection, contract, scratch)
     for contract in contracts:
         measure_aggregates(connection, contract, last, scratch)
         rules += validate_aggregates(connection, contract)
     tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SOURCE_TABLES]
-    return tallies, with_offenders(connection, rules)
+    return tallies, with_offenders(connection, rules), tuple(note for log in logs for note in log.notes)
 
 
-def load_contracts() -> list[Contract]:
+def contract_tables(data: DataSettings) -> tuple[str, ...]:
+    """Return the tables that have a contract, in the order of validation: with click logs only if a source is one."""
+    has_clicks = any(part.format == "clicks" for part in data.parts)
+    return (TABLES[0], CLICKS, *TABLES[1:]) if has_clicks else TABLES
+
+
+def load_contracts(data: DataSettings) -> list[Contract]:
     """Load the contracts of all tables. Raises NightshiftError for a contract that cannot be run."""
     try:
-        return [load_contract(contract_file(table)) for table in TABLES]
+        return [load_contract(contract_file(table)) for table in contract_tables(data)]
     except ContractError as error:
         raise NightshiftError(f"data contract {error}") from error
+
+
+def _batches(read: Read, table: str, logs: list[ClickLog]) -> Iterable[pa.RecordBatch]:
+    """Return the rows of a table, then those that click logs add."""
+    return numbered(chain(read(table), *(log.tables.get(table, []) for log in logs))) if logs else read(table)
 
 
 def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first: Mapping[str, FirstFault]) -> None:
@@ -99,7 +121,9 @@ def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first
             _log.info("%d accepted qrels are not relevant: counted, never used as positives", tally.not_relevant)
         if tally.unsure:
             _log.info(
-                "left out %d pairs of held-out queries: their weight is below [data] held_out_weight", tally.unsure
+                "left out %d pairs of held-out queries: their weight is below [data] held_out_weight, or their source "
+                "only trains",
+                tally.unsure,
             )
     for rule in rules:
         if rule.failed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from data_contracts.contract import TABLES, contract_file
+from data_contracts.contract import CLICKS, contract_file
 from tasks.core.base.duckdb_session import database
 from tasks.core.base.errors import BadInput
 from tasks.core.base.files import (
@@ -27,7 +27,7 @@ from tasks.core.base.files import (
 from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
-from tasks.core.ingest.decision import decide, log_outcome, validate_source
+from tasks.core.ingest.decision import contract_tables, decide, log_outcome, validate_source
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
@@ -94,12 +94,14 @@ def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings) 
 
 
 def _key(source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
+    tables = contract_tables(data)
     return {
         "version": _VERSION,
         "source": source,
-        "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
+        "contracts": {table: file_digest(contract_file(table)) for table in tables},
         "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
         **({} if data.held_out_weight == 1 else {"held_out_weight": data.held_out_weight}),
+        **({"clicks": data.clicks.model_dump(mode="json")} if CLICKS in tables else {}),
     }
 
 
@@ -138,14 +140,14 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
     read = source.open(scratch)
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
-        tallies, rules = validate_source(connection, read, scratch, settings.data, last)
+        tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last)
         first = write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = write_snapshot(connection, scratch, settings.home)
+            snapshot = write_snapshot(connection, scratch, settings.home, has_sources=bool(settings.data.parts))
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept
@@ -161,6 +163,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         "rules": tuple(rules),
         "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -25,7 +25,7 @@ from tasks.core.sources.rows import COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-SOURCE_TABLES = tuple(dict.fromkeys(SOURCE_TABLE_OF.values()))  # the tables that a source has
+SOURCE_TABLES = tuple(dict.fromkeys(SOURCE_TABLE_OF.values()))  # the tables that a source may have
 QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _OFFENDERS = 3  # example rows per rule
 _RECORD_CHARACTERS = 300  # shown characters of a raw record
@@ -40,7 +40,10 @@ _REFUSED_SCHEMA = pa.schema([*_ROW_FIELDS, ("reason", pa.string()), ("record", p
 _VALUE_PREFIX = "value_"
 _BATCH_ROWS = 4096  # refused rows in memory
 _BATCH_BYTES = 16 * 2**20  # records in memory
-_KEYS = {"passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split")}
+_KEYS = {
+    "passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split"),
+    "clicks": ("session", "time", "query"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Tally:
     accepted: int
     quarantined: int
     not_relevant: int = 0  # accepted qrels with a score of 0 or less; they are not in the snapshot
-    unsure: int = 0  # accepted positives of held-out queries that are too unsure; they are not in the snapshot
+    unsure: int = 0  # accepted pairs for training only, of held-out queries; they are not in the snapshot
     merged: int = 0  # accepted rows that equal an earlier row; the snapshot has one row for all of them
 
     @property
@@ -83,14 +86,16 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratc
     Returns the first refused row of each table that has any.
     """
     first: dict[str, FirstFault] = {}
+    staged = {view for (view,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
+    tables = [table for table in SOURCE_TABLES if f"{table}_staged" in staged]
     with pq.ParquetWriter(folder / QUARANTINE, _REFUSED_SCHEMA, compression="zstd") as writer:
-        for table in SOURCE_TABLES:
+        for table in tables:
             for batch in _refused_batches(connection, table, scratch):
                 writer.write_batch(batch)
                 if table not in first and batch.num_rows:
                     (row,) = batch.slice(0, 1).to_pylist()
                     first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"])
-    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table) for table in SOURCE_TABLES)
+    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table) for table in tables)
     connection.execute(
         f'COPY (SELECT "table", file, row, key, rule FROM ({pairs_of_row_and_rule}) ORDER BY place, number, id) '
         f"TO {quoted(folder / WARNINGS)} (FORMAT parquet, COMPRESSION zstd)"

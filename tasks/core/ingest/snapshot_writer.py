@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import Contract
+from data_contracts.contract import TABLES, Contract
 from data_contracts.measures import WORDING
 from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
@@ -19,10 +19,9 @@ from tasks.core.base.read_ahead import BackgroundWriter
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
-from tasks.core.ingest.staging import stage
+from tasks.core.ingest.staging import SOURCE, stage
 from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, Split, carve
-from tasks.core.sources.rows import SCHEMAS
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import hashes_of
 
@@ -39,14 +38,17 @@ def stage_pairs(connection: duckdb.DuckDBPyConnection, contract: Contract, scrat
     If the source has no dev or test split, a share `dev_share` of the training queries is moved to it. Queries of equal
     wording move together. `row` is the row of qrels.
 
-    A pair whose weight is below `held_out_weight` is never held out. If a query of its wording is, the pair is left out
-    of the snapshot, because training on it would be cheating. Its row is in the table `unsure_pairs`.
+    A pair whose weight is below `held_out_weight`, or whose source only trains, is never held out. If a query of its
+    wording is, the pair is left out of the snapshot, because training on it would be cheating. Its row is in the table
+    `unsure_pairs`.
     """
     wording = WORDING.format(p="text")
+    only_train = ", ".join(quoted(part.name) for part in data.parts if part.only_trains)
+    judged = f"{SOURCE} NOT IN ({only_train})" if only_train else "true"
     connection.execute(f"""
         CREATE TEMP TABLE positives AS
         SELECT row, query_id, passage_id, split, relevance, text AS query, {wording} AS wording,
-               coalesce(weight, 1) >= {data.held_out_weight} AS sure
+               coalesce(weight, 1) >= {data.held_out_weight} AND {judged} AS sure
         FROM qrels_accepted JOIN (SELECT query_id, text FROM queries_accepted) USING (query_id) WHERE relevance > 0""")
     splits = {name for (name,) in connection.execute("SELECT DISTINCT split FROM positives WHERE sure").fetchall()}
     split_of_wording = {}
@@ -71,17 +73,20 @@ def stage_pairs(connection: duckdb.DuckDBPyConnection, contract: Contract, scrat
     connection.execute("DROP TABLE positives; DROP TABLE assigned")
 
 
-def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path) -> Snapshot:
+def write_snapshot(
+    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, has_sources: bool = False
+) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
-    are omitted. The qrels have a column `weight` only if a weight differs from 1. Raises BadInput when there is no
-    passage, query, or training pair.
+    are omitted. The qrels have a column `weight` only if a weight differs from 1, and `source` only with
+    `has_sources`: the rows then come from several sources. Raises BadInput when there is no passage, query, or training
+    pair.
     """
     _require_rows(connection, "passages")
     _require_rows(connection, "queries")
     _require_training_pairs(connection)
-    make_room(connection, sum(_count_staged(connection, table) for table in SCHEMAS), to_sort=True)
+    make_room(connection, sum(_count_staged(connection, table) for table in TABLES[:3]), to_sort=True)
     rows = scratch / "accepted"
     rows.mkdir()
     digest = ContentDigest()
@@ -89,9 +94,9 @@ def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: P
     _copy(connection, "SELECT query_id, text FROM queries_accepted ORDER BY query_id", rows / QUERIES)
     _copy(
         connection,
-        f"SELECT query_id, passage_id, relevance, split{_more_columns(connection)} "
-        "FROM pairs_accepted JOIN (SELECT row, coalesce(weight, 1)::FLOAT AS pair_weight FROM qrels_staged) USING (row)"
-        " ORDER BY split, query_id, passage_id",
+        f"SELECT query_id, passage_id, relevance, split{_more_columns(connection, has_sources=has_sources)} "
+        f"FROM pairs_accepted JOIN (SELECT row, coalesce(weight, 1)::FLOAT AS pair_weight, {SOURCE} AS pair_source "
+        "FROM qrels_staged) USING (row) ORDER BY split, query_id, passage_id",
         rows / QRELS,
     )
     splits = connection.execute(
@@ -121,10 +126,11 @@ def _count_staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return one_number(connection, f"SELECT count(*) FROM {table}_staged")
 
 
-def _more_columns(connection: duckdb.DuckDBPyConnection) -> str:
+def _more_columns(connection: duckdb.DuckDBPyConnection, *, has_sources: bool) -> str:
     """Return the columns of qrels that only some snapshots have: no weights if all are 1."""
     unsure = "SELECT count(*) FROM pairs_accepted JOIN (SELECT row FROM qrels_staged WHERE weight < 1) USING (row)"
-    return ", pair_weight AS weight" if one_number(connection, unsure) else ""
+    weight = ", pair_weight AS weight" if one_number(connection, unsure) else ""
+    return weight + (", pair_source AS source" if has_sources else "")
 
 
 def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:

@@ -22,6 +22,8 @@ from tasks.core.sources.rows import SCHEMAS
 if TYPE_CHECKING:
     import duckdb
 
+SOURCE = "split_part(file, '/', 1)"  # SQL: the source of a staged row, if the collection has several sources
+
 
 def stage_source(
     connection: duckdb.DuckDBPyConnection, contract: Contract, batches: Iterable[pa.RecordBatch], scratch: Path

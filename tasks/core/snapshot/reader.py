@@ -101,7 +101,8 @@ def judged(snapshot: Snapshot, split: str) -> pa.Table:
 def qrels(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     """Return positives (query_id, passage_id, relevance int32 > 0, split), sorted by split, query, and passage.
 
-    There is a column `weight` (float32) if a weight differs from 1; see `pair_weights`.
+    There is a column `weight` (float32) if a weight differs from 1; see `pair_weights`. If the collection has several
+    sources, the column `source` names that of each row.
 
     Args:
         snapshot: The snapshot.

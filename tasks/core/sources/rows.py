@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-Values = tuple[str | float | None, ...]  # in the order of the table's columns, without provenance; the last may lack
+Values = tuple[
+    str | float | list[str] | list[int] | None, ...
+]  # in column order, without provenance; the last may lack
 
 
 class Fault(NamedTuple):
@@ -33,6 +35,7 @@ _TEXTS = ("invalid_utf8", "malformed_json", "malformed_row", "missing_field", "r
 FAULTS = {  # table -> the rules of the readers
     "passages": (*_TEXTS, "record_too_long"),
     "queries": (*_TEXTS, "record_too_long"),
+    "clicks": (*_TEXTS, "bad_positions", "record_too_long"),
     "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long", "bad_weight"),
 }
 READABLE = {  # the rules of the readers, as statements about a record that passes
@@ -44,6 +47,7 @@ READABLE = {  # the rules of the readers, as statements about a record that pass
     "wrong_type": "every field of the record has the right type",
     "record_too_long": "the record is within the size limit",
     "bad_score": "the score is a whole number",
+    "bad_positions": "each shown passage has a position of its own, from 1",
     "bad_weight": "the weight is above 0 and at most 1",
 }
 
@@ -66,6 +70,14 @@ _VALUES = {
         ("split", pa.string()),
         ("relevance", pa.int32()),
         ("weight", pa.float64()),  # how sure the judgment is, in (0, 1]; null: 1
+    ],
+    "clicks": [
+        ("session", pa.string()),
+        ("time", pa.int64()),  # seconds since 1970
+        ("query", pa.string()),
+        ("shown", pa.list_(pa.string())),  # passage ids
+        ("positions", pa.list_(pa.int32())),  # of the shown passages, from 1
+        ("clicked", pa.list_(pa.string())),
     ],
 }
 COLUMNS = {table: tuple(name for name, _ in values) for table, values in _VALUES.items()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
+from tasks.core.base.sections.data import SourceSettings
 from tasks.core.base.settings import DataSettings
-from tasks.core.sources import beir, demo, dpr, msmarco, pairs, tevatron
+from tasks.core.sources import beir, clicks, combined, demo, dpr, msmarco, pairs, tevatron
 from tasks.core.sources import parquet as columnar
 from tasks.core.sources.digest_cache import digest_files
 from tasks.core.sources.locations import Location, find
@@ -50,6 +51,8 @@ def find_source(data: DataSettings, home: Path | None = None) -> Source:
 
     Raises BadInput when a file is missing or cannot be read.
     """
+    if data.parts:
+        return _find_parts(data.parts, home)
     if data.format == "demo":
         identity = demo.identity(data.max_passages, data.seed)
         return Source("demo", {**identity, "reader": _VERSION}, lambda scratch: _demo(scratch, data))
@@ -60,6 +63,28 @@ def find_source(data: DataSettings, home: Path | None = None) -> Source:
         _log.info("%s: skipped files that are not data: %s", location.shown, ", ".join(sorted(location.left_out)))
     digests = digest_files(location, located.files(), str(data.path), home)
     return Source(location.shown, source_identity(data.format, digests, located.dialect()), _opener(located))
+
+
+def _find_parts(parts: Sequence[SourceSettings], home: Path | None) -> Source:
+    """Find several sources of one collection. Raises BadInput when a file of one is missing or cannot be read."""
+    sources = []
+    for part in parts:
+        only = part.model_dump(include={"format", "path", "query_column", "passage_column"})
+        source = _find_clicks(part, home) if part.format == "clicks" else find_source(DataSettings(**only), home)
+        sources.append((part, source))
+    openers = [(part, source.open) for part, source in sources]
+    return Source(
+        name=", ".join(f"{part.name} ({source.name})" for part, source in sources),
+        identity=combined.identity_of([(part, source.identity) for part, source in sources]),
+        open=lambda scratch: combined.open_sources(openers, scratch),
+    )
+
+
+def _find_clicks(part: SourceSettings, home: Path | None) -> Source:
+    location = find(part.path)
+    located = clicks.locate(location)
+    digests = digest_files(location, located.files(), f"{part.path} {part.name}", home)
+    return Source(location.shown, source_identity("clicks", digests), lambda _: located.read)
 
 
 def source_identity(
