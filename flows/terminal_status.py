@@ -9,6 +9,7 @@ from rich.table import Table
 
 from flows.console import open_console
 from flows.schedules import display_time
+from tasks.core.release.names import short_name
 from tasks.core.report.collections import display_age
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def print_statuses(statuses: Sequence[CollectionStatus]) -> None:
     console = open_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("collection", "release", "age", "nDCG@10", "BM25", "last night", "next night"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name not in ("collection", "next night"))
     for status in statuses:
         table.add_row(
             status.name,
-            status.release or "none yet",
+            short_name(status.release, [status.release]) if status.release else "none yet",
             display_age(status.age) if status.age else "–",
             *("–" if score is None else f"{score:.4f}" for score in (status.ndcg, status.bm25)),
             _last_night(status),

@@ -108,11 +108,13 @@ def files(tmp_path: Path, tiny_model: Path) -> list[Path]:
 
 
 @pytest.fixture
-def nightshift(files: list[Path]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs the command with both settings files."""
+def nightshift(
+    files: list[Path], alerts: tuple[str, list[dict[str, str]]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the command with both settings files; alerts go to `alerts`."""
     options = [option for file in files for option in ("--settings", str(file))]
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "PREFECT_"))}
-    environment = {**plain, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment = {**plain, "PREFECT_WORKER_QUERY_SECONDS": "1", "NIGHTSHIFT_ALERT_URL": alerts[0]}
     return lambda *arguments: command_in(environment, *arguments, *options)
 
 
@@ -126,7 +128,9 @@ def finished_nights(up: Operated, name: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.xdist_group("schedule")
 def test_two_collections_live_through_two_scheduled_nights_each(
-    nightshift: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    nightshift: Callable[..., subprocess.CompletedProcess[str]],
+    alerts: tuple[str, list[dict[str, str]]],
+    tmp_path: Path,
 ) -> None:
     schedule = yaml.safe_load(FILE.read_text())
     for deployment in schedule["deployments"]:
@@ -134,7 +138,8 @@ def test_two_collections_live_through_two_scheduled_nights_each(
         if deployment["name"] == "nightly":
             deployment["schedules"] = [{"slug": "nightly", "interval": INTERVAL, "parameters": {"reason": "schedule"}}]
     (tmp_path / "often.yaml").write_text(yaml.safe_dump(schedule))
-    with operating(nightshift, tmp_path / "docs-home", "--deployments", str(tmp_path / "often.yaml")) as up:
+    options = ("--deployments", str(tmp_path / "often.yaml"), "--grace", "0.2")
+    with operating(nightshift, tmp_path / "docs-home", *options) as up:
         assert "next docs night: today" in up.output
         assert "next wiki drift check: no schedule" in up.output
         for name in ("docs", "wiki"):
@@ -160,6 +165,10 @@ def test_two_collections_live_through_two_scheduled_nights_each(
         well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
         assert {"server", "worker", "schedule", "watchdog", "logs"} <= well, checks
         assert "collection:wiki" in related_tags(up, "nightshift.drift.quiet")
+
+        up.pause_worker()
+        missing = {f"Nightshift: no scheduled run of nightly-{name}" for name in ("docs", "wiki")}
+        up.until(lambda: missing <= {alert["subject"] for alert in alerts[1]}, "an alert for each collection")
     assert_one_night_at_a_time([tmp_path / f"{name}-home" for name in ("docs", "wiki")])
     assert not (tmp_path / "wiki-home" / "prefect" / "host.json").exists()
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_text
-from tasks.core.base.settings import Settings
 from tasks.core.base.templates import render
 from tasks.core.release.history import known_releases
+from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.report.history import REPORTS, page_name
 from tasks.core.report.index import INDEX, nights_of
@@ -50,7 +50,7 @@ class CollectionStatus(BaseModel):
         return self.at - self.created if self.created else None
 
 
-def status_of(settings: Settings, name: str, at: datetime | None = None) -> CollectionStatus:
+def status_of(settings: HomeSettings, name: str, at: datetime | None = None) -> CollectionStatus:
     """Read the state of a collection from its pointer, ledger, and history. Repairs nothing.
 
     Returns:
@@ -73,7 +73,7 @@ def status_of(settings: Settings, name: str, at: datetime | None = None) -> Coll
         return status.model_copy(update={"problem": str(error)})
 
 
-def _serving(settings: Settings) -> dict[str, object]:
+def _serving(settings: HomeSettings) -> dict[str, object]:
     """Return the fields of the serving release.
 
     Raises NightshiftError when the pointer cannot be read, or names a release that the ledger lacks.
