@@ -26,10 +26,9 @@ def status(
     from flows.collections import read_collections
     from tasks.core.report.collections import write_page
 
-    files = settings or []
-    if len(files) > 1:
-        read_collections(files)
-    statuses = [read_status(file) for file in files or [None]]
+    if settings and len(settings) > 1:
+        read_collections(settings)
+    statuses = [read_status(file) for file in settings] if settings else [read_status(None)]
     if html is not None:
         write_page(statuses, html)
     if as_json:

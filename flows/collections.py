@@ -69,7 +69,9 @@ def read_collections(files: Sequence[Path]) -> list[Collection]:
                     "different file names, homes, and Milvus aliases. NIGHTSHIFT_… variables apply to all of them."
                 )
             taken[place] = file
-        collections.append(Collection(name=file.stem, settings_file=file.absolute(), home=settings.home.absolute()))
+        collections.append(
+            Collection(name=file.stem, settings_file=file.expanduser().absolute(), home=settings.home.absolute())
+        )
     return collections
 
 

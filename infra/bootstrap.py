@@ -1,6 +1,7 @@
 """Create the work pool, limits, deployments, and alarms on a Prefect server. Safe to run again.
 
-`python -m infra.bootstrap` uses the server of PREFECT_API_URL. NIGHTSHIFT_ALERT_URL names a webhook that receives
+`python -m infra.bootstrap` uses the server of PREFECT_API_URL, with several `--settings` for collections side by side.
+NIGHTSHIFT_ALERT_URL names a webhook that receives
 alerts about failures, crashes, rejections, and missing nights.
 """
 
