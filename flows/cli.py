@@ -16,6 +16,7 @@ from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import search_commands
+from flows.cli_status import status_commands
 from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
 from tasks.core.base.errors import BadUsage, NightshiftError, explain
 
@@ -40,6 +41,7 @@ app.add_typer(init)
 app.add_typer(search_commands)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
+app.add_typer(status_commands)
 app.add_typer(prefect)
 
 

@@ -26,6 +26,7 @@ COMMANDS = [
     ["up"],
     ["down"],
     ["watchdog"],
+    ["status"],
     ["search"],
     ["shadow"],
     ["export"],
