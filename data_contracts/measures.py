@@ -130,20 +130,15 @@ TABLE_MEASURES = {
 # The last vote or judgment of each person on a passage for a query wording; withdrawn ones do not count.
 LATEST = (
     "(SELECT * FROM (SELECT row, {wording} AS wording, query, passage_id, origin, judge, judged_at, verdict, "
-    "verdict <> 'not_relevant' AS relevant FROM {t}_{rows} "
+    "verdict <> 'not_relevant' AS relevant FROM {rows} "
     "QUALIFY row_number() OVER (PARTITION BY origin, judge, wording, passage_id ORDER BY row DESC) = 1) "
     "WHERE verdict <> 'withdrawn')"
 )
-# The sum of the votes for and against each pair. `decided`: one side leads by the number of votes that must agree.
+# The votes for and against each pair. `decided`: one side leads by the number of votes that must agree.
 COUNTED = (
     "(SELECT wording, passage_id, count(*) FILTER (relevant) AS yes, count(*) FILTER (NOT relevant) AS no, "
     "yes > no AS relevant, abs(yes - no) >= getvariable('votes') AS decided "
-    f"FROM {LATEST} WHERE origin = 'feedback' GROUP BY wording, passage_id)"
-)
-_PEOPLE = f"(SELECT DISTINCT wording, passage_id, relevant FROM {LATEST} WHERE origin = 'judge')"
-_SOURCE = (
-    "(SELECT wording, passage_id, bool_or(relevance > 0) AS relevant FROM qrels_accepted JOIN "
-    "(SELECT query_id, {text_wording} AS wording FROM queries_accepted) USING (query_id) GROUP BY wording, passage_id)"
+    "FROM {latest} WHERE origin = 'feedback' GROUP BY wording, passage_id)"
 )
 JUDGMENT_MEASURES = {
     # 1 if a query of this wording is held out
@@ -155,26 +150,28 @@ JUDGMENT_MEASURES = {
     # number of people who judged the pair the other way
     "disputes": Comparison(
         0,
-        f"SELECT l.row, count(*) AS value FROM {LATEST} l JOIN {LATEST} o USING (wording, passage_id) "
+        "SELECT l.row, count(*) AS value FROM {latest} l JOIN {latest} o USING (wording, passage_id) "
         "WHERE l.origin = 'judge' AND o.origin = 'judge' AND l.relevant <> o.relevant GROUP BY l.row",
     ),
     # 1 for a vote on a pair that a person judged the other way
     "overruled": Comparison(
         0,
-        f"SELECT DISTINCT l.row, 1 AS value FROM {LATEST} l JOIN {_PEOPLE} p USING (wording, passage_id) "
-        "WHERE l.origin = 'feedback' AND l.relevant <> p.relevant",
+        "SELECT DISTINCT l.row, 1 AS value FROM {latest} l JOIN {latest} o USING (wording, passage_id) "
+        "WHERE l.origin = 'feedback' AND o.origin = 'judge' AND l.relevant <> o.relevant",
     ),
     # 1 for a vote on a pair with votes for and against, where neither side leads by enough
     "undecided": Comparison(
         0,
-        f"SELECT l.row, 1 AS value FROM {LATEST} l JOIN {COUNTED} c USING (wording, passage_id) "
+        "SELECT l.row, 1 AS value FROM {latest} l JOIN {counted} c USING (wording, passage_id) "
         "WHERE l.origin = 'feedback' AND c.yes > 0 AND c.no > 0 AND NOT c.decided",
     ),
     # 1 for a vote that decided a pair against the source
     "opposed": Comparison(
         0,
-        f"SELECT l.row, 1 AS value FROM {LATEST} l JOIN {COUNTED} c USING (wording, passage_id) "
-        f"JOIN {_SOURCE} s USING (wording, passage_id) "
+        "SELECT l.row, 1 AS value FROM {latest} l JOIN {counted} c USING (wording, passage_id) "
+        "JOIN (SELECT wording, passage_id, bool_or(relevance > 0) AS relevant FROM qrels_accepted "
+        "JOIN (SELECT query_id, {text_wording} AS wording FROM queries_accepted) USING (query_id) "
+        "GROUP BY wording, passage_id) s USING (wording, passage_id) "
         "WHERE l.origin = 'feedback' AND c.decided AND c.relevant <> s.relevant",
     ),
 }
@@ -270,5 +267,7 @@ def compared_sql(measured: Measured, table: str) -> tuple[int, str]:
     measure = (TABLE_MEASURES | JUDGMENT_MEASURES | COLLECTION_MEASURES)[measured.measure]
     subject = "query" if measured.measure in JUDGMENT_MEASURES else measured.subject
     wording, text_wording = WORDING.format(p=subject), WORDING.format(p="text")
-    names = {"p": measured.subject, "t": table, "rows": "passed", "wording": wording, "text_wording": text_wording}
+    latest = LATEST.format(wording=wording, rows=f"{table}_passed")
+    names = {"p": measured.subject, "t": table, "wording": wording, "text_wording": text_wording, "latest": latest}
+    names["counted"] = COUNTED.format(latest=latest)
     return measure.default, measure.sql.format(**names)

@@ -31,6 +31,7 @@ COMMANDS = [
     ["export"],
     ["report"],
     ["compare"],
+    ["judge"],
     ["releases"],
     ["releases", "pin"],
     ["releases", "unpin"],

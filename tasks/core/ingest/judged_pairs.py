@@ -84,11 +84,12 @@ def merge_judgments(
 def _decide_pairs(connection: duckdb.DuckDBPyConnection, votes: int) -> None:
     """Create the table `decided`: one row per wording and passage that a person, or enough votes, decided."""
     wording = WORDING.format(p="query")
-    latest = LATEST.format(wording=wording, t=JUDGMENTS, rows="accepted")
+    latest = LATEST.format(wording=wording, rows=f"{JUDGMENTS}_accepted")
     connection.execute(f"""
         CREATE TABLE decided AS
         SELECT wording, passage_id, arg_max(query, row) AS query, origin, relevant, count(*)::INTEGER AS judges,
-               CASE WHEN origin = 'judge' THEN string_agg(judge, ', ' ORDER BY judge) END AS names, max(judged_at) AS judged_at
+               CASE WHEN origin = 'judge' THEN string_agg(judge, ', ' ORDER BY judge) END AS names,
+               max(judged_at) AS judged_at
         FROM (SELECT *, count(*) FILTER (relevant) OVER pair AS yes, count(*) FILTER (NOT relevant) OVER pair AS no
               FROM {latest} WINDOW pair AS (PARTITION BY wording, passage_id, origin))
         WHERE origin = 'judge' OR (abs(yes - no) >= {int(votes)} AND relevant = (yes > no))

@@ -67,7 +67,8 @@ def write_snapshot(
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
-    are omitted. With `judged`, rows of the table `given_negatives` are stored as well. Raises BadInput when there is no passage, query, or training pair.
+    are omitted. With `judged`, the rows of the table `given_negatives` are stored as well. Raises BadInput when there
+    is no passage, query, or training pair.
     """
     _require_rows(connection, "passages")
     _require_rows(connection, "queries")
