@@ -29,6 +29,8 @@ def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     """Print the rows read, the action, one line per step, and the total."""
     console = open_console(highlight=False)
     console.print(ingested.balance)
+    if ingested.origins:
+        console.print(f"training pairs: {ingested.origins}")
     console.print(Text(f"a night would {PLANS[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:
         return

@@ -79,6 +79,7 @@ def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
     lines = [_broken_rule(rule) for rule in broken]
     lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules passed.", ""]
     lines.append(f"All rules, with samples: {_code(ingested.path.absolute() / PAGE)}")
+    lines += ["", f"Training pairs: {ingested.origins}."] if ingested.origins else []
     _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {contents}.")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,7 @@ def write_report(home: Path, night: Night) -> Path:
         mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
         reasons=REFUSED,
         samples=_samples(night),
+        judge=partial(judge_command, home),
         refused=_refused(night),
         refused_folder=_refused_folder(night),
     )
@@ -151,6 +154,13 @@ def _refused(night: Night) -> Sequence[Refused]:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= TEXT else f"{text[:TEXT]} …"
+
+
+def judge_command(home: Path, query: str, passage_id: str) -> str:
+    """Return the shell command that marks a negative as relevant in this home."""
+    pair = f"{shlex.quote(query)} {shlex.quote(passage_id)}"
+    separator = "-- " if query.startswith("-") or passage_id.startswith("-") else ""
+    return f"NIGHTSHIFT_HOME={shlex.quote(str(home.absolute()))} nightshift judge --relevant {separator}{pair}"
 
 
 def _samples(night: Night) -> Sequence[dict[str, Any]]:
