@@ -120,7 +120,7 @@ class VoteLog:
         while len(self._rates) > VISITORS:
             self._rates.popitem(last=False)
         if left < 1:
-            raise TooMany(f"more than {most:.0f} votes in a minute ([feedback] per_minute)")
+            raise TooMany(f"more than {most:.0f} votes in a minute")
 
 
 def add_feedback(app: FastAPI, votes: VoteLog) -> None:

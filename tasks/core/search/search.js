@@ -14,6 +14,7 @@ const VERDICTS = { // verdict: [name of its button, note after the click]
 };
 const THUMB = "M7 10v10H4a1 1 0 0 1-1-1v-8a1 1 0 0 1 1-1zl4-6.5a2 2 0 0 1 3.6 1.6L14 10h5.2a1.8 1.8 0 0 1 1.7 2.3l-1.9 6.2a2 2 0 0 1-1.9 1.5H7";
 const votes = new Map(); // query and passage -> verdict of this visitor since the page was opened
+const voteGroups = new Set(); // functions that show the votes of the results on the page
 let collectsVotes = false;
 let serving = "";
 let latest = 0; // number of the latest search; responses to earlier searches are ignored
@@ -113,7 +114,7 @@ function voteGroup(hit, query, release) {
         note.textContent = "Not recorded: " + error.message;
       }
       sending = false;
-      showPressed();
+      for (const show of voteGroups) show();
     });
     return button;
   });
@@ -121,6 +122,7 @@ function voteGroup(hit, query, release) {
     for (const button of buttons) button.setAttribute("aria-pressed", String(votes.get(key) === button.dataset.verdict));
   }
   showPressed();
+  voteGroups.add(showPressed);
   note.setAttribute("role", "status");
   group.setAttribute("role", "group");
   group.setAttribute("aria-label", "Your vote on result " + hit.rank + ", " + (hit.title || hit.passage_id));
@@ -181,6 +183,7 @@ async function search() {
     const names = fields.b.value ? [fields.a.value, fields.b.value] : [fields.a.value];
     const responses = await Promise.all(names.map((release) => call("search", { ...query, release })));
     if (number !== latest) return;
+    voteGroups.clear();
     answers.replaceChildren(...responses.map((response, index) => column(response, responses[1 - index])));
     showStatus(responses.length === 2 ? agreement(...responses.map((response) => response.answers[0].hits)) : "");
     document.title = query.query + " · Nightshift search";
