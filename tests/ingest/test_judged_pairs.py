@@ -117,9 +117,12 @@ def test_contradictions_are_quarantined_with_their_rules_and_no_row_is_lost(nigh
 def test_the_provenance_of_each_decided_pair_is_stored(nights) -> None:
     _, _, (ingested, _) = nights
     rows = pq.read_table(ingested.path / "judged-pairs.parquet").to_pylist()
-    found = {(row["query"], row["passage_id"]): row for row in rows}
-    assert found[TEXT.format(2), "p2"] | {"names": "ann", "origin": "judge"} == found[TEXT.format(2), "p2"]
-    assert found["Voted for.", "p11"] | {"judges": 2, "origin": "feedback", "names": None} == found["Voted for.", "p11"]
+    decided = {(row["query"], row["passage_id"]): row for row in rows}
+    assert decided[TEXT.format(2), "p2"] | {"names": "ann", "origin": "judge"} == decided[TEXT.format(2), "p2"]
+    assert (
+        decided["Voted for.", "p11"] | {"judges": 2, "origin": "feedback", "names": None}
+        == decided["Voted for.", "p11"]
+    )
     assert {row["judged_at"] for row in rows} == {"2026-01-02T03:04:05"}
 
 

@@ -43,7 +43,7 @@ def mined(tmp_path):
     return run
 
 
-def test_a_given_negative_is_first_whatever_the_encoder_and_the_rank_window_say(mined):
+def test_a_given_negative_is_first_despite_its_score_and_the_rank_window(mined):
     without, rows = mined([])
     assert rows == [("q", "other", "bm25"), ("q", "more", "bm25"), ("r", "more", "bm25")]
     assert without.refused["above_margin"] == 1

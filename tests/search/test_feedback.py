@@ -93,7 +93,7 @@ def test_a_visitor_who_votes_too_often_has_to_wait(settings):
     assert len(logged(settings)) == 3
 
 
-def test_a_full_log_refuses_votes_and_searches_go_on(settings):
+def test_a_full_log_refuses_votes_while_searches_are_answered(settings):
     file = log_file(settings.home, Origin.FEEDBACK)
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"\n" * 2**20)
@@ -188,7 +188,7 @@ def test_no_acknowledged_vote_is_lost_when_services_are_killed(settings):
             if len(acknowledged) > ENOUGH:
                 enough.set()
 
-    with voting_service(settings) as (one, first), voting_service(settings) as (other, second):
+    with voting_service(settings) as (killed, first), voting_service(settings) as (also_killed, second):
         visitors = [
             threading.Thread(target=vote_until_killed, args=(address, f"{address} {number}"))
             for address in (first, second)
@@ -197,8 +197,8 @@ def test_no_acknowledged_vote_is_lost_when_services_are_killed(settings):
         for visitor in visitors:
             visitor.start()
         assert enough.wait(60)
-        one.send_signal(signal.SIGKILL)
-        other.send_signal(signal.SIGKILL)
+        killed.send_signal(signal.SIGKILL)
+        also_killed.send_signal(signal.SIGKILL)
         for visitor in visitors:
             visitor.join(60)
     file = log_file(settings.home, Origin.FEEDBACK)

@@ -1,4 +1,4 @@
-"""The log of votes: durable, whole lines, whatever happens to its writers."""
+"""The log of votes: durable, whole lines, even if its writers are killed or the disk is full."""
 
 from __future__ import annotations
 

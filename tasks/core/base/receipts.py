@@ -83,11 +83,6 @@ class Ingested(Receipt):
         copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
         return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined"
 
-    @property
-    def origins(self) -> str:
-        """Where training pairs and given negatives come from, on one line; empty without judgments in the home."""
-        return ", ".join(f"{count:,} {name}" for name, count in self.pairs_from.items())
-
 
 class Index(Receipt):
     """A BM25 index of a snapshot's passages. The Lucene index is in the subfolder `lucene`."""

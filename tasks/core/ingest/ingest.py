@@ -28,7 +28,7 @@ from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import decide, log_outcome, validate_source
-from tasks.core.ingest.judged_pairs import Merged, merge_judgments
+from tasks.core.ingest.judged_pairs import Merged, describe_pairs, merge_judgments
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
@@ -85,8 +85,8 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
         _log.info("source unchanged: reusing snapshot %s", ingested.snapshot)
-    if ingested.origins:
-        _log.info("training pairs: %s", ingested.origins)
+    if ingested.pairs_from:
+        _log.info("%s", describe_pairs(ingested.pairs_from))
     _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 

@@ -12,6 +12,7 @@ release found.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,11 @@ def merge_judgments(
     tallies = [tally for tally in source.tallies if tally.table != qrels.table]
     tallies += [count_rows(connection, qrels), count_rows(connection, contract)]
     return Merged(tallies, [*source.rules, *rules, *with_offenders(connection, [overruled])], _count_pairs(connection))
+
+
+def describe_pairs(counts: Mapping[str, int]) -> str:
+    """Describe how many training pairs and given negatives come from each origin; empty without judgments."""
+    return "Training pairs: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()) if counts else ""
 
 
 def _decide_pairs(connection: duckdb.DuckDBPyConnection, votes: int) -> None:

@@ -16,6 +16,7 @@ from tasks.core.base.templates import render
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import WEIGHTS
+from tasks.core.ingest.judged_pairs import describe_pairs
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.report import charts
 from tasks.core.report.history import REPORTS, gain_over_base, page_name, training_seconds
@@ -68,6 +69,7 @@ def write_report(home: Path, night: Night) -> Path:
         training=[describe_training(encoder) for encoder in night.trained],
         mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
         reasons=REFUSED,
+        origins=describe_pairs(night.ingested.pairs_from) if night.ingested else "",
         samples=_samples(night),
         judge=partial(judge_command, home),
         refused=_refused(night),

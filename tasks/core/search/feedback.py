@@ -124,7 +124,7 @@ class VoteLog:
 
 
 def add_feedback(app: FastAPI, votes: VoteLog) -> None:
-    """Add `POST /feedback` to the application."""
+    """Add `POST /feedback` to the application. A vote that is not sent as JSON raises HTTPException (415)."""
     responses: dict[int | str, dict[str, type[Refusal]]] = {
         code: {"model": Refusal} for code in (401, 403, 408, 413, 415, 422, 429, 503, 504, 507)
     }

@@ -35,7 +35,7 @@ FILES = {Origin.JUDGE: "judgments.jsonl", Origin.FEEDBACK: "votes.jsonl"}  # the
 
 
 class Verdict(StrEnum):
-    """What a record says about a passage and a query."""
+    """The verdict of a record about a passage and a query."""
 
     RELEVANT = "relevant"
     ANSWERS = "answers"  # relevant, and answers the query
