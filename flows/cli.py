@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_feedback import feedback_commands
 from flows.cli_init import init
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(init)
 app.add_typer(search_commands)
 app.add_typer(reports)
+app.add_typer(feedback_commands)
 app.add_typer(releases, name="releases")
 app.add_typer(status_commands)
 app.add_typer(prefect)

@@ -32,6 +32,7 @@ COMMANDS = [
     ["export"],
     ["report"],
     ["compare"],
+    ["judge"],
     ["releases"],
     ["releases", "pin"],
     ["releases", "unpin"],

@@ -38,7 +38,8 @@ class Snapshot(Receipt):
     """An immutable, validated version of passages + queries + qrels.
 
     `rows` counts passages. Its folder contains `passages.parquet` (passage_id, title, text, text_hash),
-    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split).
+    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split), and
+    `given_negatives.parquet` (query_id, passage_id) if people judged passages of training queries as not relevant.
     """
 
     shelf: ClassVar[str] = "snapshots"
@@ -51,6 +52,7 @@ class Snapshot(Receipt):
     queries: int
     qrels: int
     splits: dict[str, int]  # split name -> number of queries with at least one positive in it
+    given_negatives: int = 0
 
 
 class Ingested(Receipt):
@@ -73,6 +75,7 @@ class Ingested(Receipt):
     identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
+    pairs_from: dict[str, int] = {}  # origin -> training pairs or given negatives; empty without judgments in the home
 
     @property
     def balance(self) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.decide import RetrainDecision
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
-from tasks.core.snapshot.reader import compare, qrels
+from tasks.core.snapshot.reader import compare, given_negatives, qrels
 from tasks.core.snapshot.splits import Split
 
 
@@ -195,8 +197,12 @@ def signal_of(name: str, value: float, threshold: float) -> Signal:
 
 
 def _share_of_new_pairs(old: Snapshot, new: Snapshot) -> float:
-    before, now = (
-        set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))
-        for table in (qrels(old, Split.TRAIN), qrels(new, Split.TRAIN))
+    """Return the number of new training pairs and given negatives, relative to the old training pairs."""
+    (before, given_before), (now, given_now) = (
+        (_pairs(qrels(snapshot, Split.TRAIN)), _pairs(given_negatives(snapshot))) for snapshot in (old, new)
     )
-    return len(now - before) / max(1, len(before))
+    return (len(now - before) + len(given_now - given_before)) / max(1, len(before))
+
+
+def _pairs(table: pa.Table) -> set[tuple[str, str]]:
+    return set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))
