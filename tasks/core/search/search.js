@@ -12,7 +12,7 @@ const VERDICTS = { // verdict: [name of its button, note after the click]
   not_relevant: ["Not relevant", "Recorded as not relevant"],
   answers: ["This answers it", "Recorded as the answer"],
 };
-const THUMB = "M7 10v10H4a1 1 0 0 1-1-1v-8a1 1 0 0 1 1-1zl4-6.5a2 2 0 0 1 3.6 1.6L14 10h5.2a1.8 1.8 0 0 1 1.7 2.3l-1.9 6.2a2 2 0 0 1-1.9 1.5H7";
+const thumbIcon = document.getElementById("thumb").content.firstElementChild;
 const votes = new Map(); // query and passage -> verdict of this visitor since the page was opened
 const voteGroups = new Set(); // functions that show the votes of the results on the page
 let collectsVotes = false;
@@ -76,12 +76,8 @@ function rankComparison(hit, otherRanks) {
 }
 
 function thumb(down) {
-  const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  icon.setAttribute("viewBox", "0 0 24 24");
-  icon.setAttribute("aria-hidden", "true");
+  const icon = thumbIcon.cloneNode(true);
   if (down) icon.classList.add("down");
-  icon.append(document.createElementNS("http://www.w3.org/2000/svg", "path"));
-  icon.firstChild.setAttribute("d", THUMB);
   return icon;
 }
 
