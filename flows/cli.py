@@ -221,6 +221,10 @@ def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    if settings.makes_pairs:
+        from tasks.core.synthesis.synthesize import add_synthetic_pairs
+
+        snapshot, _ = add_synthetic_pairs(settings, snapshot, send=False)
     refuse_another_feed(settings.home, release, snapshot, settings.data)
     drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
     return ingested, snapshot, drift

@@ -18,6 +18,7 @@ from tasks.core.evaluation.golden import answer_golden_queries, read_golden
 from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.segments import segments_of
 from tasks.core.evaluation.systems import System
+from tasks.core.snapshot.splits import SYNTHETIC
 
 TOP = 10  # ranks that `overlap` compares
 
@@ -71,6 +72,7 @@ def gather_evidence(
         trained=trained,
         dense=tables.get(System.DENSE),
         base_dense=tables.get(System.BASE_DENSE),
+        synthetic=challenger.split == SYNTHETIC,
         same_as_base={System.DENSE, System.BASE_DENSE} <= evaluations.keys()
         and _same_ranking(home, evaluations[System.DENSE], evaluations[System.BASE_DENSE]),
     )

@@ -144,7 +144,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = write_snapshot(connection, scratch, settings.home)
+            snapshot = write_snapshot(connection, scratch, settings.home, labeled=not settings.makes_pairs)
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept

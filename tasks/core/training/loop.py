@@ -104,6 +104,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         settings,
         job.older,
         leave_out_self=job.settings.evaluation.leave_out_self,
+        stored_vectors=bool(job.trunk),
     )
     check_negatives(data, settings)
     stored = _stored_trunk(job, data, encoder)
