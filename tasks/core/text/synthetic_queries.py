@@ -6,7 +6,6 @@ import hashlib
 import re
 from enum import StrEnum
 
-PREFIX = "synthetic-"  # of the ids of all synthetic queries: their only mark in snapshots, runs, and reports
 WHOLE_SHARE = 0.1  # of synthetic pairs that train with the whole passage
 
 
@@ -20,18 +19,14 @@ class Origin(StrEnum):
     GENERATED = "generated"  # a language model wrote it
 
 
+# The ids of all synthetic queries, which are their only mark in snapshots, runs, and reports.
+PATTERN = f"^synthetic-({'|'.join(Origin)})-[0-9a-f]{{20}}$"
+
+
 def synthetic_id(origin: Origin, query: str, passage_id: str) -> str:
     """Return the id of a synthetic query: `synthetic-<origin>-<digest of query and passage id>`."""
     digest = hashlib.sha256(f"{query}\0{passage_id}".encode()).hexdigest()[:20]
-    return f"{PREFIX}{origin}-{digest}"
-
-
-def origin_of(query_id: str) -> Origin | None:
-    """Return where a synthetic query comes from; None for any other query."""
-    if not query_id.startswith(PREFIX):
-        return None
-    name = query_id.removeprefix(PREFIX).partition("-")[0]
-    return Origin(name) if name in set(Origin) else None
+    return f"synthetic-{origin}-{digest}"
 
 
 def trains_whole(query_id: str) -> bool:

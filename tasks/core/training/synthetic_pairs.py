@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tasks.core.base.receipts import Snapshot
 from tasks.core.snapshot.reader import passages_by_id, qrels, queries
 from tasks.core.snapshot.splits import Split
-from tasks.core.text.synthetic_queries import PREFIX, trains_whole, without_query
+from tasks.core.text.synthetic_queries import PATTERN, trains_whole, without_query
 from tasks.core.training.texts import PassageTexts
 
 Pair = tuple[int, int]  # row of the query, row of the passage
@@ -30,7 +30,7 @@ def add_rests(snapshot: Snapshot, query_rows: Mapping[str, int], texts: PassageT
         not contain the query, if the rest equals another passage, and for the share that `trains_whole`.
     """
     train = qrels(snapshot, Split.TRAIN)
-    train = train.filter(pc.starts_with(train["query_id"], PREFIX))
+    train = train.filter(pc.match_substring_regex(train["query_id"], PATTERN))
     if train.num_rows == 0:
         return {}
     text_by_id = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
