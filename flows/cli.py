@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_init import init
+from flows.cli_label import label_commands
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 app.add_typer(init)
 app.add_typer(search_commands)
+app.add_typer(label_commands)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
 app.add_typer(prefect)

@@ -27,6 +27,7 @@ COMMANDS = [
     ["down"],
     ["watchdog"],
     ["search"],
+    ["label"],
     ["shadow"],
     ["export"],
     ["report"],

@@ -17,7 +17,7 @@ from tasks.core.synthesis import endpoint as endpoints
 from tasks.core.synthesis.endpoint import Endpoint
 from tasks.core.synthesis.generate import generate_queries, read_queries
 
-PASSAGES = {f"p{n}": f"The story of river number {n} is told in every village near it." for n in range(4)}
+PASSAGES = {f"p{n}": f"The story of river number {n} is known in every village near it." for n in range(4)}
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Evidence:
     trained: bool = False  # tonight; in a refresh, the challenger is the serving encoder
     dense: pa.Table | None = None  # the dense ranking of the challenger alone
     base_dense: pa.Table | None = None
-    synthetic: bool = False  # no person judged the held-out queries
+    label_note: str = ""  # why the labels of the held-out queries are not those of people
     same_as_base: bool = False  # both encoders rank the same passages in the same order for every query
 
 
@@ -111,7 +111,7 @@ def decide(evidence: Evidence, settings: GateSettings) -> Decision:
     segments = _compare_segments(evidence, settings)
     findings = [
         *_check_withdrawn(evidence),
-        *_note_synthetic(evidence),
+        *_note_labels(evidence),
         *_check_query_count(evidence, settings),
         *_check_learned(evidence),
         *_check_no_worse(compared, settings),
@@ -135,10 +135,9 @@ def _check_withdrawn(evidence: Evidence) -> Iterator[GateCheck]:
         yield GateCheck(held=False, words=words, remedy="new data or other settings, which make a different challenger")
 
 
-def _note_synthetic(evidence: Evidence) -> Iterator[GateCheck]:
-    if evidence.synthetic:
-        words = "measured on synthetic queries only: the quality on real queries is unknown"
-        yield GateCheck(held=True, words=words, informs=True)
+def _note_labels(evidence: Evidence) -> Iterator[GateCheck]:
+    if evidence.label_note:
+        yield GateCheck(held=True, words=evidence.label_note, informs=True)
 
 
 def _check_query_count(evidence: Evidence, settings: GateSettings) -> Iterator[GateCheck]:

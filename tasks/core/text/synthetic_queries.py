@@ -6,6 +6,7 @@ import hashlib
 import re
 from enum import StrEnum
 
+JUDGED = "judged-"  # begins the ids of queries that a language model labeled
 WHOLE_SHARE = 0.1  # of synthetic pairs that train with the whole passage
 
 

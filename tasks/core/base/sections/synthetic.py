@@ -52,6 +52,11 @@ class GenerateSettings(Section):
         None,
         description="text file with the prompt; $title, $text, and $count are replaced; not set: the built-in prompt",
     )
+    judge_prompt: OptionalPath = Field(
+        None,
+        description="text file with the prompt of nightshift label; $query, $title, and $text are replaced; not set: "
+        "the built-in prompt",
+    )
     concurrency: int = Field(4, ge=1, le=64, description="requests at the same time")
     timeout: float = Field(60, gt=0, description="seconds to wait for an answer")
     tries: int = Field(4, ge=1, le=10, description="requests for a passage before it is skipped until the next night")
