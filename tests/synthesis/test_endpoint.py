@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tasks.core.synthesis import endpoint as endpoints
 from tasks.core.synthesis.endpoint import Endpoint
 from tasks.core.synthesis.generate import generate_queries, read_queries
 
-PASSAGES = {f"p{n}": f"The story of river number {n} is known in every village near it." for n in range(4)}
+PASSAGES = {f"p{n}": f"The story of river number {n} is known in village {n}" for n in range(4)}
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_a_failed_request_is_sent_again(chat: Chat, tmp_path: Path, fault: str) 
 def test_an_answer_at_the_token_limit_loses_its_last_line(chat: Chat, tmp_path: Path) -> None:
     chat.faults = ["long"]
     (answer,) = Endpoint(tmp_path, settings_of(chat)).answer(["Passage: a b c d e"]).values()
-    assert read_queries(answer) == ["where was c d e seen"]
+    assert read_queries(answer) == ["where was c d e e seen"]
 
 
 def test_the_budget_counts_retries_and_holds_after_a_restart(chat: Chat, tmp_path: Path) -> None:
@@ -103,3 +105,30 @@ def test_a_prompt_file_replaces_the_prompt(chat: Chat, tmp_path: Path) -> None:
     generated = generate_queries(tmp_path / "home", snapshot_of(tmp_path / "home", PASSAGES), settings, 10)
     assert sorted(chat.prompts)[0] == f"Costs $5. Passage: {PASSAGES['p0']} (1)"
     assert all(len(texts) == 1 for texts in generated.values())
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tasks.core.base.sections.synthetic import GenerateSettings
+from tasks.core.synthesis.endpoint import Endpoint
+settings = GenerateSettings(url=sys.argv[1], model="writer", budget=5, concurrency=1)
+Endpoint(Path(sys.argv[2]), settings).answer([f"Passage: {n} b c d e" for n in range(4)])
+"""
+
+
+def test_a_killed_process_keeps_its_answers_and_its_request_count(chat: Chat, tmp_path: Path) -> None:
+    chat.faults = ["", "", "slow"]
+    child = subprocess.Popen([sys.executable, "-c", CHILD, chat.url, str(tmp_path)])
+    try:
+        assert all(chat.received.acquire(timeout=60) for _ in range(3))
+    finally:
+        child.kill()
+        child.wait()
+    prompts = [f"Passage: {n} b c d e" for n in range(4)]
+    endpoint = Endpoint(tmp_path, settings_of(chat, budget=5, concurrency=1))
+    assert list(endpoint.stored(prompts)) == prompts[:2]
+    assert endpoint.remaining == 2
+    assert len(endpoint.answer(prompts)) == 4
+    assert endpoint.remaining == 0
+    assert len(chat.prompts) == 5
