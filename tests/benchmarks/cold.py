@@ -3,8 +3,8 @@
     python tests/benchmarks/cold.py FOLDER [--steps 60] [--batch 32] [--tokens 128] [--seed 0] [--home DIR]
 
 FOLDER is a collection in BEIR layout with a train and a test split. The cold start reads only its passages: the pairs
-come from `[synthetic] structure`. Both trainings have the same base model, steps, batch size, and negatives by the same
-rules, and keep the weights of their last step. All systems rank all passages for the labeled test queries:
+come from `[synthetic] structure`, and the weights are the mean with the base model (`merge = "half"`). Both trainings
+have the same base model, steps, batch size, and rules for negatives, and end with their last step. All systems rank all passages for the labeled test queries:
 
     base          the base model
     BM25          keywords
@@ -70,7 +70,14 @@ class _Trial:
 
     def _settings(self, home: Path, form: str, *, structure: bool) -> Settings:
         chosen = self._chosen
-        training = {"max_steps": chosen.steps, "epochs": 1000, "batch_size": chosen.batch, "evaluate_every": 0}
+        merge = "half" if structure else "none"  # as `nightshift init --cold` suggests
+        training = {
+            "merge": merge,
+            "max_steps": chosen.steps,
+            "epochs": 1000,
+            "batch_size": chosen.batch,
+            "evaluate_every": 0,
+        }
         tree = {
             "home": home,
             "data": {"format": form, "path": chosen.folder, "compare": False},

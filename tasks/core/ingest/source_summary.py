@@ -32,6 +32,9 @@ EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches fast enoug
 
 _COLD = [
     "",
+    "[training]",
+    'merge = "half"'.ljust(32) + "# the mean with the base model: without labels, nothing shows whether training helps",
+    "",
     "[synthetic]",
     "structure = true".ljust(32) + "# training pairs from titles, headings, questions, and first sentences",
     "",

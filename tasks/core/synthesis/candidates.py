@@ -34,6 +34,8 @@ VERSION = 1  # increase when the same passages would give other candidates
 CANDIDATES = "candidates.parquet"  # in the folder of the candidates' snapshot
 SCHEMA = pa.schema([(name, pa.string()) for name in ("query_id", "passage_id", "origin", "query", "rule")])
 
+FEW = 200  # candidates; with more of other origins, first sentences are left out
+
 Row = tuple[str, str, Candidate]  # query id, passage id
 
 
@@ -41,6 +43,9 @@ def make_candidates(
     home: Path, snapshot: Snapshot, settings: SyntheticSettings, generated: Mapping[str, Sequence[str]]
 ) -> Snapshot:
     """Make the candidates of at most `max_passages` passages, those with the smallest text hashes.
+
+    First sentences are candidates only if there are fewer than `FEW` others. They resemble queries least: in MedQuAD,
+    training on them as well lost more than training on questions alone gained.
 
     A candidate is dropped as `ambiguous` if several passages give its query, and as `known_query` if the snapshot has
     the query already: a synthetic pair must not repeat a held-out query.
@@ -69,6 +74,8 @@ def make_candidates(
 
     def build(folder: Path) -> Mapping[str, Any]:
         rows = sorted(_unique(_candidates(snapshot, settings, generated)), key=lambda row: row[0])
+        better = [row for row in rows if row[2].origin is not Origin.SENTENCE]
+        rows = better if len(better) >= FEW else rows
         rules = _rules(snapshot, rows)
         kept = [row for row, rule in zip(rows, rules, strict=True) if not rule]
         if not kept:
