@@ -4,7 +4,8 @@
 
 FOLDER is a collection in BEIR layout with a train and a test split. The cold start reads only its passages: the pairs
 come from `[synthetic] structure`, and the weights are the mean with the base model (`merge = "half"`). Both trainings
-have the same base model, steps, batch size, and rules for negatives, and end with their last step. All systems rank all passages for the labeled test queries:
+have the same base model, steps, batch size, and rules for negatives, and end with their last step. All systems rank all
+passages for the labeled test queries:
 
     base          the base model
     BM25          keywords

@@ -16,14 +16,10 @@ from things_and_traits import THINGS, TRAITS
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow]
 
 SETTINGS = """
-[training]
-epochs = 4
-batch_size = 12
-learning_rate = {rate}
 [gate]
-bm25_floor = false
-margin = 0.5
 min_queries = 5
+margin = 0.5
+bm25_floor = false
 [generate]
 url = "{url}"
 model = "writer"
@@ -45,7 +41,7 @@ def test_a_corpus_without_queries_is_served(
     nightshift: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str], tmp_path: Path
 ) -> None:
     for name in list(environment):
-        if name.startswith(("NIGHTSHIFT_DATA", "NIGHTSHIFT_TRAINING", "NIGHTSHIFT_GATE")):
+        if name.startswith(("NIGHTSHIFT_DATA", "NIGHTSHIFT_GATE")):
             del environment[name]
     home = Path(environment["NIGHTSHIFT_HOME"])
     file = tmp_path / "night.toml"
@@ -55,8 +51,9 @@ def test_a_corpus_without_queries_is_served(
     assert 'split = "synthetic"' in suggested
 
     with chat_server() as chat:
-        file.write_text(suggested + SETTINGS.format(rate="1e-12", url=chat.url))
-        first = nightshift("run", "--settings", str(file))
+        file.write_text(suggested + SETTINGS.format(url=chat.url))
+        still = {"NIGHTSHIFT_TRAINING__LEARNING_RATE": "1e-12"}
+        first = nightshift("run", "--settings", str(file), **still)
         assert first.returncode == 0, first.stderr
         assert "training changed nothing" in first.stdout  # no training is accepted …
         assert "with the base model and BM25 as release r0001" in first.stdout  # … and a release serves
@@ -71,10 +68,9 @@ def test_a_corpus_without_queries_is_served(
         answer = document(nightshift("search", "the silent violin", "--json", "--settings", str(file)))
         assert answer["hits"][0]["title"] == "the silent violin"
 
-        again = nightshift("run", "--settings", str(file))
+        again = nightshift("run", "--settings", str(file), **still)
         assert again.stdout.startswith("Skipped"), again.stderr
 
-        file.write_text(suggested + SETTINGS.format(rate="0.003", url=chat.url))
         trained = nightshift("run", "--settings", str(file))
         assert trained.stdout.startswith("Promoted: release r0002"), trained.stderr
         assert len(chat.prompts) == sent

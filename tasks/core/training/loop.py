@@ -195,7 +195,7 @@ def _merge(
     progress: Progress,
     evaluate: Callable[[DevEvaluation], np.ndarray],
 ) -> Merge:
-    """Choose the weights on more dev queries than early stopping uses, or merge halfway, and put them into the model."""
+    """Merge halfway, or choose weights on more dev queries than early stopping uses, and put them into the model."""
     if job.settings.training.merge == "half":
         return merge_halfway(encoder, model, job.merge_with)
     settings, leave_out_self = job.settings.training, job.settings.evaluation.leave_out_self
