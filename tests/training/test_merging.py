@@ -156,7 +156,7 @@ def test_half_keeps_the_mean_with_the_start_without_dev_queries(tiny_model: Path
     merged, plain = run(settings, snapshot), run(having(settings, merge="none"), snapshot)
     assert merged.merge == Merge(kept="50% trained, rest the start", why='set by [training] merge = "half"')
     start, end, stored = weights(base), weights(plain), weights(merged)
-    assert all(torch.allclose(stored[name], (start[name] + end[name]) / 2, atol=1e-6) for name in stored)
+    assert all(np.allclose(stored[name], (start[name] + end[name]) / 2, atol=1e-6) for name in stored)
 
 
 def test_with_few_dev_queries_nothing_is_merged(tiny_model: Path, tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def recognize(path: Path | str, query: str = "", passage: str = "", *, cold: boo
     """
     location = find(path)
     if cold:
-        located = corpus.locate(location, passage)
+        passages = corpus.locate(location, passage)
         chosen = {"passage": passage} if passage else {}
-        return Recognized("corpus", _opener(located), tuple(sorted(location.left_out)), chosen)
+        return Recognized("corpus", _opener(passages), tuple(sorted(location.left_out)), chosen)
     name, located = _recognize(location, query, passage)
     columns = located.columns if isinstance(located, NestedSource) else {}
     return Recognized(name, _opener(located), tuple(sorted(location.left_out)), columns)

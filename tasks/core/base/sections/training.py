@@ -67,8 +67,8 @@ class TrainingSettings(Section):
     merge: Literal["none", "dev", "half"] = Field(
         "none",
         description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, "
-        "if it is better on dev queries than the trained weights; half: the mean of the start and the trained weights, without dev queries; "
-        "none: keep the trained weights",
+        "if it is better on dev queries than the trained weights; half: the mean of the start and the trained "
+        "weights, without dev queries; none: keep the trained weights",
     )
     merge_queries: int = Field(
         300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
