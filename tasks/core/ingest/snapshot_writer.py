@@ -62,17 +62,18 @@ def stage_pairs(
 
 
 def write_snapshot(
-    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, judged: bool = False
+    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, judged: bool = False, labeled: bool = True
 ) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
     are omitted. With `judged`, the rows of the table `given_negatives` are stored as well. Raises BadInput when there
-    is no passage, query, or training pair.
+    is no passage; also when there is no query or training pair, if the source must be labeled.
     """
     _require_rows(connection, "passages")
-    _require_rows(connection, "queries")
-    _require_training_pairs(connection)
+    if labeled:
+        _require_rows(connection, "queries")
+        _require_training_pairs(connection)
     make_room(connection, sum(_count_staged(connection, table) for table in SOURCE_TABLES), to_sort=True)
     rows = scratch / "accepted"
     rows.mkdir()

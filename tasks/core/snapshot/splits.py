@@ -16,6 +16,7 @@ class Split(StrEnum):
 
 
 HELD_OUT = (Split.DEV, Split.TEST)
+SYNTHETIC = "synthetic"  # split of the synthetic queries that training never reads; a person judged none of them
 _log = logging.getLogger("nightshift.ingest")
 
 
