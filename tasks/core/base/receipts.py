@@ -54,7 +54,7 @@ class Snapshot(Receipt):
 
 
 class Ingested(Receipt):
-    """Ingestion of a source. Always `rows` = `accepted` + `quarantined`; `accepted` includes `merged`.
+    """Ingestion of a source. Always `rows` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`.
 
     Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
     columns without reason and record), `validation.json`, and `contracts.html`, a page with the results of all rules.
@@ -73,12 +73,15 @@ class Ingested(Receipt):
     identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
+    forgotten: int = 0  # number of rows that `nightshift forget` keeps out
 
     @property
     def balance(self) -> str:
-        """Sentence with the numbers of read, accepted, merged, and quarantined rows."""
+        """Sentence with the numbers of read, accepted, merged, quarantined, and forgotten rows."""
         copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
-        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined"
+        forgotten = f" + {self.forgotten:,} forgotten" if self.forgotten else ""
+        kept = f"{self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined{forgotten}"
+        return f"{self.rows:,} rows read = {kept}"
 
 
 class Index(Receipt):

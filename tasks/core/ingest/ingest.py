@@ -28,11 +28,13 @@ from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import decide, log_outcome, validate_source
+from tasks.core.ingest.forgotten_rows import ForgottenRows
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
 from tasks.core.sources.source import Source, find_source
 from tasks.core.sources.split_names import known_split
+from tasks.core.text.tombstones import read_tombstones
 
 if TYPE_CHECKING:
     pass
@@ -47,7 +49,7 @@ REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     """Read, validate, and store the source of `settings.data`. An unchanged source is not read again.
 
-    Every row is either accepted or quarantined. The digest of the snapshot depends only on the accepted rows and their
+    Every row is accepted, quarantined, or dropped because it was forgotten. The digest of the snapshot depends only on the accepted rows and their
     splits, so two sources with equal content give one snapshot. The tables are compared with the most recent ingest of
     the same feed, unless `settings.data.compare` is off.
 
@@ -59,7 +61,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     source = find_source(settings.data, settings.home)
     written = settings.as_written("data").get("path")
     feed = settings.data.feed or (str(Path(written)) if written else source.name)
-    key = _key(source.identity, settings.data)
+    key = _key(settings.home, source.identity, settings.data)
     identity = digest_of(key)
     previous = _previous_snapshot(settings.home, feed, identity, compare=settings.data.compare)
     kept = settings.home / REFUSED / identity
@@ -88,17 +90,19 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
 
 def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings) -> Snapshot | None:
     """Return the snapshot of an earlier ingest of the source with this identity, under the settings `data`."""
-    identity = digest_of(_key(source, data))
+    identity = digest_of(_key(home, source, data))
     earlier = (ingested for ingested in receipts_newest_first(home, Ingested) if ingested.identity == identity)
     return next((find_artifact(home, Snapshot, ingested.snapshot) for ingested in earlier), None)
 
 
-def _key(source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
+def _key(home: Path, source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
+    tombstones = read_tombstones(home)
     return {
         "version": _VERSION,
         "source": source,
         "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
         "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
+        **({"forgotten": tombstones.digest} if tombstones else {}),
     }
 
 
@@ -134,10 +138,12 @@ def _previous_snapshot(home: Path, feed: str, identity: str, *, compare: bool) -
 def _build(folder: Path, source: Source, settings: Settings, kept: Path, previous: str | None) -> Mapping[str, Any]:
     scratch = folder / "scratch"
     scratch.mkdir()
-    read = source.open(scratch)
+    forgotten = ForgottenRows(read_tombstones(settings.home))
+    read = forgotten.without(source.open(scratch))
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
         tallies, rules = validate_source(connection, read, scratch, settings.data, last)
+        tallies = forgotten.count(tallies)
         first = write_quarantine(connection, folder, scratch)
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
@@ -160,6 +166,7 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         "rules": tuple(rules),
         "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
+        "forgotten": forgotten.counts.total(),
     }
 
 
