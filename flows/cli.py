@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_forget import forget_command
 from flows.cli_init import init
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
@@ -40,6 +41,7 @@ app.add_typer(init)
 app.add_typer(search_commands)
 app.add_typer(reports)
 app.add_typer(releases, name="releases")
+app.add_typer(forget_command)
 app.add_typer(prefect)
 
 

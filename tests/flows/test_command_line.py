@@ -36,6 +36,7 @@ COMMANDS = [
     ["releases", "unpin"],
     ["rollback"],
     ["drift"],
+    ["forget"],
     ["quarantine"],
     ["doctor"],
 ]

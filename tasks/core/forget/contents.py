@@ -58,7 +58,9 @@ class Contents:
     def texts(self) -> set[str]:
         """All texts of the forgotten rows: whole, in parts as title and text, and as records of quarantines."""
         rows = self.rows.values()
-        texts = {text for each in rows for table in (each.passages, each.queries) for row in table.values() for text in row}
+        texts = {
+            text for each in rows for table in (each.passages, each.queries) for row in table.values() for text in row
+        }
         return texts | {record for records in self.quarantines.values() for record in records}
 
     @cached_property
@@ -75,6 +77,10 @@ class Contents:
     def is_clean(self, digest: str) -> bool:
         """Return whether the artifact with this digest is in the home, and was made without any forgotten row."""
         return self._clean.get(digest, False)
+
+    def has(self, digest: str) -> bool:
+        """Return whether the home has the artifact with this digest."""
+        return digest in self._clean
 
     @cached_property
     def _clean(self) -> dict[str, bool]:
@@ -95,7 +101,7 @@ class Contents:
 
         for digest in known:
             decide(digest)
-        return clean
+        return {digest: clean[digest] for digest in known}
 
     def _decide(self, receipt: Receipt, decide: Any) -> bool:
         if isinstance(receipt, WITHOUT_TEXTS):
@@ -188,5 +194,7 @@ def _trained_on(snapshot: Path, rows: Rows, mined: list[Receipt]) -> bool:
     return any(
         passage in rows.passages
         for receipt in mined
-        for passage in pq.read_table(receipt.path / "negatives.parquet", columns=["passage_id"])["passage_id"].to_pylist()
+        for passage in pq.read_table(receipt.path / "negatives.parquet", columns=["passage_id"])[
+            "passage_id"
+        ].to_pylist()
     )

@@ -1,4 +1,4 @@
-"""Removes pieces of forgotten texts from the files of a home that are no artifacts: reports, logs, samples, databases."""
+"""Removes pieces of forgotten texts from the files of a home that are no artifacts: reports, logs, databases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.core.base.checksums import DIGEST, write_record
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Release
 from tasks.core.forget.contents import kinds_of_artifacts
-from tasks.core.forget.fragments import PLACEHOLDER, Fragments
+from tasks.core.forget.fragments import Fragments
 from tasks.core.ingest.ingest import REFUSED
 from tasks.core.text.tombstones import FOLDER, Tombstones
 
@@ -138,7 +138,10 @@ def _scrub_table(file: Path, fragments: Fragments, _: Tombstones, apply: bool) -
     table, pieces = pq.read_table(file), 0
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            values = [(value, 0) if value is None else fragments.replace(value, single_words=True) for value in table[field.name].to_pylist()]
+            values = [
+                (value, 0) if value is None else fragments.replace(value, single_words=True)
+                for value in table[field.name].to_pylist()
+            ]
             pieces += sum(count for _, count in values)
             table = table.set_column(place, field, pa.array([value for value, _ in values], pa.string()))
     if pieces and apply:
@@ -160,11 +163,13 @@ def _scrub_database(file: Path, fragments: Fragments, _: Tombstones, apply: bool
             database.execute("PRAGMA secure_delete = ON")
             database.execute("BEGIN IMMEDIATE" if apply else "BEGIN")
             for table, column in _text_columns(database):
-                for row, value in database.execute(f"SELECT rowid, {column} FROM {table} WHERE typeof({column}) = 'text'"):
+                select = f"SELECT rowid, {column} FROM {table} WHERE typeof({column}) = 'text'"  # noqa: S608 (our names)
+                update = f"UPDATE {table} SET {column} = ? WHERE rowid = ?"  # noqa: S608
+                for row, value in database.execute(select):
                     content, count = fragments.replace(value, single_words=column.strip('"') in _PROSE)
                     pieces += count
                     if count and apply:
-                        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (content, row))
+                        database.execute(update, (content, row))
             database.execute("COMMIT")
             if apply:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -178,7 +183,9 @@ def _scrub_database(file: Path, fragments: Fragments, _: Tombstones, apply: bool
 def _text_columns(database: sqlite3.Connection) -> list[tuple[str, str]]:
     """Return (table, column) of all columns of ordinary tables, quoted."""
     tables = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
-    ordinary = [name for name, sql in tables if "WITHOUT ROWID" not in (sql or "").upper() and "VIRTUAL" not in (sql or "")]
+    ordinary = [
+        name for name, sql in tables if "WITHOUT ROWID" not in (sql or "").upper() and "VIRTUAL" not in (sql or "")
+    ]
     return [
         (f'"{name}"', f'"{column[1]}"')
         for name in ordinary
@@ -231,6 +238,3 @@ def _move(aside: Path, file: Path) -> None:
         os.fsync(stream.fileno())
     aside.replace(file)
     sync_folder(file.parent)
-
-
-__all__ = ["PLACEHOLDER", "loose_files", "scrub_file"]

@@ -1,8 +1,8 @@
 """Finds pieces of forgotten texts in files that are no tables: pages, logs, and documents.
 
-Files show texts shortened, escaped, and in parts, so whole texts are not searched for. A piece is a run of `RUN` words of
-a forgotten text, or all of a shorter text, that occurs in no row that stays. So a phrase that other rows have too, such
-as "what are the symptoms of", is left in place, and what it was followed by is not.
+Files show texts shortened, escaped, and in parts, so whole texts are not searched for. A piece is a run of `RUN` words
+of a forgotten text, or all of a shorter text, that occurs in no row that stays. So a phrase that other rows have too,
+such as "what are the symptoms of", is left in place, and the words behind it are not.
 """
 
 from __future__ import annotations

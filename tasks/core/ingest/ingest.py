@@ -49,9 +49,9 @@ REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     """Read, validate, and store the source of `settings.data`. An unchanged source is not read again.
 
-    Every row is accepted, quarantined, or dropped because it was forgotten. The digest of the snapshot depends only on the accepted rows and their
-    splits, so two sources with equal content give one snapshot. The tables are compared with the most recent ingest of
-    the same feed, unless `settings.data.compare` is off.
+    Every row is accepted, quarantined, or dropped because it was forgotten. The digest of the snapshot depends only on
+    the accepted rows and their splits, so two sources with equal content give one snapshot. The tables are compared
+    with the most recent ingest of the same feed, unless `settings.data.compare` is off.
 
     Raises BadInput when a file is missing or unreadable, when a table has more refused rows than
     `settings.data.max_refused` or changed more than its contract allows, or when no passage, query, or training pair

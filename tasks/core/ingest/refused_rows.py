@@ -17,7 +17,7 @@ SAMPLES = 3
 
 
 def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
-    """Count the rows of each table (read, accepted, merged, quarantined, forgotten), and list the rules that refused rows.
+    """Count the rows of each table (read, accepted, merged, quarantined, forgotten), and list the rules with refusals.
 
     The newest ingest is the most recently used one, or that of a later night that stopped because of its data. A row
     that broke several rules is listed under the first. Each rule has its first `samples` rows.

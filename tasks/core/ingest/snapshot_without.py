@@ -50,10 +50,10 @@ def find_forgotten(folder: Path, tombstones: Tombstones) -> Rows:
     )
 
 
-def texts_of(folder: Path) -> Iterator[str]:
-    """Stream the texts of all passages, with titles, and of all queries of the snapshot in `folder`."""
-    for name, column in ((PASSAGES, "passage_id"), (QUERIES, "query_id")):
-        yield from (texts[0] for _, texts in _texts(folder / name, column))
+def other_texts(folder: Path, rows: Rows) -> Iterator[str]:
+    """Stream the texts of the passages, with titles, and queries of the snapshot in `folder` that are not in `rows`."""
+    for name, column, left_out in ((PASSAGES, "passage_id", rows.passages), (QUERIES, "query_id", rows.queries)):
+        yield from (texts[0] for row_id, texts in _texts(folder / name, column) if row_id not in left_out)
 
 
 def without_rows(home: Path, old: Snapshot, rows: Rows) -> Snapshot:

@@ -22,9 +22,7 @@ class ForgottenHits:
         self._watched = WatchedTombstones(home)
         self._counted: tuple[Path, str, int] | None = None  # snapshot, digest of the tombstones, passages
 
-    def search(
-        self, pinned: Pinned, queries: Sequence[str], k: int, where: Filters, mode: Mode | None
-    ) -> list[Answer]:
+    def search(self, pinned: Pinned, queries: Sequence[str], k: int, where: Filters, mode: Mode | None) -> list[Answer]:
         """Return the answers of `Pinned.search` without forgotten passages; raises as it does."""
         tombstones = self._watched.current()
         spare = self._spare(pinned, tombstones)

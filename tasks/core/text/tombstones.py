@@ -9,7 +9,6 @@ file, a guess of an id or a text can still be checked, so it needs the same prot
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import unicodedata
 from collections.abc import Iterable
@@ -95,7 +94,7 @@ def add_tombstones(home: Path, passages: Iterable[str], queries: Iterable[str], 
         if tombstones != before:
             digests = {kind: sorted(getattr(tombstones, kind)) for kind in KINDS}
             write_record(folder / FILE, {"key": tombstones.key, **digests})
-            os.chmod(folder / FILE, 0o600)
+            (folder / FILE).chmod(0o600)
             sync_folder(folder)
     return tombstones
 
