@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 RUN = 4  # words
+SHORTEST_WORD, SHORTEST_NUMBER = 3, 8  # characters of a word and of a number that is searched for alone
 PLACEHOLDER = "[forgotten]"
 _SPACED_SCRIPTS = r"(?:(?![\u3040-\u30ff\u3400-\u9fff])[^\W_])+"
 _SPACED = re.compile(_SPACED_SCRIPTS)
@@ -41,14 +42,15 @@ class Fragments:
         for text in texts:
             words = words_in(text)
             self._words.update(words)
-            self._runs.update(_runs_of(words, RUN) if len(words) > RUN else [tuple(words)] if words else [])
+            if len(words) > 1:  # a single word counts below
+                self._runs.update(_runs_of(words, min(RUN, len(words))))
         self._sizes = sorted({len(run) for run in self._runs})
         for text in kept:
             words = words_in(text)
             self._words.difference_update(words)
             for size in self._sizes:
                 self._runs.difference_update(_runs_of(words, size))
-        self._words -= _own_words()
+        self._words = {word for word in self._words - _own_words() if _is_telling(word)}
 
     def __bool__(self) -> bool:
         return bool(self._runs or self._words)
@@ -85,6 +87,11 @@ class Fragments:
             parts += [content[done:start], PLACEHOLDER]
             done = end
         return "".join([*parts, content[done:]]), len(spans)
+
+
+def _is_telling(word: str) -> bool:
+    """Return whether a word alone can show a text: short words and numbers also occur by chance."""
+    return len(word) >= (SHORTEST_NUMBER if word.isdecimal() else SHORTEST_WORD)
 
 
 def _runs_of(words: list[str], size: int) -> Iterator[tuple[str, ...]]:

@@ -31,7 +31,7 @@ class Plan(BaseModel):
     artifacts: tuple[str, ...] = ()  # shelf/digest
     stored: tuple[str, ...] = ()  # shelf/digest in the object store
     files: dict[str, int] = {}  # path → pieces of texts
-    encoders: tuple[str, ...] = ()  # fingerprints of encoders whose training may have read a forgotten row
+    encoders: tuple[str, ...] = ()  # digests of encoders whose training may have read a forgotten row
     learned: tuple[str, ...] = ()  # releases with these encoders, pruned or not
     outside: tuple[str, ...] = ()  # places that may have the texts and that Nightshift does not change
 
