@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, echo, load, print_json, readable_errors
+from flows.options import AsJson, SettingsFile, echo, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.forget.plan import ForgetReceipt, Plan
@@ -35,7 +35,6 @@ def forget(
     Without ids, finish a run that was interrupted. Prints a receipt with digests and counts.
     """
     import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
-    from tasks.core.base.errors import BadUsage
     from tasks.core.forget.forget import forget as forget_rows
     from tasks.core.forget.forget import plan_forget
     from tasks.core.forget.plan import read_pending
@@ -47,7 +46,7 @@ def forget(
         more = read_ids(file)
         passages, queries = passages | more.passages, queries | more.queries
     if not passages and not queries and read_pending(loaded.home) is None:
-        raise BadUsage("nothing to forget. Give --passage, --query, or --file; no earlier run is unfinished")
+        fail("nothing to forget. Give --passage, --query, or --file; no earlier run is unfinished", 2)
     databases = _databases()
     if dry_run:
         plan = plan_forget(loaded, passages, queries, databases)

@@ -44,8 +44,8 @@ def answers(settings: Settings, k: int = 10) -> list[list[tuple[str, str]]]:
         return [[(hit.passage_id, hit.text) for hit in answer.hits] for answer in searcher.search(SEARCHES, k)]
 
 
-def without(found: list[list[tuple[str, str]]], k: int) -> list[list[tuple[str, str]]]:
-    return [[hit for hit in hits if hit[0] not in PASSAGES][:k] for hits in found]
+def without(results: list[list[tuple[str, str]]], k: int) -> list[list[tuple[str, str]]]:
+    return [[hit for hit in hits if hit[0] not in PASSAGES][:k] for hits in results]
 
 
 def test_no_file_has_a_forgotten_text_and_other_answers_stay(settings: Settings) -> None:
@@ -64,7 +64,8 @@ def test_no_file_has_a_forgotten_text_and_other_answers_stay(settings: Settings)
     assert answers(settings, 16) == without(before, 16)
     assert receipt.embedded == 0
     release, _ = serving(settings)
-    assert release is not None and release.release == receipt.serving
+    assert release is not None
+    assert release.release == receipt.serving
     snapshot = load(home, Snapshot, release.snapshot)
     assert (snapshot.rows, snapshot.queries) == (81 - len(PASSAGES), 60 - len(QUERIES))
     assert load(home, Embeddings, release.embeddings).rows == snapshot.rows
@@ -76,10 +77,11 @@ def test_no_file_has_a_forgotten_text_and_other_answers_stay(settings: Settings)
     assert read_pending(home) is None
     assert not plan_forget(settings, PASSAGES, QUERIES).artifacts
     judged = (home / "feedback" / "judgments.jsonl").read_text()
-    assert "x102" in judged and "x100" not in judged
+    assert "x102" in judged
+    assert "x100" not in judged
 
 
-def test_a_dry_run_changes_nothing_and_says_what_would(settings: Settings) -> None:
+def test_a_dry_run_changes_nothing(settings: Settings) -> None:
     serving(settings)
     before = {path: path.stat().st_mtime_ns for path in settings.home.rglob("*.parquet")}
     plan = plan_forget(settings, PASSAGES, [*QUERIES, "nobody"])
@@ -96,17 +98,19 @@ def test_searchers_leave_forgotten_passages_out_before_anything_is_rebuilt(setti
         gone = [hits[0] for hits in before]
         add_tombstones(settings.home, gone, [], [])
         for counted in (False, True):
-            found = searcher.search(SEARCHES, 10)
+            results = searcher.search(SEARCHES, 10)
             expected = [[name for name in hits if name not in gone][:10] for hits in before]
-            assert [[hit.passage_id for hit in answer.hits] for answer in found] == expected, counted
-            assert [hit.rank for hit in found[0].hits] == list(range(1, 11))
+            assert [[hit.passage_id for hit in answer.hits] for answer in results] == expected, counted
+            assert [hit.rank for hit in results[0].hits] == list(range(1, 11))
             searcher.refresh()  # counts the forgotten passages
 
 
-def test_a_pin_and_a_running_night_are_refused_with_what_is_left(settings: Settings) -> None:
+def test_a_pin_and_a_running_night_are_refused_with_the_steps_to_do(settings: Settings) -> None:
     first = list_releases(settings)[-1].release
     pin(settings, first)
-    with pytest.raises(NightshiftError, match=f"releases unpin {first}(.|\n)*Left to do: publish(.|\n)*remove artifacts"):
+    with pytest.raises(
+        NightshiftError, match=f"releases unpin {first}(.|\n)*Left to do: publish(.|\n)*remove artifacts"
+    ):
         forget(settings, PASSAGES, [])
     unpin(settings.home, first)
     with exclusive(settings.home / "night.lock"), pytest.raises(NightshiftError, match="a night runs"):

@@ -40,19 +40,19 @@ class Contents:
     @cached_property
     def rows(self) -> Mapping[str, Rows]:
         """The forgotten rows of each snapshot, by its digest; only snapshots with any."""
-        found = {
+        by_digest = {
             snapshot.digest: find_forgotten(snapshot.path, self._tombstones)
             for snapshot in receipts_newest_first(self._home, Snapshot)
         }
-        return {digest: rows for digest, rows in found.items() if rows}
+        return {digest: rows for digest, rows in by_digest.items() if rows}
 
     @cached_property
     def quarantines(self) -> Mapping[Path, list[str]]:
         """The records of forgotten rows in each quarantine, by its folder; only folders with any."""
         folders = [*(receipt.path for receipt in receipts_newest_first(self._home, Ingested))]
         folders += [file.parent for file in (self._home / REFUSED).glob(f"[!.]*/{QUARANTINE}")]
-        found = {folder: list(self._refused(folder / QUARANTINE)) for folder in folders}
-        return {folder: records for folder, records in found.items() if records}
+        by_folder = {folder: list(self._refused(folder / QUARANTINE)) for folder in folders}
+        return {folder: records for folder, records in by_folder.items() if records}
 
     @property
     def texts(self) -> set[str]:

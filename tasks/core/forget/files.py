@@ -116,7 +116,7 @@ def _scrub_text(file: Path, fragments: Fragments, _: Tombstones, apply: bool) ->
 
 
 def _scrub_log(file: Path, fragments: Fragments, _: Tombstones, apply: bool) -> int:
-    """Overwrite the pieces in place: a process that has the file open goes on appending to it."""
+    """Overwrite the pieces in place: a process that has the file open continues to append to it."""
     pieces, offset = 0, 0
     with file.open("r+b" if apply else "rb") as stream:
         for line in stream.read().splitlines(keepends=True):

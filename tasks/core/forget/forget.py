@@ -30,6 +30,7 @@ from tasks.core.forget.rebuild import publish_without
 from tasks.core.forget.store import StoredArtifacts
 from tasks.core.ingest.snapshot_without import Rows, other_texts
 from tasks.core.release.history import known_releases, serving
+from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.text.tombstones import FOLDER, Tombstones, add_tombstones, read_tombstones
@@ -187,8 +188,10 @@ class _Run:
         """Add what is left to the plan of a killed run. What encoders have read was decided before, from all rows."""
         plan = self.plan(widened)
         if pending.tombstones == self._tombstones.digest:
-            plan = plan.model_copy(update={"encoders": (), "learned": ()})
-        return pending.model_copy(update={"tombstones": self._tombstones.digest, "plan": pending.plan.plus(plan)})
+            plan = plan.model_copy(update={"encoders": (), "learned": (), "unknown": 0})
+        drop = tuple(name for name in plan.drop if name not in pending.plan.rebuild)  # they served when it began
+        plan = pending.plan.plus(plan.model_copy(update={"drop": drop}))
+        return pending.model_copy(update={"tombstones": self._tombstones.digest, "plan": plan})
 
     def _check_pins(self) -> None:
         unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
@@ -211,6 +214,7 @@ class _Run:
     def _drop_collections(self) -> None:
         unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
         drop_collections(self._settings, unclean, self._publisher)
+        prune(self._settings)  # what an interrupted run has built
         wait_for_readers(self._settings, self._publisher)
 
     def _clean_store(self) -> None:
