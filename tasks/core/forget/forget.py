@@ -265,7 +265,8 @@ class _Run:
             embedded=self.embedded,
             plan=pending.plan,
         )
-        name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%S%fZ}.json"
+        # The same name again if this process is killed before it removes the plan.
+        name = f"{datetime.fromisoformat(pending.begun):%Y-%m-%dT%H%M%S%fZ}.json"
         write_json(self._home / FOLDER / RECEIPTS / name, receipt.model_dump(mode="json"))
         shutil.rmtree(self._home / FOLDER / SCRATCH, ignore_errors=True)
         (self._home / FOLDER / PENDING).unlink()
@@ -285,4 +286,4 @@ def _places_outside(settings: Settings) -> list[str]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -52,7 +52,7 @@ class Plan(BaseModel):
 
 
 class ForgetReceipt(BaseModel):
-    """Proof of a finished run, in `home/forgotten/receipts/<time>.json`."""
+    """Proof of a finished run, in `home/forgotten/receipts/<time when it began>.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
