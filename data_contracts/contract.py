@@ -24,7 +24,8 @@ FOLDER = Path(__file__).parent
 # In the order of validation: qrels refer to passages and queries. Pairs are the positive qrels, with the text of the
 # query and the split that the night uses. A refused pair is a refused row of qrels.
 TABLES = ("passages", "queries", "qrels", "pairs")
-SOURCE_TABLE_OF = {"passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels"}
+JUDGMENTS = "judgments"  # the votes and judgments of a home; validated after the tables of the source
+SOURCE_TABLE_OF = {**dict(zip(TABLES, TABLES, strict=True)), "pairs": "qrels", JUDGMENTS: JUDGMENTS}
 
 
 class ContractError(Exception):
@@ -107,8 +108,9 @@ def load_contract(file: Path) -> Contract:
     properties = schema.get("properties", [])
     names = tuple(column["name"] for column in properties)
     entries = [*schema.get("quality", []), *(entry for column in properties for entry in column.get("quality", []))]
-    if schema["name"] not in TABLES:
-        raise ContractError(f"{file.name}: unknown table {schema['name']!r}. Known tables: {', '.join(TABLES)}")
+    if schema["name"] not in SOURCE_TABLE_OF:
+        known = ", ".join(SOURCE_TABLE_OF)
+        raise ContractError(f"{file.name}: unknown table {schema['name']!r}. Known tables: {known}")
     rules = tuple(_rule(entry, names, file) for entry in entries)
     if len({rule.name for rule in rules}) != len(rules):
         raise ContractError(f"{file.name}: two rules have the same name")

@@ -79,7 +79,7 @@ def compare_appended(settings: Settings, serving: Release | None, recipe: str) -
     appended = find_appended(settings.data, settings.home)
     if serving is None or appended is None:
         return None
-    snapshot = find_ingested(settings.home, appended.before, settings.data)
+    snapshot = find_ingested(settings.home, appended.before, settings.data, settings.feedback.votes)
     served = find_artifact(settings.home, Snapshot, serving.snapshot)
     if snapshot is None or served is None:
         return None

@@ -10,8 +10,9 @@ from small_collection import Collection, passage, query
 
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.ingest import find_ingested, ingest
+from tasks.core.ingest.judge import Judgment, record_judgments
 from tasks.core.ingest.snapshot_without import find_forgotten, without_rows
-from tasks.core.snapshot.reader import passages, qrels, queries
+from tasks.core.snapshot.reader import given_negatives, passages, qrels, queries
 from tasks.core.sources.source import find_source
 from tasks.core.text.normalization import full_text
 from tasks.core.text.tombstones import FOLDER, add_tombstones, read_tombstones
@@ -31,7 +32,8 @@ def test_forgotten_rows_are_counted_and_not_stored(collection: Collection) -> No
     add_tombstones(settings.home, ["p3"], ["q5"], [text.upper()])
     ingested, snapshot = ingest(settings)
     assert ingested.digest != whole.digest
-    assert find_ingested(settings.home, find_source(settings.data).identity, settings.data) == snapshot
+    identity = find_source(settings.data).identity
+    assert find_ingested(settings.home, identity, settings.data, settings.feedback.votes) == snapshot
     assert ingested.rows == ingested.accepted + ingested.quarantined + ingested.forgotten == whole.rows
     assert ingested.forgotten == 3 + 3  # rows, and their judgments
     assert ingested.balance.endswith(" + 0 quarantined + 6 forgotten")
@@ -52,6 +54,25 @@ def test_a_snapshot_without_rows_is_the_snapshot_of_the_next_ingest(collection: 
     _, snapshot = ingest(settings)
     assert (made.digest, made.rows, made.splits) == (snapshot.digest, snapshot.rows, snapshot.splits)
     assert find_forgotten(made.path, tombstones).passages == {}
+
+
+def test_judgments_of_forgotten_rows_do_not_return(collection: Collection) -> None:
+    settings = collection.settings()
+    ingest(settings)
+    judged = [
+        Judgment(str(query(1)["text"]), "p2", relevant=False),
+        Judgment(str(query(1)["text"]), "p3", relevant=False),
+        Judgment("a private question", "p4", relevant=True),
+        Judgment("another question", "p6", relevant=True),
+    ]
+    record_judgments(settings.home, judged, "me")
+    _, before = ingest(settings)
+    assert (before.given_negatives, before.queries) == (2, 32)
+    tombstones = add_tombstones(settings.home, ["p3"], [], ["a private question"])
+    made = without_rows(settings.home, before, find_forgotten(before.path, tombstones))
+    _, snapshot = ingest(settings)
+    assert (made.digest, made.given_negatives, made.queries) == (snapshot.digest, 1, 31)
+    assert given_negatives(snapshot)["passage_id"].to_pylist() == ["p2"]
 
 
 def test_a_refused_row_of_a_forgotten_id_is_not_quarantined(collection: Collection) -> None:

@@ -38,7 +38,8 @@ class Snapshot(Receipt):
     """An immutable, validated version of passages + queries + qrels.
 
     `rows` counts passages. Its folder contains `passages.parquet` (passage_id, title, text, text_hash),
-    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split).
+    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split), and
+    `given_negatives.parquet` (query_id, passage_id) if people judged passages of training queries as not relevant.
     """
 
     shelf: ClassVar[str] = "snapshots"
@@ -51,14 +52,14 @@ class Snapshot(Receipt):
     queries: int
     qrels: int
     splits: dict[str, int]  # split name -> number of queries with at least one positive in it
+    given_negatives: int = 0
 
 
 class Ingested(Receipt):
     """Ingestion of a source. Always `rows` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`.
 
-    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
-    columns without reason and record), `validation.json`, and `contracts.html`, a page with the results of all rules.
-    `parents` contains the snapshot that it was compared with.
+    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (without
+    reason and record), `validation.json`, and `contracts.html`, a page of all rules. `parents` has the snapshot compared with.
     """
 
     shelf: ClassVar[str] = "ingests"
@@ -74,14 +75,14 @@ class Ingested(Receipt):
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
     forgotten: int = 0  # number of rows that `nightshift forget` keeps out
+    pairs_from: dict[str, int] = {}  # origin -> training pairs or given negatives; empty without judgments in the home
 
     @property
     def balance(self) -> str:
         """Sentence with the numbers of read, accepted, merged, quarantined, and forgotten rows."""
         copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
-        forgotten = f" + {self.forgotten:,} forgotten" if self.forgotten else ""
-        kept = f"{self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined{forgotten}"
-        return f"{self.rows:,} rows read = {kept}"
+        end = f"quarantined + {self.forgotten:,} forgotten" if self.forgotten else "quarantined"
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} {end}"
 
 
 class Index(Receipt):

@@ -18,6 +18,7 @@ from tasks.core.base.sections.compute import ComputeSettings, StoreSettings
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.sections.embedding import EmbeddingSettings
 from tasks.core.base.sections.evaluation import EvaluationSettings, GateSettings
+from tasks.core.base.sections.feedback import FeedbackSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.base.sections.release import MilvusSettings, ReleaseSettings
 from tasks.core.base.sections.service import ServiceSettings
@@ -196,6 +197,7 @@ class Settings(BaseSettings):
     release: ReleaseSettings = ReleaseSettings()
     drift: DriftSettings = DriftSettings()
     service: ServiceSettings = ServiceSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     compute: ComputeSettings = ComputeSettings()
     store: StoreSettings = StoreSettings()
     tracking: TrackingSettings = TrackingSettings()

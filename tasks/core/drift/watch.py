@@ -33,6 +33,7 @@ from tasks.core.drift.decide import (
     is_window_due,
     looks_damaged,
     low_threshold,
+    recall_threshold,
 )
 from tasks.core.drift.evidence import alarm_line, total
 from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement
@@ -190,10 +191,9 @@ class Check:
         suspect_reason = self._find_damage(measured, baseline)
         query_fields: dict[str, Any] = {}
         if examination is not None:
-            threshold = low_threshold(
-                baseline, examination.measured.queries, examination.measured.held_out, self.settings
-            )
-            query_fields = explanation_fields(examination, query_signals(examination, threshold, self.settings))
+            low = low_threshold(baseline, examination.measured.queries, examination.measured.held_out, self.settings)
+            recall = recall_threshold(baseline, examination.measured, self.settings)
+            query_fields = explanation_fields(examination, query_signals(examination, low, recall, self.settings))
             last = self.state.windows[-1]
             if last.drifted:
                 self.unfamiliar = examination.unfamiliar

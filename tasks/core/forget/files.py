@@ -8,14 +8,14 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.base.atomic_files import sync_folder
+from tasks.core.base.atomic_files import exclusive, sync_folder
 from tasks.core.base.checksums import DIGEST, write_record
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Release
@@ -70,7 +70,16 @@ def _handler(file: Path) -> _Handler:
 
 
 def _scrub_lines(file: Path, fragments: Fragments, tombstones: Tombstones, apply: bool) -> int:
-    """Remove whole lines: those with a piece of a text, and those with a forgotten id in a field of the line."""
+    """Remove whole lines: those with a piece of a text, and those with a forgotten id in a field of the line.
+
+    Holds the lock of the log, `<name>.lock`, with which the writers of votes and judgments take turns.
+    """
+    lock = file.with_suffix(".lock")
+    with exclusive(lock) if apply and lock.exists() else nullcontext():
+        return _scrub_locked_lines(file, fragments, tombstones, apply)
+
+
+def _scrub_locked_lines(file: Path, fragments: Fragments, tombstones: Tombstones, apply: bool) -> int:
     kept, removed = [], 0
     for line in file.read_bytes().splitlines(keepends=True):
         text = line.decode(**ENCODING)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from data_contracts.contract import SOURCE_TABLE_OF, TABLES, Severity
+from data_contracts.contract import JUDGMENTS, SOURCE_TABLE_OF, TABLES, Severity
 from tasks.core.base.files import write_text
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.templates import render
@@ -57,7 +57,7 @@ def write_docs(folder: Path, source: str, tallies: Sequence[Tally], rules: Seque
         source=source,
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         tallies=tallies,
-        tables={table: [line for line in lines if line.rule.table == table] for table in TABLES},
+        tables={table: [line for line in lines if line.rule.table == table] for table in (*TABLES, JUDGMENTS)},
         counts={status: sum(line.status is status for line in lines) for status in Status},
         quarantine=QUARANTINE,
     )

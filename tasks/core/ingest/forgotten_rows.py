@@ -42,11 +42,9 @@ class ForgottenRows:
         return filtered
 
     def count(self, tallies: Sequence[Tally]) -> list[Tally]:
-        """Return the row counts with the forgotten rows among the read ones."""
-        return [
-            replace(tally, read=tally.read + self.counts[tally.table], forgotten=self.counts[tally.table])
-            for tally in tallies
-        ]
+        """Return the row counts with the forgotten rows among the read ones; counts that have them do not change."""
+        counts = ((tally, self.counts[tally.table]) for tally in tallies)
+        return [replace(tally, read=tally.read - tally.forgotten + rows, forgotten=rows) for tally, rows in counts]
 
     def _kept(self, table: str, batch: pa.RecordBatch) -> list[bool]:
         forgotten = [False] * batch.num_rows

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import SOURCE_TABLE_OF, Contract, Severity, contract_file
+from data_contracts.contract import JUDGMENTS, SOURCE_TABLE_OF, TABLES, Contract, Severity, contract_file
 from tasks.core.base.duckdb_session import one_number, quoted
 from tasks.core.base.files import write_json
 from tasks.core.base.rule_count import RuleCount
@@ -25,7 +25,7 @@ from tasks.core.sources.rows import COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-SOURCE_TABLES = tuple(dict.fromkeys(SOURCE_TABLE_OF.values()))  # the tables that a source has
+SOURCE_TABLES = tuple(dict.fromkeys(SOURCE_TABLE_OF[table] for table in TABLES))  # the tables that a source has
 QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _OFFENDERS = 3  # example rows per rule
 _RECORD_CHARACTERS = 300  # shown characters of a raw record
@@ -40,7 +40,12 @@ _REFUSED_SCHEMA = pa.schema([*_ROW_FIELDS, ("reason", pa.string()), ("record", p
 _VALUE_PREFIX = "value_"
 _BATCH_ROWS = 4096  # refused rows in memory
 _BATCH_BYTES = 16 * 2**20  # records in memory
-_KEYS = {"passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split")}
+_KEYS = {
+    "passages": ("passage_id",),
+    "queries": ("query_id",),
+    "qrels": ("query_id", "passage_id", "split"),
+    JUDGMENTS: ("passage_id",),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ class Refused(NamedTuple):
     record: str | None
 
 
-def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> dict[str, FirstFault]:
+def write_quarantine(
+    connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path, tables: Sequence[str] = SOURCE_TABLES
+) -> dict[str, FirstFault]:
     """Write `quarantine.parquet` and `warnings.parquet` into `folder`, ordered by table, file, and row.
 
     The quarantine has one line per refused row (table, file, row, key, rule, reason, record). A row that broke several
@@ -84,13 +91,13 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratc
     """
     first: dict[str, FirstFault] = {}
     with pq.ParquetWriter(folder / QUARANTINE, _REFUSED_SCHEMA, compression="zstd") as writer:
-        for table in SOURCE_TABLES:
+        for table in tables:
             for batch in _refused_batches(connection, table, scratch):
                 writer.write_batch(batch)
                 if table not in first and batch.num_rows:
                     (row,) = batch.slice(0, 1).to_pylist()
                     first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"])
-    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table) for table in SOURCE_TABLES)
+    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table, place) for place, table in enumerate(tables))
     connection.execute(
         f'COPY (SELECT "table", file, row, key, rule FROM ({pairs_of_row_and_rule}) ORDER BY place, number, id) '
         f"TO {quoted(folder / WARNINGS)} (FORMAT parquet, COMPRESSION zstd)"
@@ -219,10 +226,10 @@ def _records(rows: pa.RecordBatch, files: Mapping[str, LongTextReader]) -> pa.Ar
     return pa.array(records, pa.string())
 
 
-def _warnings_query(table: str) -> str:
+def _warnings_query(table: str, place: int) -> str:
     return f"""
         SELECT '{table}' AS "table", s.file, s.line AS row, {_key(table)} AS key, r.name AS rule, r.id,
-               {SOURCE_TABLES.index(table)} AS place, s.row AS number
+               {place} AS place, s.row AS number
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
         WHERE f.source_table = '{table}' AND f.severity <> '{Severity.ERROR}'"""
 

@@ -18,10 +18,10 @@ from tasks.core.base.files import produce
 from tasks.core.base.read_ahead import BackgroundWriter
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
+from tasks.core.ingest.quarantine import SOURCE_TABLES
 from tasks.core.ingest.staging import stage
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
+from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, Split, carve
-from tasks.core.sources.rows import SCHEMAS
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import hashes_of
 
@@ -61,16 +61,19 @@ def stage_pairs(
     connection.execute("DROP TABLE positives")
 
 
-def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path) -> Snapshot:
+def write_snapshot(
+    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, judged: bool = False
+) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
-    are omitted. Raises BadInput when there is no passage, query, or training pair.
+    are omitted. With `judged`, the rows of the table `given_negatives` are stored as well. Raises BadInput when there
+    is no passage, query, or training pair.
     """
     _require_rows(connection, "passages")
     _require_rows(connection, "queries")
     _require_training_pairs(connection)
-    make_room(connection, sum(_count_staged(connection, table) for table in SCHEMAS), to_sort=True)
+    make_room(connection, sum(_count_staged(connection, table) for table in SOURCE_TABLES), to_sort=True)
     rows = scratch / "accepted"
     rows.mkdir()
     digest = ContentDigest()
@@ -87,12 +90,18 @@ def write_snapshot(connection: duckdb.DuckDBPyConnection, scratch: Path, home: P
     counts = {name: pq.read_metadata(rows / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
     for name in (QUERIES, QRELS):
         add_columns(digest, rows / name)
+    given = one_number(connection, "SELECT count(*) FROM given_negatives") if judged else 0
+    if given:  # snapshots without given negatives keep their digests
+        select = "SELECT query_id, passage_id FROM given_negatives ORDER BY query_id, passage_id"
+        _copy(connection, select, rows / GIVEN_NEGATIVES)
+        add_columns(digest, rows / GIVEN_NEGATIVES)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        for name in counts:
+        for name in (*counts, *([GIVEN_NEGATIVES] if given else [])):
             (rows / name).rename(folder / name)
         return {
-            "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits)
+            "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits),
+            "given_negatives": given,
         }  # fmt: skip
 
     return produce(home, Snapshot, {"version": FORM, "content": digest.hexdigest()}, build)

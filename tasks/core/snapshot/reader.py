@@ -19,6 +19,7 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.text.normalization import full_text
 
 PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet"
+GIVEN_NEGATIVES = "given_negatives.parquet"  # only if there are any
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ def qrels(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     """
     filters = None if split is None else [("split", "=", split)]
     return pq.read_table(snapshot.path / QRELS, filters=filters)
+
+
+def given_negatives(snapshot: Snapshot) -> pa.Table:
+    """Return the pairs (query_id, passage_id) of training queries that people judged as not relevant, sorted."""
+    if not snapshot.given_negatives:
+        return pa.table({"query_id": pa.array([], pa.string()), "passage_id": pa.array([], pa.string())})
+    return pq.read_table(snapshot.path / GIVEN_NEGATIVES)
 
 
 def compare(old: Snapshot, new: Snapshot) -> Changes:

@@ -34,6 +34,7 @@ FAULTS = {  # table -> the rules of the readers
     "passages": (*_TEXTS, "record_too_long"),
     "queries": (*_TEXTS, "record_too_long"),
     "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long"),
+    "judgments": ("invalid_utf8", "malformed_json", "missing_field", "repeated_field", "wrong_type", "record_too_long"),
 }
 READABLE = {  # the rules of the readers, as statements about a record that passes
     "invalid_utf8": "the record is valid UTF-8",
@@ -64,6 +65,9 @@ _VALUES = {
         ("passage_id", pa.string()),
         ("split", pa.string()),
         ("relevance", pa.int32()),
+    ],
+    "judgments": [
+        (name, pa.string()) for name in ("query", "passage_id", "verdict", "judge", "judged_at", "release", "origin")
     ],
 }
 COLUMNS = {table: tuple(name for name, _ in values) for table, values in _VALUES.items()}
