@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_feedback import feedback_commands
+from flows.cli_forget import forget_command
 from flows.cli_init import init
 from flows.cli_label import label_commands
 from flows.cli_prefect import prefect
@@ -45,6 +46,7 @@ app.add_typer(label_commands)
 app.add_typer(reports)
 app.add_typer(feedback_commands)
 app.add_typer(releases, name="releases")
+app.add_typer(forget_command)
 app.add_typer(status_commands)
 app.add_typer(prefect)
 

@@ -39,6 +39,7 @@ COMMANDS = [
     ["releases", "unpin"],
     ["rollback"],
     ["drift"],
+    ["forget"],
     ["quarantine"],
     ["doctor"],
 ]

@@ -56,11 +56,10 @@ class Snapshot(Receipt):
 
 
 class Ingested(Receipt):
-    """Ingestion of a source. Always `rows` = `accepted` + `quarantined`; `accepted` includes `merged`.
+    """Ingestion of a source. Always `rows` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`.
 
-    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
-    columns without reason and record), `validation.json`, and `contracts.html`, a page with the results of all rules.
-    `parents` contains the snapshot that it was compared with.
+    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (without
+    reason and record), `validation.json`, and `contracts.html`, a page of all rules; `parents`: the earlier snapshot.
     """
 
     shelf: ClassVar[str] = "ingests"
@@ -75,13 +74,15 @@ class Ingested(Receipt):
     identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
+    forgotten: int = 0  # number of rows that `nightshift forget` keeps out
     pairs_from: dict[str, int] = {}  # origin -> training pairs or given negatives; empty without judgments in the home
 
     @property
     def balance(self) -> str:
-        """Sentence with the numbers of read, accepted, merged, and quarantined rows."""
+        """Sentence with the numbers of read, accepted, merged, quarantined, and forgotten rows."""
         copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
-        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined"
+        end = f"quarantined + {self.forgotten:,} forgotten" if self.forgotten else "quarantined"
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} {end}"
 
 
 class Index(Receipt):

@@ -54,6 +54,7 @@ from tasks.core.drift.verdict import (
 )
 from tasks.core.drift.window_queries import Repetition, read_windows, rescore, write_windows
 from tasks.core.snapshot.reader import load_snapshot
+from tasks.core.text.tombstones import read_tombstones
 
 UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # in the home
 SHOWN = 30  # windows in a result
@@ -234,7 +235,9 @@ class Check:
         position = self.state.log
         if self.settings.queries is not None:
             reader = LogReader(self._log_position(self.settings.queries))
-            sample.add(self._count("log", skip_known(self.served.reference, reader.texts(), NONE)))
+            forgotten = read_tombstones(self.served.home)
+            texts = (text for text in reader.texts() if not (forgotten and forgotten.match_text(text)))
+            sample.add(self._count("log", skip_known(self.served.reference, texts, NONE)))
             position = reader.position
         if not is_window_due(self.state, len(sample), self.now, self.settings):
             return None

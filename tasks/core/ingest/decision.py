@@ -93,6 +93,8 @@ def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first
         _log.info("%s: %s", tally.table, counts)
         if tally.table in first:
             _log.warning("first refused row of %s: %s", tally.table, first[tally.table])
+        if tally.forgotten:
+            _log.info("%d rows of %s are forgotten: dropped, and not stored", tally.forgotten, tally.table)
         if tally.merged:
             _log.info("merged %d equal copies in %s: each has one row in the snapshot", tally.merged, tally.table)
         if tally.not_relevant:

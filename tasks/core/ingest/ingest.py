@@ -28,6 +28,7 @@ from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import decide, log_outcome, validate_source
+from tasks.core.ingest.forgotten_rows import ForgottenRows
 from tasks.core.ingest.judged_pairs import Merged, describe_pairs, merge_judgments
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
@@ -35,6 +36,7 @@ from tasks.core.snapshot.reader import load_snapshot
 from tasks.core.sources.feedback_rows import Judgments, find_judgments
 from tasks.core.sources.source import Source, find_source
 from tasks.core.sources.split_names import known_split
+from tasks.core.text.tombstones import read_tombstones
 
 if TYPE_CHECKING:
     pass
@@ -49,9 +51,9 @@ REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     """Read, validate, and store the source of `settings.data`. An unchanged source is not read again.
 
-    Every row is either accepted or quarantined. The digest of the snapshot depends only on the accepted rows and their
-    splits, so two sources with equal content give one snapshot. The tables are compared with the most recent ingest of
-    the same feed, unless `settings.data.compare` is off.
+    Every row is accepted, quarantined, or dropped because it was forgotten. The digest of the snapshot depends only on
+    the accepted rows and their splits, so two sources with equal content give one snapshot. The tables are compared
+    with the most recent ingest of the same feed, unless `settings.data.compare` is off.
 
     Raises BadInput when a file is missing or unreadable, when a table has more refused rows than
     `settings.data.max_refused` or changed more than its contract allows, or when no passage, query, or training pair
@@ -62,7 +64,7 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     judgments = find_judgments(settings.home, settings.feedback.votes)
     written = settings.as_written("data").get("path")
     feed = settings.data.feed or (str(Path(written)) if written else source.name)
-    key = _key(source.identity, settings.data, judgments)
+    key = _key(settings.home, source.identity, settings.data, judgments)
     identity = digest_of(key)
     previous = _previous_snapshot(settings.home, feed, identity, compare=settings.data.compare)
     kept = settings.home / REFUSED / identity
@@ -100,17 +102,21 @@ def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings, 
         data: the section `[data]`.
         votes: `[feedback] votes`.
     """
-    identity = digest_of(_key(source, data, find_judgments(home, votes)))
+    identity = digest_of(_key(home, source, data, find_judgments(home, votes)))
     earlier = (ingested for ingested in receipts_newest_first(home, Ingested) if ingested.identity == identity)
     return next((find_artifact(home, Snapshot, ingested.snapshot) for ingested in earlier), None)
 
 
-def _key(source: Mapping[str, object], data: DataSettings, judgments: Judgments | None) -> dict[str, object]:
+def _key(
+    home: Path, source: Mapping[str, object], data: DataSettings, judgments: Judgments | None
+) -> dict[str, object]:
+    tombstones = read_tombstones(home)
     key: dict[str, object] = {
         "version": _VERSION,
         "source": source,
         "contracts": {table: file_digest(contract_file(table)) for table in TABLES},
         "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
+        **({"forgotten": tombstones.digest} if tombstones else {}),
     }
     if judgments is not None:
         key["judgments"] = [judgments.identity, file_digest(contract_file(JUDGMENTS))]
@@ -151,14 +157,16 @@ def _build(
 ) -> Mapping[str, Any]:
     scratch = folder / "scratch"
     scratch.mkdir()
-    read = source.open(scratch)
+    forgotten = ForgottenRows(read_tombstones(settings.home))
+    read = forgotten.without(source.open(scratch))
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
         source_tallies, rules = validate_source(connection, read, scratch, settings.data, last)
+        source_tallies = forgotten.count(source_tallies)
         merged = Merged(source_tallies, rules)
         if judgments is not None:
             merged = merge_judgments(connection, judgments, merged, folder, scratch)
-        tallies, rules = merged.tallies, merged.rules
+        tallies, rules = forgotten.count(merged.tallies), merged.rules
         first = write_quarantine(connection, folder, scratch, [tally.table for tally in tallies])
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
@@ -182,6 +190,7 @@ def _build(
         "rules": tuple(rules),
         "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
+        "forgotten": forgotten.counts.total(),
         "pairs_from": merged.pairs_from,
     }
 

@@ -50,7 +50,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Tally:
-    """Row counts of one table: `read` = `accepted` + `quarantined`, exactly; `accepted` includes `merged`."""
+    """Row counts of one table: `read` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`."""
 
     table: str
     read: int
@@ -58,6 +58,7 @@ class Tally:
     quarantined: int
     not_relevant: int = 0  # accepted qrels with a score of 0 or less; they are not in the snapshot
     merged: int = 0  # accepted rows that equal an earlier row; the snapshot has one row for all of them
+    forgotten: int = 0  # dropped before they were checked, because of `nightshift forget`
 
     @property
     def refused_share(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-_FORM = 2  # increase when the same rows would give another content digest
+FORM = 2  # increase when the same rows would give another content digest
 
 
 def stage_pairs(
@@ -90,12 +90,12 @@ def write_snapshot(
     ).fetchall()
     counts = {name: pq.read_metadata(rows / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
     for name in (QUERIES, QRELS):
-        _add_file(digest, rows / name)
+        add_columns(digest, rows / name)
     given = one_number(connection, "SELECT count(*) FROM given_negatives") if judged else 0
     if given:  # snapshots without given negatives keep their digests
         select = "SELECT query_id, passage_id FROM given_negatives ORDER BY query_id, passage_id"
         _copy(connection, select, rows / GIVEN_NEGATIVES)
-        _add_file(digest, rows / GIVEN_NEGATIVES)
+        add_columns(digest, rows / GIVEN_NEGATIVES)
 
     def build(folder: Path) -> Mapping[str, Any]:
         for name in (*counts, *([GIVEN_NEGATIVES] if given else [])):
@@ -105,7 +105,7 @@ def write_snapshot(
             "given_negatives": given,
         }  # fmt: skip
 
-    return produce(home, Snapshot, {"version": _FORM, "content": digest.hexdigest()}, build)
+    return produce(home, Snapshot, {"version": FORM, "content": digest.hexdigest()}, build)
 
 
 _PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "text", "text_hash")])
@@ -139,6 +139,11 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
 
     Only ids, titles, and offsets are sorted. Sorting whole rows would write every text to disk again.
     """
+    write_passage_rows(_ordered_passages(connection, scratch), file, digest)
+
+
+def write_passage_rows(batches: Iterable[pa.RecordBatch], file: Path, digest: ContentDigest) -> None:
+    """Write batches of passages as row groups, and add them to the digest of a snapshot."""
     with (
         pq.ParquetWriter(
             file,
@@ -150,7 +155,7 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
         ) as writer,
         BackgroundWriter() as background,
     ):
-        for rows in _ordered_passages(connection, scratch):
+        for rows in batches:
             for name in ("passage_id", "text_hash"):
                 digest.add(name, rows[name])
             digest.add("title_size", pc.binary_length(rows["title"]))  # text_hash covers title and text together
@@ -169,7 +174,8 @@ def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> I
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)
 
 
-def _add_file(digest: ContentDigest, file: Path) -> None:
+def add_columns(digest: ContentDigest, file: Path) -> None:
+    """Add all columns of a file of queries or qrels to the digest of a snapshot."""
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches():
             for name in batch.schema.names:

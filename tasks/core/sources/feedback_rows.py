@@ -18,6 +18,7 @@ from tasks.core.base.errors import BadInput, describe
 from tasks.core.sources.feedback_log import FILES, FOLDER, Origin, Verdict, log_file
 from tasks.core.sources.fields import has_lone_surrogate, json_object
 from tasks.core.sources.rows import Fault, Raw, Values, batches
+from tasks.core.text.tombstones import Tombstones, read_tombstones
 
 _log = logging.getLogger("nightshift.ingest")
 _FIELDS = ("query", "passage_id", "verdict", "judge", "judged_at", "release")
@@ -51,6 +52,8 @@ def find_judgments(home: Path, votes: int) -> Judgments | None:
         BadInput: a log cannot be read.
     """
     lines = {origin: _complete_lines(log_file(home, origin), f"{FOLDER}/{name}") for origin, name in FILES.items()}
+    if tombstones := read_tombstones(home):
+        lines = {origin: _without_forgotten(raws, tombstones) for origin, raws in lines.items()}
     lines[Origin.FEEDBACK] = _with_enough_voters(lines[Origin.FEEDBACK], votes)
     if not any(lines.values()):
         return None
@@ -70,6 +73,17 @@ def _complete_lines(path: Path, name: str) -> list[Raw]:
         raise BadInput(f"votes and judgments: {describe(error)}") from error
     complete = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
     return [Raw(name, number, line) for number, line in enumerate(complete, start=1) if line.strip()]
+
+
+def _without_forgotten(lines: list[Raw], tombstones: Tombstones) -> list[Raw]:
+    """Return the lines that name no forgotten passage and no forgotten query."""
+    rows = ((raw, _row(Origin.JUDGE, raw.content)) for raw in lines)
+    return [
+        raw
+        for raw, row in rows
+        if isinstance(row, Fault)
+        or not (tombstones.match_text(str(row[0])) or tombstones.match_id("passages", str(row[1])))
+    ]
 
 
 def _with_enough_voters(lines: list[Raw], votes: int) -> list[Raw]:
