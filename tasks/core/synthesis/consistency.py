@@ -8,7 +8,6 @@ pairs that the other returns.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections import Counter
@@ -27,9 +26,11 @@ from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.base.sections.synthetic import SyntheticSettings
 from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.retrieval.runs import RUN_FILE
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, qrels, queries
+from tasks.core.snapshot.counts import count_rows
+from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES, qrels, queries
 from tasks.core.snapshot.splits import SYNTHETIC, Split
 from tasks.core.synthesis.candidates import longest_group, read_candidates
+from tasks.core.text.normalization import uniform
 
 log = logging.getLogger("nightshift.synthesis")
 
@@ -127,8 +128,7 @@ def _own_ranks(run: Run, passage_of: Mapping[str, str], top: int) -> dict[str, i
 
 
 def _split(passage_id: str, held_out: float) -> str:
-    draw = int.from_bytes(hashlib.sha256(f"{SYNTHETIC}:{passage_id}".encode()).digest()[:6], "big") / 2**48
-    return SYNTHETIC if draw < held_out else Split.TRAIN
+    return SYNTHETIC if uniform(f"{SYNTHETIC}:{passage_id}") < held_out else Split.TRAIN
 
 
 def with_synthetic_pairs(home: Path, snapshot: Snapshot, synthesis: Synthesis) -> Snapshot:
@@ -148,18 +148,14 @@ def with_synthetic_pairs(home: Path, snapshot: Snapshot, synthesis: Synthesis) -
                 "split": pairs["split"],
             }
         ).select(judged.schema.names)
-        texts = pa.concat_tables([queries(snapshot), made.cast(queries(snapshot).schema)]).sort_by("query_id")
+        labeled = queries(snapshot)
+        texts = pa.concat_tables([labeled, made.cast(labeled.schema)]).sort_by("query_id")
         both = pa.concat_tables([judged, made_qrels.cast(judged.schema)])
         both = both.sort_by([(name, "ascending") for name in ("split", "query_id", "passage_id")])
         pq.write_table(texts, folder / QUERIES, compression="zstd", row_group_size=32768)
         pq.write_table(both, folder / QRELS, compression="zstd", row_group_size=32768)
-        counts = both.group_by("split").aggregate([("query_id", "count_distinct")]).sort_by("split")
-        return {
-            "rows": snapshot.rows,
-            "queries": texts.num_rows,
-            "qrels": both.num_rows,
-            "splits": dict(zip(*(column.to_pylist() for column in counts.columns), strict=True)),
-            "parents": (snapshot.digest, synthesis.digest),
-        }
+        if snapshot.given_negatives:
+            shutil.copyfile(snapshot.path / GIVEN_NEGATIVES, folder / GIVEN_NEGATIVES)
+        return count_rows(folder) | {"parents": (snapshot.digest, synthesis.digest)}
 
     return produce(home, Snapshot, {"passages": snapshot.digest, "synthesis": synthesis.digest}, build)

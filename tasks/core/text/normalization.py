@@ -18,6 +18,11 @@ def text_hash(title: str | None, text: str) -> str:
     return hashlib.sha256(full_text(title, text).encode()).hexdigest()[:32]
 
 
+def uniform(text: str) -> float:
+    """Return a number in [0, 1) that depends only on the text, and is uniform over texts: a draw that never changes."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
 def hashes_of(titles: pa.Array, texts: pa.Array) -> pa.Array:
     """Compute `text_hash` of many passages without creating Python strings of the texts.
 

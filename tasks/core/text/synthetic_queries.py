@@ -6,6 +6,8 @@ import hashlib
 import re
 from enum import StrEnum
 
+from tasks.core.text.normalization import uniform
+
 JUDGED = "judged-"  # begins the ids of queries that a language model labeled
 WHOLE_SHARE = 0.1  # of synthetic pairs that train with the whole passage
 
@@ -36,8 +38,7 @@ def trains_whole(query_id: str) -> bool:
     The Inverse Cloze Task (Lee et al. 2019, arXiv:1906.00300, section 5.2) keeps the query in its passage for 10 % of
     the pairs, so that the encoder also learns from equal words.
     """
-    draw = int.from_bytes(hashlib.sha256(f"whole {query_id}".encode()).digest()[:6], "big") / 2**48
-    return draw < WHOLE_SHARE
+    return uniform(f"whole {query_id}") < WHOLE_SHARE
 
 
 def without_query(query: str, title: str, text: str) -> tuple[str, str]:
