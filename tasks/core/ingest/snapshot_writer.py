@@ -23,8 +23,8 @@ from tasks.core.ingest.staging import stage
 from tasks.core.snapshot.counts import count_rows
 from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, Split, carve
+from tasks.core.text.column_hashes import hashes_of
 from tasks.core.text.content_digest import ContentDigest
-from tasks.core.text.normalization import hashes_of
 
 if TYPE_CHECKING:
     import duckdb
