@@ -24,10 +24,14 @@ FOLDER = Path(__file__).parent
 # In the order of validation: qrels refer to passages and queries. Pairs are the positive qrels, with the text of the
 # query and the split that the night uses. A refused pair is a refused row of qrels.
 TABLES = ("passages", "queries", "qrels", "pairs")
-CLICKS = "clicks"  # checked after the passages, and only if a source is a click log: queries and qrels come from it
+CLICKS = "clicks"  # validated after the passages, and only if a source is a click log: it gives queries and qrels
+JUDGMENTS = "judgments"  # the votes and judgments of a home; validated after the tables of the source
 SOURCE_TABLE_OF = {
-    "passages": "passages", "queries": "queries", "qrels": "qrels", "pairs": "qrels", CLICKS: CLICKS
-}  # fmt: skip
+    **dict(zip(TABLES, TABLES, strict=True)),
+    "pairs": "qrels",
+    CLICKS: CLICKS,
+    JUDGMENTS: JUDGMENTS,
+}
 
 
 class ContractError(Exception):

@@ -138,6 +138,54 @@ TABLE_MEASURES = {
         "WHERE k > 1",
     ),
 }
+# The last vote or judgment of each person on a passage for a query wording; withdrawn ones do not count.
+LATEST = (
+    "(SELECT * FROM (SELECT row, {wording} AS wording, query, passage_id, origin, judge, judged_at, verdict, "
+    "verdict <> 'not_relevant' AS relevant FROM {rows} "
+    "QUALIFY row_number() OVER (PARTITION BY origin, judge, wording, passage_id ORDER BY row DESC) = 1) "
+    "WHERE verdict <> 'withdrawn')"
+)
+# The votes for and against each pair. `decided`: one side leads by the number of votes that must agree.
+COUNTED = (
+    "(SELECT wording, passage_id, count(*) FILTER (relevant) AS yes, count(*) FILTER (NOT relevant) AS no, "
+    "yes > no AS relevant, abs(yes - no) >= getvariable('votes') AS decided "
+    "FROM {latest} WHERE origin = 'feedback' GROUP BY wording, passage_id)"
+)
+JUDGMENT_MEASURES = {
+    # 1 if a query of this wording is held out
+    "reserved": Comparison(
+        0,
+        "SELECT row, 1 AS value FROM {t}_passed WHERE {wording} IN "
+        "(SELECT {wording} FROM pairs_accepted WHERE split <> 'train')",
+    ),
+    # number of people who judged the pair the other way
+    "disputes": Comparison(
+        0,
+        "SELECT l.row, count(*) AS value FROM {latest} l JOIN {latest} o USING (wording, passage_id) "
+        "WHERE l.origin = 'judge' AND o.origin = 'judge' AND l.relevant <> o.relevant GROUP BY l.row",
+    ),
+    # 1 for a vote on a pair that a person judged the other way
+    "overruled": Comparison(
+        0,
+        "SELECT DISTINCT l.row, 1 AS value FROM {latest} l JOIN {latest} o USING (wording, passage_id) "
+        "WHERE l.origin = 'feedback' AND o.origin = 'judge' AND l.relevant <> o.relevant",
+    ),
+    # 1 for a vote on a pair with votes for and against, where neither side leads by enough
+    "undecided": Comparison(
+        0,
+        "SELECT l.row, 1 AS value FROM {latest} l JOIN {counted} c USING (wording, passage_id) "
+        "WHERE l.origin = 'feedback' AND c.yes > 0 AND c.no > 0 AND NOT c.decided",
+    ),
+    # 1 for a vote that decided a pair against the source
+    "opposed": Comparison(
+        0,
+        "SELECT l.row, 1 AS value FROM {latest} l JOIN {counted} c USING (wording, passage_id) "
+        "JOIN (SELECT wording, passage_id, bool_or(relevance > 0) AS relevant FROM qrels_accepted "
+        "JOIN (SELECT query_id, {text_wording} AS wording FROM queries_accepted) USING (query_id) "
+        "GROUP BY wording, passage_id) s USING (wording, passage_id) "
+        "WHERE l.origin = 'feedback' AND c.decided AND c.relevant <> s.relevant",
+    ),
+}
 # Hashes of a property that is compared for copies or near duplicates. Near duplicates share `head` or `tail`; equal
 # texts share all three, which together avoid collisions in a table of any size.
 HASHES = {
@@ -174,7 +222,7 @@ class Kind(IntEnum):
 
 _KINDS = {
     **dict.fromkeys(ROW_MEASURES, Kind.ROW),
-    **dict.fromkeys(TABLE_MEASURES, Kind.TABLE),
+    **dict.fromkeys(TABLE_MEASURES | JUDGMENT_MEASURES, Kind.TABLE),
     **dict.fromkeys(COLLECTION_MEASURES, Kind.COLLECTION),
     **dict.fromkeys(AGGREGATE_MEASURES, Kind.AGGREGATE),
 }
@@ -227,6 +275,10 @@ def odd_sql(measured: Iterable[Measured]) -> dict[str, str]:
 
 def compared_sql(measured: Measured, table: str) -> tuple[int, str]:
     """Return the default value of a table or collection measure, and the query for (row, value) of all other rows."""
-    measure = (TABLE_MEASURES | COLLECTION_MEASURES)[measured.measure]
-    wording, text_wording = WORDING.format(p=measured.subject), WORDING.format(p="text")
-    return measure.default, measure.sql.format(p=measured.subject, t=table, wording=wording, text_wording=text_wording)
+    measure = (TABLE_MEASURES | JUDGMENT_MEASURES | COLLECTION_MEASURES)[measured.measure]
+    subject = "query" if measured.measure in JUDGMENT_MEASURES else measured.subject
+    wording, text_wording = WORDING.format(p=subject), WORDING.format(p="text")
+    latest = LATEST.format(wording=wording, rows=f"{table}_passed")
+    names = {"p": measured.subject, "t": table, "wording": wording, "text_wording": text_wording, "latest": latest}
+    names["counted"] = COUNTED.format(latest=latest)
+    return measure.default, measure.sql.format(**names)

@@ -28,6 +28,11 @@ _EXACT: Mapping[tuple[str, object], str] = {
     ("leaks", 0): "no training query has the same text as a held-out query",
     ("shared", 0): "no held-out query has the same text as a query of another held-out split",
     ("heldout", 0): "no passage of a training pair answers a held-out query",
+    ("reserved", 0): "no judgment is about a held-out query",
+    ("disputes", 0): "people agree about each pair",
+    ("overruled", 0): "no vote contradicts the judgment of a person",
+    ("undecided", 0): "no pair has nearly as many votes for as against it",
+    ("opposed", 0): "votes do not contradict the source",
 }
 # Measures with a range: `{range}` is “1 to 512”, “at most 10,000” or “at least 1”.
 _RANGE = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.prefect_processes import lives
 from tasks.core.base.files import exclusive, write_json
 from tasks.core.base.settings_file import load_settings
 
@@ -56,6 +57,12 @@ def read_begun(home: Path, flow: str) -> list[Begun]:
         return [Begun(**run) for run in json.loads(_file(home, flow).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def running_night(home: Path) -> Begun | None:
+    """Return the start of the night that runs on this machine, or waits for another one. None without a night."""
+    here = socket.gethostname()
+    return next((run for run in read_begun(home, "nightly")[-1:] if run.host == here and lives(run.process)), None)
 
 
 def _file(home: Path, flow: str) -> Path:

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_feedback import feedback_commands
+from flows.cli_forget import forget_command
 from flows.cli_init import init
+from flows.cli_label import label_commands
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import search_commands
+from flows.cli_status import status_commands
 from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
 from tasks.core.base.errors import BadUsage, NightshiftError, explain
 
@@ -38,8 +42,12 @@ app = typer.Typer(
 
 app.add_typer(init)
 app.add_typer(search_commands)
+app.add_typer(label_commands)
 app.add_typer(reports)
+app.add_typer(feedback_commands)
 app.add_typer(releases, name="releases")
+app.add_typer(forget_command)
+app.add_typer(status_commands)
 app.add_typer(prefect)
 
 
@@ -221,6 +229,10 @@ def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    if settings.makes_pairs:
+        from tasks.core.synthesis.synthesize import add_synthetic_pairs
+
+        snapshot, _ = add_synthetic_pairs(settings, snapshot, send=False)
     refuse_another_feed(settings.home, release, snapshot, settings.data)
     drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
     return ingested, snapshot, drift

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import SettingsFile, fail, load, readable_errors
+from flows.options import SettingsFile, SettingsFiles, fail, load, readable_errors
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from flows.running import Running
     from flows.schedules import Schedule
 
 prefect = typer.Typer()
@@ -22,39 +23,50 @@ Grace = Annotated[
 ]
 
 
-@prefect.command(epilog="Example: nightshift up --settings night.toml")
+@prefect.command(epilog="Example: nightshift up --settings docs.toml --settings wiki.toml")
 @readable_errors
 def up(
-    settings: SettingsFile = None,
+    settings: SettingsFiles = None,
     port: Annotated[int, typer.Option(help="Port of the server and its UI, reachable from this machine only.")] = 4200,
     deployments: Annotated[
         Path | None, typer.Option(help="A copy of infra/prefect.yaml with your own schedules.")
     ] = None,
     grace: Grace = 10,
+    nights: Annotated[
+        int, typer.Option(min=1, help="Several settings files: nights, and drift checks, that may run at once.")
+    ] = 1,
 ) -> None:
     """Start a Prefect server, a worker, and all deployments on this machine. Safe to run again.
 
     A night starts at 02:00 UTC every day, and a drift check every hour. The command waits until the server has
     scheduled them and prints their start times. A watchdog restarts a dead server or worker, and sends an alert to
     NIGHTSHIFT_ALERT_URL when a scheduled run does not start. The UI needs a login; the command prints the file that
-    holds it. Without a settings file, the demo corpus is used.
+    holds it. Without a settings file, the demo corpus is used. Several settings files run collections side by side,
+    each named after its file; server and logs are in the home of the first.
     """
     from datetime import timedelta
 
+    from flows.collections import read_collections
     from flows.local_prefect import prefect_folder, running, start, wait_until_scheduled
+    from flows.status_page import status_page
 
-    loaded = load(settings)
-    already_up = running(loaded.home) is not None
+    files = settings or []
+    home = load(files[0] if files else None).home
+    collections = read_collections(files) if len(files) > 1 else []
+    already_up = running(home) is not None
     typer.echo("the server is already running" if already_up else "starting a Prefect server (about 20 seconds)")
-    server = start(loaded.home, settings, deployments, port, timedelta(minutes=grace))
-    folder = prefect_folder(loaded.home)
+    file = files[0] if files else None
+    server = start(home, file, deployments, port, timedelta(minutes=grace), collections, nights)
+    folder = prefect_folder(home)
     typer.echo(f"Prefect is up: {server.url}  (login: in {folder / 'login'})")
-    print_next_runs(wait_until_scheduled(loaded.home, server))
+    print_next_runs(wait_until_scheduled(home, server), server)
     typer.echo(f"logs: {folder / 'server.log'}, worker.log, and watchdog.log")
+    if collections:
+        typer.echo(f"all collections on one page: {status_page(home)}")
     typer.echo("Run a night now: nightshift run, or the nightly deployment in the UI. Stop: nightshift down")
 
 
-def print_next_runs(planned: Sequence[tuple[Schedule, datetime]]) -> None:
+def print_next_runs(planned: Sequence[tuple[Schedule, datetime]], server: Running) -> None:
     """Print when the next run of each schedule starts."""
     from datetime import UTC, datetime
 
@@ -63,9 +75,10 @@ def print_next_runs(planned: Sequence[tuple[Schedule, datetime]]) -> None:
     now = datetime.now(UTC)
     for schedule, when in sorted(planned, key=lambda plan: plan[1]):
         typer.echo(f"next {display_name(schedule.deployment)}: {display_time(when, now)}")
-    for name in ("nightly", "watch-drift"):
-        if name not in {schedule.deployment for schedule, _ in planned}:
-            typer.echo(f"next {display_name(name)}: no schedule")
+    names = [collection.name for collection in server.collections] or [""]
+    for deployment in (f"{flow}-{name}".removesuffix("-") for name in names for flow in ("nightly", "watch-drift")):
+        if deployment not in {schedule.deployment for schedule, _ in planned}:
+            typer.echo(f"next {display_name(deployment)}: no schedule")
 
 
 @prefect.command(epilog="Example: nightshift down --now")
@@ -105,6 +118,7 @@ def watchdog(settings: SettingsFile = None, grace: Grace = 10) -> None:
     """
     from datetime import UTC, datetime, timedelta
 
+    from flows.collections import name_of
     from flows.local_prefect import api_of, running
     from flows.prefect_api import PrefectApi
     from flows.watchdog import check_once, missing_runs, send_alerts
@@ -112,7 +126,8 @@ def watchdog(settings: SettingsFile = None, grace: Grace = 10) -> None:
     home = load(settings).home
     server = running(home)
     tolerance = timedelta(minutes=grace)
-    send_alerts(check_once(home, tolerance, api_of(home, server) if server else PrefectApi.configured()))
+    api = api_of(home, server) if server else PrefectApi.configured()
+    send_alerts(check_once(home, tolerance, api, name_of(settings)))
     missing = missing_runs(home, tolerance, datetime.now(UTC))
     if missing:
         fail("; ".join(f"{name}: {len(times)} scheduled runs did not start" for name, times in missing.items()))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from flows.local_prefect import GRACE, Running, api_of, prefect_folder, started
+from flows.local_prefect import GRACE, api_of, prefect_folder, started
 from flows.prefect_processes import lives
+from flows.running import Running
 from flows.schedules import display_name, display_time, late_runs, next_runs, read_schedules
 from flows.server_log import read_errors
 from flows.watchdog import missing_runs
@@ -64,8 +65,9 @@ def _worker(settings: Settings) -> str:
 
 
 def _schedule(settings: Settings) -> str:
-    api, now = api_of(settings.home, _known(settings)), datetime.now(UTC)
-    schedules = read_schedules(api)
+    known, now = _known(settings), datetime.now(UTC)
+    api = api_of(settings.home, known)
+    schedules = read_schedules(api, known.collection_on(settings.home).name)
     planned = next_runs(api, schedules)
     unplanned = [schedule.deployment for schedule in schedules if not planned[schedule.id]]
     if unplanned:
@@ -83,7 +85,8 @@ def _runs(settings: Settings) -> str:
     if missing:
         runs = [f"{len(times)} of {name}, last {max(times):%d %b %H:%M} UTC" for name, times in missing.items()]
         raise NightshiftError(f"scheduled runs did not start in the last two days: {'; '.join(runs)}")
-    late = late_runs(api_of(settings.home, _known(settings)), GRACE)
+    known = _known(settings)
+    late = late_runs(api_of(settings.home, known), GRACE, known.collection_on(settings.home).name)
     if late:
         names = ", ".join(run["name"] for run in late[:5])
         raise NightshiftError(f"{len(late)} runs are late: no worker picked them up ({names})")

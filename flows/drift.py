@@ -11,7 +11,7 @@ from prefect.states import Completed, State
 
 from flows.begun import record_begin
 from flows.nightly import whole_night
-from flows.runs import run_name
+from flows.runs import limited_check, run_name
 from tasks import ingest, release
 from tasks.core.base.settings_file import load_settings
 from tasks.core.drift.findings import Drift
@@ -31,12 +31,13 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
         Completed as Quiet, Changed, Drifting, Retrain, Unlabeled, or Suspect; the drift result is its data.
     """
     settings = load_settings(settings_file)
-    serving, _ = release.reconcile(settings)
-    recipe = recipe_of(settings)
-    drift = ingest.compare_appended(settings, serving, recipe)
-    if drift is None:
-        _, snapshot = ingest.validate(settings)
-        drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
+    with limited_check():
+        serving, _ = release.reconcile(settings)
+        recipe = recipe_of(settings)
+        drift = ingest.compare_appended(settings, serving, recipe)
+        if drift is None:
+            snapshot, _ = ingest.synthesize(settings, ingest.validate(settings)[1])
+            drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
     name = ingest.announce(settings, serving, drift)
     return Completed(name=name, message=drift.cause, data=drift)
 

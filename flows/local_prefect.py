@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from flows.collections import Collection
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import end, lives, spawn
+from flows.running import Running, host_of, link_to_host, unlink_from_host
 from flows.schedules import Schedule, forget_schedules, keep_schedules, next_runs, read_schedules
 from flows.server_log import read_errors
 from tasks.core.base.checksums import set_aside
@@ -38,49 +40,73 @@ SERVER_DEFAULTS = {
 }
 
 
-class Running(BaseModel):
-    """Processes that `nightshift up` started, as stored in `<home>/prefect/up.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str
-    server: int  # process ids
-    worker: int
-    watchdog: int = 0
-
-    @property
-    def port(self) -> int:
-        """Port of the server."""
-        return int(self.url.rpartition(":")[2])
-
-
 def start(
-    home: Path, settings_file: Path | None, deployments: Path | None, port: int, grace: timedelta = GRACE
+    home: Path,
+    settings_file: Path | None,
+    deployments: Path | None,
+    port: int,
+    grace: timedelta = GRACE,
+    collections: Sequence[Collection] = (),
+    nights: int = 1,
 ) -> Running:
     """Start the server, deployments, worker, and watchdog, unless they run already. Safe to call again.
 
-    Raises NightshiftError when the port is taken, or, with the end of its log, when the server does not start.
+    Args:
+        home: home whose folder `prefect` keeps the server's database and logs.
+        settings_file: settings of a collection that runs alone.
+        deployments: a copy of infra/prefect.yaml.
+        port: port of the server.
+        grace: how late a scheduled run may start.
+        collections: collections that run side by side, instead of `settings_file`.
+        nights: number of nights of all collections that may run at once.
+
+    Raises NightshiftError when the port is taken, when the server runs other collections, or, with the end of its log,
+    when the server does not start.
     """
+    if running(home) is None:
+        unlink_from_host(home)  # the server that it shared is gone
     folder = prefect_folder(home)
     with exclusive(folder / "up.lock"):
         known = running(home)
+        _check_collections(known, collections)
         url = known.url if known else f"http://{HOST}:{port}"
-        environment = {**SERVER_DEFAULTS, **os.environ, **_environment(home, url, settings_file)}
+        environment = _environment(home, url, settings_file, shared=bool(collections))
         now = Running(
             url=url,
             server=known.server if known else start_server(folder, environment, port),
             worker=known.worker if known and lives(known.worker) else 0,
             watchdog=known.watchdog if known and lives(known.watchdog) else 0,
+            collections=tuple(collections),
         )
         save_running(home, now)
+        for collection in collections:
+            if collection.home != folder.parent:
+                link_to_host(collection.home, folder.parent)
         wait_until_healthy(folder / "server.log", environment, lambda: lives(now.server))
-        _bootstrap(environment, deployments)
+        _bootstrap(environment, deployments, collections, nights)
         if not now.worker:
             now = now.model_copy(update={"worker": start_worker(folder, environment)})
         if not now.watchdog:
             now = now.model_copy(update={"watchdog": _start_watchdog(home, environment, grace)})
         save_running(home, now)
     return now
+
+
+def _check_collections(known: Running | None, collections: Sequence[Collection]) -> None:
+    """Raise NightshiftError when a running server runs other collections, or one of `collections` elsewhere."""
+    names = sorted(collection.name for collection in collections)
+    if known is not None and sorted(collection.name for collection in known.collections) != names:
+        running_now = ", ".join(collection.name for collection in known.collections) or "this collection alone"
+        raise NightshiftError(
+            f"the Prefect server at {known.url} runs {running_now}. To change that, stop it: nightshift down. Then run "
+            "nightshift up with all settings files"
+        )
+    for collection in collections:
+        if (other := running(collection.home)) is not None and other != known:
+            raise NightshiftError(
+                f"{collection.settings_file}: a Prefect server at {other.url} runs this collection already. Stop it: "
+                f"nightshift down --settings {collection.settings_file}"
+            )
 
 
 def started(home: Path) -> Running | None:
@@ -111,8 +137,8 @@ def save_running(home: Path, now: Running) -> None:
 
 
 def prefect_folder(home: Path) -> Path:
-    """Return the folder of the server's database and logs."""
-    return home.absolute() / "prefect"
+    """Return the folder of the server's database and logs: in home, or in that of the collection that it shares."""
+    return host_of(home.absolute()) / "prefect"
 
 
 def api_of(home: Path, known: Running) -> PrefectApi:
@@ -126,7 +152,11 @@ def wait_until_scheduled(home: Path, known: Running) -> list[tuple[Schedule, dat
     Raises NightshiftError, with the errors in the server's log, when a run is not scheduled in time.
     """
     api = api_of(home, known)
-    schedules = keep_schedules(home, read_schedules(api))
+    schedules = [
+        schedule
+        for collection in known.on(home)
+        for schedule in keep_schedules(collection.home, read_schedules(api, collection.name))
+    ]
     deadline = time.monotonic() + SCHEDULED_WITHIN
     while True:
         planned = [(schedule, when) for schedule in schedules if (when := next_runs(api, schedules)[schedule.id])]
@@ -157,7 +187,7 @@ def login(home: Path) -> str:
     """Return `user:password` of this home's server: PREFECT_SERVER_API_AUTH_STRING, or a stored random password."""
     if configured := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         return configured
-    file = home / "prefect" / "login"
+    file = prefect_folder(home) / "login"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         previous = os.umask(0o077)
@@ -184,7 +214,9 @@ def stop(home: Path, known: Running) -> None:
         for process in (known.watchdog, known.worker, known.server):
             end(process)
         (prefect_folder(home) / "up.json").unlink(missing_ok=True)
-        forget_schedules(home)
+        for collection in known.on(home):
+            unlink_from_host(collection.home)
+            forget_schedules(collection.home)
 
 
 def wait_until_healthy(log: Path, environment: Mapping[str, str], alive: Callable[[], bool]) -> None:
@@ -231,21 +263,36 @@ def _start_watchdog(home: Path, environment: Mapping[str, str], grace: timedelta
     return spawn(prefect_folder(home) / "watchdog.log", environment, "flows.watchdog", *arguments)
 
 
-def _environment(home: Path, url: str, settings_file: Path | None) -> dict[str, str]:
-    settings = {"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}
-    return {
-        **settings,
+def _environment(home: Path, url: str, settings_file: Path | None, *, shared: bool) -> dict[str, str]:
+    """Return the environment of the server, worker, and watchdog.
+
+    If collections share the server, each of its deployments sets NIGHTSHIFT_SETTINGS and NIGHTSHIFT_HOME.
+    """
+    environment = {
+        **SERVER_DEFAULTS,
+        **os.environ,
+        **({"NIGHTSHIFT_SETTINGS": str(settings_file.absolute())} if settings_file else {}),
         "NIGHTSHIFT_HOME": str(home.absolute()),
-        "PREFECT_HOME": str(home.absolute() / "prefect"),
+        "PREFECT_HOME": str(prefect_folder(home)),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_API_AUTH_STRING": login(home),
         "PREFECT_API_AUTH_STRING": login(home),
     }
+    of_one = ("NIGHTSHIFT_SETTINGS", "NIGHTSHIFT_HOME") if shared else ()
+    return {name: value for name, value in environment.items() if name not in of_one}
 
 
-def _bootstrap(environment: Mapping[str, str], deployments: Path | None) -> None:
-    options = ["--deployments", str(deployments)] if deployments else []
+def _bootstrap(
+    environment: Mapping[str, str], deployments: Path | None, collections: Sequence[Collection], nights: int
+) -> None:
+    options = [
+        "--remove-others",
+        "--nights",
+        str(nights),
+        *(["--deployments", str(deployments)] if deployments else []),
+    ]
+    options += [option for collection in collections for option in ("--settings", str(collection.settings_file))]
     command = [sys.executable, "-m", "infra.bootstrap", *options]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)  # noqa: S603
     if done.returncode != 0:

@@ -22,6 +22,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML settings file. Default: the demo corpus.")]
+SettingsFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--settings", help="TOML settings file; repeat it for collections side by side. Default: the demo."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from prefect import get_run_logger, runtime
 from prefect.concurrency.sync import concurrency
 from prefect.settings import PREFECT_UI_ENABLED
 
+from flows.collections import collection_of
+from flows.local_prefect import prefect_folder
 from tasks.core.base.files import exclusive
 from tasks.core.base.settings import Settings
 
-PUBLISHING = "nightshift-publishing"  # the global concurrency limit that infra/bootstrap.py creates
+# Global concurrency limits that infra/bootstrap.py creates. The last two exist for several collections only.
+PUBLISHING = "nightshift-publishing"
+NIGHTS = "nightshift-nights"
+CHECKS = "nightshift-drift-checks"
 LEASE = 60  # seconds until the limit is freed after its holder was killed; Prefect's minimum
 WORDS = 3  # of the reason that a run's name includes
 STOP_WORDS = {"a", "of", "on", "the", "to"}
 
 
 def run_name() -> str:
-    """Name a run by flow, date and time in UTC, and reason, such as `nightly-2026-11-22-0200-schedule`."""
+    """Name a run by flow, collection, time in UTC, and reason, such as `nightly-2026-11-22-0200-schedule`."""
     reason = runtime.flow_run.parameters.get("reason") or ""
     flow = str(runtime.flow_run.flow_name).removesuffix("-on-drift")
-    return "-".join(filter(None, (flow, f"{datetime.now(UTC):%Y-%m-%d-%H%M}", _slug(reason))))
+    return "-".join(filter(None, (flow, _collection(), f"{datetime.now(UTC):%Y-%m-%d-%H%M}", _slug(reason))))
+
+
+def _collection() -> str:
+    """Return the collection of this run, if several share the Prefect server."""
+    return collection_of(runtime.flow_run.tags)
 
 
 def _slug(reason: str) -> str:
@@ -40,14 +50,21 @@ def run_url() -> str:
 
 def log_of(settings: Settings) -> str:
     """Return where to read the log of this run: the worker's log file, or the command that prints it."""
-    if runtime.deployment.id is not None and (file := settings.home.absolute() / "prefect" / "worker.log").exists():
+    if runtime.deployment.id is not None and (file := prefect_folder(settings.home) / "worker.log").exists():
         return str(file)
     return f"prefect flow-run logs {runtime.flow_run.id}"
+
+
+def publishing_limit(collection: str = "") -> str:
+    """Return the name of the limit that admits one run of a collection that builds a release."""
+    return f"{PUBLISHING}-{collection}" if collection else PUBLISHING
 
 
 @contextmanager
 def one_publisher(settings: Settings) -> Iterator[None]:
     """Wait until no other run builds a release, on this home and on every worker of the Prefect server.
+
+    If several collections share the server, also wait for the limit on the nights of all collections.
 
     This only avoids duplicate work. The ledger's fence is what prevents an older night from overwriting a newer
     release, so a night continues even if the server cannot renew the lease. A rollback does not wait.
@@ -55,11 +72,25 @@ def one_publisher(settings: Settings) -> Iterator[None]:
     Raises ConcurrencySlotAcquisitionError in a deployment without the limit. Run `python -m infra.bootstrap` to create
     it.
     """
-    with ExitStack() as locks:
-        if runtime.deployment.id is not None:
-            get_run_logger().info("Waiting for the limit %s: only one run at a time builds a release", PUBLISHING)
-            locks.enter_context(
-                concurrency(PUBLISHING, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False)
-            )
-        locks.enter_context(exclusive(settings.home / "night.lock"))
+    collection = _collection()
+    limits = [publishing_limit(collection), *([NIGHTS] if collection else [])]
+    with _limited(limits, "builds a release"), exclusive(settings.home / "night.lock"):
+        yield
+
+
+@contextmanager
+def limited_check() -> Iterator[None]:
+    """Wait for the limit on the drift checks of all collections, if several share the Prefect server."""
+    with _limited([CHECKS] if _collection() else [], "checks for drift"):
+        yield
+
+
+@contextmanager
+def _limited(limits: list[str], work: str) -> Iterator[None]:
+    """Hold a slot of every limit, in a run of a deployment. All slots are taken in one step, so none waits in vain."""
+    if runtime.deployment.id is None or not limits:
+        yield
+        return
+    get_run_logger().info("Waiting for the limit %s before this run %s", " and ".join(limits), work)
+    with concurrency(limits, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
         yield

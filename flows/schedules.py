@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.collections import collection_of, tag_of
 from flows.prefect_api import PrefectApi
 from tasks.core.base.files import write_json
 
 TAG = "nightshift"  # tag of every deployment in infra/prefect.yaml
+LOOK_AHEAD = timedelta(days=8)  # of the next run of a weekly schedule
 DISPLAY_NAMES = {"nightly": "night", "watch-drift": "drift check", "retrain-on-drift": "retrain"}
 
 
@@ -43,14 +45,21 @@ class Schedule(BaseModel):
         return sorted(datetime.fromtimestamp(time.timestamp(), UTC) for time in times if first < time <= until)
 
 
-def read_schedules(api: PrefectApi) -> list[Schedule]:
+def read_schedules(api: PrefectApi, collection: str = "") -> list[Schedule]:
     """Read the active schedules of all deployments that are not paused.
+
+    Args:
+        api: client of the Prefect server.
+        collection: one of several collections on the server. If it has no deployments, or by default: the deployments
+            of the collection that runs alone.
 
     Raises Unreachable when the server does not answer.
     """
     now = datetime.now(UTC)
     flows = {flow["id"]: flow["name"] for flow in api.post("flows/filter", {})}
     query = {"deployments": {"tags": {"all_": [TAG]}}, "sort": "NAME_ASC"}
+    deployments = api.post("deployments/filter", query)
+    named = [deployment for deployment in deployments if collection_of(deployment["tags"]) == collection]
     return [
         Schedule(
             id=schedule["id"],
@@ -59,7 +68,7 @@ def read_schedules(api: PrefectApi) -> list[Schedule]:
             definition=schedule["schedule"],
             since=now,
         )
-        for deployment in api.post("deployments/filter", query)
+        for deployment in named or [deployment for deployment in deployments if not collection_of(deployment["tags"])]
         for schedule in deployment["schedules"]
         if schedule["active"] and not deployment["paused"]
     ]
@@ -113,8 +122,14 @@ def next_runs(api: PrefectApi, schedules: Sequence[Schedule]) -> dict[str, datet
     return planned
 
 
-def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
-    """List the scheduled runs that no worker picked up within `grace`.
+def next_due(home: Path, flow: str, now: datetime) -> datetime | None:
+    """Return when the next run of a flow is due by the stored schedules, within eight days. Needs no server."""
+    due = [schedule.due(now, now + LOOK_AHEAD) for schedule in kept_schedules(home) if schedule.flow == flow]
+    return min((times[0] for times in due if times), default=None)
+
+
+def late_runs(api: PrefectApi, grace: timedelta, collection: str = "") -> list[dict[str, Any]]:
+    """List the scheduled runs, of one of several collections if it is named, that no worker picked up within `grace`.
 
     Raises Unreachable when the server does not answer.
     """
@@ -122,7 +137,7 @@ def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
         "flow_runs": {
             "state": {"type": {"any_": ["SCHEDULED"]}, "name": {"not_any_": ["AwaitingConcurrencySlot"]}},
             "expected_start_time": {"before_": (datetime.now(UTC) - grace).isoformat()},
-            "tags": {"all_": [TAG]},
+            "tags": {"all_": [TAG, *filter(None, [tag_of(collection)])]},
         }
     }
     runs: list[dict[str, Any]] = api.post("flow_runs/filter", query)
@@ -130,8 +145,11 @@ def late_runs(api: PrefectApi, grace: timedelta) -> list[dict[str, Any]]:
 
 
 def display_name(deployment: str) -> str:
-    """Return a short name for a deployment's runs, such as “drift check”."""
-    return DISPLAY_NAMES.get(deployment, deployment)
+    """Return a short name for a deployment's runs, such as “drift check”, or “docs drift check” for a collection."""
+    for name, shown in DISPLAY_NAMES.items():
+        if deployment == name or deployment.startswith(f"{name}-"):
+            return f"{deployment.removeprefix(name).removeprefix('-')} {shown}".strip()
+    return deployment
 
 
 def display_time(time: datetime, now: datetime) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.local_prefect import (
-    Running,
     api_of,
     prefect_folder,
     running,
@@ -20,6 +19,7 @@ from flows.local_prefect import (
 )
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
+from flows.running import Running
 from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.files import exclusive
 

@@ -110,10 +110,10 @@ def print_refusals(refusals: Mapping[str, Any]) -> None:
     console = open_console(highlight=False)
     counts = Table(box=None, pad_edge=False)
     counts.add_column("table")
-    for name in ("rows in", "accepted", "merged", "quarantined"):
+    for name in ("rows in", "accepted", "merged", "quarantined", "forgotten"):
         counts.add_column(name, justify="right")
     for name, rows in refusals["in"].items():
-        outcomes = (refusals[part][name] for part in ("accepted", "merged", "quarantined"))
+        outcomes = (refusals[part][name] for part in ("accepted", "merged", "quarantined", "forgotten"))
         counts.add_row(name, f"{rows:,}", *(f"{count:,}" for count in outcomes))
     console.print(counts)
     for rule in refusals["rules"]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from flows.console import open_console
 from flows.stages import minutes
 from tasks.core.drift.findings import Action
+from tasks.core.ingest.judged_pairs import describe_pairs
 
 if TYPE_CHECKING:
     from tasks.core.base.receipts import Ingested
@@ -29,6 +30,8 @@ def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     """Print the rows read, the action, one line per step, and the total."""
     console = open_console(highlight=False)
     console.print(ingested.balance)
+    if origins := describe_pairs(ingested.pairs_from):
+        console.print(origins)
     console.print(Text(f"a night would {PLANS[drift.verdict]} ", style="bold") + Text(f"({drift.cause})"))
     if not plan.steps:
         return

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from flows.alerts import send_alert
 from flows.begun import read_begun
-from flows.local_prefect import api_of, prefect_folder, running, started
+from flows.local_prefect import api_of, running, started
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
 from flows.schedules import Schedule, display_time, keep_schedules, kept_schedules, read_schedules
+from flows.status_page import StatusPage
 from flows.supervision import Supervisor
 from tasks.core.base.errors import Unreachable
 from tasks.core.base.files import exclusive, write_json
@@ -57,20 +58,20 @@ def missing_runs(home: Path, grace: timedelta, now: datetime) -> dict[str, list[
     return missing
 
 
-def refresh_schedules(home: Path, api: PrefectApi | None) -> list[Schedule]:
+def refresh_schedules(home: Path, api: PrefectApi | None, collection: str = "") -> list[Schedule]:
     """Store the server's current schedules and return them. If the server does not answer, return the stored ones."""
     try:
-        return keep_schedules(home, read_schedules(api)) if api else kept_schedules(home)
+        return keep_schedules(home, read_schedules(api, collection)) if api else kept_schedules(home)
     except Unreachable:
         return kept_schedules(home)
 
 
-def check_once(home: Path, grace: timedelta, api: PrefectApi | None) -> list[Alert]:
+def check_once(home: Path, grace: timedelta, api: PrefectApi | None, collection: str = "") -> list[Alert]:
     """Return an alert for each missing run that was not reported before."""
     now = datetime.now(UTC)
-    refresh_schedules(home, api)
+    refresh_schedules(home, api, collection)
     missing = missing_runs(home, grace, now)
-    with exclusive(prefect_folder(home) / "watchdog.lock"):
+    with exclusive(_reported_file(home).with_name("watchdog.lock")):
         reported = _reported(home)
         alerts = []
         for deployment, times in missing.items():
@@ -112,7 +113,7 @@ def _reported(home: Path) -> set[str]:
 
 
 def _reported_file(home: Path) -> Path:
-    return prefect_folder(home) / "missing.json"
+    return home / "prefect" / "missing.json"
 
 
 def _log(message: str) -> None:
@@ -122,11 +123,12 @@ def _log(message: str) -> None:
 
 def watch(home: Path, grace: timedelta) -> None:
     """Check periodically until `nightshift down` stops this process."""
-    supervisor = Supervisor(home, _log)
+    supervisor, page = Supervisor(home, _log), StatusPage(home)
     _log(f"Watching. A scheduled run may start {grace.total_seconds() / 60:g} minutes late")
     while started(home) is not None:
         try:
             _check(home, grace, supervisor)
+            page.refresh()
         except Exception as error:  # a full disk or a damaged file must not stop the watchdog
             _log(f"Check failed: {type(error).__name__}: {error}")
         time.sleep(min(INTERVAL, max(1.0, grace.total_seconds() / 2)))
@@ -135,7 +137,9 @@ def watch(home: Path, grace: timedelta) -> None:
 def _check(home: Path, grace: timedelta, supervisor: Supervisor) -> None:
     send_alerts([Alert(f"Nightshift: {event.subject}", event.body) for event in supervisor.supervise()])
     server = running(home)
-    send_alerts(check_once(home, grace, api_of(home, server) if server else None))
+    api = api_of(home, server) if server else None
+    for collection in known.on(home) if (known := started(home)) else ():
+        send_alerts(check_once(collection.home, grace, api, collection.name))
 
 
 if __name__ == "__main__":

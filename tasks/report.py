@@ -24,6 +24,7 @@ from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.systems import System
 from tasks.core.ingest.contracts_page import PAGE
+from tasks.core.ingest.judged_pairs import describe_pairs
 from tasks.core.report.history import record
 from tasks.core.report.index import write_index
 from tasks.core.report.night import Night
@@ -79,6 +80,7 @@ def contract_table(ingested: Ingested, snapshot: Snapshot) -> None:
     lines = [_broken_rule(rule) for rule in broken]
     lines += ["", f"{len(ingested.rules) - len(broken)} of {len(ingested.rules)} rules passed.", ""]
     lines.append(f"All rules, with samples: {_code(ingested.path.absolute() / PAGE)}")
+    lines += ["", f"{describe_pairs(ingested.pairs_from)}."] if ingested.pairs_from else []
     _show("data-contract", lines, f"{ingested.balance}. Snapshot {snapshot.digest}: {contents}.")
 
 
@@ -128,16 +130,16 @@ def drift_history(drift: Drift) -> None:
     rows = [
         (
             f"{window.number}, {window.at:%Y-%m-%d %H:%M}",
+            _result_of(window),
+            f"{bar(window.evidence, window.line)} {window.evidence:,.0f}" if window.line else "",
             window.queries,
             window.low,
             window.threshold,
-            f"{bar(window.evidence, window.line)} {window.evidence:,.0f}" if window.line else "",
-            _result_of(window),
         )
         for window in reversed(drift.windows)
     ]
     if rows:
-        lines = table(("window", "queries", "low-score share", "threshold", "evidence of drift", "result"), rows)
+        lines = table(("window", "result", "evidence of drift", "queries", "low-score share", "threshold"), rows)
         lines.append(f"A full bar is the line of {drift.line:,.0f} that confirms drift, on a log scale.")
         _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'no retrain is on hold'}")
 

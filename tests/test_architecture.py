@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # In both lists an entry may import itself and the entries before it.
 PACKAGES = ["data_contracts", "tasks.core", "tasks", "flows", "infra"]
 LAYERS = ["base", "text", "snapshot", "encoder", "sources", "ingest", "embedding", "retrieval", "mining", "evaluation",
-          "training", "release", "search", "drift", "report"]  # fmt: skip
+          "training", "synthesis", "release", "search", "drift", "report", "forget"]  # fmt: skip
 API = ROOT / "tasks" / "nightshift"  # imported as `nightshift`; internal code never imports it
 FOLDERS = ("data_contracts", "tasks", "flows", "infra")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -24,6 +24,8 @@ LONGEST = 300  # lines of a Python file
 WHOLE_TREE = {
     "tasks.core.drift.watch": "reads home and two sections, in addition to five inputs",
     "tasks.core.evaluation.probe": "embeds, evaluates, and compares",
+    "tasks.core.forget.forget": "publishes, and opens the store",
+    "tasks.core.forget.rebuild": "publishes",
     "tasks.core.ingest.ingest": "needs the paths as they are written in the settings file",
     "tasks.core.release.publish": "records all settings with the release",
     "tasks.core.release.reindex": "publishes",
@@ -37,6 +39,7 @@ WHOLE_TREE = {
     "tasks.core.search.searcher": "opens ledger, collection, and BM25 index",
     "tasks.core.search.service": "opens searchers",
     "tasks.core.search.shadow": "opens searchers",
+    "tasks.core.synthesis.synthesize": "searches, embeds, and filters",
     "tasks.core.training.budget": "chooses settings of three sections",
     "tasks.core.training.pace": "plans from all settings of a training",
     "tasks.core.training.trials": "trains",

@@ -1,13 +1,14 @@
 """Error rates of drift detection: false alarms in quiet years, detection of real shifts, and damaged input.
 
-    python tests/benchmarks/drift.py DATA --vectors FOLDER [--draws 100] [--sizes 200 1000 5000] [--seed 0]
+    python tests/benchmarks/drift.py DATA --vectors FOLDER [--draws 100] [--sizes 200 1000 5000] [--seeds 0 1 2 3 4]
 
 DATA contains `medquad`, `scifact`, and `arxiv_titles` in BEIR layout (queries.jsonl, corpus.jsonl, qrels/*.tsv; plain
 or gzip). FOLDER caches vectors, so that a second run encodes nothing. The benchmark simulates three worlds. In MedQuAD,
 30 % of the topics are held back and arrive later as new topics. In arXiv, the corpus is the abstracts of March to June
 2025, and titles of later months are the shift. In the third world, a fifth of the clusters of arXiv titles is held back
-with its abstracts. The reference uses held-out queries of the collection; each night draws from the remaining queries
-with replacement.
+with its abstracts. The reference uses held-out queries of the collection, in MedQuAD those of other topics; each night
+draws from the remaining queries with replacement. A seed decides what is held back and held out; draws are spread over
+all seeds.
 
 Ordinary variation: each night draws its mix of 20 query clusters from a Dirichlet distribution around the usual mix.
 With concentration 100, the share of a cluster varies by about half between nights; with 30, by almost its full size;
@@ -60,22 +61,27 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path, help="folder with the three collections")
     arguments.add_argument("--vectors", type=Path, required=True, help="cache for vectors")
-    arguments.add_argument("--draws", type=int, default=100, help="simulated years or shifts per cell")
+    arguments.add_argument("--draws", type=int, default=100, help="simulated years or shifts per cell, over all seeds")
     arguments.add_argument("--sizes", type=int, nargs="+", default=[200, 1000, 5000], help="queries per night")
     arguments.add_argument("--worlds", nargs="*", default=[], help="beginnings of names of worlds; default: all")
-    arguments.add_argument("--seed", type=int, default=0, help="seed of all draws")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of worlds and draws")
     arguments.add_argument("--precision", default="openvino-bf16", help="numeric path of the encoder")
     arguments.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="encoder")
     arguments.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other [drift] settings")
     chosen = arguments.parse_args()
     settings = DriftSettings.model_validate({k: json.loads(v) for k, v in (pair.split("=") for pair in chosen.set)})
     chosen.vectors.mkdir(parents=True, exist_ok=True)
-    for world in worlds(chosen.data, chosen.vectors, chosen.precision, chosen.model, chosen.seed):
-        if chosen.worlds and not world.name.lower().startswith(tuple(chosen.worlds)):
-            continue
-        study = Study(world, settings, chosen.draws, chosen.seed)
-        print(f"\n## {world.name}\n\n{world.describe()}\n")
-        print(f"{tabulate_quiet_years(study, chosen.sizes)}\n\n{tabulate_shifts(study, chosen.sizes)}", flush=True)
+    by_name: dict[str, list[Study]] = {}
+    for seed in chosen.seeds:
+        for world in worlds(chosen.data, chosen.vectors, chosen.precision, chosen.model, seed):
+            if not chosen.worlds or world.name.lower().startswith(tuple(chosen.worlds)):
+                study = Study(world, settings, max(1, chosen.draws // len(chosen.seeds)), seed)
+                by_name.setdefault(world.name, []).append(study)
+    for name, studies in by_name.items():
+        print(f"\n## {name}\n", *(f"- Seed {study.seed}: {study.world.describe()}" for study in studies), sep="\n")
+        print(
+            f"\n{tabulate_quiet_years(studies, chosen.sizes)}\n\n{tabulate_shifts(studies, chosen.sizes)}", flush=True
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class Nights:
             number: NormalWindow(queries=window.queries, low=window.low, unfamiliarity=window.unfamiliarity)
             for number, window in measured.items()
         }
-        self.state = with_reference(self.state, "next", rescored)
+        self.state = with_reference(self.state, f"release of night {self.night}", rescored)
         self.waiting = ()
 
     def _measure(self, pool: Pool) -> Measurement:
@@ -178,23 +184,30 @@ YEARS = {
 }
 
 
-def tabulate_quiet_years(study: Study, sizes: list[int]) -> str:
-    """Tabulate years in which only the mix varies: false retrains per year, fired and suspect windows."""
+def tabulate_quiet_years(studies: list[Study], sizes: list[int]) -> str:
+    """Tabulate years in which only the mix varies: false retrains per year, fired and suspect windows.
+
+    A false retrain is promoted, so it calibrates again.
+    """
     lines = [
         "| quiet years | queries/night | false retrains/year | fired | suspect | deviation |",
         "|---|---:|---:|---:|---:|---:|",
     ]
+    years = [(study, draw) for study in studies for draw in range(study.draws)]
     for label, (concentration, weekdays) in YEARS.items():
         for size in sizes:
             totals = np.zeros(3)
             windows: list[Measurement] = []
-            for draw in range(study.draws):
+            for study, draw in years:
                 nights = start_nights(study, concentration, weekdays, size, draw)
                 for _ in range(365):
-                    totals += nights.next(Source(size, concentration, weekdays=weekdays))
+                    outcome = nights.next(Source(size, concentration, weekdays=weekdays))
+                    totals += outcome
+                    if outcome[0]:
+                        nights.promote()
                 windows += nights.measured
             lines.append(
-                f"| {label} | {size:,} | {totals[0] / study.draws:.2f} | {totals[1] / len(windows):.2%} |"
+                f"| {label} | {size:,} | {totals[0] / len(years):.2f} | {totals[1] / len(windows):.2%} |"
                 f" {totals[2] / len(windows):.2%} | {np.std([window.low for window in windows]):.4f} /"
                 f" {np.std([window.unfamiliarity for window in windows]):.3f} |"
             )
@@ -202,20 +215,18 @@ def tabulate_quiet_years(study: Study, sizes: list[int]) -> str:
     return "\n".join(lines)
 
 
-def tabulate_shifts(study: Study, sizes: list[int]) -> str:
+def tabulate_shifts(studies: list[Study], sizes: list[int]) -> str:
     """Tabulate every shift of the world at every size."""
     lines = [
         "| shift | share | queries/night | low scores | unseen terms | warm | promoted | first | suspect |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    normal, figures = study.world.normal, study.world.figures
-    for number, (name, pool, share) in enumerate(study.world.shifts):
+    for number, (name, _, share) in enumerate(studies[0].world.shifts):
         for size in sizes:
-            source = Source(size, USUAL, pool, share)
-            warm, suspect = _simulate_shift(study, source, number, WARM, promote=False)
-            promoted, _ = _simulate_shift(study, source, number, WARM, promote=True)
-            first, _ = _simulate_shift(study, source, number, 0, promote=False)
-            low, unseen = ((1 - share) * figures(normal)[n] + share * figures(pool)[n] for n in range(2))
+            warm, suspect = _simulate_shift(studies, size, number, WARM, promote=False)
+            promoted, _ = _simulate_shift(studies, size, number, WARM, promote=True)
+            first, _ = _simulate_shift(studies, size, number, 0, promote=False)
+            low, unseen = np.mean([_figures(study.world, number) for study in studies], axis=0)
             lines.append(
                 f"| {name} | {share:.0%} | {size:,} | {low:.1%} | {unseen:.1%} | {shares_within(warm)} |"
                 f" {shares_within(promoted)} | {shares_within(first)} | {suspect:.0%} |"
@@ -224,23 +235,31 @@ def tabulate_shifts(study: Study, sizes: list[int]) -> str:
     return "\n".join(lines)
 
 
+def _figures(world: World, number: int) -> tuple[float, float]:
+    """Return the low-score share and the unseen-term share of nights with a shift."""
+    _, pool, share = world.shifts[number]
+    normal, shifted = world.figures(world.normal), world.figures(pool)
+    return (1 - share) * normal[0] + share * shifted[0], (1 - share) * normal[1] + share * shifted[1]
+
+
 def _simulate_shift(
-    study: Study, source: Source, number: int, before: int, *, promote: bool
+    studies: list[Study], size: int, number: int, before: int, *, promote: bool
 ) -> tuple[np.ndarray, float]:
     """Return the night of the first retrain in each draw, float64 (draws,), and the share of suspect draws."""
-    first, suspects = np.full(study.draws, np.inf), 0
-    for draw in range(study.draws):
-        nights = start_nights(study, number, source.size, before, draw)
-        for _ in range(before):
-            nights.next(Source(source.size, source.concentration))
-        nights.waiting = ()
-        if promote:
-            nights.promote()
-        outcomes = np.array([nights.next(source) for _ in range(AFTER)])
-        if outcomes[:, 0].any():
-            first[draw] = 1 + np.argmax(outcomes[:, 0])
-        suspects += outcomes[:, 2].any()
-    return first, suspects / study.draws
+    first, suspects = [], 0
+    for study in studies:
+        _, pool, share = study.world.shifts[number]
+        for draw in range(study.draws):
+            nights = start_nights(study, number, size, before, draw)
+            for _ in range(before):
+                nights.next(Source(size, USUAL))
+            nights.waiting = ()
+            if promote:
+                nights.promote()
+            outcomes = np.array([nights.next(Source(size, USUAL, pool, share)) for _ in range(AFTER)])
+            first.append(1 + np.argmax(outcomes[:, 0]) if outcomes[:, 0].any() else np.inf)
+            suspects += outcomes[:, 2].any()
+    return np.array(first), suspects / len(first)
 
 
 def shares_within(first: np.ndarray) -> str:

@@ -44,7 +44,7 @@ def main() -> None:
     embeddings = gather_shards(settings.home, encoder, snapshot, settings.embedding.shards)
     reference = build_reference(settings.home, encoder, embeddings, snapshot)
     print(f"{snapshot.rows:,} passages, reference of {reference.rows:,} queries built in {reference.seconds:.1f} s")
-    release = _release(settings, encoder, embeddings, snapshot)
+    release = release_of(settings, encoder, embeddings, snapshot)
     open_file = gzip.open if chosen.queries.suffix == ".gz" else open
     with open_file(chosen.queries, "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in itertools.islice(lines, 2 * max(chosen.sizes))]
@@ -73,7 +73,7 @@ def _time_check(settings: Settings, release: Release, snapshot: Snapshot, texts:
     )
 
 
-def _release(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Release:
+def release_of(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot) -> Release:
     """Return a record of the serving release; a check does not read its collection."""
     return Release(
         digest="d", path=settings.home, rows=snapshot.rows, release="r0001-d", created="2026-01-01T00:00:00Z",

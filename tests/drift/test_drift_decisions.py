@@ -73,10 +73,11 @@ def test_evidence_of_a_single_window_fades_in_normal_windows() -> None:
 
 
 def test_small_windows_add_up() -> None:
+    normal, _ = nights(*[window_of(queries=200)] * 20)
     low = 0.067  # 5 % new topics
-    single, _ = nights(window_of(low, queries=200))
+    single, _ = nights(window_of(low, queries=200), state=normal, first=20)
     assert single.windows[-1].evidence < 10
-    _, decisions = nights(*[window_of(low, queries=200)] * 20)
+    _, decisions = nights(*[window_of(low, queries=200)] * 20, state=normal, first=20)
     assert any(decision.trigger for decision in decisions)
 
 
@@ -213,6 +214,21 @@ def test_a_drop_in_recall_is_confirmed_separately() -> None:
     _, mixed = nights(window_of(0.2), window_of(recall=0.6, judged=1000))
     assert not mixed[-1].trigger
     assert not any(decision.trigger for decision in nights(*[window_of(recall=0.6, judged=20)] * 5)[1])
+
+
+def test_a_recall_that_varies_with_the_mix_of_topics_is_no_drift() -> None:
+    usual = [window_of(recall=0.8 + change, judged=1000) for change in (0.05, -0.06) * 10]
+    state, decisions = nights(*usual)
+    assert not any(decision.trigger for decision in decisions)
+    low = [window_of(recall=0.7, judged=1000)] * 2
+    assert nights(*low)[1][-1].trigger
+    assert not nights(*low, state=state, first=30)[1][-1].trigger  # 0.7 is in the range of the normal windows
+    assert nights(*[window_of(recall=0.5, judged=1000)] * 2, state=state, first=30)[1][-1].trigger
+
+
+def test_a_new_release_keeps_the_level_of_recall() -> None:
+    state, _ = nights(*[window_of(recall=0.7 + 0.05, judged=1000)] * 10)
+    assert len(with_reference(state, "next").baseline.labeled) == 10
 
 
 def test_a_window_is_due_by_count_and_by_time() -> None:

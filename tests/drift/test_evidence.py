@@ -79,10 +79,19 @@ def test_evidence_is_limited_so_an_alarm_ends_with_its_drift() -> None:
 
 def test_more_windows_and_larger_windows_make_the_level_more_certain() -> None:
     few, many, large = (
-        calibrate(1.0, 2000, [Mean(queries, 0.9)] * count) for queries, count in ((200, 5), (200, 50), (5000, 50))
+        calibrate(1.0, 2000, [Mean(queries, 0.9)] * count, 0.0) for queries, count in ((200, 5), (200, 50), (5000, 50))
     )
     assert few.level > many.level > large.level > 0.9
     assert few.level_variance > many.level_variance > large.level_variance
+
+
+def test_traffic_that_may_differ_from_held_out_queries_soon_sets_the_level() -> None:
+    windows = [Mean(1000, 1.1)] * 2
+    same, other = (calibrate(1.0, 2000, windows, mismatch) for mismatch in (0.0, 0.2))
+    assert same.level < 1.06 < 1.09 < other.level
+    first = calibrate(1.0, 2000, [], 0.2)
+    assert first.level == 1
+    assert first.level_variance > 0.04 > other.level_variance
 
 
 def test_the_variation_between_windows_is_measured_without_chance() -> None:
@@ -90,7 +99,7 @@ def test_the_variation_between_windows_is_measured_without_chance() -> None:
     measured = []
     for wobble in (0.0, 0.1):
         means = 1 + draw.standard_normal(300) * math.sqrt(wobble**2 + VARIANCE / 2000)
-        between = calibrate(1.0, 2000, [Mean(2000, float(mean)) for mean in means]).between
+        between = calibrate(1.0, 2000, [Mean(2000, float(mean)) for mean in means], 0.0).between
         measured.append(math.sqrt(between))
     assert measured[0] < 0.03  # the least variation
     assert 0.1 < measured[1] < 0.13  # with caution

@@ -1,8 +1,12 @@
-"""Kill an embedding at random moments and compare the result with an undisturbed run."""
+"""Kill an embedding at random moments and compare the result with an undisturbed run.
+
+NIGHTSHIFT_TEST_KILLS sets the number of kills.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import shutil
 import time
@@ -26,7 +30,7 @@ from tasks.core.encoder.dual_encoder import DualEncoder, fingerprint, passage_fi
 from tasks.core.encoder.passage_map import PassageMap
 from tasks.core.training.trainer import base_encoder
 
-KILLS = 20
+KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "20"))
 WORDS = ["river", "castle", "violin", "engine", "orchid", "glacier", "market", "lantern"]
 STORIES = [f"the story of a {WORDS[n % 8]} near one {WORDS[n // 8 % 8]} seen {n} times" for n in range(240)]
 TEXTS = STORIES + STORIES[:240:4]
@@ -66,9 +70,7 @@ def derived(tiny_model: Path, tmp_path: Path) -> tuple[Path, Encoder, Snapshot]:
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_a_derivation_give_the_same_bytes(
-    derived: tuple[Path, Encoder, Snapshot], tmp_path: Path
-) -> None:
+def test_kills_of_a_derivation_give_the_same_bytes(derived: tuple[Path, Encoder, Snapshot], tmp_path: Path) -> None:
     encoder = derived[1]
     straight, *killed = finished_homes(*derived, tmp_path)
     expected = {name: contents(straight, name) for name in (encoder.trunk, encoder.passage_fingerprint)}
@@ -77,9 +79,7 @@ def test_twenty_kills_of_a_derivation_give_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_twenty_kills_give_the_same_bytes_as_an_undisturbed_run(
-    made: tuple[Path, Encoder, Snapshot], tmp_path: Path
-) -> None:
+def test_kills_give_the_same_bytes_as_an_undisturbed_run(made: tuple[Path, Encoder, Snapshot], tmp_path: Path) -> None:
     straight, *killed = finished_homes(*made, tmp_path)
     expected = contents(straight)
     assert list(expected) == [f"shard-{rank:05d}-of-{SHARDS:05d}.parquet" for rank in range(SHARDS)]

@@ -14,6 +14,9 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 
+from flows.prefect_api import PrefectApi
+from flows.schedules import read_schedules
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "prefect.yaml"
 Environment = dict[str, str]
@@ -50,11 +53,8 @@ def test_deployment_files_contain_no_secret() -> None:
 
 
 def test_a_repeated_bootstrap_creates_no_duplicates(environment: Environment, prefect_server: str) -> None:
-    with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
     for _ in range(2):
-        command = [sys.executable, "-m", "infra.bootstrap"]
-        done = subprocess.run(command, env=with_alerts, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+        _bootstrap(environment, "--remove-others")
         automations = [row["name"] for row in _request(prefect_server, "automations/filter")]
         assert sorted(automations) == sorted(set(automations))
         assert len(automations) == 6
@@ -65,6 +65,40 @@ def test_a_repeated_bootstrap_creates_no_duplicates(environment: Environment, pr
         assert schedules == {"nightly": ["nightly"], "watch-drift": ["hourly"]}
         limits = {row["name"]: row["limit"] for row in _request(prefect_server, "v2/concurrency_limits/filter")}
         assert limits["nightshift-publishing"] == 1
+
+
+def test_collections_side_by_side_get_their_own_deployments_alarms_and_limits(
+    environment: Environment, prefect_server: str, tmp_path: Path
+) -> None:
+    files = []
+    for name in ("docs", "wiki"):
+        files += ["--settings", str(tmp_path / f"{name}.toml")]
+        (tmp_path / f"{name}.toml").write_text(f'home = "{name}-home"')
+    shared = {name: value for name, value in environment.items() if name != "NIGHTSHIFT_HOME"}
+    _bootstrap(shared, "--remove-others", "--nights", "2", *files)
+    deployed = {row["name"]: row for row in _request(prefect_server, "deployments/filter")}
+    assert len(deployed) == 12
+    variables = deployed["nightly-wiki"]["job_variables"]["env"]
+    assert variables["NIGHTSHIFT_HOME"] == str(tmp_path / "wiki-home")
+    api = PrefectApi(prefect_server)
+    assert {schedule.deployment for schedule in read_schedules(api, "wiki")} == {"nightly-wiki", "watch-drift-wiki"}
+    assert read_schedules(api) == []
+    limits = {row["name"]: row["limit"] for row in _request(prefect_server, "v2/concurrency_limits/filter")}
+    assert (limits["nightshift-nights"], limits["nightshift-publishing-docs"]) == (2, 1)
+    automations = {row["name"]: row["trigger"] for row in _request(prefect_server, "automations/filter")}
+    assert len(automations) == 12
+    tags = [spec["prefect.resource.id"] for spec in automations["Nightshift: overdue (docs)"]["match_related"]]
+    assert tags == ["prefect.tag.release", "prefect.tag.collection:docs"]
+    _bootstrap(environment, "--remove-others")
+    assert len(_request(prefect_server, "deployments/filter")) == 6
+    assert len(_request(prefect_server, "automations/filter")) == 6
+
+
+def _bootstrap(environment: Environment, *options: str) -> None:
+    with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
+    command = [sys.executable, "-m", "infra.bootstrap", *options]
+    done = subprocess.run(command, env=with_alerts, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _request(server: str, path: str) -> Any:

@@ -18,6 +18,7 @@ from postgres_servers import postgres_server
 from prefect_servers import serving_prefect
 
 from flows import local_prefect
+from flows.running import Running
 from tasks.core.base.errors import NightshiftError
 
 Operating = Callable[..., AbstractContextManager[Operated]]
@@ -103,6 +104,6 @@ def test_up_fails_when_the_server_schedules_no_run(environment: Environment, mon
         bootstrap = [sys.executable, "-m", "infra.bootstrap"]
         subprocess.run(bootstrap, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
         monkeypatch.setattr(local_prefect, "SCHEDULED_WITHIN", 2)
-        running = local_prefect.Running(url=url.removesuffix("/api"), server=0, worker=0)
+        running = Running(url=url.removesuffix("/api"), server=0, worker=0)
         with pytest.raises(NightshiftError, match=r"scheduled no run of nightly, watch-drift .*\n.*no errors"):
             local_prefect.wait_until_scheduled(home, running)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from core_night import small_settings
+from hub_server import hub_server
 from huggingface_hub import ModelCard
 from things_and_traits import write_collection
 
@@ -26,6 +31,7 @@ from tasks.core.search.hub import upload
 from tasks.core.training.mine_only import mine_source
 from tasks.core.training.trainer import base_encoder, train
 
+TOKEN = "hf_a-secret-of-this-test"
 TEXTS = ["a river", "the story of one golden violin seen near a castle", "silent"]
 
 
@@ -129,9 +135,45 @@ def test_the_exported_folder_gives_equal_vectors_in_three_libraries(world, tmp_p
     np.testing.assert_allclose(again.encode_passages(TEXTS), passages, atol=1e-5)
 
 
-def test_an_upload_without_a_hub_is_reported_with_the_next_step(tmp_path, monkeypatch):
+def test_the_hub_gets_the_files_of_the_export_and_no_log_gets_the_token(world, tmp_path):
+    settings, release, figures = world
+    write_card(settings.home, release, figures, settings.gate)
+    folder = export(settings, "serving", "hub", tmp_path / "model")
+    exported = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "flows.cli", "--debug", "export", "serving", "--format", "hub"]
+    with hub_server(TOKEN) as hub:
+        variables = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # large files go through LFS
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        done = subprocess.run(
+            [*command, "--to", "org/name", "--upload"],
+            env={**os.environ, **variables, "NIGHTSHIFT_HOME": str(settings.home)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"{hub.url}/org/name/commit/{1:040d}"
+        assert [(repository["organization"], repository["name"]) for repository in hub.created] == [("org", "name")]
+        assert hub.created[0]["visibility"] == "private"
+        assert hub.files == exported
+        assert hub.objects, "no file was uploaded as an LFS object"
+        assert hub.messages == [f"Release {release.release}"]
+    stored = [path.read_bytes() for home in (settings.home, folder) for path in home.rglob("*") if path.is_file()]
+    assert TOKEN not in done.stdout + done.stderr
+    assert not any(TOKEN.encode() in content for content in stored)
+
+
+def test_a_refused_token_and_a_silent_hub_are_reported_with_the_next_step(tmp_path, monkeypatch):
+    (tmp_path / "release.json").write_text('{"release": "r0001"}')
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NightshiftError, match="org/name: cannot be uploaded"):
-        upload(tmp_path, "org/name")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_server("another token") as hub:
+        for address, reason in ((hub.url, "401"), ("http://127.0.0.1:9", "refused")):
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+            with pytest.raises(NightshiftError, match=f"(?s)org/name: cannot be uploaded .*{reason}") as refused:
+                upload(tmp_path, "org/name")
+            assert TOKEN not in str(refused.value)

@@ -5,7 +5,7 @@
 
 Each upload has its own folder, so two hosts that built the same artifact never mix their files. The list is a single
 object that is replaced as a whole; either host's list is valid. Without a list, the artifact counts as missing.
-Old artifacts are never removed from a store: set expiry rules there.
+Only `nightshift forget` removes artifacts from a store: set expiry rules there.
 
 The address of a home's store is in `<home>/store.json`, so every process that uses the home finds it without settings.
 """
@@ -132,7 +132,12 @@ def _mark(folder: Path) -> Path:
 
 
 def _store_of(folder: Path) -> ObjectStore | None:
-    file = folder.parent.parent / ADDRESS
+    return open_store(folder.parent.parent)
+
+
+def open_store(home: Path) -> ObjectStore | None:
+    """Open the store of a home; None if it has none. Raises Damaged if its address cannot be read."""
+    file = home / ADDRESS
     try:
         return _opened(file.read_bytes())
     except FileNotFoundError:

@@ -76,6 +76,17 @@ class ObjectStore:
         """Delete an object."""
         self._retry(lambda: self._files.delete_file(f"{self._root}/{name}"), name)
 
+    def names(self) -> list[str]:
+        """List the names of all objects."""
+        from pyarrow import fs
+
+        def transfer() -> list[str]:
+            selector = fs.FileSelector(self._root, recursive=True, allow_not_found=True)
+            entries = self._files.get_file_info(selector)
+            return [entry.path[len(self._root) + 1 :] for entry in entries if entry.type == fs.FileType.File]
+
+        return self._retry(transfer, "")
+
     def probe(self) -> None:
         """Write, read, and remove a small object.
 

@@ -35,30 +35,29 @@ class Receipt(BaseModel):
 
 
 class Snapshot(Receipt):
-    """An immutable, validated version of passages + queries + qrels.
+    """An immutable, validated version of passages (`rows` of them), queries, and qrels.
 
-    `rows` counts passages. Its folder contains `passages.parquet` (passage_id, title, text, text_hash),
-    `queries.parquet` (query_id, text) and `qrels.parquet` (query_id, passage_id, relevance, split).
+    Its files: `passages.parquet` (passage_id, title, text, text_hash), `queries.parquet` (query_id, text),
+    `qrels.parquet` (query_id, passage_id, relevance, split; weight if any is not 1; source if there are several), and
+    `given_negatives.parquet` (query_id, passage_id) if people judged passages of training queries as not relevant.
     """
 
     shelf: ClassVar[str] = "snapshots"
     tables: ClassVar[Mapping[str, str]] = {
-        "passages.parquet": "rows",
-        "queries.parquet": "queries",
-        "qrels.parquet": "qrels",
-    }
+        "passages.parquet": "rows", "queries.parquet": "queries", "qrels.parquet": "qrels"
+    }  # fmt: skip
 
     queries: int
     qrels: int
     splits: dict[str, int]  # split name -> number of queries with at least one positive in it
+    given_negatives: int = 0
 
 
 class Ingested(Receipt):
-    """Ingestion of a source. Always `rows` = `accepted` + `quarantined`; `accepted` includes `merged`.
+    """Ingestion of a source. Always `rows` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`.
 
-    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (the same
-    columns without reason and record), `validation.json`, and `contracts.html`, a page with the results of all rules.
-    `parents` contains the snapshot that it was compared with.
+    Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (without
+    reason and record), `validation.json`, and `contracts.html`, a page of all rules; `parents`: the earlier snapshot.
     """
 
     shelf: ClassVar[str] = "ingests"
@@ -73,13 +72,16 @@ class Ingested(Receipt):
     identity: str = ""  # digest of source, contracts, and settings, without the snapshot it was compared with
     merged: int = 0  # number of equal copies of earlier rows
     reading: int = 1  # version of the rejection rules of readers and contracts
+    forgotten: int = 0  # number of rows that `nightshift forget` keeps out
+    pairs_from: dict[str, int] = {}  # origin -> training pairs or given negatives; empty without judgments in the home
     notes: tuple[str, ...] = ()  # about click logs: sessions, pairs, and position bias
 
     @property
     def balance(self) -> str:
-        """Sentence with the numbers of read, accepted, merged, and quarantined rows."""
+        """Sentence with the numbers of read, accepted, merged, quarantined, and forgotten rows."""
         copies = f" (including {self.merged:,} merged copies)" if self.merged else ""
-        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} quarantined"
+        end = f"quarantined + {self.forgotten:,} forgotten" if self.forgotten else "quarantined"
+        return f"{self.rows:,} rows read = {self.accepted:,} accepted{copies} + {self.quarantined:,} {end}"
 
 
 class Index(Receipt):

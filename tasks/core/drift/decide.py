@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.evidence import (
+    MISMATCH,
     Calibration,
     Mean,
     add_window,
@@ -30,11 +31,13 @@ from tasks.core.drift.evidence import (
     unexplained_rise,
 )
 from tasks.core.drift.findings import LOW, Frozen, Measurement, Window
+from tasks.core.drift.thresholds import Sampled, deviation_of, level_of
 
 VERSION = 2  # version 1 had no evidence; it is read as well
 DEVIATIONS = 3
 EXPLAINED = 2.5  # times the rise of the unseen-term share
-PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and `wobble` count as
+RECALL_VARIANCE = 0.25  # of the Recall@10 of a query, at most
+RECALL_WOBBLE = 0.02  # assumed standard deviation of Recall@10 between windows: topics differ in it
 REMEMBERED = 60  # windows that the state keeps
 DELAY = 5  # windows after which a normal window enters the baseline, so slow drift does not hide itself
 
@@ -47,6 +50,13 @@ class NormalWindow(Frozen):
     unfamiliarity: float = 1.0
 
 
+class LabeledWindow(Frozen):
+    """The labeled queries of a normal window, which calibrate the threshold of Recall@10."""
+
+    queries: int
+    change: float  # of Recall@10, from the reference
+
+
 class Baseline(Frozen):
     """The level of normal queries: starting values, and the first normal windows."""
 
@@ -55,6 +65,7 @@ class Baseline(Frozen):
     queries: int = 0  # number behind the starting values; 0: the queries of the reference
     windows: tuple[NormalWindow, ...] = ()
     waiting: tuple[NormalWindow, ...] = ()  # the last normal windows, at most DELAY
+    labeled: tuple[LabeledWindow, ...] = ()
 
     @staticmethod
     def at_level_of(windows: tuple[NormalWindow, ...]) -> Baseline:
@@ -132,10 +143,8 @@ def is_window_due(state: State, queries: int, now: datetime, settings: DriftSett
 
 
 def normal_level(baseline: Baseline) -> float:
-    """Return the low-score share of normal windows; the starting value counts as PRIOR_LEVEL windows."""
-    start = LOW if baseline.start is None else baseline.start
-    windows = baseline.windows
-    return (PRIOR_LEVEL * start + sum(window.low for window in windows)) / (PRIOR_LEVEL + len(windows))
+    """Return the low-score share of normal windows."""
+    return level_of(LOW if baseline.start is None else baseline.start, _low_shares(baseline))
 
 
 def low_threshold(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
@@ -145,32 +154,45 @@ def low_threshold(baseline: Baseline, queries: int, held_out: int, settings: Dri
 
 
 def _deviation(baseline: Baseline, queries: int, held_out: int, settings: DriftSettings) -> float:
-    """Return the standard deviation of the low-score share of a normal window around the level.
+    """Return the standard deviation of the low-score share of a normal window around the level."""
+    level = normal_level(baseline)
+    return deviation_of(
+        level,
+        _low_shares(baseline),
+        queries=queries,
+        start_queries=baseline.queries or held_out,
+        variance=max(level, LOW) * (1 - max(level, LOW)),
+        wobble=settings.wobble,
+    )
 
-    The variance by chance at the size of each window is subtracted from the variance between windows and added again
-    for the new window. `wobble` counts as PRIOR_WOBBLE windows with this deviation. The uncertainty of the level comes
-    from the reference and the windows behind it.
-    """
-    level, windows = normal_level(baseline), baseline.windows
-    total = PRIOR_LEVEL + len(windows)
-    variance = max(level, LOW) * (1 - max(level, LOW))
-    beyond = sum((window.low - level) ** 2 - variance / window.queries for window in windows)
-    wobble = max(0.0, (PRIOR_WOBBLE * settings.wobble**2 + beyond) / (PRIOR_WOBBLE + len(windows)))
-    level_variance = (PRIOR_LEVEL / total) ** 2 * variance / max(1, baseline.queries or held_out)
-    level_variance += sum(wobble + variance / window.queries for window in windows) / total**2
-    return math.sqrt(wobble + variance / queries + level_variance)
+
+def _low_shares(baseline: Baseline) -> list[Sampled]:
+    return [Sampled(window.queries, window.low) for window in baseline.windows]
 
 
 def calibration_of(baseline: Baseline, held_out: int) -> Calibration:
     """Return the calibration of the mean unfamiliarity."""
     windows = [Mean(window.queries, window.unfamiliarity) for window in baseline.windows]
-    return calibrate(baseline.unfamiliarity, baseline.queries or held_out, windows)
+    mismatch = 0.0 if baseline.queries else MISMATCH
+    return calibrate(baseline.unfamiliarity, baseline.queries or held_out, windows, mismatch)
 
 
-def recall_threshold(measurement: Measurement, settings: DriftSettings) -> float:
-    """Return the Recall@10 below which labeled new queries count as answered worse than the reference."""
-    spread = 0.25 / max(1, measurement.judged) + 0.25 / max(1, measurement.usual_judged)
-    return measurement.usual_recall - max(DEVIATIONS * math.sqrt(spread), settings.recall_effect)
+def recall_threshold(baseline: Baseline, measurement: Measurement, settings: DriftSettings) -> float:
+    """Return the Recall@10 below which labeled new queries count as answered worse than usual.
+
+    Topics differ in Recall@10, so the mix of a night changes it. Normal windows calibrate its level and deviation.
+    """
+    windows = [Sampled(window.queries, window.change) for window in baseline.labeled]
+    level = level_of(0.0, windows)
+    deviation = deviation_of(
+        level,
+        windows,
+        queries=max(1, measurement.judged),
+        start_queries=measurement.usual_judged,
+        variance=RECALL_VARIANCE,
+        wobble=RECALL_WOBBLE,
+    )
+    return measurement.usual_recall + level - max(DEVIATIONS * deviation, settings.recall_effect)
 
 
 def looks_damaged(measurement: Measurement, baseline: Baseline, settings: DriftSettings) -> bool:
@@ -187,7 +209,9 @@ def _with_window(state: State, measurement: Measurement, now: datetime, settings
     counts = not damaged and not measurement.repeats and state.baseline.start is not None
     threshold = low_threshold(state.baseline, measurement.queries, measurement.held_out, settings)
     evidence = _add_evidence(state, measurement, settings) if counts else state.evidence
-    recall_fell = measurement.judged > 0 and measurement.recall < recall_threshold(measurement, settings)
+    recall_fell = measurement.judged > 0 and measurement.recall < recall_threshold(
+        state.baseline, measurement, settings
+    )
     window = Window(
         number=state.number + 1,
         at=now,
@@ -197,7 +221,7 @@ def _with_window(state: State, measurement: Measurement, now: datetime, settings
         low=measurement.low,
         threshold=threshold,
         fired=counts and measurement.low > threshold,
-        worse=not damaged and not measurement.repeats and recall_fell,
+        worse=not damaged and not measurement.repeats and measurement.judged > 0 and recall_fell,
         suspect=damaged,
         unfamiliarity=measurement.unfamiliarity,
         evidence=total(evidence),
@@ -209,7 +233,7 @@ def _with_window(state: State, measurement: Measurement, now: datetime, settings
             "number": window.number,
             "windows": (*state.windows, window)[-max(REMEMBERED, settings.confirm_of) :],
             "evidence": evidence,
-            "baseline": _with_normal(state.baseline, window, settings),
+            "baseline": _with_normal(state.baseline, window, measurement, settings),
         }
     )
 
@@ -222,7 +246,7 @@ def _add_evidence(state: State, measurement: Measurement, settings: DriftSetting
     return add_window(state.evidence, factors, line)
 
 
-def _with_normal(baseline: Baseline, window: Window, settings: DriftSettings) -> Baseline:
+def _with_normal(baseline: Baseline, window: Window, measurement: Measurement, settings: DriftSettings) -> Baseline:
     """Add a window to the baseline, after a delay, if it is normal and the baseline is not complete."""
     if not window.normal:
         return baseline
@@ -232,7 +256,11 @@ def _with_normal(baseline: Baseline, window: Window, settings: DriftSettings) ->
     waiting = (*baseline.waiting, normal)
     due, waiting = waiting[:-DELAY], waiting[-DELAY:]
     windows = (*baseline.windows, *due)[: max(settings.baseline_windows, len(baseline.windows))]
-    return baseline.model_copy(update={"windows": windows, "waiting": waiting})
+    labeled = baseline.labeled
+    if measurement.judged and len(labeled) < settings.baseline_windows:
+        change = measurement.recall - measurement.usual_recall
+        labeled = (*labeled, LabeledWindow(queries=measurement.judged, change=change))
+    return baseline.model_copy(update={"windows": windows, "waiting": waiting, "labeled": labeled})
 
 
 def _decide_retrain(state: State, now: datetime, settings: DriftSettings) -> RetrainDecision:

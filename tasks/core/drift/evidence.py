@@ -28,6 +28,7 @@ from tasks.core.drift.unfamiliarity import HIGHEST, VARIANCE, log_mean_exp
 RISES = (0.08, 0.16, 0.5)  # of the mean unfamiliarity that a window bets on
 WOBBLE = 0.028  # least standard deviation between windows of the mean unfamiliarity
 CAUTION = 1.5  # times the measured variation: the most unusual windows are not normal, so they are missing in it
+MISMATCH = 0.06  # standard deviation between the mean unfamiliarity of held-out queries and that of traffic
 PRIOR_LEVEL, PRIOR_WOBBLE = 2, 10  # number of windows that the reference and WOBBLE count as
 DAMAGE = 12.0  # times the rise of the unseen-term share: the unfamiliarity that it explains
 CERTAIN = 0.025  # standard error of the level; the part above it is subtracted from the rise of every window
@@ -55,20 +56,21 @@ class Mean(NamedTuple):
     unfamiliarity: float
 
 
-def calibrate(start: float, held_out: int, windows: Sequence[Mean]) -> Calibration:
+def calibrate(start: float, held_out: int, windows: Sequence[Mean], mismatch: float) -> Calibration:
     """Estimate the level of normal windows, and the variation between them.
 
-    Each window counts by its precision. The starting value counts as PRIOR_LEVEL windows of all held-out queries.
+    The starting value and each window count by their precision.
 
     Args:
         start: mean unfamiliarity before any window: 1 for the reference.
         held_out: number of queries behind `start`.
         windows: the normal windows so far.
+        mismatch: standard deviation between the queries behind `start` and traffic.
     """
     between = WOBBLE**2
     for _ in range(2):  # the level depends on the variation, and the variation on the level
         variances = [between + VARIANCE / window.queries for window in windows]
-        start_variance = between / PRIOR_LEVEL + VARIANCE / max(1, held_out)
+        start_variance = mismatch**2 + between / PRIOR_LEVEL + VARIANCE / max(1, held_out)
         weights = [1 / start_variance, *(1 / variance for variance in variances)]
         values = [start, *(window.unfamiliarity for window in windows)]
         level = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)

@@ -27,10 +27,11 @@ def with_reference(state: State, reference: str, rescored: Mapping[int, NormalWi
     retrained = any(trigger.window > 0 and _has_reference(state, trigger) for trigger in state.triggers)
     counted = [window for window in state.windows if window.number in rescored]
     chosen = tuple(rescored[window.number] for window in counted if (window.drifted if retrained else window.normal))
+    labeled = state.baseline.labeled
     reset = {
         "reference": reference,
         "consumed": "" if state.reference else state.consumed,
-        "baseline": Baseline.at_level_of(chosen) if retrained else Baseline(windows=chosen),
+        "baseline": Baseline.at_level_of(chosen) if retrained else Baseline(windows=chosen, labeled=labeled),
         "evidence": (),
         "labels_wanted": False,
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.core.base.receipts import Release, Snapshot
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.drift.decide import RetrainDecision, recall_threshold
+from tasks.core.drift.decide import RetrainDecision
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
-from tasks.core.snapshot.reader import compare, qrels
+from tasks.core.snapshot.reader import compare, given_negatives, qrels
 from tasks.core.snapshot.splits import Split
 
 
@@ -76,15 +78,24 @@ def untrained_changes(drift: Drift) -> dict[str, float]:
     return {signal.name: signal.value for signal in drift.signals if signal.name in (NEW_PASSAGES, NEW_PAIRS)}
 
 
-def query_signals(examination: Examination, threshold: float, settings: DriftSettings) -> tuple[Signal, ...]:
-    """Return the signals of examined queries; the last two are informative and never fire."""
+def query_signals(examination: Examination, low: float, recall: float, settings: DriftSettings) -> tuple[Signal, ...]:
+    """Return the signals of examined queries; the last two are informative and never fire.
+
+    Args:
+        examination: of the queries.
+        low: threshold of the low-score share.
+        recall: threshold of Recall@10.
+        settings: the other thresholds.
+    """
     measured, explanation = examination.measured, examination.explanation
     signals = [
-        signal_of("low_score_share", measured.low, threshold),
+        signal_of("low_score_share", measured.low, low),
         signal_of("unseen_terms", measured.unseen, measured.usual_unseen + settings.unseen_terms),
     ]
     if measured.judged and measured.usual_judged:
-        signals.append(_recall_signal(measured, settings))
+        signals.append(
+            Signal(name="recall@10", value=measured.recall, threshold=recall, fired=measured.recall < recall)
+        )
     return (
         *signals,
         Signal(name="classifier_auc", value=explanation.classifier_auc, threshold=None, fired=False),
@@ -185,14 +196,13 @@ def signal_of(name: str, value: float, threshold: float) -> Signal:
     return Signal(name=name, value=value, threshold=threshold, fired=value > threshold)
 
 
-def _recall_signal(measurement: Measurement, settings: DriftSettings) -> Signal:
-    threshold = recall_threshold(measurement, settings)
-    return Signal(name="recall@10", value=measurement.recall, threshold=threshold, fired=measurement.recall < threshold)
-
-
 def _share_of_new_pairs(old: Snapshot, new: Snapshot) -> float:
-    before, now = (
-        set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))
-        for table in (qrels(old, Split.TRAIN), qrels(new, Split.TRAIN))
+    """Return the number of new training pairs and given negatives, relative to the old training pairs."""
+    (before, given_before), (now, given_now) = (
+        (_pairs(qrels(snapshot, Split.TRAIN)), _pairs(given_negatives(snapshot))) for snapshot in (old, new)
     )
-    return len(now - before) / max(1, len(before))
+    return (len(now - before) + len(given_now - given_before)) / max(1, len(before))
+
+
+def _pairs(table: pa.Table) -> set[tuple[str, str]]:
+    return set(zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True))

@@ -33,6 +33,7 @@ from tasks.core.drift.decide import (
     is_window_due,
     looks_damaged,
     low_threshold,
+    recall_threshold,
 )
 from tasks.core.drift.evidence import alarm_line, total
 from tasks.core.drift.findings import LISTED, Action, Changes, Drift, Measurement
@@ -53,6 +54,7 @@ from tasks.core.drift.verdict import (
 )
 from tasks.core.drift.window_queries import Repetition, read_windows, rescore, write_windows
 from tasks.core.snapshot.reader import load_snapshot
+from tasks.core.text.tombstones import read_tombstones
 
 UNFAMILIAR = Path("drift") / "unfamiliar-queries.jsonl"  # in the home
 SHOWN = 30  # windows in a result
@@ -189,10 +191,9 @@ class Check:
         suspect_reason = self._find_damage(measured, baseline)
         query_fields: dict[str, Any] = {}
         if examination is not None:
-            threshold = low_threshold(
-                baseline, examination.measured.queries, examination.measured.held_out, self.settings
-            )
-            query_fields = explanation_fields(examination, query_signals(examination, threshold, self.settings))
+            low = low_threshold(baseline, examination.measured.queries, examination.measured.held_out, self.settings)
+            recall = recall_threshold(baseline, examination.measured, self.settings)
+            query_fields = explanation_fields(examination, query_signals(examination, low, recall, self.settings))
             last = self.state.windows[-1]
             if last.drifted:
                 self.unfamiliar = examination.unfamiliar
@@ -234,7 +235,9 @@ class Check:
         position = self.state.log
         if self.settings.queries is not None:
             reader = LogReader(self._log_position(self.settings.queries))
-            sample.add(self._count("log", skip_known(self.served.reference, reader.texts(), NONE)))
+            forgotten = read_tombstones(self.served.home)
+            texts = (text for text in reader.texts() if not (forgotten and forgotten.match_text(text)))
+            sample.add(self._count("log", skip_known(self.served.reference, texts, NONE)))
             position = reader.position
         if not is_window_due(self.state, len(sample), self.now, self.settings):
             return None

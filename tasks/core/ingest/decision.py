@@ -26,7 +26,7 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.click_pairs import ClickLog, click_pairs
-from tasks.core.ingest.quarantine import SOURCE_TABLES, Tally, count_rows, with_offenders
+from tasks.core.ingest.quarantine import Tally, count_rows, with_offenders
 from tasks.core.ingest.snapshot_writer import stage_pairs
 from tasks.core.ingest.staging import stage_source
 from tasks.core.ingest.table_statistics import measure_aggregates
@@ -84,7 +84,7 @@ def validate_source(
     for contract in contracts:
         measure_aggregates(connection, contract, last, scratch)
         rules += validate_aggregates(connection, contract)
-    tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SOURCE_TABLES]
+    tallies = [count_rows(connection, contract) for contract in contracts if contract.table in SCHEMAS]
     return tallies, with_offenders(connection, rules), tuple(note for log in logs for note in log.notes)
 
 
@@ -115,6 +115,8 @@ def log_outcome(source: str, tallies: list[Tally], rules: list[RuleCount], first
         _log.info("%s: %s", tally.table, counts)
         if tally.table in first:
             _log.warning("first refused row of %s: %s", tally.table, first[tally.table])
+        if tally.forgotten:
+            _log.info("%d rows of %s are forgotten: dropped, and not stored", tally.forgotten, tally.table)
         if tally.merged:
             _log.info("merged %d equal copies in %s: each has one row in the snapshot", tally.merged, tally.table)
         if tally.not_relevant:

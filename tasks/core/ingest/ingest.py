@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from data_contracts.contract import CLICKS, contract_file
+from data_contracts.contract import CLICKS, JUDGMENTS, contract_file
 from tasks.core.base.duckdb_session import database
 from tasks.core.base.errors import BadInput
 from tasks.core.base.files import (
@@ -28,11 +28,15 @@ from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import DataSettings, Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import contract_tables, decide, log_outcome, validate_source
+from tasks.core.ingest.forgotten_rows import ForgottenRows
+from tasks.core.ingest.judged_pairs import Merged, describe_pairs, merge_judgments
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
+from tasks.core.sources.feedback_rows import Judgments, find_judgments
 from tasks.core.sources.source import Source, find_source
 from tasks.core.sources.split_names import known_split
+from tasks.core.text.tombstones import read_tombstones
 
 if TYPE_CHECKING:
     pass
@@ -47,9 +51,9 @@ REFUSED = "refused"  # folder in the home: quarantines of stopped nights
 def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     """Read, validate, and store the source of `settings.data`. An unchanged source is not read again.
 
-    Every row is either accepted or quarantined. The digest of the snapshot depends only on the accepted rows and their
-    splits, so two sources with equal content give one snapshot. The tables are compared with the most recent ingest of
-    the same feed, unless `settings.data.compare` is off.
+    Every row is accepted, quarantined, or dropped because it was forgotten. The digest of the snapshot depends only on
+    the accepted rows and their splits, so two sources with equal content give one snapshot. The tables are compared
+    with the most recent ingest of the same feed, unless `settings.data.compare` is off.
 
     Raises BadInput when a file is missing or unreadable, when a table has more refused rows than
     `settings.data.max_refused` or changed more than its contract allows, or when no passage, query, or training pair
@@ -57,15 +61,16 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
     be run.
     """
     source = find_source(settings.data, settings.home)
+    judgments = find_judgments(settings.home, settings.feedback.votes)
     written = settings.as_written("data").get("path")
     feed = settings.data.feed or (str(Path(written)) if written else source.name)
-    key = _key(source.identity, settings.data)
+    key = _key(settings.home, source.identity, settings.data, judgments)
     identity = digest_of(key)
     previous = _previous_snapshot(settings.home, feed, identity, compare=settings.data.compare)
     kept = settings.home / REFUSED / identity
 
     def build(folder: Path) -> Mapping[str, Any]:
-        fields = _build(folder, source, settings, kept, previous)
+        fields = _build(folder, source, settings, kept, previous, judgments)
         return {**fields, "feed": feed, "identity": identity, "parents": (previous,) if previous else ()}
 
     key = dict(key, beside=previous)
@@ -82,27 +87,42 @@ def ingest(settings: Settings) -> tuple[Ingested, Snapshot]:
         ingested = produce(settings.home, Ingested, key, build)
     elif ingested.reused:
         _log.info("source unchanged: reusing snapshot %s", ingested.snapshot)
+    if ingested.pairs_from:
+        _log.info("%s", describe_pairs(ingested.pairs_from))
     _log.info("results of the data contracts: %s", (ingested.path / PAGE).absolute())
     return ingested, load_snapshot(settings.home, ingested.snapshot)
 
 
-def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings) -> Snapshot | None:
-    """Return the snapshot of an earlier ingest of the source with this identity, under the settings `data`."""
-    identity = digest_of(_key(source, data))
+def find_ingested(home: Path, source: Mapping[str, object], data: DataSettings, votes: int) -> Snapshot | None:
+    """Return the snapshot of an earlier ingest of the source with this identity and the judgments of the home.
+
+    Args:
+        home: folder of the artifacts, and of the judgments.
+        source: identity of the source.
+        data: the section `[data]`.
+        votes: `[feedback] votes`.
+    """
+    identity = digest_of(_key(home, source, data, find_judgments(home, votes)))
     earlier = (ingested for ingested in receipts_newest_first(home, Ingested) if ingested.identity == identity)
     return next((find_artifact(home, Snapshot, ingested.snapshot) for ingested in earlier), None)
 
 
-def _key(source: Mapping[str, object], data: DataSettings) -> dict[str, object]:
-    tables = contract_tables(data)
-    return {
+def _key(
+    home: Path, source: Mapping[str, object], data: DataSettings, judgments: Judgments | None
+) -> dict[str, object]:
+    tables, tombstones = contract_tables(data), read_tombstones(home)
+    key: dict[str, object] = {
         "version": _VERSION,
         "source": source,
         "contracts": {table: file_digest(contract_file(table)) for table in tables},
         "settings": data.model_dump(mode="json", include={"seed", "dev_share", "max_refused"}),
         **({} if data.held_out_weight == 1 else {"held_out_weight": data.held_out_weight}),
         **({"clicks": data.clicks.model_dump(mode="json")} if CLICKS in tables else {}),
+        **({"forgotten": tombstones.digest} if tombstones else {}),
     }
+    if judgments is not None:
+        key["judgments"] = [judgments.identity, file_digest(contract_file(JUDGMENTS))]
+    return key
 
 
 def last_ingest(home: Path, feed: str | None = None) -> Ingested | None:
@@ -134,20 +154,36 @@ def _previous_snapshot(home: Path, feed: str, identity: str, *, compare: bool) -
     return last.snapshot if compare else None
 
 
-def _build(folder: Path, source: Source, settings: Settings, kept: Path, previous: str | None) -> Mapping[str, Any]:
+def _build(
+    folder: Path, source: Source, settings: Settings, kept: Path, previous: str | None, judgments: Judgments | None
+) -> Mapping[str, Any]:
     scratch = folder / "scratch"
     scratch.mkdir()
-    read = source.open(scratch)
+    forgotten = ForgottenRows(read_tombstones(settings.home))
+    read = forgotten.without(source.open(scratch))
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
-        tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last)
-        first = write_quarantine(connection, folder, scratch)
+        source_tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last)
+        source_tallies = forgotten.count(source_tallies)
+        merged = Merged(source_tallies, rules)
+        if judgments is not None:
+            merged = merge_judgments(connection, judgments, merged, folder, scratch)
+        tallies, rules = forgotten.count(merged.tallies), merged.rules
+        first = write_quarantine(connection, folder, scratch, [tally.table for tally in tallies])
         write_validation(tallies, rules, folder)
         write_docs(folder, source.name, tallies, rules)
         log_outcome(source.name, tallies, rules, first)
         try:
-            decide(tallies, rules, settings.data, kept, last, first)
-            snapshot = write_snapshot(connection, scratch, settings.home, has_sources=bool(settings.data.parts))
+            decide(source_tallies, rules, settings.data, kept, last, first)  # judgments never stop a night
+            judged, labeled = judgments is not None, not settings.makes_pairs
+            snapshot = write_snapshot(
+                connection,
+                scratch,
+                settings.home,
+                judged=judged,
+                labeled=labeled,
+                has_sources=bool(settings.data.parts),
+            )
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept
@@ -163,6 +199,8 @@ def _build(folder: Path, source: Source, settings: Settings, kept: Path, previou
         "rules": tuple(rules),
         "merged": sum(tally.merged for tally in tallies),
         "reading": _READING,
+        "forgotten": forgotten.counts.total(),
+        "pairs_from": merged.pairs_from,
         **({"notes": notes} if notes else {}),
     }
 

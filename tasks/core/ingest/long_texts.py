@@ -18,8 +18,13 @@ import pyarrow.compute as pc
 # The columns stored in text files. Instead of `text`, staged rows have `text_at` (offset in bytes) and `text_size`
 # (bytes); both are null where the text is null.
 LONG_COLUMNS = {
-    "passages": ("text", "record"), "queries": ("record",), "qrels": ("record",), "pairs": (), "clicks": ("record",)
-}  # fmt: skip
+    "passages": ("text", "record"),
+    "queries": ("record",),
+    "qrels": ("record",),
+    "pairs": (),
+    "clicks": ("record",),
+    "judgments": ("record",),
+}
 
 
 def long_texts(scratch: Path, table: str, column: str) -> Path:

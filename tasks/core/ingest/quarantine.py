@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import SOURCE_TABLE_OF, Contract, Severity, contract_file
+from data_contracts.contract import CLICKS, JUDGMENTS, SOURCE_TABLE_OF, Contract, Severity, contract_file
 from tasks.core.base.duckdb_session import one_number, quoted
 from tasks.core.base.files import write_json
 from tasks.core.base.rule_count import RuleCount
@@ -25,7 +25,6 @@ from tasks.core.sources.rows import COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-SOURCE_TABLES = tuple(dict.fromkeys(SOURCE_TABLE_OF.values()))  # the tables that a source may have
 QUARANTINE, WARNINGS, VALIDATION = "quarantine.parquet", "warnings.parquet", "validation.json"
 _OFFENDERS = 3  # example rows per rule
 _RECORD_CHARACTERS = 300  # shown characters of a raw record
@@ -41,14 +40,17 @@ _VALUE_PREFIX = "value_"
 _BATCH_ROWS = 4096  # refused rows in memory
 _BATCH_BYTES = 16 * 2**20  # records in memory
 _KEYS = {
-    "passages": ("passage_id",), "queries": ("query_id",), "qrels": ("query_id", "passage_id", "split"),
-    "clicks": ("session", "time", "query"),
-}  # fmt: skip
+    "passages": ("passage_id",),
+    "queries": ("query_id",),
+    "qrels": ("query_id", "passage_id", "split"),
+    CLICKS: ("session", "time"),
+    JUDGMENTS: ("passage_id",),
+}
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Row counts of one table: `read` = `accepted` + `quarantined`, exactly; `accepted` includes `merged`."""
+    """Row counts of one table: `read` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`."""
 
     table: str
     read: int
@@ -57,6 +59,7 @@ class Tally:
     not_relevant: int = 0  # accepted qrels with a score of 0 or less; they are not in the snapshot
     unsure: int = 0  # accepted pairs for training only, of held-out queries; they are not in the snapshot
     merged: int = 0  # accepted rows that equal an earlier row; the snapshot has one row for all of them
+    forgotten: int = 0  # dropped before they were checked, because of `nightshift forget`
 
     @property
     def refused_share(self) -> float:
@@ -76,7 +79,9 @@ class Refused(NamedTuple):
     record: str | None
 
 
-def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path) -> dict[str, FirstFault]:
+def write_quarantine(
+    connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path, tables: Sequence[str]
+) -> dict[str, FirstFault]:
     """Write `quarantine.parquet` and `warnings.parquet` into `folder`, ordered by table, file, and row.
 
     The quarantine has one line per refused row (table, file, row, key, rule, reason, record). A row that broke several
@@ -86,8 +91,6 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratc
     Returns the first refused row of each table that has any.
     """
     first: dict[str, FirstFault] = {}
-    staged = {view for (view,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
-    tables = [table for table in SOURCE_TABLES if f"{table}_staged" in staged]
     with pq.ParquetWriter(folder / QUARANTINE, _REFUSED_SCHEMA, compression="zstd") as writer:
         for table in tables:
             for batch in _refused_batches(connection, table, scratch):
@@ -95,7 +98,7 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, folder: Path, scratc
                 if table not in first and batch.num_rows:
                     (row,) = batch.slice(0, 1).to_pylist()
                     first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"])
-    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table) for table in tables)
+    pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table, place) for place, table in enumerate(tables))
     connection.execute(
         f'COPY (SELECT "table", file, row, key, rule FROM ({pairs_of_row_and_rule}) ORDER BY place, number, id) '
         f"TO {quoted(folder / WARNINGS)} (FORMAT parquet, COMPRESSION zstd)"
@@ -226,10 +229,10 @@ def _records(rows: pa.RecordBatch, files: Mapping[str, LongTextReader]) -> pa.Ar
     return pa.array(records, pa.string())
 
 
-def _warnings_query(table: str) -> str:
+def _warnings_query(table: str, place: int) -> str:
     return f"""
         SELECT '{table}' AS "table", s.file, s.line AS row, {_key(table)} AS key, r.name AS rule, r.id,
-               {SOURCE_TABLES.index(table)} AS place, s.row AS number
+               {place} AS place, s.row AS number
         FROM failed f JOIN rules r ON r.id = f.rule JOIN {table}_staged s ON s.row = f.row
         WHERE f.source_table = '{table}' AND f.severity <> '{Severity.ERROR}'"""
 

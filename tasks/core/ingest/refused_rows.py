@@ -17,7 +17,7 @@ SAMPLES = 3
 
 
 def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
-    """Count the rows of each table (read, accepted, merged, quarantined), and list the rules that refused rows.
+    """Count the rows of each table (read, accepted, merged, quarantined, forgotten), and list the rules with refusals.
 
     The newest ingest is the most recently used one, or that of a later night that stopped because of its data. A row
     that broke several rules is listed under the first. Each rule has its first `samples` rows.
@@ -39,6 +39,7 @@ def newest_refusals(home: Path, samples: int = SAMPLES) -> dict[str, Any]:
         "accepted": {name: tally["accepted"] for name, tally in tables.items()},
         "merged": {name: tally.get("merged", 0) for name, tally in tables.items()},  # part of the accepted rows
         "quarantined": {name: tally["quarantined"] for name, tally in tables.items()},
+        "forgotten": {name: tally.get("forgotten", 0) for name, tally in tables.items()},
         "rules": [
             {
                 "table": count["table"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import SOURCE, stage
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
+from tasks.core.snapshot.counts import count_rows
+from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, Split, carve
+from tasks.core.text.column_hashes import hashes_of
 from tasks.core.text.content_digest import ContentDigest
-from tasks.core.text.normalization import hashes_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -74,18 +75,26 @@ def stage_pairs(connection: duckdb.DuckDBPyConnection, contract: Contract, scrat
 
 
 def write_snapshot(
-    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, has_sources: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    home: Path,
+    *,
+    judged: bool = False,
+    labeled: bool = True,
+    has_sources: bool = False,
 ) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
     are omitted. The qrels have a column `weight` only if a weight differs from 1, and `source` only with
-    `has_sources`: the rows then come from several sources. Raises BadInput when there is no passage, query, or training
-    pair.
+    `has_sources`: the rows then come from several sources. With `judged`, the rows of the table `given_negatives` are
+    stored as well. Raises BadInput when there is no passage; also when there is no query or training pair, if the
+    source must be labeled.
     """
     _require_rows(connection, "passages")
-    _require_rows(connection, "queries")
-    _require_training_pairs(connection)
+    if labeled:
+        _require_rows(connection, "queries")
+        _require_training_pairs(connection)
     make_room(connection, sum(_count_staged(connection, table) for table in TABLES[:3]), to_sort=True)
     rows = scratch / "accepted"
     rows.mkdir()
@@ -99,19 +108,29 @@ def write_snapshot(
         "FROM qrels_staged) USING (row) ORDER BY split, query_id, passage_id",
         rows / QRELS,
     )
-    splits = connection.execute(
-        "SELECT split, count(DISTINCT query_id) FROM pairs_accepted GROUP BY split ORDER BY split"
-    ).fetchall()
-    counts = {name: pq.read_metadata(rows / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
-    for name in (QUERIES, QRELS):
-        _add_file(digest, rows / name)
+    if judged and one_number(connection, "SELECT count(*) FROM given_negatives"):
+        select = "SELECT query_id, passage_id FROM given_negatives ORDER BY query_id, passage_id"
+        _copy(connection, select, rows / GIVEN_NEGATIVES)
+    return seal_snapshot(home, rows, digest)
+
+
+def seal_snapshot(home: Path, rows: Path, digest: ContentDigest) -> Snapshot:
+    """Move the files of a snapshot from the folder `rows` into `home`, named by their content.
+
+    Args:
+        home: folder of the artifacts.
+        rows: passages, queries, and qrels; given negatives only if there are any, so that snapshots without them keep
+            their digests.
+        digest: of the passages so far.
+    """
+    names = [name for name in (PASSAGES, QUERIES, QRELS, GIVEN_NEGATIVES) if (rows / name).exists()]
+    for name in names[1:]:
+        _add_columns(digest, rows / name)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        for name in counts:
+        for name in names:
             (rows / name).rename(folder / name)
-        return {
-            "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits)
-        }  # fmt: skip
+        return count_rows(folder)
 
     return produce(home, Snapshot, {"version": _FORM, "content": digest.hexdigest()}, build)
 
@@ -154,6 +173,11 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
 
     Only ids, titles, and offsets are sorted. Sorting whole rows would write every text to disk again.
     """
+    write_passage_rows(_ordered_passages(connection, scratch), file, digest)
+
+
+def write_passage_rows(batches: Iterable[pa.RecordBatch], file: Path, digest: ContentDigest) -> None:
+    """Write batches of passages as row groups, and add them to the digest of a snapshot."""
     with (
         pq.ParquetWriter(
             file,
@@ -165,7 +189,7 @@ def _write_passages(connection: duckdb.DuckDBPyConnection, file: Path, scratch: 
         ) as writer,
         BackgroundWriter() as background,
     ):
-        for rows in _ordered_passages(connection, scratch):
+        for rows in batches:
             for name in ("passage_id", "text_hash"):
                 digest.add(name, rows[name])
             digest.add("title_size", pc.binary_length(rows["title"]))  # text_hash covers title and text together
@@ -184,7 +208,7 @@ def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> I
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)
 
 
-def _add_file(digest: ContentDigest, file: Path) -> None:
+def _add_columns(digest: ContentDigest, file: Path) -> None:
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches():
             for name in batch.schema.names:

@@ -36,12 +36,18 @@ def create_rule_tables(connection: duckdb.DuckDBPyConnection, contracts: list[Co
     connection.execute(
         "CREATE TABLE rules (id INTEGER, table_name VARCHAR, name VARCHAR, severity VARCHAR, reason VARCHAR)"
     )
+    add_rules(connection, contracts)
+
+
+def add_rules(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) -> None:
+    """Add the rules of more contracts to the table `rules`."""
     rules: list[tuple[str, str, str, str | None]] = []
     for contract in contracts:
         rules += [(contract.table, fault, "error", None) for fault in FAULTS.get(contract.table, ())]
         rules += [(contract.table, rule.name, rule.severity, rule.description) for rule in contract.rules]
+    first = one_number(connection, "SELECT count(*) FROM rules")
     connection.executemany(
-        "INSERT INTO rules VALUES (?, ?, ?, ?, ?)", [(number, *rule) for number, rule in enumerate(rules)]
+        "INSERT INTO rules VALUES (?, ?, ?, ?, ?)", [(number, *rule) for number, rule in enumerate(rules, first)]
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ from tasks.core.base.errors import Mismatch
 from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.mining.passage_texts import rows_of
 from tasks.core.retrieval.runs import RUN_FILE
-from tasks.core.snapshot.reader import qrels, queries
+from tasks.core.snapshot.reader import given_negatives, qrels, queries
 from tasks.core.text.shingles import expand
 
 LINES_AT_ONCE = 262_144  # of a run file
@@ -26,7 +26,8 @@ class Source(StrEnum):
 
     BM25 = "bm25"
     DENSE = "dense"
-    RANDOM = "random"  # the only source without a run
+    RANDOM = "random"  # has no run
+    JUDGED = "judged"  # given negatives: has no run and no share, because they come first
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Candidates:
     query: np.ndarray  # int64: row of the training query
     passage: np.ndarray  # int64: row in the snapshot
     source: np.ndarray  # int8: number of the source
-    rank: np.ndarray  # int32: from 1
-    score: np.ndarray  # float32: from the source; NaN for random draws, which have no score
+    rank: np.ndarray  # int32: from 1; 0 for given negatives
+    score: np.ndarray  # float32: from the source; NaN for random draws and given negatives, which have no score
     dense: np.ndarray  # float32: inner product with the current encoder; NaN until computed
 
     def __len__(self) -> int:
@@ -146,6 +147,23 @@ def read_batches(
                 joined.dense,
             ),
         )
+
+
+def read_given(snapshot: Snapshot, row_of_query: Mapping[str, int], source: int) -> Candidates:
+    """Return the given negatives of the queries in `row_of_query` as candidates of rank 0, by query."""
+    given = given_negatives(snapshot)
+    given = given.filter(pc.is_in(given["query_id"], value_set=pa.array(row_of_query, pa.string())))
+    query = np.array([row_of_query[query_id] for query_id in given["query_id"].to_pylist()], np.int64)
+    order = np.argsort(query, kind="stable")
+    missing = np.full(len(query), np.nan, np.float32)
+    return Candidates(
+        query[order],
+        rows_of(snapshot, given["passage_id"].combine_chunks())[order],
+        np.full(len(query), source, np.int8),
+        np.zeros(len(query), np.int32),
+        missing,
+        missing,
+    )
 
 
 def known_positives(snapshot: Snapshot, training_queries: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ def choose(
         refusals: int8 (candidates,), KEPT or an index into REASONS. Candidates that repeat a text are marked REPEATED
             in place.
         texts: text classes of all passages.
-        shares: float64 (sources,), all above 0.
+        shares: float64 (sources,), all above 0. A source with an infinite share comes before all others.
         per_query: negatives for each query.
 
     Returns:
@@ -61,7 +61,7 @@ def choose_with_cross_encoder(
     """Choose as `choose` does, and replace candidates that the cross-encoder finds relevant by the next in turn.
 
     Only candidates whose turn comes are scored. Those with a probability above `max_probability` are marked
-    CROSS_ENCODER in `refusals`, in place.
+    CROSS_ENCODER in `refusals`, in place. Given negatives stay: people judged them.
 
     Returns:
         The numbers of the chosen candidates, int64, and the probabilities, float32 (candidates,), NaN if not scored.
@@ -73,7 +73,9 @@ def choose_with_cross_encoder(
         if len(new) == 0:
             return chosen, probability
         probability[new] = score_pairs(candidates.query[new], candidates.passage[new])
-        refusals[new[probability[new] > max_probability]] = REASONS.index(Reason.CROSS_ENCODER)
+        refusals[new[(probability[new] > max_probability) & (candidates.rank[new] > 0)]] = REASONS.index(
+            Reason.CROSS_ENCODER
+        )
 
 
 def _order(candidates: Candidates, numbers: np.ndarray, shares: np.ndarray) -> np.ndarray:

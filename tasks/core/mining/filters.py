@@ -91,7 +91,7 @@ def text_of_query(candidates: Candidates, inputs: FilterInputs, mining: MiningSe
 
 
 def rank_window(candidates: Candidates, inputs: FilterInputs, mining: MiningSettings) -> np.ndarray:
-    """Refuse ranks up to `skip_top` and after `last_rank`; random draws are exempt, their ranks mean nothing."""
+    """Refuse ranks up to `skip_top` and after `last_rank`; ranks of passages without a score mean nothing."""
     last = mining.last_rank or np.iinfo(np.int32).max
     outside: np.ndarray = (candidates.rank <= mining.skip_top) | (candidates.rank > last)
     outside &= ~np.isnan(candidates.score)
@@ -111,11 +111,12 @@ def above_margin(candidates: Candidates, inputs: FilterInputs, mining: MiningSet
     """Refuse passages that the encoder scores above `margin` × the lowest (or mean) positive of the query.
 
     They may be unjudged positives. This is TopK-PercPos of NV-Retriever (Moreira et al. 2024), extended to negative
-    scores. A query without a positive has no threshold: all its candidates are refused.
+    scores. A query without a positive has no threshold: all its candidates are refused. Given negatives are exempt:
+    people judged them.
     """
     positive = _positive_scores(inputs, mining)
     threshold = np.where(np.isfinite(positive), positive - (1 - mining.margin) * np.abs(positive), -np.inf)
-    above: np.ndarray = candidates.dense > threshold[candidates.query]
+    above: np.ndarray = (candidates.dense > threshold[candidates.query]) & (candidates.rank > 0)
     return above
 
 

@@ -17,7 +17,7 @@ from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Embeddings, Run, Snapshot
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.audit import MinedBatch, draw_queries, sample_query, write_sample
-from tasks.core.mining.candidates import Candidates, Source, known_positives, read_batches
+from tasks.core.mining.candidates import Candidates, Source, known_positives, read_batches, read_given
 from tasks.core.mining.choice import ScorePairs, choose, choose_with_cross_encoder
 from tasks.core.mining.cross_encoder import CrossEncoder
 from tasks.core.mining.false_negative_estimate import count_hidden_let_through, draw_hidden, summarize_hidden
@@ -69,7 +69,8 @@ class MiningRound:
     @property
     def sources(self) -> list[str]:
         """The source names; element i is source number i of the candidates."""
-        return [*self.runs, *([Source.RANDOM] if Source.RANDOM in self.shares else [])]
+        given = [Source.JUDGED] if self.snapshot.given_negatives else []
+        return [*self.runs, *([Source.RANDOM] if Source.RANDOM in self.shares else []), *given]
 
 
 def mine_round(folder: Path, inputs: MiningRound) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _dense_scores(inputs: MiningRound, query: np.ndarray, passage: np.ndarray) -
 
 
 def candidate_batches(inputs: MiningRound) -> Iterator[tuple[range, Candidates]]:
-    """Yield batches of query rows with their candidates, random draws included, and dense scores."""
+    """Yield batches of query rows with their candidates, with random draws, given negatives, and dense scores."""
     draws = inputs.mining.per_query if Source.RANDOM in inputs.shares else 0
     width = sum(run.depth for run in inputs.runs.values()) + draws
     all_ids, seed = inputs.training_queries["query_id"], (inputs.mining.seed, inputs.number)
@@ -148,13 +149,15 @@ def candidate_batches(inputs: MiningRound) -> Iterator[tuple[range, Candidates]]
         random = draw_random_candidates(
             query_ids, rows.start, draws, inputs.snapshot.rows, seed, source=len(inputs.runs)
         )
-        candidates = Candidates.joined([from_runs, random])
+        row_of_query = {query_id: row for row, query_id in enumerate(query_ids, start=rows.start)}
+        given = read_given(inputs.snapshot, row_of_query, source=len(inputs.sources) - 1)
+        candidates = Candidates.joined([from_runs, random, given])
         yield rows, replace(candidates, dense=_dense_scores(inputs, candidates.query, candidates.passage))
 
 
 def _choose_negatives(candidates: Candidates, filtering: FilterInputs, inputs: MiningRound) -> MinedBatch:
     refusals = apply_filters(candidates, filtering, inputs.mining)
-    shares = np.array([inputs.shares[source] for source in inputs.sources])
+    shares = np.array([inputs.shares.get(source, np.inf) for source in inputs.sources])  # given negatives come first
     score_cross_encoder = cross_encoder_scorer(inputs)
     if score_cross_encoder is None:
         chosen = choose(candidates, refusals, inputs.texts, shares, inputs.mining.per_query)

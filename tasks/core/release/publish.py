@@ -47,6 +47,7 @@ def publish(
     ranking: Ranking = DENSE,
     dense: Mapping[str, float] | None = None,
     since_training: Mapping[str, float] | None = None,
+    purge: bool = False,
     loader: Loader = default_loader,
     publisher: Publisher | None = None,
 ) -> Release:
@@ -69,6 +70,8 @@ def publish(
         ranking: how the release ranks; its lexical index is over `snapshot`.
         dense: measures of the challenger's dense ranking alone, to record.
         since_training: drift signals that have added up since the last training, to record; None: none.
+        purge: the release replaces the serving one without forgotten rows. So it is built from nothing, even if a
+            generation of the same parts exists, and may be smaller.
         loader: loads the encoder.
         publisher: stores the collection; None: the one that the settings choose.
 
@@ -111,14 +114,14 @@ def publish(
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
             current, _ = reconcile(ledger, publisher)
-        _check_not_shrunk(snapshot, current, settings.milvus.max_shrink)
-        for generation in find_finished(ledger, parts):
+        _check_not_shrunk(snapshot, current, 1.0 if purge else settings.milvus.max_shrink)
+        for generation in [] if purge else find_finished(ledger, parts):
             with ledger.lock_generation(generation) as locked:
                 with Peak() as peak:
                     recall = try_reuse(generation, parts, publisher) if locked else None
                 if recall is not None:
                     return _go_live(ledger, publisher, make_release(generation, recall, peak.mb), expected_epoch)
-        delta = plan_copy(settings.home, current, parts) if publisher.copies else None
+        delta = plan_copy(settings.home, current, parts) if publisher.copies and not purge else None
         while True:
             with ledger.exclusive():
                 generation = ledger.allocate(parts.digest)

@@ -26,6 +26,7 @@ from tasks.core.base.receipts import (
     TextIndex,
     Tokens,
 )
+from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.base.training_receipts import Trial
 from tasks.core.release.history import known_releases
 from tasks.core.release.home_settings import HomeSettings
@@ -34,7 +35,7 @@ log = logging.getLogger("nightshift.release")
 
 # All of these can be rebuilt. Records of ingests and releases are never deleted.
 DELETABLE = (
-    *(Snapshot, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
+    *(Snapshot, Synthesis, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
     *(Negatives, Encoder, Trial, Embeddings, Evaluation, Reference),
 )
 KEPT_WITH_SNAPSHOT = (Index, Postings, TextIndex, Tokens, Shingles, Reference)
@@ -66,7 +67,7 @@ def remove_unused(settings: HomeSettings, now: float | None = None) -> list[Path
         if folder.name not in kept and (folder.name.endswith(GONE) or folder.stat().st_mtime < before):
             freed += sum(file.stat().st_size for file in files_under(folder))
             removed.append(folder)
-            _remove(folder)
+            remove_artifact(folder)
     if removed:
         text = "removed %d artifacts not used for %g days (%.1f MB)"
         log.info(text, len(removed), settings.keep_days, freed / 1e6)
@@ -95,7 +96,8 @@ def _folders(home: Path) -> list[Path]:
     return [path for kind in DELETABLE for path in sorted((home / kind.shelf).glob("*")) if path.is_dir()]
 
 
-def _remove(folder: Path) -> None:
+def remove_artifact(folder: Path) -> None:
+    """Delete an artifact's folder, finished or not. It is renamed first, so it is never half there."""
     digest = folder.name.removeprefix(".").partition(".")[0]
     with FileLock(folder.with_name(f".{digest}.lock")):
         doomed = folder.with_name(f".{digest}{GONE}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tasks.core.base.templates import render
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import WEIGHTS
+from tasks.core.ingest.judged_pairs import describe_pairs
 from tasks.core.ingest.quarantine import QUARANTINE, Refused, first_refused
 from tasks.core.report import charts
 from tasks.core.report.history import REPORTS, gain_over_base, page_name, training_seconds
@@ -66,7 +69,9 @@ def write_report(home: Path, night: Night) -> Path:
         training=[describe_training(encoder) for encoder in night.trained],
         mined=[(negatives, describe_negatives(negatives)) for negatives in night.negatives],
         reasons=REFUSED,
+        origins=describe_pairs(night.ingested.pairs_from) if night.ingested else "",
         samples=_samples(night),
+        judge=partial(judge_command, home),
         refused=_refused(night),
         refused_folder=_refused_folder(night),
     )
@@ -151,6 +156,13 @@ def _refused(night: Night) -> Sequence[Refused]:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= TEXT else f"{text[:TEXT]} …"
+
+
+def judge_command(home: Path, query: str, passage_id: str) -> str:
+    """Return the shell command that marks a negative as relevant in this home."""
+    pair = f"{shlex.quote(query)} {shlex.quote(passage_id)}"
+    separator = "-- " if query.startswith("-") or passage_id.startswith("-") else ""
+    return f"NIGHTSHIFT_HOME={shlex.quote(str(home.absolute()))} nightshift judge --relevant {separator}{pair}"
 
 
 def _samples(night: Night) -> Sequence[dict[str, Any]]:

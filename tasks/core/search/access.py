@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from tasks.core.base.sections.service import ServiceSettings
+from tasks.core.search import feedback
 from tasks.core.search.reports import is_report
 
 Message = MutableMapping[str, Any]
@@ -68,13 +69,14 @@ class AccessGuard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         refusal = self._refusal(scope["path"], headers)
         body: bytes | None = b""
+        limit = feedback.BODY_BYTES if scope["path"] == feedback.PATH else BODY_BYTES
         if refusal is None:
             try:
-                body = await asyncio.wait_for(_body(receive), self._settings.seconds)
+                body = await asyncio.wait_for(_body(receive, limit), self._settings.seconds)
             except TimeoutError:
                 refusal = (408, "the request body did not arrive in time", "send the whole body at once")
         if body is None:
-            refusal = (413, f"the body is larger than {BODY_BYTES} bytes", "send fewer queries per request")
+            refusal = (413, f"the body is larger than {limit} bytes", "send shorter or fewer queries per request")
         if refusal is not None:
             challenge = b'Basic realm="Nightshift reports"' if is_report(scope["path"]) else b"Bearer"
             await _refuse(with_headers, *refusal, challenge)
@@ -115,7 +117,7 @@ def _password(authorization: bytes) -> bytes:
         return b""
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: Receive, limit: int) -> bytes | None:
     """Read the whole body; return None if it is too large (the rest is not read) or the client disconnected."""
     parts, size = [], 0
     while True:
@@ -125,7 +127,7 @@ async def _body(receive: Receive) -> bytes | None:
         part = message.get("body", b"")
         parts.append(part)
         size += len(part)
-        if size > BODY_BYTES:
+        if size > limit:
             return None
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -22,11 +22,13 @@ from tasks.core.base.tracing import start_tracing
 from tasks.core.release.names import NoSuchRelease
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.search.access import AccessGuard, as_json
+from tasks.core.search.feedback import TooMany, VoteLog, add_feedback
 from tasks.core.search.metrics import RequestCounter
 from tasks.core.search.reports import add_reports
 from tasks.core.search.requests import Health, Live, Refusal, Releases, SearchRequest, SearchResponse, Status
 from tasks.core.search.service import Service, check_address
 from tasks.core.search.worker_pool import Full, TooSlow
+from tasks.core.sources.feedback_log import LogFull
 
 log = logging.getLogger("nightshift.search")
 
@@ -37,6 +39,8 @@ PAGE = {
 }
 CONNECTIONS = 256  # open connections, including idle ones
 STATUS = (  # error type, HTTP status, seconds in the Retry-After header (0: no header)
+    (TooMany, 429, 2),
+    (LogFull, 507, 0),
     (Full, 503, 1),
     (TooSlow, 504, 0),
     (NoSuchRelease, 404, 0),
@@ -88,18 +92,24 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def make_app(service: Service) -> FastAPI:
     """Make the application of an open service. It closes the service on shutdown."""
+    settings = service.settings
+    votes = VoteLog(settings.home, settings.feedback, settings.service.seconds) if settings.feedback.collect else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if votes is not None:
+            await asyncio.to_thread(votes.close)
         await asyncio.to_thread(service.close)
 
     # No documentation pages, because they load scripts from other sites.
     app = FastAPI(title="Nightshift search", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(AccessGuard, settings=service.settings.service)
+    app.add_middleware(AccessGuard, settings=settings.service)
     app.add_middleware(RequestCounter, metrics=service.metrics)
     _add_pages(app)
-    add_reports(app, service.settings.home)
+    add_reports(app, settings.home)
+    if votes is not None:
+        add_feedback(app, votes)
     _add_errors(app)
 
     @app.post("/search", response_model=SearchResponse, responses=REFUSALS)
@@ -164,7 +174,7 @@ def _add_errors(app: FastAPI) -> None:
         request.scope[RequestCounter.REJECTED] = isinstance(error, Full)
         status, wait = next((status, wait) for kind, status, wait in STATUS if isinstance(error, kind))
         if status == 503 and not isinstance(error, Full | Damaged):  # damage was logged when it was detected
-            log.warning("a search failed: %s", error)
+            log.warning("a request failed: %s", error)
         return _refusal(status, str(error), _NEXT.get(status, "try again"), wait)
 
     @app.exception_handler(Exception)
@@ -177,8 +187,10 @@ def _add_errors(app: FastAPI) -> None:
 _NEXT = {
     404: "GET /release lists the releases",
     409: "search without it, or fix what the error names",
+    429: "vote again later",
     503: "try again later; GET /healthz reports when the service answers",
     504: "send fewer queries or a smaller k, or try again",
+    507: "raise [feedback] megabytes",
 }
 
 

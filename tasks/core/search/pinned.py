@@ -69,7 +69,7 @@ class Pinned:
         self.pointer, self.encoder, self.folder = pointer, encoder, folder  # folder of the encoder
         self.damage: NightshiftError | None = None  # why it no longer answers
         self.instead_of: Pointer | None = None  # the damaged release that it replaces
-        self._reader, self._snapshot, self.ranking, self._lexical = reader, snapshot, ranking, lexical
+        self._reader, self.snapshot, self.ranking, self._lexical = reader, snapshot, ranking, lexical
         self._users, self._retired = 0, False
 
     def search(self, queries: Sequence[str], k: int, where: Filters, mode: Mode | None) -> list[Answer]:
@@ -190,7 +190,7 @@ class Pinned:
             texts = hit.fields
         else:
             with timed(Stage.FETCH):
-                texts = _read_full_text(self._snapshot, hit.row)
+                texts = _read_full_text(self.snapshot, hit.row)
         title, text = texts["title"] or "", texts["text"]
         return Hit(rank=rank, score=hit.score, passage_id=hit.passage_id, title=title, text=text)
 

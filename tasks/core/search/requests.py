@@ -136,3 +136,4 @@ class Releases(BaseModel):
 
     serving: str
     releases: list[Comparison]
+    feedback: bool = False  # whether the service accepts votes

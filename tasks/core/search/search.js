@@ -7,6 +7,15 @@ const answers = document.getElementById("answers");
 const status_ = document.getElementById("status");
 const fields = form.elements;
 const MODES = { dense: "encoder", lexical: "BM25", hybrid: "encoder and BM25" };
+const VERDICTS = { // verdict: [name of its button, note after the click]
+  relevant: ["Relevant", "Recorded as relevant"],
+  not_relevant: ["Not relevant", "Recorded as not relevant"],
+  answers: ["This answers it", "Recorded as the answer"],
+};
+const thumbIcon = document.getElementById("thumb").content.firstElementChild;
+const votes = new Map(); // query and passage -> verdict of this visitor since the page was opened
+const voteGroups = new Set(); // functions that show the votes of the results on the page
+let collectsVotes = false;
 let serving = "";
 let latest = 0; // number of the latest search; responses to earlier searches are ignored
 
@@ -47,6 +56,7 @@ function option(value, text, selected) {
 async function listReleases(selected) {
   const list = await call("release");
   serving = list.serving;
+  collectsVotes = list.feedback;
   const details = list.releases.find((item) => item.release === serving);
   const quality = details && details.metrics["ndcg@10"];
   document.getElementById("serving").textContent = "Serving release " + serving +
@@ -63,6 +73,57 @@ function rankComparison(hit, otherRanks) {
   if (rank === undefined) return element("span", "bad", "only in this release");
   if (hit.rank === rank) return element("span", "", "same rank");
   return element("span", hit.rank < rank ? "good" : "", "rank " + rank + " in the other release");
+}
+
+function thumb(down) {
+  const icon = thumbIcon.cloneNode(true);
+  if (down) icon.classList.add("down");
+  return icon;
+}
+
+function voteGroup(hit, query, release) {
+  const group = element("div", "votes");
+  const note = element("span", "note");
+  const key = JSON.stringify([query, hit.passage_id]);
+  let sending = false;
+  const buttons = Object.entries(VERDICTS).map(([verdict, [name, confirmation]]) => {
+    const button = element("button", "", verdict === "answers" ? name : undefined);
+    button.type = "button";
+    button.dataset.verdict = verdict;
+    if (verdict !== "answers") {
+      button.append(thumb(verdict === "not_relevant"));
+      button.title = name;
+      button.setAttribute("aria-label", name);
+    }
+    button.addEventListener("click", async () => {
+      if (sending) return;
+      sending = true;
+      const withdrawn = votes.get(key) === verdict;
+      try {
+        await call("feedback", { query, passage_id: hit.passage_id, verdict: withdrawn ? "withdrawn" : verdict, release });
+        if (withdrawn) votes.delete(key);
+        else votes.set(key, verdict);
+        note.className = "note";
+        note.textContent = withdrawn ? "Vote withdrawn" : confirmation;
+      } catch (error) {
+        note.className = "note bad";
+        note.textContent = "Not recorded: " + error.message;
+      }
+      sending = false;
+      for (const show of voteGroups) show();
+    });
+    return button;
+  });
+  function showPressed() {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(votes.get(key) === button.dataset.verdict));
+  }
+  showPressed();
+  voteGroups.add(showPressed);
+  note.setAttribute("role", "status");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "Your vote on result " + hit.rank + ", " + (hit.title || hit.passage_id));
+  group.append(...buttons, note);
+  return group;
 }
 
 function hitItem(hit, otherRanks) {
@@ -96,7 +157,12 @@ function column(response, other) {
   const list = element("ol");
   const otherRanks = other && new Map(other.answers[0].hits.map((hit) => [hit.passage_id, hit.rank]));
   const hits = response.answers[0].hits;
-  list.append(...hits.map((hit) => hitItem(hit, otherRanks)));
+  const query = response.answers[0].query;
+  list.append(...hits.map((hit) => {
+    const item = hitItem(hit, otherRanks);
+    if (collectsVotes) item.append(voteGroup(hit, query, response.release));
+    return item;
+  }));
   if (!hits.length) list.append(element("li", "soft", "No passage matches this filter."));
   section.setAttribute("aria-label", "Results of release " + response.release);
   section.append(head, list);
@@ -113,6 +179,7 @@ async function search() {
     const names = fields.b.value ? [fields.a.value, fields.b.value] : [fields.a.value];
     const responses = await Promise.all(names.map((release) => call("search", { ...query, release })));
     if (number !== latest) return;
+    voteGroups.clear();
     answers.replaceChildren(...responses.map((response, index) => column(response, responses[1 - index])));
     showStatus(responses.length === 2 ? agreement(...responses.map((response) => response.answers[0].hits)) : "");
     document.title = query.query + " · Nightshift search";

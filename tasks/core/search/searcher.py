@@ -19,6 +19,7 @@ from tasks.core.release.rollback import releases_before
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.checks import check_mode, check_request
 from tasks.core.search.filters import Filters
+from tasks.core.search.forgotten import ForgottenHits
 from tasks.core.search.lexical import Lexical
 from tasks.core.search.pinned import CLOSED, Answer, Hit, Pinned, check_pair
 
@@ -41,6 +42,7 @@ class Searcher:
         self._home, self._loader, self._publisher, self._settings = settings.home, loader, publisher, settings
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._closed, self.swaps = threading.Event(), 0  # swaps: changes of the release
+        self._forgotten = ForgottenHits(settings.home)
         self._pinned = self._pin(None)
         self._repeat(self.refresh, settings.milvus.notice_seconds, "nightshift-pointer")
         self._repeat(self.check, 60 * settings.release.check_minutes, "nightshift-check")
@@ -97,7 +99,7 @@ class Searcher:
     ) -> list[Answer]:
         """Search the `k` best passages for each query, all in one release.
 
-        Queries are encoded in one batch; a request to Milvus returns up to 8192 hits.
+        Queries are encoded in one batch; a request to Milvus returns up to 8192 hits. Forgotten passages are left out.
 
         Args:
             queries: one query or several.
@@ -122,7 +124,7 @@ class Searcher:
             return []
         with self._in_use() as pinned:
             try:
-                return pinned.search(texts, k, filters, chosen)
+                return self._forgotten.search(pinned, texts, k, filters, chosen)
             except (Impossible, Damaged):
                 raise
             except NightshiftError as error:
@@ -138,7 +140,7 @@ class Searcher:
                     failed.damage = error  # refuses the next query immediately
                     raise
         with self._in_use() as pinned:
-            return pinned.search(texts, k, filters, chosen)
+            return self._forgotten.search(pinned, texts, k, filters, chosen)
 
     def refresh(self) -> bool:
         """Switch to the serving release if the pointer moved. Searches in progress finish on the old release.
@@ -151,10 +153,10 @@ class Searcher:
         """
         with self._refreshing:
             old, pointer = self._pinned, self._serving()
-            if pointer.collection == (old.instead_of or old.pointer).collection:
-                return False
-            self._change(old)
-            return True
+            if moved := pointer.collection != (old.instead_of or old.pointer).collection:
+                self._change(old)
+            self._forgotten.count(self._pinned)
+            return moved
 
     def check(self) -> None:
         """Verify the files of the release. If they are damaged, refuse queries until a release opens without damage.

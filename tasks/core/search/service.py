@@ -80,7 +80,11 @@ class Service:
 
     def releases(self) -> Releases:
         """Return the serving release, and the releases that can be searched by name."""
-        return Releases(serving=self.release, releases=[Comparison.of(release) for release in loadable(self.settings)])
+        return Releases(
+            serving=self.release,
+            releases=[Comparison.of(release) for release in loadable(self.settings)],
+            feedback=self.settings.feedback.collect,
+        )
 
     async def answer(self, request: SearchRequest) -> SearchResponse:
         """Answer a search request.

@@ -19,6 +19,8 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.text.normalization import full_text
 
 PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet"
+GIVEN_NEGATIVES = "given_negatives.parquet"  # only if there are any
+PAIR_ORDERS = {QRELS: "split, query_id, passage_id", GIVEN_NEGATIVES: "query_id, passage_id"}  # file -> order of rows
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,13 @@ def pair_weights(positives: pa.Table) -> np.ndarray:
     if "weight" not in positives.column_names:
         return np.ones(positives.num_rows, np.float32)
     return positives["weight"].to_numpy().astype(np.float32)
+
+
+def given_negatives(snapshot: Snapshot) -> pa.Table:
+    """Return the pairs (query_id, passage_id) of training queries that people judged as not relevant, sorted."""
+    if not snapshot.given_negatives:
+        return pa.table({"query_id": pa.array([], pa.string()), "passage_id": pa.array([], pa.string())})
+    return pq.read_table(snapshot.path / GIVEN_NEGATIVES)
 
 
 def compare(old: Snapshot, new: Snapshot) -> Changes:

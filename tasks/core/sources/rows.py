@@ -37,6 +37,7 @@ FAULTS = {  # table -> the rules of the readers
     "queries": (*_TEXTS, "record_too_long"),
     "clicks": (*_TEXTS, "bad_positions", "record_too_long"),
     "qrels": ("invalid_utf8", "malformed_row", "bad_score", "record_too_long", "bad_weight"),
+    "judgments": ("invalid_utf8", "malformed_json", "missing_field", "repeated_field", "wrong_type", "record_too_long"),
 }
 READABLE = {  # the rules of the readers, as statements about a record that passes
     "invalid_utf8": "the record is valid UTF-8",
@@ -78,6 +79,9 @@ _VALUES = {
         ("shown", pa.list_(pa.string())),  # passage ids
         ("positions", pa.list_(pa.int32())),  # of the shown passages, from 1
         ("clicked", pa.list_(pa.string())),
+    ],
+    "judgments": [
+        (name, pa.string()) for name in ("query", "passage_id", "verdict", "judge", "judged_at", "release", "origin")
     ],
 }
 COLUMNS = {table: tuple(name for name, _ in values) for table, values in _VALUES.items()}

@@ -1,0 +1,129 @@
+"""Forgetting passages and queries of a home with two releases."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from file_search import files_with
+from forget_world import PASSAGES, QUERIES, build_home, forgotten_marks, settings_of
+from marked_home import marks_of
+
+from tasks.core.base.errors import NightshiftError
+from tasks.core.base.files import exclusive, load
+from tasks.core.base.receipts import Embeddings, Snapshot
+from tasks.core.base.settings import Settings
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.forget.forget import forget, plan_forget
+from tasks.core.forget.plan import read_pending
+from tasks.core.release.pins import pin, unpin
+from tasks.core.release.publish import list_releases, serving
+from tasks.core.search.searcher import Searcher
+from tasks.core.text.tombstones import add_tombstones, read_tombstones
+
+SEARCHES = ["the silent river", "a golden engine near the market", "story number 101", "narrow harbour"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    home = tmp_path_factory.mktemp("forget") / "home"
+    build_home(home, tiny_model)
+    return home
+
+
+@pytest.fixture
+def settings(world: Path, tmp_path: Path) -> Settings:
+    shutil.copytree(world, tmp_path / "home")
+    return settings_of(tmp_path / "home")
+
+
+def answers(settings: Settings, k: int = 10) -> list[list[tuple[str, str]]]:
+    with Searcher.open(settings, load_encoder) as searcher:
+        return [[(hit.passage_id, hit.text) for hit in answer.hits] for answer in searcher.search(SEARCHES, k)]
+
+
+def without(results: list[list[tuple[str, str]]], k: int) -> list[list[tuple[str, str]]]:
+    return [[hit for hit in hits if hit[0] not in PASSAGES][:k] for hits in results]
+
+
+def test_no_file_has_a_forgotten_text_and_other_answers_stay(settings: Settings) -> None:
+    home = settings.home
+    before, others = answers(settings, 20), {mark for n in (20, 40) for mark in marks_of(f"q{n}")}
+    shown = files_with(home, forgotten_marks())
+    folders = {name.partition("/")[0] for name in shown}
+    assert folders >= {"snapshots", "milvus", "reports", "shadow", "prefect", "drift", "history.parquet"}
+    other_files = files_with(home, others)
+
+    receipt = forget(settings, PASSAGES, QUERIES)
+    assert files_with(home, forgotten_marks()) == {}
+    assert files_with(home, others).keys() & {"prefect/prefect.db", "prefect/worker.log"} == (
+        other_files.keys() & {"prefect/prefect.db", "prefect/worker.log"}
+    )
+    assert answers(settings, 16) == without(before, 16)
+    assert receipt.embedded == 0
+    release, _ = serving(settings)
+    assert release is not None
+    assert release.release == receipt.serving
+    snapshot = load(home, Snapshot, release.snapshot)
+    assert (snapshot.rows, snapshot.queries) == (81 - len(PASSAGES), 60 - len(QUERIES))
+    assert load(home, Embeddings, release.embeddings).rows == snapshot.rows
+    dropped = {entry.release for entry in list_releases(settings) if entry.pruned}
+    assert dropped == {*receipt.plan.drop, *receipt.plan.rebuild}
+    assert len(dropped) == 2
+    stored = json.dumps(json.loads(next((home / "forgotten" / "receipts").iterdir()).read_bytes()))
+    assert not any(f'"{name}"' in stored for name in [*PASSAGES, *QUERIES])
+    assert read_pending(home) is None
+    assert not plan_forget(settings, PASSAGES, QUERIES).artifacts
+    judged = (home / "feedback" / "judgments.jsonl").read_text()
+    assert "x102" in judged
+    assert "x100" not in judged
+
+
+def test_a_dry_run_changes_nothing(settings: Settings) -> None:
+    serving(settings)
+    before = {path: path.stat().st_mtime_ns for path in settings.home.rglob("*.parquet")}
+    plan = plan_forget(settings, PASSAGES, [*QUERIES, "nobody"])
+    assert {path: path.stat().st_mtime_ns for path in settings.home.rglob("*.parquet")} == before
+    assert (len(plan.passages), len(plan.queries), plan.unknown) == (4, 3, 1)
+    assert (len(plan.rebuild), len(plan.drop)) == (1, 1)
+    assert "reports/2026-01-01T000000Z.html" in plan.files
+    assert not read_tombstones(settings.home)
+
+
+def test_searchers_leave_forgotten_passages_out_before_anything_is_rebuilt(settings: Settings) -> None:
+    with Searcher.open(settings, load_encoder) as searcher:
+        before = [[hit.passage_id for hit in answer.hits] for answer in searcher.search(SEARCHES, 30)]
+        gone = [hits[0] for hits in before]
+        add_tombstones(settings.home, gone, [], [])
+        for counted in (False, True):
+            results = searcher.search(SEARCHES, 10)
+            expected = [[name for name in hits if name not in gone][:10] for hits in before]
+            assert [[hit.passage_id for hit in answer.hits] for answer in results] == expected, counted
+            assert [hit.rank for hit in results[0].hits] == list(range(1, 11))
+            searcher.refresh()  # counts the forgotten passages
+
+
+def test_a_pin_and_a_running_night_are_refused_with_the_steps_to_do(settings: Settings) -> None:
+    first = list_releases(settings)[-1].release
+    pin(settings, first)
+    with pytest.raises(
+        NightshiftError, match=f"releases unpin {first}(.|\n)*Left to do: publish(.|\n)*remove artifacts"
+    ):
+        forget(settings, PASSAGES, [])
+    unpin(settings.home, first)
+    with exclusive(settings.home / "night.lock"), pytest.raises(NightshiftError, match="a night runs"):
+        forget(settings, [], [])
+    assert all(hit[0] not in PASSAGES for hits in answers(settings) for hit in hits)
+    receipt = forget(settings, [], [])
+    assert len(receipt.plan.passages) == len(PASSAGES)
+    marks = {mark for name in PASSAGES for version in (1, 2) for mark in marks_of(name, version)}
+    assert files_with(settings.home, marks) == {}
+
+
+def test_rows_with_the_text_of_a_forgotten_row_are_forgotten_too(settings: Settings) -> None:
+    tombstones = read_tombstones(settings.home).plus([], [], ["A  Text\nwith CASE"])
+    assert tombstones.match_text("a text with case")
+    assert not tombstones.match_text("another text")
+    assert not read_tombstones(settings.home).match_text("a text with case")
