@@ -33,7 +33,8 @@ class Impressions:
 
     def per_pair(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of `values` (n,) for each pair, float64 (pairs,)."""
-        return np.bincount(self.pair, values, minlength=int(self.pair.max(initial=-1)) + 1)
+        sums = np.bincount(self.pair, values, minlength=int(self.pair.max(initial=-1)) + 1)
+        return sums.astype(np.float64)  # without a row, they are whole numbers
 
     def informative(self) -> Impressions:
         """Return the rows of clicked pairs that were shown at several positions: only these tell positions apart."""

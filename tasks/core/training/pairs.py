@@ -91,7 +91,7 @@ def load_pairs(
     if not train:
         raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
     rests = {} if stored_vectors or settings.distills else add_rests(snapshot, query_rows, texts)
-    train = [rests.get(pair, pair) for pair in train]
+    train = {rests.get(pair, pair): weight for pair, weight in train.items()}
     judged = judged + list(rests.values())
     pairs = train
     if older is not None and settings.replay > 0:

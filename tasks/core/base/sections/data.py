@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tasks.core.base.section import Section, Share
 from tasks.core.base.setting_paths import Location, OptionalLocation
@@ -21,6 +21,10 @@ class Refusable(Section):
     qrels: Share = 0.05
 
 
+def _path_unless_address(path: Path | str | None) -> Path | str | None:
+    return Path(path) if isinstance(path, str) and "://" not in path else path
+
+
 class SourceSettings(Section):
     """One of several sources of a collection."""
 
@@ -28,7 +32,9 @@ class SourceSettings(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="name in reports, and the beginning of its query ids"
     )
     format: SourceFormat = Field(description="source format, as [data] format")
-    path: Location = Field(description="location of the source: a folder, a file, or an address")
+    path: Annotated[Location, AfterValidator(_path_unless_address)] = Field(
+        description="location of the source: a folder, a file, or an address"
+    )
     weight: float = Field(1.0, gt=0, le=1, description="how sure the pairs of the source are; multiplies their weights")
     splits: Literal["as labeled", "train only"] = Field(
         "as labeled", description="train only: all pairs of the source are training pairs, and never held out"
@@ -77,7 +83,7 @@ class DataSettings(Section):
         "Parquet; corpus reads passages without queries, from such files or from Markdown and text documents; clicks "
         "reads a BEIR folder with a click log next to it",
     )
-    path: OptionalLocation = Field(
+    path: Annotated[OptionalLocation, AfterValidator(_path_unless_address)] = Field(
         None, description="location of the source: a folder, a file, or an address such as s3://bucket/folder"
     )
     query_column: str = Field("", description="pairs only: column of the query; empty: detect it by name")
@@ -119,11 +125,6 @@ class DataSettings(Section):
         "(1.0), and splits (as labeled, or train only); instead of format and path",
     )
     clicks: ClickSettings = Field(ClickSettings(), description="how clicks become training pairs")
-
-    @field_validator("path", mode="after")
-    @classmethod
-    def _addresses_stay_text(cls, path: Path | str | None) -> Path | str | None:
-        return Path(path) if isinstance(path, str) and "://" not in path else path
 
     @property
     def parts(self) -> tuple[SourceSettings, ...]:
