@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_contracts.contract import CLICKS, JUDGMENTS
 from tasks.core.base.files import MANIFEST, read_receipt, receipts_newest_first
 from tasks.core.base.receipts import Encoder, Ingested, Receipt, Release, Snapshot
 from tasks.core.base.training_receipts import Pace
@@ -20,7 +21,13 @@ from tasks.core.text.normalization import full_text
 from tasks.core.text.tombstones import Tombstones
 
 WITHOUT_TEXTS = (Encoder, Release, Pace)  # weights, metrics, and speeds
-_IDS = {"passages": ("passages",), "queries": ("queries",), "qrels": ("queries", "passages")}  # kinds in a row's key
+_IDS = {  # table of a quarantine -> kinds of the ids in a row's key
+    "passages": ("passages",),
+    "queries": ("queries",),
+    "qrels": ("queries", "passages"),
+    CLICKS: (),
+    JUDGMENTS: ("passages",),
+}
 
 
 def kinds_of_artifacts() -> dict[str, type[Receipt]]:
@@ -133,7 +140,11 @@ class Contents:
             return self._tombstones.match_text(record)
         values = [value for value in fields.values() if isinstance(value, str)] if isinstance(fields, dict) else []
         titled = full_text(fields.get("title"), fields.get("text", "")) if values else ""
-        return any(map(self._tombstones.match_text, [*values, titled]))
+        shown = fields.get("shown") if isinstance(fields, dict) else None  # of a result page of a click log
+        passages = map(str, shown) if isinstance(shown, list) else ()
+        return any(map(self._tombstones.match_text, [*values, titled])) or any(
+            self._tombstones.match_id("passages", passage) for passage in passages
+        )
 
 
 def collection_has_forgotten(folder: Path, tombstones: Tombstones) -> bool:

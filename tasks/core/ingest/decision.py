@@ -26,6 +26,7 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import DataSettings
 from tasks.core.ingest.click_pairs import ClickLog, click_pairs
+from tasks.core.ingest.forgotten_rows import ForgottenRows
 from tasks.core.ingest.quarantine import Tally, count_rows, with_offenders
 from tasks.core.ingest.snapshot_writer import stage_pairs
 from tasks.core.ingest.staging import stage_source
@@ -44,7 +45,12 @@ Read = Callable[[str], Iterable[pa.RecordBatch]]
 
 
 def validate_source(
-    connection: duckdb.DuckDBPyConnection, read: Read, scratch: Path, data: DataSettings, last: Snapshot | None
+    connection: duckdb.DuckDBPyConnection,
+    read: Read,
+    scratch: Path,
+    data: DataSettings,
+    last: Snapshot | None,
+    forgotten: ForgottenRows,
 ) -> tuple[list[Tally], list[RuleCount], tuple[str, ...]]:
     """Stage the three source tables and check them against the contracts; before queries, also click logs.
 
@@ -56,6 +62,7 @@ def validate_source(
         scratch: folder for staged rows.
         data: the section `[data]`.
         last: the snapshot that table sizes and texts are compared with, if there is one.
+        forgotten: drops the rows that `nightshift forget` keeps out.
 
     Returns the row counts of each table, one count per rule, and notes about click logs.
     """
@@ -67,7 +74,8 @@ def validate_source(
     make_room(connection, rows)
     for contract in contracts:
         if contract.table in SCHEMAS:
-            stage_source(connection, contract, _batches(read, contract.table, logs), scratch)
+            batches = forgotten.without(contract.table, _batches(read, contract.table, logs))
+            stage_source(connection, contract, batches, scratch)
             rows += one_number(connection, f"SELECT count(*) FROM {contract.table}_staged")
             make_room(connection, rows)
         else:

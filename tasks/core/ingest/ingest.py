@@ -160,10 +160,10 @@ def _build(
     scratch = folder / "scratch"
     scratch.mkdir()
     forgotten = ForgottenRows(read_tombstones(settings.home))
-    read = forgotten.without(source.open(scratch))
+    read = source.open(scratch)
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
-        source_tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last)
+        source_tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last, forgotten)
         source_tallies = forgotten.count(source_tallies)
         merged = Merged(source_tallies, rules)
         if judgments is not None:

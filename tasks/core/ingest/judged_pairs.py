@@ -1,6 +1,7 @@
 """Merges the votes and judgments of a home into the pairs of a source.
 
-A person who judged with `nightshift judge` outranks the source, because they looked at the pair and gave a name. The
+A person who judged with `nightshift judge` outranks the source, because they looked at the pair and gave a name; a
+pair from clicks, or with another weight below 1, then counts fully. The
 source outranks votes: it is what the gate trusts, and visitors are anonymous, biased towards the first ranks, and can
 vote several times. So votes decide only pairs on which the source is silent, and disagreement with the source goes to
 the quarantine for a person to judge.
@@ -147,20 +148,29 @@ def _add_queries(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _add_pairs(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the pairs judged relevant. They replace training pairs that the source is less sure of than a person."""
+    connection.execute("""
+        CREATE TABLE confirmed AS
+        SELECT row FROM pairs_accepted JOIN (SELECT row, weight FROM qrels_staged WHERE weight < 1) USING (row)
+        JOIN named USING (query_id) JOIN decided USING (wording, passage_id)
+        WHERE origin = 'judge' AND decided.relevant AND split = 'train'""")
     connection.execute("""
         CREATE TABLE judged_pairs AS
         SELECT DISTINCT query_id, passage_id, 1::INTEGER AS relevance, 'train' AS split
-        FROM decided JOIN named USING (wording) ANTI JOIN pairs_accepted USING (query_id, passage_id) WHERE relevant""")
-    _extend(connection, "pairs")
+        FROM decided JOIN named USING (wording)
+        ANTI JOIN (FROM pairs_accepted ANTI JOIN confirmed USING (row)) AS kept USING (query_id, passage_id)
+        WHERE decided.relevant""")
+    _extend(connection, "pairs", "ANTI JOIN confirmed USING (row)")
     connection.execute("""
         CREATE TABLE given_negatives AS
         SELECT DISTINCT query_id, passage_id FROM decided JOIN named USING (wording)
         WHERE NOT relevant AND query_id IN (SELECT query_id FROM pairs_accepted WHERE split = 'train')""")
 
 
-def _extend(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Add the rows of `judged_<table>` to the view `<table>_accepted`."""
-    connection.execute(f"ALTER VIEW {table}_accepted RENAME TO {table}_of_source")
+def _extend(connection: duckdb.DuckDBPyConnection, table: str, without: str = "") -> None:
+    """Add the rows of `judged_<table>` to the view `<table>_accepted`, after the join `without`."""
+    connection.execute(f"ALTER VIEW {table}_accepted RENAME TO {table}_unjudged")
+    connection.execute(f"CREATE VIEW {table}_of_source AS SELECT * FROM {table}_unjudged {without}")
     connection.execute(f"""
         CREATE VIEW {table}_accepted AS
         SELECT * FROM {table}_of_source UNION ALL BY NAME SELECT * FROM judged_{table}""")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.base.duckdb_session import database, quoted
+from tasks.core.base.duckdb_session import database, one_number, quoted
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.snapshot_writer import seal_snapshot, write_passage_rows
@@ -20,6 +21,9 @@ from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PAIR_ORDERS, PASSAGES, Q
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import full_text
 from tasks.core.text.tombstones import Tombstones
+
+if TYPE_CHECKING:
+    import duckdb
 
 _ROWS = 2048  # in a batch
 
@@ -75,9 +79,13 @@ def without_rows(home: Path, old: Snapshot, rows: Rows) -> Snapshot:
                 if not (old.path / name).exists():  # the snapshot has no given negatives
                     continue
                 paired = "" if name == QUERIES else "AND passage_id NOT IN (SELECT id FROM passages)"
+                kept = (
+                    f"FROM read_parquet({quoted(old.path / name)}) "
+                    f"WHERE query_id NOT IN (SELECT id FROM queries) {paired}"
+                )
+                columns = _columns(connection, kept, old.path / name)
                 connection.execute(
-                    f"COPY (SELECT * FROM read_parquet({quoted(old.path / name)}) "
-                    f"WHERE query_id NOT IN (SELECT id FROM queries) {paired} ORDER BY {order}) "
+                    f"COPY (SELECT {columns} {kept} ORDER BY {order}) "
                     f"TO {quoted(scratch / name)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)"
                 )
         counts = count_rows(scratch)
@@ -88,6 +96,13 @@ def without_rows(home: Path, old: Snapshot, rows: Rows) -> Snapshot:
         return seal_snapshot(home, scratch, digest)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, kept: str, file: Path) -> str:
+    """Return the columns of the kept rows of a file, without weights if all of them are 1."""
+    weighted = "weight" in pq.read_schema(file).names
+    unsure = weighted and one_number(connection, f"SELECT count(*) FILTER (weight < 1) {kept}")
+    return "* EXCLUDE (weight)" if weighted and not unsure else "*"
 
 
 def _texts(file: Path, column: str) -> Iterator[tuple[str, tuple[str, ...]]]:

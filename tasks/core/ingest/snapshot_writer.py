@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import TABLES, Contract
+from data_contracts.contract import JUDGMENTS, TABLES, Contract
 from data_contracts.measures import WORDING
 from tasks.core.base.duckdb_session import keep, make_room, one_number, quoted
 from tasks.core.base.errors import BadInput
@@ -104,8 +104,8 @@ def write_snapshot(
     _copy(
         connection,
         f"SELECT query_id, passage_id, relevance, split{_more_columns(connection, has_sources=has_sources)} "
-        f"FROM pairs_accepted JOIN (SELECT row, coalesce(weight, 1)::FLOAT AS pair_weight, {SOURCE} AS pair_source "
-        "FROM qrels_staged) USING (row) ORDER BY split, query_id, passage_id",
+        f"FROM pairs_accepted LEFT JOIN (SELECT row, weight, {SOURCE} AS source FROM qrels_staged) USING (row) "
+        "ORDER BY split, query_id, passage_id",
         rows / QRELS,
     )
     if judged and one_number(connection, "SELECT count(*) FROM given_negatives"):
@@ -148,8 +148,8 @@ def _count_staged(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 def _more_columns(connection: duckdb.DuckDBPyConnection, *, has_sources: bool) -> str:
     """Return the columns of qrels that only some snapshots have: no weights if all are 1."""
     unsure = "SELECT count(*) FROM pairs_accepted JOIN (SELECT row FROM qrels_staged WHERE weight < 1) USING (row)"
-    weight = ", pair_weight AS weight" if one_number(connection, unsure) else ""
-    return weight + (", pair_source AS source" if has_sources else "")
+    weight = ", coalesce(weight, 1)::FLOAT AS weight" if one_number(connection, unsure) else ""
+    return weight + (f", coalesce(source, '{JUDGMENTS}') AS source" if has_sources else "")
 
 
 def _require_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:
