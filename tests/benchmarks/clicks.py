@@ -80,12 +80,11 @@ def _compare(chosen: argparse.Namespace, home: Path) -> None:
         {"name": "log", "format": "clicks", "path": log},
     ]
     relevant = {(texts[query], passage) for query in asked for passage in positives[query]}
-    figures = {"base": _measure(chosen, home, truth, None)}
+    figures = {"base": _measure(chosen, home, truth, None), "judgments": _measure(chosen, home, truth, "judgments")}
     for name, clicks in (("corrected", {}), ("uncorrected", {"propensity": [1.0]})):
         snapshot = _snapshot(chosen, home, sources, clicks)
         print(f"{name}: {_precision(snapshot, relevant)}", flush=True)
         figures[name] = _measure(chosen, home, snapshot, name)
-    figures["judgments"] = _measure(chosen, home, truth, "judgments")
     print(_table(figures))
 
 

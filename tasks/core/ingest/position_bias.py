@@ -14,7 +14,8 @@ import numpy as np
 
 STEPS = 500
 CONVERGED = 1e-6
-PRIOR = 20.0  # looks at each position that the prior is worth
+PRIOR = 20.0  # number of looks, or of pairs, at each position that a prior is worth
+HIGHEST = 0.99  # of the probability of a click on a relevant passage
 LEAST_INFORMATIVE = 100  # clicks on pairs shown at several positions; with fewer, the estimate is mostly the prior
 
 
@@ -47,7 +48,7 @@ def estimate_propensity(impressions: Impressions) -> np.ndarray:
     """Estimate the probability that users look at each position, relative to position 1.
 
     Expectation-maximization of the position-based model (Wang et al., "Position Bias Estimation for Unbiased Learning
-    to Rank in Personal Search", 2018, section 4), with Poisson counts, so that both steps have a closed form:
+    to Rank in Personal Search", 2018), with Poisson counts, so that both steps have a closed form:
     γ = clicks / Σ θ·shown for each pair, and θ = clicks / Σ γ·shown for each position. A pair that was shown at one
     position has no influence: its γ explains its clicks for any θ. So only changes of position between result pages
     count, as in intervention harvesting (Agarwal et al., "Estimating Position Bias without Intrusive Interventions",
@@ -84,35 +85,47 @@ def extend_propensity(given: tuple[float, ...], last: int) -> np.ndarray:
 def relevance(impressions: Impressions, propensity: np.ndarray, max_correction: float) -> np.ndarray:
     """Return the probability that the passage of each pair is relevant to its query, float64 (pairs,) in [0, 1].
 
-    A pair that users looked at E = Σ θ·shown times has a Poisson number of clicks with mean E·ε₊ if it is relevant, and
-    E·ε₋ if not, as users also click irrelevant passages (Agarwal et al., "Addressing Trust Bias for Unbiased Learning-
-    to-Rank", 2019, equation 4, with the same ε at all positions). Expectation-maximization fits ε₊, ε₋, and the share
-    of relevant pairs. The result is the posterior of relevance, so few looks give an unsure pair.
+    Users who look at a passage click it with probability ε₊ if it is relevant, and ε₋ if not (Agarwal et al.,
+    "Addressing Trust Bias for Unbiased Learning-to-Rank", 2019, equation 4, with the same ε at all positions). The
+    result is the posterior of relevance given all result pages of the pair, so few looks give an unsure pair.
+
+    Expectation-maximization fits ε₊, ε₋, and the share of relevant pairs among those of the same mean position: the
+    regression-based EM of Wang et al. (2018) with the position as the only feature of a pair. Without it, a single
+    click far down counts too much, since a ranker puts few relevant passages there. The propensities come from changes
+    of position alone, so they keep this effect apart from the attention of users.
 
     Args:
         impressions: counts.
         propensity: θ of each position, float64 (last position,).
         max_correction: θ is at least 1 / max_correction, which bounds the variance (clipped propensities).
     """
-    theta = np.maximum(propensity, 1 / max_correction)
-    looks = impressions.per_pair(theta[impressions.position - 1] * impressions.shown)
-    clicks = impressions.per_pair(impressions.clicks)
-    mean = clicks.sum() / max(looks.sum(), 1e-12)
+    theta = np.maximum(propensity, 1 / max_correction)[impressions.position - 1]
+    missed = impressions.shown - impressions.clicks
+    shown, clicks = impressions.per_pair(impressions.shown), impressions.per_pair(impressions.clicks)
+    mean = min(float(clicks.sum() / max((theta * impressions.shown).sum(), 1e-12)), HIGHEST / 2)
     if mean == 0:
-        return np.zeros_like(looks)
-    high, low, share = 3 * mean, mean / 3, 0.2
-    posterior = np.zeros_like(looks)
+        return np.zeros_like(clicks)
+    rank = np.rint(impressions.per_pair(impressions.position * impressions.shown) / shown).astype(np.int64)
+
+    def log_likelihood(rate: float) -> np.ndarray:
+        return clicks * np.log(rate) + impressions.per_pair(missed * np.log1p(-theta * rate))
+
+    def refit(rate: float, weight: np.ndarray) -> float:
+        """Return clicks per look; a result page without a click was looked at with probability θ(1 − ε)/(1 − θε)."""
+        looks = clicks + impressions.per_pair(missed * theta * (1 - rate) / (1 - theta * rate))
+        return float((weight * clicks).sum() / max((weight * looks).sum(), 1e-12))
+
+    high, low, share = min(3 * mean, HIGHEST), mean / 3, np.full(len(clicks), 0.2)
+    posterior = np.zeros_like(clicks)
     for _ in range(STEPS):
-        odds = np.log(share / (1 - share)) + clicks * np.log(high / low) - looks * (high - low)
+        odds = np.log(share / (1 - share)) + log_likelihood(high) - log_likelihood(low)
         updated = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
         change, posterior = np.abs(updated - posterior).max(), updated
         if change < CONVERGED:
             break
-        share = float(np.clip(posterior.mean(), 1e-3, 1 - 1e-3))
-        high = max(_rate(clicks, looks, posterior), mean)
-        low = min(max(_rate(clicks, looks, 1 - posterior), 1e-3 * mean), mean)
+        relevant, pairs = np.bincount(rank, posterior), np.bincount(rank)
+        share_at = (relevant + PRIOR * posterior.mean()) / (pairs + PRIOR)
+        share = np.clip(share_at, 1e-3, 1 - 1e-3)[rank]
+        high = min(max(refit(high, posterior), mean), HIGHEST)
+        low = min(max(refit(low, 1 - posterior), 1e-3 * mean), mean)
     return posterior
-
-
-def _rate(clicks: np.ndarray, looks: np.ndarray, weight: np.ndarray) -> float:
-    return float((weight * clicks).sum() / max((weight * looks).sum(), 1e-12))

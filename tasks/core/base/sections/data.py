@@ -60,7 +60,9 @@ class ClickSettings(Section):
     min_impressions: int = Field(
         3, ge=1, description="lowest number of result pages of a query that showed a passage, for the two to be a pair"
     )
-    min_weight: Share = Field(0.2, description="lowest weight of a pair, the probability that the passage is relevant")
+    min_weight: Share = Field(
+        0.5, description="lowest probability of relevance, the weight of a pair, with which it becomes a training pair"
+    )
     propensity: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (),
         description="probability that a user looks at position 1, 2, …, relative to position 1; the last value holds "
