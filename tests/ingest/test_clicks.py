@@ -20,7 +20,9 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
-from tasks.core.snapshot.reader import pair_weights, qrels, queries
+from tasks.core.ingest.judge import Judgment, record_judgments
+from tasks.core.snapshot.reader import given_negatives, pair_weights, qrels, queries
+from tasks.core.text.tombstones import add_tombstones
 
 HELD_OUT = "what is written in passage 27"  # the text of a test query of the collection
 
@@ -42,18 +44,32 @@ def click_pairs(snapshot: Snapshot) -> dict[tuple[str, str], tuple[str, float]]:
     }
 
 
+PLANTED = "find number 0"
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    """A log of 30 queries: the first ranks an irrelevant passage at position 1 and the relevant one at position 5."""
+    """A log of 31 queries; PLANTED always ranks the irrelevant p1 first and the relevant p0 fifth."""
     collection, rng = build(tmp_path_factory.mktemp("clicks")), np.random.default_rng(1)
     rankings = {
         f"find number {n}": [rng.permutation([f"p{(n + k) % 30}" for k in range(6)]).tolist() for _ in range(3)]
-        for n in range(30)
+        for n in range(1, 30)
     }
-    rankings["find number 0"] = [["p1", "p2", "p3", "p4", "p0"]]
     rankings[HELD_OUT] = [["p27", "p1"]]
     write_log(collection.root / "clicks.jsonl", rankings, {query: f"p{query.split()[-1]}" for query in rankings}, 120)
+    shown = ["p1", "p2", "p3", "p4", "p0"]
+    clicks = {"p1": 20, "p0": 15}  # of 120 pages: one user in six liked p1; of the few who got to p0, most did
+    planted = [
+        page(session=f"planted {n}", query=PLANTED, shown=shown, clicked=[key for key in clicks if n < clicks[key]])
+        for n in range(120)
+    ]
+    collection.add("clicks.jsonl", *planted)
     return collection
+
+
+def page(**facts: Any) -> dict[str, Any]:
+    time = "2026-11-03T14:00:00Z"
+    return {"session": "s", "time": time, "query": "find it", "shown": ["p1", "p2"], "clicked": ["p1"], **facts}
 
 
 @pytest.fixture(scope="module")
@@ -64,32 +80,14 @@ def corrected(world: Collection) -> tuple[Ingested, Snapshot]:
 def test_correction_prefers_the_relevant_passage_where_counting_prefers_the_one_at_the_top(
     world: Collection, corrected: tuple[Ingested, Snapshot]
 ) -> None:
-    pages = [json.loads(line) for line in (world.root / "clicks.jsonl").read_text().splitlines()]
-    top = {"p1": 40, "p0": 12}  # of 120 pages: p1 pleased 40 people at position 1, p0 half of those who got to it
-    for page in pages:
-        if page["query"] == "find number 0":
-            page["clicked"] = [passage for passage in top if top[passage] > 0]
-            top = {passage: left - 1 for passage, left in top.items()}
-    lines = "".join(json.dumps(page) + "\n" for page in pages)
-    planted = Collection(world.root.parent / "planted", world.home)
-    if not planted.root.exists():
-        build_from(world, planted.root, lines)
-    weights = {}
-    for name, clicks in (("corrected", {}), ("counted", {"propensity": [1.0]})):
-        _, snapshot = ingest(settings_of(planted, min_weight=0, **clicks))
-        weights[name] = {
-            passage: weight for (query, passage), (_, weight) in click_pairs(snapshot).items() if "number 0" in query
-        }
-    assert weights["corrected"]["p0"] > 0.9
-    assert weights["corrected"].get("p0", 0) >= weights["corrected"].get("p1", 0)
-    assert weights["counted"]["p1"] > weights["counted"].get("p0", 0)
-
-
-def build_from(world: Collection, root: Path, log: str) -> None:
-    import shutil
-
-    shutil.copytree(world.root, root)
-    (root / "clicks.jsonl").write_text(log)
+    weights = {key: weight for key, (_, weight) in click_pairs(corrected[1]).items()}
+    assert weights[PLANTED, "p0"] > 0.9
+    assert weights[PLANTED, "p1"] < 0.1
+    _, counted = ingest(settings_of(world, min_weight=0, propensity=[1.0]))
+    raw = {key: weight for key, (_, weight) in click_pairs(counted).items()}
+    assert raw[PLANTED, "p1"] > raw[PLANTED, "p0"]
+    _, given = ingest(settings_of(world, min_weight=0, propensity=[1 / k for k in range(1, 7)]))
+    assert click_pairs(given)[PLANTED, "p0"][1] > 0.9
 
 
 def test_pairs_of_clicks_are_true_unsure_and_only_for_training(corrected: tuple[Ingested, Snapshot]) -> None:
@@ -108,11 +106,6 @@ def test_pairs_of_clicks_are_true_unsure_and_only_for_training(corrected: tuple[
     (looks,) = (note for note in ingested.notes if "users look at" in note)
     estimated = [float(value) for value in looks.split("proportion to ")[1].split(" (")[0].split(", ")]
     assert estimated == pytest.approx([1 / k for k in range(1, 7)], abs=0.12)
-
-
-def page(**facts: Any) -> dict[str, Any]:
-    time = "2026-11-03T14:00:00Z"
-    return {"session": "s", "time": time, "query": "find it", "shown": ["p1", "p2"], "clicked": ["p1"], **facts}
 
 
 BAD: Mapping[str, list[dict[str, Any]]] = {
@@ -144,7 +137,7 @@ def test_bad_and_inhuman_pages_are_quarantined_with_their_rule(collection: Colle
     ]
     bad = [record for records in BAD.values() for record in records]
     collection.add("clicks.jsonl", *good, good[0], "no json", *bad)
-    ingested, snapshot = ingest(settings_of(collection))
+    ingested, _ = ingest(settings_of(collection))
     refused = Counter(str(row["rule"]) for row in quarantine_of(ingested) if row["table"] == "clicks")
     assert refused == {"malformed_json": 1, **{rule: len(records) for rule, records in BAD.items()}}
     assert ingested.merged == 1
@@ -177,3 +170,55 @@ def test_pairs_need_enough_impressions_and_a_passage_of_the_collection(collectio
     assert set(click_pairs(snapshot)) == {("find it", "p1")}
     _, snapshot = ingest(settings_of(collection, min_weight=0, min_impressions=1))
     assert set(click_pairs(snapshot)) == {("find it", "p1"), ("a rare query", "p1")}
+
+
+def test_a_log_next_to_passages_alone_gives_training_pairs(collection: Collection) -> None:
+    collection.add("clicks.jsonl", *(page(session=f"u{n}") for n in range(9)))
+    sources = [
+        {"name": "pages", "format": "corpus", "path": collection.root},
+        {"name": "log", "format": "clicks", "path": collection.root / "clicks.jsonl", "weight": 0.5},
+    ]
+    settings = Settings.model_validate({"home": collection.home, "data": {"sources": sources}})
+    _, snapshot = ingest(settings)
+    (pair,) = qrels(snapshot).to_pylist()
+    assert (pair["passage_id"], pair["split"], pair["source"]) == ("p1", "train", "log")
+    assert pair["weight"] <= 0.5
+    assert (snapshot.rows, snapshot.queries) == (30, 1)
+
+
+def test_a_person_outranks_clicks(collection: Collection) -> None:
+    pages = [page(session=f"u{n}", query=f"find {name}", clicked=[name]) for n in range(9) for name in ("p1", "p2")]
+    collection.add("clicks.jsonl", *pages)
+    settings = settings_of(collection, min_weight=0)
+    _, before = ingest(settings)
+    assert {weight < 1 for _, weight in click_pairs(before).values()} == {True}
+    judged = [Judgment("Find P1?", "p1", relevant=True), Judgment("find p2", "p2", relevant=False)]
+    record_judgments(collection.home, judged, "ann")
+    ingested, after = ingest(settings)
+    assert click_pairs(after) == {}
+    (confirmed,) = (row for row in qrels(after).to_pylist() if row["source"] == "judgments")
+    assert (confirmed["passage_id"], confirmed["weight"], confirmed["split"]) == ("p1", 1.0, "train")
+    assert given_negatives(after)["passage_id"].to_pylist() == ["p2"]
+    assert ingested.pairs_from["judged by people"] == 1
+    (overruled,) = quarantine_of(ingested)
+    assert (overruled["rule"], overruled["file"]) == ("qrel_overruled", "clicks/qrels of the click log")
+
+
+def test_forgotten_queries_and_passages_leave_the_log(collection: Collection) -> None:
+    shown = {"shown": ["p3", "p1", "p2"], "clicked": ["p3", "p1"]}
+    pages = [page(session=f"u{n}", query=text, **shown) for n in range(9) for text in ("find it", "a private matter")]
+    bad = [page(session="bad", query="a private matter!", **{**shown, "clicked": ["p3", "p9"]}), {"query": "private"}]
+    collection.add("clicks.jsonl", *pages, *bad)
+    settings = settings_of(collection, min_weight=0)
+    first, before = ingest(settings)
+    assert set(click_pairs(before)) == {(text, key) for text in ("find it", "a private matter") for key in ("p3", "p1")}
+    assert "private" in str(quarantine_of(first))
+    private = next(row for row in queries(before).to_pylist() if "private" in row["text"])
+    add_tombstones(collection.home, ["p3"], [private["query_id"]], [private["text"]])
+    ingested, after = ingest(settings)
+    assert set(click_pairs(after)) == {("find it", "p1")}
+    assert ingested.rows == ingested.accepted + ingested.quarantined + ingested.forgotten
+    assert ingested.forgotten >= 9
+    refused = quarantine_of(ingested)
+    assert [(row["rule"], row["row"]) for row in refused] == [("click_clicked_shown", 19), ("missing_field", 20)]
+    assert not [word for word in ("private", "p3") if word in str(refused)]

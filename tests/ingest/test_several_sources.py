@@ -14,7 +14,9 @@ from tasks.core.base.settings_file import load_settings
 from tasks.core.base.settings_listing import format_settings
 from tasks.core.evaluation.segments import segments_of
 from tasks.core.ingest.ingest import ingest
+from tasks.core.ingest.snapshot_without import find_forgotten, without_rows
 from tasks.core.snapshot.reader import pair_weights, qrels, queries
+from tasks.core.text.tombstones import add_tombstones
 
 
 def settings_of(first: Collection, second: Collection, **more: Any) -> Settings:
@@ -42,23 +44,36 @@ def second(tmp_path: Path) -> Collection:
 
 
 def test_query_ids_do_not_collide_and_equal_passages_are_one(collection: Collection, second: Collection) -> None:
+    collection.add("queries.jsonl", "no json")
+    second.add("queries.jsonl", {"_id": "mine"})
     ingested, snapshot = ingest(settings_of(collection, second, weight=0.5))
-    (refused,) = quarantine_of(ingested)
-    assert (refused["rule"], refused["file"], refused["key"]) == ("passage_conflicting", "support/corpus.jsonl", "p20")
+    assert {(row["file"], row["row"], row["rule"]) for row in quarantine_of(ingested)} == {
+        ("manual/queries.jsonl", 31, "malformed_json"),
+        ("support/queries.jsonl", 31, "missing_field"),
+        ("support/corpus.jsonl", 21, "passage_conflicting"),  # p20
+    }
     assert snapshot.rows == 39
     assert snapshot.queries == 60
+    assert snapshot.splits == {"train": 40, "dev": 5, "test": 5}  # a weight of 0.5 is too low to be held out
     table = qrels(snapshot)
-    assert snapshot.splits == {"train": 40, "dev": 10 - unsure(table), "test": 5}
-    weights = {
-        source: weight for source, weight in zip(table["source"].to_pylist(), pair_weights(table).tolist(), strict=True)
-    }
+    weights = dict(zip(table["source"].to_pylist(), pair_weights(table).tolist(), strict=True))
     assert weights == {"manual": 1.0, "support": 0.5}
     assert {"manual:q1", "support:q1"} <= set(queries(snapshot)["query_id"].to_pylist())
 
 
-def unsure(table: Any) -> int:
-    """Return the number of dev queries of the second source, whose weight of 0.5 keeps them out."""
-    return 5
+def test_a_snapshot_without_its_unsure_pairs_has_no_weights(collection: Collection, second: Collection) -> None:
+    settings = settings_of(collection, second)
+    file = collection.root / "qrels" / "train.tsv"
+    file.write_text(
+        "query-id\tcorpus-id\tscore\tweight\n" + "".join(f"q{n}\tp{n}\t1\t{1 if n else 0.5}\n" for n in range(20))
+    )
+    _, before = ingest(settings)
+    assert "weight" in qrels(before).column_names
+    tombstones = add_tombstones(collection.home, [], ["manual:q0"], [])
+    made = without_rows(collection.home, before, find_forgotten(before.path, tombstones))
+    _, after = ingest(settings)
+    assert "weight" not in qrels(after).column_names
+    assert made.digest == after.digest
 
 
 def test_each_source_is_a_segment_unless_it_only_trains(collection: Collection, second: Collection) -> None:

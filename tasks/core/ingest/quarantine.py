@@ -97,7 +97,7 @@ def write_quarantine(
                 writer.write_batch(batch)
                 if table not in first and batch.num_rows:
                     (row,) = batch.slice(0, 1).to_pylist()
-                    first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"])
+                    first[table] = FirstFault(table, row["file"], row["row"], row["reason"], row["record"] or "")
     pairs_of_row_and_rule = " UNION ALL ".join(_warnings_query(table, place) for place, table in enumerate(tables))
     connection.execute(
         f'COPY (SELECT "table", file, row, key, rule FROM ({pairs_of_row_and_rule}) ORDER BY place, number, id) '

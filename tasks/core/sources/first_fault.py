@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tasks.core.sources.combined import CLICKS
+
 _WIDTH = 160  # characters of a record in a message
 _HEAD = 2048  # characters of a record in which a cause is searched
 # (pattern of the beginning of a file or record, in which bytes that are not UTF-8 are written \xNN; the cause, phrased
@@ -29,7 +31,7 @@ _CAUSES = [
     (r"\s*\[\s*\{", "looks like one JSON array; write one object on each line"),
     (
         r'\s*\{(?=.*"query")(?=.*"(clicked|clicks?|shown|impressions?)")',
-        "looks like a click log, which cannot be read yet; write query-passage pairs",
+        "looks like a click log; add it as a source with format clicks, or name its file clicks….jsonl",
     ),
     (r"(?s:.*[A-Za-z]\\x[c-f][0-9a-f]([a-z]|\W))", "looks like Latin-1 or Windows-1252; save it as UTF-8"),
 ]
@@ -47,7 +49,7 @@ class FirstFault(NamedTuple):
 
     def __str__(self) -> str:
         """Return the place, the reason, the beginning of the record, and a guess at the cause."""
-        guess = guess_cause(self.record)
+        guess = "" if self.table == CLICKS else guess_cause(self.record)
         return f"{self.file}:{self.line}: {self.reason}: {shorten(self.record)}{f' (it {guess})' if guess else ''}"
 
 

@@ -82,8 +82,8 @@ def columns_of(location: Location, file: Stored) -> list[str]:
         raise BadInput(f"{location.where(file)}: has no row below its header.")
     if "query" in columns and _CLICKS & set(columns):
         raise BadInput(
-            f"{location.where(file)}: looks like a click log (its fields: {', '.join(columns)}), which cannot be read "
-            'yet. Write one pair for each clicked passage, with the texts of both: {"query": …, "positive": …}.'
+            f"{location.where(file)}: looks like a click log (its fields: {', '.join(columns)}). Add it to a source of "
+            'passages: [[data.sources]] with format = "clicks".'
         )
     return columns
 
