@@ -278,7 +278,8 @@ class _Run:
 
 def _places_outside(settings: Settings) -> list[str]:
     """Return what may still have the texts, because it is not Nightshift's to change."""
-    places = [f"source {settings.data.path}"] if settings.data.path else []
+    paths = dict.fromkeys([settings.data.path, *(part.path for part in settings.data.sources)])
+    places = [f"source {path}" for path in paths if path]
     log_file = settings.drift.queries
     if log_file is not None and not log_file.absolute().is_relative_to(settings.home.absolute()):
         places.append(f"query log {log_file}")
