@@ -68,18 +68,18 @@ def _compare(chosen: argparse.Namespace, home: Path) -> None:
     positives = read_positives(chosen.folder)
     texts = {row["_id"]: row["text"] for row in read_rows(chosen.folder / "queries.jsonl")}
     trained = sorted({line.split("\t")[0] for line in _lines(chosen.folder / "qrels" / "train.tsv")})
-    asked = rng.permutation(trained)[: chosen.queries].tolist()
-    labeled = _write_collection(chosen.folder, home / "labeled", asked, positives)
+    searched = rng.permutation(trained)[: chosen.queries].tolist()
+    labeled = _write_collection(chosen.folder, home / "labeled", searched, positives)
     held_out = _write_collection(chosen.folder, home / "held-out", [], positives)
     truth = _snapshot(chosen, home, [{"name": "labels", "format": "beir", "path": labeled}])
     rankings = _rankings(chosen, home, truth)
     log = home / "clicks.jsonl"
-    write_rows(log, _pages(chosen, rng, [(query, texts[query]) for query in asked], rankings, positives))
+    write_rows(log, _pages(chosen, rng, [(query, texts[query]) for query in searched], rankings, positives))
     sources = [
         {"name": "labels", "format": "beir", "path": held_out},
         {"name": "log", "format": "clicks", "path": log},
     ]
-    relevant = {(texts[query], passage) for query in asked for passage in positives[query]}
+    relevant = {(texts[query], passage) for query in searched for passage in positives[query]}
     figures = {"base": _measure(chosen, home, truth, None), "judgments": _measure(chosen, home, truth, "judgments")}
     for name, clicks in (("corrected", {}), ("uncorrected", {"propensity": [1.0]})):
         snapshot = _snapshot(chosen, home, sources, clicks)
@@ -92,15 +92,15 @@ def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()[1:]
 
 
-def _write_collection(folder: Path, to: Path, asked: list[str], positives: dict[str, set[str]]) -> Path:
-    """Write the collection with only the training pairs of the queries `asked`; the held-out splits stay."""
+def _write_collection(folder: Path, to: Path, searched: list[str], positives: dict[str, set[str]]) -> Path:
+    """Write the collection with only the training pairs of the queries `searched`; the held-out splits stay."""
     (to / "qrels").mkdir(parents=True, exist_ok=True)
     for name in ("corpus.jsonl", "queries.jsonl"):
         write_rows(to / name, read_rows(folder / name))
     for split in ("dev", "test"):
         if (folder / "qrels" / f"{split}.tsv").exists():
             (to / "qrels" / f"{split}.tsv").write_bytes((folder / "qrels" / f"{split}.tsv").read_bytes())
-    write_qrels(to, "train", ((query, passage) for query in asked for passage in sorted(positives[query])))
+    write_qrels(to, "train", ((query, passage) for query in searched for passage in sorted(positives[query])))
     return to
 
 
@@ -151,15 +151,15 @@ def _rankings(chosen: argparse.Namespace, home: Path, snapshot: Snapshot) -> lis
 def _pages(
     chosen: argparse.Namespace,
     rng: np.random.Generator,
-    asked: list[tuple[str, str]],
+    searched: list[tuple[str, str]],
     rankings: list[dict[str, list[str]]],
     positives: dict[str, set[str]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the result pages. The n-th query is asked in proportion to 1/√n."""
-    popularity = 1 / np.sqrt(np.arange(1, len(asked) + 1))
-    drawn = rng.choice(len(asked), chosen.sessions, p=popularity / popularity.sum())
+    """Yield the result pages. The n-th query occurs in proportion to 1/√n."""
+    popularity = 1 / np.sqrt(np.arange(1, len(searched) + 1))
+    drawn = rng.choice(len(searched), chosen.sessions, p=popularity / popularity.sum())
     for session, number in enumerate(drawn.tolist()):
-        query, text = asked[number]
+        query, text = searched[number]
         shown = rankings[int(rng.integers(len(rankings)))].get(query, [])
         if not shown:
             continue

@@ -78,6 +78,6 @@ def test_given_propensities_are_extended_to_later_positions() -> None:
 
 
 def test_a_log_without_clicks_has_no_relevant_pair() -> None:
-    one = np.array([0, 1])
-    silent = Impressions(one, one + 1, one + 5, np.zeros(2, np.int64))
+    pair = np.array([0, 1])
+    silent = Impressions(pair, pair + 1, pair + 5, np.zeros(2, np.int64))
     assert relevance(silent, estimate_propensity(silent), 10).tolist() == [0, 0]

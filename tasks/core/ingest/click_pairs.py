@@ -163,7 +163,7 @@ def _notes(
 
 
 def _describe_propensity(source: str, propensity: np.ndarray, impressions: Impressions, *, estimated: bool) -> str:
-    """Return the propensities as text, and log a warning if the log says little about them."""
+    """Return the propensities as text, and log a warning if there are few informative clicks."""
     shown = ", ".join(f"{value:.2f}" for value in propensity[:_SHOWN_POSITIONS])
     informative = int(impressions.informative().clicks.sum())
     if estimated and informative < LEAST_INFORMATIVE:

@@ -38,7 +38,7 @@ class Impressions:
         return sums.astype(np.float64)  # without a row, they are whole numbers
 
     def informative(self) -> Impressions:
-        """Return the rows of clicked pairs that were shown at several positions: only these tell positions apart."""
+        """Return the rows of clicked pairs that were shown at several positions: only these distinguish positions."""
         several = self.per_pair(np.ones(len(self.pair)))[self.pair] > 1
         keep = several & (self.per_pair(self.clicks)[self.pair] > 0)
         return Impressions(self.pair[keep], self.position[keep], self.shown[keep], self.clicks[keep])
