@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 from file_search import files_with
 from forget_world import PASSAGES, QUERIES, build_home, forgotten_marks, settings_of
 from marked_home import marks_of
+from release_fixtures import server
+from waiting import wait_until
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import exclusive, load
@@ -20,6 +23,8 @@ from tasks.core.forget.forget import forget, plan_forget
 from tasks.core.forget.plan import read_pending
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.publish import list_releases, serving
+from tasks.core.release.vector_stores import open_publisher
+from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
 from tasks.core.text.tombstones import add_tombstones, read_tombstones
 
@@ -127,3 +132,35 @@ def test_rows_with_the_text_of_a_forgotten_row_are_forgotten_too(settings: Setti
     assert tombstones.match_text("a text with case")
     assert not tombstones.match_text("another text")
     assert not read_tombstones(settings.home).match_text("a text with case")
+
+
+def test_a_searcher_switches_and_a_process_that_stays_is_reported(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = settings_of(settings.home, notice_seconds=0.1)
+    left = r"a process still searches (.|\n)*Left to do: remove collections; remove artifacts"
+    monkeypatch.setattr("tasks.core.forget.collections.PATIENCE", 0.5)
+    with Searcher.open(following, load_encoder) as searcher, open_release(settings, "serving", load_encoder) as staying:
+        with pytest.raises(NightshiftError, match=left):
+            forget(following, PASSAGES, QUERIES)
+        wait_until(lambda: searcher.release != staying.release, "the searcher follows the pointer", 60, pause=0.05)
+        hits = [hit.passage_id for answer in staying.search(SEARCHES, 10) for hit in answer.hits]
+        assert len(hits) == 10 * len(SEARCHES)
+        assert not set(hits) & set(PASSAGES)
+    monkeypatch.setattr("tasks.core.forget.collections.PATIENCE", 60)
+    forget(following, [], [])
+    assert files_with(settings.home, forgotten_marks()) == {}
+
+
+def test_collections_of_a_server_are_replaced_and_removed(tmp_path: Path, tiny_model: Path) -> None:
+    milvus = {"uri": server("lite"), "alias": f"t{uuid.uuid4().hex[:12]}"}
+    build_home(tmp_path / "home", tiny_model, **milvus)
+    settings = settings_of(tmp_path / "home", **milvus)
+    before = answers(settings, 20)
+    receipt = forget(settings, PASSAGES, QUERIES)
+    assert answers(settings, 16) == without(before, 16)
+    release, _ = serving(settings)
+    assert release is not None
+    assert release.release == receipt.serving
+    assert open_publisher(settings.home, settings.milvus).collections() == {release.collection}
+    assert files_with(settings.home, forgotten_marks()) == {}

@@ -59,7 +59,7 @@ class Ingested(Receipt):
     """Ingestion of a source. Always `rows` = `accepted` + `quarantined` + `forgotten`; `accepted` includes `merged`.
 
     Its folder contains `quarantine.parquet` (table, file, row, key, rule, reason, record), `warnings.parquet` (without
-    reason and record), `validation.json`, and `contracts.html`, a page of all rules. `parents` has the snapshot compared with.
+    reason and record), `validation.json`, and `contracts.html`, a page of all rules; `parents`: the earlier snapshot.
     """
 
     shelf: ClassVar[str] = "ingests"
