@@ -14,6 +14,7 @@ import typer
 from flows.cli_feedback import feedback_commands
 from flows.cli_forget import forget_command
 from flows.cli_init import init
+from flows.cli_label import label_commands
 from flows.cli_prefect import prefect
 from flows.cli_releases import releases
 from flows.cli_reports import reports
@@ -41,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(init)
 app.add_typer(search_commands)
+app.add_typer(label_commands)
 app.add_typer(reports)
 app.add_typer(feedback_commands)
 app.add_typer(releases, name="releases")
@@ -227,6 +229,10 @@ def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
 
     release, _ = serving(settings)
     ingested, snapshot = ingest(settings)
+    if settings.makes_pairs:
+        from tasks.core.synthesis.synthesize import add_synthetic_pairs
+
+        snapshot, _ = add_synthetic_pairs(settings, snapshot, send=False)
     refuse_another_feed(settings.home, release, snapshot, settings.data)
     drift = watch(settings, release, snapshot, recipe_of(settings), datetime.now(UTC), remember=False)
     return ingested, snapshot, drift

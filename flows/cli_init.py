@@ -30,6 +30,9 @@ def write_settings(
     passage: Annotated[
         str, typer.Option(metavar="COLUMN", help="For query-passage pairs: column of the passage.")
     ] = "",
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Your data has no queries: make training pairs from the passages.")
+    ] = False,
 ) -> None:
     """Inspect your data and write a commented settings file for it: format, splits, token limits, language."""
     from flows.terminal_log import show_progress
@@ -39,17 +42,23 @@ def write_settings(
     show_progress()
     if to.exists():
         fail(f"{to} exists already. Remove it, or choose another file: --to other.toml")
-    summary = with_language(summarize_source(source, query, passage))
+    summary = with_language(summarize_source(source, query, passage, cold=cold))
     to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}"), encoding="utf-8")
+    labels = f"{summary.queries:,} queries, {sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)})"
     echo(
-        f"{summary.format}: {summary.passages:,} passages, {summary.queries:,} queries, "
-        f"{sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)}); language {summary.language}"
+        f"{summary.format}: {summary.passages:,} passages, {'no queries' if cold else labels}; language "
+        f"{summary.language}"
     )
     for note in summary.notes:
         echo(note)
     for warning in summary.warnings:
         echo(f"warning: {warning}")
-    if Split.TRAIN not in summary.qrels:
+    if cold:
+        echo(
+            "Each night makes training pairs from the passages. The quality on real queries stays unmeasured until you"
+        )
+        echo("label some: see infra/docs/cold-start.md")
+    elif Split.TRAIN not in summary.qrels:
         typer.echo("no train split: a night has no training data. Add qrels of train queries first")
     echo(f"wrote {to}. Check it, then run: nightshift run --settings {shlex.quote(str(to))} --dry-run")
 

@@ -196,5 +196,10 @@ def mine(
 
     loaded = load(settings)
     announce("Validating the source and mining negatives")
-    snapshot, negatives = mine_source(loaded)
+    add_pairs = None
+    if loaded.makes_pairs:
+        from tasks.core.synthesis.synthesize import add_synthetic_pairs
+
+        add_pairs = lambda snapshot: add_synthetic_pairs(loaded, snapshot)[0]  # noqa: E731
+    snapshot, negatives = mine_source(loaded, add_pairs)
     typer.echo(write_training_files(form.value, snapshot, negatives, to, force=force))

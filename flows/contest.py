@@ -9,10 +9,11 @@ from tasks import evaluation, release
 from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Postings, Release, Run, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.drift.findings import Changes
 from tasks.core.drift.verdict import untrained_changes
 from tasks.core.evaluation.gate import Decision
 from tasks.core.evaluation.systems import System
-from tasks.core.report.night import Logbook
+from tasks.core.report.night import Logbook, recipe_of
 from tasks.core.report.refresh import Refresh
 
 
@@ -83,6 +84,26 @@ def publish(
     )
     release.prune(settings)
     return published
+
+
+def publish_base(settings: Settings, contest: Contest, book: Logbook) -> None:
+    """Publish the base model, ranked with BM25, if no challenger was accepted and no labeled query can judge it.
+
+    The checks of the gate apply, except the minimum number of held-out queries.
+    """
+    passages = Changes(new=contest.snapshot.rows)
+    begin(Stage.EVALUATE, f"the base model on {passages.new:,} passages")
+    gate = settings.gate.model_copy(update={"min_queries": 1})
+    ranking, _ = evaluation.tune(settings, contest.base, contest.base_vectors, contest.snapshot, contest.postings)
+    lenient = settings.model_copy(update={"gate": gate})
+    figures, decision = judge(lenient, contest, contest.base, contest.base_vectors, ranking, trained=False)
+    published, withheld = None, "; ".join(decision.reasons)
+    if decision.promote:
+        recipe, withheld = recipe_of(settings), ""
+        published = publish(
+            settings, contest, contest.base, contest.base_vectors, figures, ranking, book, recipe=recipe
+        )
+    book.note(refresh=Refresh(passages=passages, release=published, withheld=withheld, with_base=True))
 
 
 def publish_passages(settings: Settings, contest: Contest, book: Logbook) -> None:

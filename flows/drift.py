@@ -36,7 +36,7 @@ def watch_drift(settings_file: Path | None = None) -> State[Drift]:
         recipe = recipe_of(settings)
         drift = ingest.compare_appended(settings, serving, recipe)
         if drift is None:
-            _, snapshot = ingest.validate(settings)
+            snapshot, _ = ingest.synthesize(settings, ingest.validate(settings)[1])
             drift = ingest.compare_with_serving(settings, serving, snapshot, recipe)
     name = ingest.announce(settings, serving, drift)
     return Completed(name=name, message=drift.cause, data=drift)

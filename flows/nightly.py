@@ -28,6 +28,7 @@ from tasks.core.evaluation.gate import Decision, judge_training
 from tasks.core.report.night import Logbook, Night, recipe_of
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
+from tasks.core.snapshot.splits import SYNTHETIC
 from tasks.core.training.route import sections_of
 from tasks.server_loss import loss
 
@@ -80,7 +81,8 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
     book.note(serving=serving)
     begin(Stage.VALIDATE, f"{settings.data.format} data")
     ingested, snapshot = ingest.validate(settings)
-    book.note(ingested=ingested, snapshot=snapshot)
+    snapshot, synthesis = ingest.synthesize(settings, snapshot)
+    book.note(ingested=ingested, snapshot=snapshot, synthesis=synthesis)
     begin(Stage.COMPARE, f"with {serving.release}" if serving else "(no release serves yet)")
     recipe = recipe_of(settings)
     drift = ingest.compare_with_serving(settings, serving, snapshot, recipe, book.night.reason if retrain else "")
@@ -155,10 +157,15 @@ def one_night(settings: Settings, book: Logbook, retrain: bool) -> State[Night]:
 
 
 def _reject(settings: Settings, contest: Contest, book: Logbook) -> State[Night]:
-    """End a night whose challenger was rejected. After a retrain, publish the passages with the serving encoder."""
-    from flows.contest import publish_passages
+    """End a night whose challenger was rejected. After a retrain, publish the passages with the serving encoder.
 
-    if book.night.trained:
+    The first night without labeled queries publishes the base model instead.
+    """
+    from flows.contest import publish_base, publish_passages
+
+    if contest.serving is None and settings.evaluation.split == SYNTHETIC:
+        publish_base(settings, contest, book)
+    elif book.night.trained:
         publish_passages(settings, contest, book)
     return _end(settings, book, Outcome.REJECTED)
 

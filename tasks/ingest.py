@@ -12,6 +12,7 @@ from tasks import report
 from tasks.core.base.files import find_artifact
 from tasks.core.base.receipts import Ingested, Release, Snapshot
 from tasks.core.base.settings import Settings
+from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.drift.appended_rows import with_appended_rows
 from tasks.core.drift.changed_passages import explain_suspect_passages
 from tasks.core.drift.findings import Action, Drift
@@ -33,6 +34,16 @@ def validate(settings: Settings) -> tuple[Ingested, Snapshot]:
     ingested, snapshot = ingest(settings)
     report.contract_table(ingested, snapshot)
     return ingested, snapshot
+
+
+@task(name="synthesize", task_run_name="make training pairs from passages", **OVER_THE_WIRE)
+def synthesize(settings: Settings, snapshot: Snapshot) -> tuple[Snapshot, Synthesis | None]:
+    """Add training pairs made from the passages, if the settings ask for them; otherwise return the snapshot."""
+    if not settings.makes_pairs:
+        return snapshot, None
+    from tasks.core.synthesis.synthesize import add_synthetic_pairs  # imports torch
+
+    return add_synthetic_pairs(settings, snapshot)
 
 
 @task(name="check", task_run_name="check files and Java", **STEP)
@@ -72,12 +83,12 @@ def compare_with_serving(
 def compare_appended(settings: Settings, serving: Release | None, recipe: str) -> Drift | None:
     """Decide the action without reading the source, if rows were only appended to it since its last ingest.
 
-    Returns None if the source must be read: it changed in another way, requested labels may have arrived, or the check
-    would ask for labels although there is new data. New queries in the source are compared when the next night reads
-    it; those in the log are now.
+    Returns None if the source must be read: it changed in another way, requested labels may have arrived, the check
+    would ask for labels although there is new data, or training pairs are made from passages. New queries in the source
+    are compared when the next night reads it; those in the log are now.
     """
     appended = find_appended(settings.data, settings.home)
-    if serving is None or appended is None:
+    if serving is None or appended is None or settings.makes_pairs:
         return None
     snapshot = find_ingested(settings.home, appended.before, settings.data, settings.feedback.votes)
     served = find_artifact(settings.home, Snapshot, serving.snapshot)

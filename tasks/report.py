@@ -130,16 +130,16 @@ def drift_history(drift: Drift) -> None:
     rows = [
         (
             f"{window.number}, {window.at:%Y-%m-%d %H:%M}",
+            _result_of(window),
+            f"{bar(window.evidence, window.line)} {window.evidence:,.0f}" if window.line else "",
             window.queries,
             window.low,
             window.threshold,
-            f"{bar(window.evidence, window.line)} {window.evidence:,.0f}" if window.line else "",
-            _result_of(window),
         )
         for window in reversed(drift.windows)
     ]
     if rows:
-        lines = table(("window", "queries", "low-score share", "threshold", "evidence of drift", "result"), rows)
+        lines = table(("window", "result", "evidence of drift", "queries", "low-score share", "threshold"), rows)
         lines.append(f"A full bar is the line of {drift.line:,.0f} that confirms drift, on a log scale.")
         _show("drift-history", lines, f"{len(rows)} windows; {drift.held or 'no retrain is on hold'}")
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # In both lists an entry may import itself and the entries before it.
 PACKAGES = ["data_contracts", "tasks.core", "tasks", "flows", "infra"]
 LAYERS = ["base", "text", "snapshot", "encoder", "sources", "ingest", "embedding", "retrieval", "mining", "evaluation",
-          "training", "release", "search", "drift", "report", "forget"]  # fmt: skip
+          "training", "synthesis", "release", "search", "drift", "report", "forget"]  # fmt: skip
 API = ROOT / "tasks" / "nightshift"  # imported as `nightshift`; internal code never imports it
 FOLDERS = ("data_contracts", "tasks", "flows", "infra")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -39,6 +39,7 @@ WHOLE_TREE = {
     "tasks.core.search.searcher": "opens ledger, collection, and BM25 index",
     "tasks.core.search.service": "opens searchers",
     "tasks.core.search.shadow": "opens searchers",
+    "tasks.core.synthesis.synthesize": "searches, embeds, and filters",
     "tasks.core.training.budget": "chooses settings of three sections",
     "tasks.core.training.pace": "plans from all settings of a training",
     "tasks.core.training.trials": "trains",

@@ -187,7 +187,7 @@ YEARS = {
 def tabulate_quiet_years(studies: list[Study], sizes: list[int]) -> str:
     """Tabulate years in which only the mix varies: false retrains per year, fired and suspect windows.
 
-    A false retrain is promoted, so it calibrates anew.
+    A false retrain is promoted, so it calibrates again.
     """
     lines = [
         "| quiet years | queries/night | false retrains/year | fired | suspect | deviation |",

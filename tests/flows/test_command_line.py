@@ -28,6 +28,7 @@ COMMANDS = [
     ["watchdog"],
     ["status"],
     ["search"],
+    ["label"],
     ["shadow"],
     ["export"],
     ["report"],

@@ -12,7 +12,9 @@ from tasks.core.base.errors import BadInput, BadUsage
 from tasks.core.base.receipts import Ingested, Snapshot
 from tasks.core.ingest.ingest import find_ingested, ingest
 from tasks.core.ingest.judge import Judgment, read_judgments, record_judgments
-from tasks.core.snapshot.reader import given_negatives, qrels, queries
+from tasks.core.ingest.serving_queries import combine_snapshots
+from tasks.core.ingest.snapshot_without import Rows, without_rows
+from tasks.core.snapshot.reader import GIVEN_NEGATIVES, given_negatives, qrels, queries
 from tasks.core.sources.feedback_log import FOLDER, Origin, Record, Verdict, append_records
 from tasks.core.sources.source import find_source
 
@@ -92,6 +94,17 @@ def test_relevant_pairs_are_for_training_and_others_are_given_negatives(nights) 
         "from feedback": 1,
         "given negatives from feedback": 1,
     }
+
+
+def test_snapshots_made_of_others_keep_the_given_negatives(nights) -> None:
+    collection, (_, before), (_, after) = nights
+    assert given_negatives(combine_snapshots(collection.home, before, after)).equals(given_negatives(after))
+    assert without_rows(collection.home, after, Rows()).digest == after.digest
+    fewer = without_rows(collection.home, after, Rows(passages={"p9": ()}))
+    assert given_negatives(fewer).to_pylist() == [{"query_id": "q6", "passage_id": "p12"}]
+    none = without_rows(collection.home, after, Rows(passages={"p9": (), "p12": ()}))
+    assert none.given_negatives == 0
+    assert not (none.path / GIVEN_NEGATIVES).exists()
 
 
 def test_contradictions_are_quarantined_with_their_rules_and_no_row_is_lost(nights) -> None:

@@ -149,6 +149,16 @@ def test_the_trained_weights_are_kept_unchanged_without_a_significant_gain(
     assert merged.fingerprint == plain.fingerprint
 
 
+def test_half_keeps_the_mean_with_the_start_without_dev_queries(tiny_model: Path, tmp_path: Path) -> None:
+    settings = merging(tmp_path, tiny_model, merge="half", evaluate_every=0)
+    snapshot = stories(settings.home)
+    base = trainer.base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
+    merged, plain = run(settings, snapshot), run(having(settings, merge="none"), snapshot)
+    assert merged.merge == Merge(kept="50% trained, rest the start", why='set by [training] merge = "half"')
+    start, end, stored = weights(base), weights(plain), weights(merged)
+    assert all(np.allclose(stored[name], (start[name] + end[name]) / 2, atol=1e-6) for name in stored)
+
+
 def test_with_few_dev_queries_nothing_is_merged(tiny_model: Path, tmp_path: Path) -> None:
     settings = merging(tmp_path, tiny_model, max_steps=2)
     merge = run(settings, stories(settings.home)).merge

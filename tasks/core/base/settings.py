@@ -22,6 +22,7 @@ from tasks.core.base.sections.feedback import FeedbackSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.base.sections.release import MilvusSettings, ReleaseSettings
 from tasks.core.base.sections.service import ServiceSettings
+from tasks.core.base.sections.synthetic import GenerateSettings, SyntheticSettings
 from tasks.core.base.sections.tracking import TrackingSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.setting_paths import LocalPath, ModelName, OptionalLocation, Written
@@ -40,18 +41,20 @@ class Refusable(Section):
 class DataSettings(Section):
     """Source of the passages, queries, and qrels, and the limits on data quality."""
 
-    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs"] = Field(
+    format: Literal["demo", "beir", "msmarco", "dpr", "tevatron", "parquet", "pairs", "corpus"] = Field(
         "demo",
         description="source format; demo: documentation of installed Python packages; other formats read the files at "
         "path (examples in infra/settings/<format>.toml); tevatron also reads sentence-transformers JSON lines; "
         "parquet also reads Hugging Face datasets folders; pairs reads any two columns of JSON lines, CSV, TSV, or "
-        "Parquet",
+        "Parquet; corpus reads passages without queries, from such files or from Markdown and text documents",
     )
     path: OptionalLocation = Field(
         None, description="location of the source: a folder, a file, or an address such as s3://bucket/folder"
     )
     query_column: str = Field("", description="pairs only: column of the query; empty: detect it by name")
-    passage_column: str = Field("", description="pairs only: column of the passage; empty: detect it by name")
+    passage_column: str = Field(
+        "", description="pairs and corpus only: column of the passage; empty: detect it by name"
+    )
     max_passages: int = Field(4000, ge=10, description="demo only: maximum number of passages")
     dev_share: float = Field(
         0.1, gt=0, lt=1, description="fraction of training queries to hold out when there is no dev split"
@@ -85,7 +88,8 @@ class DataSettings(Section):
     def _files_need_a_path(self) -> DataSettings:
         if self.format != "demo" and self.path is None:
             raise ValueError(f'[data] format = "{self.format}" needs [data] path = "…", the location of its files')
-        if (self.query_column or self.passage_column) and self.format != "pairs":
+        columns = self.query_column or (self.passage_column and self.format != "corpus")
+        if columns and self.format != "pairs":
             raise ValueError('[data] query_column and passage_column need format = "pairs"')
         return self
 
@@ -188,6 +192,8 @@ class Settings(BaseSettings):
     )
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+    generate: GenerateSettings = GenerateSettings()
     mining: MiningSettings = MiningSettings()
     training: TrainingSettings = TrainingSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -247,6 +253,19 @@ class Settings(BaseSettings):
         if self.training.launcher == "ray" and (self.compute.engine != "ray" or self.training.processes == 0):
             raise ValueError(
                 '[training] launcher = "ray" needs [compute] engine = "ray" and [training] processes (their maximum)'
+            )
+        return self
+
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether training pairs are made from passages."""
+        return self.synthetic.structure or bool(self.generate.url)
+
+    @model_validator(mode="after")
+    def _passages_get_queries(self) -> Settings:
+        if self.data.format == "corpus" and not self.makes_pairs:
+            raise ValueError(
+                '[data] format = "corpus" has no queries: set [synthetic] structure = true, or [generate] url and model'
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from tasks.core.evaluation.golden import answer_golden_queries, read_golden
 from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.segments import segments_of
 from tasks.core.evaluation.systems import System
+from tasks.core.snapshot.splits import SYNTHETIC
+from tasks.core.text.synthetic_queries import JUDGED
 
 TOP = 10  # ranks that `overlap` compares
 
@@ -71,9 +73,17 @@ def gather_evidence(
         trained=trained,
         dense=tables.get(System.DENSE),
         base_dense=tables.get(System.BASE_DENSE),
+        label_note=_label_note(challenger.split, tables[System.CHALLENGER]["query_id"].to_pylist()),
         same_as_base={System.DENSE, System.BASE_DENSE} <= evaluations.keys()
         and _same_ranking(home, evaluations[System.DENSE], evaluations[System.BASE_DENSE]),
     )
+
+
+def _label_note(split: str, query_ids: Sequence[str]) -> str:
+    if split == SYNTHETIC:
+        return "measured on synthetic queries only: the quality on real queries is unknown"
+    judged = sum(query_id.startswith(JUDGED) for query_id in query_ids)
+    return f"a language model labeled {judged:,} of {len(query_ids):,} held-out queries" if judged else ""
 
 
 def _same_ranking(home: Path, left: Evaluation, right: Evaluation) -> bool:

@@ -82,6 +82,7 @@ class Evidence:
     trained: bool = False  # tonight; in a refresh, the challenger is the serving encoder
     dense: pa.Table | None = None  # the dense ranking of the challenger alone
     base_dense: pa.Table | None = None
+    label_note: str = ""  # why the labels of the held-out queries are not those of people
     same_as_base: bool = False  # both encoders rank the same passages in the same order for every query
 
 
@@ -110,6 +111,7 @@ def decide(evidence: Evidence, settings: GateSettings) -> Decision:
     segments = _compare_segments(evidence, settings)
     findings = [
         *_check_withdrawn(evidence),
+        *_note_labels(evidence),
         *_check_query_count(evidence, settings),
         *_check_learned(evidence),
         *_check_no_worse(compared, settings),
@@ -131,6 +133,11 @@ def _check_withdrawn(evidence: Evidence) -> Iterator[GateCheck]:
         undo = "nightshift rollback --to serves it again"
         words = f"it is release {evidence.withdrawn}, which was rolled back manually ({undo})"
         yield GateCheck(held=False, words=words, remedy="new data or other settings, which make a different challenger")
+
+
+def _note_labels(evidence: Evidence) -> Iterator[GateCheck]:
+    if evidence.label_note:
+        yield GateCheck(held=True, words=evidence.label_note, informs=True)
 
 
 def _check_query_count(evidence: Evidence, settings: GateSettings) -> Iterator[GateCheck]:

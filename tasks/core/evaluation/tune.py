@@ -15,7 +15,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.snapshot.reader import qrels
-from tasks.core.snapshot.splits import Split
+from tasks.core.snapshot.splits import SYNTHETIC, Split
 
 if TYPE_CHECKING:
     from tasks.core.retrieval.arms import Arms
@@ -68,7 +68,7 @@ def tune_ranking(
     ranking = Ranking(
         postings=postings.digest, language=mining.language, stemmer=mining.stemmer, k1=mining.k1, b=mining.b
     )
-    queries = split if snapshot.splits.get(split) else Split.TRAIN  # to measure the scales
+    queries = next((name for name in (split, SYNTHETIC) if snapshot.splits.get(name)), Split.TRAIN)  # for the scales
     arms = Arms(encoder_arms(home, encoder, embeddings, snapshot, queries, ranking))
     dense_scale, lexical_scale = arms.scales()
     ranking = ranking.model_copy(update={"dense_scale": dense_scale, "lexical_scale": lexical_scale})

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from filelock import Timeout
@@ -141,12 +142,16 @@ class _Run:
         self._fragments: Fragments | None = None
         self.embedded = 0
 
+    @cached_property
+    def _unclean(self) -> set[str]:
+        """The collections with a forgotten row when the run began. What the run itself builds has none."""
+        return unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
+
     def plan(self, widened: _Widened) -> Plan:
         """Look for everything that a forgotten row may be in."""
         current, _ = serving(self._settings)
         releases = known_releases(self._settings)
-        unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
-        concerned = [release.release for release in releases if release.collection in unclean]
+        concerned = [release.release for release in releases if release.collection in self._unclean]
         encoders = find_encoders(self._home, self._contents)
         store = self._open_store()
         return Plan(
@@ -156,7 +161,7 @@ class _Run:
             unknown=widened.unknown,
             rebuild=tuple(name for name in concerned if current is not None and name == current.release),
             drop=tuple(name for name in concerned if current is None or name != current.release),
-            collections=tuple(sorted(unclean)),
+            collections=tuple(sorted(self._unclean)),
             artifacts=tuple(sorted(f"{receipt.shelf}/{receipt.digest}" for receipt in self._contents.unclean)),
             stored=() if store is None else tuple(store.find()),
             files=self._scrub(apply=False),
@@ -194,15 +199,13 @@ class _Run:
         return pending.model_copy(update={"tombstones": self._tombstones.digest, "plan": plan})
 
     def _check_pins(self) -> None:
-        unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
-        if pinned := pinned_among(self._settings, unclean):
+        if pinned := pinned_among(self._settings, self._unclean):
             commands = ", ".join(f"nightshift releases unpin {name}" for name in pinned)
             raise NightshiftError(f"releases with forgotten rows are pinned, so they cannot be removed: {commands}")
 
     def _rebuild(self) -> None:
         current, epoch = serving(self._settings)
-        unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
-        if current is not None and current.collection in unclean:
+        if current is not None and current.collection in self._unclean:
             self._find_fragments()  # before the snapshot that serves has changed
             rows = self._contents.rows.get(current.snapshot, Rows())
             self.embedded += publish_without(self._settings, current, epoch, rows, self._loader)
@@ -212,8 +215,7 @@ class _Run:
         self._scrub(apply=True)
 
     def _drop_collections(self) -> None:
-        unclean = unclean_collections(self._settings, self._contents, self._tombstones, self._publisher)
-        drop_collections(self._settings, unclean, self._publisher)
+        drop_collections(self._settings, self._unclean, self._publisher)
         prune(self._settings)  # what an interrupted run has built
         wait_for_readers(self._settings, self._publisher)
 

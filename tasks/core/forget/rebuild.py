@@ -10,8 +10,8 @@ from tasks.core.base.settings import Settings
 from tasks.core.drift.statistics import build_reference
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.ingest.snapshot_without import Rows, without_rows
-from tasks.core.release.publish import publish
 from tasks.core.release.publisher import Loader
+from tasks.core.release.reindex import publish_again
 from tasks.core.retrieval.postings import over_snapshot
 
 log = logging.getLogger("nightshift.forget")
@@ -39,25 +39,10 @@ def publish_without(settings: Settings, current: Release, epoch: int, rows: Rows
     new = without_rows(home, old, rows) if rows else old
     log.info("snapshot %s: %d of %d passages stay", new.digest, new.rows, old.rows)
     embeddings, embedded = _carry_over(settings, current, old, new)
-    encoder = load(home, Encoder, current.encoder)
-    build_reference(home, encoder, embeddings, new)
-    publish(
-        settings,
-        encoder=encoder,
-        embeddings=embeddings,
-        snapshot=new,
-        metrics=current.metrics,
-        bm25=current.bm25,
-        base=current.base,
-        previous=current.previous,
-        recipe=current.recipe,
-        reason=REASON,
-        expected_epoch=epoch,
-        ranking=over_snapshot(home, current.ranking, new),
-        dense=current.dense,
-        since_training=current.since_training,
-        purge=True,
-        loader=loader,
+    build_reference(home, load(home, Encoder, current.encoder), embeddings, new)
+    ranking = over_snapshot(home, current.ranking, new)
+    publish_again(
+        settings, current, epoch, REASON, loader, embeddings=embeddings, snapshot=new, ranking=ranking, purge=True
     )
     return embedded
 

@@ -173,7 +173,8 @@ def _build(
         log_outcome(source.name, tallies, rules, first)
         try:
             decide(source_tallies, rules, settings.data, kept, last, first)  # judgments never stop a night
-            snapshot = write_snapshot(connection, scratch, settings.home, judged=judgments is not None)
+            judged, labeled = judgments is not None, not settings.makes_pairs
+            snapshot = write_snapshot(connection, scratch, settings.home, judged=judged, labeled=labeled)
         except BadInput as error:
             _keep_quarantine(folder, kept)
             error.refused = kept

@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tasks.core.base.duckdb_session import database, quoted
 from tasks.core.base.files import produce
 from tasks.core.base.receipts import Snapshot
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES
+from tasks.core.snapshot.counts import count_rows
+from tasks.core.snapshot.reader import PAIR_ORDERS, PASSAGES, QUERIES
 
 FORM = 1  # increase when the same two snapshots would give other rows
 
@@ -22,7 +22,7 @@ FORM = 1  # increase when the same two snapshots would give other rows
 def combine_snapshots(home: Path, passages: Snapshot, judgments: Snapshot) -> Snapshot:
     """Return a snapshot with the passages of one snapshot, and the queries and qrels of another.
 
-    Qrels of passages that do not exist any more are left out. The digest depends on the digests of both snapshots.
+    Judgments of passages that do not exist any more are left out. The digest depends on the digests of both snapshots.
     """
     key = {"form": FORM, "passages": passages.digest, "judgments": judgments.digest}
 
@@ -30,21 +30,15 @@ def combine_snapshots(home: Path, passages: Snapshot, judgments: Snapshot) -> Sn
         shutil.copyfile(passages.path / PASSAGES, folder / PASSAGES)
         shutil.copyfile(judgments.path / QUERIES, folder / QUERIES)
         with TemporaryDirectory() as scratch, database(Path(scratch)) as connection:
-            connection.execute(f"""
-                COPY (SELECT query_id, passage_id, relevance, split
-                      FROM read_parquet({quoted(judgments.path / QRELS)}) AS judged
-                      SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) AS passages USING (passage_id)
-                      ORDER BY split, query_id, passage_id)
-                TO {quoted(folder / QRELS)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)""")
-        qrels = pq.read_table(folder / QRELS)
-        queries = qrels.group_by("split").aggregate([("query_id", "count_distinct")]).sort_by("split")
-        return {
-            "rows": passages.rows,
-            "queries": judgments.queries,
-            "qrels": qrels.num_rows,
-            "splits": dict(zip(*(column.to_pylist() for column in queries.columns), strict=True)),
-            "parents": (passages.digest, judgments.digest),
-        }
+            for name, order in PAIR_ORDERS.items():
+                if not (judgments.path / name).exists():  # no given negatives
+                    continue
+                connection.execute(f"""
+                    COPY (SELECT judged.* FROM read_parquet({quoted(judgments.path / name)}) AS judged
+                          SEMI JOIN read_parquet({quoted(folder / PASSAGES)}) AS passages USING (passage_id)
+                          ORDER BY {order})
+                    TO {quoted(folder / name)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)""")
+        return count_rows(folder) | {"parents": (passages.digest, judgments.digest)}
 
     return produce(home, Snapshot, key, build)
 

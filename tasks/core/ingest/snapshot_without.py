@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.base.duckdb_session import database, quoted
 from tasks.core.base.errors import NightshiftError
-from tasks.core.base.files import produce
 from tasks.core.base.receipts import Snapshot
-from tasks.core.ingest.snapshot_writer import FORM, add_columns, write_passage_rows
-from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES
+from tasks.core.ingest.snapshot_writer import seal_snapshot, write_passage_rows
+from tasks.core.snapshot.counts import count_rows
+from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PAIR_ORDERS, PASSAGES, QUERIES
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import full_text
 from tasks.core.text.tombstones import Tombstones
 
 _ROWS = 2048  # in a batch
-_ORDERS = {  # of the rows of each file of pairs or queries
-    QUERIES: "query_id",
-    QRELS: "split, query_id, passage_id",
-    GIVEN_NEGATIVES: "query_id, passage_id",
-}
 
 
 @dataclass
@@ -77,7 +71,7 @@ def without_rows(home: Path, old: Snapshot, rows: Rows) -> Snapshot:
         with database(scratch) as connection:
             for kind, ids in (("passages", rows.passages), ("queries", rows.queries)):
                 connection.register(kind, pa.table({"id": pa.array(list(ids), pa.string())}))
-            for name, order in _ORDERS.items():
+            for name, order in ({QUERIES: "query_id"} | PAIR_ORDERS).items():
                 if not (old.path / name).exists():  # the snapshot has no given negatives
                     continue
                 paired = "" if name == QUERIES else "AND passage_id NOT IN (SELECT id FROM passages)"
@@ -86,32 +80,12 @@ def without_rows(home: Path, old: Snapshot, rows: Rows) -> Snapshot:
                     f"WHERE query_id NOT IN (SELECT id FROM queries) {paired} ORDER BY {order}) "
                     f"TO {quoted(scratch / name)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768)"
                 )
-            splits = connection.execute(
-                f"SELECT split, count(DISTINCT query_id) FROM read_parquet({quoted(scratch / QRELS)})"
-                " GROUP BY split ORDER BY split"
-            ).fetchall()
-        counts = {
-            name: pq.read_metadata(scratch / name).num_rows
-            for name in (PASSAGES, *_ORDERS)
-            if (scratch / name).exists()
-        }
-        given = counts.get(GIVEN_NEGATIVES, 0)
-        if not given:
-            counts.pop(GIVEN_NEGATIVES, None)
-        if not counts[PASSAGES] or not counts[QUERIES]:
+        counts = count_rows(scratch)
+        if not counts["rows"] or not counts["queries"]:
             raise NightshiftError(f"snapshot {old.digest}: without the forgotten rows, no passage or no query is left")
-        for name in counts.keys() - {PASSAGES}:
-            add_columns(digest, scratch / name)
-
-        def build(folder: Path) -> Mapping[str, Any]:
-            for name in counts:
-                (scratch / name).rename(folder / name)
-            return {
-                "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits),
-                "given_negatives": given,
-            }  # fmt: skip
-
-        return produce(home, Snapshot, {"version": FORM, "content": digest.hexdigest()}, build)
+        if not counts.get("given_negatives", 1):
+            (scratch / GIVEN_NEGATIVES).unlink()
+        return seal_snapshot(home, scratch, digest)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

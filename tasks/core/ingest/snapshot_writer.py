@@ -20,16 +20,17 @@ from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.quarantine import SOURCE_TABLES
 from tasks.core.ingest.staging import stage
+from tasks.core.snapshot.counts import count_rows
 from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PASSAGES, QRELS, QUERIES
 from tasks.core.snapshot.splits import HELD_OUT, Split, carve
+from tasks.core.text.column_hashes import hashes_of
 from tasks.core.text.content_digest import ContentDigest
-from tasks.core.text.normalization import hashes_of
 
 if TYPE_CHECKING:
     import duckdb
 
 
-FORM = 2  # increase when the same rows would give another content digest
+_FORM = 2  # increase when the same rows would give another content digest
 
 
 def stage_pairs(
@@ -62,17 +63,18 @@ def stage_pairs(
 
 
 def write_snapshot(
-    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, judged: bool = False
+    connection: duckdb.DuckDBPyConnection, scratch: Path, home: Path, *, judged: bool = False, labeled: bool = True
 ) -> Snapshot:
     """Store the rows of the views `<table>_accepted` as a snapshot in `home`, named by their content digest.
 
     Passages, queries, and positives are ordered by their ids, so equal rows give equal files. Judgments of 0 and below
     are omitted. With `judged`, the rows of the table `given_negatives` are stored as well. Raises BadInput when there
-    is no passage, query, or training pair.
+    is no passage; also when there is no query or training pair, if the source must be labeled.
     """
     _require_rows(connection, "passages")
-    _require_rows(connection, "queries")
-    _require_training_pairs(connection)
+    if labeled:
+        _require_rows(connection, "queries")
+        _require_training_pairs(connection)
     make_room(connection, sum(_count_staged(connection, table) for table in SOURCE_TABLES), to_sort=True)
     rows = scratch / "accepted"
     rows.mkdir()
@@ -84,27 +86,31 @@ def write_snapshot(
         "SELECT query_id, passage_id, relevance, split FROM pairs_accepted ORDER BY split, query_id, passage_id",
         rows / QRELS,
     )
-    splits = connection.execute(
-        "SELECT split, count(DISTINCT query_id) FROM pairs_accepted GROUP BY split ORDER BY split"
-    ).fetchall()
-    counts = {name: pq.read_metadata(rows / name).num_rows for name in (PASSAGES, QUERIES, QRELS)}
-    for name in (QUERIES, QRELS):
-        add_columns(digest, rows / name)
-    given = one_number(connection, "SELECT count(*) FROM given_negatives") if judged else 0
-    if given:  # snapshots without given negatives keep their digests
+    if judged and one_number(connection, "SELECT count(*) FROM given_negatives"):
         select = "SELECT query_id, passage_id FROM given_negatives ORDER BY query_id, passage_id"
         _copy(connection, select, rows / GIVEN_NEGATIVES)
-        add_columns(digest, rows / GIVEN_NEGATIVES)
+    return seal_snapshot(home, rows, digest)
+
+
+def seal_snapshot(home: Path, rows: Path, digest: ContentDigest) -> Snapshot:
+    """Move the files of a snapshot from the folder `rows` into `home`, named by their content.
+
+    Args:
+        home: folder of the artifacts.
+        rows: passages, queries, and qrels; given negatives only if there are any, so that snapshots without them keep
+            their digests.
+        digest: of the passages so far.
+    """
+    names = [name for name in (PASSAGES, QUERIES, QRELS, GIVEN_NEGATIVES) if (rows / name).exists()]
+    for name in names[1:]:
+        _add_columns(digest, rows / name)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        for name in (*counts, *([GIVEN_NEGATIVES] if given else [])):
+        for name in names:
             (rows / name).rename(folder / name)
-        return {
-            "rows": counts[PASSAGES], "queries": counts[QUERIES], "qrels": counts[QRELS], "splits": dict(splits),
-            "given_negatives": given,
-        }  # fmt: skip
+        return count_rows(folder)
 
-    return produce(home, Snapshot, {"version": FORM, "content": digest.hexdigest()}, build)
+    return produce(home, Snapshot, {"version": _FORM, "content": digest.hexdigest()}, build)
 
 
 _PASSAGE = pa.schema([(name, pa.string()) for name in ("passage_id", "title", "text", "text_hash")])
@@ -173,8 +179,7 @@ def _ordered_passages(connection: duckdb.DuckDBPyConnection, scratch: Path) -> I
                 yield pa.RecordBatch.from_arrays(columns, schema=_PASSAGE)
 
 
-def add_columns(digest: ContentDigest, file: Path) -> None:
-    """Add all columns of a file of queries or qrels to the digest of a snapshot."""
+def _add_columns(digest: ContentDigest, file: Path) -> None:
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches():
             for name in batch.schema.names:

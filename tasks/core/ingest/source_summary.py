@@ -19,7 +19,7 @@ from tasks.core.base.settings import DataSettings, EncoderSettings
 from tasks.core.base.toml import toml_value
 from tasks.core.ingest.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.ingest.table_counts import TableCount, count_qrels, count_texts
-from tasks.core.snapshot.splits import HELD_OUT, Split
+from tasks.core.snapshot.splits import HELD_OUT, SYNTHETIC, Split
 from tasks.core.sources.source import recognize
 
 COVERED = 0.95  # share of texts within a suggested token limit
@@ -28,6 +28,21 @@ LONGEST = 256  # highest suggested limit: more is slow on a CPU, and most models
 OWN = 0.5  # share of sampled queries that are also passages from which leave_out_self is suggested
 ENDINGS = {".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".arrow", ".gz", ".zst"}  # of data files
 EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches fast enough
+
+
+_COLD = [
+    "",
+    "[training]",
+    'merge = "half"'.ljust(32) + "# the mean with the base model: without labels, nothing shows whether training helps",
+    "",
+    "[synthetic]",
+    "structure = true".ljust(32) + "# training pairs from titles, headings, questions, and first sentences",
+    "",
+    "# [generate]".ljust(32) + "# a language model writes queries as well; its key: NIGHTSHIFT_GENERATE__KEY",
+    '# url = "http://127.0.0.1:8000/v1"',
+    '# model = "the name of your model"',
+    "# budget = 1000".ljust(32) + "# most requests that this home ever sends",
+]
 
 
 class Limit(NamedTuple):
@@ -59,8 +74,15 @@ class SourceSummary:
     language_reason: str = ""  # how it was recognized
 
     @property
+    def cold(self) -> bool:
+        """Return whether the source has no queries, so training pairs are made from its passages."""
+        return self.format == "corpus"
+
+    @property
     def warnings(self) -> list[str]:
         """Return warnings about nights on this source, each with the next step."""
+        if self.cold:
+            return warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)
         split = _evaluation_split(self)
         held_out = self.judged.get(split, int(self.judged.get(Split.TRAIN, 0) * DataSettings().dev_share))
         few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
@@ -75,24 +97,25 @@ class SourceSummary:
         return name or "mine"
 
 
-def summarize_source(path: str, query: str = "", passage: str = "") -> SourceSummary:
+def summarize_source(path: str, query: str = "", passage: str = "", *, cold: bool = False) -> SourceSummary:
     """Read a source once, up to MOST_ROWS rows per table, and count tokens with the default tokenizer.
 
     Args:
         path: a path or an address such as s3://bucket/folder.
         query: name of the query column, for a source of pairs.
-        passage: name of the passage column, for a source of pairs.
+        passage: name of the passage column, for a source of pairs or a corpus.
+        cold: read only the passages.
 
     Raises BadInput when the format is unknown or a file cannot be read; NightshiftError when a table has no readable
     row.
     """
-    source = recognize(path if "://" in path else Path(path).expanduser(), query, passage)
+    source = recognize(path if "://" in path else Path(path).expanduser(), query, passage, cold=cold)
     with TemporaryDirectory() as scratch:
         read = source.open(Path(scratch))
-        queries = count_texts(read, "queries")
+        queries = TableCount("queries") if cold else count_texts(read, "queries")
         passages = count_texts(read, "passages", queries)
-        qrels = count_qrels(read)
-    tables = [passages, queries, qrels]
+        qrels = TableCount("qrels") if cold else count_qrels(read)
+    tables = [passages] if cold else [passages, queries, qrels]
     for count in tables:
         if not count.rows:
             first = f" The first: {count.first_fault}" if count.first_fault else " The table is empty."
@@ -105,7 +128,7 @@ def summarize_source(path: str, query: str = "", passage: str = "") -> SourceSum
         qrels=dict(sorted(qrels.splits.items())),
         more=tuple(count.table for count in tables if count.full),
         passage_limit=_suggest_limit(passages.sample),
-        query_limit=_suggest_limit(queries.sample),
+        query_limit=Limit(EncoderSettings().query_tokens, 1.0) if cold else _suggest_limit(queries.sample),
         columns=source.columns,
         own_passage=queries.own_passage / max(1, len(queries.ids)),
         notes=tuple(_notes(tables, source.left_out)),
@@ -125,7 +148,8 @@ def settings_text(summary: SourceSummary, home: str) -> str:
     }
     lines = [
         f"# A night over {_one_line(summary.path)}:",
-        f"# {rows['passages']} passages, {rows['queries']} queries, qrels: {_one_line(judged)}.",
+        f"# {rows['passages']} passages, "
+        + ("no queries." if summary.cold else f"{rows['queries']} queries, qrels: {_one_line(judged)}."),
         "# Every other setting has a default; nightshift settings prints them all with their meaning.",
         "",
         f"home = {toml_value(home)} ".ljust(32)
@@ -138,21 +162,33 @@ def settings_text(summary: SourceSummary, home: str) -> str:
         "max_refused = 0.05".ljust(32) + "# a larger share of refused rows in a table stops the night",
         *(
             ["dev_share = 0.1".ljust(32) + _dev_share_comment(summary)]
-            if len(set(summary.qrels) - {Split.TRAIN}) < 2
+            if len(set(summary.qrels) - {Split.TRAIN}) < 2 and not summary.cold
             else []
         ),
+        *(_COLD if summary.cold else []),
         "",
         "[encoder]",
         f"passage_tokens = {summary.passage_limit.tokens}".ljust(32)
         + _limit_comment(summary.passage_limit, "passages", "; a higher limit takes longer"),
-        f"query_tokens = {summary.query_limit.tokens}".ljust(32) + _limit_comment(summary.query_limit, "queries"),
+        *(
+            []
+            if summary.cold
+            else [
+                f"query_tokens = {summary.query_limit.tokens}".ljust(32)
+                + _limit_comment(summary.query_limit, "queries")
+            ]
+        ),
         "",
         "[mining]",
         f"language = {toml_value(summary.language)}".ljust(32) + _language_comment(summary),
         "",
         "[evaluation]",
         f"split = {toml_value(_evaluation_split(summary))} ".ljust(32)
-        + "# the held-out queries that decide about a challenger",
+        + (
+            "# made from passages: the quality on real queries is unmeasured; set it to the split of your labels"
+            if summary.cold
+            else "# the held-out queries that decide about a challenger"
+        ),
         *(["leave_out_self = true".ljust(32) + _leave_out_self_comment(summary)] if summary.own_passage >= OWN else []),
     ]
     if summary.passages > EMBEDDED_MOST:
@@ -205,5 +241,7 @@ def _leave_out_self_comment(summary: SourceSummary) -> str:
 
 def _evaluation_split(summary: SourceSummary) -> str:
     """Return the split for the gate. Never dev: training chooses weights on it. A missing test split is created."""
+    if summary.cold:
+        return SYNTHETIC
     extra_splits = [split for split in summary.qrels if split not in set(Split)]
     return Split.TEST if Split.TEST in summary.qrels or not extra_splits else extra_splits[0]

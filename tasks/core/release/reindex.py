@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import load
+from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.release.history import serving
@@ -28,11 +29,39 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
     current, epoch = serving(settings)
     if current is None:
         raise NightshiftError("there is no release to reindex yet; `nightshift run` makes the first one")
+    return publish_again(settings, current, epoch, reason, loader)
+
+
+def publish_again(
+    settings: Settings,
+    current: Release,
+    epoch: int,
+    reason: str,
+    loader: Loader,
+    *,
+    snapshot: Snapshot | None = None,
+    embeddings: Embeddings | None = None,
+    ranking: Ranking | None = None,
+    purge: bool = False,
+) -> Release:
+    """Publish a release again, with its figures and the current `[milvus]` settings.
+
+    Args:
+        settings: of the home.
+        current: the release.
+        epoch: of the pointer, from `serving`.
+        reason: why, to record with the new release.
+        loader: loads the encoder.
+        snapshot, embeddings, ranking: other parts than those of the release.
+        purge: see `publish`.
+
+    Raises: as `publish` does.
+    """
     return publish(
         settings,
         encoder=load(settings.home, Encoder, current.encoder),
-        embeddings=load(settings.home, Embeddings, current.embeddings),
-        snapshot=load(settings.home, Snapshot, current.snapshot),
+        embeddings=embeddings or load(settings.home, Embeddings, current.embeddings),
+        snapshot=snapshot or load(settings.home, Snapshot, current.snapshot),
         metrics=current.metrics,
         bm25=current.bm25,
         base=current.base,
@@ -40,8 +69,9 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
         recipe=current.recipe,
         reason=reason,
         expected_epoch=epoch,
-        ranking=current.ranking,
+        ranking=ranking or current.ranking,
         dense=current.dense,
         since_training=current.since_training,
+        purge=purge,
         loader=loader,
     )

@@ -26,6 +26,7 @@ from tasks.core.base.receipts import (
     TextIndex,
     Tokens,
 )
+from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.base.training_receipts import Trial
 from tasks.core.release.history import known_releases
 from tasks.core.release.home_settings import HomeSettings
@@ -34,7 +35,7 @@ log = logging.getLogger("nightshift.release")
 
 # All of these can be rebuilt. Records of ingests and releases are never deleted.
 DELETABLE = (
-    *(Snapshot, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
+    *(Snapshot, Synthesis, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
     *(Negatives, Encoder, Trial, Embeddings, Evaluation, Reference),
 )
 KEPT_WITH_SNAPSHOT = (Index, Postings, TextIndex, Tokens, Shingles, Reference)

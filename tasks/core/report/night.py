@@ -25,12 +25,14 @@ from tasks.core.base.receipts import (
 )
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
+from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.drift.findings import Drift
 from tasks.core.evaluation.gate import Decision, Probe
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuning
 from tasks.core.report.outcomes import Outcome
 from tasks.core.report.refresh import Refresh
+from tasks.core.snapshot.splits import SYNTHETIC
 from tasks.core.training.budget import Recipe
 from tasks.core.training.route import RouteChoice
 
@@ -46,6 +48,7 @@ class Night(BaseModel):
     outcome: Outcome = Outcome.RUNNING
     ingested: Ingested | None = None
     snapshot: Snapshot | None = None
+    synthesis: Synthesis | None = None  # training pairs made from passages; None: all pairs are from the source
     serving: Release | None = None  # the release that served when the night began
     drift: Drift | None = None
     index: Index | None = None
@@ -187,5 +190,6 @@ def _figures(night: Night) -> str:
         label = "nDCG@10"
     else:
         return ""
+    label += " on synthetic queries" if night.settings.get("evaluation.split") == SYNTHETIC else ""
     compared = ", ".join(f"{name} {rival['ndcg@10']:.4f}" for name, rival in rivals if rival)
     return f"· {label} {metrics['ndcg@10']:.4f} ({compared})"

@@ -35,6 +35,7 @@ def steps_of(night: Night) -> list[Step]:
     """Return the steps that the night reached, in order."""
     receipts: list[tuple[str, Receipt | None]] = [
         ("validate", night.ingested),
+        ("make training pairs", night.synthesis),
         ("index for BM25", night.index),
         ("embed, base model", night.base_vectors),
         *((f"mine, round {negatives.round}", negatives) for negatives in night.negatives),

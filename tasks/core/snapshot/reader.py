@@ -20,6 +20,7 @@ from tasks.core.text.normalization import full_text
 
 PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet"
 GIVEN_NEGATIVES = "given_negatives.parquet"  # only if there are any
+PAIR_ORDERS = {QRELS: "split, query_id, passage_id", GIVEN_NEGATIVES: "query_id, passage_id"}  # file -> order of rows
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from enum import StrEnum
+
+from tasks.core.text.normalization import uniform
 
 
 class Split(StrEnum):
@@ -16,6 +17,7 @@ class Split(StrEnum):
 
 
 HELD_OUT = (Split.DEV, Split.TEST)
+SYNTHETIC = "synthetic"  # split of the synthetic queries that training never reads; a person judged none of them
 _log = logging.getLogger("nightshift.ingest")
 
 
@@ -34,7 +36,7 @@ def carve(train: list[str], present: set[str], share: float, seed: int) -> dict[
     Returns:
         Query id -> new split, for the queries that move.
     """
-    drawn = sorted((_uniform(query, seed), query) for query in train)
+    drawn = sorted((uniform(f"{seed}:{query}"), query) for query in train)
     moved: dict[str, str] = {}
     for number, split in enumerate(HELD_OUT):
         if split in present:
@@ -45,8 +47,3 @@ def carve(train: list[str], present: set[str], share: float, seed: int) -> dict[
         moved |= dict.fromkeys(chosen, split)
         _log.info("No %s split: held out %d of %d training queries", split, len(chosen), len(train))
     return moved
-
-
-def _uniform(query: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{query}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48

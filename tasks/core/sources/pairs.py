@@ -63,7 +63,7 @@ def locate(location: Location, query: str = "", passage: str = "") -> NestedSour
         passage_id=(),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedSource(location, files, partial(_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    return NestedSource(location, files, partial(read_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
 
 
 def columns_of(location: Location, file: Stored) -> list[str]:
@@ -120,7 +120,8 @@ def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role
     )
 
 
-def _records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
+def read_records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
+    """Yield the records of a file as JSON, with only the wanted columns if the file is columnar."""
     if file.bare.endswith((".jsonl", ".json")):
         return records(location, file)
     return _columnar_rows(wanted, location, file) if file.bare.endswith(_TYPED) else _delimited_rows(location, file)

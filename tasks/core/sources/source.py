@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.settings import DataSettings
-from tasks.core.sources import beir, demo, dpr, msmarco, pairs, tevatron
+from tasks.core.sources import beir, corpus, demo, dpr, msmarco, pairs, tevatron
 from tasks.core.sources import parquet as columnar
 from tasks.core.sources.digest_cache import digest_files
 from tasks.core.sources.locations import Location, find
@@ -69,17 +69,22 @@ def source_identity(
     return {form: dict(digests), "reader": _VERSION, **({"dialect": dialect} if dialect else {})}
 
 
-def recognize(path: Path | str, query: str = "", passage: str = "") -> Recognized:
+def recognize(path: Path | str, query: str = "", passage: str = "", *, cold: bool = False) -> Recognized:
     """Recognize the format of the source at `path` from its file names and first records.
 
     Args:
         path: a path or an address such as s3://bucket/folder.
         query: name of the query column. With it or `passage`, the source is read as pairs.
         passage: name of the passage column.
+        cold: the source has only passages, or its queries are not used.
 
     Raises BadInput when the path does not exist, or no reader knows the format.
     """
     location = find(path)
+    if cold:
+        passages = corpus.locate(location, passage)
+        chosen = {"passage": passage} if passage else {}
+        return Recognized("corpus", _opener(passages), tuple(sorted(location.left_out)), chosen)
     name, located = _recognize(location, query, passage)
     columns = located.columns if isinstance(located, NestedSource) else {}
     return Recognized(name, _opener(located), tuple(sorted(location.left_out)), columns)
@@ -117,6 +122,8 @@ def _recognize_records(location: Location, fields: set[str]) -> tuple[str, _Loca
 
 
 def _locate(name: str, location: Location, query: str, passage: str) -> _Located:
+    if name == "corpus":
+        return corpus.locate(location, passage)
     return pairs.locate(location, query, passage) if name == "pairs" else _LOCATE[name](location)
 
 
@@ -128,7 +135,7 @@ def _demo(scratch: Path, data: DataSettings) -> Read:
     return beir.locate(find(demo.write(scratch / "demo", data.max_passages, data.seed))).read
 
 
-_Located = beir.BeirFolder | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedSource
+_Located = beir.BeirFolder | corpus.CorpusFiles | msmarco.MsMarcoFolder | columnar.ColumnarFiles | NestedSource
 _LOCATE: Mapping[str, Callable[[Location], _Located]] = {
     "beir": beir.locate,
     "msmarco": msmarco.locate,

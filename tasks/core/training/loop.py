@@ -29,7 +29,7 @@ from tasks.core.training.checkpoint import (
 )
 from tasks.core.training.dev_decisions import is_finished, record_start, record_step, step_to_keep
 from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
-from tasks.core.training.merge_choice import MIN_QUERIES, late_steps, merge_weights
+from tasks.core.training.merge_choice import MIN_QUERIES, late_steps, merge_halfway, merge_weights
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs, without_refused_teacher
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.step import Stepper, make_autocast
@@ -104,6 +104,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         settings,
         job.older,
         leave_out_self=job.settings.evaluation.leave_out_self,
+        stored_vectors=bool(job.trunk),
     )
     check_negatives(data, settings)
     stored = _stored_trunk(job, data, encoder)
@@ -125,7 +126,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
         _restore_best(stepper.model, progress, kept)
     after = before if older_evaluation is None or kept == 0 else float(evaluate(older_evaluation).mean())
     merge = None
-    if settings.merge == "dev" and kept > 0:
+    if settings.merge != "none" and kept > 0:
         merge = _merge(job, encoder, stepper.model, progress, evaluate)
         if older_evaluation is not None and merge.kept != TRAINED:
             merge, after = merge.model_copy(update={"forgetting": after}), float(evaluate(older_evaluation).mean())
@@ -194,7 +195,9 @@ def _merge(
     progress: Progress,
     evaluate: Callable[[DevEvaluation], np.ndarray],
 ) -> Merge:
-    """Choose the weights on more dev queries than early stopping uses, and put them into the model."""
+    """Merge halfway, or choose weights on more dev queries than early stopping uses, and put them into the model."""
+    if job.settings.training.merge == "half":
+        return merge_halfway(encoder, model, job.merge_with)
     settings, leave_out_self = job.settings.training, job.settings.evaluation.leave_out_self
     more = max(1.0, settings.merge_queries / settings.dev_queries)
     sizes = {name: round(more * getattr(settings, name)) for name in ("dev_queries", "dev_passages")}

@@ -82,6 +82,24 @@ def merge_weights(
     return merge
 
 
+def merge_halfway(encoder: DualEncoder, model: nn.Module, others: Mapping[str, Encoder]) -> Merge:
+    """Replace the weights that training changed by their mean with those of the only other encoder.
+
+    Without dev queries, nothing shows whether training helped. The mean with the start keeps a part of a gain, and
+    limits a loss (Wortsman et al. 2022, WiSE-FT, section 4).
+    """
+    trained = changed_weights(model)
+    for tower in encoder.towers.values():
+        merge_adapters(tower.transformer)
+    ((name, other),) = others.items()
+    weights = _weights_like(trained, other, encoder)
+    if weights is None:
+        return Merge(kept=TRAINED, why=f"{name} has another shape")
+    put_weights(model, linear(weights, trained, 0.5))
+    log.info("Merging: keeping the mean of %s and the trained weights", name)
+    return Merge(kept=f"50% trained, rest {name}", why='set by [training] merge = "half"')
+
+
 def choose(values: Mapping[str, np.ndarray]) -> Merge:
     """Choose the best candidate if it beats the trained weights by more than the standard error of the difference.
 

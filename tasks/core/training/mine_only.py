@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tasks.core.base.receipts import Negatives, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.embedding.shards import gather_shards
@@ -14,10 +16,13 @@ from tasks.core.snapshot.splits import Split
 from tasks.core.training.trainer import base_encoder
 
 
-def mine_source(settings: Settings) -> tuple[Snapshot, Negatives]:
+def mine_source(
+    settings: Settings, add_pairs: Callable[[Snapshot], Snapshot] | None = None
+) -> tuple[Snapshot, Negatives]:
     """Read the source, and mine negatives as the first round of a night does; a night reuses all of it.
 
-    The base model embeds the passages, because the filters compare scores of negatives with those of positives.
+    `add_pairs` adds training pairs to the snapshot of the source. The base model embeds
+    the passages, because the filters compare scores of negatives with those of positives.
 
     Raises:
         BadInput: the source breaks its contracts, has no training query, or its qrels look shuffled.
@@ -25,6 +30,7 @@ def mine_source(settings: Settings) -> tuple[Snapshot, Negatives]:
     """
     home, mining = settings.home, settings.mining
     _, snapshot = ingest(settings)
+    snapshot = snapshot if add_pairs is None else add_pairs(snapshot)
     index = build_index(home, snapshot, mining)
     bm25 = search_bm25(home, index, judged(snapshot, Split.TRAIN), mining.depth, mining)
     check_qrels_fit(bm25, qrels(snapshot, Split.TRAIN), settings.data.min_lift)

@@ -17,6 +17,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
 from tasks.core.snapshot.reader import qrels, queries
 from tasks.core.snapshot.splits import Split
+from tasks.core.training.synthetic_pairs import add_rests
 from tasks.core.training.texts import PassageTexts, TokenTable
 
 log = logging.getLogger("nightshift.training")
@@ -60,6 +61,7 @@ def load_pairs(
     older: Snapshot | None = None,
     *,
     leave_out_self: bool = False,
+    stored_vectors: bool = False,
 ) -> TrainingPairs:
     """Read and tokenize the training pairs of a snapshot with their mined negatives.
 
@@ -74,6 +76,8 @@ def load_pairs(
         older: snapshot of the serving release. With `replay`, its training pairs that this snapshot lacks follow,
             unless their query is now held out.
         leave_out_self: treat the passage whose id equals the query's id as a known positive.
+        stored_vectors: passages are vectors, not texts, so synthetic queries stay in their passages; likewise for
+            distillation, whose teacher scored whole passages.
 
     Raises:
         BadInput: the training split has no positive, or the loss needs teacher scores and there are none.
@@ -83,6 +87,9 @@ def load_pairs(
     train, judged, query_row, passage_row = _read_pairs(snapshot, query_rows, texts, mined["passage_id"])
     if not train:
         raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
+    rests = {} if stored_vectors or settings.distills else add_rests(snapshot, query_rows, texts)
+    train = [rests.get(pair, pair) for pair in train]
+    judged = judged + list(rests.values())
     pairs = train
     if older is not None and settings.replay > 0:
         replayed, judged_before = _replayed(snapshot, older, judged, query_rows, texts)
@@ -91,6 +98,8 @@ def load_pairs(
     if leave_out_self:
         judged = judged + [(row, passage_row[query]) for query, row in query_row.items() if query in passage_row]
     cluster = texts.clusters(settings.near_duplicate)
+    for (_, whole), (_, rest) in rests.items():
+        cluster[rest] = cluster[whole]
     return TrainingPairs(
         query_tokens=TokenTable([encoder.query.tokenize(list(query_rows))]),
         passage_tokens=texts.tokens(),

@@ -15,7 +15,7 @@ from tasks.core.encoder.tokenizer_digest import tokenizer_key
 from tasks.core.encoder.tower import Tower
 from tasks.core.snapshot.reader import passages
 from tasks.core.text.duplicate_clusters import ShingleCollector, clusters
-from tasks.core.text.normalization import full_text
+from tasks.core.text.normalization import full_text, text_hash
 
 
 class TokenTable:
@@ -71,6 +71,24 @@ class PassageTexts:
                 zip(selected["passage_id"].to_pylist(), (self._rows[digest] for digest in hashes), strict=True)
             )
         return row_by_id
+
+    def add_texts(self, texts: Sequence[tuple[str, str]]) -> list[int | None]:
+        """Tokenize texts (title, text) that no snapshot contains; return the row of each, None if a passage equals it.
+
+        A text that occurs twice has one row.
+        """
+        rows: list[int | None] = []
+        new: dict[str, str] = {}
+        before = set(self._rows)
+        for title, text in texts:
+            digest = text_hash(title, text)
+            if digest not in self._rows:
+                self._rows[digest] = len(self._rows)
+                new[digest] = full_text(title, text)
+            rows.append(None if digest in before else self._rows[digest])
+        self._tokens.append(TokenTable([self._tower.tokenize(list(new.values()))] if new else []))
+        self._shingles.add(pa.array(new.values(), pa.string()))
+        return rows
 
     def _token_ids(self, cache: KnownTokens | None, hashes: pa.Array, texts: Sequence[str]) -> list[Sequence[int]]:
         if cache is None:

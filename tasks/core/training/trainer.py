@@ -137,7 +137,7 @@ def train(
         older: snapshot of the serving release. Its pairs are replayed (`[training] replay`), and its held-out queries
             measure forgetting.
         merge_with: name → encoder to merge the trained weights with, in addition to `start`, if `[training] merge` is
-            "dev".
+            "dev"; "half" merges with `start` alone.
         launch: runs the job elsewhere; None runs it here in `[training] processes`.
 
     Returns:
@@ -189,6 +189,8 @@ def _partners(start: Encoder, others: Mapping[str, Encoder], settings: TrainingS
     """Return the encoders to merge with, each fingerprint once: `others`, and `start` if it is none of them."""
     if settings.merge == "none":
         return {}
+    if settings.merge == "half":
+        return {"the start": start}
     named = {**others, "the start": start}
     first = {encoder.fingerprint: name for name, encoder in reversed(named.items())}
     return {name: named[name] for name in named if first[named[name].fingerprint] == name}

@@ -64,10 +64,11 @@ class TrainingSettings(Section):
     )
     dev_queries: int = Field(100, ge=1, description="dev queries per evaluation")
     dev_passages: int = Field(500, ge=10, description="passages to rank for dev queries: positives, top BM25, random")
-    merge: Literal["none", "dev"] = Field(
+    merge: Literal["none", "dev", "half"] = Field(
         "none",
         description="dev: keep an average with the weights of the start, base, or serving encoder, or of late steps, "
-        "if it is better on dev queries than the trained weights; none: keep the trained weights",
+        "if it is better on dev queries than the trained weights; half: the mean of the start and the trained "
+        "weights, without dev queries; none: keep the trained weights",
     )
     merge_queries: int = Field(
         300, ge=1, description="merge only: dev queries that choose the weights; the pool of passages grows with them"
