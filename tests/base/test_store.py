@@ -119,6 +119,26 @@ produce(home, Index, {{"what": "an index"}}, build)
     assert again.rows == 2
 
 
+def test_a_resumed_upload_continues_in_its_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = attach(tmp_path, "first", url)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(object_store.ObjectStore, "write", interrupt)  # of the list, after all files
+        produce(home, Index, KEY, build)
+    _, uploaded = objects(url)
+    assert len(uploaded) == 4
+    digest = produce(home, Index, KEY, refuse).digest
+    _, names = objects(url)
+    (listed,) = set(names) - set(uploaded)
+    assert listed.endswith(f"/indexes/{digest}.json")
+    assert [path.name for path in (home / "indexes").glob(f".{digest}.*") if path.suffix != ".lock"] == [
+        f".{digest}.stored"
+    ]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("harm", ["cut", "other bytes", "deleted"])
 def test_a_damaged_object_is_detected_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
     first = produce(attach(tmp_path, "first", url), Index, KEY, build)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ from file_search import files_with
 from forget_world import PASSAGES, QUERIES, build_home, forgotten_marks, settings_of
 from marked_home import marks_of
 from release_fixtures import server
+from s3_server import s3_server
 from waiting import wait_until
 
+from tasks.core.base.artifact_store import attach, keep, open_store
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import exclusive, load
+from tasks.core.base.object_store import ObjectStore
 from tasks.core.base.receipts import Embeddings, Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import load_encoder
@@ -23,6 +28,7 @@ from tasks.core.forget.forget import forget, plan_forget
 from tasks.core.forget.plan import read_pending
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.publish import list_releases, serving
+from tasks.core.release.retention import remove_artifact
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.named_releases import open_release
 from tasks.core.search.searcher import Searcher
@@ -125,6 +131,64 @@ def test_a_pin_and_a_running_night_are_refused_with_the_steps_to_do(settings: Se
     assert len(receipt.plan.passages) == len(PASSAGES)
     marks = {mark for name in PASSAGES for version in (1, 2) for mark in marks_of(name, version)}
     assert files_with(settings.home, marks) == {}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server("forget") as options:
+        yield options
+
+
+@pytest.mark.parametrize("lacks", [False, True], ids=["artifacts in the home", "artifacts only in the store"])
+def test_interrupted_uploads_are_removed_from_the_store(
+    settings: Settings, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: bool
+) -> None:
+    home = settings.home
+    attach(home, f"s3://forget/{uuid.uuid4().hex}?{s3}", tries=1)
+    release, _ = serving(settings)
+    assert release is not None
+    encoder = home / "encoders" / release.encoder
+    keep(encoder)
+    store = open_store(home)
+    assert store is not None
+    finished = set(store.objects())
+    interrupted = f"encoders/{encoder.name}/{'0' * 32}/weights"
+    store.write(interrupted, b"")
+    folders = [folder for shelf in home.iterdir() for folder in shelf.glob("[0-9a-f]*") if folder.is_dir()]
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "write", interrupt)  # all files of an artifact are uploaded, but not its list
+        for folder in (folder for folder in folders if folder.parent.name not in ("encoders", "readers")):
+            with pytest.raises(KeyboardInterrupt):
+                keep(folder)
+    if lacks:
+        first = next(path for path in (home / "snapshots").glob("[0-9a-f]*") if path.name != release.snapshot)
+        table = next(name for name in store.objects() if first.name in name and name.endswith("queries.parquet"))
+        store.write(table, (first / "queries.parquet").read_bytes()[:100])
+        remove_artifact(first)
+        remove_artifact(next(path for path in (home / "embeddings").glob("[0-9a-f]*") if path.name != release.embeddings))
+        monkeypatch.setattr("tasks.core.forget.store.A_DAY", timedelta(0))
+    assert {name.partition("/")[0] for name in files_with(download(store, tmp_path / "before"), forgotten_marks())} == {
+        "snapshots"
+    }
+
+    receipt = forget(settings, PASSAGES, QUERIES)
+    assert files_with(download(store, tmp_path / "after"), forgotten_marks()) == {}
+    left = set(store.objects())
+    assert finished <= left
+    assert (interrupted in left) == (not lacks)  # a young upload may be in progress in another home
+    removed = {folder.relative_to(home).as_posix() for folder in folders if not folder.exists()}
+    assert {name.partition("/")[0] for name in receipt.plan.stored} >= {"snapshots", "embeddings", "tokens"}
+    assert not {"/".join(name.split("/")[:2]) for name in left} & removed
+
+
+def download(store: ObjectStore, folder: Path) -> Path:
+    for name in store.objects():
+        store.get(name, folder / name)
+    return folder
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_rows_with_the_text_of_a_forgotten_row_are_forgotten_too(settings: Settings) -> None:

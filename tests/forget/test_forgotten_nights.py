@@ -48,6 +48,7 @@ MARKS = {
     *marks_of("x110", 2),  # changed in the third night
     marks_of("x100", 9)[1],  # of a refused row
 }
+STEPS = ["plan", "1", "2", "3", "4", "5"]
 OTHERS = [f"q{n}" for n in (0, 14, 20, 30, 48, 59)]  # queries that stay
 SETTINGS = {
     "NIGHTSHIFT_DATA__FORMAT": "beir",
@@ -257,27 +258,47 @@ def test_forgetting_that_is_killed_anywhere_ends_the_same(nights: Nights, capsys
         assert nursery.live(plan) == 0, Path(plan.log).read_text()
         check_forgotten(nights, home)
         wanted = state_of(nights, home)
-        lines = [line for _, line in lines_of(plan.log)]
-        rng, steps = random.Random(SEED), []
-        for number in range(KILLS):
-            line = len(lines) * number // KILLS + rng.randrange(max(1, len(lines) // KILLS))
-            home = nights.copy(f"killed{number}")
-            log = nights.folder / f"{number}.log"
-            killed = plan._replace(home=str(home), log=str(log), line=line, delay=rng.choice([0, rng.uniform(0, 0.1)]))
-            code = nursery.live(killed)
-            assert code in (-signal.SIGKILL, 0), log.read_text()
-            steps.append(step_of([text for _, text in lines_of(log)]) if code else "over")
-            resumed = killed._replace(
-                line=None, passages=[] if number % 2 and code and plans(home) else FORGOTTEN_PASSAGES
-            )
-            assert code == 0 or nursery.live(resumed) == 0, log.read_text()
+        moments, steps = moments_of([text for _, text in lines_of(plan.log)]), []
+        for number, (line, delay) in enumerate(moments):
+            home, killed = kill(nights, nursery, plan, number, line, delay)
+            log = Path(killed.log)
+            steps.append(step_of([text for _, text in lines_of(log)]))
+            resumed = killed._replace(line=None, passages=[] if number % 2 and plans(home) else FORGOTTEN_PASSAGES)
+            assert nursery.live(resumed) == 0, log.read_text()
             check_forgotten(nights, home)
-            assert state_of(nights, home) == wanted
+            assert state_of(nights, home) == wanted, log.read_text()
             shutil.rmtree(home)
     with capsys.disabled():
         print(f"\n{KILLS} kills, by step: { {step: steps.count(step) for step in dict.fromkeys(steps)} }")
-    assert len(steps) - steps.count("over") >= KILLS - 2
-    assert {"1", "2", "3", "4", "5"} <= set(steps)
+    assert len(steps) == KILLS
+    assert len(set(steps)) >= min(KILLS, len(STEPS))
+
+
+def moments_of(lines: list[str]) -> list[tuple[int, float]]:
+    """Return (log line, seconds after it) of each kill: first one at a line of each step, then in all steps in turn."""
+    rng = random.Random(SEED)
+    by_step = {step: [at for at in range(1, len(lines) - 1) if step_of(lines[: at + 1]) == step] for step in STEPS}
+    return [
+        (rng.choice(by_step[STEPS[number % len(STEPS)]]), 0.0 if number < len(STEPS) else rng.uniform(0, 0.1))
+        for number in range(KILLS)
+    ]
+
+
+def kill(
+    nights: Nights, nursery: Nursery, plan: Plan, number: int, line: int, delay: float
+) -> tuple[Path, Plan]:
+    """Kill a run on a copy of the home; earlier, on a new copy, if the run was over before. Return home and plan."""
+    while True:
+        home, log = nights.copy(f"killed{number}"), nights.folder / f"{number}.log"
+        killed = plan._replace(home=str(home), log=str(log), line=line, delay=delay)
+        code = nursery.live(killed)
+        if code == -signal.SIGKILL:
+            return home, killed
+        assert code == 0, log.read_text()
+        assert line > 0, log.read_text()
+        shutil.rmtree(home)
+        log.unlink()
+        line, delay = line * 3 // 4, 0.0
 
 
 def plans(home: Path) -> bool:

@@ -166,8 +166,9 @@ def _scrub_database(file: Path, fragments: Fragments, _: Tombstones, apply: bool
     if not fragments.find(raw.decode(**ENCODING), single_words=True):
         return 0
     pieces = 0
+    address = f"{file.absolute().as_uri()}?mode={'rw' if apply else 'ro'}"  # ro: closing it leaves the files unchanged
     try:
-        with closing(sqlite3.connect(file, timeout=_WAIT, isolation_level=None)) as database:
+        with closing(sqlite3.connect(address, timeout=_WAIT, isolation_level=None, uri=True)) as database:
             database.text_factory = lambda content: content.decode(**ENCODING)
             database.execute("PRAGMA secure_delete = ON")
             database.execute("BEGIN IMMEDIATE" if apply else "BEGIN")

@@ -224,6 +224,7 @@ class _Run:
             for where in store.find():
                 store.remove(where)
                 log.debug("%s: removed from the store", where)
+            log.info("Removed %d interrupted uploads from the store", store.remove_interrupted_uploads())
 
     def _remove_artifacts(self) -> None:
         remove_unclean(self._home, self._contents)
