@@ -121,9 +121,10 @@ produce(home, Index, {{"what": "an index"}}, build)
 
 def test_a_resumed_upload_continues_in_its_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = attach(tmp_path, "first", url)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(object_store.ObjectStore, "write", interrupt)  # of the list, after all files
-        produce(home, Index, KEY, build)
+        with pytest.raises(KeyboardInterrupt):
+            produce(home, Index, KEY, build)
     _, uploaded = objects(url)
     assert len(uploaded) == 4
     digest = produce(home, Index, KEY, refuse).digest

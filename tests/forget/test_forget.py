@@ -161,11 +161,15 @@ def test_interrupted_uploads_are_removed_from_the_store(
             with pytest.raises(KeyboardInterrupt):
                 keep(folder)
     if lacks:
-        first = next(path for path in (home / "snapshots").glob("[0-9a-f]*") if path.name != release.snapshot)
+        shelves = {"snapshots": release.snapshot, "embeddings": release.embeddings}
+        first, vectors = (
+            next(path for path in (home / shelf).glob("[0-9a-f]*") if path.name != serves)
+            for shelf, serves in shelves.items()
+        )
         table = next(name for name in store.objects() if first.name in name and name.endswith("queries.parquet"))
         store.write(table, (first / "queries.parquet").read_bytes()[:100])
         remove_artifact(first)
-        remove_artifact(next(path for path in (home / "embeddings").glob("[0-9a-f]*") if path.name != release.embeddings))
+        remove_artifact(vectors)
         monkeypatch.setattr("tasks.core.forget.store.A_DAY", timedelta(0))
     assert {name.partition("/")[0] for name in files_with(download(store, tmp_path / "before"), forgotten_marks())} == {
         "snapshots"

@@ -284,12 +284,10 @@ def moments_of(lines: list[str]) -> list[tuple[int, float]]:
     ]
 
 
-def kill(
-    nights: Nights, nursery: Nursery, plan: Plan, number: int, line: int, delay: float
-) -> tuple[Path, Plan]:
+def kill(nights: Nights, nursery: Nursery, plan: Plan, number: int, line: int, delay: float) -> tuple[Path, Plan]:
     """Kill a run on a copy of the home; earlier, on a new copy, if the run was over before. Return home and plan."""
     while True:
-        home, log = nights.copy(f"killed{number}"), nights.folder / f"{number}.log"
+        home, log = nights.copy(f"killed{number}-{line}"), nights.folder / f"{number}.log"
         killed = plan._replace(home=str(home), log=str(log), line=line, delay=delay)
         code = nursery.live(killed)
         if code == -signal.SIGKILL:
