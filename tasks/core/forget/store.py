@@ -16,7 +16,7 @@ from tasks.core.base.object_store import ObjectStore
 from tasks.core.base.receipts import Ingested, Receipt, Snapshot
 from tasks.core.forget.contents import WITHOUT_TEXTS, Contents, kinds_of_artifacts
 from tasks.core.ingest.snapshot_without import find_forgotten
-from tasks.core.snapshot.reader import PASSAGES, QUERIES
+from tasks.core.snapshot.reader import CANDIDATES, PASSAGES, QRELS, QUERIES
 from tasks.core.text.tombstones import Tombstones
 
 A_DAY = timedelta(days=1)
@@ -118,8 +118,10 @@ class StoredArtifacts:
 
     def _is_clean_snapshot(self, where: str) -> bool:
         with TemporaryDirectory(dir=self._scratch) as folder:
-            for table in (PASSAGES, QUERIES):
+            for table in (PASSAGES, QUERIES, QRELS, CANDIDATES):
                 name = next((name for name in self._objects[where] if name.endswith(f"/{table}")), "")
+                if not name and table == CANDIDATES:
+                    continue
                 if not name or self._store.get(name, Path(folder) / table)[0] < 0:
                     return False
             try:
