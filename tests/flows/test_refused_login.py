@@ -18,9 +18,21 @@ from prefect_servers import serving_prefect
 from flows.prefect_api import PrefectApi
 from tasks.core.base.errors import Unreachable
 
-MESSAGE = (
-    r"the Prefect server at {} refuses the login \(status 401\). Set PREFECT_API_AUTH_STRING to its `user:password`"
-)
+MESSAGE = "the Prefect server at {} refuses the login (status 401). Set PREFECT_API_AUTH_STRING to its `user:password`"
+NIGHT = """
+from flows.run_night import run_night
+from prefect import flow
+from tasks.core.base.errors import NightshiftError
+
+@flow
+def night():
+    raise AssertionError
+
+try:
+    run_night(night)
+except NightshiftError as error:
+    print(error)
+"""
 
 
 @contextmanager
