@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import schemathesis
+from browsers import CHROMIUM
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as examples
 from milvus_servers import free_port, wait_for
@@ -27,7 +27,6 @@ from tasks.core.search.http import make_app
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
 
-BROWSER = shutil.which("chromium")
 HERE = {"host": "127.0.0.1"}
 
 SERVES = """
@@ -116,12 +115,12 @@ def test_a_service_needs_no_process_but_its_own_and_answers_clients_at_once_as_o
 def shown_by_browser(address, folder):
     """Open an address in a headless browser; return the page after its scripts ran."""
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", *quiet]
+    browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", *quiet]
     command = [*browser, "--virtual-time-budget=10000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page")
+@pytest.mark.browser
 def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
         query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
@@ -132,7 +131,7 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
     assert "200 passages · encoder and BM25" in shown
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
+@pytest.mark.browser
 def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path):
     with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
         shown = shown_by_browser(f"{address}/?q=lamp+n3&mode=lexical", tmp_path)
