@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,7 +16,10 @@ import pytest
 from file_search import files_with
 from forget_world import PASSAGES, QUERIES, build_home, forgotten_marks, settings_of
 from marked_home import marks_of
+from milvus_servers import free_port, wait_for
+from pymilvus import MilvusClient
 from release_fixtures import server
+from release_world import as_text
 from s3_server import s3_server
 from waiting import wait_until
 
@@ -26,6 +32,7 @@ from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.forget.forget import forget, plan_forget
 from tasks.core.forget.plan import read_pending
+from tasks.core.release.history import known_releases
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.release.retention import remove_artifact
@@ -220,10 +227,51 @@ def test_a_searcher_switches_and_a_process_that_stays_is_reported(
     assert files_with(settings.home, forgotten_marks()) == {}
 
 
-def test_collections_of_a_server_are_replaced_and_removed(tmp_path: Path, tiny_model: Path) -> None:
-    milvus = {"uri": server("lite"), "alias": f"t{uuid.uuid4().hex[:12]}"}
+@pytest.mark.slow
+def test_a_service_in_its_own_process_stops_returning_the_passages(settings: Settings) -> None:
+    following, port = settings_of(settings.home, notice_seconds=0.5), free_port()
+
+    def search(k: int = 10) -> list[tuple[str, list[str]]]:
+        body = json.dumps({"queries": SEARCHES, "k": k}).encode()
+        request = urllib.request.Request(f"{address}/search", body, {"content-type": "application/json"})
+        answer = json.load(urllib.request.urlopen(request, timeout=60))
+        return [(answer["release"], [hit["passage_id"] for hit in each["hits"]]) for each in answer["answers"]]
+
+    fixtures = str(Path(__file__).parents[1] / "fixtures")
+    with subprocess.Popen([sys.executable, "-c", SERVES, fixtures, as_text(following), str(port)]) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(lambda: urllib.request.urlopen(f"{address}/healthz", timeout=5), process, 120)
+            before = search(30)
+            gone = {hits[0] for _, hits in before}
+            others = [(release, [hit for hit in hits if hit not in gone][:10]) for release, hits in before]
+            add_tombstones(settings.home, gone, [], [])  # as `forget` begins
+            assert search() == others
+            receipt = forget(following, gone, QUERIES)  # waits until the service has closed the old collection
+            assert search() == [(receipt.serving, hits) for _, hits in others]
+        finally:
+            process.kill()
+
+
+SERVES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from release_world import settings_from
+from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.search.http import serve
+
+serve(settings_from(sys.argv[2]), "127.0.0.1", int(sys.argv[3]), load_encoder)
+"""
+
+
+@pytest.mark.parametrize("kind", ["lite", pytest.param("server", marks=pytest.mark.slow)])
+def test_collections_of_a_server_are_replaced_and_removed(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    milvus = {"uri": server(kind), "alias": f"t{uuid.uuid4().hex[:12]}"}
     build_home(tmp_path / "home", tiny_model, **milvus)
     settings = settings_of(tmp_path / "home", **milvus)
+    client = MilvusClient(uri=milvus["uri"])
+    old = {generation.collection for generation in known_releases(settings)}
+    assert old <= {*client.list_collections()}
     before = answers(settings, 20)
     receipt = forget(settings, PASSAGES, QUERIES)
     assert answers(settings, 16) == without(before, 16)
@@ -231,4 +279,9 @@ def test_collections_of_a_server_are_replaced_and_removed(tmp_path: Path, tiny_m
     assert release is not None
     assert release.release == receipt.serving
     assert open_publisher(settings.home, settings.milvus).collections() == {release.collection}
+    assert old.isdisjoint(client.list_collections())
+    rows = client.query(release.collection, filter='passage_id != ""', output_fields=["title", "text"], limit=1000)
+    shown = "\n".join(f"{row['title']} {row['text']}" for row in rows)
+    assert marks_of("x102")[1] in shown
+    assert not any(mark in shown for mark in forgotten_marks())
     assert files_with(settings.home, forgotten_marks()) == {}
