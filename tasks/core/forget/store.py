@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ class StoredArtifacts:
     def __init__(self, store: ObjectStore, contents: Contents, tombstones: Tombstones, scratch: Path) -> None:
         """Read the names of all objects. `scratch` is for snapshots that the home lacks. Raises Unreachable."""
         self._store, self._contents, self._tombstones, self._scratch = store, contents, tombstones, scratch
-        self._objects: Mapping[str, list[str]] = defaultdict(list)  # by shelf/digest
+        self._objects: dict[str, list[str]] = defaultdict(list)  # by shelf/digest
         self._changed = store.objects()
         for name in self._changed:
             shelf, digest = [*name.split("/"), ""][:2]
