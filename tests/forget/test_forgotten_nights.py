@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pytest
 from chaos_night import Nursery, lines_of
 from file_search import files_with
-from killed_forget import Plan
+from killed_forget import STEPS, Plan, moments_of, step_of
 from marked_home import FORGOTTEN_PASSAGES, FORGOTTEN_QUERIES, marks_of, query
 from pyarrow import fs
 from release_world import small
@@ -48,7 +47,6 @@ MARKS = {
     *marks_of("x110", 2),  # changed in the third night
     marks_of("x100", 9)[1],  # of a refused row
 }
-STEPS = ["plan", "1", "2", "3", "4", "5"]
 OTHERS = [f"q{n}" for n in (0, 14, 20, 30, 48, 59)]  # queries that stay
 SETTINGS = {
     "NIGHTSHIFT_DATA__FORMAT": "beir",
@@ -258,7 +256,7 @@ def test_forgetting_that_is_killed_anywhere_ends_the_same(nights: Nights, capsys
         assert nursery.live(plan) == 0, Path(plan.log).read_text()
         check_forgotten(nights, home)
         wanted = state_of(nights, home)
-        moments, steps = moments_of([text for _, text in lines_of(plan.log)]), []
+        moments, steps = moments_of([text for _, text in lines_of(plan.log)], KILLS, SEED), []
         for number, (line, delay) in enumerate(moments):
             home, killed = kill(nights, nursery, plan, number, line, delay)
             log = Path(killed.log)
@@ -272,16 +270,6 @@ def test_forgetting_that_is_killed_anywhere_ends_the_same(nights: Nights, capsys
         print(f"\n{KILLS} kills, by step: { {step: steps.count(step) for step in dict.fromkeys(steps)} }")
     assert len(steps) == KILLS
     assert len(set(steps)) >= min(KILLS, len(STEPS))
-
-
-def moments_of(lines: list[str]) -> list[tuple[int, float]]:
-    """Return (log line, seconds after it) of each kill: first one at a line of each step, then in all steps in turn."""
-    rng = random.Random(SEED)
-    by_step = {step: [at for at in range(1, len(lines) - 1) if step_of(lines[: at + 1]) == step] for step in STEPS}
-    return [
-        (rng.choice(by_step[STEPS[number % len(STEPS)]]), 0.0 if number < len(STEPS) else rng.uniform(0, 0.1))
-        for number in range(KILLS)
-    ]
 
 
 def kill(nights: Nights, nursery: Nursery, plan: Plan, number: int, line: int, delay: float) -> tuple[Path, Plan]:
@@ -303,12 +291,6 @@ def plans(home: Path) -> bool:
     """Return whether a killed run had written its tombstones and plan."""
     file = home / "forgotten" / "pending.json"
     return file.exists() and bool(json.loads(file.read_bytes())["tombstones"])
-
-
-def step_of(lines: list[str]) -> str:
-    """Return the number of the last step that was logged; empty before the first."""
-    numbers = [match.group(1) for line in lines if (match := re.match(r"forget \[(\d)/5\]", line))]
-    return numbers[-1] if numbers else "plan"
 
 
 def Nursery_of_forget(patch: pytest.MonkeyPatch) -> Nursery:
