@@ -167,6 +167,9 @@ def test_interrupted_uploads_are_removed_from_the_store(
         for folder in (folder for folder in folders if folder.parent.name not in ("encoders", "readers")):
             with pytest.raises(KeyboardInterrupt):
                 keep(folder)
+    assert {name.partition("/")[0] for name in files_with(download(store, tmp_path / "before"), forgotten_marks())} == {
+        "snapshots"
+    }
     if lacks:
         shelves = {"snapshots": release.snapshot, "embeddings": release.embeddings}
         first, vectors = (
@@ -178,9 +181,6 @@ def test_interrupted_uploads_are_removed_from_the_store(
         remove_artifact(first)
         remove_artifact(vectors)
         monkeypatch.setattr("tasks.core.forget.store.A_DAY", timedelta(0))
-    assert {name.partition("/")[0] for name in files_with(download(store, tmp_path / "before"), forgotten_marks())} == {
-        "snapshots"
-    }
 
     receipt = forget(settings, PASSAGES, QUERIES)
     assert files_with(download(store, tmp_path / "after"), forgotten_marks()) == {}
