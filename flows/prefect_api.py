@@ -12,6 +12,16 @@ from typing import Any, NamedTuple
 from tasks.core.base.errors import Unreachable
 
 TIMEOUT = 10  # seconds per request
+UNAUTHORIZED = 401
+
+
+def login_refused(url: str) -> str:
+    """Return the message for a server that refuses the login of this process, or that got none."""
+    return (
+        f"the Prefect server at {url} refuses the login (status {UNAUTHORIZED}). Set PREFECT_API_AUTH_STRING to its "
+        "`user:password` (of a server that `nightshift up` started: the content of prefect/login in its home), or "
+        "PREFECT_API_KEY to an API key, in the environment of this command."
+    )
 
 
 class PrefectApi(NamedTuple):
@@ -38,7 +48,7 @@ class PrefectApi(NamedTuple):
     def get(self, path: str) -> Any:
         """Send a GET request and return the JSON response.
 
-        Raises Unreachable when the server does not answer or returns an error.
+        Raises Unreachable when the server does not answer or returns an error, such as a refused login.
         """
         return self._request(path, None)
 
@@ -66,4 +76,6 @@ class PrefectApi(NamedTuple):
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
                 return json.load(response)
         except (OSError, ValueError) as error:  # URLError, HTTPError, and timeouts are OSErrors
+            if isinstance(error, urllib.error.HTTPError) and error.code == UNAUTHORIZED:
+                raise Unreachable(login_refused(self.url)) from error
             raise Unreachable(f"Prefect at {self.url} does not answer {path}: {error}") from error

@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
 
 import httpx  # isort: skip
+from prefect.settings import PREFECT_API_URL
 from prefect.states import State
 
-from tasks.core.base.errors import Unreachable
+from flows.prefect_api import UNAUTHORIZED, login_refused
+from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.report.night import Night
 from tasks.server_loss import loss
 
@@ -31,13 +33,17 @@ def run_night(night: Callable[..., State[Any]], *arguments: Any) -> object:
     Returns:
         The night's record, or the error that ended it.
 
-    Raises Unreachable when the Prefect server is gone before the night started.
+    Raises:
+        Unreachable: the Prefect server is gone before the night started.
+        NightshiftError: the Prefect server refuses the login.
     """
     _outcomes.clear()
     try:
         return night(*arguments, return_state=True).result(raise_on_failure=False)
     except httpx.HTTPError as error:  # Prefect could not store the run's state
         if not _outcomes:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == UNAUTHORIZED:
+                raise NightshiftError(login_refused(str(PREFECT_API_URL.value()))) from error
             raise Unreachable(
                 f"The Prefect server does not answer ({error}). Run `nightshift run` again. It resumes after the last "
                 "finished step."

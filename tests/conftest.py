@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM
 from things_and_traits import WORDS, write_collection
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,6 +18,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     seed = config.getoption("randomly_seed", None)
     if exitstatus and seed is not None:
         terminalreporter.write_line(f"repeat this order: pytest --randomly-seed={seed}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests with the marker `browser` if there is no browser."""
+    if CHROMIUM is None and item.get_closest_marker("browser") is not None:
+        pytest.skip("no Chromium: install the package chromium of your system")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pyarrow import fs
-from s3_server import CREDENTIALS, s3_server
+from s3_server import CREDENTIALS, refusing_server, s3_server
 
 from tasks.core.base import artifact_store as store
 from tasks.core.base import object_store
@@ -119,6 +119,27 @@ produce(home, Index, {{"what": "an index"}}, build)
     assert again.rows == 2
 
 
+def test_a_resumed_upload_continues_in_its_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = attach(tmp_path, "first", url)
+    with monkeypatch.context() as patch:
+        patch.setattr(object_store.ObjectStore, "write", interrupt)  # of the list, after all files
+        with pytest.raises(KeyboardInterrupt):
+            produce(home, Index, KEY, build)
+    _, uploaded = objects(url)
+    assert len(uploaded) == 4
+    digest = produce(home, Index, KEY, refuse).digest
+    _, names = objects(url)
+    (listed,) = set(names) - set(uploaded)
+    assert listed.endswith(f"/indexes/{digest}.json")
+    assert [path.name for path in (home / "indexes").glob(f".{digest}.*") if path.suffix != ".lock"] == [
+        f".{digest}.stored"
+    ]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("harm", ["cut", "other bytes", "deleted"])
 def test_a_damaged_object_is_detected_and_not_used(url: str, tmp_path: Path, harm: str) -> None:
     first = produce(attach(tmp_path, "first", url), Index, KEY, build)
@@ -181,11 +202,13 @@ def test_two_homes_that_upload_the_same_artifact_do_not_mix_files(url: str, tmp_
     }
 
 
-def test_the_error_names_an_unreachable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_store_that_fails_after_all_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store.time, "sleep", lambda seconds: None)
-    place = attach(tmp_path, "first", "s3://artifacts/there?endpoint_override=http://127.0.0.1:9&region=us-east-1")
-    with pytest.raises(Unreachable, match=r"s3://artifacts/there/indexes"):
-        produce(place, Index, KEY, build)
+    with refusing_server() as (options, requests):
+        place = attach(tmp_path, "first", f"s3://artifacts/there?{options}")
+        with pytest.raises(Unreachable, match=r"s3://artifacts/there/indexes"):
+            produce(place, Index, KEY, build)
+    assert len(requests) == 2
 
 
 def test_an_address_with_a_secret_is_refused() -> None:

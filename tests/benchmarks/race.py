@@ -8,7 +8,7 @@ The number of steps is what the budget pays for. It comes from the cost of minin
 once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet machine is only needed for that.
 
     night           Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
-    night-bm25      the same, with negatives of BM25 alone, without the base model's candidates and margin filter
+    night-plain     the same without the margin filter, which needs the base model's vectors of all passages
     night-dropout   `night` with dropout 0.1
     night-merge     `night` with `merge = "dev"`
     night-blend     `night`, half of the loss learns the scores of BM25 and the base model
@@ -49,9 +49,10 @@ PEERS = {
     "mined": ("mined", None),
     "mined-0": ("mined", 0.0),
 }
+BM25_ALONE = {"bm25": 1.0, "dense": 0.0, "random": 0.0}  # as in the first round of a night
 NIGHTS: dict[str, dict[str, Any]] = {
     "night": {},
-    "night-bm25": {"alone": True},
+    "night-plain": {"plain": True},
     "night-dropout": {"training": {"dropout": 0.1}},
     "night-merge": {"training": {"merge": "dev"}},
     "night-blend": {
@@ -106,14 +107,14 @@ class Night:
     mining: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
-    alone: bool = False  # negatives of BM25 alone
+    plain: bool = False  # no margin filter
 
     def __post_init__(self) -> None:
         self.base = ns.load_encoder(self.collection, passage_tokens=TOKENS)
 
     def mine(self) -> None:
         """Mine the negatives of the first round."""
-        self.negatives = self._mined(None if self.alone else self.base)
+        self.negatives = self._mined(None if self.plain else self.base, shares=BM25_ALONE)
 
     def train(self, steps: int, **changed: Any) -> ns.Encoder:
         """Train the base model with a number of steps, without dev queries."""
@@ -132,8 +133,8 @@ class Night:
         self.mine()
         return {"": self.train_selecting(steps)}
 
-    def _mined(self, encoder: ns.Encoder | None) -> ns.Negatives:
-        settings = {"seed": self.seed, **self.mining}
+    def _mined(self, encoder: ns.Encoder | None, **mining: Any) -> ns.Negatives:
+        settings = {"seed": self.seed, **self.mining, **mining}
         return ns.mine_negatives(self.collection, encoder=encoder, progress=False, **settings)
 
     def _trained(self, start: ns.Encoder, steps: int, **changed: Any) -> ns.Encoder:

@@ -77,6 +77,7 @@ def test_a_scheduled_night_starts_automatically_and_a_missing_night_is_reported(
 
 
 @pytest.mark.usefixtures("served")
+@pytest.mark.slow
 def test_a_scheduled_night_starts_automatically_on_postgresql(
     operated: Operating, frequent_schedule: Path, environment: Environment
 ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pytest
 from chaos_night import Nursery, lines_of
 from file_search import files_with
-from killed_forget import Plan
+from killed_forget import STEPS, Plan, moments_of, step_of
 from marked_home import FORGOTTEN_PASSAGES, FORGOTTEN_QUERIES, marks_of, query
 from pyarrow import fs
 from release_world import small
@@ -257,39 +256,41 @@ def test_forgetting_that_is_killed_anywhere_ends_the_same(nights: Nights, capsys
         assert nursery.live(plan) == 0, Path(plan.log).read_text()
         check_forgotten(nights, home)
         wanted = state_of(nights, home)
-        lines = [line for _, line in lines_of(plan.log)]
-        rng, steps = random.Random(SEED), []
-        for number in range(KILLS):
-            line = len(lines) * number // KILLS + rng.randrange(max(1, len(lines) // KILLS))
-            home = nights.copy(f"killed{number}")
-            log = nights.folder / f"{number}.log"
-            killed = plan._replace(home=str(home), log=str(log), line=line, delay=rng.choice([0, rng.uniform(0, 0.1)]))
-            code = nursery.live(killed)
-            assert code in (-signal.SIGKILL, 0), log.read_text()
-            steps.append(step_of([text for _, text in lines_of(log)]) if code else "over")
-            resumed = killed._replace(
-                line=None, passages=[] if number % 2 and code and plans(home) else FORGOTTEN_PASSAGES
-            )
-            assert code == 0 or nursery.live(resumed) == 0, log.read_text()
+        moments, steps = moments_of([text for _, text in lines_of(plan.log)], KILLS, SEED), []
+        for number, (line, delay) in enumerate(moments):
+            home, killed = kill(nights, nursery, plan, number, line, delay)
+            log = Path(killed.log)
+            steps.append(step_of([text for _, text in lines_of(log)]))
+            resumed = killed._replace(line=None, passages=[] if number % 2 and plans(home) else FORGOTTEN_PASSAGES)
+            assert nursery.live(resumed) == 0, log.read_text()
             check_forgotten(nights, home)
-            assert state_of(nights, home) == wanted
+            assert state_of(nights, home) == wanted, log.read_text()
             shutil.rmtree(home)
     with capsys.disabled():
         print(f"\n{KILLS} kills, by step: { {step: steps.count(step) for step in dict.fromkeys(steps)} }")
-    assert len(steps) - steps.count("over") >= KILLS - 2
-    assert {"1", "2", "3", "4", "5"} <= set(steps)
+    assert len(steps) == KILLS
+    assert len(set(steps)) >= min(KILLS, len(STEPS))
+
+
+def kill(nights: Nights, nursery: Nursery, plan: Plan, number: int, line: int, delay: float) -> tuple[Path, Plan]:
+    """Kill a run on a copy of the home; earlier, on a new copy, if the run was over before. Return home and plan."""
+    while True:
+        home, log = nights.copy(f"killed{number}-{line}"), nights.folder / f"{number}.log"
+        killed = plan._replace(home=str(home), log=str(log), line=line, delay=delay)
+        code = nursery.live(killed)
+        if code == -signal.SIGKILL:
+            return home, killed
+        assert code == 0, log.read_text()
+        assert line > 0, log.read_text()
+        shutil.rmtree(home)
+        log.unlink()
+        line, delay = line * 3 // 4, 0.0
 
 
 def plans(home: Path) -> bool:
     """Return whether a killed run had written its tombstones and plan."""
     file = home / "forgotten" / "pending.json"
     return file.exists() and bool(json.loads(file.read_bytes())["tombstones"])
-
-
-def step_of(lines: list[str]) -> str:
-    """Return the number of the last step that was logged; empty before the first."""
-    numbers = [match.group(1) for line in lines if (match := re.match(r"forget \[(\d)/5\]", line))]
-    return numbers[-1] if numbers else "plan"
 
 
 def Nursery_of_forget(patch: pytest.MonkeyPatch) -> Nursery:

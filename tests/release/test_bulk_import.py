@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from release_world import HashingEncoder, at, release_night, served, texts, with_milvus
-from s3_server import s3_server
+from s3_server import refusing_server, s3_server
 
 from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.sections.release import MilvusSettings
@@ -132,10 +132,12 @@ def test_bulk_files_are_uploaded_and_named_by_the_paths_of_the_server(tmp_path):
 
 
 @lite
-def test_a_bucket_that_does_not_answer_is_reported(settings):
-    nobody = "s3://milvus/files?endpoint_override=http://127.0.0.1:9&region=us-east-1"
-    with pytest.raises(Unreachable, match=r"\[milvus\] bulk = s3://milvus/files: "):
-        release_night(with_milvus(settings, bulk=nobody))
+def test_a_bucket_that_refuses_requests_is_reported(settings):
+    with refusing_server() as (options, requests):
+        refusing = with_milvus(settings, bulk=f"s3://milvus/files?{options}")
+        with pytest.raises(Unreachable, match=r"\[milvus\] bulk = s3://milvus/files: "):
+            release_night(refusing)
+    assert requests
 
 
 def test_bulk_and_replicas_require_a_server_and_an_address_without_password():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pyarrow.parquet as pq
 import pytest
+from browsers import CHROMIUM
 from release_world import release_night, small
 from small_collection import build
 from voting_service import voting_service
@@ -15,12 +14,11 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.snapshot.reader import given_negatives, qrels, queries
 from tasks.core.sources.feedback_log import Origin, Record, log_file
 
-BROWSER = shutil.which("chromium")
 QUERY = "which passage has number 7"
 VISITORS = ("203.0.113.7", "198.51.100.9")  # the service trusts a proxy on its own machine
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to use the page")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page")
+playwright = pytest.importorskip("playwright.sync_api", reason='no Playwright: pip install -e ".[dev]"')
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def released(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import schemathesis
+from browsers import CHROMIUM
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as examples
 from milvus_servers import free_port, wait_for
@@ -27,7 +27,6 @@ from tasks.core.search.http import make_app
 from tasks.core.search.searcher import Searcher
 from tasks.core.search.service import Service
 
-BROWSER = shutil.which("chromium")
 HERE = {"host": "127.0.0.1"}
 
 SERVES = """
@@ -71,6 +70,13 @@ def running(settings):
             process.terminate()
 
 
+@pytest.fixture(scope="module")
+def service(settings):
+    """Yield the process and the address of a service that tests share."""
+    with running(settings) as started:
+        yield started
+
+
 def search(address, **request):
     headers = {"content-type": "application/json"}
     message = urllib.request.Request(f"{address}/search", json.dumps(request).encode(), headers)
@@ -79,6 +85,8 @@ def search(address, **request):
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_a_terminated_service_answers_requests_in_progress(settings, end):
+    readers = settings.home / "readers"
+    before = set(readers.glob("*"))
     with running(settings) as (process, address):
         answers = []
         thread = threading.Thread(target=lambda: answers.extend(search(address, query="hold")))
@@ -91,7 +99,7 @@ def test_a_terminated_service_answers_requests_in_progress(settings, end):
         process.wait(timeout=60)
         printed = process.stdout.read() + process.stderr.read()
     assert len(answers[0]["hits"]) == 10
-    assert not list((settings.home / "readers").glob("*"))
+    assert set(readers.glob("*")) == before
     # The JVM, which ran in this process, changes neither the signals nor the output.
     assert process.returncode == (-signal.SIGTERM if end == signal.SIGTERM else 0)
     assert printed == ""
@@ -104,9 +112,9 @@ def children(process):
     return [Path(f"/proc/{number}/comm").read_text().strip() for number in numbers]
 
 
-def test_a_service_needs_no_process_but_its_own_and_answers_clients_at_once_as_one_by_one(settings):
-    queries = [f"lamp river n{number}" for number in range(40)]
-    with running(settings) as (process, address), ThreadPoolExecutor(16) as pool:
+def test_a_service_needs_no_process_but_its_own_and_answers_clients_at_once_as_one_by_one(service):
+    queries, (process, address) = [f"lamp river n{number}" for number in range(40)], service
+    with ThreadPoolExecutor(16) as pool:
         for mode in Mode:
             alone = [search(address, query=query, mode=mode) for query in queries]
             assert list(pool.map(lambda query, mode=mode: search(address, query=query, mode=mode), queries)) == alone
@@ -116,14 +124,15 @@ def test_a_service_needs_no_process_but_its_own_and_answers_clients_at_once_as_o
 def shown_by_browser(address, folder):
     """Open an address in a headless browser; return the page after its scripts ran."""
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    browser = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", *quiet]
+    browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", *quiet]
     command = [*browser, "--virtual-time-budget=10000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page")
-def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_path):
-    with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
+@pytest.mark.browser
+def test_a_browser_shows_the_answers_to_the_query_in_the_address(service, settings, tmp_path):
+    _, address = service
+    with Searcher.open(settings, HashingEncoder) as searcher:
         query = "?q=lamp+%3Cb%3E+n3&k=5&title=entry+1&b=" + searcher.release
         shown = shown_by_browser(f"{address}/{query}", tmp_path)
         hits = searcher.search("lamp <b> n3", 5, where={"title": {"prefix": "entry 1"}})[0].hits
@@ -132,9 +141,10 @@ def test_a_browser_shows_the_answers_to_the_query_in_the_address(settings, tmp_p
     assert "200 passages · encoder and BM25" in shown
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
-def test_a_browser_searches_in_the_mode_of_the_address(settings, tmp_path):
-    with running(settings) as (_, address), Searcher.open(settings, HashingEncoder) as searcher:
+@pytest.mark.browser
+def test_a_browser_searches_in_the_mode_of_the_address(service, settings, tmp_path):
+    _, address = service
+    with Searcher.open(settings, HashingEncoder) as searcher:
         shown = shown_by_browser(f"{address}/?q=lamp+n3&mode=lexical", tmp_path)
         hits = searcher.search("lamp n3", 10, mode=Mode.LEXICAL)[0].hits
     assert re.findall(r'<span class="title">(.*?)</span>', shown) == [hit.title for hit in hits]

@@ -1,11 +1,12 @@
 """Uploads finished artifacts to an object store, and fetches them instead of building them again.
 
-    <store>/<shelf>/<digest>/<try>/…     the files of one upload
+    <store>/<shelf>/<digest>/<upload>/…  the files of one upload
     <store>/<shelf>/<digest>.json        written last: the complete upload, with size and SHA-256 of each file
 
-Each upload has its own folder, so two hosts that built the same artifact never mix their files. The list is a single
-object that is replaced as a whole; either host's list is valid. Without a list, the artifact counts as missing.
-Only `nightshift forget` removes artifacts from a store: set expiry rules there.
+Each upload has its own folder, so two hosts that built the same artifact never mix their files. A home that resumes an
+interrupted upload continues in its folder. The list is a single object that is replaced as a whole; either host's list
+is valid. Without a list, the artifact counts as missing. Only `nightshift forget` removes artifacts, and uploads that
+were never finished, from a store: set expiry rules there.
 
 The address of a home's store is in `<home>/store.json`, so every process that uses the home finds it without settings.
 """
@@ -54,7 +55,7 @@ def keep(folder: Path) -> None:
         return
     where = f"{folder.parent.name}/{folder.name}"
     if store.read(f"{where}.json") is None:
-        attempt = f"{where}/{uuid.uuid4().hex}"
+        attempt = f"{where}/{_upload_of(folder)}"
         files = {}
         for path in files_under(folder):
             name = path.relative_to(folder).as_posix()
@@ -63,6 +64,7 @@ def keep(folder: Path) -> None:
         store.write(f"{where}.json", json.dumps({"files_in": attempt, "files": files}, indent=1).encode())
         log.info("Uploaded %s to the store: %d files", where, len(files))
     done.write_text(store.url, encoding="utf-8")
+    _record(folder).unlink(missing_ok=True)
 
 
 def fetch(folder: Path) -> bool:
@@ -108,6 +110,7 @@ def discard(folder: Path) -> None:
 def forget(folder: Path) -> None:
     """Forget that the artifact `<home>/<shelf>/<digest>` was uploaded, so that a rebuilt one is uploaded again."""
     _mark(folder).unlink(missing_ok=True)
+    _record(folder).unlink(missing_ok=True)
 
 
 def _listed(store: ObjectStore, where: str) -> dict[str, Any] | None:
@@ -129,6 +132,21 @@ def _listed(store: ObjectStore, where: str) -> dict[str, Any] | None:
 def _mark(folder: Path) -> Path:
     """Return the file that records the upload, so that later nights do not query the store."""
     return folder.with_name(f".{folder.name}.stored")
+
+
+def _record(folder: Path) -> Path:
+    """Return the file that records the name of an unfinished upload."""
+    return folder.with_name(f".{folder.name}.uploading")
+
+
+def _upload_of(folder: Path) -> str:
+    """Return the name of the unfinished upload of an artifact, or record a new name."""
+    record = _record(folder)
+    name = record.read_text(encoding="utf-8") if record.exists() else ""
+    if not name:
+        name = uuid.uuid4().hex
+        record.write_text(name, encoding="utf-8")
+    return name
 
 
 def _store_of(folder: Path) -> ObjectStore | None:

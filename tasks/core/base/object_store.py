@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,9 @@ class ObjectStore:
         """Open `url`, such as s3://bucket/folder, with credentials from the standard AWS sources."""
         from pyarrow import fs
 
-        self._files, self._root = fs.FileSystem.from_uri(url)
+        # Small objects are sent as a whole: an interrupted upload leaves no parts, which no listing of a bucket shows.
+        whole = f"{'&' if '?' in url else '?'}allow_delayed_open=true" if url.startswith("s3://") else ""
+        self._files, self._root = fs.FileSystem.from_uri(f"{url}{whole}")
         self.url, self.shown, self._tries = url, url.split("?")[0], tries
 
     def read(self, name: str) -> bytes | None:
@@ -76,14 +79,16 @@ class ObjectStore:
         """Delete an object."""
         self._retry(lambda: self._files.delete_file(f"{self._root}/{name}"), name)
 
-    def names(self) -> list[str]:
-        """List the names of all objects."""
+    def objects(self) -> dict[str, datetime]:
+        """Return the names of all objects, with the time of their last change."""
         from pyarrow import fs
 
-        def transfer() -> list[str]:
+        def transfer() -> dict[str, datetime]:
             selector = fs.FileSelector(self._root, recursive=True, allow_not_found=True)
             entries = self._files.get_file_info(selector)
-            return [entry.path[len(self._root) + 1 :] for entry in entries if entry.type == fs.FileType.File]
+            return {
+                entry.path[len(self._root) + 1 :]: entry.mtime for entry in entries if entry.type == fs.FileType.File
+            }
 
         return self._retry(transfer, "")
 

@@ -22,11 +22,13 @@ from tasks.core.base.receipts import Release
 from tasks.core.forget.contents import kinds_of_artifacts
 from tasks.core.forget.fragments import Fragments
 from tasks.core.ingest.ingest import REFUSED
+from tasks.core.synthesis.endpoint import FOLDER as GENERATED
 from tasks.core.text.tombstones import FOLDER, Tombstones
 
 _ELSEWHERE = {"milvus", "readers", "locks", FOLDER, REFUSED}  # removed as a whole by other steps, or without texts
 _SQLITE = b"SQLite format 3\0"
 _PROSE = {"data", "description", "message", "payload"}  # columns whose words are no part of a format
+_ANSWERS = (GENERATED, "answers")  # folders of the answers of a language model, with their prompts
 _WAIT = 30.0  # seconds for a lock of a database
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -64,6 +66,8 @@ def _handler(file: Path) -> _Handler:
         return _scrub_database
     if file.name.endswith(("-wal", "-shm", "-journal")) and file.with_name(file.name.rpartition("-")[0]).exists():
         return lambda *_: 0  # of a database, which is scrubbed with it
+    if file.parts[-4:-2] == _ANSWERS:
+        return _delete_answer
     if file.suffix in _HANDLERS:
         return _HANDLERS[file.suffix]
     return _delete_binary if b"\0" in start else _scrub_text
@@ -166,8 +170,9 @@ def _scrub_database(file: Path, fragments: Fragments, _: Tombstones, apply: bool
     if not fragments.find(raw.decode(**ENCODING), single_words=True):
         return 0
     pieces = 0
+    address = f"{file.absolute().as_uri()}?mode={'rw' if apply else 'ro'}"  # ro: closing it leaves the files unchanged
     try:
-        with closing(sqlite3.connect(file, timeout=_WAIT, isolation_level=None)) as database:
+        with closing(sqlite3.connect(address, timeout=_WAIT, isolation_level=None, uri=True)) as database:
             database.text_factory = lambda content: content.decode(**ENCODING)
             database.execute("PRAGMA secure_delete = ON")
             database.execute("BEGIN IMMEDIATE" if apply else "BEGIN")
@@ -212,6 +217,14 @@ def _delete_compressed(file: Path, fragments: Fragments, _: Tombstones, apply: b
 
 def _delete_binary(file: Path, fragments: Fragments, _: Tombstones, apply: bool) -> int:
     return _delete_if_found(file, file.read_bytes(), fragments, apply)
+
+
+def _delete_answer(file: Path, fragments: Fragments, _: Tombstones, apply: bool) -> int:
+    """Delete a stored answer of a language model if its prompt, or a query that it wrote, has a piece of a text."""
+    pieces = len(fragments.find(file.read_bytes().decode(**ENCODING)))
+    if pieces and apply:
+        file.unlink()
+    return pieces
 
 
 def _delete_if_found(file: Path, content: bytes, fragments: Fragments, apply: bool) -> int:

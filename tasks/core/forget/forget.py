@@ -34,6 +34,7 @@ from tasks.core.release.history import known_releases, serving
 from tasks.core.release.prune import prune
 from tasks.core.release.publisher import Loader, default_loader
 from tasks.core.release.vector_stores import open_publisher
+from tasks.core.text.synthetic_queries import is_synthetic
 from tasks.core.text.tombstones import FOLDER, Tombstones, add_tombstones, read_tombstones
 
 log = logging.getLogger("nightshift.forget")
@@ -109,10 +110,14 @@ def _widen(home: Path, passages: Collection[str], queries: Collection[str], befo
     while True:
         size = len(widened.passages) + len(widened.queries) + len(widened.texts)
         rows = Contents(home, widened.tombstones).rows.values()
-        widened.passages.update(row for each in rows for row in each.passages)
+        widened.passages.update(row for each in rows for row in each.passages if not is_synthetic(row))
         widened.queries.update(row for each in rows for row in each.queries)
         widened.texts.update(
-            text[0] for each in rows for table in (each.passages, each.queries) for text in table.values()
+            texts[0]
+            for each in rows
+            for table in (each.passages, each.queries)
+            for row, texts in table.items()
+            if not is_synthetic(row)  # such as a heading, which people may search for
         )
         if len(widened.passages) + len(widened.queries) + len(widened.texts) == size:
             break
@@ -224,6 +229,7 @@ class _Run:
             for where in store.find():
                 store.remove(where)
                 log.debug("%s: removed from the store", where)
+            log.info("Removed %d interrupted uploads from the store", store.remove_interrupted_uploads())
 
     def _remove_artifacts(self) -> None:
         remove_unclean(self._home, self._contents)

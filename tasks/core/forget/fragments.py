@@ -51,6 +51,7 @@ class Fragments:
             for size in self._sizes:
                 self._runs.difference_update(_runs_of(words, size))
         self._words = {word for word in self._words - _own_words() if _is_telling(word)}
+        self._first_words = {run[0] for run in self._runs}
 
     def __bool__(self) -> bool:
         return bool(self._runs or self._words)
@@ -64,11 +65,15 @@ class Fragments:
             it out where a word may be part of the format.
         """
         words = list(_read_words(content))
-        marked = [single_words and word in self._words for word, _, _ in words]
-        for size in self._sizes:
-            for first in range(len(words) - size + 1):
-                if tuple(word for word, _, _ in words[first : first + size]) in self._runs:
-                    marked[first : first + size] = [True] * size
+        texts = [word for word, _, _ in words]
+        marked = [single_words and word in self._words for word in texts]
+        for first in (place for place, word in enumerate(texts) if word in self._first_words):
+            for size in self._sizes:
+                run = tuple(texts[first : first + size])
+                if run in self._runs:
+                    marked[first : first + len(run)] = [True] * len(run)
+        if not any(marked):
+            return []
         spans: list[Span] = []
         for (_, start, end), is_marked in zip(words, marked, strict=True):
             if not is_marked:
@@ -102,8 +107,11 @@ def _read_words(content: str) -> Iterator[Word]:
     """Yield the words of a content with their places. An escaped letter is part of the word around it."""
     word, start, end = "", 0, 0
     for part in _PART.finditer(content):
-        text = _decode(part.group())
-        letters = _WORD.fullmatch(text) is not None
+        text = part.group()
+        letters = text[0] not in "&\\"
+        if not letters:
+            text = _decode(text)
+            letters = _WORD.fullmatch(text) is not None
         if word and not (letters and part.start() == end and _SPACED.fullmatch(word + text)):
             yield word.casefold(), start, end
             word = ""
@@ -114,11 +122,12 @@ def _read_words(content: str) -> Iterator[Word]:
 
 
 def _decode(part: str) -> str:
+    """Return the letter that an entity of HTML or an escape of JSON stands for; a space for a line break or a quote."""
     if part.startswith("&"):
         return html.unescape(part)
     if part.startswith("\\u"):
         return chr(int(part[2:], 16))
-    return " " if part.startswith("\\") else part
+    return " "
 
 
 @cache

@@ -17,9 +17,10 @@ from tasks.core.base.errors import NightshiftError
 from tasks.core.base.receipts import Snapshot
 from tasks.core.ingest.snapshot_writer import seal_snapshot, write_passage_rows
 from tasks.core.snapshot.counts import count_rows
-from tasks.core.snapshot.reader import GIVEN_NEGATIVES, PAIR_ORDERS, PASSAGES, QUERIES
+from tasks.core.snapshot.reader import CANDIDATES, GIVEN_NEGATIVES, PAIR_ORDERS, PASSAGES, QRELS, QUERIES
 from tasks.core.text.content_digest import ContentDigest
 from tasks.core.text.normalization import full_text
+from tasks.core.text.synthetic_queries import is_synthetic
 from tasks.core.text.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -40,8 +41,12 @@ class Rows:
 
 
 def find_forgotten(folder: Path, tombstones: Tombstones) -> Rows:
-    """Return the rows of the snapshot in `folder` whose id or text is forgotten. Streams the texts."""
-    return Rows(
+    """Return the rows of the snapshot in `folder` whose id or text is forgotten. Streams the texts.
+
+    The synthetic queries that were made from a forgotten passage are among them, also those that a rule dropped, and
+    the passage without each of its queries.
+    """
+    rows = Rows(
         *(
             {
                 row_id: texts
@@ -51,6 +56,33 @@ def find_forgotten(folder: Path, tombstones: Tombstones) -> Rows:
             for name, column, kind in ((PASSAGES, "passage_id", "passages"), (QUERIES, "query_id", "queries"))
         )
     )
+    if (folder / CANDIDATES).exists():
+        _add_candidates(folder, tombstones, rows)
+    elif rows.passages and (folder / QRELS).exists():
+        _add_synthetic_queries(folder, rows)
+    return rows
+
+
+def _add_candidates(folder: Path, tombstones: Tombstones, rows: Rows) -> None:
+    candidates = pq.read_table(folder / CANDIDATES, columns=["query_id", "passage_id", "query"]).to_pylist()
+    rows.queries |= {
+        row["query_id"]: (row["query"],)
+        for row in candidates
+        if tombstones.match_id("passages", row["passage_id"])
+        or tombstones.match_id("queries", row["query_id"])
+        or tombstones.match_text(row["query"])
+    }
+    rows.passages |= {name: texts for name, texts in _texts(folder / PASSAGES, "passage_id") if name in rows.queries}
+
+
+def _add_synthetic_queries(folder: Path, rows: Rows) -> None:
+    made: set[str] = set()
+    with pq.ParquetFile(folder / QRELS) as file:
+        for batch in file.iter_batches(columns=["query_id", "passage_id"]):
+            pairs = zip(batch["query_id"].to_pylist(), batch["passage_id"].to_pylist(), strict=True)
+            made.update(query for query, passage in pairs if passage in rows.passages and is_synthetic(query))
+    if made:
+        rows.queries |= {name: texts for name, texts in _texts(folder / QUERIES, "query_id") if name in made}
 
 
 def other_texts(folder: Path, rows: Rows) -> Iterator[str]:

@@ -20,6 +20,7 @@ from tasks.core.text.normalization import full_text
 
 PASSAGES, QUERIES, QRELS = "passages.parquet", "queries.parquet", "qrels.parquet"
 GIVEN_NEGATIVES = "given_negatives.parquet"  # only if there are any
+CANDIDATES = "candidates.parquet"  # in the snapshot of candidates for synthetic pairs: query_id, passage_id, query, …
 PAIR_ORDERS = {QRELS: "split, query_id, passage_id", GIVEN_NEGATIVES: "query_id, passage_id"}  # file -> order of rows
 
 

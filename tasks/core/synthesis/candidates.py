@@ -21,17 +21,17 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.files import digest_of, produce
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.synthetic import SyntheticSettings
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, passages, queries
+from tasks.core.snapshot.reader import CANDIDATES, PASSAGES, QRELS, QUERIES, passages, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.synthesis.structure import Candidate, make_candidate, structural_candidates
 from tasks.core.text.normalization import text_hash
 from tasks.core.text.synthetic_queries import Origin, synthetic_id
+from tasks.core.text.tombstones import Tombstones, read_tombstones
 from tasks.core.text.words import alphanumeric_words
 
 log = logging.getLogger("nightshift.synthesis")
 
 VERSION = 1  # increase when the same passages would give other candidates
-CANDIDATES = "candidates.parquet"  # in the folder of the candidates' snapshot
 SCHEMA = pa.schema([(name, pa.string()) for name in ("query_id", "passage_id", "origin", "query", "rule")])
 
 FEW = 200  # candidates; with more of other origins, first sentences are left out
@@ -47,8 +47,8 @@ def make_candidates(
     First sentences are candidates only if there are fewer than `FEW` others. They resemble queries least: in MedQuAD,
     training on them as well lost more than training on questions alone gained.
 
-    A candidate is dropped as `ambiguous` if several passages give its query, and as `known_query` if the snapshot has
-    the query already: a synthetic pair must not repeat a held-out query.
+    A forgotten query is no candidate. A candidate is dropped as `ambiguous` if several passages give its query, and as
+    `known_query` if the snapshot has the query already: a synthetic pair must not repeat a held-out query.
 
     Args:
         home: folder of the artifacts.
@@ -64,16 +64,19 @@ def make_candidates(
     Raises:
         BadInput: no passage gives a candidate.
     """
+    tombstones = read_tombstones(home)
     key = {
         "candidates": VERSION,
         "snapshot": snapshot.digest,
         "structure": settings.structure,
         "max_passages": settings.max_passages,
         "generated": digest_of({digest: list(texts) for digest, texts in generated.items()}),
+        **({"forgotten": tombstones.digest} if tombstones else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        rows = sorted(_unique(_candidates(snapshot, settings, generated)), key=lambda row: row[0])
+        made = _unique(_candidates(snapshot, settings, generated))
+        rows = sorted((row for row in made if not _is_forgotten(row, tombstones)), key=lambda row: row[0])
         better = [row for row in rows if row[2].origin is not Origin.SENTENCE]
         rows = better if len(better) >= FEW else rows
         rules = _rules(snapshot, rows)
@@ -125,6 +128,11 @@ def _candidates(
         )
         for candidate in (*structural, *written):
             yield synthetic_id(candidate.origin, candidate.query, row["passage_id"]), row["passage_id"], candidate
+
+
+def _is_forgotten(row: Row, tombstones: Tombstones) -> bool:
+    query_id, _, candidate = row
+    return tombstones.match_id("queries", query_id) or tombstones.match_text(candidate.query)
 
 
 def _unique(rows: Iterable[Row]) -> Iterator[Row]:

@@ -32,6 +32,11 @@ def synthetic_id(origin: Origin, query: str, passage_id: str) -> str:
     return f"synthetic-{origin}-{digest}"
 
 
+def is_synthetic(row_id: str) -> bool:
+    """Return whether an id is that of a synthetic query, or of its passage without the query."""
+    return re.match(PATTERN, row_id) is not None
+
+
 def trains_whole(query_id: str) -> bool:
     """Return whether a synthetic query trains with the whole passage that it was taken from.
 
