@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from month import search_queries
+from month_stream import Query
 from soak_faults import SCRIPT, THIN, UPGRADE, Fault
-from soak_readers import Readers, check_answers
+from soak_readers import Check, Readers, check_answers
 from soak_report import draw, format_row, format_table, verdict
 from soak_site import ROOT, Site
 from soak_world import World, append_log, write_encoder
@@ -42,17 +44,18 @@ format = "beir"
 path = "{folder}/source"
 [encoder]
 model = "{folder}/encoder"
-passage_tokens = 128
+passage_tokens = 64
 [embedding]
 precision = "fp32"
 [training]
-max_steps = 20
+max_steps = 8
 epochs = 1000
+batch_size = 16
 [mining]
 heap_mb = 256
 [drift]
 queries = "{folder}/queries.jsonl"
-retrain_pairs = 0.08
+retrain_pairs = 0.15
 """
 ALERT_SECONDS = 20  # until the alert of a run that ended arrives
 READER_QUERIES = 40
@@ -76,6 +79,7 @@ def main() -> None:
                 soak.run()
             finally:
                 soak.end()
+                soak.keep_logs()
     print(format_table(soak.rows))
     if chosen.plot:
         draw(soak.rows, chosen.plot)
@@ -156,6 +160,7 @@ class Soak:
         queries = [query.text for query in self.world.stream.night(1).judged if query.split == "test"][:READER_QUERIES]
         folder = self.site.folder / f"readers-{night}"
         self.readers = Readers(self.site.settings, queries, folder, self.site.environment)
+        self.readers.wait_for_first_search()
         if earlier is not None:
             self._count(earlier)
 
@@ -184,9 +189,8 @@ class Soak:
         wait = 0 if set(states) <= set(QUIET_ENDS) else ALERT_SECONDS
         alerts = [alert for each in ended for alert in site.alerts_about(each["name"], wait)]
         test = [query for query in source.judged if query.split == "test"]
-        quality = run_in_process(search_queries, site.settings, test)
         answers = self.readers.unchecked_answers() if self.readers else []
-        check = run_in_process(check_answers, site.settings, answers)
+        quality, check = run_in_process(measure, site.settings, test, answers)
         return {
             "night": night,
             "fault": fault.name if fault else "",
@@ -209,6 +213,17 @@ class Soak:
         if self.chosen.logs:
             self.chosen.logs.mkdir(exist_ok=True)
             (self.chosen.logs / f"{night:02d}.log").write_text(self.site.log_of_night())
+
+    def keep_logs(self) -> None:
+        """Copy the logs of Prefect and of the readers to the folder of --logs."""
+        if self.chosen.logs:
+            for file in (*(self.site.home / "prefect").glob("*.log"), *self.site.folder.glob("readers-*/*")):
+                shutil.copy(file, self.chosen.logs / f"{file.parent.name}-{file.name}")
+
+
+def measure(settings: Path, test: list[Query], answers: list[dict[str, Any]]) -> tuple[dict[str, Any], Check]:
+    """Return nDCG@10 of test queries in the serving release, and the check of the readers' answers."""
+    return search_queries(settings, test), check_answers(settings, answers)
 
 
 if __name__ == "__main__":

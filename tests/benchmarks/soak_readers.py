@@ -47,6 +47,17 @@ class Readers:
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
+    def wait_for_first_search(self) -> None:
+        """Wait until the process has searched.
+
+        Raises SystemExit with the end of its log if it ends, or does not search.
+        """
+        end = time.monotonic() + 120
+        while not self.searches:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"the readers do not search: {(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.2)
+
     def stop(self) -> None:
         """End the process."""
         if self.process.stdin is not None:
@@ -73,7 +84,7 @@ class Readers:
 
 
 class Check(NamedTuple):
-    """Answers of releases that still exist, and what is wrong with them."""
+    """Checked answers, and what is wrong with them."""
 
     checked: int
     wrong: list[str]

@@ -10,7 +10,7 @@ from pathlib import Path
 from beir_files import read_positives, read_rows
 from month_stream import Query, Source, Stream
 
-STOCK, CHURN, LIMIT = 0.5, 0.005, 900
+STOCK, CHURN, LIMIT = 0.5, 0.005, 700
 TRAFFIC, TOPIC = 80, 60  # queries in the log each night, and passages of the new topic
 FORMS = (
     "please tell me {}", "i want to know: {}", "hello, {}", "{} thank you", "question: {}", "can you say {}",
