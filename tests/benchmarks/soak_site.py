@@ -35,6 +35,7 @@ from tasks.core.release.retention import DELETABLE  # noqa: E402
 DAY = timedelta(days=1)
 PAGE, DISK = 4096, 4 << 30  # bytes of the disk of the home
 PATIENCE = 900  # seconds for a night
+FULL = 300  # seconds that the disk stays full, at most
 STAGE = r"\[\d/\d\] {} "  # heading of a stage in the worker's log
 
 
@@ -79,8 +80,16 @@ class Site:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", self.home], check=True)
 
     def fill_disk(self) -> None:
-        """Leave no free byte on the disk of the home."""
+        """Leave no free byte on the disk of the home, until the process of the night has ended."""
+        process = self._process()
         self.resize_disk(shutil.disk_usage(self.home).used + PAGE)
+
+        def free() -> None:
+            with suppress(psutil.TimeoutExpired):
+                process.wait(FULL)
+            self.resize_disk(DISK)
+
+        threading.Thread(target=free, daemon=True).start()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -167,10 +176,14 @@ class Site:
 
     def kill_night(self) -> None:
         """Kill the process of the night, and its children."""
-        assert self.up is not None
-        process = psutil.Process(int(self.up.request(f"flow_runs/{self._run}")["infrastructure_pid"]))
+        process = self._process()
         for each in (*process.children(recursive=True), process):
             each.send_signal(signal.SIGKILL)
+
+    def _process(self) -> psutil.Process:
+        """Return the process of the night."""
+        assert self.up is not None
+        return psutil.Process(int(self.up.request(f"flow_runs/{self._run}")["infrastructure_pid"]))
 
     def kill_server(self) -> None:
         """Kill the Prefect server."""
