@@ -64,11 +64,11 @@ def break_encoding(source: Path) -> None:
 FAILED = frozenset({"Failed"})
 KILLED = frozenset({"Crashed"})
 KILL_TRAINING = Fault("kill -9 in training", None, "train", Site.kill_night, flow="retrain-on-drift", ends=KILLED,
-    tells="next night|run it again|resumes")  # fmt: skip
+    tells="next run resumes")  # fmt: skip
 KILL_PUBLISH = Fault("kill -9 in publishing", None, "publish", Site.kill_night, ends=KILLED,
-    tells="next night|run it again|resumes")  # fmt: skip
-DISK_FULL = Fault("disk full", None, "embed", Site.fill_disk, lambda site: site.resize_disk(4 << 30), ends=FAILED,
-    tells="space|disk")  # fmt: skip
+    tells="next run resumes")  # fmt: skip
+DISK_FULL = Fault("disk full", None, "embed", Site.fill_disk, ends=FAILED | KILLED,
+    tells="space|disk|next run")  # fmt: skip
 MILVUS = Fault("Milvus gone and back", None, "publish", lambda site: site.stop_milvus(OUTAGE), Site.wait_for_milvus)
 PREFECT = Fault("Prefect server killed", None, "embed", Site.kill_server)
 TRUNCATED = Fault("source truncated", truncate, ends=FAILED, tells="corpus")
