@@ -59,6 +59,7 @@ retrain_pairs = 0.15
 """
 ALERT_SECONDS = 20  # until the alert of a run that ended arrives
 READER_QUERIES = 40
+NEVER = 10**6
 QUIET_ENDS = ("Promoted", "Skipped")
 
 
@@ -66,8 +67,7 @@ def main() -> None:
     """Run the nights; print a row for each, the table, and the verdict. Exit 1 if the verdict fails."""
     chosen = _arguments()
     script = THIN if chosen.thin else SCRIPT
-    nights = {fault: night for night, fault in script.items()}
-    where = [nights.get(fault, chosen.nights + 1) for fault in _worldly()]
+    where = [min((night for night, each in script.items() if each is fault), default=NEVER) for fault in _worldly()]
     world = World(chosen.folder, chosen.topic, chosen.nights, *where)
     with tempfile.TemporaryDirectory(prefix="nightshift-soak-", dir=chosen.scratch) as temporary:
         folder = Path(temporary)
