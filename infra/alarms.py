@@ -34,7 +34,7 @@ RECENT = 60  # newest nights to compute the usual duration from
 
 SUBJECT = "Nightshift: {{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
-# The message of a failed run says what to fix. That of a killed process is from Prefect and does not.
+# Prefect writes the message about a killed process, and it has no next step.
 FAILED_BODY = (
     "{{ flow_run.state.message }}\nSearches still get the last complete release. The next run resumes after the last "
     "finished step. To run it now: nightshift run\n{{ flow_run|ui_url }}"

@@ -13,7 +13,7 @@ a clock that is set forward. `keep_days` is 7, so that retention reaches its ste
 
 Faults are in `soak_faults.py`, readers and the check of their answers in `soak_readers.py`. The verdict fails if a
 night needs a manual action, an answer is wrong or mixed, a search fails while Milvus runs, a fault is neither healed by
-a later night nor told once with the next step, or the disk does not reach a steady state.
+a later night nor reported once with its next step, or the disk does not reach a steady state.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Soak:
             "struck": struck,
             "states": states,
             "expected": sorted(fault.ends) if fault else sorted({*QUIET_ENDS, "Rejected"}),
-            "tells": fault.tells if fault else "",
+            "next_step": fault.next_step if fault else "",
             "messages": [each["state"].get("message") or "" for each in ended],
             "alerts": [f"{alert['subject']}\n{alert['body']}" for alert in alerts],
             "passages": len(source.passages),

@@ -18,7 +18,7 @@ class Fault:
 
     `damage` spoils the source. `strike` acts on the site when the night begins `stage`, `restore` after the night. If
     the night does not end in one of `ends`, it did not handle the fault. If it did not heal the fault, one alert must
-    match `tells`: cause and next step.
+    match `next_step`: cause and next step.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Fault:
     restore: Callable[[Site], None] | None = None
     flow: str = "nightly"
     ends: frozenset[str] = frozenset({"Promoted", "Rejected"})
-    tells: str = ""
+    next_step: str = ""
     second: str = ""  # deployment that starts at the same time
     world: bool = False  # the fault is in the world's source or query log
 
@@ -64,19 +64,19 @@ def break_encoding(source: Path) -> None:
 FAILED = frozenset({"Failed"})
 KILLED = frozenset({"Crashed"})
 KILL_TRAINING = Fault("kill -9 in training", None, "train", Site.kill_night, flow="retrain-on-drift", ends=KILLED,
-    tells="next run resumes")  # fmt: skip
+    next_step="next run resumes")  # fmt: skip
 KILL_PUBLISH = Fault("kill -9 in publishing", None, "publish", Site.kill_night, ends=KILLED,
-    tells="next run resumes")  # fmt: skip
+    next_step="next run resumes")  # fmt: skip
 DISK_FULL = Fault("disk full", None, "embed", Site.fill_disk, ends=FAILED | KILLED,
-    tells="space|disk|next run")  # fmt: skip
+    next_step="space|disk|next run")  # fmt: skip
 MILVUS = Fault("Milvus gone and back", None, "publish", lambda site: site.stop_milvus(OUTAGE), Site.wait_for_milvus)
 PREFECT = Fault("Prefect server killed", None, "embed", Site.kill_server)
-TRUNCATED = Fault("source truncated", truncate, ends=FAILED, tells="corpus")
-SHUFFLED = Fault("qrels shuffled", shuffle_qrels, ends=FAILED, tells="shuffled")
-ENCODING = Fault("encoding broken", break_encoding, ends=FAILED, tells="UTF-8")
+TRUNCATED = Fault("source truncated", truncate, ends=FAILED, next_step="corpus")
+SHUFFLED = Fault("qrels shuffled", shuffle_qrels, ends=FAILED, next_step="shuffled")
+ENCODING = Fault("encoding broken", break_encoding, ends=FAILED, next_step="UTF-8")
 DELETED = Fault("10 % deleted", world=True)
 DRIFT = Fault("drift", world=True, ends=frozenset({"Promoted", "Rejected", "Unlabeled"}))
-BOTS = Fault("bot traffic", world=True, ends=frozenset({"Promoted", "Rejected", "Suspect"}), tells="query log")
+BOTS = Fault("bot traffic", world=True, ends=frozenset({"Promoted", "Rejected", "Suspect"}), next_step="query log")
 TWO = Fault("two nights at once", second="retrain-on-drift", ends=frozenset({"Promoted", "Rejected", "Skipped"}))
 UPGRADE = Fault("upgrade of the package", world=True)
 

@@ -33,8 +33,10 @@ def verdict(
     rows: Sequence[Row], searches: int, failures: Sequence[Row], outages: Sequence[Sequence[float]]
 ) -> tuple[str, bool]:
     """Judge the soak; return the text, and whether every point is met."""
-    during = [one for one in failures if any(begin <= one["at"] <= end + RECOVERY for begin, end in outages)]
-    failed = [one["error"] for one in failures if one not in during]
+    during = [
+        failure for failure in failures if any(begin <= failure["at"] <= end + RECOVERY for begin, end in outages)
+    ]
+    failed = [failure["error"] for failure in failures if failure not in during]
     wrong = [text for row in rows for text in row["wrong"]]
     mixed = [text for row in rows for text in row["mixed"]]
     unhandled = [problem for number, row in enumerate(rows) for problem in _problems(row, rows[number + 1 :])]
@@ -64,8 +66,8 @@ def _problems(row: Row, later: Sequence[Row]) -> list[str]:
     if not set(row["states"]) <= {"Promoted", "Skipped"}:
         if len(row["alerts"]) != 1:
             problems.append(f"{at}: {len(row['alerts'])} alerts instead of one: {row['alerts']}")
-        if row["tells"] and not any(re.search(row["tells"], alert) for alert in row["alerts"]):
-            problems.append(f"{at}: no alert has the next step ({row['tells']}): {row['alerts']}")
+        if row["next_step"] and not any(re.search(row["next_step"], alert) for alert in row["alerts"]):
+            problems.append(f"{at}: no alert has the next step ({row['next_step']}): {row['alerts']}")
         following = next((night for night in later if not night["fault"]), None)
         if following is not None and not set(following["states"]) <= {"Promoted", "Skipped", "Rejected"}:
             problems.append(f"{at}: not healed by night {following['night']}: {following['states']}")

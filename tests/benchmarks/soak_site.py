@@ -1,4 +1,4 @@
-"""Everything that the soak operates: a small disk, a Milvus server, `nightshift up`, a webhook, and the clock."""
+"""What the soak operates: a small disk, a Milvus server, `nightshift up`, a webhook, and the clock."""
 
 from __future__ import annotations
 

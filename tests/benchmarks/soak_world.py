@@ -13,7 +13,7 @@ from month_stream import Query, Source, Stream
 STOCK, CHURN, LIMIT = 0.5, 0.005, 700
 TRAFFIC, TOPIC = 80, 60  # queries in the log each night, and passages of the new topic
 FORMS = (
-    "please tell me {}", "i want to know: {}", "hello, {}", "{} thank you", "question: {}", "can you say {}",
+    "please explain {}", "i want to know: {}", "hello, {}", "{} thank you", "question: {}", "can you say {}",
     "{} in short", "a friend asks {}", "{} for adults", "for my mother: {}", "quick question, {}", "{} anyone?",
 )  # fmt: skip
 PROBES = ("wp-admin", "xmlrpc", "phpmyadmin", "etcpasswd", "sqlmap", "unionselect", "cgibin", "jndildap")
