@@ -32,7 +32,7 @@ from tasks.core.search.pinned import Answer
 from tasks.core.search.searcher import Searcher
 from tasks.core.snapshot.reader import load_snapshot, passages_by_id
 
-K, PAUSE = 10, 0.02
+K, PAUSE = 10, 0.2
 TOLERANCE = 1e-3  # of a score: one query in a batch, or several, give slightly different vectors
 
 
@@ -195,7 +195,7 @@ def _search_until_input_ends(settings: Path, queries: list[str], folder: Path) -
                     seen.add(line)
                     answers.write(line)
             count += 1
-            if count % 20 == 0:
+            if count % 5 == 0:
                 (folder / "count").write_text(str(count))
             time.sleep(PAUSE)
 

@@ -12,9 +12,10 @@ from month_stream import Query, Source, Stream
 
 STOCK, CHURN, LIMIT = 0.5, 0.005, 700
 TRAFFIC, TOPIC = 80, 60  # queries in the log each night, and passages of the new topic
-FORMS = (
-    "please explain {}", "i want to know: {}", "hello, {}", "{} thank you", "question: {}", "can you say {}",
-    "{} in short", "a friend asks {}", "{} for adults", "for my mother: {}", "quick question, {}", "{} anyone?",
+FORMS = (  # of the collection's own words: unknown words look like a broken input
+    "{} in adults", "{} in children", "information about {}", "{} the most common", "do you know {}", "who can have {}",
+    "{} and the treatment", "more information: {}", "{} for people with the disease", "the answer: {}",
+    "{} during the first year", "how and {}",
 )  # fmt: skip
 PROBES = ("wp-admin", "xmlrpc", "phpmyadmin", "etcpasswd", "sqlmap", "unionselect", "cgibin", "jndildap")
 
