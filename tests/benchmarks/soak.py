@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,7 @@ QUIET_ENDS = ("Promoted", "Skipped")
 def main() -> None:
     """Run the nights; print a row for each, the table, and the verdict. Exit 1 if the verdict fails."""
     chosen = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also then, Prefect, Milvus, and the disk are removed
     script = THIN if chosen.thin else SCRIPT
     where = [min((night for night, each in script.items() if each is fault), default=NEVER) for fault in _worldly()]
     world = World(chosen.folder, chosen.topic, chosen.nights, *where)
