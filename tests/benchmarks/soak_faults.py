@@ -76,7 +76,7 @@ SHUFFLED = Fault("qrels shuffled", shuffle_qrels, ends=FAILED, next_step="shuffl
 ENCODING = Fault("encoding broken", break_encoding, ends=FAILED, next_step="UTF-8")
 DELETED = Fault("10 % deleted", world=True)
 DRIFT = Fault("drift", world=True, ends=frozenset({"Promoted", "Rejected", "Unlabeled"}))
-BOTS = Fault("bot traffic", world=True, ends=frozenset({"Promoted", "Rejected", "Suspect"}), next_step="check the source")
+BOTS = Fault("bot traffic", world=True, ends=frozenset({"Promoted", "Rejected", "Suspect"}), next_step="the source")
 TWO = Fault("two nights at once", second="retrain-on-drift", ends=frozenset({"Promoted", "Rejected", "Skipped"}))
 UPGRADE = Fault("upgrade of the package", world=True)
 
