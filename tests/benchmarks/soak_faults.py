@@ -67,10 +67,10 @@ KILL_TRAINING = Fault("kill -9 in training", None, "train", Site.kill_night, flo
     next_step="next run resumes")  # fmt: skip
 KILL_PUBLISH = Fault("kill -9 in publishing", None, "publish", Site.kill_night, ends=KILLED,
     next_step="next run resumes")  # fmt: skip
-DISK_FULL = Fault("disk full", None, "embed", Site.fill_disk, ends=FAILED | KILLED,
+DISK_FULL = Fault("disk full", None, "index", Site.fill_disk, ends=FAILED | KILLED,
     next_step="space|disk|next run")  # fmt: skip
 MILVUS = Fault("Milvus gone and back", None, "publish", lambda site: site.stop_milvus(OUTAGE), Site.wait_for_milvus)
-PREFECT = Fault("Prefect server killed", None, "embed", Site.kill_server)
+PREFECT = Fault("Prefect server killed", None, "index", Site.kill_server)
 TRUNCATED = Fault("source truncated", truncate, ends=FAILED, next_step="corpus")
 SHUFFLED = Fault("qrels shuffled", shuffle_qrels, ends=FAILED, next_step="shuffled")
 ENCODING = Fault("encoding broken", break_encoding, ends=FAILED, next_step="UTF-8")
