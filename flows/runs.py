@@ -100,7 +100,8 @@ def _limited(limits: list[str], work: str) -> Iterator[None]:
         yield
         return
     get_run_logger().info("Waiting for the limit %s before this run %s", " and ".join(limits), work)
-    taken, failure = False, None
+    taken = False
+    failure: BaseException | None = None
     try:
         with concurrency(limits, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
             taken = True
