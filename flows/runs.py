@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import httpx
 from prefect import get_run_logger, runtime
 from prefect.concurrency.sync import concurrency
 from prefect.settings import PREFECT_UI_ENABLED
@@ -15,6 +17,8 @@ from flows.collections import collection_of
 from flows.local_prefect import prefect_folder
 from tasks.core.base.files import exclusive
 from tasks.core.base.settings import Settings
+
+log = logging.getLogger("nightshift.night")
 
 # Global concurrency limits that infra/bootstrap.py creates. The last two exist for several collections only.
 PUBLISHING = "nightshift-publishing"
@@ -87,10 +91,28 @@ def limited_check() -> Iterator[None]:
 
 @contextmanager
 def _limited(limits: list[str], work: str) -> Iterator[None]:
-    """Hold a slot of every limit, in a run of a deployment. All slots are taken in one step, so none waits in vain."""
+    """Hold a slot of every limit, in a run of a deployment. All slots are taken in one step, so none waits in vain.
+
+    A server that cannot release them, such as one on a full disk, does not change how the run ends: the slots are free
+    when their lease ends.
+    """
     if runtime.deployment.id is None or not limits:
         yield
         return
     get_run_logger().info("Waiting for the limit %s before this run %s", " and ".join(limits), work)
-    with concurrency(limits, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
-        yield
+    taken = False
+    failure: BaseException | None = None
+    try:
+        with concurrency(limits, strict=True, lease_duration=LEASE, raise_on_lease_renewal_failure=False):
+            taken = True
+            try:
+                yield
+            except BaseException as error:
+                failure = error
+                raise
+    except httpx.HTTPError as error:
+        if not taken or error is failure:
+            raise
+        log.warning("The Prefect server did not release %s (%s). They are free in %d s", limits, error, LEASE)
+        if failure is not None:
+            raise failure from None

@@ -34,6 +34,11 @@ RECENT = 60  # newest nights to compute the usual duration from
 
 SUBJECT = "Nightshift: {{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
+# Prefect writes the message about a killed process, and it has no next step.
+FAILED_BODY = (
+    "{{ flow_run.state.message }}\nSearches still get the last complete release. The next run resumes after the last "
+    "finished step. To run it now: nightshift run\n{{ flow_run|ui_url }}"
+)
 
 
 def alert_block(url: str) -> UUID:
@@ -78,6 +83,7 @@ def alarms(block: UUID, usual: timedelta, collection: str = "") -> list[Automati
     suffix = f" ({collection})" if collection else ""
     tags = [tag_resource(tag_of(collection))] if collection else []
     send = SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)
+    send_failure = SendNotification(block_document_id=block, subject=SUBJECT, body=FAILED_BODY)
     ended = ENDS | FAULTS | CANCELLED | {"prefect.flow-run.Completed"}
     nothing = SendNotification(
         block_document_id=block,
@@ -87,8 +93,8 @@ def alarms(block: UUID, usual: timedelta, collection: str = "") -> list[Automati
     return [
         _alarm(
             f"failed or crashed{suffix}",
-            "A run of Nightshift failed. The serving release is unchanged.",
-            send,
+            "A run of Nightshift failed. Searches still get the last complete release.",
+            send_failure,
             Posture.Reactive,
             match_related=[OURS, *tags],
             expect=FAULTS,

@@ -110,6 +110,15 @@ def test_a_valid_copy_is_kept_when_the_first_copy_is_broken(collection: Collecti
     assert "twice" in ids(snapshot)
 
 
+def test_a_truncated_corpus_is_named_where_qrels_lack_their_passages(collection: Collection) -> None:
+    corpus = collection.root / "corpus.jsonl"
+    corpus.write_bytes(corpus.read_bytes()[: corpus.stat().st_size // 2])
+    with pytest.raises(
+        BadInput, match=r"qrels: 1\d of 30 rows refused(?s:.*)passages has refused rows too.*corpus.jsonl:16"
+    ):
+        ingest(collection.settings(max_refused=0.1))
+
+
 def test_a_judgement_of_a_quarantined_passage_is_dangling(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "empty", "text": ""})
     collection.add("qrels/train.tsv", "q1\tempty\t1")

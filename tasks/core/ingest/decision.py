@@ -188,6 +188,10 @@ def _check_refused_share(
     broken = [rule for rule in errors if SOURCE_TABLE_OF[rule.table] == tally.table]
     broken.sort(key=lambda rule: -rule.failed)
     lines = [f"  {rule.rule}: {rule.failed}, first {', '.join(rule.offenders)}" for rule in broken[:3]]
+    if tally.table == "qrels":  # their passages and queries may be missing for a reason that the file shows
+        lines += [
+            f"  {table} has refused rows too, the first: {row}" for table, row in first.items() if table != "qrels"
+        ]
     raise BadInput(
         f"{tally.table}: {tally.quarantined} of {tally.read} rows refused ({tally.refused_share:.1%}); "
         f"[data] max_refused allows {limit:.1%}.\n"
