@@ -104,8 +104,9 @@ class ProcessWatch:
             read += moved[0]
             written += moved[1]
             self._peak(cost, kind, memory, resident)
-        own = os.times()  # finished children of this process
-        return _Totals(time.perf_counter(), cpu + own.children_user + own.children_system, milvus_cpu, read, written)
+        own, moved = os.times(), _io(os.getpid())  # with those of finished children
+        cpu += own.children_user + own.children_system
+        return _Totals(time.perf_counter(), cpu, milvus_cpu, read + moved[0], written + moved[1])
 
     @staticmethod
     def _peak(cost: StageCost, kind: str, memory: float, resident: float) -> None:
