@@ -29,7 +29,7 @@ def label(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Label the best passages of queries with the language model of [generate], and compare it with people."""
+    """Label the best passages of queries with the language model of the settings, and compare it with people."""
     from flows.terminal_log import announce
     from tasks.core.search import shadow
     from tasks.core.snapshot.splits import SYNTHETIC

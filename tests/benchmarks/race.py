@@ -1,30 +1,37 @@
 """Train with the same processor time, and measure each recipe on held-out queries.
 
-    python tests/benchmarks/race.py FOLDER... [--cpu-seconds 300] [--seeds 0 1 2] [--systems night mined ...] --home DIR
+    python tests/benchmarks/race.py FOLDER... --home DIR [--cpu-seconds 300] [--seeds 0 1 2] [--systems ...] [--pace]
 
 FOLDER is a collection in BEIR layout with a train and a test split. Every recipe starts from all-MiniLM-L6-v2 and has
-the same budget of processor seconds (user and system, all processes). Mining, selection on dev queries, and merging are
-charged. The number of steps is what the budget pays for, from the measured time of ten steps, which is not charged:
+the same budget of processor seconds (user and system, all processes). Mining and selection on dev queries are charged.
+The number of steps is what the budget pays for. It comes from the cost of mining and of ten steps, which is measured
+once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet machine is only needed for that.
 
-    night         Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
-    mnrl          sentence-transformers, MultipleNegativesRankingLoss, dropout of the model (0.1)
-    mnrl-0        the same without dropout
-    mined         in addition mine_hard_negatives (relative margin 0.05), dropout of the model
-    mined-0       the same without dropout
+    night           Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
+    night-bm25      the same, with negatives of BM25 alone, without the base model's candidates and margin filter
+    night-dropout   `night` with dropout 0.1
+    night-merge     `night` with `merge = "dev"`
+    night-blend     `night`, half of the loss learns the scores of BM25 and the base model
+    night-rounds    `night`, in two rounds: half of the steps, candidates of that encoder, the other half
+    mnrl            sentence-transformers, MultipleNegativesRankingLoss, dropout of the model (0.1)
+    mnrl-0          the same without dropout
+    mined           in addition mine_hard_negatives (relative margin 0.05), dropout of the model
+    mined-0         the same without dropout
 
 `+merge` is the same trained model, averaged with the base model. The table has nDCG@10 of exact dense search, and of
 the ranking that a release of this encoder would serve (tuned with BM25). It ends with the paired difference between
-`night` and the best other recipe: the mean over seeds and queries, and its 95 % interval from a bootstrap over both.
-Finished results are kept in DIR, so an interrupted race can be resumed.
+`night` and the best recipe of sentence-transformers: the mean over seeds and queries, and its 95 % interval from a
+bootstrap over both. Finished results are kept in DIR, so an interrupted race can be resumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +49,18 @@ PEERS = {
     "mined": ("mined", None),
     "mined-0": ("mined", 0.0),
 }
-SYSTEMS = ("night", *PEERS)
+NIGHTS: dict[str, dict[str, Any]] = {
+    "night": {},
+    "night-bm25": {"alone": True},
+    "night-dropout": {"training": {"dropout": 0.1}},
+    "night-merge": {"training": {"merge": "dev"}},
+    "night-blend": {
+        "mining": {"teacher": {"source": "blend"}},
+        "training": {"loss": "kl", "contrastive_share": 0.5},
+    },
+    "night-rounds": {"rounds": 2},
+}
+SYSTEMS = (*NIGHTS, *PEERS)
 
 
 def main() -> None:
@@ -51,64 +69,123 @@ def main() -> None:
     arguments.add_argument("folders", type=Path, nargs="+", help="collections in BEIR layout")
     arguments.add_argument("--cpu-seconds", type=float, default=300, help="budget of each recipe and seed")
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of each recipe")
-    arguments.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="recipes to run")
+    arguments.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["night", *PEERS], help="recipes to run")
+    arguments.add_argument("--pace", action="store_true", help="only measure what mining and a step cost")
     arguments.add_argument("--home", type=Path, required=True, help="folder for results and artifacts")
     chosen = arguments.parse_args()
     for folder in chosen.folders:
         name = folder.resolve().name
         results = chosen.home / "results" / f"{name}-{chosen.cpu_seconds:.0f}"
         results.mkdir(parents=True, exist_ok=True)
-        for seed in chosen.seeds:
-            for system in chosen.systems:
-                if not (file := results / f"{system}.{seed}.json").exists():
-                    home = chosen.home / f"{name}-{system}-{seed}"
-                    shutil.rmtree(home, ignore_errors=True)  # every recipe pays for all it uses
-                    collection = ns.read_beir(folder, home=home)
-                    run = _run_night if system == "night" else _run_peer
-                    for suffix, record in run(collection, system, seed, chosen.cpu_seconds).items():
+        for system, seed in itertools.product(chosen.systems, chosen.seeds[:1] if chosen.pace else chosen.seeds):
+            file = results / f"{system}.{seed}.json"
+            if not file.exists() or chosen.pace:
+                home = chosen.home / f"{name}-{system}-{seed}"
+                collection = ns.read_beir(folder, home=home)
+                recipe = _recipe(collection, system, seed)
+                steps, mining, pace = _plan(recipe, chosen.cpu_seconds, results / f"{system}.pace")
+                print(
+                    f"{name} {system}: mining and selection {mining:.0f} s, {pace:.2f} s a step, {steps} steps",
+                    flush=True,
+                )
+                if not chosen.pace:
+                    for suffix, encoder in recipe.encoders(steps).items():
+                        record = _record(collection, encoder, steps, mining, mining + steps * pace)
                         file.with_name(f"{system}{suffix}.{seed}.json").write_text(json.dumps(record))
-        print(_table(name, results), flush=True)
+                shutil.rmtree(home)
+        if not chosen.pace:
+            print(_table(name, results), flush=True)
 
 
-def _run_night(collection: ns.Collection, system: str, seed: int, budget: float) -> dict[str, Any]:
-    base = ns.load_encoder(collection, passage_tokens=TOKENS)
+@dataclass
+class Night:
+    """Nightshift with default settings, except those of a variant."""
 
-    def train(negatives: ns.Negatives, steps: int, evaluate_every: int) -> ns.Encoder:
-        settings = {"epochs": 1000, "max_steps": steps, "evaluate_every": evaluate_every, "seed": seed}
-        return ns.train(collection, negatives, encoder=base, progress=False, **settings)
+    collection: ns.Collection
+    seed: int
+    mining: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    alone: bool = False  # negatives of BM25 alone
 
-    mining, negatives = cost_of(lambda: ns.mine_negatives(collection, encoder=base, progress=False, seed=seed))
-    pace = _pace(lambda steps: train(negatives, steps, evaluate_every=0))
-    steps = _steps(budget - mining.cpu, pace)
-    training, encoder = cost_of(lambda: train(negatives, steps, evaluate_every=100))
-    return {"": _record(collection, encoder, steps, mining.cpu, training.cpu)}
+    def __post_init__(self) -> None:
+        self.base = ns.load_encoder(self.collection, passage_tokens=TOKENS)
+
+    def mine(self) -> None:
+        """Mine the negatives of the first round."""
+        self.negatives = self._mined(None if self.alone else self.base)
+
+    def train(self, steps: int, **changed: Any) -> ns.Encoder:
+        """Train the base model with a number of steps, without dev queries."""
+        return self._trained(self.base, steps, **{"evaluate_every": 0, **changed})
+
+    def train_selecting(self, steps: int) -> ns.Encoder:
+        """Train in all rounds, and keep the best weights on dev queries."""
+        encoder = self._trained(self.base, steps // self.rounds)
+        for _ in range(1, self.rounds):
+            self.negatives = self._mined(encoder)
+            encoder = self._trained(encoder, steps // self.rounds)
+        return encoder
+
+    def encoders(self, steps: int) -> dict[str, ns.Encoder]:
+        """Mine and train; return the encoder."""
+        self.mine()
+        return {"": self.train_selecting(steps)}
+
+    def _mined(self, encoder: ns.Encoder | None) -> ns.Negatives:
+        settings = {"seed": self.seed, **self.mining}
+        return ns.mine_negatives(self.collection, encoder=encoder, progress=False, **settings)
+
+    def _trained(self, start: ns.Encoder, steps: int, **changed: Any) -> ns.Encoder:
+        settings = {"epochs": 1000, "max_steps": max(1, steps), "seed": self.seed, **self.training, **changed}
+        return ns.train(self.collection, self.negatives, encoder=start, progress=False, **settings)
 
 
-def _run_peer(collection: ns.Collection, system: str, seed: int, budget: float) -> dict[str, Any]:
-    recipe, dropout = PEERS[system]
-    peer = Peer(collection, recipe, TOKENS, seed, dropout)
-    mining, _ = cost_of(lambda: peer.pairs)
-    pace = _pace(lambda steps: peer.train(steps, BATCH, RATE))
-    steps = _steps(budget - mining.cpu, pace)
-    training, folder = cost_of(lambda: peer.train(steps, BATCH, RATE))
-    merging, merged = cost_of(lambda: peer.merge_with_base(folder))
-    return {
-        "": _record(collection, peer.encoder(folder), steps, mining.cpu, training.cpu),
-        "+merge": _record(collection, peer.encoder(merged), steps, mining.cpu, training.cpu + merging.cpu),
-    }
+class PeerRecipe:
+    """A recipe of sentence-transformers."""
+
+    def __init__(self, collection: ns.Collection, system: str, seed: int) -> None:
+        recipe, dropout = PEERS[system]
+        self.peer = Peer(collection, recipe, TOKENS, seed, dropout)
+
+    def mine(self) -> None:
+        """Mine the negatives, if the recipe does."""
+        _ = self.peer.pairs
+
+    def train(self, steps: int) -> Path:
+        """Train with a number of steps."""
+        return self.peer.train(steps, BATCH, RATE)
+
+    train_selecting = train
+
+    def encoders(self, steps: int) -> dict[str, ns.Encoder]:
+        """Mine and train; return the encoder, and its average with the base model."""
+        folder = self.train(steps)
+        return {"": self.peer.encoder(folder), "+merge": self.peer.encoder(self.peer.merge_with_base(folder))}
 
 
-def _pace(train: Callable[[int], Any]) -> float:
-    """Return processor seconds per step, without start and saving: the difference of a long and a short training."""
-    (short, _), (long, _) = cost_of(lambda: train(1)), cost_of(lambda: train(1 + PACE_STEPS))
-    return (long.cpu - short.cpu) / PACE_STEPS
+def _recipe(collection: ns.Collection, system: str, seed: int) -> Night | PeerRecipe:
+    if system in NIGHTS:
+        return Night(collection, seed, **NIGHTS[system])
+    return PeerRecipe(collection, system, seed)
 
 
-def _steps(budget: float, pace: float) -> int:
-    return max(1, int(budget / pace))
+def _plan(recipe: Night | PeerRecipe, budget: float, file: Path) -> tuple[int, float, float]:
+    """Return the steps that the budget pays for, and CPU-seconds of mining (with selection) and of a step.
+
+    The time of a step is the difference of a long and a short training, without their start and saving.
+    """
+    if not file.exists():
+        mining, _ = cost_of(recipe.mine)
+        (short, _), (long, _) = cost_of(lambda: recipe.train(1)), cost_of(lambda: recipe.train(1 + PACE_STEPS))
+        selected, _ = cost_of(lambda: recipe.train_selecting(1))
+        fixed = mining.cpu + max(0.0, selected.cpu - short.cpu)
+        file.write_text(json.dumps([fixed, (long.cpu - short.cpu) / PACE_STEPS]))
+    fixed, pace = json.loads(file.read_text())
+    return max(1, int((budget - fixed) / pace)), fixed, pace
 
 
-def _record(collection: ns.Collection, encoder: ns.Encoder, steps: int, mining: float, training: float) -> Any:
+def _record(collection: ns.Collection, encoder: ns.Encoder, steps: int, mining: float, total: float) -> Any:
     evaluation = ns.evaluate(encoder, collection, progress=False)
     ranked = measure(collection, encoder, "race")
     return {
@@ -117,7 +194,7 @@ def _record(collection: ns.Collection, encoder: ns.Encoder, steps: int, mining: 
         "tuned": ranked.tuned,
         "bm25": ranked.bm25,
         "steps": steps,
-        "cpu_seconds": mining + training,
+        "cpu_seconds": total,
         "mining_seconds": mining,
     }
 
@@ -142,8 +219,8 @@ def _table(name: str, results: Path) -> str:
 
 
 def _difference(records: dict[str, dict[int, Any]]) -> list[str]:
-    """Compare `night` with the best other recipe, with a bootstrap over seeds and queries."""
-    night, others = records.get("night"), {name: runs for name, runs in records.items() if name != "night"}
+    """Compare `night` with the best recipe of sentence-transformers, with a bootstrap over seeds and queries."""
+    night, others = records.get("night"), {name: records[name] for name in records if name not in NIGHTS}
     if not night or not others:
         return []
     best = max(others, key=lambda system: statistics.mean(record["dense"] for record in others[system].values()))
