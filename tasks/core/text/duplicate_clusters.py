@@ -99,10 +99,8 @@ def _shared_rare_shingles(sets: ShingleSets, threshold: float) -> tuple[np.ndarr
 def _shared_hashes(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the hashes that several sets contain, ascending, and the number of these sets, int64."""
     ordered = np.sort(flat)
-    starts = np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]) != 0)
-    counts = np.diff(starts, append=len(ordered))
-    repeated = counts > 1
-    return ordered[starts[repeated]], counts[repeated]
+    shared, repeats = np.unique(ordered[1:][ordered[1:] == ordered[:-1]], return_counts=True)
+    return shared, repeats + 1
 
 
 def _link(owner: np.ndarray, hashes: np.ndarray, sizes: np.ndarray, count: np.int64) -> np.ndarray:
