@@ -60,7 +60,7 @@ def likely_pairs(sets: ShingleSets, threshold: float) -> tuple[np.ndarray, np.nd
     owner, hashes = _shared_rare_shingles(sets, threshold)
     order = np.argsort(hashes, kind="stable")
     owner, hashes = owner[order], hashes[order]
-    count = np.int64(len(sets.sizes))
+    count = len(sets.sizes)
     pair_keys = [np.zeros(0, np.int64)]
     starts = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]) != 0)
     for groups in slices(np.diff(starts, append=len(hashes)), HASHES_AT_ONCE):
@@ -103,7 +103,7 @@ def _shared_hashes(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shared, repeats + 1
 
 
-def _link(owner: np.ndarray, hashes: np.ndarray, sizes: np.ndarray, count: np.int64) -> np.ndarray:
+def _link(owner: np.ndarray, hashes: np.ndarray, sizes: np.ndarray, count: int) -> np.ndarray:
     """Pair each set with the next `LINKS` sets, in order of size, that share a hash; return distinct pairs as numbers.
 
     owner: set of each hash; hashes: ascending.
