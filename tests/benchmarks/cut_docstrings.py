@@ -60,11 +60,11 @@ def main() -> None:
 
 def _entries(packages: list[str], passages: str) -> Iterator[Entry]:
     for package in packages:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.origin:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.origin:
             print(f"{package} is not installed; left out")
             continue
-        root = Path(found.origin).parent
+        root = Path(spec.origin).parent
         for file in sorted(root.rglob("*.py")):
             module = ".".join(file.relative_to(root.parent).with_suffix("").parts)
             if "test" not in module:

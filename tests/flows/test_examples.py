@@ -32,11 +32,11 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Return the arguments of every `nightshift` command of a page."""
-    found = []
+    parsed = []
     for block in blocks(page, "sh", "console", "cron"):
         for line in re.findall(r"^(?:\$ |.*&& |[A-Z_]+=.*?|\*/.*?)?nightshift (.*)$", block, re.M):
-            found += [shlex.split(line, comments=True)]
-    return found
+            parsed += [shlex.split(line, comments=True)]
+    return parsed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
