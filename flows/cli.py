@@ -180,7 +180,7 @@ def _print_plan(settings: Settings) -> None:
     try_indexing(settings.home, settings.mining)
     ingested, snapshot, drift = _measure_drift(settings)
     print_plan(ingested, drift, forecast(settings, snapshot, drift))
-    for warning in data_warnings(snapshot, settings.evaluation.split, settings.encoder):
+    for warning in data_warnings(snapshot, settings.evaluation.split, settings.encoder, settings.milvus):
         echo(f"warning: {warning}")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.options import SettingsFile, echo, fail, load, readable_errors
 from tasks.core.snapshot.splits import Split
+
+if TYPE_CHECKING:
+    from tasks.core.base.sections.release import MilvusSettings
 
 init = typer.Typer()
 
@@ -30,20 +33,25 @@ def write_settings(
     passage: Annotated[
         str, typer.Option(metavar="COLUMN", help="For query-passage pairs: column of the passage.")
     ] = "",
+    milvus: Annotated[
+        str, typer.Option(metavar="URI", help="Address of a Milvus server.", show_default="the embedded Milvus")
+    ] = "",
     cold: Annotated[
         bool, typer.Option("--cold", help="Your data has no queries: make training pairs from the passages.")
     ] = False,
 ) -> None:
-    """Inspect your data and write a commented settings file for it: format, splits, token limits, language."""
+    """Inspect your data and write a commented settings file for it: format, splits, token limits, language, index."""
     from flows.terminal_log import show_progress
+    from tasks.core.ingest.milvus_choice import warn_of_embedded_limit
     from tasks.core.ingest.source_summary import settings_text, summarize_source
     from tasks.core.retrieval.language_notes import with_language
 
     show_progress()
     if to.exists():
         fail(f"{to} exists already. Remove it, or choose another file: --to other.toml")
+    place = _milvus(milvus)
     summary = with_language(summarize_source(source, query, passage, cold=cold))
-    to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}"), encoding="utf-8")
+    to.write_text(settings_text(summary, _home(home, to) or f"var/{summary.name}", milvus), encoding="utf-8")
     labels = f"{summary.queries:,} queries, {sum(summary.qrels.values()):,} qrels ({', '.join(summary.qrels)})"
     echo(
         f"{summary.format}: {summary.passages:,} passages, {'no queries' if cold else labels}; language "
@@ -51,7 +59,7 @@ def write_settings(
     )
     for note in summary.notes:
         echo(note)
-    for warning in summary.warnings:
+    for warning in (*summary.warnings, *warn_of_embedded_limit(summary.passages, place)):
         echo(f"warning: {warning}")
     if cold:
         echo(
@@ -61,6 +69,21 @@ def write_settings(
     elif Split.TRAIN not in summary.qrels:
         typer.echo("no train split: a night has no training data. Add qrels of train queries first")
     echo(f"wrote {to}. Check it, then run: nightshift run --settings {shlex.quote(str(to))} --dry-run")
+
+
+def _milvus(uri: str) -> MilvusSettings:
+    """Return the settings of a Milvus server at `uri`, or of the embedded Milvus; raise BadUsage for a bad address."""
+    from pydantic import ValidationError
+
+    from tasks.core.base.errors import BadUsage
+    from tasks.core.base.sections.release import MilvusSettings
+
+    try:
+        return MilvusSettings(uri=uri)
+    except ValidationError as error:
+        raise BadUsage(
+            "; ".join(str(fault["msg"]).replace("Value error", "--milvus") for fault in error.errors())
+        ) from error
 
 
 def _home(home: str, to: Path) -> str:

@@ -14,7 +14,7 @@ from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
 from tasks.core.evaluation.systems import System
 from tasks.core.evaluation.tune import Tuned, tune_ranking
-from tasks.core.snapshot.reader import judged
+from tasks.core.snapshot.held_out import held_out
 from tasks.policy import STEP
 
 
@@ -49,9 +49,9 @@ def probe(
     serving: Release | None,
 ) -> Probe:
     """Compare challenger and rival (serving encoder or base model) on a pool of passages, before embedding them all."""
-    held_out = settings.evaluation
-    queries = judged(snapshot, held_out.split)
-    dense = release_run(settings.home, held_out.split, queries, rival, vectors, DENSE, held_out.depth)
+    rules = settings.evaluation
+    queries = held_out(snapshot, rules.split, rules.max_queries).queries
+    dense = release_run(settings.home, rules.split, queries, rival, vectors, DENSE, rules.depth)
     name = "the serving release" if serving else "the base model"
     served = None if serving is None else serving.ranking
     return pools.probe(settings, snapshot, challenger, rival, name, (bm25, dense), served)

@@ -55,10 +55,10 @@ def check_side_files(settings: Settings) -> None:
 
 @task(name="warn", task_run_name="warn of missing or truncated data", **OVER_THE_WIRE)
 def warn_of_data(settings: Settings, snapshot: Snapshot) -> None:
-    """Warn if there are too few held-out queries, or if the token limit cuts most passages."""
+    """Warn if held-out queries are few, the token limit cuts most passages, or they are too many for the Milvus."""
     from tasks.core.ingest import data_warnings  # imports torch
 
-    for warning in data_warnings.data_warnings(snapshot, settings.evaluation.split, settings.encoder):
+    for warning in data_warnings.data_warnings(snapshot, settings.evaluation.split, settings.encoder, settings.milvus):
         log.warning("%s", warning)
 
 

@@ -16,7 +16,8 @@ from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.searches import find_run, join_shards, search_shard, search_whole
 from tasks.core.retrieval.training_queries import keep_vectors, training_search
-from tasks.core.snapshot.reader import judged, qrels
+from tasks.core.snapshot.held_out import held_out
+from tasks.core.snapshot.reader import judged
 from tasks.core.snapshot.splits import Split
 from tasks.policy import STEP
 
@@ -37,12 +38,15 @@ def analyze_passages(settings: Settings, snapshot: Snapshot, language: str, stem
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
     """Search the queries of a split with BM25. The run of the training queries is joined from its shards.
 
+    Of a large held-out split, only the queries that the night measures are searched.
+
     Raises BadInput when the qrels of the split look shuffled.
     """
-    search = bm25_search(settings.home, index, judged(snapshot, split), depth, settings.mining)
+    queries, pairs = held_out(snapshot, split, 0 if split == Split.TRAIN else settings.evaluation.max_queries)
+    search = bm25_search(settings.home, index, queries, depth, settings.mining)
     shards = query_shards(settings) if split == Split.TRAIN else 1
     run = search_whole(search) if shards == 1 else join_shards(search, shards)
-    warn_of_unanswered(check_qrels_fit(run, qrels(snapshot, split), settings.data.min_lift), split)
+    warn_of_unanswered(check_qrels_fit(run, pairs, settings.data.min_lift), split)
     return run
 
 

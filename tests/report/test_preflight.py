@@ -64,11 +64,11 @@ def test_few_queries_and_truncated_passages_cause_warnings(
     data = DataSettings(format="beir", path=source)
     settings = Settings(home=tmp_path, data=data, encoder=EncoderSettings(model=str(tiny_model), passage_tokens=8))
     _, snapshot = ingest(settings)
-    few, cut = data_warnings(snapshot, settings.evaluation.split, settings.encoder)
+    few, cut = data_warnings(snapshot, settings.evaluation.split, settings.encoder, settings.milvus)
     assert few.startswith("split test has 20 held-out queries, fewer than 100")
     assert cut.startswith("[encoder] passage_tokens = 8 cuts 100% of the passages")
     roomy = settings.model_copy(update={"encoder": EncoderSettings(model=str(tiny_model))})
-    assert len(data_warnings(snapshot, roomy.evaluation.split, roomy.encoder)) == 1
+    assert len(data_warnings(snapshot, roomy.evaluation.split, roomy.encoder, roomy.milvus)) == 1
     assert summarize_source(str(source)).warnings == [few]
     (source / "qrels" / "test.tsv").unlink()
     assert summarize_source(str(source)).warnings[0].startswith("split test has 3 held-out queries")  # a tenth of 36

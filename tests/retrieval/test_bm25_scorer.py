@@ -69,6 +69,13 @@ def test_a_repeated_query_word_counts_as_often_as_it_is_repeated(world):
     np.testing.assert_allclose(both, 3 * fox + dog, rtol=1e-6)
 
 
+@pytest.mark.parametrize("span", [1, 7, 10_000])
+def test_hits_do_not_depend_on_the_number_of_passages_scored_at_once(world, span, monkeypatch):
+    expected = world.scorer().search(world.texts, 20)
+    monkeypatch.setattr(bm25_scorer, "SPAN", span)
+    assert same_hits(world.scorer().search(world.texts, 20), expected)
+
+
 def test_equal_scores_are_ordered_by_row(world):
     for rows, scores in world.scorer().search(world.texts, world.snapshot.rows):
         assert np.array_equal(np.lexsort((rows, -scores)), np.arange(len(rows)))

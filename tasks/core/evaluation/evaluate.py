@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,32 @@ from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import over_snapshot
 from tasks.core.retrieval.query_vectors import encoder_vectors
 from tasks.core.retrieval.runs import RUN_FILE
-from tasks.core.snapshot.reader import judged, qrels
+from tasks.core.snapshot.held_out import held_out, is_sampled
+
+log = logging.getLogger("nightshift.evaluation")
+
+MEASURE = "ndcg@10"  # whose standard error is logged
 
 
-def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str) -> Evaluation:
-    """Measure a finished run on the judged queries of `split`."""
-    key = {"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split, "measures": sorted(NAMES)}
+def evaluate_run(home: Path, system: str, run: Run, snapshot: Snapshot, split: str, most: int = 0) -> Evaluation:
+    """Measure a finished run on the judged queries of `split`: all, or a sample of `most`."""
+    sampled = is_sampled(snapshot, split, most)
+    key = {
+        **{"system": system, "run": run.digest, "snapshot": snapshot.digest, "split": split},
+        "measures": sorted(NAMES),
+        **({"most": most} if sampled else {}),
+    }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        table = per_query(read_run(run), qrels(snapshot, split))
+        table = per_query(read_run(run), held_out(snapshot, split, most).qrels)
         pq.write_table(table, folder / "per_query.parquet")
+        if sampled:
+            values = table[MEASURE].to_numpy()
+            log.info(
+                "%s: measured on a sample of %s of %s %s queries; %s %.4f, standard error %.4f",
+                *(system, f"{len(values):,}", f"{snapshot.splits[split]:,}", split, MEASURE, values.mean()),
+                values.std() / len(values) ** 0.5,
+            )
         return {
             "system": system,
             "split": split,
@@ -45,7 +62,7 @@ def evaluate_ranking(home: Path, system: str, run: Run, snapshot: Snapshot, sett
     """Measure a finished run of `searched_depth` passages per query; drop own passages if `leave_out_self` is set."""
     if settings.leave_out_self:
         run = leave_out_self(home, run, settings.depth)
-    return evaluate_run(home, system, run, snapshot, settings.split)
+    return evaluate_run(home, system, run, snapshot, settings.split, settings.max_queries)
 
 
 def evaluate_ranked(
@@ -63,7 +80,8 @@ def evaluate_ranked(
         BadInput: the split has no judged query.
         NightshiftError: the lexical index of the snapshot cannot be built.
     """
-    queries, ranking = judged(snapshot, settings.split), over_snapshot(home, ranking, snapshot)
+    queries = held_out(snapshot, settings.split, settings.max_queries).queries
+    ranking = over_snapshot(home, ranking, snapshot)
     run = release_run(home, settings.split, queries, encoder, embeddings, ranking, settings.searched_depth)
     return evaluate_ranking(home, system, run, snapshot, settings)
 
@@ -80,10 +98,16 @@ def release_run(
 
 
 def encoder_arms(
-    home: Path, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, split: str, ranking: Ranking
+    home: Path,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    split: str,
+    ranking: Ranking,
+    most: int = 0,
 ) -> ArmScores:
-    """Score the best passages of the encoder and of BM25 with both, for every judged query of `split`."""
-    queries = judged(snapshot, split)
+    """Score the best passages of the encoder and of BM25 with both, for the judged queries of `split`, or a sample."""
+    queries = held_out(snapshot, split, most).queries
     postings = load(home, Postings, ranking.postings)
     return score_arms(home, queries, encoder_vectors(encoder, queries), embeddings, postings, ranking)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.base.receipts import Evaluation, Snapshot
 from tasks.core.base.sections.evaluation import GateSettings
@@ -23,8 +24,10 @@ def read_measures(home: Path, evaluation: Evaluation, snapshot: Snapshot, gate: 
     missing = [name for name in _wanted(gate) if name not in table.column_names]
     if not missing:
         return table
-    values = calculate(missing, read_run(run_of(home, evaluation)), qrels(snapshot, evaluation.split))
-    assert values["query_id"].equals(table["query_id"]), "an evaluation measures every judged query, in order of id"
+    pairs = qrels(snapshot, evaluation.split)
+    pairs = pairs.filter(pc.is_in(pairs["query_id"], value_set=table["query_id"]))
+    values = calculate(missing, read_run(run_of(home, evaluation)), pairs)
+    assert values["query_id"].equals(table["query_id"]), "an evaluation measures queries in order of id"
     for name in missing:
         table = table.append_column(name, values[name])
     return table

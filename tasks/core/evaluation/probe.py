@@ -29,7 +29,8 @@ from tasks.core.evaluation.own_measures import read_measures
 from tasks.core.evaluation.significance import compare_paired
 from tasks.core.evaluation.tune import tune_ranking
 from tasks.core.retrieval.postings import build_postings
-from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, judged, passages, qrels
+from tasks.core.snapshot.held_out import held_out
+from tasks.core.snapshot.reader import PASSAGES, QRELS, QUERIES, passages, qrels
 
 log = logging.getLogger("nightshift.evaluation")
 
@@ -60,7 +61,7 @@ def probe(
         served: how the rival ranks; None: with the best weight, like the challenger.
     """
     evaluation = settings.evaluation
-    drawn = _draw_queries(snapshot, evaluation.split, evaluation.probe_queries, settings.gate.seed)
+    drawn = _draw_queries(snapshot, evaluation, settings.gate.seed)
     chosen = _choose_passages(snapshot, drawn, runs, settings.gate.seed, evaluation)
     max_passages = int(evaluation.probe_share * snapshot.rows)
     why = ""
@@ -99,10 +100,10 @@ def _measure(settings: Settings, encoder: Encoder, pool: Snapshot, served: Ranki
     return read_measures(home, measured, pool, settings.gate)
 
 
-def _draw_queries(snapshot: Snapshot, split: str, limit: int, seed: int) -> pa.Table:
-    """Draw at most `limit` judged queries of the split at random; keep their order."""
-    table = judged(snapshot, split)
-    rows = np.random.default_rng(seed).permutation(table.num_rows)[:limit]
+def _draw_queries(snapshot: Snapshot, settings: EvaluationSettings, seed: int) -> pa.Table:
+    """Draw at most `probe_queries` of the measured queries at random; keep their order."""
+    table = held_out(snapshot, settings.split, settings.max_queries).queries
+    rows = np.random.default_rng(seed).permutation(table.num_rows)[: settings.probe_queries]
     return table.take(np.sort(rows))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.base.errors import NightshiftError
@@ -35,9 +38,12 @@ def write_trec(run: Run, file: Path, tag: str = "nightshift") -> None:
     write_text(file, "".join(lines))
 
 
-def write_trec_qrels(snapshot: Snapshot, split: str, file: Path) -> None:
-    """Write the qrels of a split as lines `query 0 passage relevance`."""
-    table = qrels(snapshot, split).select(["query_id", "passage_id", "relevance"]).to_pydict()
+def write_trec_qrels(snapshot: Snapshot, split: str, file: Path, measured: Collection[str] | None = None) -> None:
+    """Write the qrels of a split, or only those of the queries `measured`, as lines `query 0 passage relevance`."""
+    pairs = qrels(snapshot, split).select(["query_id", "passage_id", "relevance"])
+    if measured is not None:
+        pairs = pairs.filter(pc.is_in(pairs["query_id"], value_set=pa.array(measured, pa.string())))
+    table = pairs.to_pydict()
     rows = zip(*table.values(), strict=True)
     write_text(file, "".join(f"{_word(query)} 0 {_word(passage)} {relevance}\n" for query, passage, relevance in rows))
 

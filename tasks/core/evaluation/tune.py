@@ -14,7 +14,7 @@ from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
-from tasks.core.snapshot.reader import qrels
+from tasks.core.snapshot.held_out import held_out
 from tasks.core.snapshot.splits import SYNTHETIC, Split
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def tune_ranking(
         postings=postings.digest, language=mining.language, stemmer=mining.stemmer, k1=mining.k1, b=mining.b
     )
     queries = next((name for name in (split, SYNTHETIC) if snapshot.splits.get(name)), Split.TRAIN)  # for the scales
-    arms = Arms(encoder_arms(home, encoder, embeddings, snapshot, queries, ranking))
+    arms = Arms(encoder_arms(home, encoder, embeddings, snapshot, queries, ranking, settings.max_queries))
     dense_scale, lexical_scale = arms.scales()
     ranking = ranking.model_copy(update={"dense_scale": dense_scale, "lexical_scale": lexical_scale})
     if settings.ranking in FIXED:
@@ -77,7 +77,8 @@ def tune_ranking(
     elif queries != split:
         tuning = Tuning(weight=DEFAULT_WEIGHT, why="there are no dev queries, so the weight is the default")
     else:
-        tuning = tune(arms, qrels(snapshot, split), ranking, leave_out_self=settings.leave_out_self)
+        answers = held_out(snapshot, split, settings.max_queries).qrels
+        tuning = tune(arms, answers, ranking, leave_out_self=settings.leave_out_self)
     weight = DEFAULT_WEIGHT if settings.ranking == "hybrid" and tuning.weight in (0, 1) else tuning.weight
     return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
 

@@ -1,4 +1,4 @@
-"""Warns about data that makes a night unreliable: few held-out queries, or a token limit that cuts most passages."""
+"""Warns about data that a night handles badly: few held-out queries, passages cut by a token limit, or too many."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from itertools import islice
 import numpy as np
 
 from tasks.core.base.receipts import Snapshot
+from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.base.settings import EncoderSettings
 from tasks.core.encoder.base_model import find_base
+from tasks.core.ingest.milvus_choice import warn_of_embedded_limit
 from tasks.core.snapshot.reader import passage_texts
 
 FEW_QUERIES = 100  # held-out queries; with fewer, only large gains are significant
@@ -17,19 +19,21 @@ MOSTLY_WHOLE = 0.5  # least share of passages that a token limit should leave wh
 SAMPLE = 2_000  # passages whose tokens are counted
 
 
-def data_warnings(snapshot: Snapshot, split: str, settings: EncoderSettings) -> list[str]:
+def data_warnings(snapshot: Snapshot, split: str, settings: EncoderSettings, milvus: MilvusSettings) -> list[str]:
     """Return warnings about a night on this snapshot, each with the next step.
 
     Args:
         snapshot: of the night.
         split: name of the held-out split.
         settings: of the encoder that reads the passages.
+        milvus: where the passages will be searched.
     """
     texts = [settings.passage_prompt + text for text in islice(passage_texts(snapshot), SAMPLE)]
     whole = float((token_counts(texts, settings) <= settings.passage_tokens).mean())
     return [
         *warn_of_few_queries(snapshot.splits.get(split, 0), split),
         *warn_of_cut_passages(whole, settings.passage_tokens),
+        *warn_of_embedded_limit(snapshot.rows, milvus),
     ]
 
 

@@ -22,6 +22,7 @@ _log = logging.getLogger("nightshift.ingest")
 _LEAST_QUERIES = 20  # queries with a positive; with fewer, the check is inconclusive
 _LEAST_ANSWERED = 0.5  # share of queries with a hit; with less, BM25 cannot read the language
 _MOST_UNANSWERED = 0.1  # share of queries without a hit; with more, a warning is logged
+_BATCH_ROWS = 500_000  # hits in memory
 _RUN = "run.parquet"
 
 
@@ -85,28 +86,34 @@ def warn_of_unanswered(fit: Fit, split: str) -> None:
 
 
 def qrels_fit(run: Run, qrels: pa.Table) -> Fit:
-    """Compute the fit of positives (query_id, passage_id) to the run of their queries."""
-    hits = pq.read_table(run.path / _RUN, columns=["query_id", "passage_id", "rank"])
-    queries = pc.unique(qrels["query_id"])
-    hits = hits.filter(pc.is_in(hits["query_id"], value_set=queries))
-    gains = 1.0 / hits["rank"].to_numpy()
-    positives = pc.unique(qrels["passage_id"])
-    place = pc.index_in(hits["passage_id"], value_set=positives)
-    wanted = pc.is_valid(place).to_numpy(zero_copy_only=False)
-    at = pc.fill_null(place, 0).to_numpy()[wanted]
-    owner = pc.index_in(hits["query_id"], value_set=queries).to_numpy()[wanted]
+    """Compute the fit of positives (query_id, passage_id) to the run of their queries; read the run in batches."""
+    queries, positives = pc.unique(qrels["query_id"]), pc.unique(qrels["passage_id"])
     pair_at = pc.index_in(qrels["passage_id"], value_set=positives).to_numpy()
     pair_owner = pc.index_in(qrels["query_id"], value_set=queries).to_numpy()
+    pairs = pair_owner.astype(np.int64) * len(positives) + pair_at
+    answered = np.zeros(len(queries), bool)
+    counts, gains_of_positives = np.zeros(len(positives), np.int64), np.zeros(len(positives))
+    gains_of_pairs = [np.zeros(0)]
+    with pq.ParquetFile(run.path / _RUN) as file:
+        for hits in file.iter_batches(_BATCH_ROWS, columns=["query_id", "passage_id", "rank"]):
+            owner = pc.fill_null(pc.index_in(hits["query_id"], value_set=queries), -1).to_numpy()
+            at = pc.fill_null(pc.index_in(hits["passage_id"], value_set=positives), -1).to_numpy()
+            answered[owner[owner >= 0]] = True
+            wanted = (owner >= 0) & (at >= 0)
+            owner, at, gains = owner[wanted], at[wanted], 1.0 / hits["rank"].to_numpy()[wanted]
+            counts += np.bincount(at, minlength=len(positives))
+            np.add.at(gains_of_positives, at, gains)
+            gains_of_pairs.append(gains[np.isin(owner.astype(np.int64) * len(positives) + at, pairs)])
     # A passage assigned to a random query is a hit with the probability that the run of a query contains it.
-    chance_recall = np.bincount(at, minlength=len(positives))[pair_at].mean() / len(queries)
-    chance_gain = np.bincount(at, gains[wanted], minlength=len(positives))[pair_at].mean() / len(queries)
-    hit = np.isin(owner.astype(np.int64) * len(positives) + at, pair_owner.astype(np.int64) * len(positives) + pair_at)
-    gain = gains[wanted][hit].sum() / qrels.num_rows
+    chance_recall = counts[pair_at].mean() / len(queries)
+    chance_gain = gains_of_positives[pair_at].mean() / len(queries)
+    gains = np.concatenate(gains_of_pairs)
+    gain = gains.sum() / qrels.num_rows
     return Fit(
         queries=len(queries),
         pairs=qrels.num_rows,
-        answered=len(pc.unique(hits["query_id"])) / len(queries),
-        recall=float(hit.sum() / qrels.num_rows),
+        answered=float(answered.mean()),
+        recall=len(gains) / qrels.num_rows,
         chance_recall=float(chance_recall),
         lift=float(gain / chance_gain) if chance_gain else 0.0,
         highest=float(1 / chance_gain) if chance_gain else np.inf,

@@ -18,6 +18,7 @@ from tasks.core.base.plain_text import visible
 from tasks.core.base.settings import DataSettings, EncoderSettings
 from tasks.core.base.toml import toml_value
 from tasks.core.ingest.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
+from tasks.core.ingest.milvus_choice import milvus_lines
 from tasks.core.ingest.table_counts import TableCount, count_qrels, count_texts
 from tasks.core.snapshot.splits import HELD_OUT, SYNTHETIC, Split
 from tasks.core.sources.source import recognize
@@ -27,7 +28,6 @@ STEP = 32  # suggested limits are multiples of this
 LONGEST = 256  # highest suggested limit: more is slow on a CPU, and most models were trained on shorter texts
 OWN = 0.5  # share of sampled queries that are also passages from which leave_out_self is suggested
 ENDINGS = {".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".arrow", ".gz", ".zst"}  # of data files
-EMBEDDED_MOST = 100_000  # passages that the embedded Milvus searches fast enough
 
 
 _COLD = [
@@ -138,8 +138,8 @@ def summarize_source(path: str, query: str = "", passage: str = "", *, cold: boo
     )
 
 
-def settings_text(summary: SourceSummary, home: str) -> str:
-    """Return a commented settings file for the source, with the suggested settings."""
+def settings_text(summary: SourceSummary, home: str, uri: str = "") -> str:
+    """Return a commented settings file for the source, with the suggested settings. uri: address of a Milvus server."""
     more = "+" if "qrels" in summary.more else ""
     judged = ", ".join(f"{split} {count:,}{more}" for split, count in summary.qrels.items())
     rows = {
@@ -190,15 +190,8 @@ def settings_text(summary: SourceSummary, home: str) -> str:
             else "# the held-out queries that decide about a challenger"
         ),
         *(["leave_out_self = true".ljust(32) + _leave_out_self_comment(summary)] if summary.own_passage >= OWN else []),
+        *milvus_lines(summary.passages, uri),
     ]
-    if summary.passages > EMBEDDED_MOST:
-        lines += [
-            "",
-            "[milvus]",
-            'index = "IVF_FLAT"'.ljust(32) + "# faster than FLAT, which compares every query with all vectors",
-            '# uri = "http://127.0.0.1:19530"'.ljust(32)
-            + "# a Milvus server: the embedded Milvus is slow for this many passages",
-        ]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,8 @@ from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.snapshot.reader import judged, load_snapshot
+from tasks.core.snapshot.held_out import held_out
+from tasks.core.snapshot.reader import load_snapshot
 
 log = logging.getLogger("nightshift.evaluation")
 
@@ -114,7 +115,8 @@ def export(home: Path, comparison: SystemComparison, folder: Path) -> None:
     """Write `a.run`, `b.run`, and `qrels` to `folder`, in TREC format."""
     for name, digest in zip(("a", "b"), comparison.evaluations, strict=True):
         write_trec(run_of(home, load(home, Evaluation, digest)), folder / f"{name}.run", tag=name)
-    write_trec_qrels(load_snapshot(home, comparison.snapshot), comparison.split, folder / "qrels")
+    measured = [pair.query_id for pair in comparison.queries]
+    write_trec_qrels(load_snapshot(home, comparison.snapshot), comparison.split, folder / "qrels", measured)
 
 
 def _find_target(settings: HomeSettings, name: str) -> Target:
@@ -172,7 +174,8 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
     evaluation = settings.evaluation.model_copy(update={"split": split})
     if target is System.BM25:
         index = build_index(home, snapshot, settings.mining)
-        run = search_bm25(home, index, judged(snapshot, split), evaluation.searched_depth, settings.mining)
+        queries = held_out(snapshot, split, evaluation.max_queries).queries
+        run = search_bm25(home, index, queries, evaluation.searched_depth, settings.mining)
         return evaluate_ranking(home, target, run, snapshot, evaluation)
     encoder = (
         load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(home, settings.encoder.model)

@@ -31,7 +31,7 @@ def weigh(ends, idf, documents, frequencies, inverse, impacts):  # pragma: no co
 
 
 @compiled
-def rank(query_ends, terms, counts, ends, documents, impacts, size, rows, scores, sizes):  # pragma: no cover
+def rank(query_ends, terms, counts, ends, documents, impacts, size, span, rows, scores, sizes):  # pragma: no cover
     """Score every passage that shares a term with a query, and keep the best, in no order.
 
     Args:
@@ -39,20 +39,30 @@ def rank(query_ends, terms, counts, ends, documents, impacts, size, rows, scores
         terms, counts: number and count of each term of each query, int64 and float32.
         ends, documents, impacts: postings, as for `weigh`.
         size: number of passages.
+        span: passages that are scored at once; their totals should fit into the processor's cache.
         rows, scores: results, int32 and float32 (queries, depth).
         sizes: number of results of each query, int64 (queries,).
     """
-    totals, touched = np.zeros(size, np.float64), np.empty(size + 1, np.int32)
+    totals, touched = np.zeros(min(size, span), np.float64), np.empty(min(size, span) + 1, np.int32)
+    starts = np.empty(np.max(np.diff(query_ends)) if len(query_ends) > 1 else 0, np.int64)
     for query in range(len(query_ends) - 1):
-        reached = 0
-        for place in range(query_ends[query], query_ends[query + 1]):
-            count = counts[place]
-            for posting in range(ends[terms[place]], ends[terms[place] + 1]):
-                row = documents[posting]
-                touched[reached] = row  # overwritten unless the passage is new: faster than a branch
-                reached += totals[row] == 0.0
-                totals[row] += count * impacts[posting]
-        sizes[query] = _keep_best(totals, touched[:reached], rows[query], scores[query])
+        first_place, kept = query_ends[query], 0
+        for place in range(first_place, query_ends[query + 1]):
+            starts[place - first_place] = ends[terms[place]]
+        for first in range(0, size, span):
+            reached = 0
+            for place in range(first_place, query_ends[query + 1]):
+                count, start, end = counts[place], starts[place - first_place], ends[terms[place] + 1]
+                if first + span < size:
+                    end = start + np.searchsorted(documents[start:end], first + span)
+                for posting in range(start, end):
+                    row = documents[posting] - first
+                    touched[reached] = row  # overwritten unless the passage is new: faster than a branch
+                    reached += totals[row] == 0.0
+                    totals[row] += count * impacts[posting]
+                starts[place - first_place] = end
+            kept = _keep_best(totals, touched[:reached], first, rows[query], scores[query], kept)
+        sizes[query] = kept
 
 
 @compiled
@@ -76,12 +86,14 @@ def score(terms, counts, ends, documents, impacts, rows, scores):  # pragma: no 
 
 
 @compiled
-def _keep_best(totals, touched, rows, scores):  # pragma: no cover
-    """Keep the best passages in a binary heap whose worst is first; reset `totals`. Return their number."""
-    kept = 0
-    for row in touched:
-        score = np.float32(totals[row])
-        totals[row] = 0.0
+def _keep_best(totals, touched, first, rows, scores, kept):  # pragma: no cover
+    """Add passages to a binary heap of the best, whose worst is first; reset `totals`. Return the size of the heap.
+
+    totals: of the passages from row `first`; touched: rows from `first` with a total; kept: size of the heap so far.
+    """
+    for place in touched:
+        score, row = np.float32(totals[place]), place + first
+        totals[place] = 0.0
         if kept < len(rows):
             _rise(rows, scores, kept, row, score)
             kept += 1

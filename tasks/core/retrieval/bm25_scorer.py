@@ -26,6 +26,7 @@ from tasks.core.retrieval.query_lines import one_line
 
 BYTES_PER_POSTING = 8  # in memory: a row and an impact
 BATCH = 256  # queries that a thread answers with one accumulator
+SPAN = 65_536  # passages in an accumulator: 0.5 MB, so it stays in the processor's cache
 Weights = tuple[np.ndarray, np.ndarray]  # term numbers int64 (n,), their counts in the query float32 (n,)
 T = TypeVar("T")
 Hits = tuple[np.ndarray, np.ndarray]  # passage rows int32 (n,), scores float32 (n,)
@@ -37,7 +38,7 @@ def open_scorer(postings: Postings, ranking: Ranking) -> Bm25Scorer:
 
 
 class Bm25Scorer:
-    """BM25 over one snapshot. Thread-safe. Memory: 8 bytes per posting, and 8 bytes per passage and thread."""
+    """BM25 over one snapshot. Thread-safe. Memory: 8 bytes per posting, and 0.8 MB per thread."""
 
     def __init__(self, postings: Postings, language: str, stemmer: str, k1: float, b: float) -> None:
         folder = postings.path
@@ -86,7 +87,7 @@ class Bm25Scorer:
         repeated = np.concatenate([counts for _, counts in weights]).astype(np.float32)
         rows, scores = np.empty((len(weights), depth), np.int32), np.empty((len(weights), depth), np.float32)
         counts = np.zeros(len(weights), np.int64)
-        rank(ends, numbers, repeated, self._ends, self._documents, self._impacts, self.rows, rows, scores, counts)
+        rank(ends, numbers, repeated, self._ends, self._documents, self._impacts, self.rows, SPAN, rows, scores, counts)
         answers = []
         for query, count in enumerate(counts):
             order = np.lexsort((rows[query, :count], -scores[query, :count]))

@@ -16,6 +16,7 @@ from tasks.core.retrieval.searches import Hits, Search, search_whole
 
 VERSION = 3  # of the artifacts that this module writes; raise it to rebuild them
 SPARE = 8  # candidates beyond `depth`, to make the order at the cut certain
+_longest_norms: dict[tuple[str, ...], float] = {}  # by the folder and the digests of all shards
 
 
 def dense_run(
@@ -73,8 +74,12 @@ def dense_search(
 
 
 def longest_norm(embeddings: Embeddings) -> float:
-    """Return the largest norm of a passage vector, in one pass over the shards; 0 without passages."""
-    return max((float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings)), default=0.0)
+    """Return the largest norm of a passage vector; 0 without passages. A process reads the shards for it only once."""
+    key = (str(embeddings.path), *embeddings.digests)
+    if key not in _longest_norms:
+        norms = (float(np.linalg.norm(block, axis=1).max()) for _, block in vector_blocks(embeddings))
+        _longest_norms[key] = max(norms, default=0.0)
+    return _longest_norms[key]
 
 
 def reproducible_search(

@@ -106,6 +106,9 @@ def dev_evaluation(
         The task, or None if the split has no queries.
     """
     all_queries = queries(snapshot, split)
+    if candidates is not None and candidates.queries < all_queries.num_rows:  # of a sample of the split
+        searched = pq.read_table(candidates.path / RUN_FILE, columns=["query_id"])["query_id"]
+        all_queries = all_queries.filter(pc.is_in(all_queries["query_id"], value_set=pc.unique(searched)))
     if all_queries.num_rows == 0:
         return None
     rng = np.random.default_rng([settings.seed, 3])

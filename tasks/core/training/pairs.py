@@ -86,7 +86,7 @@ def load_pairs(
         BadInput: the training split has no positive, or the loss needs teacher scores and there are none.
     """
     query_rows, texts = dict[str, int](), PassageTexts(encoder.passage)
-    mined = pq.read_table(negatives.path / NEGATIVES)
+    mined = _read_mined(negatives)
     train, judged, query_row, passage_row = _read_pairs(snapshot, query_rows, texts, mined["passage_id"])
     if not train:
         raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
@@ -116,6 +116,13 @@ def load_pairs(
         teacher=_teacher(negatives, mined, query_row, passage_row, settings),
         hashes=texts.hashes(),
     )
+
+
+def _read_mined(negatives: Negatives) -> pa.Table:
+    """Read query_id and passage_id of the mined negatives, and the teacher's scores if there are any."""
+    file = negatives.path / NEGATIVES
+    scored = [TEACHER] if TEACHER in pq.read_schema(file).names else []
+    return pq.read_table(file, columns=["query_id", "passage_id", *scored])
 
 
 def without_refused_teacher(settings: TrainingSettings, negatives: Negatives) -> TrainingSettings:

@@ -26,6 +26,12 @@ class EvaluationSettings(Section):
         description="exclude the passage with the same id as the query from its rankings and negatives; for "
         "collections whose queries are also passages",
     )
+    max_queries: int = Field(
+        2000,
+        ge=0,
+        description="held-out queries to measure, and dev queries that tune the ranking; a split with more is sampled, "
+        "the same queries every night; 0: measure all",
+    )
     probe_queries: int = Field(
         300, ge=0, description="queries of the probe that runs before the corpus is embedded; 0: no probe"
     )
