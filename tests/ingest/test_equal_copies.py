@@ -13,7 +13,8 @@ from source_forms import FORMS, tables
 from tasks.core.base.checksums import CHECKSUMS
 from tasks.core.base.files import MANIFEST
 from tasks.core.base.receipts import Ingested
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.refused_rows import newest_refusals
 

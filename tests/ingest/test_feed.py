@@ -9,7 +9,8 @@ from source_forms import beir, put
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Release
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.feed import refuse_another_feed
 from tasks.core.ingest.ingest import ingest
 

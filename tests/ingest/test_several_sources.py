@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 from small_collection import Collection, build, passage, quarantine_of, query
 
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.base.settings_listing import format_settings
 from tasks.core.evaluation.segments import segments_of

@@ -9,9 +9,10 @@ import pytest
 
 from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.files import digest_of
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.base.sections.mining import CrossEncoderSettings, MiningSettings
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.settings import DataSettings, EncoderSettings, Settings
+from tasks.core.base.settings import EncoderSettings, Settings
 from tasks.core.ingest.data_warnings import data_warnings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.source_summary import summarize_source

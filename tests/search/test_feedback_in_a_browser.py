@@ -9,7 +9,7 @@ from release_world import release_night, small
 from small_collection import build
 from voting_service import voting_service
 
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.snapshot.reader import given_negatives, qrels, queries
 from tasks.core.sources.feedback_log import Origin, Record, log_file

@@ -14,7 +14,8 @@ from small_collection import Collection, ids, quarantine_of
 from source_forms import FORMS, beir, dpr, jsonl, msmarco, put, rows, tevatron, values
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.sources.split_names import known_split, split_of
 

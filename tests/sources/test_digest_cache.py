@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from things_and_traits import write_collection
 
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.sources import digest_cache
 from tasks.core.sources.locations import Location, Stored
 from tasks.core.sources.source import Source, find_source

@@ -8,7 +8,8 @@ import pytest
 from source_forms import put, rows, tevatron
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
 
 GOOD = {"docid": "new", "title": "", "text": "a passage that no other record has"}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.ingest.source_summary import summarize_source
 from tasks.core.sources.source import find_source

@@ -13,7 +13,8 @@ import pytest
 from source_forms import FORMS, beir, dpr, pack, put, rows
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ from source_forms import (
 )
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.sources.source import find_source

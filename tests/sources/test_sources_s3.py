@@ -9,7 +9,8 @@ from s3_server import s3_server
 from source_forms import FORMS, QUERIES, beir, rows, values
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.ingest import ingest
 from tasks.core.sources.source import find_source
 

@@ -55,8 +55,8 @@ def keep(connection: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:
     )
 
 
-def quoted(path: Path) -> str:
-    """Return a path as an SQL string literal."""
+def quoted(path: Path | str) -> str:
+    """Return a path or a text as an SQL string literal."""
     return "'" + str(path).replace("'", "''") + "'"
 
 

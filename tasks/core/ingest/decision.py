@@ -24,7 +24,7 @@ from tasks.core.base.duckdb_session import make_room, one_number
 from tasks.core.base.errors import BadInput, NightshiftError
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.rule_count import RuleCount
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.ingest.click_pairs import ClickLog, click_pairs
 from tasks.core.ingest.forgotten_rows import ForgottenRows
 from tasks.core.ingest.quarantine import Tally, count_rows, with_offenders

@@ -9,7 +9,7 @@ from tasks.core.base.duckdb_session import database, one_number, quoted
 from tasks.core.base.errors import BadInput
 from tasks.core.base.files import find_artifact, receipts_newest_first
 from tasks.core.base.receipts import Ingested, Release, Snapshot
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.base.toml import toml_value
 from tasks.core.snapshot.reader import PASSAGES
 

@@ -25,7 +25,8 @@ from tasks.core.base.files import (
     receipts_newest_first,
 )
 from tasks.core.base.receipts import Ingested, Snapshot
-from tasks.core.base.settings import DataSettings, Settings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import Settings
 from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import contract_tables, decide, log_outcome, validate_source
 from tasks.core.ingest.forgotten_rows import ForgottenRows

@@ -108,7 +108,7 @@ def relevance(impressions: Impressions, propensity: np.ndarray, max_correction: 
     rank = np.rint(impressions.per_pair(impressions.position * impressions.shown) / shown).astype(np.int64)
 
     def log_likelihood(rate: float) -> np.ndarray:
-        return clicks * np.log(rate) + impressions.per_pair(missed * np.log1p(-theta * rate))
+        return np.asarray(clicks * np.log(rate) + impressions.per_pair(missed * np.log1p(-theta * rate)))
 
     def refit(rate: float, weight: np.ndarray) -> float:
         """Return clicks per look; a result page without a click was looked at with probability θ(1 − ε)/(1 − θε)."""

@@ -17,7 +17,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.files import produce
 from tasks.core.base.read_ahead import BackgroundWriter
 from tasks.core.base.receipts import Snapshot
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.ingest.long_texts import LongTextReader, long_texts, split_by_size
 from tasks.core.ingest.staging import SOURCE, stage
 from tasks.core.snapshot.counts import count_rows

@@ -15,7 +15,8 @@ import numpy as np
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.languages import ENGLISH
 from tasks.core.base.plain_text import visible
-from tasks.core.base.settings import DataSettings, EncoderSettings
+from tasks.core.base.sections.data import DataSettings
+from tasks.core.base.settings import EncoderSettings
 from tasks.core.base.toml import toml_value
 from tasks.core.ingest.data_warnings import token_counts, warn_of_cut_passages, warn_of_few_queries
 from tasks.core.ingest.milvus_choice import milvus_lines

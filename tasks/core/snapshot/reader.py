@@ -119,7 +119,7 @@ def pair_weights(positives: pa.Table) -> np.ndarray:
     """Return the weight of each row of `qrels`, how sure it is: float32 (rows,) in (0, 1]; 1 without weights."""
     if "weight" not in positives.column_names:
         return np.ones(positives.num_rows, np.float32)
-    return positives["weight"].to_numpy().astype(np.float32)
+    return np.asarray(positives["weight"].to_numpy(), np.float32)
 
 
 def given_negatives(snapshot: Snapshot) -> pa.Table:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings
 from tasks.core.snapshot.splits import Split
 from tasks.core.sources import beir
 from tasks.core.sources.digest_cache import known_files, size_before_growth

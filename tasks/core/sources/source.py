@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
-from tasks.core.base.sections.data import SourceSettings
-from tasks.core.base.settings import DataSettings
+from tasks.core.base.sections.data import DataSettings, SourceSettings
 from tasks.core.sources import beir, clicks, combined, corpus, demo, dpr, msmarco, pairs, tevatron
 from tasks.core.sources import parquet as columnar
 from tasks.core.sources.digest_cache import digest_files

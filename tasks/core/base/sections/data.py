@@ -169,7 +169,7 @@ class DataSettings(Section):
     @property
     def has_only_passages(self) -> bool:
         """Return whether no source has queries."""
-        return all(form == "corpus" for form in ([part.format for part in self.parts] or [self.format]))
+        return {part.format for part in self.parts or (self,)} == {"corpus"}
 
 
 _Columns = TypeVar("_Columns", SourceSettings, DataSettings)
