@@ -119,8 +119,9 @@ class ProcessWatch:
             if not command.strip():
                 return "python"  # between fork and exec
             program = command.split(" ")[0].rsplit("/", 1)[-1]
-            self._kinds[pid] = next((kind for part, kind in KINDS.items() if part in (program, *command.split())), "")
-            self._kinds[pid] = self._kinds[pid] or ("milvus" if "milvus" in program else "python")
+            words = (program, *command.split())
+            kind = next((kind for word, kind in KINDS.items() if word in words), "python")
+            self._kinds[pid] = "milvus" if "milvus" in program else kind
         return self._kinds[pid]
 
 
