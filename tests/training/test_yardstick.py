@@ -29,7 +29,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return stories(tmp_path / "home")
 
 
-def run_of(home: Path, lines: list[tuple[str, str, int]]) -> Run:
+def run_of(home: Path, lines: list[tuple[str, str, int]], queries: int) -> Run:
     def build(folder: Path) -> dict[str, object]:
         with run_writer(folder) as writer:
             columns = {name: [line[place] for line in lines] for place, name in enumerate(("query_id", "passage_id"))}
@@ -37,7 +37,7 @@ def run_of(home: Path, lines: list[tuple[str, str, int]]) -> Run:
             scores = pa.array([0.0] * len(lines), pa.float32())
             writer.write_table(pa.table({**columns, "rank": ranks, "score": scores}))
         assert (folder / RUN_FILE).exists()
-        return {"rows": len(lines), "queries": 1, "depth": 2}
+        return {"rows": len(lines), "queries": queries, "depth": 2}
 
     return produce(home, Run, {"lines": lines}, build)
 
@@ -54,7 +54,7 @@ def test_the_pool_has_all_positives_then_the_best_candidates_then_random_passage
     others = [f"p{n}" for n in range(60) if f"p{n}" not in answers][:8]
     lines = [(bare.query_ids[n % 2], passage, 1 + n // 2) for n, passage in enumerate(others)]
     lines += [("q0", "p0", 1)]  # not a dev query of the sample
-    run = run_of(tmp_path / "home", lines)
+    run = run_of(tmp_path / "home", lines, snapshot.queries)
     full = dev_evaluation(snapshot, "dev", encoder, settings, run)
     assert full is not None
     assert answers | set(others[:5]) <= set(full.passage_ids)  # half of the ten remaining places
