@@ -24,8 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def main() -> None:
         assert collection is not None
         folder = home / str(size)
         folder.mkdir(exist_ok=True)
-        with _milvus(folder, size > chosen.embedded) as uri:
+        with real_server(folder / "milvus") if size > chosen.embedded else nullcontext("") as uri:
             settings = _write_settings(folder, uri, chosen)
             for night in NIGHTS:
                 if (size, night) in finished:
@@ -101,13 +100,6 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--keep", action="store_true", help="keep the homes")
     arguments.add_argument("--search", type=Path, help=argparse.SUPPRESS)
     return arguments.parse_args()
-
-
-@contextmanager
-def _milvus(folder: Path, server: bool) -> Iterator[str]:
-    """Start a Milvus server with its data in `folder`; yield its address, or "" for the embedded Milvus."""
-    with real_server(folder / "milvus") if server else nullcontext("") as uri:
-        yield uri
 
 
 def _write_settings(folder: Path, uri: str, chosen: argparse.Namespace) -> Path:

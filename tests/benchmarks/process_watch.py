@@ -96,14 +96,13 @@ class ProcessWatch:
                 memory, resident = _memory(pid)
             except (OSError, ValueError, IndexError):  # the process has ended; its parent has its use
                 continue
+            self._peak(cost, kind, memory, resident)
             if kind == "milvus":
                 milvus_cpu += used
-                self._peak(cost, kind, memory, resident)
                 continue
             cpu += used
             read += moved[0]
             written += moved[1]
-            self._peak(cost, kind, memory, resident)
         own, moved = os.times(), _io(os.getpid())  # with those of finished children
         cpu += own.children_user + own.children_system
         return _Totals(time.perf_counter(), cpu, milvus_cpu, read + moved[0], written + moved[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 
 from milvus_servers import LiteServer  # noqa: E402
-from operated_server import ENDED, Operated  # noqa: E402
+from operated_server import ENDED, Operated, receiving_alerts  # noqa: E402
 from prefect_servers import free_port  # noqa: E402
 
 from tasks.core.base.checksums import read_record, write_record  # noqa: E402
@@ -50,7 +48,6 @@ class Site:
     def __init__(self, folder: Path, settings: str) -> None:
         self.folder, self.home, self.version = folder, folder / "home", ROOT
         self.milvus_folder = folder / "milvus"
-        self.alerts: list[dict[str, str]] = []
         self.settings = folder / "settings.toml"
         self._text = settings
         self.up: Operated | None = None
@@ -66,7 +63,7 @@ class Site:
         text = f'home = "{self.home}"\n{self._text}[milvus]\nuri = "{self.milvus.uri}"\n'
         self.settings.write_text(text)
         try:
-            with self._webhook():
+            with receiving_alerts() as (self.webhook, self.alerts):
                 yield self
         finally:
             if self.up is not None:
@@ -248,24 +245,6 @@ class Site:
         state = self.home / "drift" / "state.json"
         if state.exists():
             write_record(state, _shifted(read_record(state)))
-
-    @contextmanager
-    def _webhook(self) -> Iterator[None]:
-        alerts = self.alerts
-
-        class Listener(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            self.webhook = f"http://127.0.0.1:{server.server_port}/alerts"
-            yield
-            server.shutdown()
 
 
 def _resident(process: psutil.Process) -> int:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from operated_server import Operated, operating
+from operated_server import Operated, operating, receiving_alerts
 from prefect_servers import free_port, serving_prefect
 from things_and_traits import write_collection
 
@@ -84,20 +81,8 @@ def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedPr
 @pytest.fixture
 def alerts() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Start a webhook; yield its address and the list of received alerts."""
-    received: list[dict[str, str]] = []
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/alerts", received
-        server.shutdown()
+    with receiving_alerts() as webhook:
+        yield webhook
 
 
 @pytest.fixture
