@@ -14,10 +14,11 @@ from tasks.core.mining.churn import churn
 from tasks.core.mining.mine import source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
 from tasks.core.retrieval.postings import build_postings
-from tasks.core.retrieval.searches import find_run, join_shards, search_shard, search_whole
+from tasks.core.retrieval.runs import LazyVectors
+from tasks.core.retrieval.searches import Search, find_run, join_shards, search_shard, search_whole
 from tasks.core.retrieval.training_queries import keep_vectors, training_search
+from tasks.core.snapshot.drawn_queries import drawn_queries
 from tasks.core.snapshot.held_out import held_out
-from tasks.core.snapshot.reader import judged
 from tasks.core.snapshot.splits import Split
 from tasks.policy import STEP
 
@@ -38,11 +39,14 @@ def analyze_passages(settings: Settings, snapshot: Snapshot, language: str, stem
 def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: str, depth: int) -> Run:
     """Search the queries of a split with BM25. The run of the training queries is joined from its shards.
 
-    Of a large held-out split, only the queries that the night measures are searched.
+    Only the queries that the night uses are searched: those of its training steps, or those that it measures.
 
     Raises BadInput when the qrels of the split look shuffled.
     """
-    queries, pairs = held_out(snapshot, split, 0 if split == Split.TRAIN else settings.evaluation.max_queries)
+    if split == Split.TRAIN:
+        queries, pairs = drawn_queries(snapshot, settings.training.pairs_used)
+    else:
+        queries, pairs = held_out(snapshot, split, settings.evaluation.max_queries)
     search = bm25_search(settings.home, index, queries, depth, settings.mining)
     shards = query_shards(settings) if split == Split.TRAIN else 1
     run = search_whole(search) if shards == 1 else join_shards(search, shards)
@@ -57,7 +61,7 @@ def query_shards(settings: Settings) -> int:
 
 def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> int:
     """Return the number of query shards to search with BM25. 0 if the run exists or is not sharded."""
-    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
+    mining, queries = settings.mining, drawn_queries(snapshot, settings.training.pairs_used).queries
     if query_shards(settings) == 1 or find_run(bm25_search(settings.home, index, queries, mining.depth, mining)):
         return 0
     return mining.shards
@@ -66,7 +70,7 @@ def count_bm25_shards(settings: Settings, snapshot: Snapshot, index: Index) -> i
 @task(name="search-bm25-shard", task_run_name="search rank {rank} of {world_size} with BM25", **STEP)
 def search_bm25_shard(settings: Settings, snapshot: Snapshot, index: Index, rank: int, world_size: int) -> int:
     """Search one shard of the training queries with BM25; return its number of queries."""
-    mining, queries = settings.mining, judged(snapshot, Split.TRAIN)
+    mining, queries = settings.mining, drawn_queries(snapshot, settings.training.pairs_used).queries
     return search_shard(bm25_search(settings.home, index, queries, mining.depth, mining), rank, world_size)
 
 
@@ -77,14 +81,14 @@ def count_dense_shards(
     mining = settings.mining
     if query_shards(settings) == 1 or Source.DENSE not in source_shares(round_, mining):
         return 0
-    search, _ = training_search(settings.home, snapshot, encoder, embeddings, mining.depth)
+    search, _ = _training_search(settings, snapshot, encoder, embeddings)
     return 0 if find_run(search) else mining.shards
 
 
 @task(name="encode-queries", task_run_name="encode training queries, {encoder.fingerprint}", **STEP)
 def encode_queries(settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings) -> int:
     """Encode and store the training queries for the sharded search; return their number."""
-    return keep_vectors(*training_search(settings.home, snapshot, encoder, embeddings, settings.mining.depth))
+    return keep_vectors(*_training_search(settings, snapshot, encoder, embeddings))
 
 
 @task(name="search-dense-shard", task_run_name="search rank {rank} of {world_size}, {encoder.fingerprint}", **STEP)
@@ -92,9 +96,15 @@ def search_dense_shard(
     settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, rank: int, world_size: int
 ) -> int:
     """Search one shard of the training queries in the embeddings, exactly; return its number of queries."""
-    depth = settings.mining.depth
-    search, _ = training_search(settings.home, snapshot, encoder, embeddings, depth, mapped=True)
+    search, _ = _training_search(settings, snapshot, encoder, embeddings, mapped=True)
     return search_shard(search, rank, world_size)
+
+
+def _training_search(
+    settings: Settings, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, *, mapped: bool = False
+) -> tuple[Search, LazyVectors]:
+    depth, pairs = settings.mining.depth, settings.training.pairs_used
+    return training_search(settings.home, snapshot, encoder, embeddings, depth, pairs=pairs, mapped=mapped)
 
 
 def cpu_settings(settings: Settings) -> Settings:
@@ -123,8 +133,9 @@ def mine_negatives(
     The training queries are encoded at most once, and not at all if all results exist.
     """
     home, mining, shards = settings.home, settings.mining, query_shards(settings)
+    pairs = settings.training.pairs_used
     negatives = mine_with_encoder(
-        home, snapshot, bm25, encoder, embeddings, round_, mining, settings.evaluation, shards=shards
+        home, snapshot, bm25, encoder, embeddings, round_, mining, settings.evaluation, pairs=pairs, shards=shards
     )
     negatives = negatives.model_copy(update={"churn": churn(home, negatives, serving)})
     report.negatives_sample(negatives)

@@ -189,6 +189,7 @@ class Negatives(Receipt):
 
     round: int
     queries: int  # mined training queries
+    pairs: int = 0  # training pairs that were needed, see `drawn_queries`; 0: all
     starved: int  # queries with fewer negatives than requested
     candidates: int  # candidates before any rule
     refused: dict[str, int]  # rule -> candidates it rejected

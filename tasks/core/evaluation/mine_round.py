@@ -27,6 +27,7 @@ def mine_with_encoder(
     mining: MiningSettings,
     evaluation: EvaluationSettings,
     *,
+    pairs: int = 0,
     shards: int = 1,
 ) -> Negatives:
     """Mine the negatives of a round from the sources that its schedule lists.
@@ -36,22 +37,23 @@ def mine_with_encoder(
     Args:
         home: folder of the artifacts.
         snapshot: passages and training queries.
-        bm25: run over the training queries.
+        bm25: run over the queries to mine for.
         encoder: the encoder that mines.
         embeddings: its passage vectors.
         round_number: 0 for the first round.
         mining: sources, filters, and the teacher.
         evaluation: `leave_out_self`, and rules to tune a blend.
+        pairs: training pairs that are needed, see `drawn_queries`; 0: all.
         shards: number of query shards that were searched with the encoder; 1: search here.
 
     Raises:
         NightshiftError: a model cannot be used, or Java failed.
     """
-    search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth)
+    search, vectors = training_search(home, snapshot, encoder, embeddings, mining.depth, pairs=pairs)
     runs = [(Source.BM25, bm25)]
     if Source.DENSE in source_shares(round_number, mining):
         runs.append((Source.DENSE, run_search(search, vectors, shards)))
     if evaluation.leave_out_self:
         runs = [(name, leave_out_self(home, run, run.depth)) for name, run in runs]
     teacher = choose_teacher(home, encoder, embeddings, snapshot, mining, evaluation)
-    return mine(home, snapshot, runs, embeddings, vectors, round_number, mining, teacher)
+    return mine(home, snapshot, runs, embeddings, vectors, round_number, mining, teacher, pairs=pairs)

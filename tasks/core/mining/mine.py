@@ -17,7 +17,8 @@ from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, 
 from tasks.core.mining.passage_texts import build_shingles, open_texts
 from tasks.core.mining.round import NEGATIVES_FILE, MiningRound, mine_round
 from tasks.core.retrieval.runs import QueryVectors, vectors_digest, vectors_of
-from tasks.core.snapshot.reader import queries
+from tasks.core.snapshot.drawn_queries import drawn_queries
+from tasks.core.snapshot.reader import qrels
 from tasks.core.snapshot.splits import Split
 
 __all__ = ["NEGATIVES_FILE", "mine", "source_shares"]
@@ -44,6 +45,8 @@ def mine(
     round_number: int,
     mining: MiningSettings,
     teacher: CheckedTeacher | None = None,
+    *,
+    pairs: int = 0,
 ) -> Negatives:
     """Mine hard negatives for the training queries of a snapshot.
 
@@ -58,11 +61,12 @@ def mine(
         runs: pairs of source name (BM25 or DENSE) and run, with queries in snapshot order. Queries of other splits
             are ignored. Runs whose source has no share in this round (`source_shares`) are not read.
         embeddings: passage vectors of the current encoder; None: no dense scores, and the margin filter is off.
-        query_vectors: float32 (queries, dimension), row i for row i of `queries(snapshot, "train")`, from the encoder
+        query_vectors: float32 (queries, dimension), row i for row i of the training queries, from the encoder
             of `embeddings`; or `Later`, computed only if the artifact is missing. None if `embeddings` is None.
         round_number: 0 for the first round.
         mining: the settings.
         teacher: scores positives and negatives if it is better than the encoder of `embeddings`. None: no scores.
+        pairs: training pairs that are needed; mines for queries that have as many (`drawn_queries`). 0: all.
 
     Returns:
         The receipt of the negatives.
@@ -89,10 +93,11 @@ def mine(
         and [cross_encoder_digest(cross_encoder_folder), mining.cross_encoder.model_dump(include={"most", "tokens"})],
         "version": VERSION,
         **({"teacher": teacher.key} if teacher is not None else {}),
+        **({"pairs": pairs} if 0 < pairs < qrels(snapshot, Split.TRAIN).num_rows else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        training_queries = queries(snapshot, Split.TRAIN)
+        training_queries = drawn_queries(snapshot, pairs).queries
         vectors = None if query_vectors is None else vectors_of(query_vectors)
         if vectors is not None and len(vectors) != training_queries.num_rows:
             raise Mismatch(f"{len(vectors)} query vectors for {training_queries.num_rows} training queries")
@@ -121,7 +126,7 @@ def mine(
         )
         receipts = [snapshot, embeddings, *used.values()]
         parents = tuple(receipt.digest for receipt in receipts if receipt is not None)
-        facts = {"round": round_number, "queries": training_queries.num_rows, "teacher": check}
+        facts = {"round": round_number, "queries": training_queries.num_rows, "pairs": pairs, "teacher": check}
         return {**counts, **facts, "parents": parents}
 
     negatives = produce(home, Negatives, key, build)

@@ -13,6 +13,7 @@ from tasks.core.base.receipts import Embeddings, Encoder, Negatives, Release, Sn
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
+from tasks.core.snapshot.drawn_queries import drawn_queries
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.budget import Recipe
@@ -66,7 +67,7 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     compared = changed if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
     rounds = settings.mining.rounds
     steps = [
-        _mining(settings.home, snapshot, rounds),
+        _mining(settings.home, snapshot, rounds, settings.training.pairs_used),
         _embedding(speed, compared, "compared encoder"),
         *_choosing(recipe),
         _training(settings, snapshot, speed),
@@ -116,8 +117,8 @@ def _embedding(speed: _Speed, rows: int, label: str) -> Cost:
     return Cost(f"embed ({label})", f"{rows:,} passages", rows * speed.passage_tokens / speed.encode, speed.basis)
 
 
-def _mining(home: Path, snapshot: Snapshot, rounds: int) -> Cost:
-    queries = snapshot.splits.get(Split.TRAIN, 0)
+def _mining(home: Path, snapshot: Snapshot, rounds: int, pairs: int) -> Cost:
+    queries = drawn_queries(snapshot, pairs).queries.num_rows
     amount = f"{queries:,} queries" + (f" in {rounds} rounds" if rounds > 1 else "")
     earlier = next(iter(receipts_newest_first(home, Negatives)), None)
     if earlier is not None and earlier.seconds:

@@ -14,24 +14,32 @@ from tasks.core.encoder.loading import load_encoder
 from tasks.core.retrieval.dense import dense_search
 from tasks.core.retrieval.runs import LazyVectors, vectors_of
 from tasks.core.retrieval.searches import Search, find_run, join_shards, search_whole
-from tasks.core.snapshot.reader import judged
+from tasks.core.snapshot.drawn_queries import drawn_queries
 from tasks.core.snapshot.splits import Split
 
 VECTORS = "queries.npy"
 
 
 def training_search(
-    home: Path, snapshot: Snapshot, encoder: Encoder, embeddings: Embeddings, depth: int, *, mapped: bool = False
+    home: Path,
+    snapshot: Snapshot,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    depth: int,
+    *,
+    pairs: int = 0,
+    mapped: bool = False,
 ) -> tuple[Search, LazyVectors]:
     """Prepare the exact search of the training queries, with lazy vectors.
 
     The vectors come from the file that `keep_vectors` saved for shards; otherwise they are computed when needed.
 
+    pairs: training pairs that are needed, see `drawn_queries`; 0: all.
     mapped: memory-map that file, so that a shard reads only its part.
 
     Returns the search and the vectors.
     """
-    train_queries = judged(snapshot, Split.TRAIN)
+    train_queries = drawn_queries(snapshot, pairs).queries
 
     @cache
     def load_or_encode() -> np.ndarray:

@@ -19,14 +19,14 @@ from tasks.core.text.normalization import uniform
 SALT = "measured "  # before an id; makes the sample independent of the hashes that carve splits
 
 
-class HeldOut(NamedTuple):
+class JudgedQueries(NamedTuple):
     """Judged queries (query_id, text) in order of id, and their positives, as from `qrels`."""
 
     queries: pa.Table
     qrels: pa.Table
 
 
-def held_out(snapshot: Snapshot, split: str, most: int = 0) -> HeldOut:
+def held_out(snapshot: Snapshot, split: str, most: int = 0) -> JudgedQueries:
     """Return the judged queries of a split and their qrels: all, or the same sample of `most` queries every night.
 
     A query is in the sample if the hash of its id is among the lowest, so most of a sample stays as queries are added.
@@ -41,10 +41,10 @@ def held_out(snapshot: Snapshot, split: str, most: int = 0) -> HeldOut:
     """
     queries, pairs = judged(snapshot, split), qrels(snapshot, split)
     if not is_sampled(snapshot, split, most):
-        return HeldOut(queries, pairs)
+        return JudgedQueries(queries, pairs)
     places = np.array([uniform(SALT + name) for name in queries["query_id"].to_pylist()])
     queries = queries.take(pa.array(np.sort(np.argsort(places, kind="stable")[:most])))
-    return HeldOut(queries, pairs.filter(pc.is_in(pairs["query_id"], value_set=queries["query_id"])))
+    return JudgedQueries(queries, pairs.filter(pc.is_in(pairs["query_id"], value_set=queries["query_id"])))
 
 
 def is_sampled(snapshot: Snapshot, split: str, most: int) -> bool:

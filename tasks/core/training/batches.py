@@ -38,7 +38,7 @@ class Batch:
 
 def steps_in(data: TrainingPairs, settings: TrainingSettings) -> int:
     """Return the number of optimizer steps over this snapshot's pairs (without replayed pairs); at least 1."""
-    return steps_for(data.fresh, settings.batch_size - _replayed_in(data, settings), settings)
+    return steps_for(max(data.fresh, data.drawn), settings.batch_size - _replayed_in(data, settings), settings)
 
 
 def steps_for(pairs: int, pairs_per_step: int, settings: TrainingSettings) -> int:

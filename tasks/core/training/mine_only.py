@@ -11,8 +11,7 @@ from tasks.core.evaluation.mine_round import mine_with_encoder
 from tasks.core.ingest.ingest import ingest
 from tasks.core.ingest.shuffled_qrels import check_qrels_fit
 from tasks.core.retrieval.bm25 import build_index, search_bm25
-from tasks.core.snapshot.reader import judged, qrels
-from tasks.core.snapshot.splits import Split
+from tasks.core.snapshot.drawn_queries import drawn_queries
 from tasks.core.training.trainer import base_encoder
 
 
@@ -28,12 +27,14 @@ def mine_source(
         BadInput: the source breaks its contracts, has no training query, or its qrels look shuffled.
         NightshiftError: as `base_encoder`.
     """
-    home, mining = settings.home, settings.mining
+    home, mining, pairs = settings.home, settings.mining, settings.training.pairs_used
     _, snapshot = ingest(settings)
     snapshot = snapshot if add_pairs is None else add_pairs(snapshot)
     index = build_index(home, snapshot, mining)
-    bm25 = search_bm25(home, index, judged(snapshot, Split.TRAIN), mining.depth, mining)
-    check_qrels_fit(bm25, qrels(snapshot, Split.TRAIN), settings.data.min_lift)
+    drawn = drawn_queries(snapshot, pairs)
+    bm25 = search_bm25(home, index, drawn.queries, mining.depth, mining)
+    check_qrels_fit(bm25, drawn.qrels, settings.data.min_lift)
     base = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     vectors = gather_shards(home, base, snapshot, settings.embedding.shards, vectors=settings.embedding.vectors)
-    return snapshot, mine_with_encoder(home, snapshot, bm25, base, vectors, 0, mining, settings.evaluation)
+    negatives = mine_with_encoder(home, snapshot, bm25, base, vectors, 0, mining, settings.evaluation, pairs=pairs)
+    return snapshot, negatives

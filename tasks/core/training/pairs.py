@@ -15,6 +15,7 @@ from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Negatives, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
+from tasks.core.snapshot.drawn_queries import drawn_queries
 from tasks.core.snapshot.reader import pair_weights, qrels, queries
 from tasks.core.snapshot.splits import Split
 from tasks.core.training.synthetic_pairs import add_rests
@@ -40,6 +41,7 @@ class TrainingPairs:
     cluster: int64 (passages,): same number for equal and near-duplicate texts.
     known: query → clusters of all its known positives, of any split, ascending.
     teacher: query → passages (ascending) and the teacher's scores (float32).
+    drawn: number of drawn pairs, with repeated texts, if negatives were mined for a draw of the queries; else 0.
     hashes: S16 (passages,): text hash of each passage.
     """
 
@@ -53,6 +55,7 @@ class TrainingPairs:
     cluster: np.ndarray
     known: dict[int, np.ndarray]
     teacher: dict[int, Scores] = field(default_factory=dict)
+    drawn: int = 0
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, "S16"))
 
 
@@ -71,7 +74,7 @@ def load_pairs(
     Queries with equal texts share all their positives. A pair that occurs several times has its highest weight.
 
     Args:
-        snapshot: training pairs, and all judged pairs.
+        snapshot: training pairs, and all judged pairs. Only the pairs of mined queries are read.
         negatives: folder with `negatives.parquet`. For distillation it has a column `teacher_score`, and the folder has
             `positives.parquet` (query_id, passage_id, teacher_score).
         encoder: its tokenizers.
@@ -87,10 +90,9 @@ def load_pairs(
     """
     query_rows, texts = dict[str, int](), PassageTexts(encoder.passage)
     mined = _read_mined(negatives)
-    train, judged, query_row, passage_row = _read_pairs(snapshot, query_rows, texts, mined["passage_id"])
-    if not train:
-        raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
-    rests = {} if stored_vectors or settings.distills else add_rests(snapshot, query_rows, texts)
+    drawn = drawn_queries(snapshot, negatives.pairs).qrels
+    train, judged, query_row, passage_row = _read_pairs(snapshot, drawn, query_rows, texts, mined["passage_id"])
+    rests = {} if stored_vectors or settings.distills else add_rests(snapshot, drawn, query_rows, texts)
     train = {rests.get(pair, pair): weight for pair, weight in train.items()}
     judged = judged + list(rests.values())
     pairs = train
@@ -114,6 +116,7 @@ def load_pairs(
         cluster=cluster,
         known={query: np.unique(cluster[rows]) for query, rows in _grouped(judged).items()},
         teacher=_teacher(negatives, mined, query_row, passage_row, settings),
+        drawn=drawn.num_rows if negatives.pairs else 0,
         hashes=texts.hashes(),
     )
 
@@ -160,6 +163,7 @@ def check_negatives(data: TrainingPairs, settings: TrainingSettings) -> None:
 
 def _read_pairs(
     snapshot: Snapshot,
+    train: pa.Table,
     query_rows: dict[str, int],
     texts: PassageTexts,
     extra_passages: pa.ChunkedArray,
@@ -168,6 +172,7 @@ def _read_pairs(
     """Read the training pairs and judged pairs of a snapshot; add new texts to `query_rows` (text → row) and `texts`.
 
     Args:
+        train: qrels to train on.
         extra_passages: ids of more passages to read.
         held_out: query texts to skip.
 
@@ -175,7 +180,7 @@ def _read_pairs(
         Training pairs with their weights, judged pairs of the training queries, query id → row, and passage id → row.
     """
     text_by_id = dict(zip(*(column.to_pylist() for column in queries(snapshot).columns), strict=True))
-    train, judged, skipped = qrels(snapshot, Split.TRAIN), qrels(snapshot), set(held_out)
+    judged, skipped = qrels(snapshot), set(held_out)
     for query in train["query_id"].to_pylist():
         if text_by_id[query] not in skipped:
             query_rows.setdefault(text_by_id[query], len(query_rows))
@@ -199,7 +204,8 @@ def _replayed(
     held_out_ids = pc.unique(splits.filter(pc.not_equal(splits["split"], Split.TRAIN))["query_id"])
     current = queries(snapshot)
     held_out = current.filter(pc.is_in(current["query_id"], value_set=held_out_ids))["text"].to_pylist()
-    trained, judged_before, _, _ = _read_pairs(older, query_rows, texts, pa.chunked_array([], pa.string()), held_out)
+    none = pa.chunked_array([], pa.string())
+    trained, judged_before, _, _ = _read_pairs(older, qrels(older, Split.TRAIN), query_rows, texts, none, held_out)
     known = set(judged)
     return {pair: weight for pair, weight in trained.items() if pair not in known}, judged_before
 

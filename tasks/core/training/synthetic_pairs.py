@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.base.receipts import Snapshot
-from tasks.core.snapshot.reader import passages_by_id, qrels, queries
-from tasks.core.snapshot.splits import Split
+from tasks.core.snapshot.reader import passages_by_id, queries
 from tasks.core.text.synthetic_queries import PATTERN, trains_whole, without_query
 from tasks.core.training.texts import PassageTexts
 
 Pair = tuple[int, int]  # row of the query, row of the passage
 
 
-def add_rests(snapshot: Snapshot, query_rows: Mapping[str, int], texts: PassageTexts) -> dict[Pair, Pair]:
+def add_rests(
+    snapshot: Snapshot, train: pa.Table, query_rows: Mapping[str, int], texts: PassageTexts
+) -> dict[Pair, Pair]:
     """Add the passages of synthetic training pairs without their query to `texts`.
 
     Title queries would otherwise teach the encoder to match equal words. Passages that are served stay whole.
 
     Args:
         snapshot: of the training pairs.
+        train: qrels of the training pairs.
         query_rows: query text -> row.
         texts: the passages, which has those of the training pairs.
 
@@ -29,7 +32,6 @@ def add_rests(snapshot: Snapshot, query_rows: Mapping[str, int], texts: PassageT
         Pair of a query and its whole passage -> pair of the query and the rest. Pairs are left out if the passage does
         not contain the query, if the rest equals another passage, and for the share that `trains_whole`.
     """
-    train = qrels(snapshot, Split.TRAIN)
     train = train.filter(pc.match_substring_regex(train["query_id"], PATTERN))
     if train.num_rows == 0:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -40,7 +41,9 @@ class TrainingSettings(Section):
         "recorded pace and short trials, instead of epochs; 0: no budget",
     )
     epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
-    max_steps: int = Field(0, ge=0, description="maximum number of optimizer steps; 0: no limit")
+    max_steps: int = Field(
+        0, ge=0, description="maximum number of optimizer steps; only the queries that they use are mined; 0: no limit"
+    )
     batch_size: int = Field(32, ge=2, description="queries per step, summed over all processes")
     hard_negatives: int = Field(1, ge=0, description="mined negatives per positive")
     more_positives: int = Field(0, ge=0, description="additional positives per query; supcon uses all as targets")
@@ -87,6 +90,11 @@ class TrainingSettings(Section):
         25, ge=1, description="steps between checkpoints; a killed night resumes from the last"
     )
     seed: int = Field(0, description="random seed of batches and dropout")
+
+    @property
+    def pairs_used(self) -> int:
+        """Training pairs that the steps of a round use; 0: all."""
+        return math.ceil(self.max_steps * self.batch_size / min(1.0, self.epochs))
 
     @property
     def distills(self) -> bool:

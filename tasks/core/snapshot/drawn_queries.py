@@ -1,0 +1,43 @@
+"""The training queries of a night: all, or a random draw of as many as its training steps use.
+
+Mining costs queries × passages, so a training with a limit of steps mines only for the pairs that it can use. Each
+snapshot draws other queries: over the nights, an encoder that trains on sees all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.core.base.errors import BadInput
+from tasks.core.base.receipts import Snapshot
+from tasks.core.snapshot.held_out import JudgedQueries
+from tasks.core.snapshot.reader import qrels, queries
+from tasks.core.snapshot.splits import Split
+from tasks.core.text.normalization import uniform
+
+
+def drawn_queries(snapshot: Snapshot, pairs: int = 0) -> JudgedQueries:
+    """Return training queries in order of id and their qrels: all, or a draw of queries that have `pairs` pairs.
+
+    The draw depends on the snapshot, the ids, and `pairs`.
+
+    Args:
+        snapshot: The snapshot.
+        pairs: Least number of pairs; the last query may add more of its own. 0: all.
+
+    Raises:
+        BadInput: the snapshot has no training pair.
+    """
+    all_queries, positives = queries(snapshot, Split.TRAIN), qrels(snapshot, Split.TRAIN)
+    if positives.num_rows == 0:
+        raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
+    if not 0 < pairs < positives.num_rows:
+        return JudgedQueries(all_queries, positives)
+    order = np.argsort([uniform(f"{snapshot.digest} {name}") for name in all_queries["query_id"].to_pylist()])
+    rows = pc.index_in(positives["query_id"], value_set=all_queries["query_id"].combine_chunks())
+    counts = np.bincount(rows.to_numpy(), minlength=all_queries.num_rows)
+    drawn = np.searchsorted(np.cumsum(counts[order]), pairs) + 1
+    kept = all_queries.take(pa.array(np.sort(order[:drawn])))
+    return JudgedQueries(kept, positives.filter(pc.is_in(positives["query_id"], value_set=kept["query_id"])))
