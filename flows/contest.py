@@ -24,27 +24,31 @@ class Contest:
     snapshot: Snapshot
     serving: Release | None
     generation: int  # of the pointer when the night began
-    base: Encoder
-    base_vectors: Embeddings
     rival: Encoder  # of the serving release, or the base model before there is one
     rival_vectors: Embeddings
     held_out: Run  # of BM25
     postings: Postings
+    base: Encoder | None = None  # None in a refresh, which is not compared with the base model
+    base_vectors: Embeddings | None = None
 
 
 def judge(
     settings: Settings, contest: Contest, encoder: Encoder, vectors: Embeddings, ranking: Ranking, *, trained: bool
 ) -> tuple[dict[System, Evaluation], Decision]:
     """Evaluate a challenger and its rivals on the held-out queries; return the measures and the gate's decision."""
-    snapshot, serving, base, base_vectors = contest.snapshot, contest.serving, contest.base, contest.base_vectors
-    base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, contest.postings)
+    snapshot, serving = contest.snapshot, contest.serving
     figures = {
         System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, encoder, vectors, snapshot, ranking),
         System.DENSE: evaluation.evaluate(settings, System.DENSE, encoder, vectors, snapshot, DENSE),
         System.BM25: evaluation.evaluate_bm25(settings, contest.held_out, snapshot),
-        System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
-        System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
     }
+    if contest.base is not None and contest.base_vectors is not None:
+        base, base_vectors = contest.base, contest.base_vectors
+        base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, contest.postings)
+        figures |= {
+            System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
+            System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
+        }
     if serving is not None:
         figures[System.SERVING] = evaluation.evaluate(
             settings, System.SERVING, contest.rival, contest.rival_vectors, snapshot, serving.ranking
@@ -89,20 +93,17 @@ def publish(
 def publish_base(settings: Settings, contest: Contest, book: Logbook) -> None:
     """Publish the base model, ranked with BM25, if no challenger was accepted and no labeled query can judge it.
 
-    The checks of the gate apply, except the minimum number of held-out queries.
+    Called before the first release, so the rival is the base model.
     """
     passages = Changes(new=contest.snapshot.rows)
     begin(Stage.EVALUATE, f"the base model on {passages.new:,} passages")
-    gate = settings.gate.model_copy(update={"min_queries": 1})
-    ranking, _ = evaluation.tune(settings, contest.base, contest.base_vectors, contest.snapshot, contest.postings)
-    lenient = settings.model_copy(update={"gate": gate})
-    figures, decision = judge(lenient, contest, contest.base, contest.base_vectors, ranking, trained=False)
+    base, vectors = contest.rival, contest.rival_vectors
+    ranking, _ = evaluation.tune(settings, base, vectors, contest.snapshot, contest.postings)
+    figures, decision = judge(settings, contest, base, vectors, ranking, trained=False)
     published, withheld = None, "; ".join(decision.reasons)
     if decision.promote:
         recipe, withheld = recipe_of(settings), ""
-        published = publish(
-            settings, contest, contest.base, contest.base_vectors, figures, ranking, book, recipe=recipe
-        )
+        published = publish(settings, contest, base, vectors, figures, ranking, book, recipe=recipe)
     book.note(refresh=Refresh(passages=passages, release=published, withheld=withheld, with_base=True))
 
 

@@ -13,7 +13,7 @@ from tasks.core.evaluation.evaluate import evaluate_ranked, evaluate_ranking, re
 from tasks.core.evaluation.evidence import gather_evidence
 from tasks.core.evaluation.gate import Decision, Probe, decide
 from tasks.core.evaluation.systems import System
-from tasks.core.evaluation.tune import Tuned, tune_ranking
+from tasks.core.evaluation.tune import Tuned, keep_ranking, tune_ranking
 from tasks.core.snapshot.held_out import held_out
 from tasks.policy import STEP
 
@@ -21,6 +21,22 @@ from tasks.policy import STEP
 @task(name="tune", task_run_name="tune the ranking of {encoder.fingerprint}", **STEP)
 def tune(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, postings: Postings) -> Tuned:
     """Choose on the dev queries how a release of this encoder ranks."""
+    return tune_ranking(settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation)
+
+
+@task(name="tune", task_run_name="keep the ranking of {serving.release}", **STEP)
+def ranking_of_refresh(
+    settings: Settings,
+    serving: Release,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    postings: Postings,
+) -> Tuned:
+    """Keep the ranking of the serving release; choose it again only if `[evaluation] ranking` requires that."""
+    kept = keep_ranking(settings.home, serving, snapshot, settings.evaluation)
+    if kept is not None:
+        return kept
     return tune_ranking(settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation)
 
 
@@ -73,11 +89,11 @@ def gate(
     """Promote or reject the challenger, with reasons.
 
     Args:
-        trained: Whether the challenger was trained tonight. Only then is BM25 a floor, and a tie with the base model a
-            reason to reject.
+        trained: Whether the challenger was trained tonight. Only then is BM25 a floor, are `min_queries` required, and
+            is a tie with the base model a reason to reject.
         withdrawn: Release of the same parts that a user rolled back, if any.
     """
-    rules = settings.gate.model_copy(update={"bm25_floor": settings.gate.bm25_floor and trained})
+    rules = settings.gate if trained else settings.gate.model_copy(update={"bm25_floor": False, "min_queries": 1})
     evidence = gather_evidence(
         *(settings.home, figures, encoder, embeddings, snapshot, ranking, serving, rules),
         withdrawn=withdrawn,

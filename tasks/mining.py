@@ -13,6 +13,7 @@ from tasks.core.mining.candidates import Source
 from tasks.core.mining.churn import churn
 from tasks.core.mining.mine import source_shares
 from tasks.core.retrieval.bm25 import bm25_search, build_index
+from tasks.core.retrieval.bm25_without_index import search_postings
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.retrieval.runs import LazyVectors
 from tasks.core.retrieval.searches import Search, find_run, join_shards, search_shard, search_whole
@@ -51,6 +52,19 @@ def search_split(settings: Settings, snapshot: Snapshot, index: Index, split: st
     shards = query_shards(settings) if split == Split.TRAIN else 1
     run = search_whole(search) if shards == 1 else join_shards(search, shards)
     warn_of_unanswered(check_qrels_fit(run, pairs, settings.data.min_lift), split)
+    return run
+
+
+@task(name="search-bm25", task_run_name="search held-out queries with BM25", **STEP)
+def search_held_out(settings: Settings, snapshot: Snapshot, postings: Postings) -> Run:
+    """Search the held-out queries over the postings alone, without an index of Lucene.
+
+    Raises BadInput when the qrels of the split look shuffled.
+    """
+    rules = settings.evaluation
+    queries, pairs = held_out(snapshot, rules.split, rules.max_queries)
+    run = search_postings(settings.home, snapshot, postings, queries, rules.searched_depth, settings.mining)
+    warn_of_unanswered(check_qrels_fit(run, pairs, settings.data.min_lift), rules.split)
     return run
 
 

@@ -78,7 +78,7 @@ def publish(
         snapshot=snapshot,
         metrics=figures[System.CHALLENGER].metrics,
         bm25=figures[System.BM25].metrics,
-        base=figures[System.BASE].metrics,
+        base=figures[System.BASE].metrics if System.BASE in figures else {},
         previous=figures[System.SERVING].metrics if System.SERVING in figures else None,
         recipe=recipe,
         reason=reason,

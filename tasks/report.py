@@ -197,6 +197,7 @@ def release_card(release: Release) -> None:
         *(
             (f"nDCG@10{of}", f"{figures['ndcg@10']:.4f}")
             for of, figures in (("", release.metrics), (" of BM25", release.bm25), (" of the base model", release.base))
+            if figures
         ),
         ("ranking", str(release.ranking)),
         ("encoder", release.fingerprint),

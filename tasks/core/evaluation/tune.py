@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.base.ranking import Ranking
-from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
+from tasks.core.base.ranking import Mode, Ranking
+from tasks.core.base.receipts import Embeddings, Encoder, Postings, Release, Snapshot
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.snapshot.held_out import held_out
@@ -81,6 +81,26 @@ def tune_ranking(
         tuning = tune(arms, answers, ranking, leave_out_self=settings.leave_out_self)
     weight = DEFAULT_WEIGHT if settings.ranking == "hybrid" and tuning.weight in (0, 1) else tuning.weight
     return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
+
+
+def keep_ranking(home: Path, serving: Release, snapshot: Snapshot, settings: EvaluationSettings) -> Tuned | None:
+    """Return the ranking of the serving release over another snapshot, for a refresh.
+
+    Choosing it again would let chance on the dev queries reject a refresh whose encoder did not change.
+
+    Returns:
+        None if the ranking must be chosen: `[evaluation] ranking` changed or names another mode, or the release has no
+        lexical index.
+    """
+    from tasks.core.retrieval.postings import over_snapshot
+
+    modes = {"dense": (Mode.DENSE,), "lexical": (Mode.LEXICAL,), "hybrid": (Mode.HYBRID,)}
+    unchanged = serving.settings.get("evaluation.ranking", settings.ranking) == settings.ranking
+    fits = serving.ranking.mode in modes.get(settings.ranking, tuple(Mode))
+    if not (serving.ranking.postings and unchanged and fits):
+        return None
+    why = f"it is that of release {serving.release}, because a refresh keeps the ranking"
+    return Tuned(over_snapshot(home, serving.ranking, snapshot), Tuning(weight=serving.ranking.weight, why=why))
 
 
 def tune(arms: Arms, qrels: pa.Table, ranking: Ranking, *, leave_out_self: bool = False) -> Tuning:

@@ -180,7 +180,7 @@ def _figures(night: Night) -> str:
         named = {name: evaluation.metrics for name, evaluation in night.figures.items()}
         metrics, rivals = (
             named[System.CHALLENGER],
-            [("BM25", named[System.BM25]), ("base", named[System.BASE]), ("previous", named.get(System.SERVING))],
+            [("BM25", named[System.BM25]), ("base", named.get(System.BASE)), ("previous", named.get(System.SERVING))],
         )
         label = "nDCG@10" if night.outcome == Outcome.PROMOTED else "challenger's nDCG@10"
     elif night.serves is not None:

@@ -97,20 +97,12 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
     Raises Mismatch when the index was built with another language or stemmer. The search itself raises NightshiftError
     when Java fails or reports an exception.
     """
-    if index.digest != artifact_digest(Index, _index_key(index.parents[0], mining)):
+    key = run_key(index.parents[0], queries, depth, mining)
+    if index.digest != key["index"]:
         raise Mismatch(
             f"index {index.digest} was not built with language {mining.language!r} and "
             f"stemmer {mining.stemmer!r}; build the index again"
         )
-    key = {
-        "retriever": "bm25",
-        "index": index.digest,
-        "queries": queries_digest(queries),
-        "depth": depth,
-        "k1": mining.k1,
-        "b": mining.b,
-        "version": VERSION,
-    }
 
     scorer = cache(lambda: _compiled(home, index, queries["text"].to_pylist(), depth, mining))
 
@@ -123,6 +115,22 @@ def bm25_search(home: Path, index: Index, queries: pa.Table, depth: int, mining:
         return query_rows + start, ids_of([index.path / IDS], documents), scores
 
     return Search("BM25", home, key, queries, depth, max(1, HITS_AT_ONCE // depth), (index.digest,), answer)
+
+
+def run_key(snapshot: str, queries: pa.Table, depth: int, mining: MiningSettings) -> dict[str, object]:
+    """Return the key of a run over the snapshot with this digest. It names Lucene's index, even one that is not built.
+
+    queries: query_id, text. depth: passages per query.
+    """
+    return {
+        "retriever": "bm25",
+        "index": artifact_digest(Index, _index_key(snapshot, mining)),
+        "queries": queries_digest(queries),
+        "depth": depth,
+        "k1": mining.k1,
+        "b": mining.b,
+        "version": VERSION,
+    }
 
 
 def _compiled(home: Path, index: Index, texts: list[str], depth: int, mining: MiningSettings) -> Bm25Scorer | None:
