@@ -124,5 +124,7 @@ def publish_passages(settings: Settings, contest: Contest, book: Logbook) -> Non
         published = publish(
             settings, contest, contest.rival, contest.rival_vectors, figures, ranking, book, recipe=serving.recipe
         )
-    withheld = "" if decision.promote else "; ".join(decision.reasons)
+    reasons = "; ".join(decision.reasons)
+    again = "the gate rejects them with the serving ranking for the same reasons"
+    withheld = "" if decision.promote else again if reasons == book.night.why else reasons
     book.note(refresh=Refresh(passages=drift.passages, release=published, withheld=withheld))

@@ -17,11 +17,11 @@ from things_and_traits import THINGS, TRAITS
 
 from tasks.core.base.files import produce
 from tasks.core.base.ranking import DENSE, Mode, Ranking
-from tasks.core.base.receipts import ArmScores
+from tasks.core.base.receipts import ArmScores, Release
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.evaluation.evaluate import read_run
 from tasks.core.evaluation.measures import per_query
-from tasks.core.evaluation.tune import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, Tuned, tune, tune_ranking
+from tasks.core.evaluation.tune import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, Tuned, keep_ranking, tune, tune_ranking
 from tasks.core.retrieval.arms import Arms, fused_run, score_arms
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import build_postings
@@ -210,3 +210,32 @@ def test_without_dev_queries_the_weight_is_the_default(tiny_model: Path, tmp_pat
     result = tuned(tmp_path, tiny_model, [*TRAIN, *TEST])
     assert result.ranking.weight == result.tuning.weight == DEFAULT_WEIGHT
     assert "no dev queries" in result.tuning.why
+
+
+def serving_release(ranking: Ranking, settings: dict[str, object]) -> Release:
+    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
+    numbers = {"rows": 1, "generation": 1, "dimension": 4}
+    figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None}
+    texts = {"release": "r0001", "reason": "test", **dict.fromkeys(words, "x")}
+    return Release(path=Path(), ranking=ranking, settings=settings, **texts, **figures, **numbers)
+
+
+def test_a_refresh_keeps_the_ranking_until_the_settings_require_another(tmp_path: Path) -> None:
+    before, after = (snapshot_of(tmp_path, {"p0": "a fox", "p1": text}, {"q0": "fox"}) for text in ("a dog", "a cat"))
+    ranking = Ranking(postings=build_postings(tmp_path, before, "en", "porter").digest, weight=0.35, dense_scale=2)
+    hybrid, free = (EvaluationSettings.model_validate({"ranking": name}) for name in ("hybrid", "tuned"))
+    recorded = {"evaluation.ranking": "tuned"}
+
+    def kept(served: Ranking, settings: dict[str, object], wanted: EvaluationSettings) -> Tuned | None:
+        return keep_ranking(tmp_path, serving_release(served, settings), after, wanted)
+
+    for settings in (recorded, {}):  # releases of earlier versions have no settings
+        same = kept(ranking, settings, free)
+        assert same is not None
+        new_postings = build_postings(tmp_path, after, "en", "porter").digest
+        assert same.ranking == ranking.model_copy(update={"postings": new_postings}) != ranking
+        assert (same.tuning.weight, same.tuning.ndcg) == (0.35, ())
+        assert "r0001" in same.tuning.why
+    assert kept(ranking, recorded, hybrid) is None  # the setting changed
+    assert kept(ranking.model_copy(update={"weight": 1.0}), {}, hybrid) is None  # another mode
+    assert kept(DENSE, recorded, free) is None  # no lexical index

@@ -83,6 +83,18 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     newest, oldest = document(nightshift("releases", "--json"))["releases"]
     assert newest["encoder"] == oldest["encoder"]
     assert newest["previous"] is not None
+    assert newest["ranking"]["weight"] == ranking["weight"]
+    assert newest["ranking"]["postings"] != ranking["postings"]
+    assert newest["bm25"]
+    assert (newest["base"], "(BM25" in refreshed.stdout, "base" in refreshed.stdout) == ({}, True, False)
+    work = {
+        path.parent.parent.name: path.parent
+        for path in manifests(environment).keys() - before.keys()
+        if path.parent.parent.name in ("indexes", "embeddings", "negatives")
+    }
+    assert set(work) == {"embeddings"}  # nothing is mined, so Lucene indexes nothing
+    vectors = json.loads((work["embeddings"] / "manifest.json").read_text())
+    assert (vectors["fingerprint"], vectors["embedded"]) == (newest["encoder"], 1)
 
     changes = document(nightshift("compare", oldest["release"], newest["release"], "--json"))["settings"]
     assert {"name": "milvus.samples", "before": "64", "after": "32"} in changes
@@ -111,6 +123,7 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     again = nightshift("run")
     assert again.returncode == 0, again.stderr
     assert "rolled back manually" in again.stdout  # a rolled-back release is not published again
+    assert "did not publish 1 passage (1 new, 0 changed, 0 deleted): the gate rejects them" in again.stdout
     assert document(nightshift("releases", "--json"))["serving"] == oldest["release"]
     forward = nightshift("rollback", "--to", newest["release"])
     assert forward.returncode == 0, forward.stderr

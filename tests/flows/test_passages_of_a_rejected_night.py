@@ -16,6 +16,7 @@ from things_and_traits import add_lines
 from tasks.core.base.ranking import Mode
 from tasks.core.base.settings import Settings
 from tasks.core.encoder.dual_encoder import load_encoder
+from tasks.core.evaluation.tune import DEFAULT_WEIGHT
 from tasks.core.search.searcher import Searcher
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,6 +105,33 @@ def test_a_rejected_retrain_publishes_its_passages_even_after_a_kill(
     assert f"{words_of_line} {after['release']}" in Path(report["report"]).read_text()
     history = pq.read_table(Path(environment["NIGHTSHIFT_HOME"]) / "history.parquet").to_pylist()
     assert history[-1]["made"] == after["release"]
+
+
+@pytest.mark.usefixtures("served")
+def test_a_refresh_whose_new_ranking_is_rejected_publishes_its_passages_with_the_serving_ranking(
+    nightshift: Command, environment: Environment
+) -> None:
+    """The gate rejects BM25 alone, which the settings ask for. That is no reason to withhold new and deleted passages.
+
+    The serving ranking needs no minimum number of held-out queries, because it serves already.
+    """
+    before = document(nightshift("releases", "--json"))["releases"][0]
+    words = add_passages(environment, 3)
+    remove_passage(environment, "x7")
+    rejected = nightshift(
+        "run",
+        NIGHTSHIFT_EVALUATION__RANKING="lexical",
+        NIGHTSHIFT_GATE__MARGIN="0.001",
+        NIGHTSHIFT_GATE__MIN_QUERIES="1000",
+    )
+    assert rejected.returncode == 0, rejected.stderr
+    assert rejected.stdout.startswith("Rejected: not shown to be no worse than the serving release"), rejected.stdout
+    after = document(nightshift("releases", "--json"))["releases"][0]
+    published = "published 4 passages (3 new, 0 changed, 1 deleted) with the serving encoder as release"
+    assert f"{published} {after['release']}" in rejected.stdout
+    assert after["ranking"]["weight"] == before["ranking"]["weight"] == DEFAULT_WEIGHT
+    assert after["base"] == {}  # not measured, because no encoder was trained
+    assert search_words(environment, words) == ([f"n{word}" for word in words], after["release"])
 
 
 @pytest.mark.usefixtures("served")

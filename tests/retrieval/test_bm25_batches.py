@@ -13,6 +13,7 @@ from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.retrieval.bm25 import build_index, search_bm25
 from tasks.core.retrieval.bm25_batches import TOLERANCE, equals_lucene, fits_memory, search_batch
 from tasks.core.retrieval.bm25_scorer import open_scorer
+from tasks.core.retrieval.bm25_without_index import search_postings
 from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.reader import queries
 
@@ -50,6 +51,21 @@ def test_the_run_is_that_of_lucene_and_has_its_key(snapshot, tmp_path):
         assert score == pytest.approx(lucene[place][1], abs=TOLERANCE)
         same_query = [hit for (query, _), hit in lucene.items() if query == place[0]]
         assert passage in [other for other, value in same_query if abs(value - score) <= TOLERANCE]
+
+
+def test_without_an_index_of_lucene_the_run_has_the_same_key_and_bytes(snapshot, tmp_path):
+    runs, homes = [], [tmp_path / name for name in ("indexed", "postings", "lucene")]
+    for home in homes:
+        home.mkdir()
+        (home / "snapshots").symlink_to(snapshot.path.parent)
+    runs.append(search_bm25(homes[0], build_index(homes[0], snapshot, COMPILED), queries(snapshot), DEPTH, COMPILED))
+    for home, settings in zip(homes[1:], (COMPILED, LUCENE), strict=True):
+        postings = build_postings(home, snapshot, "en", "porter")
+        runs.append(search_postings(home, snapshot, postings, queries(snapshot), DEPTH, settings))
+    assert len({run.digest for run in runs}) == 1  # so either run is reused by the other kind of night
+    indexed, unindexed, _ = ((run.path / "run.parquet").read_bytes() for run in runs)
+    assert indexed == unindexed
+    assert [(home / "indexes").exists() for home in homes] == [True, False, True]  # Lucene searches if settings say so
 
 
 def test_a_different_ranking_is_reported_and_left_to_lucene(snapshot, tmp_path, caplog):

@@ -57,7 +57,7 @@ class GateSettings(Section):
     )
     margin: float = Field(0.01, ge=0, description="loss in the measure up to which a challenger counts as no worse")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided confidence that the challenger is no worse")
-    min_queries: int = Field(20, ge=1, description="reject if there are fewer held-out queries")
+    min_queries: int = Field(20, ge=1, description="reject a trained encoder if there are fewer held-out queries")
     bm25_floor: bool = Field(True, description="reject a challenger that is significantly worse than BM25")
     min_ndcg: Share = Field(0.0, description="reject a challenger whose nDCG@10 is lower, regardless of other results")
     floor_measure: str = Field("", description="second measure, which must reach floor; empty: none")
