@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tasks.core.drift.topics import nearest, shares_of, topics_of
 from tasks.core.drift.unfamiliarity import TopicScores
 from tasks.core.embedding.stored_shards import matrix, shard_files
 from tasks.core.encoder.loading import load_encoder
+from tasks.core.retrieval.carried_hits import search_carried
+from tasks.core.retrieval.dense import SearchExactly
 from tasks.core.retrieval.exact import exact_search, passage_ids
 from tasks.core.snapshot.reader import passage_texts, qrels, queries
 from tasks.core.snapshot.splits import Split
@@ -51,7 +53,8 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         for split in sorted(set(snapshot.splits) - {Split.TRAIN}):
             held_out.add(queries(snapshot, split)["text"].to_pylist())
         terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, Split.TRAIN)["text"].to_pylist()))
-        vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts)
+        search = partial(search_carried, home, embeddings)
+        vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts, search)
         recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
         recalls = recalls[~np.isnan(recalls)]
         np.save(folder / TERMS, terms)
@@ -117,9 +120,9 @@ class ReferenceData:
 
 
 def search_queries(
-    encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]
+    encoder: Encoder, embeddings: Embeddings, texts: Sequence[str], search: SearchExactly | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """Search all passages exactly.
+    """Search all passages exactly, with `search` if given.
 
     Returns:
         Vectors of the queries, float32 (queries, dimension); the score of the best passage, float32 (queries,); and the
@@ -128,7 +131,7 @@ def search_queries(
     if not texts:
         return np.zeros((0, embeddings.dimension), np.float32), np.zeros(0, np.float32), []
     vectors = load_encoder(encoder.path).encode_queries(texts)
-    rows, scores = exact_search(vectors, embeddings, DEPTH)
+    rows, scores = search(vectors, DEPTH) if search else exact_search(vectors, embeddings, DEPTH)
     ids = passage_ids(embeddings, rows.ravel()).to_pylist()
     width = rows.shape[1]
     return vectors, scores[:, 0], [ids[start : start + width] for start in range(0, len(ids), width)]

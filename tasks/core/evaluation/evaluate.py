@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.core.base.receipts import ArmScores, Embeddings, Encoder, Evaluation,
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.evaluation.measures import NAMES, means, per_query
 from tasks.core.retrieval.arms import fused_run, score_arms
+from tasks.core.retrieval.carried_hits import search_carried
 from tasks.core.retrieval.dense import dense_run
 from tasks.core.retrieval.own_passages import leave_out_self
 from tasks.core.retrieval.postings import over_snapshot
@@ -92,7 +94,8 @@ def release_run(
     """Rank the `depth` best passages for each query (query_id, text) as a release with this ranking does."""
     vectors = encoder_vectors(encoder, queries)
     if ranking.mode is Mode.DENSE:
-        return dense_run(home, name, queries, vectors.make(), embeddings, depth)
+        search = partial(search_carried, home, embeddings)
+        return dense_run(home, name, queries, vectors.make(), embeddings, depth, search)
     postings = load(home, Postings, ranking.postings)
     return fused_run(home, score_arms(home, queries, vectors, embeddings, postings, ranking), ranking, depth)
 

@@ -13,6 +13,7 @@ from tasks.core.base import artifact_store as store
 from tasks.core.base.files import files_under, receipts_newest_first
 from tasks.core.base.receipts import (
     ArmScores,
+    DenseHits,
     Embeddings,
     Encoder,
     Evaluation,
@@ -35,7 +36,7 @@ log = logging.getLogger("nightshift.release")
 
 # All of these can be rebuilt. Records of ingests and releases are never deleted.
 DELETABLE = (
-    *(Snapshot, Synthesis, Index, Postings, Run, ArmScores, TextIndex, Tokens, Shingles),
+    *(Snapshot, Synthesis, Index, Postings, Run, ArmScores, DenseHits, TextIndex, Tokens, Shingles),
     *(Negatives, Encoder, Trial, Embeddings, Evaluation, Reference),
 )
 KEPT_WITH_SNAPSHOT = (Index, Postings, TextIndex, Tokens, Shingles, Reference)

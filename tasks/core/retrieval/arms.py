@@ -15,7 +15,7 @@ from tasks.core.base.files import produce
 from tasks.core.base.ranking import DEPTH, Mode, Ranking
 from tasks.core.base.receipts import ArmScores, Embeddings, Postings, Run
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, Weights, open_scorer
-from tasks.core.retrieval.dense import longest_norm, reproducible_search
+from tasks.core.retrieval.carried_hits import search_carried
 from tasks.core.retrieval.exact import passage_ids, score_pairs
 from tasks.core.retrieval.fusion import fuse_scores
 from tasks.core.retrieval.runs import LazyVectors, append_run, queries_digest, run_writer, vectors_of
@@ -60,12 +60,12 @@ def score_arms(
 
     def build(folder: Path) -> Mapping[str, Any]:
         scorer, vectors = open_scorer(postings, ranking), vectors_of(query_vectors)
-        rows, longest = 0, longest_norm(embeddings)
+        rows = 0
         with pq.ParquetWriter(folder / ARMS, _SCHEMA, compression="zstd") as writer:
             for start in range(0, queries.num_rows, AT_ONCE):
                 part = queries.slice(start, AT_ONCE)
                 weights = [scorer.weights(text) for text in part["text"].to_pylist()]
-                columns = _score(weights, vectors[start : start + AT_ONCE], embeddings, scorer, depth, longest)
+                columns = _score(home, weights, vectors[start : start + AT_ONCE], embeddings, scorer, depth)
                 query, passages = columns["query"], columns["row"]
                 table = pa.table(
                     {
@@ -98,10 +98,10 @@ _SCHEMA = pa.schema(
 
 
 def _score(
-    weights: list[Weights], vectors: np.ndarray, embeddings: Embeddings, scorer: Bm25Scorer, depth: int, longest: float
+    home: Path, weights: list[Weights], vectors: np.ndarray, embeddings: Embeddings, scorer: Bm25Scorer, depth: int
 ) -> dict[str, np.ndarray]:
     """Return the columns of the union of both retrievers' passages, ordered by query and row."""
-    rows, scores = reproducible_search(vectors, embeddings, depth, longest)
+    rows, scores = search_carried(home, embeddings, vectors, depth)
     hits = scorer.search_weighted(weights, depth)
     dense_query = np.repeat(np.arange(len(weights)), rows.shape[1])
     lexical_query = np.repeat(np.arange(len(weights)), [len(hit_rows) for hit_rows, _ in hits])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from tasks.core.retrieval.searches import Hits, Search, search_whole
 
 VERSION = 3  # of the artifacts that this module writes; raise it to rebuild them
 SPARE = 8  # candidates beyond `depth`, to make the order at the cut certain
-KEPT_HITS = 1_000_000  # 12 MB: largest search whose hits stay in memory until the next search
-_last_hits: dict[tuple[object, ...], tuple[np.ndarray, np.ndarray]] = {}
+SearchExactly = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # (vectors, depth) -> rows, scores
 _longest_norms: dict[tuple[str, ...], float] = {}  # by the folder and the digests of all shards
 
 
@@ -28,9 +28,10 @@ def dense_run(
     query_vectors: QueryVectors,
     embeddings: Embeddings,
     depth: int,
+    search_exactly: SearchExactly | None = None,
 ) -> Run:
     """Run `dense_search` in this process: find the `depth` best passages for each query (query_id, text)."""
-    return search_whole(dense_search(home, name, queries, query_vectors, embeddings, depth))
+    return search_whole(dense_search(home, name, queries, query_vectors, embeddings, depth, search_exactly))
 
 
 def dense_search(
@@ -40,12 +41,13 @@ def dense_search(
     query_vectors: QueryVectors,
     embeddings: Embeddings,
     depth: int,
+    search_exactly: SearchExactly | None = None,
 ) -> Search:
     """Prepare the exact search for the `depth` best passages of each query (query_id, text).
 
     name: purpose of the run; part of its key. query_vectors: float32 (queries, dimension), row i for query i, or
         `LazyVectors`, which are not computed if the run exists. The vectors are part of the run's key, because several
-        query encoders may share the embeddings.
+        query encoders may share the embeddings. search_exactly: a search with the results of `reproducible_search`.
 
     Equal scores are ordered by snapshot row. The run has the same bytes on any number of threads.
 
@@ -62,12 +64,13 @@ def dense_search(
     }
 
     longest = cache(lambda: longest_norm(embeddings))
+    search = search_exactly or (lambda vectors, depth: reproducible_search(vectors, embeddings, depth, longest()))
 
     def answer(folder: Path, start: int, end: int) -> Hits:
         vectors = vectors_of(query_vectors)
         if len(vectors) != queries.num_rows:
             raise Mismatch(f"dense run {name!r}: {len(vectors)} vectors for {queries.num_rows} queries")
-        rows, scores = reproducible_search(vectors[start:end], embeddings, depth, longest())
+        rows, scores = search(vectors[start:end], depth)
         hits = np.repeat(np.arange(start, end), rows.shape[1])
         return hits, passage_ids(embeddings, rows.ravel()), scores.ravel()
 
@@ -89,26 +92,12 @@ def reproducible_search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run an exact search whose result does not depend on rounding in the matrix product.
 
-    The hits of the last search are kept: an evaluation searches for a hybrid ranking, then for its encoder alone.
-
     longest: the largest norm of a passage vector. Other arguments, and the shapes of the result, as in `exact_search`.
 
     A matrix product sums in an order that depends on threads and block shapes. So we use it only to find the best
     `depth` candidates and a few more, and score each of them again in a fixed order. If the maximum rounding error
     could still let another passage in, we repeat with more candidates.
     """
-    key = (str(embeddings.path), *embeddings.digests, depth, vectors_digest(query_vectors))
-    if (kept := _last_hits.get(key)) is None:
-        kept = _search(query_vectors, embeddings, depth, longest)
-        _last_hits.clear()
-        if kept[0].size <= KEPT_HITS:
-            _last_hits[key] = kept
-    return kept
-
-
-def _search(
-    query_vectors: np.ndarray, embeddings: Embeddings, depth: int, longest: float
-) -> tuple[np.ndarray, np.ndarray]:
     width = min(depth, embeddings.rows)
     rows = np.zeros((len(query_vectors), width), np.int64)
     scores = np.zeros((len(query_vectors), width), np.float32)
