@@ -102,6 +102,7 @@ class Reader(Protocol):
     """
 
     identity: Identity
+    keys_at_once: int  # most rows that one call of `keys` should request
 
     def count(self) -> int:
         """Count the rows, with strong consistency."""

@@ -21,7 +21,6 @@ from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.release")
 
-PAGE = 8192  # keys per query; a Milvus server returns at most 16,384 rows
 DEPTH = 10  # hits per query when measuring recall
 SLACK = 1e-3  # relative difference up to which two scores are tied: a fresh encoding differs in its last bits
 MAX_DISTANCE = (
@@ -83,7 +82,8 @@ def check_count_equal(candidate: Contents) -> None:
 def check_keys_equal(candidate: Contents) -> None:
     """Check that every passage is stored once, in its row, with the snapshot's text hash."""
     first = 0
-    for batch in passages(candidate.snapshot, columns=["passage_id", "text_hash"], batch_rows=PAGE):
+    rows = candidate.reader.keys_at_once
+    for batch in passages(candidate.snapshot, columns=["passage_id", "text_hash"], batch_rows=rows):
         last = first + batch.num_rows
         columns = (batch["passage_id"].to_pylist(), batch["text_hash"].to_pylist())
         expected = list(zip(range(first, last), *columns, strict=True))

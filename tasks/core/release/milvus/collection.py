@@ -38,6 +38,7 @@ POLL_SECONDS = 0.2
 STUCK_SECONDS = 3600.0  # without a new indexed row; a segment of half a GiB counts only when complete
 PROGRESS_SECONDS = 4.0  # between two log lines
 ROWS_PER_REQUEST = 8192  # a server returns at most 16,384 rows
+EMBEDDED_ROWS = 65_536  # keys per request to milvus-lite, which scans all rows for each request
 
 
 def connect(uri: str, token: str = "") -> MilvusClient:
@@ -189,7 +190,7 @@ class CollectionReader:
         slots: Slots | None = None,
     ) -> None:
         self._client, self._settings, self._on_close, self._check = client, settings, on_close, check
-        self._slots = slots
+        self._slots, self.keys_at_once = slots, ROWS_PER_REQUEST if check is None else EMBEDDED_ROWS
         with convert_errors(f"collection {collection}"):
             self.identity = read_identity(client, collection)
             client.load_collection(collection, replica_number=settings.replicas, timeout=TIMEOUT)
