@@ -35,10 +35,11 @@ from tasks.core.base.receipts import (
     TextIndex,
     Tokens,
 )
+from tasks.core.base.search_receipts import DenseHits
 from tasks.core.base.settings import Settings
 
 KINDS = (Snapshot, Ingested, Index, Run, TextIndex, Tokens, Shingles, Negatives, Encoder, Embeddings, Evaluation)
-KIND_OF_SHELF = {kind.shelf: kind for kind in (*KINDS, Postings, ArmScores, Reference)}
+KIND_OF_SHELF = {kind.shelf: kind for kind in (*KINDS, Postings, ArmScores, DenseHits, Reference)}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from night_results import document
+from night_results import document, manifests
 from things_and_traits import add_lines
 
 from tasks.core.base.ranking import Mode
@@ -111,27 +111,38 @@ def test_a_rejected_retrain_publishes_its_passages_even_after_a_kill(
 def test_a_refresh_whose_new_ranking_is_rejected_publishes_its_passages_with_the_serving_ranking(
     nightshift: Command, environment: Environment
 ) -> None:
-    """The gate rejects BM25 alone, which the settings ask for. That is no reason to withhold new and deleted passages.
+    """The gate rejects the encoder alone, which the settings ask for. The new and deleted passages are still published.
 
     The serving ranking needs no minimum number of held-out queries, because it serves already.
     """
-    before = document(nightshift("releases", "--json"))["releases"][0]
-    words = add_passages(environment, 3)
+    home, source = Path(environment["NIGHTSHIFT_HOME"]), Path(environment["NIGHTSHIFT_DATA__PATH"])
+    before, indexes = document(nightshift("releases", "--json"))["releases"][0], manifests(home, "indexes")
+    words = add_passages(environment, 12)
     remove_passage(environment, "x7")
+    add_lines(source, "queries.jsonl", *({"_id": f"w{word}", "text": word} for word in words))  # for BM25 only
+    add_lines(source, "qrels/test.tsv", *(f"w{word}\tn{word}\t1" for word in words))
     rejected = nightshift(
         "run",
-        NIGHTSHIFT_EVALUATION__RANKING="lexical",
-        NIGHTSHIFT_GATE__MARGIN="0.001",
+        NIGHTSHIFT_EVALUATION__RANKING="dense",
+        NIGHTSHIFT_GATE__MARGIN="0.01",
         NIGHTSHIFT_GATE__MIN_QUERIES="1000",
     )
     assert rejected.returncode == 0, rejected.stderr
     assert rejected.stdout.startswith("Rejected: not shown to be no worse than the serving release"), rejected.stdout
     after = document(nightshift("releases", "--json"))["releases"][0]
-    published = "published 4 passages (3 new, 0 changed, 1 deleted) with the serving encoder as release"
+    published = "published 13 passages (12 new, 0 changed, 1 deleted) with the serving encoder as release"
     assert f"{published} {after['release']}" in rejected.stdout
     assert after["ranking"]["weight"] == before["ranking"]["weight"] == DEFAULT_WEIGHT
     assert after["base"] == {}  # not measured, because no encoder was trained
     assert search_words(environment, words) == ([f"n{word}" for word in words], after["release"])
+    assert manifests(home, "indexes") == indexes  # nothing is mined, so Lucene indexes nothing
+    encoded = {
+        vectors["fingerprint"]: vectors["embedded"]
+        for vectors in manifests(home, "embeddings")
+        if vectors["snapshot"] == after["snapshot"]
+    }
+    (encoder,) = (each for each in manifests(home, "encoders") if each["fingerprint"] == after["encoder"])
+    assert encoded == {encoder["passage_fingerprint"]: 12}  # with the serving encoder only
 
 
 @pytest.mark.usefixtures("served")

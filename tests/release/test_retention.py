@@ -23,7 +23,7 @@ from release_world import (
 from s3_server import s3_server
 
 from tasks.core.base import artifact_store as store
-from tasks.core.base.files import find_by_key, load, produce
+from tasks.core.base.files import MANIFEST, find_by_key, load, produce
 from tasks.core.base.receipts import Embeddings, Encoder, Ingested, Postings, Run, Snapshot
 from tasks.core.embedding.text_index import build_index, index_of
 from tasks.core.release.history import list_releases
@@ -94,24 +94,33 @@ def test_the_lexical_index_of_a_kept_release_stays_and_that_of_a_pruned_one_goes
         assert searcher.search("lamp tag2")[0].release == releases[1].release
 
 
+def base_vectors(settings, base, snapshot):
+    embeddings = embeddings_of(settings.home, base, snapshot)
+    fields = embeddings.model_dump(exclude={"digest", "path", "reused"}) | {"parents": (base.digest, snapshot.digest)}
+    return produce(settings.home, Embeddings, {"with parents": snapshot.digest}, lambda folder: fields)
+
+
 def test_vectors_of_the_base_model_are_kept_with_the_snapshot_of_a_release(settings):
     first = release_night(settings, seed=1)
     served, other = load(settings.home, Snapshot, first.snapshot), snapshot_of(settings.home, texts(tag="other"))
     base = encoder_of(settings.home, seed=9)
-
-    def vectors(snapshot):
-        embeddings = embeddings_of(settings.home, base, snapshot)
-        fields = embeddings.model_dump(exclude={"digest", "path", "reused"}) | {
-            "parents": (base.digest, snapshot.digest)
-        }
-        return produce(settings.home, Embeddings, {"with parents": snapshot.digest}, lambda folder: fields)
-
-    retained, lost = vectors(served), vectors(other)
+    retained, lost = (base_vectors(settings, base, snapshot) for snapshot in (served, other))
     remove_unused(settings, LATER)
     assert retained.path.exists()
     assert base.path.exists()
     assert not lost.path.exists()
     assert not other.path.exists()
+
+
+def test_the_last_vectors_of_the_base_model_are_kept_while_only_refreshes_are_released(settings):
+    release_night(settings, seed=1)
+    base, (older, newer) = encoder_of(settings.home, seed=9), (texts(tag=tag) for tag in ("older", "newer"))
+    snapshots = [snapshot_of(settings.home, rows) for rows in (older, newer)]
+    lost, last = (base_vectors(settings, base, snapshot) for snapshot in snapshots)
+    os.utime(lost.path / MANIFEST, (1, 1))
+    remove_unused(settings, LATER)
+    assert [path.exists() for path in (lost.path, snapshots[0].path)] == [False, False]
+    assert [path.exists() for path in (base.path, last.path, snapshots[1].path)] == [True, True, True]
 
 
 def test_vectors_of_a_trunk_are_kept_as_long_as_a_release_derives_from_them(settings):

@@ -9,7 +9,8 @@ import pytest
 from mining_world import write_embeddings
 
 from tasks.core.base.files import receipts_newest_first
-from tasks.core.base.receipts import DenseHits, Embeddings
+from tasks.core.base.receipts import Embeddings
+from tasks.core.base.search_receipts import DenseHits
 from tasks.core.retrieval import carried_hits
 from tasks.core.retrieval.carried_hits import SPARE, hash_rows, search_carried
 from tasks.core.retrieval.dense import longest_norm, reproducible_search
@@ -100,7 +101,7 @@ def test_few_passages_and_no_query(nights: Nights) -> None:
     assert {(hits.queries, hits.depth) for hits in kept} == {(QUERIES, DEPTH), (0, DEPTH)}
 
 
-def test_hashes_tell_vectors_apart() -> None:
+def test_different_vectors_have_different_hashes() -> None:
     vectors = np.zeros((4097, 16), np.float32)
     vectors[np.arange(4096), np.arange(4096) % 16] = np.arange(1, 4097) * np.float32(1e-3)
     assert len(np.unique(hash_rows(vectors))) == 4097

@@ -129,21 +129,6 @@ class ArmScores(Receipt):
     depth: int  # passages of each retriever per query
 
 
-class DenseHits(Receipt):
-    """The best passages of an encoder for the queries of an evaluation, in `hits.parquet`, for the next night.
-
-    `vectors.u64` has a hash of the vector of each of `rows` passages.
-    """
-
-    shelf: ClassVar[str] = "hits"
-    tables: ClassVar[Mapping[str, str]] = {"hits.parquet": "queries"}
-    arrays: ClassVar[Mapping[str, int]] = {"vectors.u64": 8}
-
-    fingerprint: str  # of the passage encoder
-    queries: int
-    depth: int
-
-
 class TextIndex(Receipt):
     """Index of a snapshot's passages by text: `rows` text hashes, in row order and sorted, as binary arrays."""
 

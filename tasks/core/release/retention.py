@@ -13,7 +13,6 @@ from tasks.core.base import artifact_store as store
 from tasks.core.base.files import files_under, receipts_newest_first
 from tasks.core.base.receipts import (
     ArmScores,
-    DenseHits,
     Embeddings,
     Encoder,
     Evaluation,
@@ -27,6 +26,7 @@ from tasks.core.base.receipts import (
     TextIndex,
     Tokens,
 )
+from tasks.core.base.search_receipts import DenseHits
 from tasks.core.base.synthetic_receipts import Synthesis
 from tasks.core.base.training_receipts import Trial
 from tasks.core.release.history import known_releases
@@ -48,9 +48,9 @@ def remove_unused(settings: HomeSettings, now: float | None = None) -> list[Path
     """Delete artifacts, finished or not, that were last used more than `keep_days` days ago.
 
     Keeps, regardless of age, for every release that is not pruned: its encoder, embeddings, and snapshot; the trunk's
-    embeddings that derived embeddings were computed from; the base model's embeddings of that snapshot, which the next
-    night needs; and indexes, tokens, and statistics made only from these. An artifact is renamed before its files are
-    deleted, so it is never half there. Call this only while no night runs on the home.
+    embeddings that derived embeddings were computed from; the base model's embeddings of that snapshot, or the newest
+    ones, which the next training needs; and indexes, tokens, and statistics made only from these. An artifact is
+    renamed before its files are deleted, so it is never half there. Call this only while no night runs on the home.
 
     Args:
         settings: of the home. Nothing is deleted if `keep_days` is 0.
@@ -81,9 +81,10 @@ def _kept_digests(settings: HomeSettings) -> set[str]:
     kept = {digest for release in releases for digest in (release.encoder, release.embeddings, release.snapshot)}
     bases = {encoder.digest for encoder in receipts_newest_first(settings.home, Encoder) if encoder.steps == 0}
     stored = receipts_newest_first(settings.home, Embeddings)
-    for embeddings in stored:
-        if embeddings.snapshot in kept and bases.intersection(embeddings.parents):
-            kept |= {embeddings.digest, *embeddings.parents}
+    of_bases = [embeddings for embeddings in stored if bases.intersection(embeddings.parents)]
+    # Refreshes make no vectors of the base model. So the last ones stay, and the next training encodes what changed.
+    for embeddings in [each for each in of_bases if each.snapshot in kept] or of_bases[:1]:
+        kept |= {embeddings.digest, *embeddings.parents}
     parents = {parent for embeddings in stored if embeddings.digest in kept for parent in embeddings.parents}
     kept |= parents.intersection(embeddings.digest for embeddings in stored)
     derived = [receipt for kind in KEPT_WITH_SNAPSHOT for receipt in receipts_newest_first(settings.home, kind)]

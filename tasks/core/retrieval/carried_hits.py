@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.base.files import produce, read_verified, receipts_newest_first
-from tasks.core.base.receipts import DenseHits, Embeddings
+from tasks.core.base.receipts import Embeddings
+from tasks.core.base.search_receipts import DenseHits
 from tasks.core.retrieval.dense import longest_norm, reproducible_search
 from tasks.core.retrieval.exact import score_pairs, vector_blocks
 from tasks.core.retrieval.runs import vectors_digest
@@ -141,11 +142,11 @@ def _carry(table: pa.Table, known: np.ndarray, queries: np.ndarray, hashes: np.n
     order = np.argsort(table["query"].to_numpy(), kind="stable")
     place = np.searchsorted(table["query"].to_numpy()[order], queries)
     place = order[np.minimum(place, len(order) - 1)]
-    found = table["query"].to_numpy()[place] == queries
-    bounds = np.where(found, table["bound"].to_numpy()[place], np.float32(np.inf))
-    chosen = table.take(pa.array(place[found])).combine_chunks()
+    known_queries = table["query"].to_numpy()[place] == queries
+    bounds = np.where(known_queries, table["bound"].to_numpy()[place], np.float32(np.inf))
+    chosen = table.take(pa.array(place[known_queries])).combine_chunks()
     lengths = pc.list_value_length(chosen["row"]).to_numpy()
-    query = np.repeat(np.flatnonzero(found), lengths)
+    query = np.repeat(np.flatnonzero(known_queries), lengths)
     earlier_rows, score = (pc.list_flatten(chosen[name]).to_numpy() for name in ("row", "score"))
     above = score > bounds[query]
     query, wanted, score = query[above], known[earlier_rows[above]], score[above]
