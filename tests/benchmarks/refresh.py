@@ -42,7 +42,7 @@ from tasks.core.ingest.ingest import ingest
 from tasks.core.release.publish import prune
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.retrieval.bm25 import build_index
-from tasks.core.retrieval.postings import build_postings
+from tasks.core.retrieval.postings import build_postings, over_snapshot
 from tasks.core.snapshot.reader import judged
 from tasks.core.training.trainer import base_encoder
 
@@ -89,7 +89,7 @@ def main() -> None:
         first = last = night(settings)
         for _ in range(chosen.nights):
             source.change()
-            last = night(settings)
+            last = night(settings, last)
         _print(first, last)
         rebuilt = _rebuild(settings, folder / "rebuilt", last)
         _compare_searches(settings, folder / "rebuilt", last, rebuilt)
@@ -142,8 +142,8 @@ class _Source:
         self.write()
 
 
-def night(settings: Settings) -> Made:
-    """Run the steps of a night that trains nothing."""
+def night(settings: Settings, before: Made | None = None) -> Made:
+    """Run the steps of a night that trains nothing; with `before`, of a refresh with the ranking of that night."""
     home, split, steps = settings.home, settings.evaluation.split, list[Step]()
 
     def timed(name: str, work: Callable[[], T], rows: Callable[[T], int] = lambda _: 0) -> T:
@@ -155,14 +155,18 @@ def night(settings: Settings) -> Made:
     encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     load_encoder(encoder.path)
     embeddings = timed("embed", lambda: gather_shards(home, encoder, snapshot, 1), lambda made: made.embedded)
-    timed("index for BM25", lambda: build_index(home, snapshot, settings.mining), lambda made: made.rows)
     mining = settings.mining
+    if before is None:
+        timed("index for BM25", lambda: build_index(home, snapshot, mining), lambda made: made.rows)
     postings = timed(
         "postings", lambda: build_postings(home, snapshot, mining.language, mining.stemmer), lambda made: made.rows
     )
-    ranking, _ = timed(
-        "tune", lambda: tune_ranking(home, encoder, embeddings, snapshot, postings, mining, settings.evaluation)
-    )
+    if before is None:
+        ranking, _ = timed(
+            "tune", lambda: tune_ranking(home, encoder, embeddings, snapshot, postings, mining, settings.evaluation)
+        )
+    else:
+        ranking = over_snapshot(home, before.release.ranking, snapshot)
     figures = timed(
         f"evaluate {split}",
         lambda: [
@@ -199,7 +203,9 @@ def _print(first: Made, last: Made) -> None:
     print(f"{first.snapshot.rows:,} passages on the first night, {last.snapshot.rows:,} on the last\n")
     print("| step | first: seconds | cpu | rows | refresh: seconds | cpu | rows | share of cpu |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for before, after in zip(first.steps, last.steps, strict=True):
+    refreshed = {step.name: step for step in last.steps}
+    for before in first.steps:
+        after = refreshed.get(before.name, Step(before.name, 0.0, 0.0, 0))  # a step that the refresh skips
         share = f"{100 * after.cpu / before.cpu:.1f} %" if before.cpu > 0 else ""
         cells = [f"{step.seconds:.1f} | {step.cpu:.1f} | {step.rows or ''}" for step in (before, after)]
         print(f"| {before.name} | {cells[0]} | {cells[1]} | {share} |")
