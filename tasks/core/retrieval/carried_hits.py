@@ -26,6 +26,7 @@ from tasks.core.retrieval.runs import vectors_digest
 VERSION = 1  # of the artifacts that this module writes; raise it to rebuild them
 SPARE = 64  # hits kept beyond `depth`, to replace those of removed passages
 MOST_NEW = 0.2  # share of vectors that no earlier night scored; beyond it, all are scored
+FRESH_AT_ONCE = 2048  # new vectors multiplied with all query vectors at once
 TRIED = 8  # newest artifacts to compare
 HITS, VECTORS = "hits.parquet", "vectors.u64"
 _SCHEMA = pa.schema(
@@ -164,8 +165,10 @@ def _score_fresh(query_vectors: np.ndarray, embeddings: Embeddings, fresh: np.nd
     query, row = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     norms = np.linalg.norm(query_vectors, axis=1)
     for first, block in vector_blocks(embeddings):
-        rows = fresh[slice(*np.searchsorted(fresh, (first, first + len(block))))]
-        if len(rows):
+        start, end = np.searchsorted(fresh, (first, first + len(block)))
+        for rows in np.split(fresh[start:end], range(FRESH_AT_ONCE, end - start, FRESH_AT_ONCE)):
+            if not len(rows):
+                continue
             vectors = block[rows - first]
             longest = float(np.linalg.norm(vectors, axis=1).max())
             error = 2 * vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # as in `reproducible_search`
@@ -191,7 +194,7 @@ def _table(queries: np.ndarray, bounds: np.ndarray, hits: _Hits, kept: int) -> p
     lengths = np.bincount(query, minlength=len(queries))
     ends = np.cumsum(lengths)
     cut = np.bincount(hits.query, minlength=len(queries)) > kept
-    bounds = np.where(cut, hits.score[order][np.maximum(ends - 1, 0)], bounds)
+    bounds[cut] = hits.score[order][ends[cut] - 1]
     offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
     lists = [pa.ListArray.from_arrays(offsets, pa.array(column[order])) for column in (hits.row, hits.score)]
-    return pa.table([queries, bounds.astype(np.float32), *lists], names=_SCHEMA.names).cast(_SCHEMA)
+    return pa.table([queries, bounds, *lists], names=_SCHEMA.names).cast(_SCHEMA)
