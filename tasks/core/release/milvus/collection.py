@@ -38,7 +38,7 @@ POLL_SECONDS = 0.2
 STUCK_SECONDS = 3600.0  # without a new indexed row; a segment of half a GiB counts only when complete
 PROGRESS_SECONDS = 4.0  # between two log lines
 ROWS_PER_REQUEST = 8192  # a server returns at most 16,384 rows
-EMBEDDED_ROWS = 65_536  # keys per request to milvus-lite, which scans all rows for each request
+EMBEDDED_ROWS = 32_768  # keys per request to milvus-lite, which scans all rows for each request
 
 
 def connect(uri: str, token: str = "") -> MilvusClient:
