@@ -290,7 +290,7 @@ class Release(Receipt):
     reason: str
     metrics: dict[str, float]
     bm25: dict[str, float]
-    base: dict[str, float]
+    base: dict[str, float]  # empty: not measured, as in a refresh
     previous: dict[str, float] | None
     recall: float | None = None  # recall@10 of the index compared with exact search
     pruned: bool = False  # its collection was deleted; only metrics remain
