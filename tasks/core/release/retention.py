@@ -83,7 +83,8 @@ def _kept_digests(settings: HomeSettings) -> set[str]:
     stored = receipts_newest_first(settings.home, Embeddings)
     of_bases = [embeddings for embeddings in stored if bases.intersection(embeddings.parents)]
     # Refreshes make no vectors of the base model. So the last ones stay, and the next training encodes what changed.
-    for embeddings in [each for each in of_bases if each.snapshot in kept] or of_bases[:1]:
+    last = [embeddings for embeddings in of_bases if not embeddings.derived][:1]
+    for embeddings in [each for each in of_bases if each.snapshot in kept] or last:
         kept |= {embeddings.digest, *embeddings.parents}
     parents = {parent for embeddings in stored if embeddings.digest in kept for parent in embeddings.parents}
     kept |= parents.intersection(embeddings.digest for embeddings in stored)

@@ -25,7 +25,8 @@ from tasks.core.evaluation.trec import write_trec, write_trec_qrels
 from tasks.core.release.home_settings import HomeSettings
 from tasks.core.release.names import NoSuchRelease, pick_name
 from tasks.core.release.publish import list_releases, serving
-from tasks.core.retrieval.bm25 import build_index, search_bm25
+from tasks.core.retrieval.bm25_without_index import search_postings
+from tasks.core.retrieval.postings import build_postings
 from tasks.core.snapshot.held_out import held_out
 from tasks.core.snapshot.reader import load_snapshot
 
@@ -173,9 +174,9 @@ def _evaluate(settings: Settings, target: Target, snapshot: Snapshot, split: str
     home, embedding = settings.home, settings.embedding
     evaluation = settings.evaluation.model_copy(update={"split": split})
     if target is System.BM25:
-        index = build_index(home, snapshot, settings.mining)
+        postings = build_postings(home, snapshot, settings.mining.language, settings.mining.stemmer)
         queries = held_out(snapshot, split, evaluation.max_queries).queries
-        run = search_bm25(home, index, queries, evaluation.searched_depth, settings.mining)
+        run = search_postings(home, snapshot, postings, queries, evaluation.searched_depth, settings.mining)
         return evaluate_ranking(home, target, run, snapshot, evaluation)
     encoder = (
         load(home, Encoder, target.encoder) if isinstance(target, Release) else _find_base(home, settings.encoder.model)
