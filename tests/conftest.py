@@ -11,6 +11,7 @@ from browsers import CHROMIUM
 from things_and_traits import WORDS, write_collection
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test has a core; more threads would wait for those of other tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

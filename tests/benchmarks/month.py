@@ -1,7 +1,7 @@
 """Cost and quality of a month of nights on a collection that grows, under several policies.
 
     python tests/benchmarks/month.py FOLDER [--nights 30] [--passages N] [--policies naive ours derived] [--home DIR]
-        [--steps 30] [--tokens 128] [--json FILE] [--plot FILE]
+        [--steps 30] [--tokens 128] [--fresh-every 1] [--json FILE] [--plot FILE]
 
 FOLDER is arXiv titles or MedQuAD in BEIR layout. `month_stream.py` makes a source for each night from it: passages,
 queries, and judgments arrive, and 0.5 % of the passages are deleted and 0.5 % edited each night. The policies:
@@ -14,11 +14,12 @@ queries, and judgments arrive, and 0.5 % of the passages are deleted and 0.5 % e
     auto      one home; each night chooses between the query encoder, a map, and all weights
     NAME=FILE one home, with the settings in a TOML file
 
-Every policy uses the same sources, training steps, and limits. Each night is a run of `nightshift run` on the source
-of the night. Then users search: the queries of this night, which are in no source before the next night, are searched
-with the released searcher, and give nDCG@10. CPU-seconds are those of the process and its children. A stage is charged
-from its heading in the log to the next heading; `start` includes loading the libraries, the ends of nights are in the
-last stage. Nights run back to back, so the settings that count hours and days are 0.
+Every policy uses the same sources, training steps, and limits. A night that starts with an empty home does not depend
+on the nights before, so `--fresh-every 5` runs only nights 1, 6, 11, … of such a policy. Each night is a run of
+`nightshift run` on the source of the night. Then users search: the queries of this night, which are in no source before
+the next night, are searched with the released searcher, and give nDCG@10. CPU-seconds are those of the process and its
+children. A stage is charged from its heading in the log to the next heading; `start` includes loading the libraries,
+the ends of nights are in the last stage. Nights run back to back, so the settings that count hours and days are 0.
 
 With --home, finished nights are kept in DIR/nights.jsonl, so an interrupted run can be resumed. A night that was
 interrupted is marked: its CPU-seconds lack those before the interruption.
@@ -127,7 +128,10 @@ def main() -> None:
         finished = {(row["policy"], row["night"]) for row in rows}
         stream = Stream(chosen.folder, chosen.nights, chosen.passages, chosen.stock, chosen.churn, chosen.seed)
         for night in range(1, chosen.nights + 1):
-            missing = [name for name in chosen.policies if (name, night) not in finished]
+            due = [
+                name for name in chosen.policies if not POLICIES[name].fresh or (night - 1) % chosen.fresh_every == 0
+            ]
+            missing = [name for name in due if (name, night) not in finished]
             source = stream.night(night) if missing else None
             for name in missing:
                 assert source is not None
@@ -152,6 +156,9 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--churn", type=float, default=0.005, help="share deleted, and share edited, each night")
     arguments.add_argument("--steps", type=int, default=30, help="training steps of each policy")
     arguments.add_argument("--tokens", type=int, default=128, help="token limit of passages")
+    arguments.add_argument(
+        "--fresh-every", type=int, default=1, help="nights from a run with an empty home to the next"
+    )
     arguments.add_argument("--seed", type=int, default=0, help="seed of the stream")
     arguments.add_argument("--home", type=Path, help="folder of homes and finished nights; default: temporary")
     arguments.add_argument("--json", type=Path, help="file of finished nights; default: nights.jsonl in the home")
