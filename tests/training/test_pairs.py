@@ -9,9 +9,9 @@ from small_snapshot import snapshot_of
 from small_training import negatives_of, small_settings
 
 from tasks.core.base.errors import BadInput
+from tasks.core.base.mining_checks import TeacherCheck
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.training import TrainingSettings
-from tasks.core.base.teacher_check import TeacherCheck
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, start_from
 from tasks.core.snapshot.reader import QRELS, qrels
 from tasks.core.training.pairs import TrainingPairs, check_negatives, load_pairs, without_refused_teacher

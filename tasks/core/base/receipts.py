@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.base.merge import Merge
+from tasks.core.base.mining_checks import Hidden, MarginCheck, TeacherCheck
 from tasks.core.base.ranking import DENSE, Ranking
 from tasks.core.base.rule_count import RuleCount
-from tasks.core.base.teacher_check import TeacherCheck
 
 
 class Receipt(BaseModel):
@@ -160,22 +160,6 @@ class Shingles(Receipt):
     arrays: ClassVar[Mapping[str, int]] = {"starts.i64": 8, "sizes.i64": 8, "classes.u64": 8}
 
 
-class Hidden(BaseModel):
-    """Estimate of how often the mining rules keep a false negative, from known positives hidden from the rules.
-
-    Positives are hidden one at a time; the other positives of the query stay known. `low` to `high` is the 95 %
-    confidence interval of `let_through / hidden`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hidden: int  # hidden positives
-    found: int  # hidden positives that a retriever returned as candidates
-    let_through: int  # returned positives that no rule rejected
-    low: float
-    high: float
-
-
 class Negatives(Receipt):
     """Mined hard negatives, and the reasons why candidates were rejected.
 
@@ -196,6 +180,7 @@ class Negatives(Receipt):
     sources: dict[str, int] = {}  # retriever -> number of its negatives
     hidden: Hidden | None = None  # None if no query has two positives
     teacher: TeacherCheck | None = None  # None if they were mined without a teacher
+    margin_check: MarginCheck | None = None  # None without an encoder, or without BM25
     churn: float | None = None  # fraction of pairs that the serving encoder was not trained on; set by each night
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tasks.core.base.mining_checks import TeacherCheck
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Postings, Snapshot
-from tasks.core.base.teacher_check import TeacherCheck
 from tasks.core.mining.candidates import known_positives
 from tasks.core.mining.choice import ScorePairs
 from tasks.core.mining.filters import pair_keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import binomtest
 
-from tasks.core.base.receipts import Hidden
+from tasks.core.base.mining_checks import Hidden
 from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.candidates import Candidates
 from tasks.core.mining.choice import ScorePairs

@@ -6,7 +6,7 @@ A candidate that any filter refuses is never a negative. A query with too few ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -48,6 +48,7 @@ class FilterInputs:
     positive_query: np.ndarray  # int64 (n,), ascending: queries …
     positive_passage: np.ndarray  # int64 (n,): … and their known positives
     positive_score: np.ndarray  # float32 (n,): inner products of these pairs
+    margin_applies: bool = True
 
     def of_queries(self, queries: np.ndarray, positives: np.ndarray) -> FilterInputs:
         """Return the inputs for other queries: number i is `queries[i]`, with the known positives in `positives`.
@@ -55,8 +56,12 @@ class FilterInputs:
         positives: int64 (2, n): query number, ascending, and row of the positive in these inputs.
         """
         rows = positives[1]
-        return FilterInputs(
-            self.texts, self.query_class[queries], positives[0], self.positive_passage[rows], self.positive_score[rows]
+        return replace(
+            self,
+            query_class=self.query_class[queries],
+            positive_query=positives[0],
+            positive_passage=self.positive_passage[rows],
+            positive_score=self.positive_score[rows],
         )
 
 
@@ -112,8 +117,10 @@ def above_margin(candidates: Candidates, inputs: FilterInputs, mining: MiningSet
 
     They may be unjudged positives. This is TopK-PercPos of NV-Retriever (Moreira et al. 2024), extended to negative
     scores. A query without a positive has no threshold: all its candidates are refused. Given negatives are exempt:
-    people judged them.
+    people judged them. No candidate is refused if the encoder ranks worse than BM25 (`check_margin`).
     """
+    if not inputs.margin_applies:
+        return np.zeros(len(candidates), bool)
     positive = _positive_scores(inputs, mining)
     threshold = np.where(np.isfinite(positive), positive - (1 - mining.margin) * np.abs(positive), -np.inf)
     above: np.ndarray = (candidates.dense > threshold[candidates.query]) & (candidates.rank > 0)

@@ -12,6 +12,7 @@ from tasks.core.base.files import produce
 from tasks.core.base.receipts import Embeddings, Negatives, Run, Snapshot
 from tasks.core.base.sections.mining import MiningSettings, Shares
 from tasks.core.mining.candidates import Source
+from tasks.core.mining.check_margin import check_margin
 from tasks.core.mining.check_teacher import CheckedTeacher
 from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
 from tasks.core.mining.passage_texts import build_shingles, open_texts
@@ -25,7 +26,7 @@ __all__ = ["NEGATIVES_FILE", "mine", "source_shares"]
 
 log = logging.getLogger("nightshift.mining")
 
-VERSION = 3  # of the artifact format; a change makes new artifacts
+VERSION = 4  # of the artifact format; a change makes new artifacts
 KEYED_SETTINGS = {"per_query", "margin", "margin_over", "skip_top", "last_rank", "near_duplicate", "seed"}
 
 
@@ -104,6 +105,9 @@ def mine(
         check, score_pairs = None, None
         if teacher is not None and vectors is not None:
             check, score_pairs = teacher.prepare(training_queries, vectors, mining.seed)
+        judge = None
+        if embeddings is not None and vectors is not None and Source.BM25 in used:
+            judge = check_margin(snapshot, used[Source.BM25], embeddings, training_queries, vectors, mining.seed)
         inputs = MiningRound(
             snapshot=snapshot,
             number=round_number,
@@ -118,6 +122,7 @@ def mine(
             if cross_encoder_folder
             else None,
             teacher=score_pairs,
+            margin_applies=judge is None or judge.applies,
         )
         counts = mine_round(folder, inputs)
         log.info(
@@ -126,10 +131,12 @@ def mine(
         )
         receipts = [snapshot, embeddings, *used.values()]
         parents = tuple(receipt.digest for receipt in receipts if receipt is not None)
-        facts = {"round": round_number, "queries": training_queries.num_rows, "pairs": pairs, "teacher": check}
-        return {**counts, **facts, "parents": parents}
+        facts = {"round": round_number, "queries": training_queries.num_rows, "pairs": pairs}
+        return {**counts, **facts, "teacher": check, "margin_check": judge, "parents": parents}
 
     negatives = produce(home, Negatives, key, build)
+    if negatives.margin_check is not None and not negatives.margin_check.applies:
+        log.info(negatives.margin_check.summary)
     if negatives.teacher is not None:
         log.log(logging.INFO if negatives.teacher.accepted else logging.WARNING, negatives.teacher.summary)
     return negatives

@@ -65,6 +65,7 @@ class MiningRound:
     mining: MiningSettings
     cross_encoder: CrossEncoder | None
     teacher: ScorePairs | None = None  # scores pairs of training queries and passages
+    margin_applies: bool = True
 
     @property
     def sources(self) -> list[str]:
@@ -124,6 +125,7 @@ def filter_inputs(inputs: MiningRound) -> FilterInputs:
         positive_query=query,
         positive_passage=passage,
         positive_score=_dense_scores(inputs, query, passage),
+        margin_applies=inputs.margin_applies,
     )
 
 

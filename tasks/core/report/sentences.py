@@ -21,6 +21,8 @@ def describe_negatives(negatives: Negatives) -> list[str]:
         lines.append("No earlier negatives of this round to compare with.")
     else:
         lines.append(f"{negatives.churn:.1%} of the pairs are new (churn): the serving encoder did not train on them.")
+    if negatives.margin_check is not None:
+        lines.append(negatives.margin_check.summary)
     if negatives.teacher is not None:
         lines.append(negatives.teacher.summary)
     if (hidden := negatives.hidden) is None:

@@ -75,7 +75,11 @@ class MiningSettings(Section):
     )
     stemmer: Literal["porter", "krovetz", "none"] = Field("porter", description="stemmer of Lucene; English only")
     margin: float = Field(
-        0.95, gt=0, le=1, description="drop a candidate that scores above this fraction of the positive's score"
+        0.95,
+        gt=0,
+        le=1,
+        description="drop a candidate that scores above this fraction of the positive's score; only if the encoder "
+        "ranks the positives of training queries at least as well as BM25",
     )
     margin_over: Literal["min", "mean"] = Field(
         "mean", description="positive score for margin: the lowest of the query's positives, or their mean"
