@@ -155,7 +155,7 @@ def print_comparison(result: SystemComparison) -> None:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """Print one line per check, and a fix below each failed check."""
-    console = open_console()
+    console = open_console(soft_wrap=True)
     for check in checks:
         mark = Text("ok   ", style="green") if check.passed else Text("FAIL ", style="bold red")
         console.print(mark + Text(f"{check.name:<8} ") + Text(check.detail, style="dim"))

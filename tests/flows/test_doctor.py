@@ -40,6 +40,7 @@ def test_each_failed_check_reports_the_next_step(tmp_path: Path) -> None:
     done = subprocess.run(command, env={**os.environ, **broken}, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    assert {line[:5] for line in done.stdout.splitlines()} == {"ok   ", "FAIL ", "     "}  # long lines are not wrapped
     for name, fix in {
         "model": "demo extra",
         "milvus": "start",

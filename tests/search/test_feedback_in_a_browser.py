@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow.parquet as pq
 import pytest
-from browsers import CHROMIUM
+from browsers import open_browser
 from release_world import release_night, small
 from small_collection import build
 from voting_service import voting_service
@@ -17,7 +17,7 @@ from tasks.core.sources.feedback_log import Origin, Record, log_file
 QUERY = "which passage has number 7"
 VISITORS = ("203.0.113.7", "198.51.100.9")  # the service trusts a proxy on its own machine
 
-playwright = pytest.importorskip("playwright.sync_api", reason='no Playwright: pip install -e ".[dev]"')
+pytest.importorskip("playwright.sync_api", reason='no Playwright: pip install -e ".[dev]"')
 pytestmark = pytest.mark.browser
 
 
@@ -34,10 +34,8 @@ def released(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 def open_page(browser, address, visitor, **context):

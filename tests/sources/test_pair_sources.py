@@ -49,7 +49,7 @@ def test_two_columns_with_known_names_are_recognized_in_every_file_format(tmp_pa
     put(tmp_path / "json", "faq.json", json.dumps([{"query": q, "passage": p} for q, p in PAIRS], indent=1))
     put(tmp_path / "flag", "ft.jsonl", jsonl([{"query": q, "pos": [p], "neg": ["Neither."]} for q, p in PAIRS]))
     put_csv(tmp_path / "csv", "faq.csv", ("question", "answer"))
-    put_csv(tmp_path / "excel", "faq.csv", ("question", "answer"), ";", "utf-8-sig")
+    put_csv(tmp_path / "excel", "faq.csv", ("Question", "ANSWER"), ";", "utf-8-sig")
     put_csv(tmp_path / "tsv", "faq.tsv", ("query", "document"), "\t")
     put_parquet(tmp_path / "parquet", "any.parquet", ("anchor", "context"))
     for name in ("jsonl", "json", "flag", "csv", "excel", "tsv", "parquet"):
@@ -58,6 +58,14 @@ def test_two_columns_with_known_names_are_recognized_in_every_file_format(tmp_pa
             name
         )
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
+
+
+def test_labels_in_another_case_are_refused_and_not_ignored(tmp_path: Path) -> None:
+    put(tmp_path, "faq.csv", "Question,Answer,Label\nwhen do owls hunt,Larks sing at dawn.,0\n")
+    with pytest.raises(
+        BadInput, match=r"faq\.csv: the column Label would not be read as labels\. Write it in lower case"
+    ):
+        summarize_source(str(tmp_path))
 
 
 def test_a_file_of_any_name_is_the_train_split_unless_another_file_is(tmp_path: Path) -> None:

@@ -61,16 +61,17 @@ def quality(figures: Mapping[System, Mapping[str, float]]) -> str:
     figure, axes = _figure(2.7)
     systems = [name for name in COLORS if name in figures]
     width = 0.84 / max(1, len(systems))
+    size = 7 if len(systems) < 5 else 5.5  # points; the values of neighboring bars do not touch
     for position, name in enumerate(systems):
         left = [group + position * width for group in range(len(NAMES))]
         values = [figures[name].get(measure, 0.0) for measure in NAMES]
         bars = axes.bar(left, values, width * 0.9, color=COLORS[name], label=LABELS[name])
-        axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=7, padding=2)
+        axes.bar_label(bars, [f"{value:.2f}".removeprefix("0") for value in values], fontsize=size, padding=2)
     axes.set_xticks([group + 0.42 - width / 2 for group in range(len(NAMES))], list(NAMES.values()))
     axes.set_ylim(0, 1.12)
     axes.set_ylabel("mean over the queries")
     axes.set_yticks([0, 0.5, 1])
-    _legend(axes, len(systems))
+    _legend(axes, min(3, len(systems)))
     return _svg(figure, "quality", "Bars: every measure for every system")
 
 

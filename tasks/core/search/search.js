@@ -12,6 +12,7 @@ const VERDICTS = { // verdict: [name of its button, note after the click]
   not_relevant: ["Not relevant", "Recorded as not relevant"],
   answers: ["This answers it", "Recorded as the answer"],
 };
+const PREVIEW = 600; // characters of a passage on the page until "show all"
 const thumbIcon = document.getElementById("thumb").content.firstElementChild;
 const votes = new Map(); // query and passage -> verdict of this visitor since the page was opened
 const voteGroups = new Set(); // functions that show the votes of the results on the page
@@ -26,6 +27,15 @@ function element(tag, className, text) {
   return node;
 }
 
+function hiddenText(text) { // for screen readers only
+  return element("span", "hidden-text", text);
+}
+
+function readable(node) { // in the direction of its script
+  node.dir = "auto";
+  return node;
+}
+
 function showStatus(text, bad = false) {
   status_.textContent = text;
   status_.className = bad ? "bad" : "soft";
@@ -35,7 +45,8 @@ async function call(path, body) {
   const headers = { "content-type": "application/json" };
   const token = sessionStorage.getItem("token");
   if (token) headers.authorization = "Bearer " + token;
-  const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) })
+    .catch(() => { throw new Error("The service does not answer – check the network, and that the service runs, then search again"); });
   const result = await response.json().catch(() => ({ error: "HTTP status " + response.status, next: "try again" }));
   if (response.status === 401) {
     sessionStorage.removeItem("token");
@@ -129,23 +140,27 @@ function voteGroup(hit, query, release) {
 function hitItem(hit, otherRanks) {
   const item = element("li");
   const head = element("div", "head");
-  head.append(element("span", "rank", hit.rank), element("span", "title", hit.title || hit.passage_id),
-    element("span", "score", hit.score.toFixed(4)));
+  const title = readable(element("h3"));
+  title.append(element("span", "title", hit.title || hit.passage_id));
+  head.append(element("span", "rank", hit.rank), title, hiddenText("score"), element("span", "score", hit.score.toFixed(4)));
   const foot = element("div", "foot");
   if (hit.title && hit.title !== hit.passage_id) foot.append(element("code", "", hit.passage_id));
   const comparison = rankComparison(hit, otherRanks);
   if (comparison) foot.append(comparison);
-  const text = element("p", "text", hit.text);
+  const preview = hit.text.length > PREVIEW ? hit.text.slice(0, PREVIEW) + "…" : hit.text;
+  const text = readable(element("p", "text", preview));
   item.append(head, text, foot);
-  const more = element("button", "", "show all");
+  const more = element("button");
   more.type = "button";
-  more.setAttribute("aria-expanded", "false");
-  more.addEventListener("click", () => {
-    const open = item.classList.toggle("open");
-    more.textContent = open ? "show less" : "show all";
+  function show(open) {
+    item.classList.toggle("open", open);
+    text.textContent = open ? hit.text : preview;
+    more.replaceChildren(open ? "show less" : "show all", hiddenText(" of result " + hit.rank));
     more.setAttribute("aria-expanded", String(open));
-  });
-  requestAnimationFrame(() => { if (text.scrollHeight > text.clientHeight + 1) foot.append(more); });
+  }
+  show(false);
+  more.addEventListener("click", () => show(!item.classList.contains("open")));
+  requestAnimationFrame(() => { if (preview !== hit.text || text.scrollHeight > text.clientHeight + 1) foot.append(more); });
   return item;
 }
 
@@ -155,6 +170,7 @@ function column(response, other) {
   head.append(element("h2", "", response.release + (response.release === serving ? " (serving)" : "")),
     element("span", "soft", (1000 * response.seconds).toFixed(0) + " ms"));
   const list = element("ol");
+  list.setAttribute("role", "list"); // Safari hides lists without markers from screen readers
   const otherRanks = other && new Map(other.answers[0].hits.map((hit) => [hit.passage_id, hit.rank]));
   const hits = response.answers[0].hits;
   const query = response.answers[0].query;
@@ -163,10 +179,19 @@ function column(response, other) {
     if (collectsVotes) item.append(voteGroup(hit, query, response.release));
     return item;
   }));
-  if (!hits.length) list.append(element("li", "soft", "No passage matches this filter."));
+  if (!hits.length) list.append(element("li", "soft", nothing()));
   section.setAttribute("aria-label", "Results of release " + response.release);
   section.append(head, list);
   return section;
+}
+
+function nothing() {
+  return fields.title.value ? "No passage with such a title matches the query." : "No passage contains a word of the query. Try another ranking.";
+}
+
+function summary(lists) {
+  if (lists.length === 2) return agreement(...lists);
+  return lists[0].length === 1 ? "1 passage" : lists[0].length + " passages";
 }
 
 async function search() {
@@ -175,19 +200,21 @@ async function search() {
   if (fields.mode.value) query.mode = fields.mode.value;
   if (fields.title.value) query.filters = { title: { prefix: fields.title.value } };
   showStatus("Searching …");
+  answers.setAttribute("aria-busy", "true");
   try {
     const names = fields.b.value ? [fields.a.value, fields.b.value] : [fields.a.value];
     const responses = await Promise.all(names.map((release) => call("search", { ...query, release })));
     if (number !== latest) return;
     voteGroups.clear();
     answers.replaceChildren(...responses.map((response, index) => column(response, responses[1 - index])));
-    showStatus(responses.length === 2 ? agreement(...responses.map((response) => response.answers[0].hits)) : "");
+    showStatus(summary(responses.map((response) => response.answers[0].hits)));
     document.title = query.query + " · Nightshift search";
   } catch (error) {
     if (number !== latest) return;
     answers.replaceChildren();
     showStatus(error.message, true);
   }
+  answers.removeAttribute("aria-busy");
 }
 
 function agreement(left, right) {

@@ -106,6 +106,8 @@ def _fields(location: Location, file: Stored) -> list[str]:
 
 def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role: str, where: str) -> str:
     candidates = [name for name in ([chosen] if chosen else known) if name in columns]
+    if not candidates and not chosen:
+        candidates = _in_any_case(columns, known, where)
     if len(candidates) == 1:
         return candidates[0]
     if chosen:
@@ -118,6 +120,20 @@ def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role
         f"{where}: {problem}. Its columns: {', '.join(columns)}. Choose with nightshift init PATH --query COLUMN "
         "--passage COLUMN, or [data] query_column and passage_column."
     )
+
+
+def _in_any_case(columns: list[str], known: tuple[str, ...], where: str) -> list[str]:
+    """Return the columns with a known name in any case, such as `Question`.
+
+    Raises BadInput if a label also has upper case, because labels are read from lower-case names only.
+    """
+    candidates = [name for name in columns if name.strip().casefold() in known]
+    labels = [name for name in columns if name not in LABELS and name.strip().casefold() in LABELS]
+    if candidates and labels:
+        raise BadInput(
+            f"{where}: the column {labels[0]} would not be read as labels. Write it in lower case, or rename it."
+        )
+    return candidates
 
 
 def read_records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
