@@ -9,6 +9,8 @@ once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet
 
     night           Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
     night-plain     the same without the margin filter, which needs the base model's vectors of all passages
+    plain-rate      `night-plain` with twice the learning rate
+    plain-inbatch   `night-plain` without mined negatives, so with more steps
     night-dropout   `night` with dropout 0.1
     night-merge     `night` with `merge = "dev"`
     night-blend     `night`, half of the loss learns the scores of BM25 and the base model
@@ -53,6 +55,8 @@ BM25_ALONE = {"bm25": 1.0, "dense": 0.0, "random": 0.0}  # as in the first round
 NIGHTS: dict[str, dict[str, Any]] = {
     "night": {},
     "night-plain": {"plain": True},
+    "plain-rate": {"plain": True, "training": {"learning_rate": 2 * RATE}},
+    "plain-inbatch": {"plain": True, "training": {"hard_negatives": 0}},
     "night-dropout": {"training": {"dropout": 0.1}},
     "night-merge": {"training": {"merge": "dev"}},
     "night-blend": {
