@@ -35,6 +35,7 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
     bm25 = search(settings, snapshot, index)
     uses_dev = settings.training.evaluate_every > 0 and Split.DEV in snapshot.splits
     dev = mining.search_split(settings, snapshot, index, Split.DEV, settings.mining.depth) if uses_dev else None
+    recipe = settings  # for training; every round mines for the same queries
     for round_ in range(settings.mining.rounds):
         if round_ > 0:
             begin(Stage.MINE, f"negatives again, with the encoder of round {round_}")
@@ -43,10 +44,10 @@ def iterate(settings: Settings, snapshot: Snapshot, index: Index, encoder: Encod
         book.note(negatives=(*book.night.negatives, negatives))
         begin(Stage.TRAIN, f"on {negatives.rows:,} negatives")
         if round_ == 0 and book.night.budget is not None:
-            recipe = training.try_recipes(settings, book.night.budget, encoder, snapshot, negatives, dev)
-            book.note(budget=recipe)
-            settings = recipe.apply(settings)
-        trained = training.train(settings, encoder, snapshot, negatives, dev, book.night.serving)
+            budget = training.try_recipes(settings, book.night.budget, encoder, snapshot, negatives, dev)
+            book.note(budget=budget)
+            recipe = budget.apply(settings)
+        trained = training.train(recipe, encoder, snapshot, negatives, dev, book.night.serving)
         book.note(trained=(*book.night.trained, trained))
         if not trained.improved:
             break

@@ -125,7 +125,7 @@ def test_a_budget_uses_the_settings_that_the_base_model_was_trained_with(
     chosen = trials.try_recipes(
         settings.home, recipe, base, snapshot, next_passages(settings.home, snapshot), recipe.apply(settings)
     )
-    assert len(chosen.trials) == 6  # of an encoder with the pooling and the Dense layer of the model
+    assert len(chosen.trials) == 7  # of an encoder with the pooling and the Dense layer of the model
 
 
 def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +134,10 @@ def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypat
     low = settings.model_copy(update={"training": settings.training.model_copy(update={"learning_rate": 1e-6})})
     recipe = plan_within_budget(settings.home, base, snapshot, low).model_copy(update={"trial_steps": 2, "reasons": ()})
     chosen = trials.try_recipes(settings.home, recipe, base, snapshot, negatives, recipe.apply(low))
-    assert [name.partition(", ")[0] for name in chosen.trials] == ["2 steps"] * 4 + ["4 steps"] * 2
+    assert [name.partition(", ")[0] for name in chosen.trials] == ["2 steps"] * 5 + ["4 steps"] * 2
     assert "4 steps, as set" in chosen.trials
     assert chosen.reasons[-1].startswith("In trials of 4 steps, ")
-    assert len(list(settings.home.glob("trials/*/manifest.json"))) == 6
+    assert len(list(settings.home.glob("trials/*/manifest.json"))) == 7
     assert not list(settings.home.glob("trials/*/*.safetensors"))
     monkeypatch.setattr(trials, "run_job", lambda *_: pytest.fail("trained again"))
     assert trials.try_recipes(settings.home, recipe, base, snapshot, negatives, recipe.apply(low)) == chosen
@@ -150,6 +150,7 @@ def test_trials_choose_the_learning_rate_that_pays(settings: Settings, monkeypat
     [
         ({"learning_rate": 4e-3}, 0.2, {"learning_rate": 4e-3, "hard_negatives": 1, "steps": 57}),
         ({"hard_negatives": 3}, 0.2, {"learning_rate": 1e-3, "hard_negatives": 3, "steps": 30}),
+        ({"hard_negatives": 0}, 0.2, {"learning_rate": 1e-3, "hard_negatives": 0, "steps": 104}),
         ({"learning_rate": 4e-3}, -0.2, {"learning_rate": 1e-3, "hard_negatives": 1, "steps": 57}),
     ],
 )

@@ -23,8 +23,8 @@ ROUND_SHARE = 0.2  # of the budget: most that embedding all passages for a secon
 WARM_EPOCHS = 0.5  # with fewer passes over the pairs, training starts from the serving encoder
 REPLAY = 0.2  # then: share of a batch from pairs that only the serving release saw
 NEGATIVES = 3  # hard negatives per positive of the recipe with more of them
-TRIALS = 6  # four recipes of n steps, then two of 2n steps
-TRIAL_UNITS = 8  # they cost as much as 8n steps
+TRIALS = 7  # five recipes of n steps, then two of 2n steps
+TRIAL_UNITS = 9  # they cost as much as 9n steps
 EVALUATIONS = 4  # dev evaluations of a round, at least
 
 
@@ -57,6 +57,7 @@ class Recipe(BaseModel):
     dropout: float
     trial_seconds: float  # forecast of all trials
     negatives_cost: float  # time of a step with `NEGATIVES` hard negatives, relative to a step of this recipe
+    in_batch_cost: float = 1.0  # the same of a step without hard negatives
     trials: dict[str, float] = {}
     reasons: tuple[str, ...] = ()
 
@@ -135,6 +136,7 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
         trial_steps=trial_steps,
         trial_seconds=(TRIAL_UNITS * trial_steps * step + TRIALS * evaluation) / pace if trial_steps else 0.0,
         negatives_cost=tokens_per_step(settings, work, NEGATIVES) / step,
+        in_batch_cost=tokens_per_step(settings, work, 0) / step,
         reasons=tuple(reasons),
         **training.model_dump(include={"learning_rate", "hard_negatives", "dropout"}),
     )

@@ -1,8 +1,8 @@
 """Choose learning rate and negatives of a budgeted training by short trainings, compared on dev queries.
 
 Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
-optimization"): all recipes train for n steps, then two of them for 2n steps. The recipe of the settings is always one
-of them, and is kept unless the other gains more than the standard error of the paired difference.
+optimization"): all recipes train for the time of n steps, then two of them for 2n steps. The recipe of the settings is
+always one of them, and is kept unless the other gains more than the standard error of the paired difference.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ log = logging.getLogger("nightshift.training")
 
 AS_SET = "as set"
 MORE_NEGATIVES = f"{NEGATIVES} hard negatives"  # fewer steps, which take as much time
+NO_NEGATIVES = "no hard negatives"  # more steps, which take as much time
 
 
 def try_recipes(
@@ -64,21 +65,24 @@ def try_recipes(
         return recipe
     settings = resolve_settings(home, settings)
 
-    def fewer(name: str, steps: int) -> int:
-        return max(1, round(steps / recipe.negatives_cost)) if name == MORE_NEGATIVES else steps
+    costs = {MORE_NEGATIVES: recipe.negatives_cost, NO_NEGATIVES: recipe.in_batch_cost}
+
+    def in_time_of(steps: int, name: str) -> int:
+        return max(1, round(steps / costs.get(name, 1.0)))
 
     options: dict[str, dict[str, float]] = {
         AS_SET: {},
         "twice the learning rate": {"learning_rate": 2 * training.learning_rate},
         "four times the learning rate": {"learning_rate": 4 * training.learning_rate},
-        MORE_NEGATIVES: {"hard_negatives": NEGATIVES},
     }
-    if training.hard_negatives >= NEGATIVES or training.hard_negatives == 0:
-        options.popitem()
+    if 0 < training.hard_negatives < NEGATIVES:
+        options[MORE_NEGATIVES] = {"hard_negatives": NEGATIVES}
+    if training.hard_negatives > 0 and not training.distills:  # distillation compares mined negatives
+        options[NO_NEGATIVES] = {"hard_negatives": 0}
     ndcg = dict[str, float]()
     while True:
         values = {
-            name: _try(home, start, snapshot, negatives, _short(settings, fewer(name, steps), changed), candidates)
+            name: _try(home, start, snapshot, negatives, _short(settings, in_time_of(steps, name), changed), candidates)
             for name, changed in options.items()
         }
         ndcg |= {f"{steps} steps, {name}": float(of_query.mean()) for name, of_query in values.items()}
@@ -86,7 +90,7 @@ def try_recipes(
         if len(options) == 2:
             break
         options, steps = {AS_SET: {}, best.name: options[best.name]}, 2 * steps
-    chosen = {**options[best.name], "steps": fewer(best.name, recipe.steps)} if best.pays else {}
+    chosen = {**options[best.name], "steps": in_time_of(recipe.steps, best.name)} if best.pays else {}
     reason = (
         f"In trials of {steps} steps, {best.name} gained {best.gain:+.4f} nDCG@10 (standard error {best.error:.4f}) on "
         f"{len(values[AS_SET]):,} dev queries, {'and was chosen' if best.pays else 'which is not enough'}"
