@@ -61,7 +61,7 @@ class ClickSettings(Section):
         3, ge=1, description="lowest number of result pages of a query that showed a passage, for the two to be a pair"
     )
     min_weight: Share = Field(
-        0.5, description="lowest probability of relevance, the weight of a pair, with which it becomes a training pair"
+        0.9, description="lowest probability of relevance, the weight of a pair, with which it becomes a training pair"
     )
     propensity: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (),
