@@ -213,8 +213,7 @@ def test_no_file_of_home_and_store_has_a_forgotten_text(nights: Nights, tiny_mod
     printed = nights.command(home, "run", NIGHTSHIFT_TRAINING__SEED="3")
     assert printed.startswith("Promoted: "), printed
     check_forgotten(nights, home)
-    assert receipts_newest_first(home, Index)
-    assert not lucene_hits(home) & gone
+    assert not receipts_newest_first(home, Index)  # a refresh builds none
 
 
 def without_ids(plan: dict[str, Any]) -> dict[str, Any]:
