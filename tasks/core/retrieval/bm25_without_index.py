@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,13 +39,11 @@ def search_postings(
     """
     if mining.scorer == "lucene" or not fits_memory(postings):
         return search_bm25(home, build_index(home, snapshot, mining), queries, depth, mining)
-    opened: list[Bm25Scorer] = []
+    scorer = cache(lambda: Bm25Scorer(postings, mining.language, mining.stemmer, mining.k1, mining.b))
 
     def answer(folder: Path, start: int, end: int) -> Hits:
-        if not opened:
-            opened.append(Bm25Scorer(postings, mining.language, mining.stemmer, mining.k1, mining.b))
         texts = queries["text"][start:end].to_pylist()
-        query_rows, passages, scores = search_batch(opened[0], texts, depth, mining)
+        query_rows, passages, scores = search_batch(scorer(), texts, depth, mining)
         return query_rows + start, ids_of([snapshot.path / PASSAGES], passages), scores
 
     key = run_key(snapshot.digest, queries, depth, mining)

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from tasks.core.base.files import produce, read_verified, receipts_newest_first
 from tasks.core.base.receipts import Embeddings
 from tasks.core.base.search_receipts import DenseHits
-from tasks.core.retrieval.dense import longest_norm, reproducible_search
+from tasks.core.retrieval.dense import longest_norm, reproducible_search, rounding_error
 from tasks.core.retrieval.exact import score_pairs, vector_blocks
 from tasks.core.retrieval.runs import vectors_digest
+from tasks.core.text.shingles import expand
 
 VERSION = 1  # of the artifacts that this module writes; raise it to rebuild them
 SPARE = 64  # hits kept beyond `depth`, to replace those of removed passages
@@ -154,16 +155,15 @@ def _carry(table: pa.Table, known: np.ndarray, queries: np.ndarray, hashes: np.n
     by_hash = np.argsort(hashes, kind="stable")
     first, last = (np.searchsorted(hashes[by_hash], wanted, side) for side in ("left", "right"))
     copies = last - first  # rows with this vector now: none if it is gone, several of equal texts
-    offsets = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
-    rows = by_hash[np.repeat(first, copies) + offsets]
-    pairs, place = np.unique(np.repeat(query, copies) * len(hashes) + rows, return_index=True)
-    return _Hits(pairs // len(hashes), pairs % len(hashes), np.repeat(score, copies)[place]), bounds
+    positions, hit = expand(first, copies)
+    pairs, place = np.unique(query[hit] * len(hashes) + by_hash[positions], return_index=True)
+    return _Hits(pairs // len(hashes), pairs % len(hashes), score[hit][place]), bounds
 
 
 def _score_fresh(query_vectors: np.ndarray, embeddings: Embeddings, fresh: np.ndarray, bounds: np.ndarray) -> _Hits:
     """Return the hits of each query above its bound among the passages in rows `fresh`."""
     query, row = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    norms = np.linalg.norm(query_vectors, axis=1)
+    error_per_norm = rounding_error(query_vectors, 1.0)
     for first, block in vector_blocks(embeddings):
         start, end = np.searchsorted(fresh, (first, first + len(block)))
         for rows in np.split(fresh[start:end], range(FRESH_AT_ONCE, end - start, FRESH_AT_ONCE)):
@@ -171,7 +171,7 @@ def _score_fresh(query_vectors: np.ndarray, embeddings: Embeddings, fresh: np.nd
                 continue
             vectors = block[rows - first]
             longest = float(np.linalg.norm(vectors, axis=1).max())
-            error = 2 * vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # as in `reproducible_search`
+            error = longest * error_per_norm
             near, column = np.nonzero(query_vectors @ vectors.T >= (bounds - error)[:, None])
             query.append(near)
             row.append(rows[column])

@@ -87,6 +87,16 @@ def longest_norm(embeddings: Embeddings) -> float:
     return _longest_norms[key]
 
 
+def rounding_error(query_vectors: np.ndarray, longest: float) -> np.ndarray:
+    """Return how far two sums of the same score can be apart, for each query, float32 (queries,) (Higham 2002).
+
+    query_vectors: float32 (queries, dimension). longest: the largest norm of a passage vector.
+    """
+    norms = np.linalg.norm(query_vectors, axis=1)
+    error: np.ndarray = 2 * query_vectors.shape[1] * np.finfo(np.float32).eps * norms * longest
+    return error
+
+
 def reproducible_search(
     query_vectors: np.ndarray, embeddings: Embeddings, depth: int, longest: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +111,7 @@ def reproducible_search(
     width = min(depth, embeddings.rows)
     rows = np.zeros((len(query_vectors), width), np.int64)
     scores = np.zeros((len(query_vectors), width), np.float32)
-    norms = np.linalg.norm(query_vectors, axis=1)
-    error = 2 * query_vectors.shape[1] * np.finfo(np.float32).eps * norms * longest  # bound for both sums, Higham 2002
+    error = rounding_error(query_vectors, longest)
     pending, limit = np.arange(len(query_vectors)), min(width + SPARE, embeddings.rows)
     while len(pending):
         candidates, approximate = exact_search(query_vectors[pending], embeddings, limit)

@@ -7,7 +7,6 @@ snapshot draws other queries: over the nights, an encoder that trains on sees al
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.base.errors import BadInput
@@ -30,14 +29,12 @@ def drawn_queries(snapshot: Snapshot, pairs: int = 0) -> JudgedQueries:
     Raises:
         BadInput: the snapshot has no training pair.
     """
-    all_queries, positives = queries(snapshot, Split.TRAIN), qrels(snapshot, Split.TRAIN)
-    if positives.num_rows == 0:
+    everything = JudgedQueries(queries(snapshot, Split.TRAIN), qrels(snapshot, Split.TRAIN))
+    if everything.qrels.num_rows == 0:
         raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
-    if not 0 < pairs < positives.num_rows:
-        return JudgedQueries(all_queries, positives)
-    order = np.argsort([uniform(f"{snapshot.digest} {name}") for name in all_queries["query_id"].to_pylist()])
-    rows = pc.index_in(positives["query_id"], value_set=all_queries["query_id"].combine_chunks())
-    counts = np.bincount(rows.to_numpy(), minlength=all_queries.num_rows)
-    drawn = np.searchsorted(np.cumsum(counts[order]), pairs) + 1
-    kept = all_queries.take(pa.array(np.sort(order[:drawn])))
-    return JudgedQueries(kept, positives.filter(pc.is_in(positives["query_id"], value_set=kept["query_id"])))
+    if not 0 < pairs < everything.qrels.num_rows:
+        return everything
+    ids = everything.queries["query_id"].combine_chunks()
+    order = np.argsort([uniform(f"{snapshot.digest} {name}") for name in ids.to_pylist()])
+    counts = np.bincount(pc.index_in(everything.qrels["query_id"], value_set=ids).to_numpy(), minlength=len(ids))
+    return everything.take(order[: np.searchsorted(np.cumsum(counts[order]), pairs) + 1])

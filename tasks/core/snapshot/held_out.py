@@ -25,6 +25,11 @@ class JudgedQueries(NamedTuple):
     queries: pa.Table
     qrels: pa.Table
 
+    def take(self, rows: np.ndarray) -> JudgedQueries:
+        """Return the queries in these rows, in order of id, with their qrels. rows: int64 (n,)."""
+        kept = self.queries.take(pa.array(np.sort(rows)))
+        return JudgedQueries(kept, self.qrels.filter(pc.is_in(self.qrels["query_id"], value_set=kept["query_id"])))
+
 
 def held_out(snapshot: Snapshot, split: str, most: int = 0) -> JudgedQueries:
     """Return the judged queries of a split and their qrels: all, or the same sample of `most` queries every night.
@@ -39,12 +44,11 @@ def held_out(snapshot: Snapshot, split: str, most: int = 0) -> JudgedQueries:
     Raises:
         BadInput: the split has no judged query.
     """
-    queries, pairs = judged(snapshot, split), qrels(snapshot, split)
+    everything = JudgedQueries(judged(snapshot, split), qrels(snapshot, split))
     if not is_sampled(snapshot, split, most):
-        return JudgedQueries(queries, pairs)
-    places = np.array([uniform(SALT + name) for name in queries["query_id"].to_pylist()])
-    queries = queries.take(pa.array(np.sort(np.argsort(places, kind="stable")[:most])))
-    return JudgedQueries(queries, pairs.filter(pc.is_in(pairs["query_id"], value_set=queries["query_id"])))
+        return everything
+    places = np.array([uniform(SALT + name) for name in everything.queries["query_id"].to_pylist()])
+    return everything.take(np.argsort(places, kind="stable")[:most])
 
 
 def is_sampled(snapshot: Snapshot, split: str, most: int) -> bool:
