@@ -31,6 +31,7 @@ from tasks.core.ingest.contracts_page import PAGE, write_docs
 from tasks.core.ingest.decision import contract_tables, decide, log_outcome, validate_source
 from tasks.core.ingest.forgotten_rows import ForgottenRows
 from tasks.core.ingest.judged_pairs import Merged, describe_pairs, merge_judgments
+from tasks.core.ingest.known_results import load_results, save_results
 from tasks.core.ingest.quarantine import write_quarantine, write_validation
 from tasks.core.ingest.snapshot_writer import write_snapshot
 from tasks.core.snapshot.reader import load_snapshot
@@ -164,11 +165,13 @@ def _build(
     read = source.open(scratch)
     last = read_verified(settings.home / Snapshot.shelf / previous, Snapshot) if previous else None
     with database(scratch) as connection:
+        load_results(connection, settings.home)
         source_tallies, rules, notes = validate_source(connection, read, scratch, settings.data, last, forgotten)
         source_tallies = forgotten.count(source_tallies)
         merged = Merged(source_tallies, rules)
         if judgments is not None:
             merged = merge_judgments(connection, judgments, merged, folder, scratch)
+        save_results(connection, settings.home)
         tallies, rules = forgotten.count(merged.tallies), merged.rules
         first = write_quarantine(connection, folder, scratch, [tally.table for tally in tallies])
         write_validation(tallies, rules, folder)

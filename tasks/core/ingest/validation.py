@@ -1,6 +1,7 @@
 """Checks staged rows against their contracts, and records which rows failed which rule.
 
-Staging measured each row with a few small numbers. Great Expectations checks the distinct values of each measure.
+Staging measured each row with a few small numbers. Great Expectations checks the distinct values of each measure that
+it did not check before.
 Python never holds texts or all rows in memory, and a million rows cost little more than a thousand.
 """
 
@@ -10,13 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_contracts.contract import Contract, ContractError, Rule, Severity
 from data_contracts.measures import KEY, Kind, compared_sql
 from tasks.core.base.duckdb_session import keep, one_number, quoted
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.rule_count import RuleCount
+from tasks.core.ingest.known_results import (
+    FAILS,
+    UNKNOWN,
+    add_results,
+    create_results,
+    find_results,
+    has_results,
+    numbers_at_limits,
+)
 from tasks.core.ingest.near_duplicates import find_near
 from tasks.core.sources.rows import FAULTS, READABLE
 
@@ -36,6 +48,7 @@ def create_rule_tables(connection: duckdb.DuckDBPyConnection, contracts: list[Co
     connection.execute(
         "CREATE TABLE rules (id INTEGER, table_name VARCHAR, name VARCHAR, severity VARCHAR, reason VARCHAR)"
     )
+    create_results(connection)
     add_rules(connection, contracts)
 
 
@@ -202,15 +215,35 @@ def _failed_values(
 def _find_failed_values(
     connection: duckdb.DuckDBPyConnection, contract: Contract, rules: list[Rule], view: str
 ) -> dict[str, pa.Array]:
-    """Return the values in `view` that fail each rule."""
+    """Return the values in `view` that fail each rule. Great Expectations checks those without a known result."""
+    columns = {rule.measured.column: [other for other in rules if other.measured == rule.measured] for rule in rules}
+    checked: dict[str, Any] = {}  # by column: values without a known result, and numbers at the limits of its rules
+    new: dict[str, Any] = {}
+    bad: dict[str, pa.Array] = {}
+    for name, rules_of_column in columns.items():
+        values = connection.sql(f"SELECT DISTINCT {name} FROM {view}").to_arrow_table().column(0).combine_chunks()
+        results = np.array([find_results(connection, rule, values) for rule in rules_of_column])
+        unknown = (results == UNKNOWN).any(axis=0)
+        for rule, known in zip(rules_of_column, results, strict=True):
+            bad[rule.name] = values.filter(pa.array((known == FAILS) & ~unknown))
+        new[name] = values.filter(pa.array(unknown))
+        checked[name] = pa.concat_arrays([new[name], numbers_at_limits(rules_of_column, values)])
+    if not any(map(len, new.values())) and all(has_results(connection, rule) for rule in rules):
+        return bad
+    failed = _check_values(contract, rules, checked)
+    for rule in rules:
+        name = rule.measured.column
+        add_results(connection, rule, checked[name], failed[rule.name])
+        measured = pc.is_in(failed[rule.name], value_set=new[name])  # not only a number at a limit
+        bad[rule.name] = pa.concat_arrays([bad[rule.name], failed[rule.name].filter(measured)])
+    return bad
+
+
+def _check_values(contract: Contract, rules: list[Rule], values: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Return the values of each column that fail each rule, as Great Expectations decides."""
     from data_contracts.judge import compile_rules
 
     compile_rules(contract, rules)  # detects a wrong rule even if no value reaches it
-    columns = {rule.measured.column: None for rule in rules}
-    values: dict[str, Any] = {
-        name: connection.sql(f"SELECT DISTINCT {name} FROM {view}").to_arrow_table().column(0).combine_chunks()
-        for name in columns
-    }
     bad: dict[str, list[pa.Array]] = {rule.name: [] for rule in rules}
     for start in range(0, max(map(len, values.values()), default=0), _FRAME_ROWS):
         batch = {name: column.slice(start, _FRAME_ROWS) for name, column in values.items() if len(column) > start}
