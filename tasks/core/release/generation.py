@@ -109,7 +109,7 @@ def build_and_verify(generation: Generation, parts: Parts, publisher: Publisher,
     log.info("%s: building generation %d", generation.collection, generation.number)
     batches = rows_with_vectors(parts.snapshot, parts.embeddings, parts.settings.batch_rows)
     publisher.build(parts.identity(generation), batches, delta)
-    return verify_generation(generation, parts, publisher)
+    return verify_generation(generation, parts, publisher, delta)
 
 
 def try_copy(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta) -> float | None:
@@ -139,12 +139,14 @@ def try_reuse(generation: Generation, parts: Parts, publisher: Publisher) -> flo
     return recall
 
 
-def verify_generation(generation: Generation, parts: Parts, publisher: Publisher) -> float:
+def verify_generation(generation: Generation, parts: Parts, publisher: Publisher, delta: Delta | None = None) -> float:
     """Open the generation's collection and run every check of `verify`; return its recall@10.
+
+    delta: with which it was built from a copy just now.
 
     Raises Mismatch when a check fails.
     """
     encoder = parts.loader(parts.encoder.path)
     with closing(publisher.open(generation.collection)) as reader:
         identity = parts.identity(generation)
-        return verify(Candidate(reader, identity, parts.snapshot, parts.embeddings, encoder, parts.settings))
+        return verify(Candidate(reader, identity, parts.snapshot, parts.embeddings, encoder, parts.settings, delta))

@@ -107,11 +107,12 @@ def check_loads(release: Release, publisher: Publisher) -> None:
 
 
 def check_reader(release: Release, reader: Reader) -> None:
-    """Compare an open collection with its release; raises as `check_loads` does.
+    """Compare an open collection with its release; raises as `check_loads` does."""
+    check_stored(release, reader.identity.release, reader.identity.fingerprint, reader.count())
 
-    Raises Mismatch when its release, fingerprint, or row count is not the recorded one.
-    """
-    stored = (reader.identity.release, reader.identity.fingerprint, reader.count())
+
+def check_stored(release: Release, *stored: str | int) -> None:
+    """Compare release, fingerprint, and row count of a collection with its release; raises as `check_loads` does."""
     expected = (release.release, release.fingerprint, release.rows)
     if stored != expected:
         raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {stored}, expected {expected}")

@@ -179,6 +179,12 @@ class Publisher(Opener, Protocol):
     def identity(self, collection: str) -> Identity:
         """Read the identity of a collection; raises as `open` does."""
 
+    def check_files(self, collection: str) -> Identity | None:
+        """Verify the files of a finished collection without loading it, and return its identity.
+
+        Returns None if only `open` can verify it: a server stores it, or it has no checksums. Raises as `open` does.
+        """
+
     def move_pointer(self, pointer: Pointer) -> None:
         """Replace the pointer atomically."""
 

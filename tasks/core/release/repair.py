@@ -11,7 +11,7 @@ from tasks.core.base.files import find_artifact, load
 from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Postings, Release, Snapshot
 from tasks.core.base.settings import Settings
-from tasks.core.release.history import check_reader, serving
+from tasks.core.release.history import check_reader, check_stored, serving
 from tasks.core.release.ledger import open_ledger
 from tasks.core.release.publisher import Loader, Publisher, default_loader
 from tasks.core.release.recovery import restore_manifests
@@ -51,6 +51,14 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
 
 
 def _check_release(release: Release, publisher: Publisher) -> None:
+    """Verify the collection of a release; without loading it if all of its files match their checksums.
+
+    Such files are those that were loaded and verified before the release was published.
+    """
+    identity = publisher.check_files(release.collection)
+    if identity is not None:
+        check_stored(release, identity.release, identity.fingerprint, identity.rows)
+        return
     with closing(publisher.open(release.collection)) as reader:
         check_reader(release, reader)
         reader.check()

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tasks.core.base.errors import Mismatch
 from tasks.core.base.receipts import Embeddings, Snapshot
 from tasks.core.base.sections.release import MilvusSettings
+from tasks.core.release.delta import Delta
 from tasks.core.release.publisher import Identity, Reader, VectorEncoder
 from tasks.core.retrieval.exact import exact_search
 from tasks.core.snapshot.reader import passages
@@ -21,6 +22,7 @@ from tasks.core.text.normalization import full_text
 
 log = logging.getLogger("nightshift.release")
 
+UNCHANGED = 1000  # sampled keys of a copy, in addition to the changed keys
 DEPTH = 10  # hits per query when measuring recall
 SLACK = 1e-3  # relative difference up to which two scores are tied: a fresh encoding differs in its last bits
 MAX_DISTANCE = (
@@ -44,6 +46,7 @@ class Candidate(Contents):
 
     encoder: VectorEncoder
     settings: MilvusSettings
+    delta: Delta | None = None  # of a collection that was built from a copy
 
 
 def verify(candidate: Candidate) -> float:
@@ -97,6 +100,40 @@ def check_keys_equal(candidate: Contents) -> None:
         first = last
 
 
+def check_keys(candidate: Candidate) -> None:
+    """Check every key of a collection; of a copy, the keys that its delta changed and a sample of the others."""
+    if candidate.delta is None:
+        check_keys_equal(candidate)
+    else:
+        check_changed_keys(candidate, candidate.delta)
+
+
+def check_changed_keys(candidate: Contents, delta: Delta) -> None:
+    """Check that inserted and replaced passages are stored in their rows, and that deleted passages are not.
+
+    The other rows of a copy are in files that have the checksums of the earlier generation, whose keys were all checked
+    when it was built. With the number of rows, which is checked before, no other row can be missing or foreign. A
+    sample of `UNCHANGED` of them also shows that their rows are mapped correctly.
+    """
+    name = candidate.identity.collection
+    same = np.flatnonzero(delta.same)
+    sample = np.random.default_rng(0).choice(same, min(UNCHANGED, len(same)), replace=False)
+    chosen = np.sort(np.concatenate([np.flatnonzero(~delta.same), sample]))
+    first = 0
+    for batch in passages(candidate.snapshot, columns=["passage_id", "text_hash"]):
+        rows = chosen[slice(*np.searchsorted(chosen, (first, first + batch.num_rows)))]
+        passages_of_batch = batch.take(pa.array(rows - first)).to_pylist()
+        expected = {row: tuple(key.values()) for row, key in zip(rows.tolist(), passages_of_batch, strict=True)}
+        stored = candidate.reader.fetch([key for key, _ in expected.values()], ["text_hash"]) if expected else {}
+        actual = {row: (hit.passage_id, hit.fields["text_hash"]) for row, hit in stored.items()}
+        if actual != expected:
+            wrong = min(set(expected.items()) ^ set(actual.items()))
+            raise Mismatch(f"collection {name}: changed rows are not the snapshot's; first difference: {wrong}")
+        first += batch.num_rows
+    if left := candidate.reader.fetch(delta.deleted, []) if delta.deleted else {}:
+        raise Mismatch(f"collection {name}: {len(left)} deleted passages are stored; the first is in row {min(left)}")
+
+
 def check_passages_find_themselves(candidate: Candidate) -> None:
     """Encode sampled passages again; check that each ranks first in its own search, with an equal vector and hash."""
     sample = _sample_passages(candidate)
@@ -140,7 +177,7 @@ def check_recall_enough(candidate: Candidate) -> float:
 CHECKS: tuple[Callable[[Candidate], None], ...] = (
     check_identity_kept,
     check_count_equal,
-    check_keys_equal,
+    check_keys,
     check_passages_find_themselves,
 )
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from tasks.core.release.milvus.collection import (
     read_identity,
 )
 from tasks.core.release.milvus.copied import apply_delta, check_copyable, plan_slots, rename
+from tasks.core.release.milvus.generation_files import IMMUTABLE, clone_generation, stored_identity
 from tasks.core.release.milvus.slots import FILE as SLOTS
 from tasks.core.release.milvus.slots import Slots, read_slots
 from tasks.core.release.publisher import Identity, Pointer
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightshift.release")
 
-IMMUTABLE = {".parquet", ".idx", ".f32", ".i64"}  # never changed, so clones share them
 VECTORS = "vectors.f32"  # all vectors by row, next to the files of milvus-lite
 
 
@@ -93,7 +92,7 @@ class EmbeddedMilvus:
         recorded = read_checksums(source) if source.is_dir() else None
         if recorded is None or VECTORS not in recorded:
             raise NotCopied(f"{source}: has no checksums or no vectors, because an earlier version made it")
-        _clone(source, path, {VECTORS, CHECKSUMS, SLOTS})
+        clone_generation(source, path, {VECTORS, CHECKSUMS, SLOTS})
         linked = {name: checksum for name, checksum in recorded.items() if (path / name).exists()}
         check_files(path, linked, source)  # before milvus-lite reads the files
         with _server(path) as client, convert_errors(str(path)):
@@ -112,9 +111,7 @@ class EmbeddedMilvus:
 
         Raises NightshiftError when the directory is missing, Damaged when a file does not match its checksum.
         """
-        source = self._path(collection)
-        if not source.is_dir():
-            raise NightshiftError(f"{source}: not found; this release's collection was pruned or removed")
+        source = self._existing(collection)
         self.tidy()
         folder = self._readers / uuid.uuid4().hex
         lock = FileLock(folder.with_suffix(".lock"))
@@ -129,7 +126,7 @@ class EmbeddedMilvus:
 
         clone = folder / source.name
         try:
-            _clone(source, clone)
+            clone_generation(source, clone)
             with naming(source, clone):
                 recorded = read_checksums(clone)
             if recorded is not None:
@@ -151,7 +148,7 @@ class EmbeddedMilvus:
     ) -> CollectionReader:
         """Open a reader of a clone. Its `check` verifies only shared files: milvus-lite may change the others."""
         shared = {name: checksum for name, checksum in checksums.items() if Path(name).suffix in IMMUTABLE}
-        check = partial(check_files, clone, shared, source)
+        check = partial(check_files, clone, shared, source, again=True)
         vectors = clone / VECTORS if (clone / VECTORS).exists() else None  # not in generations of earlier versions
         slots = read_slots(clone)
         return CollectionReader(connect(str(clone)), source.stem, self._settings, free_clone, check, vectors, slots)
@@ -174,9 +171,25 @@ class EmbeddedMilvus:
             log.info("%s: had no checksums; verified against the stored vectors, checksums recorded", source)
 
     def identity(self, collection: str) -> Identity:
-        """Read the identity of a generation from a clone."""
+        """Read the identity of a generation; from a clone if it has no checksums."""
+        identity = self.check_files(collection)
+        if identity is not None:
+            return identity
         with closing(self.open(collection)) as reader:
             return reader.identity
+
+    def check_files(self, collection: str) -> Identity | None:
+        """Compare the files of a generation with their checksums, and read its identity; see `Publisher.check_files`.
+
+        Only clones are opened, so nothing writes to these files while they are read.
+        """
+        path = self._existing(collection)
+        with naming(path, path):
+            recorded = read_checksums(path)
+        if recorded is None:
+            return None
+        check_files(path, recorded, path)
+        return stored_identity(path, collection)
 
     def move_pointer(self, pointer: Pointer) -> None:
         """Replace the pointer file."""
@@ -227,6 +240,12 @@ class EmbeddedMilvus:
     def _path(self, collection: str) -> Path:
         return self._folder / f"{collection}.db"
 
+    def _existing(self, collection: str) -> Path:
+        path = self._path(collection)
+        if not path.is_dir():
+            raise NightshiftError(f"{path}: not found; this release's collection was pruned or removed")
+        return path
+
 
 def probe(home: Path) -> None:
     """Build, reopen, and search a collection of two rows below `home`. Raises NightshiftError when this fails."""
@@ -253,33 +272,6 @@ def _keep_vectors(batches: Iterable[pa.RecordBatch], file: BinaryIO) -> Iterator
         vectors = matrix(batch["vector"], batch["vector"].type.list_size)
         file.write(np.ascontiguousarray(vectors, np.float32).data)
         yield batch
-
-
-def _clone(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """Copy a directory, with hard links for its large immutable files. Locks are copied: a lock follows its inode.
-
-    Leaves out files with a name in `without`.
-    """
-    for folder, _, names in os.walk(source, onerror=_raise):
-        copy = target / Path(folder).relative_to(source)
-        copy.mkdir(parents=True)
-        for name in set(names).difference(without):
-            file = Path(folder) / name
-            if file.suffix in IMMUTABLE:
-                _link(file, copy / name)
-            else:
-                shutil.copyfile(file, copy / name)
-
-
-def _raise(error: OSError) -> None:
-    raise error  # by default os.walk ignores a folder that is being dropped
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(file)
-    except OSError:  # the file system has no hard links
-        shutil.copyfile(file, target)
 
 
 @contextmanager

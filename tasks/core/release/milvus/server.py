@@ -89,6 +89,10 @@ class ServerMilvus:
         with self._client() as client:
             return read_identity(client, collection)
 
+    def check_files(self, collection: str) -> Identity | None:
+        """Return None: the server stores the files."""
+        return None
+
     def move_pointer(self, pointer: Pointer) -> None:
         """Move the alias; move it again while a search through it is answered by the old collection."""
         with self._client() as client:
