@@ -30,6 +30,7 @@ MOST_NEW = 0.2  # share of vectors that no earlier night scored; beyond it, all 
 FRESH_AT_ONCE = 2048  # new vectors multiplied with all query vectors at once
 TRIED = 8  # newest artifacts to compare
 HITS, VECTORS = "hits.parquet", "vectors.u64"
+_vector_hashes: dict[tuple[str, ...], np.ndarray] = {}  # of the last embeddings; two searches of a night share them
 _SCHEMA = pa.schema(
     {
         "query": pa.uint64(),  # hash of its vector
@@ -66,7 +67,7 @@ def search_carried(
     }
 
     def build(folder: Path) -> Mapping[str, Any]:
-        hashes = np.concatenate([np.zeros(0, np.uint64), *(hash_rows(part) for _, part in vector_blocks(embeddings))])
+        hashes = _hash_vectors(embeddings)
         table = _search(home, query_vectors, embeddings, hashes, depth)
         pq.write_table(table, folder / HITS, compression="zstd")
         hashes.tofile(folder / VECTORS)
@@ -84,6 +85,16 @@ def search_carried(
     places = starts[:, None] + np.arange(width)
     rows, scores = (pc.list_flatten(table[name]).to_numpy() for name in ("row", "score"))
     return rows[places].astype(np.int64), scores[places]
+
+
+def _hash_vectors(embeddings: Embeddings) -> np.ndarray:
+    """Return the hash of each passage vector: uint64 (rows,). A process keeps those that it computed last."""
+    key = (str(embeddings.path), *embeddings.digests)
+    if key not in _vector_hashes:
+        parts = [hash_rows(part) for _, part in vector_blocks(embeddings)]
+        _vector_hashes.clear()
+        _vector_hashes[key] = np.concatenate([np.zeros(0, np.uint64), *parts])
+    return _vector_hashes[key]
 
 
 def hash_rows(vectors: np.ndarray) -> np.ndarray:

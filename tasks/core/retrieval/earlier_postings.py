@@ -38,10 +38,14 @@ class EarlierPostings:
         ends = pq.read_table(self.postings.path / TERMS)["end"].to_numpy()
         documents = map_array(self.postings.path / DOCUMENTS, np.int32)
         counts = map_array(self.postings.path / FREQUENCIES, np.uint16)
+        new_rows = self.rows.astype(np.int32)
         for first in range(0, len(documents), BLOCK):
-            rows = self.rows[documents[first : first + BLOCK]]
-            stay = np.flatnonzero(rows >= 0)
-            yield np.searchsorted(ends, stay + first, "right"), rows[stay].astype(np.int32), counts[first + stay]
+            last = min(first + BLOCK, len(documents))
+            rows = new_rows[documents[first:last]]
+            stay = rows >= 0
+            terms = np.arange(np.searchsorted(ends, first, "right"), np.searchsorted(ends, last - 1, "right") + 1)
+            sizes = np.diff(np.minimum(ends[terms], last), prepend=first)
+            yield np.repeat(terms, sizes)[stay], rows[stay], counts[first:last][stay]
 
     def take_norms(self, norms: np.ndarray) -> None:
         """Copy the encoded lengths of the passages that stay into uint8 (new passages,)."""

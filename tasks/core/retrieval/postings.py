@@ -146,11 +146,12 @@ def _merge(folder: Path, sources: list[Iterable[Batch]], vocabulary: Vocabulary)
 
 
 def _scatter(batch: Batch, place: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> None:
+    """Write a batch, whose terms ascend, behind the postings of earlier batches; move `place` behind them."""
     terms, rows, row_counts = batch
-    first = np.searchsorted(terms, terms, "left")
-    target = place[terms] + np.arange(len(terms)) - first
+    starts = np.flatnonzero(np.diff(terms, prepend=-1))
+    distinct, added = terms[starts], np.diff(starts, append=len(terms))
+    target = np.repeat(place[distinct] - starts, added) + np.arange(len(terms))
     documents[target], counts[target] = rows, row_counts
-    distinct, added = np.unique(terms, return_counts=True)
     place[distinct] += added
 
 
@@ -162,6 +163,7 @@ def _sort_rows(ends: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> N
         end = int(ends[last_term - 1])
         sizes = np.diff(ends[first_term:last_term], prepend=start)
         block = slice(start, end)
-        order = np.lexsort((documents[block], np.repeat(np.arange(len(sizes)), sizes)))
+        keys = np.repeat(np.arange(len(sizes)) << 32, sizes) + documents[block]
+        order = np.argsort(keys, kind="stable")  # fast, since the postings of each term are few ascending runs
         documents[block], counts[block] = documents[block][order], counts[block][order]
         first_term, start = last_term, end
