@@ -241,7 +241,8 @@ class Reference(Receipt):
 
     `held-out.parquet` has text and vector of `rows` queries. `topics.npy` has the centers of their topics, and
     `topic-shares.npy` the fraction of low scores in each topic. `terms.npy` has the hashes of all terms in passages and
-    training queries, `queries.npy` the hashes of all queries.
+    training queries, `term-counts.npy` the number of texts with each (earlier versions wrote none), and `queries.npy`
+    the hashes of all queries.
     """
 
     shelf: ClassVar[str] = "references"

@@ -17,6 +17,7 @@ from tasks.core.base.files import produce
 from tasks.core.base.receipts import Embeddings, Encoder, Reference, Snapshot
 from tasks.core.drift.findings import LOW, Measurement
 from tasks.core.drift.sample import Sample
+from tasks.core.drift.terms import TERMS, write_terms
 from tasks.core.drift.topics import nearest, shares_of, topics_of
 from tasks.core.drift.unfamiliarity import TopicScores
 from tasks.core.embedding.stored_shards import matrix, shard_files
@@ -24,14 +25,14 @@ from tasks.core.encoder.loading import load_encoder
 from tasks.core.retrieval.carried_hits import search_carried
 from tasks.core.retrieval.dense import SearchExactly
 from tasks.core.retrieval.exact import exact_search, passage_ids
-from tasks.core.snapshot.reader import passage_texts, qrels, queries
+from tasks.core.snapshot.reader import qrels, queries
 from tasks.core.snapshot.splits import Split
-from tasks.core.text.words import hashed, unseen_share, vocabulary
+from tasks.core.text.words import hashed, unseen_share
 
 DEPTH = 10  # ranks for recall
 MAX_QUERIES = 5000  # held-out queries in a reference; larger sets are sampled
 FORM = 4  # of the files below: increase when they change
-HELD_OUT, TERMS, QUERIES = "held-out.parquet", "terms.npy", "queries.npy"
+HELD_OUT, QUERIES = "held-out.parquet", "queries.npy"
 TOPICS, SHARES, SCORES = "topics.npy", "topic-shares.npy", "topic-scores.npz"
 
 
@@ -52,12 +53,11 @@ def build_reference(home: Path, encoder: Encoder, embeddings: Embeddings, snapsh
         held_out = Sample(MAX_QUERIES, seed=0)
         for split in sorted(set(snapshot.splits) - {Split.TRAIN}):
             held_out.add(queries(snapshot, split)["text"].to_pylist())
-        terms = vocabulary(chain(passage_texts(snapshot), queries(snapshot, Split.TRAIN)["text"].to_pylist()))
+        terms = write_terms(home, snapshot, folder)
         search = partial(search_carried, home, embeddings)
         vectors, scores, hits = search_queries(encoder, embeddings, held_out.texts, search)
         recalls = recall_per_query(held_out.texts, hits, snapshot, embeddings)
         recalls = recalls[~np.isnan(recalls)]
-        np.save(folder / TERMS, terms)
         np.save(folder / QUERIES, np.sort(hashed(queries(snapshot)["text"].to_pylist())))
         low_score = float(np.quantile(scores, LOW)) if len(scores) else 0.0
         _write_held_out(folder, held_out.texts, vectors, scores, low_score)

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from tasks.core.base.progress import report_progress
 from tasks.core.base.receipts import Snapshot
 from tasks.core.retrieval.analyzer import SEPARATOR, Analyzer
-from tasks.core.snapshot.reader import passages
-from tasks.core.text.normalization import full_text
+from tasks.core.snapshot.reader import texts_of
 
 BATCH_ROWS = 4096  # passages analyzed at once
 LARGEST_COUNT = np.iinfo(np.uint16).max
@@ -67,7 +66,7 @@ def analyze(
         Snapshot rows int64 (n,) and lengths int64 (n,), as Lucene counts them, of the chosen passages of each batch.
     """
     done = 0
-    for number, (first, texts) in enumerate(_texts(snapshot, chosen)):
+    for number, (first, texts) in enumerate(texts_of(snapshot, chosen, BATCH_ROWS)):
         counts = _write_batch(scratch / f"{number:06d}", first, analyzer.joined_terms_of(texts), vocabulary)
         lengths = analyzer.lengths(texts, counts)
         vocabulary.count_lengths(np.maximum(counts, lengths))
@@ -80,18 +79,6 @@ def read_batch(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read terms int32, rows int32, and counts uint16 of a batch, (n,) each."""
     batch = pq.read_table(file)
     return batch["term"].to_numpy(), batch["row"].to_numpy(), batch["count"].to_numpy()
-
-
-def _texts(snapshot: Snapshot, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Yield the rows and the texts (with title) of the chosen passages of each batch that has any."""
-    first = 0
-    for batch in passages(snapshot, columns=["title", "text"], batch_rows=BATCH_ROWS):
-        rows = np.flatnonzero(chosen[first : first + batch.num_rows])
-        if len(rows):
-            rows_of_batch = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
-            pairs = zip(rows_of_batch["title"].to_pylist(), rows_of_batch["text"].to_pylist(), strict=True)
-            yield rows + first, [full_text(title, text) for title, text in pairs]
-        first += batch.num_rows
 
 
 def _write_batch(file: Path, rows: np.ndarray, joined: list[str], vocabulary: Vocabulary) -> np.ndarray:

@@ -76,6 +76,24 @@ def passage_texts(snapshot: Snapshot) -> Iterator[str]:
             yield full_text(row["title"], row["text"])
 
 
+def texts_of(snapshot: Snapshot, chosen: np.ndarray, batch_rows: int = 8192) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Yield the rows and the full texts of chosen passages, for each batch of rows that has any.
+
+    Args:
+        snapshot: The snapshot.
+        chosen: bool (passages,).
+        batch_rows: Maximum rows per batch.
+    """
+    first = 0
+    for batch in passages(snapshot, columns=["title", "text"], batch_rows=batch_rows):
+        rows = np.flatnonzero(chosen[first : first + batch.num_rows])
+        if len(rows):
+            rows_of_batch = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
+            pairs = zip(rows_of_batch["title"].to_pylist(), rows_of_batch["text"].to_pylist(), strict=True)
+            yield rows + first, [full_text(title, text) for title, text in pairs]
+        first += batch.num_rows
+
+
 def queries(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     """Return queries (query_id, text) in order of id: all, or those with a positive in `split`."""
     table = pq.read_table(snapshot.path / QUERIES)

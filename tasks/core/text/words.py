@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -59,6 +60,20 @@ def vocabulary(texts: Iterable[str]) -> np.ndarray:
     for text in texts:
         terms.update(words_of(text))
     return np.sort(hashed(terms))
+
+
+def count_terms(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Count the texts that contain each term. Memory grows only with the number of distinct terms.
+
+    Returns:
+        The sorted hashes of all terms, uint64 (terms,), and the number of texts with each, int64 (terms,).
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(set(words_of(text)))
+    hashes = hashed(counts)
+    order = np.argsort(hashes)
+    return hashes[order], np.fromiter(counts.values(), np.int64, len(counts))[order]
 
 
 def unseen_share(queries: Sequence[str], terms: np.ndarray) -> float:
