@@ -53,15 +53,16 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     """
     if drift.verdict in (Action.SKIP, Action.SUSPECT, Action.LABEL):
         return Forecast([], 0)
+    changed = drift.passages.new + drift.passages.changed
+    if drift.verdict is Action.REFRESH and (recorded := _recorded_speed(settings.home)) is not None:
+        return _refreshing(snapshot, changed, recorded)
     from tasks.core.training.trainer import base_encoder
 
     base = base_encoder(settings.home, snapshot, settings.encoder, settings.embedding)
     training = settings.training if drift.verdict is Action.RETRAIN else None
     speed = _speed(settings.home, snapshot, base.path, sample, training)
-    changed = drift.passages.new + drift.passages.changed
     if drift.verdict is Action.REFRESH:
-        steps = [_embedding(speed, changed, "changed passages, serving encoder"), _publishing(snapshot.rows)]
-        return Forecast(steps, snapshot.rows * speed.dimension * 8)
+        return _refreshing(snapshot, changed, speed)
     recipe = _recipe(settings, base, snapshot)
     settings = settings if recipe is None else recipe.apply(settings)
     compared = changed if receipts_newest_first(settings.home, Embeddings) else snapshot.rows
@@ -76,6 +77,11 @@ def forecast(settings: Settings, snapshot: Snapshot, drift: Drift, *, sample: in
     ]
     # Vectors are stored in shards and in the collection; each round stores an encoder.
     return Forecast(steps, (2 + rounds) * snapshot.rows * speed.dimension * 4 + (1 + rounds) * speed.weights)
+
+
+def _refreshing(snapshot: Snapshot, changed: int, speed: _Speed) -> Forecast:
+    steps = [_embedding(speed, changed, "changed passages, serving encoder"), _publishing(snapshot.rows)]
+    return Forecast(steps, snapshot.rows * speed.dimension * 8)
 
 
 class _Speed(NamedTuple):
@@ -105,12 +111,20 @@ def _speed(home: Path, snapshot: Snapshot, folder: Path, sample: int, settings: 
         stepper = Stepper(DualEncoder(folder, read_spec(folder)), settings, 1, Ranks())
         stepper.pace(ids[:8])
         train = stepper.pace(ids)
-    known = receipts_newest_first(home, Embeddings)
-    earlier = next((embeddings for embeddings in known if embeddings.embedded >= SAMPLE), None)
-    if earlier is not None and earlier.seconds:
-        encode, basis = earlier.tokens / earlier.seconds, "an earlier night"
+    if (recorded := _recorded_speed(home)) is not None:
+        encode, basis = recorded.encode, recorded.basis
     weights = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return _Speed(served.dimension, weights, tokens / len(ids), encode, train, basis)
+
+
+def _recorded_speed(home: Path) -> _Speed | None:
+    """Return the pace of the newest embeddings for which at least `SAMPLE` passages were encoded, without a model."""
+    known = receipts_newest_first(home, Embeddings)
+    earlier = next((embeddings for embeddings in known if embeddings.embedded >= SAMPLE), None)
+    if earlier is None or not earlier.seconds or not earlier.tokens:
+        return None
+    tokens = earlier.tokens / earlier.embedded
+    return _Speed(earlier.dimension, 0, tokens, earlier.tokens / earlier.seconds, 0.0, "an earlier night")
 
 
 def _embedding(speed: _Speed, rows: int, label: str) -> Cost:
