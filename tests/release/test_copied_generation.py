@@ -6,19 +6,23 @@ import json
 import logging
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from file_damage import flip
 from release_world import HashingEncoder, embeddings_of, encoder_of, release_night, snapshot_of, texts, with_milvus
 
+from tasks.core.base.errors import Mismatch
 from tasks.core.base.files import file_digest, files_under, load, produce
-from tasks.core.base.receipts import Encoder, Snapshot
+from tasks.core.base.receipts import Embeddings, Encoder, Snapshot
+from tasks.core.release.delta import plan_delta
 from tasks.core.release.history import serving
 from tasks.core.release.milvus.slots import FILE, Slots
 from tasks.core.release.publish import publish
 from tasks.core.release.reindex import reindex
 from tasks.core.release.vector_stores import open_publisher
+from tasks.core.release.verify import Contents, check_changed_keys
 from tasks.core.search.searcher import Searcher
 
 QUERIES = ["lamp river n3", "violin harbour n8", "fresh copper n501", "entry 40 copper"]
@@ -208,6 +212,28 @@ def test_damage_in_the_serving_generation_never_reaches_a_copy(settings, lines):
     assert not was_copied(lines)
     assert any("not usable" in line and f"{file}: its content has changed" in line for line in lines())
     assert len(content(settings, refreshed)[0]) == refreshed.rows
+
+
+def test_a_copy_with_a_wrong_key_is_refused(settings):
+    first = release_night(settings)
+    refreshed = refresh(settings)
+    before, now = (load(settings.home, Snapshot, release.snapshot) for release in (first, refreshed))
+    delta = plan_delta(before, now, first.collection)
+    embeddings = load(settings.home, Embeddings, refreshed.embeddings)
+    with closing(open_publisher(settings.home, settings.milvus).open(refreshed.collection)) as reader:
+        copy = Contents(reader, reader.identity, now, embeddings)
+        check_changed_keys(copy, delta)
+        with pytest.raises(Mismatch, match="1 deleted passages are stored"):
+            check_changed_keys(copy, replace(delta, deleted=[*delta.deleted, "p0050"]))
+        later = snapshot_of(settings.home, changed_rows(2))
+        with pytest.raises(Mismatch, match="first difference"):
+            check_changed_keys(replace(copy, snapshot=later), plan_delta(before, later, first.collection))
+        slots = reader._slots.of_rows.copy()
+        unchanged = np.flatnonzero(delta.same)[:2]
+        slots[unchanged] = slots[unchanged[::-1]]
+        reader._slots = Slots(slots)
+        with pytest.raises(Mismatch, match="first difference"):
+            check_changed_keys(copy, delta)
 
 
 def test_reindex_of_a_copy_builds_from_nothing(settings, lines):

@@ -18,6 +18,7 @@ from flows.cli import app
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.files import files_under
 from tasks.core.base.receipts import Postings
+from tasks.core.release.milvus.generation_files import stored_identity
 from tasks.core.release.prune import prune
 from tasks.core.release.repair import repair
 from tasks.core.release.vector_stores import open_publisher
@@ -129,6 +130,24 @@ def test_a_damaged_collection_is_rebuilt_from_the_stored_vectors(settings):
     assert answers(settings) == before
     assert repair(settings, HashingEncoder) == (again, epoch)
     prune(settings)  # a damaged generation does not stop pruning
+
+
+def test_an_undamaged_collection_is_verified_without_loading_it(settings, monkeypatch):
+    release = release_night(settings)
+    milvus = open_publisher(settings.home, settings.milvus)
+    with closing(milvus.open(release.collection)) as reader:
+        assert milvus.check_files(release.collection) == milvus.identity(release.collection) == reader.identity
+    monkeypatch.setattr(type(milvus), "open", lambda *_: pytest.fail("the collection was loaded"))
+    assert repair(settings, HashingEncoder)[0].release == release.release
+
+
+def test_a_collection_of_another_layout_is_verified_by_loading_it(settings):
+    release = release_night(settings)
+    folder = settings.home / "milvus" / f"{release.collection}.db"
+    assert stored_identity(folder, "another") is None
+    (folder / "checksums.json").unlink()
+    assert open_publisher(settings.home, settings.milvus).check_files(release.collection) is None
+    assert repair(settings, HashingEncoder)[0].release == release.release
 
 
 def test_a_collection_that_cannot_be_rebuilt_is_an_error_with_the_next_step(settings, caplog):
