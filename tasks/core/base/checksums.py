@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ log = logging.getLogger("nightshift.files")
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
 DIGEST = "digest"  # the field of a record with the digest of all other fields
+SETTLED = 20_000_000  # nanoseconds, more than the resolution of modification times
 _digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size, modification time; a rename keeps them
 
 
@@ -116,11 +118,18 @@ def check_digest(file: Path, digest: str, *, again: bool = False) -> None:
 
 
 def digest_once(path: Path) -> str:
-    """Return `file_digest(path)`. A process hashes an unchanged file only once, even after a rename."""
-    key = _facts(path)
-    if key not in _digests:
-        _digests[key] = file_digest(path)
-    return _digests[key]
+    """Return `file_digest(path)`. A process hashes an unchanged file only once, even after a rename.
+
+    The digest of a file that was written in the last `SETTLED` nanoseconds is not kept, because another write may get
+    the same modification time.
+    """
+    key, began = _facts(path), time.time_ns()
+    if key in _digests:
+        return _digests[key]
+    digest = file_digest(path)
+    if began - key[-1] > SETTLED:
+        _digests[key] = digest
+    return digest
 
 
 def forget_digests(folder: Path) -> None:
