@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from things_and_traits import write_collection
 
 from tasks.core.base import checksums
 from tasks.core.base.errors import Damaged, Mismatch
-from tasks.core.base.files import CHECKSUMS, MANIFEST, load, produce, read_verified
+from tasks.core.base.files import CHECKSUMS, MANIFEST, files_under, load, produce, read_verified
 from tasks.core.base.receipts import (
     ArmScores,
     Embeddings,
@@ -224,8 +225,20 @@ def test_a_damaged_artifact_in_a_read_only_home_is_a_readable_error(
 
 def test_an_unchanged_file_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     receipt = produce(tmp_path, Index, {}, build)
+    for file in files_under(receipt.path):  # digests of files that were just written are not kept
+        os.utime(file, (0, 0))
     read_verified(receipt.path, Index)
     monkeypatch.setattr(checksums, "file_digest", None)
     assert read_verified(receipt.path, Index) is not None
     receipt.path.rename(receipt.path.with_name("0"))
     assert read_verified(receipt.path.with_name("0"), Index) is not None
+
+
+def test_a_second_write_with_the_same_time_of_modification_is_noticed(tmp_path: Path) -> None:
+    file, now = tmp_path / "data", time.time_ns() + 10**10  # a time that no other file has
+    digests = set()
+    for content in (b"one", b"two", b"six"):
+        file.write_bytes(content)
+        os.utime(file, ns=(now, now))
+        digests.add(checksums.digest_once(file))
+    assert len(digests) == 3

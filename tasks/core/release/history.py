@@ -112,7 +112,10 @@ def check_reader(release: Release, reader: Reader) -> None:
 
 
 def check_stored(release: Release, *stored: str | int) -> None:
-    """Compare release, fingerprint, and row count of a collection with its release. Raises Mismatch when they differ."""
+    """Compare release, fingerprint, and row count of a collection with its release.
+
+    Raises Mismatch when they differ.
+    """
     expected = (release.release, release.fingerprint, release.rows)
     if stored != expected:
         raise Mismatch(f"collection {release.collection}: (release, fingerprint, rows) {stored}, expected {expected}")
