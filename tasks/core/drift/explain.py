@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
 
 from tasks.core.drift.findings import LOW, Explanation, MovedSlice, MovedTerm
 from tasks.core.drift.statistics import ReferenceData
@@ -89,6 +87,9 @@ def classifier_auc(now: np.ndarray, before: np.ndarray) -> float:
 
 def _logistic(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Fit a ridge logistic regression to labels of 1 and -1; return the weights, and the intercept last."""
+    from scipy.optimize import minimize  # slow to import: nights without work need only `distinctive_words`
+    from scipy.special import expit, log_expit
+
     x = np.column_stack([vectors, np.ones(len(vectors))]).astype(np.float64)
 
     def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
