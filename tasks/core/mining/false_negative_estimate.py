@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
 
 from tasks.core.base.mining_checks import Hidden
 from tasks.core.base.sections.mining import MiningSettings
@@ -54,6 +53,8 @@ def summarize_hidden(hidden: int, matched: int, let_through: int) -> Hidden | No
     """Return the counts and the 95 % Wilson interval of the share let through; None if nothing was hidden."""
     if hidden == 0:
         return None
+    from scipy.stats import binomtest  # slow to import: only nights that mine need it
+
     interval = binomtest(let_through, hidden).proportion_ci(0.95, method="wilson")
     low, high = round(float(interval.low), 4), round(float(interval.high), 4)
     return Hidden(hidden=hidden, found=matched, let_through=let_through, low=low, high=high)
