@@ -225,8 +225,9 @@ def test_a_damaged_artifact_in_a_read_only_home_is_a_readable_error(
 
 def test_an_unchanged_file_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     receipt = produce(tmp_path, Index, {}, build)
-    for file in files_under(receipt.path):  # digests of files that were just written are not kept
-        os.utime(file, (0, 0))
+    earlier = time.time_ns() - 10**9  # digests of files that were just written are not kept
+    for file in files_under(receipt.path):
+        os.utime(file, ns=(earlier, earlier))
     read_verified(receipt.path, Index)
     monkeypatch.setattr(checksums, "file_digest", None)
     assert read_verified(receipt.path, Index) is not None
@@ -242,3 +243,16 @@ def test_a_second_write_with_the_same_time_of_modification_is_noticed(tmp_path: 
         os.utime(file, ns=(now, now))
         digests.add(checksums.digest_once(file))
     assert len(digests) == 3
+
+
+def test_damage_that_keeps_the_time_of_modification_stays_known_once_it_is_found(tmp_path: Path) -> None:
+    file, earlier = tmp_path / "data", time.time_ns() - 10**9
+    file.write_bytes(b"whole")
+    os.utime(file, ns=(earlier, earlier))
+    whole = checksums.digest_once(file)
+    file.write_bytes(b"wrong")
+    os.utime(file, ns=(earlier, earlier))
+    checksums.check_digest(file, whole)  # not read again
+    for again in (True, False):
+        with pytest.raises(Damaged):
+            checksums.check_digest(file, whole, again=again)

@@ -110,21 +110,21 @@ def check_digest(file: Path, digest: str, *, again: bool = False) -> None:
         Damaged: the digests differ, or the file cannot be read.
     """
     try:
-        same = (file_digest(file) if again else digest_once(file)) == digest
+        same = digest_once(file, again=again) == digest
     except OSError as error:
         raise Damaged(f"{file}: cannot be read ({error})") from error
     if not same:
         raise Damaged(f"{file}: its content has changed (SHA-256 differs)")
 
 
-def digest_once(path: Path) -> str:
+def digest_once(path: Path, *, again: bool = False) -> str:
     """Return `file_digest(path)`. A process hashes an unchanged file only once, even after a rename.
 
     The digest of a file that was written in the last `SETTLED` nanoseconds is not kept, because another write may get
-    the same modification time.
+    the same modification time. `again`: hash the file anyway, and keep the new digest.
     """
     key, began = _facts(path), time.time_ns()
-    if key in _digests:
+    if key in _digests and not again:
         return _digests[key]
     digest = file_digest(path)
     if began - key[-1] > SETTLED:
