@@ -245,7 +245,7 @@ def test_a_second_write_with_the_same_time_of_modification_is_noticed(tmp_path: 
     assert len(digests) == 3
 
 
-def test_damage_that_keeps_the_time_of_modification_stays_known_once_it_is_found(tmp_path: Path) -> None:
+def test_a_digest_that_is_computed_again_replaces_the_kept_digest(tmp_path: Path) -> None:
     file, earlier = tmp_path / "data", time.time_ns() - 10**9
     file.write_bytes(b"whole")
     os.utime(file, ns=(earlier, earlier))
