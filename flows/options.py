@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML settings file. Default: the demo corpus.")]
+DEFAULT = "Default: the file in NIGHTSHIFT_SETTINGS, else the demo corpus."
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help=f"TOML settings file. {DEFAULT}")]
 SettingsFiles = Annotated[
     list[Path] | None,
-    typer.Option("--settings", help="TOML settings file; repeat it for collections side by side. Default: the demo."),
+    typer.Option("--settings", help=f"TOML settings file; repeat it for collections side by side. {DEFAULT}"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
@@ -50,6 +53,8 @@ def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
                 fail(message, 2 if isinstance(error, BadUsage) else 1)
             fail(f"{describe(error)}\nThis should not happen. For the traceback: nightshift --debug …")
 
+    # Typer keeps the line breaks inside of all paragraphs but the first.
+    wrapped.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
     return wrapped
 
 

@@ -153,7 +153,7 @@ def test_a_missing_or_invalid_report_is_refused(run: str, problem: str, tmp_path
 
 
 def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(NightshiftError, match="nightshift run makes the first"):
+    with pytest.raises(NightshiftError, match="`nightshift run` makes the first"):
         find_report(tmp_path)
 
 

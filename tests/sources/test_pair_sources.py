@@ -60,12 +60,11 @@ def test_two_columns_with_known_names_are_recognized_in_every_file_format(tmp_pa
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
 
 
-def test_labels_in_another_case_are_refused_and_not_ignored(tmp_path: Path) -> None:
-    put(tmp_path, "faq.csv", "Question,Answer,Label\nwhen do owls hunt,Larks sing at dawn.,0\n")
-    with pytest.raises(
-        BadInput, match=r"faq\.csv: the column Label would not be read as labels\. Write it in lower case"
-    ):
-        summarize_source(str(tmp_path))
+@pytest.mark.parametrize("header", ["Question,Answer,Label", "question,answer,LABELS", "query,answer,Relevance "])
+def test_labels_are_read_in_any_case(header: str, tmp_path: Path) -> None:
+    put(tmp_path, "faq.csv", f"{header}\nwhen do owls hunt,Larks sing at dawn.,0\nwhen do owls sleep,By day.,2\n")
+    assert [pair[-1] for pair in pairs_of(tmp_path)] == [0, 2]
+    assert summarize_source(str(tmp_path)).qrels == {"train": 1}
 
 
 def test_a_file_of_any_name_is_the_train_split_unless_another_file_is(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     {"question": "when do owls hunt", "answer": "Owls hunt at night."}
     {"query": "when do owls hunt", "pos": ["Owls hunt at night."], "neg": ["Larks sing at dawn."]}     (FlagEmbedding)
 
-The columns of the query and the passage are known by the names below, or set in [data] query_column and
+The columns of the query and the passage are known by the names below in any case, or set in [data] query_column and
 passage_column. A digest of the text is the id. `negative` and `neg` are passages, and `label` (or `score`) is the
 relevance of a pair. The file name gives the split; if no file is named train, files without a known split are train.
 """
@@ -61,9 +61,11 @@ def locate(location: Location, query: str = "", passage: str = "") -> NestedSour
         positives=(_choose_column(columns, passage, PASSAGES, "passage", where),),
         negatives=_OTHERS,
         passage_id=(),
+        labels=_label_columns(columns),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedSource(location, files, partial(read_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    reader = partial(read_records, (*chosen.values(), *_OTHERS, *names.labels))
+    return NestedSource(location, files, reader, names, chosen)
 
 
 def columns_of(location: Location, file: Stored) -> list[str]:
@@ -107,7 +109,7 @@ def _fields(location: Location, file: Stored) -> list[str]:
 def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role: str, where: str) -> str:
     candidates = [name for name in ([chosen] if chosen else known) if name in columns]
     if not candidates and not chosen:
-        candidates = _in_any_case(columns, known, where)
+        candidates = [name for name in columns if name.strip().casefold() in known]
     if len(candidates) == 1:
         return candidates[0]
     if chosen:
@@ -122,18 +124,10 @@ def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role
     )
 
 
-def _in_any_case(columns: list[str], known: tuple[str, ...], where: str) -> list[str]:
-    """Return the columns with a known name in any case, such as `Question`.
-
-    Raises BadInput if a label also has upper case, because labels are read from lower-case names only.
-    """
-    candidates = [name for name in columns if name.strip().casefold() in known]
-    labels = [name for name in columns if name not in LABELS and name.strip().casefold() in LABELS]
-    if candidates and labels:
-        raise BadInput(
-            f"{where}: the column {labels[0]} would not be read as labels. Write it in lower case, or rename it."
-        )
-    return candidates
+def _label_columns(columns: list[str]) -> tuple[str, ...]:
+    """Return the names of labels, each followed by the columns with that name in another case, such as `Label`."""
+    others = [name for name in sorted(columns) if name not in LABELS]
+    return tuple(name for label in LABELS for name in (label, *(x for x in others if x.strip().casefold() == label)))
 
 
 def read_records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
