@@ -65,7 +65,9 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
-    idle = nightshift("run", PYTHONPROFILEIMPORTTIME="1")
+    alone = {**environment, "PYTHONPROFILEIMPORTTIME": "1"}
+    command = [sys.executable, "-m", "flows.cli", "run"]  # a new interpreter, which imports everything itself
+    idle = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
     assert idle.returncode == 0, idle.stderr
     imported = {line.rpartition("|")[2].strip() for line in idle.stderr.splitlines() if line.startswith("import time:")}
     heavy = {"torch", "transformers", "numba", "scipy.stats", "matplotlib", "duckdb"}
