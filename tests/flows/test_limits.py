@@ -50,7 +50,7 @@ def test_an_http_error_of_the_night_is_raised() -> None:
         raise httpx.ConnectError("hub")
 
 
-def test_a_night_that_waits_for_another_in_its_home_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_night_logs_that_it_waits_for_another_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits, builds = Event(), Event()
     monkeypatch.setattr(runs, "log", SimpleNamespace(info=lambda text: waits.set() if "Waiting" in text else None))
 

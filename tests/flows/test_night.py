@@ -5,14 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from night_results import document
+from prefect_servers import query_server
 from things_and_traits import THINGS, add_lines
 
 from tasks.core.base.settings import Settings
@@ -23,12 +22,6 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
 pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
-
-
-def post(url: str, body: object) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
 
 
 def append(environment: Environment, name: str, row: dict[str, str]) -> None:
@@ -123,11 +116,9 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert forward.returncode == 0, forward.stderr
     assert document(nightshift("drift", "--json"))["verdict"] == "skip"
 
-    runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    runs = query_server(prefect_server, "flow_runs", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
-    artifacts = {
-        artifact["key"]: artifact["data"] for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
-    }
+    artifacts = {artifact["key"]: artifact["data"] for artifact in query_server(prefect_server, "artifacts/latest", {})}
     newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
     assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
     assert "- Report: `" in artifacts["night-report"]
@@ -272,7 +263,7 @@ def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
     assert first in Path(document(nightshift("report", "--json"))["report"]).read_text()
     (artifact,) = (
         artifact
-        for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
+        for artifact in query_server(prefect_server, "artifacts/latest", {})
         if artifact["key"] == "unfamiliar-queries"
     )
     assert first in artifact["data"]

@@ -81,9 +81,7 @@ def test_rollback_reports_why_it_is_impossible(settings):
         rollback(settings, only)
     newer = release_night(settings, seed=2).release
     rollback(settings)
-    with pytest.raises(
-        NightshiftError, match=f"oldest one kept. To serve a newer one: nightshift rollback --to {newer}"
-    ):
+    with pytest.raises(NightshiftError, match=f"oldest one kept. .*: nightshift rollback --to {newer}"):
         rollback(settings)
 
 
