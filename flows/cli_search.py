@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 search_commands = typer.Typer()
 
+EXAMPLE = 'Example: {"title": {"prefix": "pandas."}}'
 Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Release name, its beginning, or “serving”.")]
 
 
@@ -91,9 +92,9 @@ def _parse_filters(where: str | None) -> dict[str, Any]:
     try:
         filters = json.loads(where or "{}")
     except ValueError as error:
-        raise typer.BadParameter(f"--where {where}: not JSON ({error})") from error
+        raise typer.BadParameter(f"--where {where}: not JSON ({error}). {EXAMPLE}") from error
     if not isinstance(filters, dict):
-        raise typer.BadParameter(f'--where {where}: not a JSON object. Example: {{"title": {{"prefix": "pandas."}}}}')
+        raise typer.BadParameter(f"--where {where}: not a JSON object. {EXAMPLE}")
     from tasks.core.search.filters import Filters
 
     Filters.read(filters)

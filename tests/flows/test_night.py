@@ -13,6 +13,7 @@ import pytest
 from night_results import document
 from prefect_servers import query_server
 from things_and_traits import THINGS, add_lines
+from warm_commands import run_command
 
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation.tune import DEFAULT_WEIGHT
@@ -22,6 +23,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
 pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
+
+
+def run_alone(environment: Environment, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a new interpreter, which imports everything itself and frees it at exit."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
 
 
 def append(environment: Environment, name: str, row: dict[str, str]) -> None:
@@ -58,9 +65,7 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
-    alone = {**environment, "PYTHONPROFILEIMPORTTIME": "1"}
-    command = [sys.executable, "-m", "flows.cli", "run"]  # a new interpreter, which imports everything itself
-    idle = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
+    idle = run_alone(environment, "run", PYTHONPROFILEIMPORTTIME="1")
     assert idle.returncode == 0, idle.stderr
     imported = {line.rpartition("|")[2].strip() for line in idle.stderr.splitlines() if line.startswith("import time:")}
     heavy = {"torch", "transformers", "numba", "scipy.stats", "matplotlib", "duckdb"}
@@ -168,7 +173,7 @@ def test_a_failed_night_exits_1_and_leaves_the_serving_release(nightshift: Comma
     served = document(nightshift("releases", "--json"))["serving"]
     source = Path(environment["NIGHTSHIFT_DATA__PATH"])
     (source / "corpus.jsonl").write_text("{ not json\n" * 50)
-    failed = nightshift("run")
+    failed = run_alone(environment, "run")
     assert failed.returncode == 1
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -279,8 +284,7 @@ def test_a_night_with_two_rounds_and_separate_encoders_runs_without_a_configured
 ) -> None:
     alone = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     alone |= {"NIGHTSHIFT_MINING__ROUNDS": "2", "NIGHTSHIFT_ENCODER__SHARED": "false"}
-    command = [sys.executable, "-m", "flows.cli", "run"]
-    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
+    done = run_command(alone, "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Promoted")
     assert "Traceback" not in done.stderr

@@ -135,9 +135,10 @@ def test_an_unclosed_csv_quote_stops_the_night_and_names_the_line(tmp_path: Path
 
 
 def test_an_empty_file_and_a_wrong_column_name_are_reported(tmp_path: Path) -> None:
-    put(tmp_path, "faq.csv", "question,answer\n")
-    with pytest.raises(BadInput, match=r"faq\.csv: has no row below its header"):
-        summarize_source(str(tmp_path))
+    for content in ("", "question,answer\n"):
+        put(tmp_path, "faq.csv", content)
+        with pytest.raises(BadInput, match=r"faq\.csv: has no row with data\. Write column names in its first line"):
+            summarize_source(str(tmp_path))
     put(tmp_path, "faq.csv", "question,answer\na,b\n")
     with pytest.raises(BadInput, match=r"faq\.csv: has no column reply\. Its columns: question, answer"):
         summarize_source(str(tmp_path), passage="reply")

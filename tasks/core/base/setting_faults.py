@@ -95,6 +95,8 @@ def _explain(fault: Any, settings: type[BaseModel]) -> str:
         meant = f"Did you mean {near[0]}?" if near else "nightshift settings lists all settings."
         return f"{_name(keys)}{shown}: no such setting. {meant}"
     reason = fault["msg"].removeprefix("Value error, ")
+    if reason.startswith(f"{_name(keys)} "):  # a check of a whole section names the setting itself
+        return reason
     return f"{_name(keys)}{shown}: {reason[:1].lower()}{reason[1:]}"
 
 

@@ -81,7 +81,10 @@ def columns_of(location: Location, file: Stored) -> list[str]:
     else:
         columns = next((list(json.loads(raw.content)) for raw in _delimited_rows(location, file)), [])
     if not columns:
-        raise BadInput(f"{location.where(file)}: has no row below its header.")
+        raise BadInput(
+            f"{location.where(file)}: has no row with data. Write column names in its first line and pairs below, or "
+            "remove the file."
+        )
     if "query" in columns and _CLICKS & set(columns):
         raise BadInput(
             f"{location.where(file)}: looks like a click log (its fields: {', '.join(columns)}). Add it to a source of "
