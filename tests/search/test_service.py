@@ -103,6 +103,12 @@ def test_malformed_requests_are_refused(client, body):
     refused(response, response.status_code)
 
 
+def test_a_request_without_the_header_for_json_is_refused_with_the_header(client):
+    response = client.post("/search", content=b'{"query": "lamp"}')
+    refused(response, 422)
+    assert response.json()["next"].startswith("send JSON with the header content-type: application/json")
+
+
 def test_a_large_body_is_refused_before_it_is_read_with_or_without_content_length(client):
     refused(client.post("/search", content=b" " * (BODY_BYTES + 1)), 413)
     refused(client.post("/search", content=(b" " * 65536 for _ in range(17))), 413)
