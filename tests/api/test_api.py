@@ -130,7 +130,7 @@ def test_train_evaluate_and_load_with_sentence_transformers(beir: ns.Collection,
 
 
 def test_the_error_names_the_unknown_setting(beir: ns.Collection) -> None:
-    with pytest.raises(ns.NightshiftError, match=r"\[mining\] settings are not valid:\n  dept"):
+    with pytest.raises(ns.NightshiftError, match=r"\[mining\] dept = 5: no such setting\. Did you mean depth\?"):
         ns.mine_negatives(beir, dept=5)
 
 
