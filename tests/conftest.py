@@ -21,6 +21,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         terminalreporter.write_line(f"repeat this order: pytest --randomly-seed={seed}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Send all tests of a file to one worker of xdist, so the fixtures of a file are set up once, not once per worker."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests with the marker `browser` if there is no browser."""
     if CHROMIUM is None and item.get_closest_marker("browser") is not None:
