@@ -21,8 +21,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         terminalreporter.write_line(f"repeat this order: pytest --randomly-seed={seed}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send all tests of a file to one worker of xdist, so the fixtures of a file are set up once, not once per worker."""
+    """Send all tests of a file to one worker of xdist, so that fixtures of a file are set up once and not per worker."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
