@@ -20,8 +20,6 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "prefect.yaml"
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 @pytest.fixture(scope="module")
 def deployments() -> dict[str, Any]:

@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
-
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all tests of nights
 
 
 def test_a_night_from_settings_learns_from_a_teacher_and_reports_it(

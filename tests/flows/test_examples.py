@@ -57,7 +57,6 @@ def test_every_example_of_settings_is_accepted(page: Path, tmp_path: Path) -> No
         load_settings(file)
 
 
-@pytest.mark.xdist_group("prefect")
 def test_the_commands_of_the_readme_run(
     nightshift: Nightshift, environment: dict[str, str], served: None, tmp_path: Path
 ) -> None:
@@ -80,7 +79,6 @@ def test_the_commands_of_the_readme_run(
     assert (tmp_path / "out" / "index").is_dir()
 
 
-@pytest.mark.xdist_group("prefect")
 def test_the_python_example_of_the_readme_runs(environment: dict[str, str], served: None, tmp_path: Path) -> None:
     (example,) = blocks(ROOT / "README.md", "python")
     (tmp_path / "scifact").symlink_to(environment["NIGHTSHIFT_DATA__PATH"])

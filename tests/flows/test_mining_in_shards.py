@@ -23,7 +23,6 @@ from tasks.mining import query_shards
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_shards_change_no_run_of_a_night(
     nightshift: Callable[..., subprocess.CompletedProcess[str]], cluster: Any, prefect_server: str, tmp_path: Path
 ) -> None:

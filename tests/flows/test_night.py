@@ -22,8 +22,6 @@ from tasks.core.release.vector_stores import open_publisher
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
-
 
 def run_alone(environment: Environment, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a new interpreter, which imports everything itself and frees it at exit."""

@@ -126,7 +126,6 @@ def finished_nights(up: Operated, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
 def test_two_collections_live_through_two_scheduled_nights_each(
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
     alerts: tuple[str, list[dict[str, str]]],

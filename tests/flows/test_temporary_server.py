@@ -81,7 +81,6 @@ with prefect_server():
     assert done.stdout.strip() == "http://127.0.0.1:9/api"
 
 
-@pytest.mark.xdist_group("prefect")
 def test_a_night_finishes_when_its_server_is_killed(environment: dict[str, str]) -> None:
     environment.pop("PREFECT_API_URL")
     command = [sys.executable, "-m", "flows.cli", "run"]

@@ -37,7 +37,7 @@ from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import search_bm25
 from tasks.core.search.searcher import Searcher
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "20"))
 SEED = int(os.environ.get("NIGHTSHIFT_TEST_SEED", "8"))
