@@ -134,6 +134,22 @@ def test_an_unclosed_csv_quote_stops_the_night_and_names_the_line(tmp_path: Path
         rows("pairs", tmp_path / "source", tmp_path / "scratch")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "header", "expected"),
+    [
+        ("utf-16", "question,answer", r"faq\.csv:1: the header .* \(it looks like UTF-16; save it as UTF-8\)"),
+        ("latin-1", "question,réponse", r"faq\.csv:1: the header .* \(it looks like Latin-1 or Windows-1252; save"),
+        ("latin-1", "question,answer", r"faq\.csv:2: the row has bytes that are not UTF-8: .*Latin-1"),
+    ],
+)
+def test_a_csv_file_of_another_encoding_is_refused_with_a_guess(
+    encoding: str, header: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "faq.csv").write_bytes(f"{header}\noù est le café,près du marché\n".encode(encoding))
+    with pytest.raises(BadInput, match=expected):
+        summarize_source(str(tmp_path))
+
+
 def test_an_empty_file_and_a_wrong_column_name_are_reported(tmp_path: Path) -> None:
     for content in ("", "question,answer\n"):
         put(tmp_path, "faq.csv", content)

@@ -76,10 +76,8 @@ def columns_of(location: Location, file: Stored) -> list[str]:
     if file.bare.endswith(_TYPED):
         with location.reading(file), opened(location, file) as (schema, _):
             columns = list(schema.names)
-    elif file.bare.endswith((".jsonl", ".json")):
-        columns = _fields(location, file)
     else:
-        columns = next((list(json.loads(raw.content)) for raw in _delimited_rows(location, file)), [])
+        columns = _fields(location, file)
     if not columns:
         raise BadInput(
             f"{location.where(file)}: has no row with data. Write column names in its first line and pairs below, or "
@@ -96,9 +94,12 @@ def columns_of(location: Location, file: Stored) -> list[str]:
 def _fields(location: Location, file: Stored) -> list[str]:
     fields: dict[str, None] = {}
     fault = ""
-    rows = iter(head_lines(location, file)) if file.bare.endswith(".jsonl") else elements(location, file)
+    if file.bare.endswith(".jsonl"):
+        rows = iter(head_lines(location, file))
+    else:
+        rows = elements(location, file) if file.bare.endswith(".json") else _delimited_rows(location, file)
     for raw in islice(rows, _SAMPLED_ROWS):
-        value = json_object(raw.content, ())
+        value = raw.fault or json_object(raw.content, ())
         if isinstance(value, Fault):
             record = raw.content.decode("utf-8", "backslashreplace")
             fault = fault or str(FirstFault("queries", location.where(file), raw.number, value.detail, record))
@@ -155,14 +156,18 @@ def _columnar_rows(wanted: tuple[str, ...], location: Location, file: Stored) ->
 def _delimited_rows(location: Location, file: Stored) -> Iterator[Raw]:
     """Yield the rows of a CSV or TSV file with a header as JSON. The number of a row is that of its last line.
 
-    A row with another number of columns than the header, or with broken quoting, has a fault. Raises BadInput when
-    broken quoting spans several lines, because the number of lost rows is unknown.
+    A row with another number of columns than the header, or with broken quoting, has a fault. Raises BadInput when the
+    header is not UTF-8, and when broken quoting spans several lines, because the number of lost rows is unknown.
     """
     csv.field_size_limit(LONGEST)
     number = 1
     with location.reading(file, lambda: f" past line {number}"), location.opened(file) as stream:
         text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         header = text.readline(LONGEST)
+        if _has_other_bytes(header):
+            record = header.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            reason = "the header has bytes that are not UTF-8"
+            raise BadInput(str(FirstFault("queries", location.where(file), 1, reason, record)))
         delimiter = "\t" if file.bare.endswith(".tsv") else max(",;\t", key=header.count)
         names = next(csv.reader([header], delimiter=delimiter), [])
         rows = csv.reader(text, delimiter=delimiter, strict=True)
@@ -192,9 +197,14 @@ def _row(file: str, number: int, names: list[str], row: list[str]) -> Raw:
         return Raw(
             file, number, content, Fault("malformed_row", f"{len(row)} columns where the header has {len(names)}")
         )
-    if any(not field.isascii() and any("\udc80" <= letter <= "\udcff" for letter in field) for field in row):
+    if any(_has_other_bytes(field) for field in row):
         return Raw(file, number, content, Fault("invalid_utf8", "the row has bytes that are not UTF-8"))
     return Raw(file, number, _to_json(dict(zip(names, row, strict=True))))
+
+
+def _has_other_bytes(text: str) -> bool:
+    """Return whether a text that was decoded with `surrogateescape` had bytes that are not UTF-8."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _to_json(row: Mapping[str, Any]) -> bytes:
