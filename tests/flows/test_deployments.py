@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 from prefect_servers import query_server
+from warm_commands import run_code
 
 from flows.prefect_api import PrefectApi
 from flows.schedules import read_schedules
@@ -93,6 +92,6 @@ def test_collections_side_by_side_get_their_own_deployments_alarms_and_limits(
 
 def _bootstrap(environment: Environment, *options: str) -> None:
     with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
-    command = [sys.executable, "-m", "infra.bootstrap", *options]
-    done = subprocess.run(command, env=with_alerts, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    program = "import runpy; runpy.run_module('infra.bootstrap', run_name='__main__')"
+    done = run_code(with_alerts, program, *options, folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
