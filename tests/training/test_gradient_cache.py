@@ -14,6 +14,7 @@ from tasks.core.training.gradient_cache import Forward
 from tasks.core.training.losses.choose import choose_loss, matryoshka
 from tasks.core.training.losses.infonce import DIRECTIONS
 from tasks.core.training.losses.relations import Relations
+from tasks.core.training.word_gradients import make_dense, make_sparse
 
 LOSSES = ["infonce", "triplet", "supcon", "margin_mse", "kl"]
 QUERIES, PASSAGES = 12, 30
@@ -98,6 +99,22 @@ def test_the_cached_gradient_of_a_transformer_equals_the_plain_gradient(
     plain, cached = (gradients(tower, sides, facts, name, keep) for keep in (True, False))
     for expected, actual in zip(plain, cached, strict=True):
         assert torch.allclose(expected, actual, rtol=1e-4, atol=1e-6)
+
+
+def test_the_sparse_gradient_of_word_embeddings_equals_the_dense_gradient(encoder: DualEncoder) -> None:
+    torch.manual_seed(1)
+    tower, sides, facts = encoder.passage, [texts(QUERIES), texts(PASSAGES)], relations(torch.float32)
+    dense = gradients(tower, sides, facts, "infonce", keep=True)
+    make_sparse(encoder)
+    words = tower.transformer.get_input_embeddings().weight
+    gradients(tower, sides, facts, "infonce", keep=True)
+    assert words.grad is not None
+    assert words.grad.is_sparse
+    make_dense(encoder)
+    actual = [torch.zeros_like(p) if p.grad is None else p.grad for p in tower.parameters()]
+    for expected, gradient in zip(dense, actual, strict=True):
+        assert not gradient.is_sparse
+        assert torch.allclose(expected, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_with_a_frozen_tower_the_other_tower_gets_its_usual_gradient() -> None:

@@ -42,7 +42,9 @@ class PassageMap(nn.Module):
             self.register_parameter(name, None)
         if hidden:
             generator = torch.Generator().manual_seed(0)
-            self.inner = nn.Parameter(torch.randn(hidden, width, generator=generator))  # inputs have length 1
+            # An optimizer that takes steps of one size for each weight then changes the output by as much as W does.
+            scale = min(1.0, 2 * width**0.5 / hidden)
+            self.inner = nn.Parameter(scale * torch.randn(hidden, width, generator=generator))
             self.offset = nn.Parameter(torch.zeros(hidden))
             self.outer = nn.Parameter(torch.zeros(width, hidden))
 

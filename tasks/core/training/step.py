@@ -21,6 +21,7 @@ from tasks.core.training.losses.relations import Relations
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.ranks import Ranks
 from tasks.core.training.stored_trunk import StoredTrunk
+from tasks.core.training.word_gradients import make_dense, make_sparse
 
 SHORT = 512  # tokens per text: longest for which unfused attention is used
 
@@ -53,6 +54,7 @@ class Stepper:
         self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
         encoder.query.to(self.device)
         self.optimizer = _optimizer(self.model, settings)
+        make_sparse(encoder)
         _choose_attention(encoder, settings, self.device)
         self.loss = matryoshka(choose_loss(settings), dimensions, normalize=encoder.spec.normalize)
 
@@ -143,6 +145,7 @@ def add_gradients(
     queries, passages = (ranks.gather(vectors, shard) for vectors, shard in zip(forward.vectors, shards, strict=True))
     batch_loss = loss(queries, passages, _relations(batch, device))
     forward.backward(_gradients(batch_loss, forward.vectors))
+    make_dense(encoder)
     ranks.sum_gradients(parameter for tower in encoder.towers.values() for parameter in tower.parameters())
     return batch_loss.item()
 
