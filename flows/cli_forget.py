@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, echo, fail, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, echo, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.forget.plan import ForgetReceipt, Plan
@@ -20,7 +20,9 @@ NAMES = {"arms": "scores of both retrievers", "hits": "hits carried over nights"
 IDS = '{"passage_id": …} or {"query_id": …}'
 
 
-@forget_command.command(epilog="Example: nightshift forget --passage p17 --query q4 --dry-run")
+@forget_command.command(
+    rich_help_panel=Panel.DATA, epilog="Example: nightshift forget --passage p17 --query q4 --dry-run"
+)
 @readable_errors
 def forget(
     passage: Annotated[Ids | None, typer.Option("--passage", metavar="ID", help="A passage; may be repeated.")] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, load, print_json, readable_errors
 from tasks.core.base.ranking import Mode
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class TrainingForm(StrEnum):
     TEVATRON = "tevatron"
 
 
-@search_commands.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
+@search_commands.command(
+    rich_help_panel=Panel.QUERY, epilog='Example: nightshift search "read a csv file into a table" -k 3'
+)
 @readable_errors
 def search(
     text: Annotated[str | None, typer.Argument(help="The query.")] = None,
@@ -101,7 +103,7 @@ def _parse_filters(where: str | None) -> dict[str, Any]:
     return filters
 
 
-@search_commands.command(epilog="Example: nightshift shadow r0002 --queries queries.txt")
+@search_commands.command(rich_help_panel=Panel.QUERY, epilog="Example: nightshift shadow r0002 --queries queries.txt")
 @readable_errors
 def shadow(
     release: Name,
@@ -146,7 +148,9 @@ def _live(settings: Settings, name: str, show: int) -> Any:
     return live_summary(settings.home, find_release(settings, name).release, show)
 
 
-@search_commands.command(epilog="Example: nightshift export serving --format hub --to out/model")
+@search_commands.command(
+    rich_help_panel=Panel.QUERY, epilog="Example: nightshift export serving --format hub --to out/model"
+)
 @readable_errors
 def export(
     release: Name,
@@ -182,7 +186,9 @@ def export(
         typer.echo(send(model, to.as_posix(), public=public))
 
 
-@search_commands.command(epilog="Example: nightshift mine --format triplets --to out/triplets")
+@search_commands.command(
+    rich_help_panel=Panel.DATA, epilog="Example: nightshift mine --format triplets --to out/triplets"
+)
 @readable_errors
 def mine(
     form: Annotated[TrainingForm, typer.Option("--format", help="Layout of the training files.")],

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Panel(StrEnum):
+    """A group of commands in `nightshift --help`."""
+
+    START = "First night"
+    DATA = "Releases and data"
+    NIGHTS = "Every night"
+    QUERY = "Search"
+
 
 DEFAULT = "Default: the file in NIGHTSHIFT_SETTINGS, else the demo corpus."
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help=f"TOML settings file. {DEFAULT}")]
