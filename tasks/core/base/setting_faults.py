@@ -94,7 +94,7 @@ def _explain(fault: Any, settings: type[BaseModel], place: Sequence[str | int]) 
         near = get_close_matches(keys[-1], list(section.model_fields), n=1)
         meant = f"Did you mean {near[0]}?" if near else "nightshift settings lists all settings."
         return f"{_name(keys)}{shown}: no such setting. {meant}"
-    reason = fault["msg"].removeprefix("Value error, ")
+    reason = str(fault["msg"]).removeprefix("Value error, ")
     if reason.startswith(f"{_name(keys)} "):  # a check of a whole section names the setting itself
         return reason
     return f"{_name(keys)}{shown}: {reason[:1].lower()}{reason[1:]}"

@@ -176,8 +176,9 @@ def _choose_negatives(candidates: Candidates, filtering: FilterInputs, inputs: M
 
 def cross_encoder_scorer(inputs: MiningRound) -> ScorePairs | None:
     """Return a function that scores rows of queries and passages with the cross-encoder; None without one."""
-    model = inputs.cross_encoder
-    return model and pair_scorer(inputs.snapshot, inputs.training_queries, model.probabilities)
+    if inputs.cross_encoder is None:
+        return None
+    return pair_scorer(inputs.snapshot, inputs.training_queries, inputs.cross_encoder.probabilities)
 
 
 def _count_refused(batch: MinedBatch) -> dict[str, int]:

@@ -43,4 +43,4 @@ def drawn_queries(snapshot: Snapshot, pairs: int = 0) -> JudgedQueries:
 
 def is_draw(pairs: int, train: pa.Table) -> bool:
     """Return whether `pairs` training pairs are fewer than all in `train`; 0: all."""
-    return 0 < pairs < train.num_rows
+    return bool(0 < pairs < train.num_rows)
