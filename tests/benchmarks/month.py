@@ -12,7 +12,7 @@ queries, and judgments arrive, and 0.5 % of the passages are deleted and 0.5 % e
     warm      one home; train from the serving encoder, with replay
     derived   one home; train the query encoder and a map of the passage vectors
     auto      one home; each night that trains chooses between the query encoder, a map, and all weights, and a night
-              trains only if a tenth of the pairs are new
+              trains only once three tenths of the pairs are new
     NAME=FILE one home, with the settings in a TOML file
 
 Every policy uses the same sources, training steps, and limits. A night that starts with an empty home does not depend
@@ -91,7 +91,7 @@ AUTO = """
 shared = false
 train = "auto"
 [drift]
-retrain_pairs = 0.1
+retrain_pairs = 0.3
 """
 
 
