@@ -277,6 +277,7 @@ def test_wrong_usage_exits_2(nightshift: Command) -> None:
     assert nightshift("run", "--no-such-option").returncode == 2
 
 
+@pytest.mark.usefixtures("served")
 def test_a_night_with_two_rounds_and_separate_encoders_runs_without_a_configured_server(
     environment: Environment,
 ) -> None:
