@@ -20,7 +20,7 @@ from flows.cli_releases import releases
 from flows.cli_reports import reports
 from flows.cli_search import search_commands
 from flows.cli_status import status_commands
-from flows.options import AsJson, SettingsFile, check_arguments, echo, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, check_arguments, echo, load, print_json, readable_errors
 from tasks.core.base.errors import BadUsage, NightshiftError, explain
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ app.add_typer(search_commands)
 app.add_typer(label_commands)
 app.add_typer(reports)
 app.add_typer(feedback_commands)
-app.add_typer(releases, name="releases")
+app.add_typer(releases, name="releases", rich_help_panel=Panel.DATA)
 app.add_typer(forget_command)
 app.add_typer(status_commands)
 app.add_typer(prefect)
@@ -99,7 +99,7 @@ def _clear_frames(error: BaseException) -> None:
             pending += [current.__cause__, current.__context__]
 
 
-@app.command(epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
+@app.command(rich_help_panel=Panel.START, epilog="Example: nightshift run --settings night.toml --reason 'new feed'")
 @readable_errors
 def run(
     settings: SettingsFile = None,
@@ -184,7 +184,7 @@ def _print_plan(settings: Settings) -> None:
         echo(f"warning: {warning}")
 
 
-@app.command(epilog="Example: nightshift rollback --to r0001")
+@app.command(rich_help_panel=Panel.DATA, epilog="Example: nightshift rollback --to r0001")
 @readable_errors
 def rollback(
     to: Annotated[
@@ -203,7 +203,7 @@ def rollback(
     typer.echo(f"release {release.release} serves (snapshot {release.snapshot}, {release.rows:,} passages)")
 
 
-@app.command(epilog="Example: nightshift drift --json")
+@app.command(rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift drift --json")
 @readable_errors
 def drift(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Compare the current source and query log with the serving release. Stores no drift state."""
@@ -238,7 +238,9 @@ def _measure_drift(settings: Settings) -> tuple[Ingested, Snapshot, Drift]:
     return ingested, snapshot, drift
 
 
-@app.command(epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'")
+@app.command(
+    rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift quarantine --json | jq '.rules[] | {rule, rows}'"
+)
 @readable_errors
 def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     """Show the rows that the last ingest refused, by rule, with samples. Includes stopped nights."""
@@ -253,7 +255,7 @@ def quarantine(as_json: AsJson = False, settings: SettingsFile = None) -> None:
     print_refusals(refusals)
 
 
-@app.command(epilog="Example: nightshift doctor --settings night.toml")
+@app.command(rich_help_panel=Panel.START, epilog="Example: nightshift doctor --settings night.toml")
 @readable_errors
 def doctor(settings: SettingsFile = None) -> None:
     """Check Java, disk, model, Milvus, and Prefect, and print a fix for each failure. Exit 1 if a check fails."""

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from flows.options import SettingsFile, echo, load, readable_errors
+from flows.options import Panel, SettingsFile, echo, load, readable_errors
 
 feedback_commands = typer.Typer()
 
 
-@feedback_commands.command(epilog='Example: nightshift judge "read a csv file" pandas.read_csv --relevant')
+@feedback_commands.command(
+    rich_help_panel=Panel.DATA, epilog='Example: nightshift judge "read a csv file" pandas.read_csv --relevant'
+)
 @readable_errors
 def judge(
     query: Annotated[str | None, typer.Argument(help="The text of the query.")] = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, echo, fail, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, echo, fail, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.forget.plan import ForgetReceipt, Plan
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 forget_command = typer.Typer()
 
 Ids = list[str]
+NAMES = {"arms": "scores of both retrievers", "hits": "hits carried over nights"}  # shelf -> what it has
 IDS = '{"passage_id": …} or {"query_id": …}'
 
 
-@forget_command.command(epilog="Example: nightshift forget --passage p17 --query q4 --dry-run")
+@forget_command.command(
+    rich_help_panel=Panel.DATA, epilog="Example: nightshift forget --passage p17 --query q4 --dry-run"
+)
 @readable_errors
 def forget(
     passage: Annotated[Ids | None, typer.Option("--passage", metavar="ID", help="A passage; may be repeated.")] = None,
@@ -74,15 +78,23 @@ def _print_receipt(receipt: ForgetReceipt) -> None:
 def _print_plan(plan: Plan, *, done: bool) -> None:
     """Print counts and names, one line for each kind of place."""
     removed = "removed" if done else "to remove"
-    counts = ", ".join(f"{count} {shelf}" for shelf, count in plan.artifact_counts().items())
-    echo(f"forgotten: {len(plan.passages):,} passages and {len(plan.queries):,} queries, {plan.texts:,} texts")
+    counts = ", ".join(f"{count} {NAMES.get(shelf, shelf)}" for shelf, count in plan.artifact_counts().items())
+    ids = f"{_count(plan.passages, 'passage')} and {_count(plan.queries, 'query', 'queries')}"
+    echo(f"{'forgotten' if done else 'to forget'}: {ids}; number of their texts: {plan.texts:,}")
     if plan.unknown:
-        echo(f"in no snapshot: {plan.unknown:,} ids, kept out of later nights")
+        echo(f"ids in no snapshot: {plan.unknown:,}; later nights leave these rows out")
+    if plan.pinned and not done:
+        commands = ", ".join(f"nightshift releases unpin {name}" for name in plan.pinned)
+        echo(f"pinned, so it cannot finish: {', '.join(plan.pinned)}. First: {commands}")
     echo(f"release {'replaced' if done else 'to replace, with its own vectors'}: {', '.join(plan.rebuild) or 'none'}")
     echo(f"other releases {removed}: {', '.join(plan.drop) or 'none'}")
     echo(f"artifacts {removed}: {counts or 'none'}; in the object store: {len(plan.stored):,}")
     echo(f"files {'cleaned' if done else 'to clean'}: {', '.join(plan.files) or 'none'}")
-    encoders, releases = (", ".join(names) or "none" for names in (plan.encoders, plan.learned))
-    echo(f"cannot be unlearned: encoders {encoders}; releases {releases}")
+    if plan.encoders:
+        echo(f"cannot be unlearned: encoders {', '.join(plan.encoders)}; releases {', '.join(plan.learned) or 'none'}")
     if plan.outside:
         echo(f"not changed: {'; '.join(plan.outside)}")
+
+
+def _count(items: Sequence[str], noun: str, plural: str = "") -> str:
+    return f"{len(items):,} {noun if len(items) == 1 else plural or f'{noun}s'}"

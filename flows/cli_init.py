@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import SettingsFile, echo, fail, load, readable_errors
+from flows.options import Panel, SettingsFile, echo, fail, load, readable_errors
 from tasks.core.snapshot.splits import Split
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ init = typer.Typer()
 
 
 @init.command(
-    name="init", epilog="Example: nightshift init collections/medquad, then: nightshift run --settings night.toml"
+    rich_help_panel=Panel.START,
+    name="init",
+    epilog="Example: nightshift init collections/medquad, then: nightshift run --settings night.toml",
 )
 @readable_errors
 def write_settings(
@@ -92,7 +94,9 @@ def _home(home: str, to: Path) -> str:
     return str(Path(home).expanduser().absolute()) if home and elsewhere else home
 
 
-@init.command(name="settings", epilog="Example: nightshift settings --settings night.toml > all.toml")
+@init.command(
+    rich_help_panel=Panel.START, name="settings", epilog="Example: nightshift settings --settings night.toml > all.toml"
+)
 @readable_errors
 def show_settings(settings: SettingsFile = None) -> None:
     """Print every setting with its meaning and current value, as a settings file."""

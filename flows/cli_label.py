@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import SettingsFile, echo, fail, load, readable_errors
+from flows.options import Panel, SettingsFile, echo, fail, load, readable_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 label_commands = typer.Typer()
 
 
-@label_commands.command(epilog="Example: nightshift label --queries queries.txt --to labels --dry-run")
+@label_commands.command(
+    rich_help_panel=Panel.DATA, epilog="Example: nightshift label --queries queries.txt --to labels --dry-run"
+)
 @readable_errors
 def label(
     to: Annotated[Path, typer.Option(help="Folder to write. It must not exist yet.")],

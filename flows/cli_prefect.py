@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import SettingsFile, SettingsFiles, fail, load, readable_errors
+from flows.options import Panel, SettingsFile, SettingsFiles, fail, load, readable_errors
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,7 +23,9 @@ Grace = Annotated[
 ]
 
 
-@prefect.command(epilog="Example: nightshift up --settings docs.toml --settings wiki.toml")
+@prefect.command(
+    rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift up --settings docs.toml --settings wiki.toml"
+)
 @readable_errors
 def up(
     settings: SettingsFiles = None,
@@ -81,7 +83,7 @@ def print_next_runs(planned: Sequence[tuple[Schedule, datetime]], server: Runnin
             typer.echo(f"next {display_name(deployment)}: no schedule")
 
 
-@prefect.command(epilog="Example: nightshift down --now")
+@prefect.command(rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift down --now")
 @readable_errors
 def down(
     now: Annotated[
@@ -107,7 +109,9 @@ def down(
     typer.echo("server and worker ended")
 
 
-@prefect.command(epilog="Example: nightshift watchdog || echo 'a scheduled run is missing'")
+@prefect.command(
+    rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift watchdog || echo 'a scheduled run is missing'"
+)
 @readable_errors
 def watchdog(settings: SettingsFile = None, grace: Grace = 10) -> None:
     """Check once whether all scheduled runs started; for cron. Exit 1 if a run is missing.

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, load, print_json, readable_errors
 
 reports = typer.Typer()
 
 
-@reports.command(epilog="Example: xdg-open $(nightshift report)")
+@reports.command(rich_help_panel=Panel.NIGHTS, epilog="Example: xdg-open $(nightshift report)")
 @readable_errors
 def report(
     run: Annotated[
@@ -32,7 +32,7 @@ def report(
         typer.echo(path)
 
 
-@reports.command(epilog="Example: nightshift compare bm25 serving")
+@reports.command(rich_help_panel=Panel.QUERY, epilog="Example: nightshift compare bm25 serving")
 @readable_errors
 def compare(
     a: Annotated[
@@ -64,7 +64,7 @@ def compare(
     print_comparison(comparison)
 
 
-@reports.command(epilog="Example: nightshift track --settings night.toml")
+@reports.command(rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift track --settings night.toml")
 @readable_errors
 def track(settings: SettingsFile = None) -> None:
     """Send the nights and rollbacks that the experiment tracker did not get yet."""

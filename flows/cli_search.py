@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import AsJson, SettingsFile, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFile, load, print_json, readable_errors
 from tasks.core.base.ranking import Mode
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 search_commands = typer.Typer()
 
+EXAMPLE = 'Example: {"title": {"prefix": "pandas."}}'
 Name = Annotated[str, typer.Argument(metavar="RELEASE", help="Release name, its beginning, or “serving”.")]
 
 
@@ -43,7 +44,9 @@ class TrainingForm(StrEnum):
     TEVATRON = "tevatron"
 
 
-@search_commands.command(epilog='Example: nightshift search "read a csv file into a table" -k 3')
+@search_commands.command(
+    rich_help_panel=Panel.QUERY, epilog='Example: nightshift search "read a csv file into a table" -k 3'
+)
 @readable_errors
 def search(
     text: Annotated[str | None, typer.Argument(help="The query.")] = None,
@@ -91,16 +94,16 @@ def _parse_filters(where: str | None) -> dict[str, Any]:
     try:
         filters = json.loads(where or "{}")
     except ValueError as error:
-        raise typer.BadParameter(f"--where {where}: not JSON ({error})") from error
+        raise typer.BadParameter(f"--where {where}: not JSON ({error}). {EXAMPLE}") from error
     if not isinstance(filters, dict):
-        raise typer.BadParameter(f'--where {where}: not a JSON object. Example: {{"title": {{"prefix": "pandas."}}}}')
+        raise typer.BadParameter(f"--where {where}: not a JSON object. {EXAMPLE}")
     from tasks.core.search.filters import Filters
 
     Filters.read(filters)
     return filters
 
 
-@search_commands.command(epilog="Example: nightshift shadow r0002 --queries queries.txt")
+@search_commands.command(rich_help_panel=Panel.QUERY, epilog="Example: nightshift shadow r0002 --queries queries.txt")
 @readable_errors
 def shadow(
     release: Name,
@@ -145,7 +148,9 @@ def _live(settings: Settings, name: str, show: int) -> Any:
     return live_summary(settings.home, find_release(settings, name).release, show)
 
 
-@search_commands.command(epilog="Example: nightshift export serving --format hub --to out/model")
+@search_commands.command(
+    rich_help_panel=Panel.QUERY, epilog="Example: nightshift export serving --format hub --to out/model"
+)
 @readable_errors
 def export(
     release: Name,
@@ -181,7 +186,9 @@ def export(
         typer.echo(send(model, to.as_posix(), public=public))
 
 
-@search_commands.command(epilog="Example: nightshift mine --format triplets --to out/triplets")
+@search_commands.command(
+    rich_help_panel=Panel.DATA, epilog="Example: nightshift mine --format triplets --to out/triplets"
+)
 @readable_errors
 def mine(
     form: Annotated[TrainingForm, typer.Option("--format", help="Layout of the training files.")],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, SettingsFiles, echo, load, print_json, readable_errors
+from flows.options import AsJson, Panel, SettingsFiles, echo, load, print_json, readable_errors
 
 if TYPE_CHECKING:
     from tasks.core.report.collections import CollectionStatus
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 status_commands = typer.Typer()
 
 
-@status_commands.command(epilog="Example: nightshift status --settings docs.toml --settings wiki.toml")
+@status_commands.command(
+    rich_help_panel=Panel.NIGHTS, epilog="Example: nightshift status --settings docs.toml --settings wiki.toml"
+)
 @readable_errors
 def status(
     settings: SettingsFiles = None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
@@ -21,10 +24,21 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML settings file. Default: the demo corpus.")]
+
+class Panel(StrEnum):
+    """A group of commands in `nightshift --help`."""
+
+    START = "First night"
+    DATA = "Releases and data"
+    NIGHTS = "Every night"
+    QUERY = "Search"
+
+
+DEFAULT = "Default: the file in NIGHTSHIFT_SETTINGS, else the demo corpus."
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help=f"TOML settings file. {DEFAULT}")]
 SettingsFiles = Annotated[
     list[Path] | None,
-    typer.Option("--settings", help="TOML settings file; repeat it for collections side by side. Default: the demo."),
+    typer.Option("--settings", help=f"TOML settings file; repeat it for collections side by side. {DEFAULT}"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
@@ -50,6 +64,8 @@ def readable_errors(command: Callable[P, T]) -> Callable[P, T]:
                 fail(message, 2 if isinstance(error, BadUsage) else 1)
             fail(f"{describe(error)}\nThis should not happen. For the traceback: nightshift --debug …")
 
+    # Typer keeps the line breaks inside of all paragraphs but the first.
+    wrapped.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
     return wrapped
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
+from filelock import Timeout
 from prefect import get_run_logger, runtime
 from prefect.concurrency.sync import concurrency
 from prefect.settings import PREFECT_UI_ENABLED
@@ -78,7 +80,19 @@ def one_publisher(settings: Settings) -> Iterator[None]:
     """
     collection = _collection()
     limits = [publishing_limit(collection), *([NIGHTS] if collection else [])]
-    with _limited(limits, "builds a release"), exclusive(settings.home / "night.lock"):
+    with _limited(limits, "builds a release"), _alone_in(settings.home):
+        yield
+
+
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Wait until no other process builds a release in this home."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(home / "night.lock", timeout=0))
+        except Timeout:
+            log.info("Another night, or `nightshift forget`, runs in this home. Waiting until it ends")
+            held.enter_context(exclusive(home / "night.lock"))
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
+from tasks.core.base.progress import format_duration
 from tasks.core.base.receipts import Snapshot
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
@@ -43,11 +44,4 @@ def log_estimate(settings: Settings, snapshot: Snapshot, drift: Drift) -> None:
         log.debug("Could not estimate the duration of the night: %s", error)
         return
     work = "retrain" if drift.verdict is Action.RETRAIN else "embed the changed passages"
-    log.info("This night will %s (about %s): %s", work, minutes(seconds), drift.cause)
-
-
-def minutes(seconds: float) -> str:
-    """Format a duration as seconds, minutes, or hours."""
-    if seconds < 90:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    log.info("This night will %s (about %s): %s", work, format_duration(seconds), drift.cause)

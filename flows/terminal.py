@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -69,9 +70,9 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
             *([release.reason] if wide else []),
             style="bold green" if serves else "dim" if release.pruned else "",
         )
-    console.print(table if known else "no release yet. Run `nightshift run` to make the first")
+    console.print(table if known else "no release yet. `nightshift run` makes the first.")
     if current is not None:
-        reason = "" if wide else f": {current.reason}"
+        reason = "" if wide else f" (why: {current.reason})"
         console.print(Text(f"{current.release} serves{reason}", style="dim"))
 
 
@@ -150,7 +151,7 @@ def print_comparison(result: SystemComparison) -> None:
             ranks = f"answer at rank {case.their_rank or 'none'} → {case.our_rank or 'none'}; now first: "
             first = case.our_first[0] if case.our_first else None
             passage = textwrap.shorten(f"{first.title} {first.text}", 160, placeholder=" …") if first else "nothing"
-            console.print(Text(f"        {ranks}{passage}", style="dim"))
+            console.print(Padding(Text(f"{ranks}{passage}", style="dim"), (0, 0, 0, 8)))
 
 
 def print_checks(checks: Sequence[Check]) -> None:

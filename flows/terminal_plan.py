@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import open_console
-from flows.stages import minutes
+from tasks.core.base.progress import format_duration
 from tasks.core.drift.findings import Action
 from tasks.core.ingest.judged_pairs import describe_pairs
 
@@ -39,7 +39,7 @@ def print_plan(ingested: Ingested, drift: Drift, plan: Forecast) -> None:
     for name in ("step", "amount", "takes about", "estimated from"):
         table.add_column(name)
     for cost in plan.steps:
-        table.add_row(cost.step, cost.amount, minutes(cost.seconds), cost.basis)
-    table.add_row("total", "", minutes(plan.seconds), "", style="bold")
+        table.add_row(cost.step, cost.amount, format_duration(cost.seconds), cost.basis)
+    table.add_row("total", "", format_duration(plan.seconds), "", style="bold")
     console.print(table)
     console.print(f"Adds about {plan.bytes / 2**20:,.0f} MiB on disk. Times may be off by a factor of two.")

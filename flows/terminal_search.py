@@ -25,9 +25,10 @@ def print_shadow(result: Shadow) -> None:
         f"{result.shift:.2f}", f"mean rank change of a passage; a missing passage counts as rank {result.k + 1}"
     )
     console.print(table)
-    if result.moved:
+    moved = [query for query in result.moved if query.served != query.shadowed]
+    if moved:
         console.print("\nLargest changes", style="bold")
-    for query in result.moved:
+    for query in moved:
         console.print(Text(f"{query.overlap:4.0%}  ", style="cyan") + Text(query.query))
         first = (query.served[:1] or ("nothing",))[0], (query.shadowed[:1] or ("nothing",))[0]
         console.print(Text(f"      first {first[0]} → {first[1]}", style="dim"))

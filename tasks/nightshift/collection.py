@@ -16,6 +16,7 @@ from nightshift.tables import table_of
 from tasks.core.base.receipts import Ingested
 from tasks.core.ingest.ingest import ingest
 from tasks.core.snapshot import reader
+from tasks.core.sources.source import recognize
 
 FILES = {"passages": "corpus", "queries": "queries", "qrels": "qrels"}
 
@@ -100,6 +101,23 @@ def read_beir(folder: str | Path, *, home: str | Path = HOME) -> Collection:
         BadInput: a file is missing or cannot be read, too many rows break a contract, or no training pair is left.
     """
     return Collection._from_source(Path(home), format="beir", path=Path(folder))
+
+
+def read_source(path: str | Path, *, query: str = "", passage: str = "", home: str | Path = HOME) -> Collection:
+    """Read a source in any format that `nightshift init` recognizes, such as a CSV file of questions and answers.
+
+    Args:
+        path: a file, a folder, or an address such as s3://bucket/folder.
+        query: column of the query, for pairs in two columns; empty: recognize it.
+        passage: column of the passage, likewise.
+        home: as `read_beir`.
+
+    Raises:
+        BadInput: no reader knows the format, a column is missing, or as `read_beir`.
+    """
+    recognized = recognize(path, query, passage)
+    columns = {f"{role}_column": name for role, name in recognized.columns.items()}
+    return Collection._from_source(Path(home), format=recognized.format, path=str(path), **columns)
 
 
 def read_demo(max_passages: int = 4000, *, home: str | Path = HOME) -> Collection:

@@ -82,7 +82,7 @@ def serving(settings: str | Path | Settings | None = None) -> Release:
     tree = _settings(settings)
     receipt, _ = serving_release(tree)
     if receipt is None:
-        raise NightshiftError(f"{tree.home}: no release serves yet; `nightshift run` makes the first")
+        raise NightshiftError(f"{tree.home}: no release yet. `nightshift run` makes the first.")
     return Release(receipt, tree)
 
 

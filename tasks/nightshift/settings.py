@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.base.setting_faults import explain_faults
 from tasks.core.base.settings import Settings
 
 HOME = Path("var/python")  # relative to the working directory
@@ -25,6 +26,5 @@ def settings_for(home: Path, **sections: dict[str, Any]) -> Settings:
         try:
             values[name] = section(**changes)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, item['loc'])) or name}: {item['msg']}" for item in error.errors()]
-            raise NightshiftError(f"[{name}] settings are not valid:\n" + "\n".join(lines)) from error
+            raise NightshiftError(f"settings are invalid:\n{explain_faults(error, Settings, name)}") from error
     return Settings.model_construct(**values)

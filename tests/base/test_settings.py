@@ -41,7 +41,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
         ('[encoder]\npooling = "sum"', r"\[encoder\] pooling = 'sum': input should be 'mean', 'cls'"),
         ("hom = 3", r"\[hom\] = 3: no such setting. Did you mean home\?"),
         ("[data.max_refused]\nqrel = 0.2", r"\[data\] max_refused"),
-        ('[data]\nformat = "beir"', r"\[data\]: \[data\] format = \"beir\" needs \[data\] path"),
+        ('[data]\nformat = "beir"', r"\[data\] format = \"beir\" needs \[data\] path"),
         ("[training", "not valid TOML"),
         ("a = " + "[" * 100_000, "not valid TOML"),
         ('home = ""', "the path is empty"),

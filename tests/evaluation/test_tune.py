@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_world import small_world
 from mining_world import write_embeddings
+from release_receipts import release_receipt
 from small_snapshot import Qrel, snapshot_of
 from things_and_traits import THINGS, TRAITS
 
 from tasks.core.base.files import produce
 from tasks.core.base.ranking import DENSE, Mode, Ranking
-from tasks.core.base.receipts import ArmScores, Release
+from tasks.core.base.receipts import ArmScores
 from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.evaluation.evaluate import read_run
 from tasks.core.evaluation.measures import per_query
@@ -212,14 +213,6 @@ def test_without_dev_queries_the_weight_is_the_default(tiny_model: Path, tmp_pat
     assert "no dev queries" in result.tuning.why
 
 
-def serving_release(ranking: Ranking, settings: dict[str, object]) -> Release:
-    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
-    numbers = {"rows": 1, "generation": 1, "dimension": 4}
-    figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None}
-    texts = {"release": "r0001", "reason": "test", **dict.fromkeys(words, "x")}
-    return Release(path=Path(), ranking=ranking, settings=settings, **texts, **figures, **numbers)
-
-
 def test_a_refresh_keeps_the_ranking_until_the_settings_require_another(tmp_path: Path) -> None:
     before, after = (snapshot_of(tmp_path, {"p0": "a fox", "p1": text}, {"q0": "fox"}) for text in ("a dog", "a cat"))
     ranking = Ranking(postings=build_postings(tmp_path, before, "en", "porter").digest, weight=0.35, dense_scale=2)
@@ -227,7 +220,7 @@ def test_a_refresh_keeps_the_ranking_until_the_settings_require_another(tmp_path
     recorded = {"evaluation.ranking": "tuned"}
 
     def kept(served: Ranking, settings: dict[str, object], wanted: EvaluationSettings) -> Tuned | None:
-        return keep_ranking(tmp_path, serving_release(served, settings), after, wanted)
+        return keep_ranking(tmp_path, release_receipt(ranking=served, settings=settings), after, wanted)
 
     for settings in (recorded, {}):  # releases of earlier versions have no settings
         same = kept(ranking, settings, free)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from operated_server import Operated, operating, receiving_alerts
 from prefect_servers import free_port, serving_prefect
 from things_and_traits import write_collection
+from warm_commands import run_command
 
 Environment = dict[str, str]
 MEMORY = 80 * 2**20  # object store of a Ray host in bytes; the minimum is 75 MiB
@@ -60,7 +60,7 @@ def first_night(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.
     """Run a first night that promotes its release; return the folder with its collection and home."""
     folder = tmp_path_factory.mktemp("first-night")
     source = write_collection(folder / "source", more=40)
-    done = command_in(environment_in(folder, source, tiny_model, prefect_server), "run")
+    done = run_command(environment_in(folder, source, tiny_model, prefect_server), "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Promoted: release r0001-")
     return folder
@@ -75,7 +75,7 @@ def served(environment: Environment, first_night: Path) -> None:
 @pytest.fixture
 def nightshift(environment: Environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs the command; keyword arguments set environment variables."""
-    return lambda *arguments, **more: command_in({**environment, **more}, *arguments)
+    return lambda *arguments, **more: run_command({**environment, **more}, *arguments)
 
 
 @pytest.fixture
@@ -115,8 +115,3 @@ def environment_in(folder: Path, source: Path, model: Path, server: str) -> Envi
         "NIGHTSHIFT_GATE__MARGIN": "0.5",
         "NIGHTSHIFT_MILVUS__BATCH_ROWS": "20",
     }
-
-
-def command_in(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -13,7 +13,7 @@ from chat_server import chat_server
 from night_results import document, manifests
 from things_and_traits import THINGS, TRAITS
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SETTINGS = """
 [gate]

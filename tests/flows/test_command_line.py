@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli import app
 from flows.console import open_console, show_controls_in_log_lines
 from flows.options import print_json
 from tasks.core.base.errors import describe
 
-COMMANDS = [
-    [],
-    ["run"],
-    ["init"],
-    ["settings"],
-    ["up"],
-    ["down"],
-    ["watchdog"],
-    ["status"],
-    ["search"],
-    ["label"],
-    ["shadow"],
-    ["export"],
-    ["report"],
-    ["compare"],
-    ["judge"],
-    ["releases"],
-    ["releases", "pin"],
-    ["releases", "unpin"],
-    ["rollback"],
-    ["drift"],
-    ["forget"],
-    ["quarantine"],
-    ["doctor"],
-]
+HEAVY = {"torch", "transformers", "prefect", "pymilvus", "great_expectations", "pyarrow"}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,17 +31,31 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_shows_an_example_and_loads_no_heavy_package(command: list[str]) -> None:
-    code = "import sys; sys.argv[0] = 'nightshift'; from flows.cli import app; app(standalone_mode=False); " + (
-        "print({'torch', 'transformers', 'prefect', 'pymilvus', 'great_expectations', 'pyarrow'} & set(sys.modules))"
+def commands_of(command: Any, *names: str) -> Iterator[list[str]]:
+    """Yield the words of the command, and of all commands below it."""
+    yield list(names)
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands_of(below, *names, name)
+
+
+def test_help_shows_an_example_and_loads_no_heavy_package() -> None:
+    commands = list(commands_of(typer.main.get_command(app)))
+    assert len(commands) > 25
+    code = (
+        "import json, sys; from flows.cli import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    assert not app([*command, '--help'], 'nightshift', standalone_mode=False)\n"
+        f"    print({HEAVY} & set(sys.modules))"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, timeout=60
     )
     assert process.returncode == 0, process.stderr
-    assert "Example" in process.stdout or "Start with" in process.stdout
-    assert process.stdout.rstrip().endswith("set()")
+    *pages, rest = process.stdout.split("set()\n")
+    assert (len(pages), rest) == (len(commands), "")
+    for command, page in zip(commands, pages, strict=True):
+        assert " ".join(["Usage: nightshift", *command]) in page
+        assert "Example" in page or "Start with" in page, command
 
 
 def test_an_error_prints_a_message_and_with_debug_a_traceback(tmp_path: Path) -> None:

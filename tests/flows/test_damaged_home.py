@@ -17,8 +17,6 @@ from things_and_traits import add_lines
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 TRIES = 30
 SHELVES = (
     *("snapshots", "ingests", "indexes", "runs", "texts", "tokens", "shingles", "negatives"),

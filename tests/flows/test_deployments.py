@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,8 @@ import pytest
 import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
+from prefect_servers import query_server
+from warm_commands import run_code
 
 from flows.prefect_api import PrefectApi
 from flows.schedules import read_schedules
@@ -20,8 +18,6 @@ from flows.schedules import read_schedules
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "prefect.yaml"
 Environment = dict[str, str]
-
-pytestmark = pytest.mark.xdist_group("prefect")
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +51,15 @@ def test_deployment_files_contain_no_secret() -> None:
 def test_a_repeated_bootstrap_creates_no_duplicates(environment: Environment, prefect_server: str) -> None:
     for _ in range(2):
         _bootstrap(environment, "--remove-others")
-        automations = {row["name"]: row["actions"] for row in _request(prefect_server, "automations/filter")}
-        assert len(_request(prefect_server, "automations/filter")) == len(automations) == 6
+        automations = {row["name"]: row["actions"] for row in query_server(prefect_server, "automations", {})}
+        assert len(query_server(prefect_server, "automations", {})) == len(automations) == 6
         assert "To run it now: nightshift run" in automations["Nightshift: failed or crashed"][0]["body"]
-        deployed = _request(prefect_server, "deployments/filter")
+        deployed = query_server(prefect_server, "deployments", {})
         assert len(deployed) == 6
         assert {row["work_pool_name"] for row in deployed} == {"nightshift"}
         schedules = {row["name"]: [plan["slug"] for plan in row["schedules"]] for row in deployed if row["schedules"]}
         assert schedules == {"nightly": ["nightly"], "watch-drift": ["hourly"]}
-        limits = {row["name"]: row["limit"] for row in _request(prefect_server, "v2/concurrency_limits/filter")}
+        limits = {row["name"]: row["limit"] for row in query_server(prefect_server, "v2/concurrency_limits", {})}
         assert limits["nightshift-publishing"] == 1
 
 
@@ -76,32 +72,26 @@ def test_collections_side_by_side_get_their_own_deployments_alarms_and_limits(
         (tmp_path / f"{name}.toml").write_text(f'home = "{name}-home"')
     shared = {name: value for name, value in environment.items() if name != "NIGHTSHIFT_HOME"}
     _bootstrap(shared, "--remove-others", "--nights", "2", *files)
-    deployed = {row["name"]: row for row in _request(prefect_server, "deployments/filter")}
+    deployed = {row["name"]: row for row in query_server(prefect_server, "deployments", {})}
     assert len(deployed) == 12
     variables = deployed["nightly-wiki"]["job_variables"]["env"]
     assert variables["NIGHTSHIFT_HOME"] == str(tmp_path / "wiki-home")
     api = PrefectApi(prefect_server)
     assert {schedule.deployment for schedule in read_schedules(api, "wiki")} == {"nightly-wiki", "watch-drift-wiki"}
     assert read_schedules(api) == []
-    limits = {row["name"]: row["limit"] for row in _request(prefect_server, "v2/concurrency_limits/filter")}
+    limits = {row["name"]: row["limit"] for row in query_server(prefect_server, "v2/concurrency_limits", {})}
     assert (limits["nightshift-nights"], limits["nightshift-publishing-docs"]) == (2, 1)
-    automations = {row["name"]: row["trigger"] for row in _request(prefect_server, "automations/filter")}
+    automations = {row["name"]: row["trigger"] for row in query_server(prefect_server, "automations", {})}
     assert len(automations) == 12
     tags = [spec["prefect.resource.id"] for spec in automations["Nightshift: overdue (docs)"]["match_related"]]
     assert tags == ["prefect.tag.release", "prefect.tag.collection:docs"]
     _bootstrap(environment, "--remove-others")
-    assert len(_request(prefect_server, "deployments/filter")) == 6
-    assert len(_request(prefect_server, "automations/filter")) == 6
+    assert len(query_server(prefect_server, "deployments", {})) == 6
+    assert len(query_server(prefect_server, "automations", {})) == 6
 
 
 def _bootstrap(environment: Environment, *options: str) -> None:
     with_alerts = {**environment, "NIGHTSHIFT_ALERT_URL": "http://127.0.0.1:9/nobody"}
-    command = [sys.executable, "-m", "infra.bootstrap", *options]
-    done = subprocess.run(command, env=with_alerts, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    program = "import runpy; runpy.run_module('infra.bootstrap', run_name='__main__')"
+    done = run_code(with_alerts, program, *options, folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _request(server: str, path: str) -> Any:
-    request = urllib.request.Request(f"{server}/{path}", b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)

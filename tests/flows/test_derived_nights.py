@@ -13,7 +13,7 @@ from things_and_traits import add_lines
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 DERIVED = {
     "NIGHTSHIFT_ENCODER__SHARED": "false",

@@ -6,13 +6,13 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from things_and_traits import add_lines
+from warm_commands import run_code
 
 from flows.cli import app
 from tasks.core.base.settings_file import load_settings
@@ -70,15 +70,11 @@ def test_the_commands_of_the_readme_run(
     assert len(chosen) > 12
     program = (
         "import json, sys\nfrom flows.cli import app\n"
-        "for line in sys.stdin:\n"
-        "    print('$', line.strip(), flush=True)\n"
-        "    assert not app(json.loads(line), standalone_mode=False)"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    print('$', *command, flush=True)\n"
+        "    assert not app(command, standalone_mode=False)"
     )
-    lines = "".join(json.dumps(command) + "\n" for command in chosen)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=lines, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_code(environment, program, json.dumps(chosen), folder=tmp_path)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
     assert (tmp_path / "out" / "index").is_dir()
 
@@ -88,8 +84,6 @@ def test_the_python_example_of_the_readme_runs(environment: dict[str, str], serv
     (tmp_path / "scifact").symlink_to(environment["NIGHTSHIFT_DATA__PATH"])
     (tmp_path / "night.toml").write_text("")
     example += "\nprint(answers[0].hits[0].passage_id, len(dataset))"
-    done = subprocess.run(
-        [sys.executable, "-c", example], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = run_code(environment, example, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nDCG@10" in done.stdout

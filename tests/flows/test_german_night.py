@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from german_collection import write_german_collection
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_a_night_finds_inflected_words(

@@ -5,15 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from night_results import document
+from prefect_servers import query_server
 from things_and_traits import THINGS, add_lines
+from warm_commands import run_command
 
 from tasks.core.base.settings import Settings
 from tasks.core.evaluation.tune import DEFAULT_WEIGHT
@@ -22,13 +22,11 @@ from tasks.core.release.vector_stores import open_publisher
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")  # all tests share one server
 
-
-def post(url: str, body: object) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+def run_alone(environment: Environment, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a new interpreter, which imports everything itself and frees it at exit."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
 
 
 def append(environment: Environment, name: str, row: dict[str, str]) -> None:
@@ -65,7 +63,7 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert release["metrics"]["ndcg@10"] >= max(arms)
 
     before = manifests(environment)
-    idle = nightshift("run", PYTHONPROFILEIMPORTTIME="1")
+    idle = run_alone(environment, "run", PYTHONPROFILEIMPORTTIME="1")
     assert idle.returncode == 0, idle.stderr
     imported = {line.rpartition("|")[2].strip() for line in idle.stderr.splitlines() if line.startswith("import time:")}
     heavy = {"torch", "transformers", "numba", "scipy.stats", "matplotlib", "duckdb"}
@@ -121,11 +119,9 @@ def test_consecutive_nights_skip_refresh_and_respect_a_rollback(
     assert forward.returncode == 0, forward.stderr
     assert document(nightshift("drift", "--json"))["verdict"] == "skip"
 
-    runs = post(f"{prefect_server}/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    runs = query_server(prefect_server, "flow_runs", {"sort": "EXPECTED_START_TIME_DESC"})
     assert {"Promoted", "Skipped", "Rejected"} <= {run["state"]["name"] for run in runs}
-    artifacts = {
-        artifact["key"]: artifact["data"] for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
-    }
+    artifacts = {artifact["key"]: artifact["data"] for artifact in query_server(prefect_server, "artifacts/latest", {})}
     newest = next(run["name"] for run in runs if run["state"]["name"] == "Promoted")
     assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}-new-passage", newest)
     assert "- Report: `" in artifacts["night-report"]
@@ -175,7 +171,7 @@ def test_a_failed_night_exits_1_and_leaves_the_serving_release(nightshift: Comma
     served = document(nightshift("releases", "--json"))["serving"]
     source = Path(environment["NIGHTSHIFT_DATA__PATH"])
     (source / "corpus.jsonl").write_text("{ not json\n" * 50)
-    failed = nightshift("run")
+    failed = run_alone(environment, "run")
     assert failed.returncode == 1
     assert "corpus.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -270,7 +266,7 @@ def test_drift_without_new_training_data_ends_unlabeled_and_lists_the_queries(
     assert first in Path(document(nightshift("report", "--json"))["report"]).read_text()
     (artifact,) = (
         artifact
-        for artifact in post(f"{prefect_server}/artifacts/latest/filter", {})
+        for artifact in query_server(prefect_server, "artifacts/latest", {})
         if artifact["key"] == "unfamiliar-queries"
     )
     assert first in artifact["data"]
@@ -281,13 +277,13 @@ def test_wrong_usage_exits_2(nightshift: Command) -> None:
     assert nightshift("run", "--no-such-option").returncode == 2
 
 
+@pytest.mark.usefixtures("served")
 def test_a_night_with_two_rounds_and_separate_encoders_runs_without_a_configured_server(
     environment: Environment,
 ) -> None:
     alone = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     alone |= {"NIGHTSHIFT_MINING__ROUNDS": "2", "NIGHTSHIFT_ENCODER__SHARED": "false"}
-    command = [sys.executable, "-m", "flows.cli", "run"]
-    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300)
+    done = run_command(alone, "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Promoted")
     assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ from prefect_servers import query_server, serving_prefect
 from pyarrow import fs
 from s3_server import CREDENTIALS, s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 pytest.importorskip("prefect_ray")
 
 Environment = dict[str, str]

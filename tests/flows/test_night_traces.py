@@ -12,8 +12,6 @@ from tasks.core.base.tracing import REQUESTS, tracing_requested
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all tests of nights
-
 
 @pytest.mark.usefixtures("served")
 def test_a_night_is_a_span_with_its_steps_below_it_only_if_requested(

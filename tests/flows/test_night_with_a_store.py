@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from s3_server import CREDENTIALS, s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from night_results import manifests
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_a_night_within_a_budget_reports_its_recipe_and_its_merge(

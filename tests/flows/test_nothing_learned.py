@@ -12,7 +12,7 @@ import pytest
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 THAI = ["ข้าวผัดกุ้งอร่อยมาก", "รถไฟฟ้าสายสีเขียว", "ตลาดน้ำดำเนินสะดวก", "มหาวิทยาลัยเชียงใหม่"]
 

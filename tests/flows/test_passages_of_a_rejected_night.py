@@ -22,8 +22,6 @@ from tasks.core.search.searcher import Searcher
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 RUINED = {"NIGHTSHIFT_TRAINING__LEARNING_RATE": "0.5"}  # training ruins the encoder
 # Without dev queries and a probe, only the gate rejects it.
 AT_THE_GATE = {

@@ -7,12 +7,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from night_results import document
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-pytestmark = pytest.mark.xdist_group("prefect")  # one server for all tests of nights
 
 
 def test_an_encoder_far_below_bm25_is_rejected_alone_and_promoted_with_the_ranking_that_dev_queries_choose(

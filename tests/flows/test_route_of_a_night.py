@@ -14,7 +14,7 @@ from tasks.core.report.history import past_nights, read_history
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 AUTO = {
     "NIGHTSHIFT_ENCODER__SHARED": "false",

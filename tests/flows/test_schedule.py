@@ -24,8 +24,6 @@ from tasks.core.base.errors import NightshiftError
 Operating = Callable[..., AbstractContextManager[Operated]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("schedule")
-
 INTERVAL = 10  # seconds between scheduled nights
 
 

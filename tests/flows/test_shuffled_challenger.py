@@ -17,8 +17,6 @@ from night_results import document
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Environment = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 STRICT = {
     "NIGHTSHIFT_GATE__MARGIN": "0.01",
     "NIGHTSHIFT_DATA__MIN_LIFT": "0",  # otherwise the night stops before training: BM25 has no hits

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import command_in
 from operated_server import Operated, operating
 from things_and_traits import SMALL_NIGHT, write_collection
+from warm_commands import run_command
 
 from flows.collections import Collection, read_collections
 from flows.local_prefect import prefect_folder, start
@@ -115,7 +115,7 @@ def nightshift(
     options = [option for file in files for option in ("--settings", str(file))]
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "PREFECT_"))}
     environment = {**plain, "PREFECT_WORKER_QUERY_SECONDS": "1", "NIGHTSHIFT_ALERT_URL": alerts[0]}
-    return lambda *arguments: command_in(environment, *arguments, *options)
+    return lambda *arguments: run_command(environment, *arguments, *options)
 
 
 def finished_nights(up: Operated, name: str) -> list[str]:
@@ -126,7 +126,6 @@ def finished_nights(up: Operated, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("schedule")
 def test_two_collections_live_through_two_scheduled_nights_each(
     nightshift: Callable[..., subprocess.CompletedProcess[str]],
     alerts: tuple[str, list[dict[str, str]]],

@@ -13,7 +13,6 @@ from things_and_traits import add_lines
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.skipif(MLFLOW is None, reason="no MLflow server (NIGHTSHIFT_TEST_MLFLOW)"),
 ]
 

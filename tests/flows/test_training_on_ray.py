@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from prefect_servers import query_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 pytest.importorskip("prefect_ray")
 
 Environment = dict[str, str]

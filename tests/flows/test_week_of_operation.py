@@ -21,7 +21,7 @@ from tasks.core.search.searcher import Searcher
 
 Environment = dict[str, str]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("operated")]
+pytestmark = pytest.mark.slow
 
 WINDOW = 40
 BOUND = 120  # seconds, promised in infra/docs/operations.md

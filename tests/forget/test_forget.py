@@ -126,6 +126,7 @@ def test_searchers_leave_forgotten_passages_out_before_anything_is_rebuilt(setti
 def test_a_pin_and_a_running_night_are_refused_with_the_steps_to_do(settings: Settings) -> None:
     first = list_releases(settings)[-1].release
     pin(settings, first)
+    assert plan_forget(settings, PASSAGES, []).pinned == (first,)
     with pytest.raises(
         NightshiftError, match=f"releases unpin {first}(.|\n)*Left to do: publish(.|\n)*remove artifacts"
     ):
@@ -135,7 +136,7 @@ def test_a_pin_and_a_running_night_are_refused_with_the_steps_to_do(settings: Se
         forget(settings, [], [])
     assert all(hit[0] not in PASSAGES for hits in answers(settings) for hit in hits)
     receipt = forget(settings, [], [])
-    assert len(receipt.plan.passages) == len(PASSAGES)
+    assert (len(receipt.plan.passages), receipt.plan.pinned) == (len(PASSAGES), ())
     marks = {mark for name in PASSAGES for version in (1, 2) for mark in marks_of(name, version)}
     assert files_with(settings.home, marks) == {}
 

@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ from marked_home import FORGOTTEN_PASSAGES, FORGOTTEN_QUERIES, marks_of, query
 from pyarrow import fs
 from release_world import small
 from s3_server import CREDENTIALS, s3_server
+from warm_commands import run_command
 
 from tasks.core.base.files import load, receipts_newest_first
 from tasks.core.base.receipts import Embeddings, Encoder, Index, Snapshot, Tokens
@@ -38,7 +37,7 @@ from tasks.core.release.publish import list_releases, serving
 from tasks.core.retrieval.bm25 import search_bm25
 from tasks.core.search.searcher import Searcher
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("NIGHTSHIFT_TEST_KILLS", "20"))
 SEED = int(os.environ.get("NIGHTSHIFT_TEST_SEED", "8"))
@@ -73,11 +72,8 @@ class Nights(NamedTuple):
     def command(self, home: Path, *arguments: str, **more: str) -> str:
         """Run a command on a home; return its standard output."""
         own = {"NIGHTSHIFT_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), **more}
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            env={**self.environment, "NIGHTSHIFT_STORE__URL": self.store(home), **own},
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+        environment = {**self.environment, "NIGHTSHIFT_STORE__URL": self.store(home), **own}
+        done = run_command(environment, *arguments, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

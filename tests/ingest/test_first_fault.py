@@ -7,6 +7,8 @@ import logging
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_collection import Collection, passage
 from source_forms import PASSAGES, beir, jsonl, msmarco, pack, put, rows
@@ -42,6 +44,17 @@ def test_init_and_the_night_report_the_first_fault_of_a_file_in_another_format(c
             summarize_source(str(collection.root))
     with pytest.raises(BadInput, match=rf"1 of 1 rows refused[\s\S]*The first refused row: {place}"):
         ingest(collection.settings())
+
+
+def test_a_truncated_file_is_not_advised_to_take_the_ending_that_it_has(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"question": ["when"], "answer": ["now"]}), tmp_path / "faq.parquet")
+    content = (tmp_path / "faq.parquet").read_bytes()
+    for name, advised in (("faq.parquet", False), ("faq.csv", True)):
+        (tmp_path / "faq.parquet").unlink(missing_ok=True)
+        (tmp_path / name).write_bytes(content[:-20])
+        with pytest.raises(BadInput) as refused:
+            summarize_source(str(tmp_path))
+        assert ("give its name the ending .parquet" in str(refused.value)) == advised, refused.value
 
 
 @pytest.mark.parametrize("count", [1, 20])

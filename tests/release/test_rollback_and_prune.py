@@ -79,6 +79,10 @@ def test_rollback_reports_why_it_is_impossible(settings):
         rollback(settings, "r0042-00000000")
     with pytest.raises(NightshiftError, match="already serves"):
         rollback(settings, only)
+    newer = release_night(settings, seed=2).release
+    rollback(settings)
+    with pytest.raises(NightshiftError, match=f"oldest one kept. .*: nightshift rollback --to {newer}"):
+        rollback(settings)
 
 
 def test_rollback_to_a_lost_collection_is_refused(settings):

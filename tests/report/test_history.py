@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from release_receipts import release_receipt as release
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
-from tasks.core.base.receipts import Embeddings, Encoder, Evaluation, Release
+from tasks.core.base.receipts import Embeddings, Encoder, Evaluation
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.evaluation.gate import Decision, GateCheck
 from tasks.core.evaluation.significance import Comparison
@@ -117,13 +118,6 @@ def test_before_the_first_night_the_history_is_empty(tmp_path: Path) -> None:
     assert read_history(tmp_path).num_rows == 0
 
 
-def release(name: str) -> Release:
-    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
-    figures = {"metrics": {}, "bm25": {}, "base": {}, "previous": None}
-    numbers = {"rows": 1, "generation": 1, "dimension": 4}
-    return Release(path=Path(), release=name, reason="test", **dict.fromkeys(words, "x"), **figures, **numbers)
-
-
 def pages(home: Path) -> list[str]:
     (home / "reports").mkdir(parents=True)
     names = []
@@ -153,7 +147,7 @@ def test_a_missing_or_invalid_report_is_refused(run: str, problem: str, tmp_path
 
 
 def test_before_the_first_night_there_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(NightshiftError, match="nightshift run makes the first"):
+    with pytest.raises(NightshiftError, match="`nightshift run` makes the first"):
         find_report(tmp_path)
 
 

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from evaluation_world import write_run
+from release_receipts import release_receipt as release
 from small_snapshot import snapshot_of
 
 from tasks.core.base.ranking import Ranking
-from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Release, Snapshot
+from tasks.core.base.receipts import Encoder, Evaluation, Ingested, Negatives, Snapshot
 from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.rule_count import RuleCount
 from tasks.core.base.settings import Settings
@@ -80,13 +81,6 @@ def night(tmp_path: Path) -> Night:
             overlap=0.8,
         ),
     )
-
-
-def release(name: str) -> Release:
-    words = ("digest", "created", "fingerprint", "encoder", "embeddings", "snapshot", "collection", "metric", "recipe")
-    numbers = {"rows": 1, "generation": 1, "dimension": 4}
-    figures = {"metrics": {"ndcg@10": 0.5}, "bm25": {}, "base": {}, "previous": None}
-    return Release(path=Path(), release=name, reason="test", **dict.fromkeys(words, "x"), **figures, **numbers)
 
 
 class Remote(HTMLParser):

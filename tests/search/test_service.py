@@ -111,6 +111,8 @@ def test_a_large_body_is_refused_before_it_is_read_with_or_without_content_lengt
 def test_unknown_paths_and_methods_are_refused_as_json(client):
     refused(client.get("/nothing"), 404)
     refused(client.get("/search"), 405)
+    answer = client.post("/search", content=b'{"query": "lamp"}')  # without the header for JSON
+    assert answer.json()["next"].startswith("send JSON with the header content-type: application/json"), answer.json()
 
 
 def test_without_a_token_only_local_requests_with_local_host_names_are_answered(client):

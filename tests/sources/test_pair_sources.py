@@ -60,12 +60,11 @@ def test_two_columns_with_known_names_are_recognized_in_every_file_format(tmp_pa
         assert pairs_of(tmp_path / name) == [(*pair, "train", 1) for pair in PAIRS], name
 
 
-def test_labels_in_another_case_are_refused_and_not_ignored(tmp_path: Path) -> None:
-    put(tmp_path, "faq.csv", "Question,Answer,Label\nwhen do owls hunt,Larks sing at dawn.,0\n")
-    with pytest.raises(
-        BadInput, match=r"faq\.csv: the column Label would not be read as labels\. Write it in lower case"
-    ):
-        summarize_source(str(tmp_path))
+@pytest.mark.parametrize("header", ["Question,Answer,Label", "question,answer,LABELS", "query,answer,Relevance "])
+def test_labels_are_read_in_any_case(header: str, tmp_path: Path) -> None:
+    put(tmp_path, "faq.csv", f"{header}\nwhen do owls hunt,Larks sing at dawn.,0\nwhen do owls sleep,By day.,2\n")
+    assert [pair[-1] for pair in pairs_of(tmp_path)] == [0, 2]
+    assert summarize_source(str(tmp_path)).qrels == {"train": 1}
 
 
 def test_a_file_of_any_name_is_the_train_split_unless_another_file_is(tmp_path: Path) -> None:
@@ -135,10 +134,27 @@ def test_an_unclosed_csv_quote_stops_the_night_and_names_the_line(tmp_path: Path
         rows("pairs", tmp_path / "source", tmp_path / "scratch")
 
 
-def test_an_empty_file_and_a_wrong_column_name_are_reported(tmp_path: Path) -> None:
-    put(tmp_path, "faq.csv", "question,answer\n")
-    with pytest.raises(BadInput, match=r"faq\.csv: has no row below its header"):
+@pytest.mark.parametrize(
+    ("encoding", "header", "expected"),
+    [
+        ("utf-16", "question,answer", r"faq\.csv:1: the header .* \(it looks like UTF-16; save it as UTF-8\)"),
+        ("latin-1", "question,réponse", r"faq\.csv:1: the header .* \(it looks like Latin-1 or Windows-1252; save"),
+        ("latin-1", "question,answer", r"faq\.csv:2: the row has bytes that are not UTF-8: .*Latin-1"),
+    ],
+)
+def test_a_csv_file_of_another_encoding_is_refused_with_a_guess(
+    encoding: str, header: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "faq.csv").write_bytes(f"{header}\noù est le café,près du marché\n".encode(encoding))
+    with pytest.raises(BadInput, match=expected):
         summarize_source(str(tmp_path))
+
+
+def test_an_empty_file_and_a_wrong_column_name_are_reported(tmp_path: Path) -> None:
+    for content in ("", "question,answer\n"):
+        put(tmp_path, "faq.csv", content)
+        with pytest.raises(BadInput, match=r"faq\.csv: has no row with data\. Write column names in its first line"):
+            summarize_source(str(tmp_path))
     put(tmp_path, "faq.csv", "question,answer\na,b\n")
     with pytest.raises(BadInput, match=r"faq\.csv: has no column reply\. Its columns: question, answer"):
         summarize_source(str(tmp_path), passage="reply")

@@ -1,4 +1,4 @@
-"""Reports progress of long work to a listener such as a progress bar. Without a listener, reports are ignored."""
+"""Reports progress of long work to a listener such as a progress bar, and formats durations for people."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def report_progress(stage: str, done: int, total: int) -> None:
-    """Report that `done` of `total` units of `stage` are finished."""
+    """Report that `done` of `total` units of `stage` are finished. Ignored without a listener."""
     if (listener := _listener.get()) is not None:
         listener(stage, done, total)
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as seconds, minutes, or hours."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -51,9 +51,9 @@ def check_environment(settings: type[BaseModel]) -> None:
         )
 
 
-def explain_faults(error: ValidationError, settings: type[BaseModel]) -> str:
-    """Return one line per fault: the key, its value, and the allowed values."""
-    faults = (_explain(fault, settings) for fault in error.errors())
+def explain_faults(error: ValidationError, settings: type[BaseModel], *within: str) -> str:
+    """Return one line per fault: the key, its value, and the allowed values. `within` is the section, if only one."""
+    faults = (_explain(fault, settings, [*within, *fault["loc"]]) for fault in error.errors())
     return "\n".join(dict.fromkeys(f"  {fault}" for fault in faults))
 
 
@@ -74,11 +74,11 @@ def _is_known(name: str, known: list[str]) -> bool:
     return longest is not None and not any(setting.startswith(f"{longest}__") for setting in known)
 
 
-def _explain(fault: Any, settings: type[BaseModel]) -> str:
+def _explain(fault: Any, settings: type[BaseModel], place: Sequence[str | int]) -> str:
     section: type[BaseModel] = settings
     keys: list[str] = []
     secret = False
-    for part in fault["loc"]:
+    for part in place:
         field = section.model_fields.get(str(part))
         if field is None:
             break
@@ -87,14 +87,16 @@ def _explain(fault: Any, settings: type[BaseModel]) -> str:
         section = section_of(field) or section
     unknown = fault["type"] == "extra_forbidden"
     if unknown:
-        keys.append(str(fault["loc"][-1]))
+        keys.append(str(place[-1]))
     given = fault["input"]
     shown = f" = {given!r}" if isinstance(given, str | int | float) and not secret and not _is_ours(fault) else ""
     if unknown:
         near = get_close_matches(keys[-1], list(section.model_fields), n=1)
         meant = f"Did you mean {near[0]}?" if near else "nightshift settings lists all settings."
         return f"{_name(keys)}{shown}: no such setting. {meant}"
-    reason = fault["msg"].removeprefix("Value error, ")
+    reason = str(fault["msg"]).removeprefix("Value error, ")
+    if reason.startswith(f"{_name(keys)} "):  # a check of a whole section names the setting itself
+        return reason
     return f"{_name(keys)}{shown}: {reason[:1].lower()}{reason[1:]}"
 
 

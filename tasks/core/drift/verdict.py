@@ -162,7 +162,7 @@ def describe(signal: Signal) -> str:
 def describe_changes(changes: Changes) -> str:
     """Describe how many passages changed, as the cause of a refresh."""
     counts = f"{changes.new} new, {changes.changed} changed, {changes.gone} deleted"
-    return f"{changes.total} passages changed ({counts})"
+    return f"{changes.total} passage{'s' * (changes.total != 1)} changed ({counts})"
 
 
 def describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.core.base.progress import report_progress
+from tasks.core.base.progress import format_duration, report_progress
 
 log = logging.getLogger("nightshift.embedding")
 
@@ -35,7 +35,7 @@ class Pace:
         return (
             f"shard {self.rank + 1} of {self.world_size}: {self.done:,} of {self.total:,} passages encoded, "
             f"{self.passages_per_second:,.0f} passages/s, {self.tokens_per_second:,.0f} tokens/s, "
-            f"{_duration(self.seconds_left)} left"
+            f"{format_duration(self.seconds_left)} left"
         )
 
 
@@ -68,9 +68,3 @@ class SpeedMeter:
         log.log(logging.DEBUG if is_last else logging.INFO, "%s", pace)  # the shard itself logs its end
         if self._watch is not None:
             self._watch(pace)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -138,7 +138,9 @@ def tune(arms: Arms, qrels: pa.Table, ranking: Ranking, *, leave_out_self: bool 
         f"nDCG@10 on {queries:,} dev queries: {means[hybrid]:.4f} hybrid, {means[-1]:.4f} dense, {means[0]:.4f} BM25; "
         f"hybrid gains {gain.mean():+.4f} (standard error {error:.4f}) over {name} alone"
     )
-    log.info("ranking: weight %.2f of the dense score: %s", WEIGHTS[chosen], why)
+    log.info(
+        "ranking: %s: %s", f"hybrid, weight {WEIGHTS[chosen]:.2f} of the dense score" if pays else f"{name} alone", why
+    )
     return Tuning(weight=float(WEIGHTS[chosen]), queries=queries, ndcg=tuple(means.tolist()), why=why)
 
 

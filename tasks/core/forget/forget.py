@@ -166,6 +166,7 @@ class _Run:
             unknown=widened.unknown,
             rebuild=tuple(name for name in concerned if current is not None and name == current.release),
             drop=tuple(name for name in concerned if current is None or name != current.release),
+            pinned=tuple(pinned_among(self._settings, self._unclean)),
             collections=tuple(sorted(self._unclean)),
             artifacts=tuple(sorted(f"{receipt.shelf}/{receipt.digest}" for receipt in self._contents.unclean)),
             stored=() if store is None else tuple(store.find()),
@@ -200,7 +201,7 @@ class _Run:
         if pending.tombstones == self._tombstones.digest:
             plan = plan.model_copy(update={"encoders": (), "learned": (), "unknown": 0})
         drop = tuple(name for name in plan.drop if name not in pending.plan.rebuild)  # they served when it began
-        plan = pending.plan.plus(plan.model_copy(update={"drop": drop}))
+        plan = pending.plan.plus(plan.model_copy(update={"drop": drop, "pinned": ()}))  # it finishes without pins
         return pending.model_copy(update={"tombstones": self._tombstones.digest, "plan": plan})
 
     def _check_pins(self) -> None:

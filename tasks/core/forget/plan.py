@@ -27,6 +27,7 @@ class Plan(BaseModel):
     unknown: int = 0  # requested ids that are in no snapshot; their tombstones keep them out of later nights
     rebuild: tuple[str, ...] = ()  # serving releases that are replaced
     drop: tuple[str, ...] = ()  # other releases whose collections are removed
+    pinned: tuple[str, ...] = ()  # releases with the rows; a run cannot finish until they are unpinned
     collections: tuple[str, ...] = ()  # collections to remove, also of generations that never served
     artifacts: tuple[str, ...] = ()  # shelf/digest
     stored: tuple[str, ...] = ()  # shelf/digest in the object store

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy.special import expit
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import digest_of, file_digest, files_under
+from tasks.core.base.receipts import Snapshot
 from tasks.core.base.sections.mining import CrossEncoderSettings
 from tasks.core.encoder.backends.batches import padded_batches
+from tasks.core.mining.choice import ScorePairs
+from tasks.core.mining.passage_texts import texts_of
 
 log = logging.getLogger("nightshift.mining")
 
@@ -109,3 +113,19 @@ class CrossEncoder:
                 relevant = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
                 result[rows] = relevant.cpu().numpy()
         return result
+
+
+def pair_scorer(
+    snapshot: Snapshot, queries: pa.Table, score_texts: Callable[[list[str], list[str]], np.ndarray]
+) -> ScorePairs:
+    """Return a function that scores rows of queries (query_id, text) and of passages by their texts.
+
+    score_texts: query texts and passage texts → scores float32 (n,), such as `CrossEncoder.log_odds`.
+    """
+
+    def score(query_rows: np.ndarray, passage_rows: np.ndarray) -> np.ndarray:
+        texts = texts_of(snapshot, passage_rows)
+        query_texts = queries["text"].take(pa.array(query_rows)).to_pylist()
+        return score_texts(query_texts, [texts[row] for row in passage_rows.tolist()])
+
+    return score

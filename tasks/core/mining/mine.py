@@ -18,7 +18,7 @@ from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, 
 from tasks.core.mining.passage_texts import build_shingles, open_texts
 from tasks.core.mining.round import NEGATIVES_FILE, MiningRound, mine_round
 from tasks.core.retrieval.runs import QueryVectors, vectors_digest, vectors_of
-from tasks.core.snapshot.drawn_queries import drawn_queries
+from tasks.core.snapshot.drawn_queries import drawn_queries, is_draw
 from tasks.core.snapshot.reader import qrels
 from tasks.core.snapshot.splits import Split
 
@@ -94,7 +94,7 @@ def mine(
         and [cross_encoder_digest(cross_encoder_folder), mining.cross_encoder.model_dump(include={"most", "tokens"})],
         "version": VERSION,
         **({"teacher": teacher.key} if teacher is not None else {}),
-        **({"pairs": pairs} if 0 < pairs < qrels(snapshot, Split.TRAIN).num_rows else {}),
+        **({"pairs": pairs} if is_draw(pairs, qrels(snapshot, Split.TRAIN)) else {}),
     }
 
     def build(folder: Path) -> Mapping[str, Any]:

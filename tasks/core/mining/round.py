@@ -19,10 +19,10 @@ from tasks.core.base.sections.mining import MiningSettings
 from tasks.core.mining.audit import MinedBatch, draw_queries, sample_query, write_sample
 from tasks.core.mining.candidates import Candidates, Source, known_positives, read_batches, read_given
 from tasks.core.mining.choice import ScorePairs, choose, choose_with_cross_encoder
-from tasks.core.mining.cross_encoder import CrossEncoder
+from tasks.core.mining.cross_encoder import CrossEncoder, pair_scorer
 from tasks.core.mining.false_negative_estimate import count_hidden_let_through, draw_hidden, summarize_hidden
 from tasks.core.mining.filters import REASONS, FilterInputs, Reason, apply_filters, measure_candidates
-from tasks.core.mining.passage_texts import Texts, text_classes, texts_of
+from tasks.core.mining.passage_texts import Texts, text_classes
 from tasks.core.mining.random_draws import draw_random_candidates
 from tasks.core.retrieval.exact import ids_of, score_pairs
 from tasks.core.snapshot.reader import PASSAGES
@@ -176,15 +176,9 @@ def _choose_negatives(candidates: Candidates, filtering: FilterInputs, inputs: M
 
 def cross_encoder_scorer(inputs: MiningRound) -> ScorePairs | None:
     """Return a function that scores rows of queries and passages with the cross-encoder; None without one."""
-    if (model := inputs.cross_encoder) is None:
+    if inputs.cross_encoder is None:
         return None
-
-    def score(query_rows: np.ndarray, passage_rows: np.ndarray) -> np.ndarray:
-        texts = texts_of(inputs.snapshot, passage_rows)
-        query_texts = inputs.training_queries["text"].take(pa.array(query_rows)).to_pylist()
-        return model.probabilities(query_texts, [texts[row] for row in passage_rows.tolist()])
-
-    return score
+    return pair_scorer(inputs.snapshot, inputs.training_queries, inputs.cross_encoder.probabilities)
 
 
 def _count_refused(batch: MinedBatch) -> dict[str, int]:

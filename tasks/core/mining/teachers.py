@@ -21,7 +21,7 @@ from tasks.core.encoder.base_model import find_base
 from tasks.core.encoder.dual_encoder import DualEncoder, EncoderSpec, decisive_files
 from tasks.core.encoder.model_settings import ModelSetting, own_settings
 from tasks.core.mining.choice import ScorePairs
-from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder
+from tasks.core.mining.cross_encoder import CrossEncoder, cross_encoder_digest, find_cross_encoder, pair_scorer
 from tasks.core.mining.passage_texts import texts_of
 from tasks.core.retrieval.bm25_scorer import Bm25Scorer, open_scorer
 from tasks.core.retrieval.exact import score_pairs
@@ -100,16 +100,7 @@ def cross_encoder_teacher(snapshot: Snapshot, settings: CrossEncoderSettings) ->
 
     def load() -> ScorerOf:
         model = CrossEncoder(folder, settings.tokens)
-
-        def scorer_of(queries: pa.Table, vectors: np.ndarray) -> ScorePairs:
-            def score(query_rows: np.ndarray, passage_rows: np.ndarray) -> np.ndarray:
-                texts = texts_of(snapshot, passage_rows)
-                query_texts = queries["text"].take(pa.array(query_rows)).to_pylist()
-                return model.log_odds(query_texts, [texts[row] for row in passage_rows.tolist()])
-
-            return score
-
-        return scorer_of
+        return lambda queries, _: pair_scorer(snapshot, queries, model.log_odds)
 
     key = {"source": "cross-encoder", "model": cross_encoder_digest(folder), "tokens": settings.tokens}
     return Teacher(f"cross-encoder {settings.model}", {**key, "version": VERSION}, load, (BM25,))

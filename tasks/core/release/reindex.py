@@ -28,7 +28,7 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
     """
     current, epoch = serving(settings)
     if current is None:
-        raise NightshiftError("there is no release to reindex yet; `nightshift run` makes the first one")
+        raise NightshiftError("no release yet. `nightshift run` makes the first.")
     return publish_again(settings, current, epoch, reason, loader)
 
 

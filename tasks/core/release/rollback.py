@@ -104,10 +104,12 @@ def _read_undo_stack(ledger: Ledger) -> tuple[list[str], list[str]]:
 def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
     known = {release.release: release for release in ledger.releases()}
     if not known:
-        raise NightshiftError("there is no release yet; `nightshift run` makes the first one")
+        raise NightshiftError("no release yet. `nightshift run` makes the first.")
     name = to or rollback_target(ledger, current)
     if name is None:
-        raise NightshiftError("no older release to return to: the serving release is the oldest one kept")
+        newer = [release.release for release in known.values() if not release.pruned and release != current]
+        hint = f". To serve a newer one: nightshift rollback --to {newer[0]}" if newer else ""
+        raise NightshiftError(f"no older release to return to: the serving release is the oldest one kept{hint}")
     name = pick_name(name, known, "unknown. Known releases")
     if known[name].pruned:
         kept = ", ".join(release.release for release in known.values() if not release.pruned)

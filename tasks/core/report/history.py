@@ -213,7 +213,7 @@ def find_report(home: Path, run: str | None = None) -> tuple[Path, dict[str, obj
     """
     pages = sorted((home / REPORTS).glob("[0-9]*.html"))
     if not pages:
-        raise NightshiftError(f"no report in {home / REPORTS} yet: nightshift run makes the first")
+        raise NightshiftError(f"no report in {home / REPORTS} yet. `nightshift run` makes the first.")
     rows = {page_name(row["began"]): row for row in read_history(home).to_pylist()}
     made = {release: name for name, row in reversed(rows.items()) if (release := release_made(row))}
     prefix = pages[-1].name

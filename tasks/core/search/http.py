@@ -160,10 +160,13 @@ def _page(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         # Do not quote the input: it may be long, and need not be text.
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        return _refusal(422, "; ".join(faults), "fix the named fields; /openapi.json describes valid requests")
+        fix = "fix the named fields"
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            fix = "send JSON with the header content-type: application/json"
+        return _refusal(422, "; ".join(faults), f"{fix}; /openapi.json describes valid requests")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:

@@ -7,6 +7,7 @@ snapshot draws other queries: over the nights, an encoder that trains on sees al
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.base.errors import BadInput
@@ -32,9 +33,14 @@ def drawn_queries(snapshot: Snapshot, pairs: int = 0) -> JudgedQueries:
     everything = JudgedQueries(queries(snapshot, Split.TRAIN), qrels(snapshot, Split.TRAIN))
     if everything.qrels.num_rows == 0:
         raise BadInput("the snapshot has no training pair: qrels/train.tsv needs lines with a score above 0")
-    if not 0 < pairs < everything.qrels.num_rows:
+    if not is_draw(pairs, everything.qrels):
         return everything
     ids = everything.queries["query_id"].combine_chunks()
     order = np.argsort([uniform(f"{snapshot.digest} {name}") for name in ids.to_pylist()])
     counts = np.bincount(pc.index_in(everything.qrels["query_id"], value_set=ids).to_numpy(), minlength=len(ids))
     return everything.take(order[: np.searchsorted(np.cumsum(counts[order]), pairs) + 1])
+
+
+def is_draw(pairs: int, train: pa.Table) -> bool:
+    """Return whether `pairs` training pairs are fewer than all in `train`; 0: all."""
+    return bool(0 < pairs < train.num_rows)

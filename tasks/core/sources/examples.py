@@ -26,13 +26,14 @@ class Names:
     passage_id: tuple[str, ...]
     title: tuple[str, ...] = ("title",)
     text: tuple[str, ...] = ("text",)
+    labels: tuple[str, ...] = LABELS
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """Return all names."""
         return (
             *self.query_id, *self.query, *self.positives, *self.negatives, *self.passage_id, *self.title, *self.text,
-            *LABELS,
+            *self.labels,
         )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def _labels(value: dict[str, Any], names: Names) -> _Labels | None:
     lists = (name for name in value if _is_list(name, names) and name not in names.positives)
     if any(_entries(value[name]) for name in lists):
         return None
-    return next((_Labels(name, value[name]) for name in LABELS if name in value), None)
+    return next((_Labels(name, value[name]) for name in names.labels if name in value), None)
 
 
 def _is_list(name: str, names: Names) -> bool:

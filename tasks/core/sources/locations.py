@@ -161,7 +161,8 @@ class Location:
         """Return a sentence about what an unreadable file looks like; empty when unknown."""
         with suppress(OSError, pa.ArrowException):
             guess = guess_cause(self._head(file))
-            return f"It {guess}. " if guess else ""
+            ending = guess.rpartition(" ")[2]  # of the advice to rename the file, which may have this name already
+            return f"It {guess}. " if guess and not file.name.endswith(ending) else ""
         return ""
 
     def _stored(self, info: Any) -> Stored:

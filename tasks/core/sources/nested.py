@@ -57,7 +57,8 @@ class NestedSource:
         """Return whether records are labeled, and the columns that the user chose; empty without both."""
         fields = [f'"{name}"'.encode() for name in LABELS]
         labeled = any(name in head_of(self.location, file) for file in self.data_files for name in fields)
-        return {**({"labels": True} if labeled else {}), **self.columns}
+        labels = self.names.labels if self.names.labels != LABELS else labeled
+        return {**({"labels": labels} if labels else {}), **self.columns}
 
     def splits(self) -> dict[str, str]:
         """Return file name -> split."""

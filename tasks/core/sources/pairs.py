@@ -3,7 +3,7 @@
     {"question": "when do owls hunt", "answer": "Owls hunt at night."}
     {"query": "when do owls hunt", "pos": ["Owls hunt at night."], "neg": ["Larks sing at dawn."]}     (FlagEmbedding)
 
-The columns of the query and the passage are known by the names below, or set in [data] query_column and
+The columns of the query and the passage are known by the names below in any case, or set in [data] query_column and
 passage_column. A digest of the text is the id. `negative` and `neg` are passages, and `label` (or `score`) is the
 relevance of a pair. The file name gives the split; if no file is named train, files without a known split are train.
 """
@@ -61,9 +61,11 @@ def locate(location: Location, query: str = "", passage: str = "") -> NestedSour
         positives=(_choose_column(columns, passage, PASSAGES, "passage", where),),
         negatives=_OTHERS,
         passage_id=(),
+        labels=_label_columns(columns),
     )
     chosen = {"query": names.query[0], "passage": names.positives[0]}
-    return NestedSource(location, files, partial(read_records, (*chosen.values(), *_OTHERS, *LABELS)), names, chosen)
+    reader = partial(read_records, (*chosen.values(), *_OTHERS, *names.labels))
+    return NestedSource(location, files, reader, names, chosen)
 
 
 def columns_of(location: Location, file: Stored) -> list[str]:
@@ -74,12 +76,13 @@ def columns_of(location: Location, file: Stored) -> list[str]:
     if file.bare.endswith(_TYPED):
         with location.reading(file), opened(location, file) as (schema, _):
             columns = list(schema.names)
-    elif file.bare.endswith((".jsonl", ".json")):
-        columns = _fields(location, file)
     else:
-        columns = next((list(json.loads(raw.content)) for raw in _delimited_rows(location, file)), [])
+        columns = _fields(location, file)
     if not columns:
-        raise BadInput(f"{location.where(file)}: has no row below its header.")
+        raise BadInput(
+            f"{location.where(file)}: has no row with data. Write column names in its first line and pairs below, or "
+            "remove the file."
+        )
     if "query" in columns and _CLICKS & set(columns):
         raise BadInput(
             f"{location.where(file)}: looks like a click log (its fields: {', '.join(columns)}). Add it to a source of "
@@ -91,9 +94,12 @@ def columns_of(location: Location, file: Stored) -> list[str]:
 def _fields(location: Location, file: Stored) -> list[str]:
     fields: dict[str, None] = {}
     fault = ""
-    rows = iter(head_lines(location, file)) if file.bare.endswith(".jsonl") else elements(location, file)
+    if file.bare.endswith(".jsonl"):
+        rows = iter(head_lines(location, file))
+    else:
+        rows = elements(location, file) if file.bare.endswith(".json") else _delimited_rows(location, file)
     for raw in islice(rows, _SAMPLED_ROWS):
-        value = json_object(raw.content, ())
+        value = raw.fault or json_object(raw.content, ())
         if isinstance(value, Fault):
             record = raw.content.decode("utf-8", "backslashreplace")
             fault = fault or str(FirstFault("queries", location.where(file), raw.number, value.detail, record))
@@ -107,7 +113,7 @@ def _fields(location: Location, file: Stored) -> list[str]:
 def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role: str, where: str) -> str:
     candidates = [name for name in ([chosen] if chosen else known) if name in columns]
     if not candidates and not chosen:
-        candidates = _in_any_case(columns, known, where)
+        candidates = [name for name in columns if name.strip().casefold() in known]
     if len(candidates) == 1:
         return candidates[0]
     if chosen:
@@ -122,18 +128,10 @@ def _choose_column(columns: list[str], chosen: str, known: tuple[str, ...], role
     )
 
 
-def _in_any_case(columns: list[str], known: tuple[str, ...], where: str) -> list[str]:
-    """Return the columns with a known name in any case, such as `Question`.
-
-    Raises BadInput if a label also has upper case, because labels are read from lower-case names only.
-    """
-    candidates = [name for name in columns if name.strip().casefold() in known]
-    labels = [name for name in columns if name not in LABELS and name.strip().casefold() in LABELS]
-    if candidates and labels:
-        raise BadInput(
-            f"{where}: the column {labels[0]} would not be read as labels. Write it in lower case, or rename it."
-        )
-    return candidates
+def _label_columns(columns: list[str]) -> tuple[str, ...]:
+    """Return the names of labels, each followed by the columns with that name in another case, such as `Label`."""
+    others = [name for name in sorted(columns) if name not in LABELS]
+    return tuple(name for label in LABELS for name in (label, *(x for x in others if x.strip().casefold() == label)))
 
 
 def read_records(wanted: tuple[str, ...], location: Location, file: Stored) -> Iterator[Raw]:
@@ -158,14 +156,18 @@ def _columnar_rows(wanted: tuple[str, ...], location: Location, file: Stored) ->
 def _delimited_rows(location: Location, file: Stored) -> Iterator[Raw]:
     """Yield the rows of a CSV or TSV file with a header as JSON. The number of a row is that of its last line.
 
-    A row with another number of columns than the header, or with broken quoting, has a fault. Raises BadInput when
-    broken quoting spans several lines, because the number of lost rows is unknown.
+    A row with another number of columns than the header, or with broken quoting, has a fault. Raises BadInput when the
+    header is not UTF-8, and when broken quoting spans several lines, because the number of lost rows is unknown.
     """
     csv.field_size_limit(LONGEST)
     number = 1
     with location.reading(file, lambda: f" past line {number}"), location.opened(file) as stream:
         text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         header = text.readline(LONGEST)
+        if _has_other_bytes(header):
+            record = header.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            reason = "the header has bytes that are not UTF-8"
+            raise BadInput(str(FirstFault("queries", location.where(file), 1, reason, record)))
         delimiter = "\t" if file.bare.endswith(".tsv") else max(",;\t", key=header.count)
         names = next(csv.reader([header], delimiter=delimiter), [])
         rows = csv.reader(text, delimiter=delimiter, strict=True)
@@ -195,9 +197,14 @@ def _row(file: str, number: int, names: list[str], row: list[str]) -> Raw:
         return Raw(
             file, number, content, Fault("malformed_row", f"{len(row)} columns where the header has {len(names)}")
         )
-    if any(not field.isascii() and any("\udc80" <= letter <= "\udcff" for letter in field) for field in row):
+    if any(_has_other_bytes(field) for field in row):
         return Raw(file, number, content, Fault("invalid_utf8", "the row has bytes that are not UTF-8"))
     return Raw(file, number, _to_json(dict(zip(names, row, strict=True))))
+
+
+def _has_other_bytes(text: str) -> bool:
+    """Return whether a text that was decoded with `surrogateescape` had bytes that are not UTF-8."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _to_json(row: Mapping[str, Any]) -> bytes:

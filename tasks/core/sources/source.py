@@ -134,7 +134,8 @@ def _recognize(location: Location, query: str, passage: str) -> tuple[str, _Loca
         f"{location.shown}: no source that Nightshift knows. It contains {listed}. Nightshift reads a BEIR folder "
         "(corpus.jsonl, queries.jsonl, qrels/train.tsv), MS MARCO's .tsv, Parquet or datasets folders (corpus, "
         "queries, qrels), DPR's .json, .jsonl of Tevatron or sentence-transformers, and pairs in two columns of "
-        ".jsonl, .csv, .tsv or .parquet; see infra/settings for examples."
+        ".jsonl, .csv, .tsv or .parquet; see infra/settings for examples. Passages without queries: nightshift init "
+        "PATH --cold."
     )
 
 

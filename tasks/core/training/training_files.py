@@ -106,7 +106,7 @@ def fill_folder(form: str, snapshot: Snapshot, negatives: Negatives, folder: Pat
     written = write(rows(read_training_data(snapshot, negatives)), folder)
     if not written:
         raise NightshiftError(f"--format {form}: no training query has a mined negative. Lower the limits in [mining]")
-    log.info("wrote %s rows of %s to %s", f"{written:,}", form, folder)
+    log.info("wrote %s rows of %s", f"{written:,}", form)
 
 
 def read_training_data(snapshot: Snapshot, negatives: Negatives) -> TrainingData:
