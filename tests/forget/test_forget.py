@@ -17,7 +17,6 @@ from file_search import files_with
 from forget_world import PASSAGES, QUERIES, build_home, forgotten_marks, settings_of
 from marked_home import marks_of
 from milvus_servers import free_port, wait_for
-from pymilvus import MilvusClient
 from release_fixtures import server
 from release_world import as_text
 from s3_server import s3_server
@@ -33,6 +32,7 @@ from tasks.core.encoder.dual_encoder import load_encoder
 from tasks.core.forget.forget import forget, plan_forget
 from tasks.core.forget.plan import read_pending
 from tasks.core.release.history import known_releases
+from tasks.core.release.milvus.collection import connect
 from tasks.core.release.pins import pin, unpin
 from tasks.core.release.publish import list_releases, serving
 from tasks.core.release.retention import remove_artifact
@@ -270,7 +270,7 @@ def test_collections_of_a_server_are_replaced_and_removed(tmp_path: Path, tiny_m
     milvus = {"uri": server(kind), "alias": f"t{uuid.uuid4().hex[:12]}"}
     build_home(tmp_path / "home", tiny_model, **milvus)
     settings = settings_of(tmp_path / "home", **milvus)
-    client = MilvusClient(uri=milvus["uri"])
+    client = connect(milvus["uri"])
     old = {generation.collection for generation in known_releases(settings)}
     assert old <= {*client.list_collections()}
     before = answers(settings, 20)

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import pytest
 from damage_in_place import HARMS, flip, truncate
-from pymilvus import MilvusClient
 from release_fixtures import everywhere
 from release_world import HashingEncoder, recorded, release_night, served, small
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from flows.cli import app
 from tasks.core.base.errors import Damaged, NightshiftError
 from tasks.core.base.files import files_under
 from tasks.core.base.receipts import Postings
+from tasks.core.release.milvus.collection import connect
 from tasks.core.release.milvus.generation_files import stored_identity
 from tasks.core.release.prune import prune
 from tasks.core.release.repair import repair
@@ -192,7 +192,7 @@ def test_an_undamaged_collection_passes_the_background_check(settings):
 def test_a_server_collection_whose_passages_do_not_find_themselves_is_refused(settings):
     release = release_night(settings)
     with closing(open_publisher(settings.home, settings.milvus).open(release.collection)) as reader:
-        with closing(MilvusClient(settings.milvus.uri)) as client:
+        with closing(connect(settings.milvus.uri)) as client:
             client.delete(release.collection, filter="row == 0")
         with pytest.raises(Damaged, match=r"1 of 16 passages do not find themselves \(first: row 0"):
             reader.check()

@@ -3,11 +3,11 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from pymilvus import MilvusClient
 from release_fixtures import everywhere
 from release_world import HashingEncoder, release_night, served, with_milvus
 
 from tasks.core.base.errors import NightshiftError
+from tasks.core.release.milvus.collection import connect
 from tasks.core.release.reindex import reindex
 from tasks.core.release.vector_stores import open_publisher
 from tasks.core.search.searcher import Searcher
@@ -33,7 +33,7 @@ def test_an_undamaged_collection_with_the_same_index_is_kept(settings):
 @pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
 def test_a_damaged_collection_is_replaced(settings):
     first = release_night(settings, seed=1)
-    with closing(MilvusClient(settings.milvus.uri)) as client:
+    with closing(connect(settings.milvus.uri)) as client:
         client.delete(first.collection, filter="row == 3")
     second = reindex(settings, "damaged", HashingEncoder)
     assert second.collection != first.collection
