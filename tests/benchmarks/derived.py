@@ -12,6 +12,7 @@ size, and learning rate of the encoder. Every encoder is measured by exact searc
     rank R       the same with [encoder] map_rank = --rank
     hidden H     the same with [encoder] map_hidden = --hidden
     many         query+map with --many hard negatives per query, which cost one matrix product
+    both         `hidden` with --many hard negatives per query
     full         all weights of one encoder for queries and passages (the default)
     separate     all weights of two separate encoders
 
@@ -91,6 +92,7 @@ def _systems(chosen: argparse.Namespace) -> dict[str, System]:
         "rank": System({**MAP, "map_rank": chosen.rank}, map_training),
         "hidden": System({**MAP, "map_hidden": chosen.hidden}, map_training),
         "many": System(MAP, {**map_training, "hard_negatives": chosen.many}),
+        "both": System({**MAP, "map_hidden": chosen.hidden}, {**map_training, "hard_negatives": chosen.many}),
         "full": System({}, {}),
         "separate": System({"shared": False}, {}),
     }
