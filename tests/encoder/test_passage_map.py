@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings import EncoderSettings
@@ -131,3 +132,13 @@ def test_settings_that_a_map_does_not_support_are_refused() -> None:
     with_defaults = EncoderSettings(train="query+map", shared=False).recipe()
     assert not {"map_rank", "map_hidden"} & with_defaults.keys()
     assert EncoderSettings(train="query+map", shared=False, map_rank=4).recipe()["map_rank"] == 4
+
+
+def test_an_equal_step_of_all_weights_changes_a_vector_as_much_by_hidden_units_as_by_the_matrix() -> None:
+    vectors = nn.functional.normalize(torch.randn(100, 384, generator=torch.Generator().manual_seed(1)), dim=-1)
+    for hidden in (64, 256, 2048):
+        passage_map = PassageMap(384, hidden)
+        assert passage_map.inner is not None
+        units = torch.relu(nn.functional.linear(vectors, passage_map.inner, passage_map.offset))
+        by_units, by_matrix = units.sum(1).mean(), vectors.abs().sum(1).mean()
+        assert 0.8 * by_matrix < by_units < 1.2 * by_matrix
