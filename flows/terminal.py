@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import open_console
+from tasks.core.base.errors import NO_RELEASE
 from tasks.core.evaluation.measures import NAMES
 from tasks.core.release.names import short_name
 
@@ -70,7 +71,7 @@ def print_releases(current: Release | None, known: Sequence[Release], pinned: Co
             *([release.reason] if wide else []),
             style="bold green" if serves else "dim" if release.pruned else "",
         )
-    console.print(table if known else "no release yet. `nightshift run` makes the first.")
+    console.print(table if known else NO_RELEASE)
     if current is not None:
         reason = "" if wide else f" (why: {current.reason})"
         console.print(Text(f"{current.release} serves{reason}", style="dim"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nightshift.encoders import Encoder, encoder_of_release
 from tasks.core.base import receipts
-from tasks.core.base.errors import NightshiftError
+from tasks.core.base.errors import NO_RELEASE, NightshiftError
 from tasks.core.base.files import load
 from tasks.core.base.settings import Settings
 from tasks.core.base.settings_file import load_settings
@@ -82,7 +82,7 @@ def serving(settings: str | Path | Settings | None = None) -> Release:
     tree = _settings(settings)
     receipt, _ = serving_release(tree)
     if receipt is None:
-        raise NightshiftError(f"{tree.home}: no release yet. `nightshift run` makes the first.")
+        raise NightshiftError(f"{tree.home}: {NO_RELEASE}")
     return Release(receipt, tree)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+NO_RELEASE = "no release yet. `nightshift run` makes the first."
+
 
 class NightshiftError(Exception):
     """A night cannot continue. The message gives the reason and the next step, and is shown without a traceback."""

@@ -11,13 +11,12 @@ import numpy as np
 
 from tasks.core.base.files import read_verified, receipts_newest_first
 from tasks.core.base.receipts import Reference, Snapshot
-from tasks.core.snapshot.reader import passage_texts, queries, texts_of, unchanged_rows
+from tasks.core.snapshot.earlier import Earlier, find_earlier, new_rows
+from tasks.core.snapshot.reader import passage_texts, queries, texts_of
 from tasks.core.snapshot.splits import Split
 from tasks.core.text.words import count_terms
 
 TERMS, COUNTS = "terms.npy", "term-counts.npy"
-MOST_CHANGED = 0.5  # share of passages; beyond it, all texts are counted
-TRIED = 3  # earlier references to compare
 
 
 def write_terms(home: Path, snapshot: Snapshot, folder: Path) -> np.ndarray:
@@ -45,36 +44,23 @@ def _count_changes(home: Path, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarr
 
     References of earlier versions have no counts.
     """
-    tried = 0
-    for reference in receipts_newest_first(home, Reference):
-        if tried == TRIED:
-            break
-        if not (reference.path / COUNTS).exists() or read_verified(reference.path, Reference) is None:
-            continue
-        earlier = read_verified(home / Snapshot.shelf / reference.snapshot, Snapshot)
-        if earlier is None:
-            continue
-        tried += 1
-        rows = unchanged_rows(earlier, snapshot)
-        if np.count_nonzero(rows >= 0) >= (1 - MOST_CHANGED) * snapshot.rows:
-            return _apply_changes(reference, earlier, snapshot, rows)
-    return None
+    made = (
+        (reference.snapshot, reference)
+        for reference in receipts_newest_first(home, Reference)
+        if (reference.path / COUNTS).exists() and read_verified(reference.path, Reference) is not None
+    )
+    earlier = find_earlier(home, snapshot, made)
+    return None if earlier is None else _apply_changes(earlier, snapshot)
 
 
-def _apply_changes(
-    reference: Reference, earlier: Snapshot, snapshot: Snapshot, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Add the terms of new texts to the counts of a reference, and subtract those of removed texts.
-
-    rows: of each passage of the earlier snapshot in the new one, int64 (passages,); -1: changed or removed.
-    """
-    new = np.ones(snapshot.rows, bool)
-    new[rows[rows >= 0]] = False
-    before, now = (Counter(_training_queries(source)) for source in (earlier, snapshot))
+def _apply_changes(earlier: Earlier[Reference], snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
+    """Add the terms of new texts to the counts of a reference, and subtract those of removed texts."""
+    folder, new = earlier.made.path, new_rows(earlier.rows, snapshot.rows)
+    before, now = (Counter(_training_queries(source)) for source in (earlier.snapshot, snapshot))
     parts = [
-        (np.load(reference.path / TERMS), np.load(reference.path / COUNTS), 1),
+        (np.load(folder / TERMS), np.load(folder / COUNTS), 1),
         (*count_terms(chain(_texts(snapshot, new), (now - before).elements())), 1),
-        (*count_terms(chain(_texts(earlier, rows < 0), (before - now).elements())), -1),
+        (*count_terms(chain(_texts(earlier.snapshot, earlier.rows < 0), (before - now).elements())), -1),
     ]
     hashes, places = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
     counts = np.zeros(len(hashes), np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.base.errors import NightshiftError
+from tasks.core.base.errors import NO_RELEASE, NightshiftError
 from tasks.core.base.files import load
 from tasks.core.base.ranking import Ranking
 from tasks.core.base.receipts import Embeddings, Encoder, Release, Snapshot
@@ -28,7 +28,7 @@ def reindex(settings: Settings, reason: str, loader: Loader = default_loader) ->
     """
     current, epoch = serving(settings)
     if current is None:
-        raise NightshiftError("no release yet. `nightshift run` makes the first.")
+        raise NightshiftError(NO_RELEASE)
     return publish_again(settings, current, epoch, reason, loader)
 
 

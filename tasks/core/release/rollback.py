@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.base.errors import NightshiftError
+from tasks.core.base.errors import NO_RELEASE, NightshiftError
 from tasks.core.base.ranking import Mode
 from tasks.core.base.receipts import Release
 from tasks.core.release.history import check_loads, move_pointer_to, reconcile
@@ -104,7 +104,7 @@ def _read_undo_stack(ledger: Ledger) -> tuple[list[str], list[str]]:
 def _target(ledger: Ledger, current: Release | None, to: str | None) -> Release:
     known = {release.release: release for release in ledger.releases()}
     if not known:
-        raise NightshiftError("no release yet. `nightshift run` makes the first.")
+        raise NightshiftError(NO_RELEASE)
     name = to or rollback_target(ledger, current)
     if name is None:
         newer = [release.release for release in known.values() if not release.pruned and release != current]

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.base.files import read_verified, receipts_newest_first
+from tasks.core.base.files import receipts_newest_first
 from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Postings, Snapshot
 from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS
-from tasks.core.snapshot.reader import unchanged_rows
+from tasks.core.snapshot.earlier import find_earlier
 
-MOST_CHANGED = 0.5  # share of passages; beyond it, all passages are analyzed
-TRIED = 3  # earlier snapshots to compare
 BLOCK = 1 << 22  # postings read at once
 
 
@@ -63,17 +61,10 @@ def find_earlier_postings(
         snapshot: the passages to index.
         postings_of: returns the postings of a snapshot for the same analyzer, None if there are none.
     """
-    tried = 0
-    for earlier in receipts_newest_first(home, Snapshot):
-        if earlier.digest == snapshot.digest or (postings := postings_of(earlier)) is None:
-            continue
-        checked = read_verified(home / Snapshot.shelf / earlier.digest, Snapshot)
-        if checked is None:
-            continue
-        rows = unchanged_rows(checked, snapshot)
-        if np.count_nonzero(rows >= 0) >= (1 - MOST_CHANGED) * snapshot.rows:
-            return EarlierPostings(postings, checked, rows)
-        tried += 1
-        if tried == TRIED:
-            break
-    return None
+    made = (
+        (earlier.digest, postings)
+        for earlier in receipts_newest_first(home, Snapshot)
+        if earlier.digest != snapshot.digest and (postings := postings_of(earlier)) is not None
+    )
+    earlier = find_earlier(home, snapshot, made)
+    return None if earlier is None else EarlierPostings(*earlier)

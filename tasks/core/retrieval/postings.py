@@ -26,6 +26,7 @@ from tasks.core.retrieval.analyzer import Analyzer
 from tasks.core.retrieval.earlier_postings import EarlierPostings, find_earlier_postings
 from tasks.core.retrieval.jvm import anserini_version
 from tasks.core.retrieval.postings_format import DOCUMENTS, FREQUENCIES, NORMS, TERMS, encode_lengths
+from tasks.core.snapshot.earlier import new_rows
 
 log = logging.getLogger("nightshift.retrieval")
 
@@ -106,7 +107,7 @@ def _analyze_new(
     norms, new = np.zeros(snapshot.rows, np.uint8), np.ones(snapshot.rows, bool)
     if earlier is not None:
         earlier.take_norms(norms)
-        new[earlier.rows[earlier.rows >= 0]] = False
+        new = new_rows(earlier.rows, snapshot.rows)
     reused = snapshot.rows - int(new.sum())
     log.info("BM25: analyzing %s passages%s", f"{new.sum():,}", f" ({reused:,} reused)" if reused else "")
     for rows, lengths in analyze(snapshot, new, analyzer, scratch, vocabulary):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.core.base.errors import Damaged, Impossible, NightshiftError, Unreachable
+from tasks.core.base.errors import NO_RELEASE, Damaged, Impossible, NightshiftError, Unreachable
 from tasks.core.base.ranking import Mode, Ranking
 from tasks.core.base.receipts import Encoder, Release, Snapshot
 from tasks.core.base.settings import Settings
@@ -261,7 +261,7 @@ class Searcher:
             history.serving(self._settings)
             pointer = self._publisher.serving()
         if pointer is None:
-            raise NightshiftError(f"{self._home.absolute()}: no release yet. `nightshift run` makes the first.")
+            raise NightshiftError(f"{self._home.absolute()}: {NO_RELEASE}")
         return pointer
 
     def _stand_in(self, damaged: Pointer, old: Pinned | None, error: NightshiftError) -> Pinned:
