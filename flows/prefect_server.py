@@ -1,9 +1,12 @@
-"""Run Prefect's server on SQLite with IMMEDIATE transactions, which take the write lock when they begin.
+"""Run Prefect's server with two corrections. Remove each when a Prefect release includes it.
 
-Prefect 3.8 uses DEFERRED transactions, many of which read before they write. If another transaction writes in between,
-SQLite refuses the write at once with "database is locked", regardless of the timeout. A worker then loses its
-connection, and requests fail with 503. IMMEDIATE transactions wait for the lock instead. Prefect supports them; this
-module uses them everywhere. Remove it when a Prefect release does so by default.
+On SQLite, transactions are IMMEDIATE: they take the write lock when they begin. Prefect 3.8 uses DEFERRED
+transactions, many of which read before they write. If another transaction writes in between, SQLite refuses the write
+at once with "database is locked", regardless of the timeout. A worker then loses its connection, and requests fail with
+503. IMMEDIATE transactions wait for the lock instead. Prefect supports them; this module uses them everywhere.
+
+Automations stay in memory while Prefect evaluates their triggers, which refer to them weakly. Otherwise, an automation
+that is replaced at that moment ends the evaluation of all triggers with "has been garbage collected".
 """
 
 from __future__ import annotations
@@ -32,7 +35,22 @@ def create_app() -> FastAPI:
     """Create the server application for uvicorn."""
     from prefect.server.api.server import create_app as create
 
+    keep_automations()
     return create()
+
+
+def keep_automations() -> None:
+    """Keep the loaded automations in memory during each evaluation of their triggers."""
+    from prefect.server.events import triggers
+
+    evaluate = triggers.evaluate_proactive_triggers
+
+    async def evaluate_and_keep() -> None:
+        kept = list(triggers.automations_by_id.values())
+        await evaluate()
+        del kept
+
+    triggers.evaluate_proactive_triggers = evaluate_and_keep
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Transactions of Prefect's server on SQLite."""
+"""Corrections of Prefect's server: transactions on SQLite, and the lifetime of automations."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ async def main():
 asyncio.run(main())
 """
 
+REPLACED = """
+import asyncio, gc, sys
+from datetime import timedelta
+from uuid import uuid4
+import flows.prefect_server
+from prefect.server.events import triggers
+from prefect.server.events.actions import DoNothing
+from prefect.server.events.schemas.automations import Automation, EventTrigger, Posture
+
+def load(name):
+    trigger = EventTrigger(expect={"night"}, posture=Posture.Proactive, threshold=1, within=timedelta(minutes=1))
+    triggers.load_automation(Automation(id=uuid4(), name=name, trigger=trigger, actions=[DoNothing()]))
+
+async def replace_all(trigger, now):  # as another client does while the evaluation waits
+    print("evaluated")
+    for automation in list(triggers.automations_by_id):
+        triggers.forget_automation(automation)
+    gc.collect()
+    return now
+
+load("late")
+load("missing")
+triggers.proactive_evaluation = replace_all
+if sys.argv[1] == "ours":
+    flows.prefect_server.keep_automations()
+asyncio.run(triggers.evaluate_proactive_triggers())
+"""
+
 
 def test_a_transaction_that_reads_before_it_writes_waits_for_concurrent_writers(tmp_path: Path) -> None:
     def run(server: str) -> subprocess.CompletedProcess[str]:
@@ -42,5 +70,14 @@ def test_a_transaction_that_reads_before_it_writes_waits_for_concurrent_writers(
 
     ours = run("ours")
     assert ours.returncode == 0, ours.stderr
-    # When Prefect's own server passes too, delete flows/prefect_server.py.
+    # When Prefect's own server passes too, delete this correction.
     assert "database is locked" in run("prefect").stderr
+
+
+def test_automations_replaced_during_an_evaluation_do_not_end_it() -> None:
+    def run(server: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", REPLACED, server], capture_output=True, text=True, timeout=120)
+
+    theirs, ours = run("prefect"), run("ours")
+    assert "has been garbage collected" in theirs.stderr
+    assert (ours.returncode, ours.stdout) == (0, "evaluated\n" * 2), ours.stderr
