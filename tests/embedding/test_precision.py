@@ -78,7 +78,7 @@ def test_a_path_below_the_minimum_cosine_is_refused_with_its_figures_and_the_nex
 
 
 @int8
-def test_an_unfaithful_int8_path_is_refused_and_leaves_no_graph(
+def test_an_unfaithful_int8_path_is_refused_and_leaves_no_int8_graph(
     folder: Path, snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     lenient = {"min_cosine": 0.1, "max_ndcg_change": 1.0, "int8_min_cosine": 0.1}
@@ -93,7 +93,7 @@ def test_an_unfaithful_int8_path_is_refused_and_leaves_no_graph(
         f"{taken.precision} is not used, because it is not faithful here: cosine to fp32 {taken.fidelity:.5f}"
         in caplog.text
     )
-    assert not (folder / graph.FOLDER).exists()
+    assert not (folder / graph.XML).exists()
 
 
 def measured(change: float, spread: float, queries: int, cosine: float = 0.9999) -> Choice:

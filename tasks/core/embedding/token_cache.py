@@ -34,8 +34,8 @@ from tasks.core.base.files import (
 from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.embedding.text_index import find_rows, index_of, read_first_rows, read_hashes
+from tasks.core.encoder.served import ServingTower
 from tasks.core.encoder.tokenizer_digest import number_kind, tokenizer_key
-from tasks.core.encoder.tower import Tower
 from tasks.core.snapshot.passage_ranges import passages_between
 from tasks.core.text.normalization import full_text
 
@@ -106,7 +106,7 @@ def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens 
 class TokenCache:
     """The token ids of one snapshot under one tokenizer. Missing blocks are created when they are first read."""
 
-    def __init__(self, home: Path, tower: Tower, snapshot: Snapshot, index: TextIndex) -> None:
+    def __init__(self, home: Path, tower: ServingTower, snapshot: Snapshot, index: TextIndex) -> None:
         self._home, self._tower, self._snapshot, self._index = home, tower, snapshot, index
         self.tokenizer, self._kind = tokenizer_key(tower), number_kind(tower)
         self._earlier = known_tokens(home, self.tokenizer, snapshot)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.core.base.checksums import digest_once
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import MANIFEST, digest_of, write_json
-from tasks.core.base.sections.embedding import INT8, OPENVINO, Precision
+from tasks.core.base.sections.embedding import OPENVINO, Precision
 from tasks.core.base.settings import EncoderSettings, Pooling
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.backends.openvino import OpenVino
@@ -31,10 +31,12 @@ from tasks.core.encoder.model_parts import (
 )
 from tasks.core.encoder.model_settings import has_own_projection
 from tasks.core.encoder.passage_map import MAP_FILES, MAPS
+from tasks.core.encoder.served import TOKEN_BUDGET, ServingEncoder, open_graphs
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
 SHARED = {"model": ""}  # tower name -> folder of its weights, relative to the encoder's folder
+SIDES: tuple[Literal["query"], Literal["passage"]] = ("query", "passage")
 SEPARATE = {"query": "query", "passage": "passage"}
 DECISIVE = (
     "config.json",
@@ -96,7 +98,7 @@ class DualEncoder:
             self.passage = Tower.open(folder / SEPARATE["passage"], spec.side("passage"))
             self.query = Tower.open(folder / SEPARATE["query"], spec.side("query"))
         self.fingerprint = name or fingerprint(folder)
-        self.token_budget = 2048
+        self.token_budget = TOKEN_BUDGET
 
     @property
     def dimension(self) -> int:
@@ -128,7 +130,7 @@ class DualEncoder:
     def _to_openvino(self) -> None:
         path, threads = self.spec.precision, torch.get_num_threads()
         for name, tower in self.towers.items():
-            ov_model = graph.read(self.places[name]) if path in INT8 else graph.convert(tower)
+            ov_model = graph.read(self.places[name], path) or graph.convert(tower)
             longest = longest_input(tower.transformer) or sys.maxsize
             tower.backend = OpenVino(ov_model, path, tower.tokenizer.pad_token_id or 0, longest, threads)
         self.query.backend = self.query.backend or self.passage.backend
@@ -154,14 +156,20 @@ class DualEncoder:
 
 
 @lru_cache(maxsize=2)
-def load_encoder(folder: Path) -> DualEncoder:
-    """Load the encoder in `folder` for inference. The two encoders used last stay in memory.
+def load_encoder(folder: Path) -> ServingEncoder:
+    """Load the encoder in `folder` for inference, from its graphs if it has any. The last two encoders stay in memory.
 
     Raises Damaged when its files do not match its manifest, and Mismatch when this machine does not support its
     numeric path.
     """
     name = check_encoder(folder)
-    return DualEncoder(folder, read_spec(folder), name).for_inference()
+    spec = read_spec(folder)
+    check_supported(spec.precision)
+    if spec.precision in OPENVINO:
+        query, passage = ((folder / places(spec).get(side, ""), spec.side(side)) for side in SIDES)
+        if (served := open_graphs(query, passage, spec.precision, name)) is not None:
+            return served
+    return DualEncoder(folder, spec, name).for_inference()
 
 
 def check_encoder(folder: Path) -> str:

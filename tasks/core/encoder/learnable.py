@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Encoder, Snapshot
-from tasks.core.encoder.dual_encoder import DualEncoder, load_encoder
+from tasks.core.encoder.loading import load_encoder
+from tasks.core.encoder.served import ServingEncoder
 from tasks.core.encoder.tokenizing import token_ids
 from tasks.core.snapshot.reader import judged, passages_by_id, qrels
 from tasks.core.snapshot.splits import Split
@@ -117,7 +118,7 @@ def _same_tokens(queries: list[str], query_tokens: Tokenized, positives: list[st
     return ""
 
 
-def _same_vectors(model: DualEncoder, queries: list[str], positives: list[str]) -> str:
+def _same_vectors(model: ServingEncoder, queries: list[str], positives: list[str]) -> str:
     for name, texts, encode in (
         ("queries", queries, model.encode_queries),
         ("passages", positives, model.encode_passages),

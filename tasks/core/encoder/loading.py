@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.core.encoder.dual_encoder import DualEncoder
+    from tasks.core.encoder.served import ServingEncoder
 
 
-def load_encoder(folder: Path) -> DualEncoder:
+def load_encoder(folder: Path) -> ServingEncoder:
     """Load the encoder in a folder; see `dual_encoder.load_encoder`."""
     from tasks.core.encoder import dual_encoder
 

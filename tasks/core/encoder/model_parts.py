@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
-from transformers.utils import logging as transformers_logging
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.dense_module import Dense
 from tasks.core.encoder.model_files import check_vocabulary
 
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()  # read_transformer checks for missing weights
+if TYPE_CHECKING:  # the model classes of transformers take seconds to import, and an encoder that serves needs none
+    from transformers import PreTrainedModel
 
 
 def read_transformer(folder: Path) -> PreTrainedModel:
@@ -28,6 +25,9 @@ def read_transformer(folder: Path) -> PreTrainedModel:
 
     Raises NightshiftError when other weights are missing or have another shape, or transformers cannot load the folder.
     """
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
     with _explained(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.use_cache = False  # a decoder would cache keys and values, which only generation needs
@@ -73,6 +73,8 @@ def read_tokenizer(folder: Path) -> Any:
 
     Raises NightshiftError when the folder has no tokenizer, or one that transformers cannot load.
     """
+    from transformers import AutoTokenizer
+
     check_vocabulary(folder)
     with _explained(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -89,7 +91,11 @@ def read_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turn any exception that transformers raises for a model folder into a NightshiftError."""
+    """Silence transformers, and turn any exception that it raises for a model folder into a NightshiftError."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # read_transformer checks for missing weights
     try:
         yield
     except Exception as error:

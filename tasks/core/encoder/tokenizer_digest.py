@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.core.base.files import digest_of, file_digest, files_under
-from tasks.core.encoder.tower import Tower
+from tasks.core.encoder.served import ServingTower
 
 VERSION = 2  # of the cache format; raise it to rebuild all caches
 
 
-def tokenizer_key(tower: Tower) -> str:
+def tokenizer_key(tower: ServingTower) -> str:
     """Return the digest of the tokenizer, token limit, and prompt of a tower. Retraining does not change it."""
     return _key(tower.tokenizer, tower.prompt, tower.max_tokens)
 
@@ -25,7 +25,7 @@ def _key(tokenizer: Any, prompt: str, limit: int) -> str:
     return digest_of({"tokenizer": facts, "prompt": prompt, "limit": limit, "version": VERSION})
 
 
-def number_kind(tower: Tower) -> str:
+def number_kind(tower: ServingTower) -> str:
     """Return the smallest integer type that holds every token id: "uint16" or "int32"."""
     return _kind(tower.tokenizer)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tasks.core.base.errors import NightshiftError
 from tasks.core.encoder.backends.batches import padded_batches
@@ -20,6 +19,9 @@ from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_t
 from tasks.core.encoder.passage_map import PassageMap, read_map
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tokenizing import token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.files import write_json
 from tasks.core.base.receipts import Snapshot
-from tasks.core.base.sections.embedding import INT8, EmbeddingSettings, Precision
+from tasks.core.base.sections.embedding import INT8, OPENVINO, EmbeddingSettings, Precision
 from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.backends import graph
@@ -178,17 +178,18 @@ def _is_accepted(choice: Choice, settings: EmbeddingSettings) -> bool:
 
 
 def _prepare(folder: Path, path: Precision, snapshot: Snapshot, kept: Path | None) -> None:
-    """Write the graphs that `path` needs to the encoder's folder; delete all others."""
+    """Write the graphs of `path` to the encoder's folder; delete all others."""
     spec = read_spec(folder)
     for place in places(spec).values():
         shutil.rmtree(folder / place / graph.FOLDER, ignore_errors=True)
-    if path not in INT8:
+    if path not in OPENVINO:
         return
     encoder = DualEncoder(folder, spec)
     for name, tower in encoder.towers.items():
-        existing = None if kept is None or name != "passage" else kept / places(spec)[name] / graph.FOLDER
-        if existing is not None and existing.is_dir():
-            shutil.copytree(existing, encoder.places[name] / graph.FOLDER)
+        if kept is not None and name == "passage" and graph.copy(kept / places(spec)[name], encoder.places[name], path):
+            continue
+        if path not in INT8:
+            graph.write(graph.convert(tower), encoder.places[name], graph.FLOAT)
             continue
         log.info("calibrating int8 with %d texts of this snapshot", CALIBRATION)
         texts = {"model": _mixed, "query": _queries, "passage": _passages}[name](snapshot, CALIBRATION)

@@ -1,8 +1,9 @@
 """Convert a tower into an OpenVINO graph that maps token ids and lengths to served vectors.
 
-The graph includes pooling, projection, prefix, and normalization. Float graphs are converted from the weights when an
-encoder is loaded (0.6 s for MiniLM). An int8 graph depends on its calibration texts, so it is stored in the model
-folder and is part of the fingerprint.
+The graph includes pooling, projection, prefix, and normalization. It is stored in the model folder, so an encoder that
+serves is loaded without the model classes of transformers and without its weights. An int8 graph depends on its
+calibration texts, so it is part of the fingerprint. A float graph follows from the weights: encoders of earlier
+versions have none, and theirs is converted when they are loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.base.errors import Mismatch, NightshiftError
+from tasks.core.base.sections.embedding import INT8, Precision
 from tasks.core.encoder.hardware import INSTALL
+from tasks.core.encoder.model_parts import longest_input
 from tasks.core.encoder.pooling import pool, prefix
 from tasks.core.encoder.tower import Tower
 
 FOLDER = "openvino"
 XML = f"{FOLDER}/graph.xml"
 BIN = f"{FOLDER}/graph.bin"
+FLOAT = f"{FOLDER}/float.xml"
+LONGEST = ["nightshift", "longest_input"]  # recorded in a graph: maximum number of input tokens; 0: unlimited
 
 
 def import_openvino() -> Any:
@@ -50,10 +56,12 @@ def convert(tower: Tower) -> Any:
     inputs = [([-1, -1], openvino.Type.i32), ([-1], openvino.Type.i32)]
     try:
         with _silence(), torch.no_grad():
-            return openvino.convert_model(_Served(tower.eval()), example_input=example, input=inputs)
+            graph = openvino.convert_model(_Served(tower.eval()), example_input=example, input=inputs)
     except Exception as error:  # the type depends on the unsupported operation
         kind = type(tower.transformer).__name__
         raise NightshiftError(f"openvino cannot convert this {kind} ({_reason(error)})") from error
+    graph.set_rt_info(longest_input(tower.transformer) or 0, LONGEST)
+    return graph
 
 
 def quantize(graph: Any, ids: Sequence[Sequence[int]]) -> Any:
@@ -77,23 +85,42 @@ def quantize(graph: Any, ids: Sequence[Sequence[int]]) -> Any:
         )
 
 
-def write(graph: Any, place: Path) -> None:
-    """Write a graph into the model folder `place`."""
+def write(graph: Any, place: Path, name: str = XML) -> None:
+    """Write a graph into the model folder `place`, as `XML` or `FLOAT`."""
     (place / FOLDER).mkdir(exist_ok=True)
     graph.set_friendly_name("encoder")
     for number, operation in enumerate(graph.get_ordered_ops()):
         operation.set_friendly_name(str(number))  # the default name depends on earlier conversions in this process
-    import_openvino().save_model(graph, place / XML, compress_to_fp16=False)
+    import_openvino().save_model(graph, place / name, compress_to_fp16=False)
 
 
-def read(place: Path) -> Any:
-    """Read the graph in the model folder `place`.
+def read(place: Path, path: Precision) -> Any:
+    """Read the graph of a numeric path in the model folder `place`; None if it has no float graph.
 
-    Raises Mismatch when there is none.
+    Raises Mismatch when it has no int8 graph.
     """
-    if not (place / XML).is_file() or not (place / BIN).is_file():
+    file = place / (XML if path in INT8 else FLOAT)
+    if file.is_file() and file.with_suffix(".bin").is_file():
+        return import_openvino().Core().read_model(file)
+    if path in INT8:
         raise Mismatch(f"encoder {place}: its numeric path is int8, but its graph ({XML}) is missing. Rebuild it.")
-    return import_openvino().Core().read_model(place / XML)
+    return None
+
+
+def longest_of(graph: Any) -> int | None:
+    """Return the maximum number of input tokens of a graph, 0 if unlimited; None if an earlier version wrote it."""
+    return int(graph.get_rt_info(LONGEST).value) if graph.has_rt_info(LONGEST) else None
+
+
+def copy(source: Path, place: Path, path: Precision) -> bool:
+    """Copy the graph of a numeric path from a model folder to another; return False if it has none."""
+    file = Path(XML if path in INT8 else FLOAT)
+    if not (source / file).is_file():
+        return False
+    (place / FOLDER).mkdir(exist_ok=True)
+    for part in (file, file.with_suffix(".bin")):
+        shutil.copy2(source / part, place / part)
+    return True
 
 
 class _Served(nn.Module):

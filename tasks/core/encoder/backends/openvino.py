@@ -34,14 +34,14 @@ class OpenVino:
                 "ENABLE_CPU_PINNING": False,
             },
         )
-        self._dimension = compiled.output(0).partial_shape[1].get_length()
+        self.dimension = compiled.output(0).partial_shape[1].get_length()
         self._queue = openvino.AsyncInferQueue(compiled, threads)
         self._pad, self._longest = pad, longest
         self._lock = threading.Lock()
 
     def encode(self, ids: Sequence[Sequence[int]], token_budget: int) -> np.ndarray:
         """Return vectors float32 (n, dimension), in the order of `ids`; `token_budget`: padded tokens in a batch."""
-        vectors = np.zeros((len(ids), self._dimension), np.float32)
+        vectors = np.zeros((len(ids), self.dimension), np.float32)
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
 
         def keep(request: Any, rows: np.ndarray) -> None:
