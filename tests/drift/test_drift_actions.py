@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from traffic import append
 
 from tasks.core.base.receipts import Release
+from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.settings import Settings
 from tasks.core.drift.findings import Action, Drift
 from tasks.core.drift.verdict import untrained_changes
@@ -46,6 +47,15 @@ def test_new_training_pairs_need_a_retrain(settings: Settings, serving: Release)
     assert drift.verdict is Action.RETRAIN
     assert [signal.name for signal in drift.signals if signal.fired] == ["new_training_pairs"]
     assert {signal.name: signal.value for signal in drift.signals}["new_training_pairs"] == 2 / 36
+
+
+def test_changed_settings_need_a_retrain_and_are_named(settings: Settings, serving: Release) -> None:
+    serving = serving.model_copy(update={"settings": resolve(settings)})
+    training = settings.training.model_copy(update={"learning_rate": 2e-3, "processes": 3})
+    drift = now(settings.model_copy(update={"training": training}), serving)
+    assert drift.verdict is Action.RETRAIN
+    assert drift.cause.startswith("the settings that shape an encoder changed: training.learning_rate from ")
+    assert "processes" not in drift.cause
 
 
 def test_changes_add_up_over_refreshes_until_the_next_training(settings: Settings, serving: Release) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 Record = Mapping[str, Any]  # "mining.depth" -> 100; values are JSON types
+
+LOCAL = (  # settings of a machine, which shape no encoder
+    *("mining.threads", "mining.heap_mb", "mining.shards"),
+    *("training.processes", "training.launcher", "training.memory_tokens", "training.checkpoint_every"),
+)
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")  # in user:password@host
 _OPTION = re.compile(r"([?&][^=&\s]*(?:secret|password|token|key)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
@@ -38,6 +43,16 @@ def differences(before: Record, after: Record) -> tuple[Change, ...]:
     names = [*after, *(name for name in before if name not in after)]
     changed = [name for name in names if before.get(name, ...) != after.get(name, ...)]
     return tuple(Change(name=name, before=show(before, name), after=show(after, name)) for name in changed)
+
+
+def name_changes(changes: Iterable[Change], sections: tuple[str, ...], limit: int = 3) -> str:
+    """List the changes whose names begin with a section, such as "encoder."; the first `limit` with their values.
+
+    Settings of the machine are left out.
+    """
+    chosen = [change for change in changes if change.name.startswith(sections) and change.name not in LOCAL]
+    named = [f"{change.name} from {change.before or 'unset'} to {change.after or 'unset'}" for change in chosen[:limit]]
+    return ", ".join(named + ([f"and {len(chosen) - limit} more"] if len(chosen) > limit else []))
 
 
 def show(record: Record, name: str) -> str:

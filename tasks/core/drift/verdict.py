@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.resolved_settings import differences, name_changes, resolve
 from tasks.core.base.sections.drift import DriftSettings
+from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import RetrainDecision
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
@@ -27,6 +29,7 @@ def without_snapshot(serving: Release, snapshot: Snapshot) -> Drift:
     return Drift(verdict=Action.RETRAIN, cause=cause, passages=Changes(new=snapshot.rows))
 
 
+SHAPING = ("encoder.", "mining.", "training.", "embedding.")  # sections whose settings shape an encoder
 NEW_PAIRS, NEW_PASSAGES = "new_training_pairs", "new_and_changed_passages"
 
 
@@ -38,6 +41,7 @@ class SnapshotChanges:
     signals: tuple[Signal, ...]
     recipe_changed: bool
     same: bool  # snapshot and settings are those of the serving release
+    changed_settings: str = ""  # with their values
 
     @property
     def new_pairs(self) -> bool:
@@ -50,16 +54,29 @@ class SnapshotChanges:
         return self.recipe_changed or self.new_pairs or self.changes != Changes()
 
 
+def changed_settings(serving: Release, settings: Settings) -> str:
+    """Name the settings that shape an encoder and that changed since the serving release, with their values."""
+    now = resolve(settings)
+    return name_changes(differences(serving.settings or now, now), SHAPING)
+
+
 def compare_snapshots(
-    served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings
+    served: ServingRelease, snapshot: Snapshot, recipe: str, settings: DriftSettings, changed: str = ""
 ) -> SnapshotChanges:
     """Compare passages, training pairs, and settings with those of the serving release.
 
     Both signals include what the refreshes since the last training have added, so slow growth causes a retrain as well.
+
+    Args:
+        served: the serving release and its snapshot.
+        snapshot: the new one.
+        recipe: digest of the settings that shape an encoder.
+        settings: thresholds.
+        changed: the settings that changed, with their values, for the cause.
     """
     recipe_changed = served.release.recipe != recipe
     if served.release.snapshot == snapshot.digest:
-        return SnapshotChanges(Changes(), (), recipe_changed, same=not recipe_changed)
+        return SnapshotChanges(Changes(), (), recipe_changed, not recipe_changed, changed)
     counts = compare(served.snapshot, snapshot)
     moved = (counts.new + counts.changed) / served.snapshot.rows
     before = served.release.since_training
@@ -69,7 +86,11 @@ def compare_snapshots(
         signal_of(NEW_PAIRS, pairs + before.get(NEW_PAIRS, 0.0), settings.retrain_pairs),
     )
     return SnapshotChanges(
-        Changes(new=counts.new, changed=counts.changed, gone=counts.gone), signals, recipe_changed, same=False
+        Changes(new=counts.new, changed=counts.changed, gone=counts.gone),
+        signals,
+        recipe_changed,
+        same=False,
+        changed_settings=changed,
     )
 
 
@@ -175,7 +196,10 @@ def describe_drift(decision: RetrainDecision, signals: tuple[Signal, ...]) -> st
 def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str, trigger: bool) -> tuple[Action, str]:
     if suspect_reason:
         return Action.SUSPECT, f"{suspect_reason}; check the source of the queries before training"
-    causes = ["the settings that shape an encoder changed"] if data.recipe_changed else []
+    causes = []
+    if data.recipe_changed:
+        named = f": {data.changed_settings}" if data.changed_settings else ""
+        causes.append(f"the settings that shape an encoder changed{named}")
     causes += [describe(signal) for signal in data.signals if signal.fired]
     drift = [query_drift] if query_drift else []
     if causes or (trigger and data.learnable):

@@ -43,6 +43,7 @@ from tasks.core.drift.query_log import LogReader, log
 from tasks.core.drift.recalibrate import with_reference
 from tasks.core.drift.sample import Sample
 from tasks.core.drift.verdict import (
+    changed_settings,
     compare_snapshots,
     decide_action,
     describe_damage,
@@ -104,7 +105,7 @@ def watch(
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings.drift, served, snapshot, read_state(file), now)
-        drift = check.decide_action(recipe)
+        drift = check.decide_action(recipe, changed_settings(serving, settings))
         remember = remember and drift.verdict is not unless
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
@@ -181,9 +182,9 @@ class Check:
         self.topics: Topics | None = None  # of a window with signs of drift
         self.unfamiliar: list[tuple[str, float]] = []  # queries of a fired window, with scores
 
-    def decide_action(self, recipe: str) -> Drift:
+    def decide_action(self, recipe: str, changed: str) -> Drift:
         """Judge a window if one is due and complete, and combine it with the changes of the data."""
-        data = compare_snapshots(self.served, self.snapshot, recipe, self.settings)
+        data = compare_snapshots(self.served, self.snapshot, recipe, self.settings, changed)
         baseline = self.state.baseline
         examination = self._examine_window()
         measured = None if examination is None else examination.measured

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tasks.core.base.files import load
 from tasks.core.base.receipts import Encoder, Evaluation, Release, Snapshot
+from tasks.core.base.resolved_settings import LOCAL
 from tasks.core.base.sections.evaluation import GateSettings
 from tasks.core.encoder.dual_encoder import read_spec
 from tasks.core.evaluation.evaluate import read_per_query
@@ -27,7 +28,6 @@ from tasks.core.release.names import CARD
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 RIVALS = {System.BM25: "BM25", System.BASE: "the base model", System.SERVING: "the previous release"}
 RECIPE = ("training.", "mining.", "encoder.start", "encoder.train", "encoder.lora_rank")  # prefixes of settings
-LOCAL = ("mining.threads", "mining.heap_mb", "mining.shards", "training.processes", "training.launcher")
 
 log = logging.getLogger("nightshift.release")
 
