@@ -108,6 +108,7 @@ def _settings(chosen: argparse.Namespace, home: Path, data: dict[str, Any]) -> S
     training = {
         "batch_size": 32,
         "learning_rate": 5e-5,
+        "passage_tokens": 0,
         "epochs": 1000,
         "max_steps": chosen.steps,
         "hard_negatives": 0,

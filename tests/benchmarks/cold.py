@@ -76,6 +76,8 @@ class _Trial:
             "merge": merge,
             "max_steps": chosen.steps,
             "epochs": 1000,
+            "learning_rate": 5e-5,
+            "passage_tokens": 0,
             "batch_size": chosen.batch,
             "evaluate_every": 0,
         }

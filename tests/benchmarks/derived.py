@@ -109,8 +109,8 @@ def _train(
     start = ns.load_encoder(collection, passage_tokens=chosen.tokens, **system.encoder)
     embed(collection, start.receipt)
     common = {"batch_size": chosen.batch, "learning_rate": chosen.rate, "max_steps": chosen.steps, "seed": seed}
-    fixed = {"epochs": 1000, "evaluate_every": 0}  # every system keeps the weights of its last step
-    encoder = ns.train(collection, negatives, encoder=start, progress=False, **common, **fixed, **system.training)
+    common |= {"epochs": 1000, "passage_tokens": 0, "evaluate_every": 0}  # all keep the weights of their last step
+    encoder = ns.train(collection, negatives, encoder=start, progress=False, **common, **system.training)
     return encoder, encoder.receipt.seconds
 
 

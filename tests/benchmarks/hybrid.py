@@ -73,8 +73,9 @@ def _results(folder: Path, home: Path, chosen: argparse.Namespace) -> Iterator[R
     yield measure(collection, base, "base")
     for seed in chosen.seeds:
         negatives = ns.mine_negatives(collection, encoder=base, progress=False, seed=seed)
-        settings = {"max_steps": chosen.steps, "epochs": 1000, "evaluate_every": 0, "seed": seed}
-        encoder = ns.train(collection, negatives, encoder=base, progress=False, **settings)
+        steps = {"max_steps": chosen.steps, "epochs": 1000, "evaluate_every": 0, "seed": seed}
+        recipe = {"learning_rate": 5e-5, "passage_tokens": 0}
+        encoder = ns.train(collection, negatives, encoder=base, progress=False, **steps, **recipe)
         yield measure(collection, encoder, f"{chosen.steps} steps, seed {seed}")
 
 

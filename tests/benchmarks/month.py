@@ -16,11 +16,12 @@ queries, and judgments arrive, and 0.5 % of the passages are deleted and 0.5 % e
     NAME=FILE one home, with the settings in a TOML file
 
 Every policy uses the same sources, training steps, and limits. A night that starts with an empty home does not depend
-on the nights before, so `--fresh-every 5` runs only nights 1, 6, 11, … of such a policy. Each night is a run of
-`nightshift run` on the source of the night. Then users search: the queries of this night, which are in no source before
-the next night, are searched with the released searcher, and give nDCG@10. CPU-seconds are those of the process and its
-children. A stage is charged from its heading in the log to the next heading; `start` includes loading the libraries,
-the ends of nights are in the last stage. Nights run back to back, so the settings that count hours and days are 0.
+on the nights before, so `--fresh-every 5` runs only nights 1, 6, 11, … and the last of such a policy. Each night is a
+run of `nightshift run` on the source of the night. Then users search: the queries of this night, which are in no source
+before the next night, are searched with the released searcher, and give nDCG@10. CPU-seconds are those of the process
+and its children. A stage is charged from its heading in the log to the next heading; `start` includes loading the
+libraries, the ends of nights are in the last stage. Nights run back to back, so the settings that count hours and days
+are 0.
 
 With --home, finished nights are kept in DIR/nights.jsonl, so an interrupted run can be resumed. A night that was
 interrupted is marked: its CPU-seconds lack those before the interruption.
@@ -131,9 +132,8 @@ def main() -> None:
         finished = {(row["policy"], row["night"]) for row in rows}
         stream = Stream(chosen.folder, chosen.nights, chosen.passages, chosen.stock, chosen.churn, chosen.seed)
         for night in range(1, chosen.nights + 1):
-            due = [
-                name for name in chosen.policies if not POLICIES[name].fresh or (night - 1) % chosen.fresh_every == 0
-            ]
+            sampled = (night - 1) % chosen.fresh_every == 0 or night == chosen.nights
+            due = [name for name in chosen.policies if sampled or not POLICIES[name].fresh]
             missing = [name for name in due if (name, night) not in finished]
             source = stream.night(night) if missing else None
             for name in missing:

@@ -92,6 +92,7 @@ def _prepare(chosen: argparse.Namespace, home: Path, seed: int) -> Trial:
     training = {
         "batch_size": chosen.batch,
         "learning_rate": chosen.rate,
+        "passage_tokens": 0,  # as many as in serving, for all recipes
         "epochs": 1000,
         "evaluate_every": 0,  # every recipe keeps the weights of its last step
         "seed": seed,

@@ -9,7 +9,9 @@ once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet
 
     night           Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
     night-plain     the same without the margin filter, which needs the base model's vectors of all passages
-    plain-rate      `night-plain` with twice the learning rate
+    plain-half      `night-plain` with half the learning rate (5e-5)
+    plain-long      `night-plain`, and training reads all 128 tokens of a passage
+    plain-before    `night-plain` with both, the defaults of earlier versions
     plain-inbatch   `night-plain` without mined negatives, so with more steps
     night-dropout   `night` with dropout 0.1
     night-merge     `night` with `merge = "dev"`
@@ -55,7 +57,9 @@ BM25_ALONE = {"bm25": 1.0, "dense": 0.0, "random": 0.0}  # as in the first round
 NIGHTS: dict[str, dict[str, Any]] = {
     "night": {},
     "night-plain": {"plain": True},
-    "plain-rate": {"plain": True, "training": {"learning_rate": 2 * RATE}},
+    "plain-half": {"plain": True, "training": {"learning_rate": RATE}},
+    "plain-long": {"plain": True, "training": {"passage_tokens": 0}},
+    "plain-before": {"plain": True, "training": {"learning_rate": RATE, "passage_tokens": 0}},
     "plain-inbatch": {"plain": True, "training": {"hard_negatives": 0}},
     "night-dropout": {"training": {"dropout": 0.1}},
     "night-merge": {"training": {"merge": "dev"}},

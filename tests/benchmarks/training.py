@@ -166,7 +166,7 @@ def _train_ours(precision: str, pairs: dict[str, list[str]], batch: int, tokens:
     from tasks.core.training.step import Stepper
     from tasks.core.training.texts import TokenTable
 
-    training = {"batch_size": batch, "hard_negatives": 0, "precision": precision, "learning_rate": RATE}
+    training = {"epochs": 1, "batch_size": batch, "hard_negatives": 0, "precision": precision, "learning_rate": RATE}
     encoding = {"query_tokens": tokens, "passage_tokens": tokens}
     settings = Settings.model_validate({"encoder": encoding, "training": training})
     with tempfile.TemporaryDirectory() as folder:

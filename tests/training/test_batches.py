@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.sections.training import LEAST_STEPS, TrainingSettings
 from tasks.core.training.batches import Batch, batch_at, plan, steps_in
 from tasks.core.training.pairs import TrainingPairs
 from tasks.core.training.texts import TokenTable
@@ -29,7 +29,7 @@ def pairs_of(pairs: list[tuple[int, int]], fresh: int | None = None, **more: obj
 
 
 def training_settings(**more: object) -> TrainingSettings:
-    return TrainingSettings.model_validate({"batch_size": 4, "hard_negatives": 0, **more})
+    return TrainingSettings.model_validate({"batch_size": 4, "hard_negatives": 0, "epochs": 1, **more})
 
 
 def batches(data: TrainingPairs, settings: TrainingSettings, steps: int) -> list[Batch]:
@@ -121,6 +121,8 @@ def test_steps_depend_on_epochs_and_max_steps() -> None:
     data = pairs_of([(n, n) for n in range(40)])
     assert steps_in(data, training_settings()) == 10
     assert steps_in(data, training_settings(epochs=0.01)) == 1
+    assert steps_in(data, training_settings(epochs=0)) == LEAST_STEPS
+    assert steps_in(pairs_of([(n, n) for n in range(800)]), training_settings(epochs=0)) == 200
     assert steps_in(data, training_settings(epochs=2, max_steps=3)) == 3
 
 

@@ -18,7 +18,9 @@ from tasks.core.training.budget import Recipe, Work, plan_recipe, tokens_per_ste
 from tasks.core.training.pace import plan_within_budget, training_pace
 from tasks.core.training.step import Stepper
 
-WORK = Work(pairs=3200, passages=1000, query_tokens=10.0, passage_tokens=45.0, dev_queries=0)  # 100 tokens per pair
+WORK = Work(
+    pairs=3200, passages=1000, query_tokens=10.0, passage_tokens=45.0, dev_queries=0, width=384
+)  # 100 tokens per pair
 
 
 def within(minutes: float, *, has_serving: bool = False, work: Work = WORK, **training: object) -> Recipe:
@@ -73,7 +75,7 @@ def test_a_recipe_is_written_into_the_settings_as_if_by_a_user() -> None:
     settings = Settings.model_validate({"training": {"minutes": 1.5}})
     applied = within(1.5).apply(settings)
     assert (applied.training.minutes, applied.training.max_steps, applied.mining.rounds) == (0, 90, 1)
-    manual = {"max_steps": 90, "epochs": applied.training.epochs, "evaluate_every": 23}
+    manual = {"max_steps": 90, "epochs": applied.training.epochs, "evaluate_every": 23, "learning_rate": 1e-4}
     assert applied.training == TrainingSettings(**manual)  # type: ignore[arg-type]
     assert "minutes" not in applied.training.recipe()
     assert recipe_of(settings) != recipe_of(Settings())  # another budget starts a retrain

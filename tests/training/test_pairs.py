@@ -71,6 +71,18 @@ def test_replay_adds_only_older_training_pairs_that_are_not_held_out(encoder: Du
     assert len(without.pairs) == without.fresh == 2
 
 
+def test_long_passages_are_cut_for_training_but_keep_their_last_token(encoder: DualEncoder, tmp_path: Path) -> None:
+    mined = negatives_of(tmp_path, [("q1", "d")])
+    whole = load_pairs(now(tmp_path), mined, encoder, TrainingSettings(passage_tokens=0)).passage_tokens
+    cut = load_pairs(now(tmp_path), mined, encoder, TrainingSettings(passage_tokens=5)).passage_tokens
+    longest = max(range(len(whole)), key=lambda row: len(whole[row]))
+    assert len(whole[longest]) > 5
+    assert all(
+        cut[row] == (ids if len(ids) <= 5 else ids[:4] + ids[-1:])
+        for row, ids in enumerate(whole.take(range(len(whole))))
+    )
+
+
 def test_teacher_scores_are_read_and_required_by_distillation(encoder: DualEncoder, tmp_path: Path) -> None:
     settings = TrainingSettings(loss="margin_mse", teacher_temperature=2.0)
     with pytest.raises(BadInput, match="teacher_score"):

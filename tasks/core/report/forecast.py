@@ -152,7 +152,7 @@ def _training(settings: Settings, snapshot: Snapshot, speed: _Speed) -> Cost:
     query = min(settings.encoder.query_tokens, 1.5 * _mean_words(snapshot))
     tokens = query
     if settings.encoder.train != "query+map":  # which trains on stored vectors of the passages
-        tokens += (1 + training.hard_negatives) * speed.passage_tokens
+        tokens += (1 + training.hard_negatives) * training.cut(speed.passage_tokens)
     seconds = steps * training.batch_size * tokens / speed.train
     return Cost("train", amount, seconds, speed.basis)
 

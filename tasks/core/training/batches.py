@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.sections.training import LEAST_STEPS, TrainingSettings
 from tasks.core.training.pairs import TrainingPairs
 
 PATIENCE = 8  # batches that a pair may be postponed because the batch holds a related pair
@@ -43,7 +43,8 @@ def steps_in(data: TrainingPairs, settings: TrainingSettings) -> int:
 
 def steps_for(pairs: int, pairs_per_step: int, settings: TrainingSettings) -> int:
     """Return the number of optimizer steps over `pairs` pairs; at least 1."""
-    steps = max(1, round(settings.epochs * pairs / pairs_per_step))
+    steps = max(1, round((settings.epochs or 1.0) * pairs / pairs_per_step))
+    steps = steps if settings.epochs else max(steps, LEAST_STEPS)
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 

@@ -36,6 +36,7 @@ class Work(NamedTuple):
     query_tokens: float  # mean
     passage_tokens: float  # mean
     dev_queries: int  # 0: there are none
+    width: int  # hidden size of the passage encoder
 
 
 class Recipe(BaseModel):
@@ -138,7 +139,8 @@ def plan_recipe(settings: Settings, work: Work, pace: float, *, has_serving: boo
         negatives_cost=tokens_per_step(settings, work, NEGATIVES) / step,
         in_batch_cost=tokens_per_step(settings, work, 0) / step,
         reasons=tuple(reasons),
-        **training.model_dump(include={"learning_rate", "hard_negatives", "dropout"}),
+        learning_rate=training.rate_for(work.width),
+        **training.model_dump(include={"hard_negatives", "dropout"}),
     )
 
 
@@ -146,7 +148,7 @@ def tokens_per_step(settings: Settings, work: Work, hard_negatives: int) -> floa
     """Return the mean number of tokens of a training step with this number of hard negatives per positive."""
     training = settings.training
     passages = 1 + hard_negatives + training.more_positives
-    return training.batch_size * (work.query_tokens + passages * work.passage_tokens)
+    return training.batch_size * (work.query_tokens + passages * training.cut(work.passage_tokens))
 
 
 def _tokens_per_evaluation(settings: Settings, work: Work) -> float:

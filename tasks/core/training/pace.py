@@ -93,6 +93,7 @@ def _work_of(snapshot: Snapshot, encoder: Encoder, settings: Settings) -> Work:
         query_tokens=_mean_tokens(dual.query.tokenize(texts)),
         passage_tokens=_mean_tokens(dual.passage.tokenize(list(islice(passage_texts(snapshot), SAMPLE)))),
         dev_queries=snapshot.splits.get(Split.DEV, 0),
+        width=dual.passage.transformer.config.hidden_size,
     )
 
 

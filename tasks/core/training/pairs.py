@@ -107,7 +107,7 @@ def load_pairs(
         cluster[rest] = cluster[whole]
     return TrainingPairs(
         query_tokens=TokenTable([encoder.query.tokenize(list(query_rows))]),
-        passage_tokens=texts.tokens(),
+        passage_tokens=texts.tokens().cut(settings.passage_tokens),
         pairs=np.array(list(pairs), np.int64),
         fresh=len(train),
         weight=np.fromiter(pairs.values(), np.float32, len(pairs)),

@@ -53,7 +53,8 @@ class Stepper:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = nn.ModuleDict(dict(encoder.towers)).to(self.device)
         encoder.query.to(self.device)
-        self.optimizer = _optimizer(self.model, settings)
+        width = encoder.passage.transformer.config.hidden_size
+        self.optimizer = _optimizer(self.model, settings, settings.rate_for(width))
         make_sparse(encoder)
         _choose_attention(encoder, settings, self.device)
         self.loss = matryoshka(choose_loss(settings), dimensions, normalize=encoder.spec.normalize)
@@ -180,11 +181,11 @@ def _chunk_tokens(device: torch.device) -> int:
     return 16_384 if device.type == "cuda" else max(1024, 512 * torch.get_num_threads())
 
 
-def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: TrainingSettings, encoder_rate: float) -> torch.optim.Optimizer:
     # Apply weight decay to matrices only, not to biases and norms.
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = []
-    for is_map, peak in ((False, settings.learning_rate), (True, settings.map_learning_rate)):
+    for is_map, peak in ((False, encoder_rate), (True, settings.map_learning_rate)):
         parameters = [parameter for name, parameter in trained if (".passage_map." in name) == is_map]
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]

@@ -35,6 +35,20 @@ class TokenTable:
         ids: list[int] = self.flat[start : self.ends[row]].tolist()
         return ids
 
+    def cut(self, limit: int) -> TokenTable:
+        """Return a table with at most `limit` tokens for each text: the first, and the last, which often ends a text.
+
+        limit: 0 or less keeps all tokens.
+        """
+        sizes = np.diff(self.ends, prepend=0)
+        if limit <= 0 or sizes.max(initial=0) <= limit:
+            return self
+        place = np.arange(len(self.flat)) - np.repeat(self.ends - sizes, sizes)  # of each token in its text
+        table = TokenTable([])
+        table.flat = self.flat[(place < limit - 1) | (place == np.repeat(sizes, sizes) - 1)]
+        table.ends = np.cumsum(np.minimum(sizes, limit))
+        return table
+
     def take(self, rows: Iterable[int]) -> list[list[int]]:
         """Return the token ids of these rows, in the given order."""
         return [self[int(row)] for row in rows]

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from tasks.core.base.section import Section, Share
 
 MAP_LEARNING_RATE = 5e-4
+RATE_TIMES_WIDTH = 1e-4 * 384  # of a training whose learning rate is not set
+LEAST_STEPS = 100  # of a training whose epochs are not set
 
 
 class TrainingSettings(Section):
@@ -40,7 +42,11 @@ class TrainingSettings(Section):
         description="budget of all training; chooses steps, rounds, start, learning rate, and negatives from a "
         "recorded pace and short trials, instead of epochs; 0: no budget",
     )
-    epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
+    epochs: float = Field(
+        0.0,
+        ge=0,
+        description=f"passes over the training pairs; 0: one, or as many as {LEAST_STEPS} steps make of fewer pairs",
+    )
     max_steps: int = Field(
         0, ge=0, description="maximum number of optimizer steps; only the queries that they use are mined; 0: no limit"
     )
@@ -50,7 +56,18 @@ class TrainingSettings(Section):
     replay: float = Field(
         0.0, ge=0, lt=1, description="fraction of a batch from pairs that only the serving release saw"
     )
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    passage_tokens: int = Field(
+        64,
+        ge=0,
+        description="maximum tokens of a passage in training, where half the tokens take half the time; "
+        "0: as many as [encoder] passage_tokens",
+    )
+    learning_rate: float = Field(
+        0.0,
+        ge=0,
+        description="peak learning rate of AdamW; 0: 1e-4 for a hidden size of 384, and less the wider the model is "
+        "(5e-5 for 768)",
+    )
     map_learning_rate: float = Field(
         MAP_LEARNING_RATE, gt=0, description='peak learning rate of the passage map, for [encoder] train = "query+map"'
     )
@@ -94,7 +111,18 @@ class TrainingSettings(Section):
     @property
     def pairs_used(self) -> int:
         """Training pairs that the steps of a round use; 0: all."""
-        return math.ceil(self.max_steps * self.batch_size / min(1.0, self.epochs))
+        return math.ceil(self.max_steps * self.batch_size / min(1.0, self.epochs or 1.0))
+
+    def rate_for(self, width: int) -> float:
+        """Return the peak learning rate for a transformer with this hidden size.
+
+        Under Adam, the best rate is inverse to the width: Yang et al., "Tensor Programs V" (2022).
+        """
+        return self.learning_rate or RATE_TIMES_WIDTH / width
+
+    def cut(self, tokens: float) -> float:
+        """Return how many of a passage's tokens training reads."""
+        return min(tokens, self.passage_tokens or tokens)
 
     @property
     def distills(self) -> bool:
@@ -114,7 +142,7 @@ class TrainingSettings(Section):
 
         Settings with their default are left out if earlier versions did not have them: encoders keep their names.
         """
-        later = {"map_learning_rate": MAP_LEARNING_RATE, "contrastive_share": 0.0, "minutes": 0.0}
+        later = {"map_learning_rate": MAP_LEARNING_RATE, "contrastive_share": 0.0, "minutes": 0.0, "passage_tokens": 0}
         unused = {name for name, default in later.items() if getattr(self, name) == default}
         unused |= {"merge", "merge_queries"} if self.merge == "none" else set()
         return self.model_dump(exclude={"memory_tokens", "processes", "launcher", "checkpoint_every"} | unused)
