@@ -1,18 +1,20 @@
 """Train with the same processor time, and measure each recipe on held-out queries.
 
-    python tests/benchmarks/race.py FOLDER... --home DIR [--cpu-seconds 300] [--seeds 0 1 2] [--systems ...] [--pace]
+    python tests/benchmarks/race.py FOLDER... --home DIR [--cpu-seconds 300 | --steps N] [--seeds 0 1 2]
+                                    [--systems ...] [--pace]
 
 FOLDER is a collection in BEIR layout with a train and a test split. Every recipe starts from all-MiniLM-L6-v2 and has
 the same budget of processor seconds (user and system, all processes). Mining and selection on dev queries are charged.
 The number of steps is what the budget pays for. It comes from the cost of mining and of ten steps, which is measured
-once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet machine is only needed for that.
+once for a recipe and kept in DIR. With --pace, nothing else is done, so a quiet machine is only needed for that. With
+--steps, every recipe takes N steps instead.
 
     night           Nightshift with default settings: negatives of BM25, filters, early stopping on dev queries
     night-plain     the same without the margin filter, which needs the base model's vectors of all passages
     plain-half      `night-plain` with half the learning rate (5e-5)
     plain-long      `night-plain`, and training reads all 128 tokens of a passage
     plain-before    `night-plain` with both, the defaults of earlier versions
-    plain-inbatch   `night-plain` without mined negatives, so with more steps
+    plain-inbatch   `plain-before` without mined negatives, so with more steps
     night-dropout   `night` with dropout 0.1
     night-merge     `night` with `merge = "dev"`
     night-blend     `night`, half of the loss learns the scores of BM25 and the base model
@@ -54,13 +56,14 @@ PEERS = {
     "mined-0": ("mined", 0.0),
 }
 BM25_ALONE = {"bm25": 1.0, "dense": 0.0, "random": 0.0}  # as in the first round of a night
+BEFORE = {"learning_rate": RATE, "passage_tokens": 0}
 NIGHTS: dict[str, dict[str, Any]] = {
     "night": {},
     "night-plain": {"plain": True},
     "plain-half": {"plain": True, "training": {"learning_rate": RATE}},
     "plain-long": {"plain": True, "training": {"passage_tokens": 0}},
-    "plain-before": {"plain": True, "training": {"learning_rate": RATE, "passage_tokens": 0}},
-    "plain-inbatch": {"plain": True, "training": {"hard_negatives": 0}},
+    "plain-before": {"plain": True, "training": BEFORE},
+    "plain-inbatch": {"plain": True, "training": {"hard_negatives": 0, **BEFORE}},
     "night-dropout": {"training": {"dropout": 0.1}},
     "night-merge": {"training": {"merge": "dev"}},
     "night-blend": {
@@ -77,6 +80,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folders", type=Path, nargs="+", help="collections in BEIR layout")
     arguments.add_argument("--cpu-seconds", type=float, default=300, help="budget of each recipe and seed")
+    arguments.add_argument("--steps", type=int, default=0, help="steps of each recipe, without a budget; 0: a budget")
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of each recipe")
     arguments.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["night", *PEERS], help="recipes to run")
     arguments.add_argument("--pace", action="store_true", help="only measure what mining and a step cost")
@@ -84,7 +88,8 @@ def main() -> None:
     chosen = arguments.parse_args()
     for folder in chosen.folders:
         name = folder.resolve().name
-        results = chosen.home / "results" / f"{name}-{chosen.cpu_seconds:.0f}"
+        budget = f"{chosen.steps}-steps" if chosen.steps else f"{chosen.cpu_seconds:.0f}"
+        results = chosen.home / "results" / f"{name}-{budget}"
         results.mkdir(parents=True, exist_ok=True)
         for system, seed in itertools.product(chosen.systems, chosen.seeds[:1] if chosen.pace else chosen.seeds):
             file = results / f"{system}.{seed}.json"
@@ -92,7 +97,9 @@ def main() -> None:
                 home = chosen.home / f"{name}-{system}-{seed}"
                 collection = ns.read_beir(folder, home=home)
                 recipe = _recipe(collection, system, seed)
-                steps, mining, pace = _plan(recipe, chosen.cpu_seconds, results / f"{system}.pace")
+                steps, mining, pace = chosen.steps, 0.0, 0.0
+                if not chosen.steps:
+                    steps, mining, pace = _plan(recipe, chosen.cpu_seconds, results / f"{system}.pace")
                 print(
                     f"{name} {system}: mining and selection {mining:.0f} s, {pace:.2f} s a step, {steps} steps",
                     flush=True,
