@@ -37,7 +37,7 @@ log = logging.getLogger("nightshift.release")
 
 IDENTITY = "release.json"  # identity of the exported release; written last
 BATCH = 8192  # passages in memory at a time
-RECORDS = (MANIFEST, CHECKSUMS, "encoder.json", ".*")  # files of an encoder's folder for Nightshift alone
+RECORDS = (MANIFEST, CHECKSUMS, "encoder.json", "openvino", ".*")  # in an encoder's folder, for Nightshift alone
 HITS = 8192  # hits per search request
 
 
