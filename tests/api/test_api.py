@@ -145,7 +145,7 @@ def test_a_bare_script_mines_trains_and_evaluates_and_search_needs_a_release(
     assert done.returncode == 0, done.stderr
     columns, evaluation, *errors = done.stdout.splitlines()
     assert columns == "['anchor', 'positive', 'negative']"
-    assert evaluation.startswith("Evaluation(encoder on 20 test queries: nDCG@10 0.")
+    assert evaluation.startswith("Evaluation(encoder on 20 test queries: nDCG@10 ")
     assert [error for error in errors if "`nightshift run` makes the first" not in error] == []
     assert len(errors) == 2
 

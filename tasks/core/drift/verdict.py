@@ -8,9 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.base.receipts import Release, Snapshot
-from tasks.core.base.resolved_settings import differences, name_changes, resolve
+from tasks.core.base.resolved_settings import Record, differences, name_changes
 from tasks.core.base.sections.drift import DriftSettings
-from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import RetrainDecision
 from tasks.core.drift.findings import LISTED, NOTHING_NEW, Action, Changes, Drift, Measurement, Signal
 from tasks.core.drift.new_queries import Examination, ServingRelease
@@ -54,10 +53,9 @@ class SnapshotChanges:
         return self.recipe_changed or self.new_pairs or self.changes != Changes()
 
 
-def changed_settings(serving: Release, settings: Settings) -> str:
-    """Name the settings that shape an encoder and that changed since the serving release, with their values."""
-    now = resolve(settings)
-    return name_changes(differences(serving.settings or now, now), SHAPING)
+def changed_settings(before: Record, now: Record) -> str:
+    """Name the settings that shape an encoder and differ, with their values; `before` is empty if it is not known."""
+    return name_changes(differences(before or now, now), SHAPING)
 
 
 def compare_snapshots(

@@ -22,6 +22,7 @@ from tasks.core.base.checksums import read_record, set_aside, write_record
 from tasks.core.base.errors import Damaged, Mismatch, NightshiftError
 from tasks.core.base.files import exclusive, find_artifact, write_text
 from tasks.core.base.receipts import Release, Snapshot
+from tasks.core.base.resolved_settings import resolve
 from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.base.settings import Settings
 from tasks.core.drift.decide import (
@@ -105,7 +106,7 @@ def watch(
     file = state_file(settings.home)
     with exclusive(file.with_suffix(".lock")):
         check = Check(settings.drift, served, snapshot, read_state(file), now)
-        drift = check.decide_action(recipe, changed_settings(serving, settings))
+        drift = check.decide_action(recipe, changed_settings(serving.settings, resolve(settings)))
         remember = remember and drift.verdict is not unless
         unfamiliar = settings.home / UNFAMILIAR
         if remember and check.state.reference != check.before.reference:
