@@ -61,6 +61,15 @@ def test_stored_graphs_serve_the_same_vectors_under_the_same_name(encoder: DualE
     assert served.encode_passages([]).shape == (0, served.dimension)
 
 
+def test_the_same_weights_give_the_same_graph(encoder: DualEncoder) -> None:
+    bytes_of = []
+    for _ in range(2):
+        store_graphs(encoder)
+        files = [place / graph.FLOAT for place in encoder.places.values()]
+        bytes_of.append([(file.read_bytes(), file.with_suffix(".bin").read_bytes()) for file in files])
+    assert bytes_of[0] == bytes_of[1]
+
+
 def test_an_encoder_of_an_earlier_version_has_no_float_graph_and_is_converted(encoder: DualEncoder) -> None:
     assert isinstance(load_encoder(encoder.folder), DualEncoder)
 
