@@ -34,7 +34,7 @@ from tasks.core.base.files import (
 from tasks.core.base.mapped_arrays import map_array
 from tasks.core.base.receipts import Snapshot, TextIndex, Tokens
 from tasks.core.embedding.text_index import find_rows, index_of, read_first_rows, read_hashes
-from tasks.core.encoder.served import ServingTower
+from tasks.core.encoder.serving import ServingTower
 from tasks.core.encoder.tokenizer_digest import number_kind, tokenizer_key
 from tasks.core.snapshot.passage_ranges import passages_between
 from tasks.core.text.normalization import full_text

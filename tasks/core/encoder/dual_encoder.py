@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,7 +29,8 @@ from tasks.core.encoder.model_parts import (
 )
 from tasks.core.encoder.model_settings import has_own_projection
 from tasks.core.encoder.passage_map import MAP_FILES, MAPS
-from tasks.core.encoder.served import TOKEN_BUDGET, ServingEncoder, open_graphs
+from tasks.core.encoder.served import open_graphs
+from tasks.core.encoder.serving import ServingEncoder
 from tasks.core.encoder.tower import Side, Tower
 
 SPEC = "encoder.json"
@@ -82,12 +81,15 @@ class EncoderSpec(BaseModel):
         return Side(self.pooling, self.normalize, self.dimension, self.serve_dimension, prompt, limit)
 
 
-class DualEncoder:
+class DualEncoder(ServingEncoder):
     """A query encoder and a passage encoder, which may share weights.
 
     `folder` holds `encoder.json` and the weights in the layout that `layout.py` writes. sentence-transformers can load
     the folder directly.
     """
+
+    query: Tower
+    passage: Tower
 
     def __init__(self, folder: Path, spec: EncoderSpec, name: str = "") -> None:
         self.spec, self.folder = spec, folder
@@ -98,7 +100,6 @@ class DualEncoder:
             self.passage = Tower.open(folder / SEPARATE["passage"], spec.side("passage"))
             self.query = Tower.open(folder / SEPARATE["query"], spec.side("query"))
         self.fingerprint = name or fingerprint(folder)
-        self.token_budget = TOKEN_BUDGET
 
     @property
     def dimension(self) -> int:
@@ -145,14 +146,6 @@ class DualEncoder:
             if device == "cpu" and bf16 and tower.max_tokens <= SHORT:
                 # Torch's fused attention is slow for bf16 on a CPU; without it, encoding is 12 % faster.
                 tower.transformer.set_attn_implementation("eager")
-
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode queries. Returns float32 (n, dimension)."""
-        return self.query.encode(self.query.tokenize(texts), self.token_budget)
-
-    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode passages, each given as title and body joined by `full_text`. Returns float32 (n, dimension)."""
-        return self.passage.encode(self.passage.tokenize(texts), self.token_budget)
 
 
 @lru_cache(maxsize=2)

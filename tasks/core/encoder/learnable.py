@@ -12,7 +12,7 @@ import pyarrow as pa
 from tasks.core.base.errors import BadInput
 from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.encoder.loading import load_encoder
-from tasks.core.encoder.served import ServingEncoder
+from tasks.core.encoder.serving import ServingEncoder
 from tasks.core.encoder.tokenizing import token_ids
 from tasks.core.snapshot.reader import judged, passages_by_id, qrels
 from tasks.core.snapshot.splits import Split

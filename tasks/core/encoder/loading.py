@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.core.encoder.served import ServingEncoder
+    from tasks.core.encoder.serving import ServingEncoder
 
 
 def load_encoder(folder: Path) -> ServingEncoder:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.core.base.files import digest_of, file_digest, files_under
-from tasks.core.encoder.served import ServingTower
+from tasks.core.encoder.serving import ServingTower
 
 VERSION = 2  # of the cache format; raise it to rebuild all caches
 

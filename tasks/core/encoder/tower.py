@@ -18,12 +18,10 @@ from tasks.core.encoder.dense_module import Projection, load_projection
 from tasks.core.encoder.model_parts import longest_input, read_tokenizer, read_transformer
 from tasks.core.encoder.passage_map import PassageMap, read_map
 from tasks.core.encoder.pooling import pool, prefix
-from tasks.core.encoder.tokenizing import token_ids
+from tasks.core.encoder.serving import ServingTower, TokenIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TokenIds = Sequence[Sequence[int]]  # lists, or int32 arrays
 
 
 class Backend(Protocol):
@@ -44,7 +42,7 @@ class Side(NamedTuple):
     max_tokens: int  # limit on the tokens of prompt + text, special tokens included
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ServingTower):
     """A transformer, a pooling over its last hidden states, an optional projection by Dense modules, and a map.
 
     Everything before the map is the trunk.
@@ -127,10 +125,6 @@ class Tower(nn.Module):
             elif isinstance(getattr(module, "attention_dropout", None), float):
                 setattr(module, "attention_dropout", share)  # noqa: B010  (a plain float among a module's tensors)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of prompt + text, cut at `max_tokens`, without padding: one list for each text."""
-        return token_ids(self.tokenizer, [self.prompt + text for text in texts], self.max_tokens)
-
     def forward(self, ids: TokenIds, token_budget: int) -> Tensor:
         """Compute vectors float32 (n, width), in the order of `ids`.
 
@@ -146,11 +140,6 @@ class Tower(nn.Module):
         positions = torch.empty(len(ids), dtype=torch.long)
         positions[torch.tensor(list(chain.from_iterable(batches)))] = torch.arange(len(ids))
         return vectors[positions.to(vectors.device)]
-
-    def encode(self, ids: TokenIds, token_budget: int) -> np.ndarray:
-        """Compute the served vectors, float32 (n, dimension) in main memory: without gradients, cut to `dimension`."""
-        vectors = self.encode_trunk(ids, token_budget)
-        return vectors if self.passage_map is None else self.passage_map.map_vectors(vectors)
 
     def encode_trunk(self, ids: TokenIds, token_budget: int) -> np.ndarray:
         """Compute vectors as `encode` does, but without the map."""

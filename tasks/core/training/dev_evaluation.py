@@ -18,7 +18,7 @@ import torch
 from tasks.core.base.receipts import Run, Snapshot
 from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.dual_encoder import DualEncoder
-from tasks.core.encoder.tower import TokenIds
+from tasks.core.encoder.serving import TokenIds
 from tasks.core.evaluation.measures import per_query
 from tasks.core.retrieval.runs import RUN_FILE
 from tasks.core.snapshot.reader import passages, qrels, queries

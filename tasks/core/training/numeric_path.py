@@ -25,7 +25,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.encoder.backends import graph
 from tasks.core.encoder.dual_encoder import SPEC, DualEncoder, places, read_spec
 from tasks.core.encoder.hardware import missing_for, paths_here
-from tasks.core.encoder.tower import TokenIds
+from tasks.core.encoder.serving import TokenIds
 from tasks.core.evaluation.significance import interval
 from tasks.core.snapshot.reader import passages, queries
 from tasks.core.snapshot.splits import Split
