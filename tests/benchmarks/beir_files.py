@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,27 @@ def write_qrels(folder: Path, split: str, pairs: Iterable[tuple[str, str]]) -> N
     """Write a split of positives: query and passage of each pair."""
     lines = ["query-id\tcorpus-id\tscore\n", *(f"{query}\t{passage}\t1\n" for query, passage in pairs)]
     (folder / "qrels" / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
+
+
+def cut_collection(original: Path, folder: Path, most: int, seed: int = 0) -> None:
+    """Write a part of a collection: the passages of dev and test queries, and others drawn until there are `most`.
+
+    Queries of other splits that lose a passage are left out.
+    """
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    pairs = {file.stem: _pairs(file) for file in sorted((original / "qrels").glob("*.tsv"))}
+    kept = {passage for split in pairs if split != "train" for _, passage in pairs[split]}
+    passages = list(read_rows(original / "corpus.jsonl"))
+    others = [row["_id"] for row in passages if row["_id"] not in kept]
+    random.Random(seed).shuffle(others)
+    kept.update(others[: max(0, most - len(kept))])
+    write_rows(folder / "corpus.jsonl", (row for row in passages if row["_id"] in kept))
+    write_rows(folder / "queries.jsonl", read_rows(original / "queries.jsonl"))
+    for split, judged in pairs.items():
+        lost = {query for query, passage in judged if passage not in kept}
+        write_qrels(folder, split, (pair for pair in judged if pair[0] not in lost))
+
+
+def _pairs(file: Path) -> list[tuple[str, str]]:
+    rows = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:])
+    return [(query, passage) for query, passage, score in rows if float(score) > 0]

@@ -1,7 +1,7 @@
 """Compare training the query encoder, the query encoder and a passage map, and everything: quality, and time to serve.
 
     python tests/benchmarks/derived.py FOLDER [--systems query query+map full] [--seeds 0 1 2] [--steps 100]
-                                       [--live] [--home DIR]
+                                       [--passages N] [--live] [--home DIR]
 
 FOLDER is a collection in BEIR layout with a train and a test split. All systems use the same negatives, steps, batch
 size, and learning rate of the encoder. Every encoder is measured by exact search over all passages:
@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from beir_files import cut_collection
 from unmeasured_release import publish_unmeasured
 
 import nightshift as ns
@@ -63,13 +64,18 @@ def main() -> None:
     arguments.add_argument("--rank", type=int, default=64, help="rank of the map of the system `rank`")
     arguments.add_argument("--hidden", type=int, default=256, help="hidden units of the map of the system `hidden`")
     arguments.add_argument("--many", type=int, default=7, help="hard negatives per query of the system `many`")
+    arguments.add_argument("--passages", type=int, default=0, help="passages to use, drawn; 0: all")
     arguments.add_argument("--tokens", type=int, default=128, help="token limit of a passage")
     arguments.add_argument("--live", action="store_true", help="measure the time until each system serves")
     arguments.add_argument("--home", type=Path, help="folder for results and artifacts, to resume from")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home = chosen.home or Path(scratch)
-        collection = ns.read_beir(chosen.folder, home=home)
+        folder = chosen.folder
+        if chosen.passages:
+            folder = home / "source" / folder.resolve().name
+            cut_collection(chosen.folder, folder, chosen.passages)
+        collection = ns.read_beir(folder, home=home)
         base = ns.evaluate(ns.load_encoder(collection, passage_tokens=chosen.tokens), collection, progress=False)
         print(f"base {MEASURE} {base[MEASURE]:.4f}", flush=True)
         scores: dict[str, list[float]] = {}

@@ -48,6 +48,7 @@ from tasks.core.training.trainer import base_encoder
 
 T = TypeVar("T")
 SEARCHES = 100
+TRAINING_QRELS = 1000  # nothing is trained; more would leave no passage without a qrel
 
 
 class Step(NamedTuple):
@@ -112,6 +113,9 @@ class _Source:
     def __init__(self, original: Path, folder: Path, most: int, share: float) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(original / "qrels", folder / "qrels")
+        train = folder / "qrels" / "train.tsv"
+        if train.exists():
+            train.write_text("".join(train.read_text().splitlines(keepends=True)[: 1 + TRAINING_QRELS]))
         for name in ("queries.jsonl", "queries.jsonl.gz"):
             if (original / name).exists():
                 shutil.copyfile(original / name, folder / name)
