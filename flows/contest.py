@@ -41,23 +41,38 @@ def judge(
         System.CHALLENGER: evaluation.evaluate(settings, System.CHALLENGER, encoder, vectors, snapshot, ranking),
         System.DENSE: evaluation.evaluate(settings, System.DENSE, encoder, vectors, snapshot, DENSE),
         System.BM25: evaluation.evaluate_bm25(settings, contest.held_out, snapshot),
+        **evaluate_rivals(settings, contest),
     }
-    if contest.base is not None and contest.base_vectors is not None:
-        base, base_vectors = contest.base, contest.base_vectors
-        base_ranking, _ = evaluation.tune(settings, base, base_vectors, snapshot, contest.postings)
-        figures |= {
-            System.BASE: evaluation.evaluate(settings, System.BASE, base, base_vectors, snapshot, base_ranking),
-            System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, base_vectors, snapshot, DENSE),
-        }
-    if serving is not None:
-        figures[System.SERVING] = evaluation.evaluate(
-            settings, System.SERVING, contest.rival, contest.rival_vectors, snapshot, serving.ranking
-        )
     withdrawn = release.withdrawn(settings, encoder, vectors, snapshot, ranking)
     decision = evaluation.gate(
         settings, figures, encoder, vectors, snapshot, ranking, serving, trained=trained, withdrawn=withdrawn
     )
     return figures, decision
+
+
+def evaluate_rivals(settings: Settings, contest: Contest) -> dict[System, Evaluation]:
+    """Evaluate the base model, except in a refresh, and the serving release, if there is one."""
+    snapshot, base, vectors = contest.snapshot, contest.base, contest.base_vectors
+    figures: dict[System, Evaluation] = {}
+    if base is not None and vectors is not None:
+        ranking, _ = evaluation.tune(settings, base, vectors, snapshot, contest.postings)
+        figures |= {
+            System.BASE: evaluation.evaluate(settings, System.BASE, base, vectors, snapshot, ranking),
+            System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, vectors, snapshot, DENSE),
+        }
+    if contest.serving is not None:
+        figures[System.SERVING] = evaluation.evaluate(
+            settings, System.SERVING, contest.rival, contest.rival_vectors, snapshot, contest.serving.ranking
+        )
+    return figures
+
+
+def serving_gain(settings: Settings, contest: Contest) -> float | None:
+    """Return what the serving release gains over the base model tonight, in nDCG@10; None before the first release."""
+    if contest.serving is None:
+        return None
+    figures = evaluate_rivals(settings, contest)
+    return figures[System.SERVING].metrics["ndcg@10"] - figures[System.BASE].metrics["ndcg@10"]
 
 
 def publish(

@@ -124,12 +124,7 @@ def _refresh(
     begin(Stage.EMBED, f"{snapshot.rows:,} passages with the serving encoder")
     training.check_learnable(encoder, snapshot, will_train=False)
     vectors = embed(settings, encoder, snapshot)
-    base = base_vectors = None
-    if settings.encoder.train == "auto":  # the route of later nights depends on the gain over the base model
-        base = training.base_encoder(settings, snapshot)
-        base_vectors = embed(settings, base, snapshot)
-        book.note(base_vectors=base_vectors)
-    contest = Contest(snapshot, serving, generation, encoder, vectors, held_out, postings, base, base_vectors)
+    contest = Contest(snapshot, serving, generation, encoder, vectors, held_out, postings)
     if drift.verdict is Action.SUSPECT:
         publish_passages(settings, contest, book)
         return _end(settings, book, Outcome.SUSPECT)
@@ -150,7 +145,7 @@ def _retrain(
 ) -> State[Night]:
     """Mine, train, and embed; publish the challenger if the gate promotes it."""
     from flows.challenger import embed, iterate, plan
-    from flows.contest import Contest
+    from flows.contest import Contest, serving_gain
     from tasks import evaluation, mining, training
 
     begin(Stage.INDEX, f"{snapshot.rows:,} passages with BM25 and the base model")
@@ -170,7 +165,8 @@ def _retrain(
         rival = release.encoder_of(settings, serving)
         rival_vectors = embed(settings, rival, snapshot)
     contest = Contest(snapshot, serving, generation, rival, rival_vectors, held_out, postings, base, base_vectors)
-    choice = training.choose_route(settings, serving, recipe)
+    gain = serving_gain(settings, contest) if settings.encoder.train == "auto" else None
+    choice = training.choose_route(settings, serving, recipe, gain)
     routed = settings.model_copy(update=sections_of(choice.route, settings.encoder, settings.training))
     book.note(route=choice)
     # With "auto", the route has chosen the start, so a budget does not change it.

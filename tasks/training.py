@@ -49,15 +49,21 @@ def try_recipes(
 
 
 @task(name="choose-route", task_run_name="choose what to train", **STEP)
-def choose_route(settings: Settings, serving: Release | None, recipe: str) -> route.RouteChoice:
-    """Choose what to train and where to start, from earlier nights of the home; or follow the settings."""
+def choose_route(
+    settings: Settings, serving: Release | None, recipe: str, serving_gain: float | None
+) -> route.RouteChoice:
+    """Choose what to train and where to start, from earlier nights of the home; or follow the settings.
+
+    Args:
+        serving_gain: What the serving release gains over the base model tonight, in nDCG@10; None: not measured.
+    """
     nights = past_nights(settings.home)
     if settings.encoder.train != "auto":
         return route.follow_settings(nights, settings.encoder)
     fresh = "no release serves yet" if serving is None else ""
     if serving is not None and serving.recipe != recipe:
         fresh = "the settings that shape an encoder changed"
-    choice = route.choose_route(nights, settings.drift, fresh=fresh)
+    choice = route.choose_route(nights, settings.drift, serving_gain, fresh=fresh)
     log.info("Training route: %s (%s)", choice.route, choice.reason)
     return choice
 

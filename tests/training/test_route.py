@@ -24,8 +24,8 @@ def night(route: Route | None, gain: float | None = 0.05, seconds: float = 40.0,
     return PastNight(route, promoted, gain, seconds)
 
 
-def choose(*nights: PastNight, fresh: str = "") -> RouteChoice:
-    return choose_route(nights, SETTINGS, fresh=fresh)
+def choose(*nights: PastNight, serving_gain: float | None = None, fresh: str = "") -> RouteChoice:
+    return choose_route(nights, SETTINGS, serving_gain, fresh=fresh)
 
 
 def test_a_home_without_a_full_training_starts_from_the_base_model() -> None:
@@ -65,12 +65,13 @@ def test_a_rejected_route_is_left_out_until_the_next_full_training(failed: PastN
 
 
 def test_a_full_training_is_forced_when_the_serving_release_falls_behind_by_more_than_the_margin() -> None:
-    assert not choose(SCRATCH, night(Route.MAP, 0.041)).route.full
-    choice = choose(SCRATCH, night(Route.MAP, 0.039))
+    assert not choose(SCRATCH, night(Route.MAP, 0.041), serving_gain=0.041).route.full
+    choice = choose(SCRATCH, night(Route.MAP, 0.041), serving_gain=0.039)
     assert choice.route is Route.WARM
     assert "+0.0390" in choice.reason
-    assert choose(SCRATCH, night(Route.MAP, 0.05), night(None, 0.03)).route is Route.WARM  # after a refresh
-    assert not choose(SCRATCH, night(Route.MAP, 0.05), night(Route.QUERY, 0.03, promoted=False)).route.full
+    assert choose(SCRATCH, serving_gain=0.03).route is Route.WARM  # refreshes alone since the full training
+    rejected = night(Route.QUERY, 0.03, promoted=False)
+    assert not choose(SCRATCH, night(Route.MAP, 0.05), rejected, serving_gain=0.05).route.full
 
 
 def test_a_full_training_is_forced_after_a_number_of_derived_trainings() -> None:

@@ -3,7 +3,8 @@
 A training of all weights changes the vector of every passage, so the night encodes the whole corpus. A derived training
 keeps the passage encoder. Its quality falls behind as the corpus moves away from what the passage encoder has seen. The
 choice weighs both by what earlier nights of the home measured: seconds of training and embedding, and the gain in
-nDCG@10 over the base model, which every night evaluates on the same held-out queries as its challenger.
+nDCG@10 over the base model, which a night that trains evaluates on the same held-out queries as its challenger and the
+serving release.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def sections_of(route: Route, encoder: EncoderSettings, training: TrainingSettin
     }
 
 
-def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh: str = "") -> RouteChoice:
+def choose_route(
+    nights: Sequence[PastNight], settings: DriftSettings, serving_gain: float | None = None, *, fresh: str = ""
+) -> RouteChoice:
     """Choose the cheapest route that is good enough.
 
     - Cheapest: the lowest mean seconds of the last three nights of a route. A derived route that this home has not
@@ -100,13 +103,14 @@ def choose_route(nights: Sequence[PastNight], settings: DriftSettings, *, fresh:
     Args:
         nights: earlier nights of this home, in order.
         settings: margin and maximum number of derived trainings.
+        serving_gain: what the serving release gains over the base model tonight; None: not measured.
         fresh: why only a training from the base model is possible; empty if the serving encoder can be continued.
     """
     full = _last_full(nights)
     if fresh or full is None or full.gain is None:
         return RouteChoice(route=Route.SCRATCH, reason=fresh or "no full training was evaluated in this home")
     since = nights[max(number for number, night in enumerate(nights) if _is_full(night)) + 1 :]
-    forced = _reason_for_full(full.gain, since, settings)
+    forced = _reason_for_full(full.gain, serving_gain, since, settings)
     usable = [route for route in DERIVED if not forced and _is_usable(route, nights, since, full, settings)]
     if usable:
         route = min(usable, key=lambda route: (not _cost(route, nights), _cost(route, nights)))
@@ -140,12 +144,13 @@ def _is_behind(gain: float | None, reference: float, settings: DriftSettings) ->
     return gain is None or gain < reference - settings.derived_margin
 
 
-def _reason_for_full(full_gain: float, since: Sequence[PastNight], settings: DriftSettings) -> str:
+def _reason_for_full(
+    full_gain: float, serving_gain: float | None, since: Sequence[PastNight], settings: DriftSettings
+) -> str:
     """Return why a full training is forced, given the nights since the last; empty if it is not."""
-    served = _last(since, lambda night: night.promoted and night.gain is not None)
-    if served is not None and _is_behind(served.gain, full_gain, settings):
+    if serving_gain is not None and _is_behind(serving_gain, full_gain, settings):
         return (
-            f"the serving release gains {served.gain:+.4f} nDCG@10 over the base model, more than "
+            f"the serving release gains {serving_gain:+.4f} nDCG@10 over the base model, more than "
             f"{settings.derived_margin} less than after the last full training ({full_gain:+.4f})"
         )
     derived = sum(night.promoted and night.route in DERIVED for night in since)
