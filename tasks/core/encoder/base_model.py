@@ -72,9 +72,7 @@ def _check(folder: Path) -> Path:
 
 def _offline_folder() -> Path | None:
     spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # not imported, because its import runs code
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "model"
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
 def _from_hub(model: str) -> Path:

@@ -38,11 +38,8 @@ class Plan(BaseModel):
 
     def plus(self, other: Plan) -> Plan:
         """Return both plans as a single plan."""
-        joined: dict[str, object] = {
-            name: tuple(dict.fromkeys((*value, *getattr(other, name))))
-            for name, value in self
-            if isinstance(value, tuple)
-        }
+        lists = [name for name, value in self if isinstance(value, tuple)]
+        joined = {name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in lists}
         files = {name: max(self.files.get(name, 0), other.files.get(name, 0)) for name in self.files | other.files}
         counts = {name: max(getattr(self, name), getattr(other, name)) for name in ("texts", "unknown")}
         return Plan.model_validate({**joined, **counts, "files": files})

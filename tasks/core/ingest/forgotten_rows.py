@@ -17,8 +17,6 @@ from tasks.core.text.tombstones import Tombstones
 
 _IDS = {"passages": {"passage_id": "passages"}, "queries": {"query_id": "queries"}}
 _IDS["qrels"] = _IDS["passages"] | _IDS["queries"]  # column -> kind of its ids
-
-
 _HIDDEN = "the page is not shown here, because rows of this home are forgotten; see its file"
 
 

@@ -56,10 +56,7 @@ def known(hashes: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 def vocabulary(texts: Iterable[str]) -> np.ndarray:
     """Return the sorted, distinct hashes of all terms, uint64. Memory grows only with the number of distinct terms."""
-    terms: set[str] = set()
-    for text in texts:
-        terms.update(words_of(text))
-    return np.sort(hashed(terms))
+    return np.sort(hashed(set(chain.from_iterable(map(words_of, texts)))))
 
 
 def count_terms(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
