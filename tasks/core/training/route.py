@@ -22,6 +22,7 @@ from tasks.core.base.sections.training import TrainingSettings
 from tasks.core.base.settings import EncoderSettings
 
 WARM_REPLAY = 0.3  # least share of a batch from pairs of the serving release, in a training from its encoder
+MAP_NEGATIVES = 7  # least mined negatives per positive in a training of a map: their vectors are stored
 NIGHTS = 3  # latest nights of a route whose cost is averaged
 WORTH = 0.8  # largest cost of a derived training, as a share of the last full training
 
@@ -78,10 +79,14 @@ def sections_of(route: Route, encoder: EncoderSettings, training: TrainingSettin
         return {}
     changed = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
     no_map = {} if route is Route.MAP else {"map_rank": 0, "map_hidden": 0}
-    replay = max(training.replay, WARM_REPLAY) if route is Route.WARM else training.replay
+    more: dict[str, float] = {}
+    if route is Route.WARM:
+        more = {"replay": max(training.replay, WARM_REPLAY)}
+    elif route is Route.MAP and training.hard_negatives > 0:
+        more = {"hard_negatives": max(training.hard_negatives, MAP_NEGATIVES)}
     return {
         "encoder": encoder.model_copy(update=changed | no_map),
-        "training": training.model_copy(update={"replay": replay}),
+        "training": training.model_copy(update=more),
     }
 
 
