@@ -113,17 +113,17 @@ def test_a_full_training_starts_from_the_base_model_where_the_last_warm_start_wa
 def test_the_settings_of_a_route_have_its_start_and_its_trained_parts() -> None:
     auto = EncoderSettings(train="auto", shared=False, map_rank=8, query_tokens=32)
     expected = {
-        Route.SCRATCH: ("both", "base", 0.0, 1, 0),
-        Route.WARM: ("both", "serving", 0.3, 1, 0),
-        Route.QUERY: ("query", "serving", 0.0, 1, 0),
-        Route.MAP: ("query+map", "serving", 0.0, 7, 8),
+        Route.SCRATCH: ("both", "base", 0.0, 1, "none", 0),
+        Route.WARM: ("both", "serving", 0.3, 1, "half", 0),
+        Route.QUERY: ("query", "serving", 0.0, 1, "half", 0),
+        Route.MAP: ("query+map", "serving", 0.0, 7, "half", 8),
     }
     for route, values in expected.items():
         sections = sections_of(route, auto, TrainingSettings(epochs=3))
         encoder = EncoderSettings.model_validate(sections["encoder"].model_dump())  # workers validate them again
         training = TrainingSettings.model_validate(sections["training"].model_dump())
-        chosen = (encoder.train, encoder.start, training.replay, training.hard_negatives, encoder.map_rank)
-        assert chosen == values
+        assert (encoder.train, encoder.start) == values[:2]
+        assert (training.replay, training.hard_negatives, training.merge, encoder.map_rank) == values[2:]
         assert training.epochs == 3
         assert encoder.query_tokens == 32
 

@@ -69,6 +69,11 @@ class PassageMap(nn.Module):
                 mapped = mapped + nn.functional.linear(units, self.outer)
             return nn.functional.normalize(mapped, dim=-1)
 
+    @property
+    def changes(self) -> bool:
+        """Whether a change of W is trained."""
+        return self.change is not None or self.up is not None
+
     def matrix(self) -> Tensor:
         """Return W, with the change that training added."""
         if self.change is not None:
@@ -95,6 +100,11 @@ class PassageMap(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.down = nn.Parameter(torch.randn(rank, self.width, generator=generator) / self.width**0.5)
         self.up = nn.Parameter(torch.zeros(self.width, rank))
+
+    def fold_change(self) -> None:
+        """Add the trained change to W, in place; every other parameter stays."""
+        self.weight = nn.Parameter(self.matrix().detach())
+        self.change = self.down = self.up = None
 
 
 def map_modules(passage_map: PassageMap | None) -> list[Dense]:
@@ -148,11 +158,15 @@ def map_to_train(start: PassageMap | None, width: int, *, rank: int, hidden: int
             f"[encoder] map_hidden = {hidden}, but the map that training starts from has {start.hidden} hidden units: "
             'set start = "base" for one night'
         )
-    trained = PassageMap(width, hidden)
-    if start is not None:
-        _filled(trained, start.state_dict())
+    trained = widened(start, width, hidden)
     trained.train_change(rank)
     return trained
+
+
+def widened(start: PassageMap | None, width: int, hidden: int) -> PassageMap:
+    """Return a map that equals `start` (None: the identity), with `hidden` units; `start` has as many, or none."""
+    wide = PassageMap(width, hidden)
+    return wide if start is None else _filled(wide, start.state_dict())
 
 
 def _filled(passage_map: PassageMap, weights: dict[str, Tensor]) -> PassageMap:

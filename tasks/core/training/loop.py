@@ -109,12 +109,13 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     check_negatives(data, settings)
     stored = _stored_trunk(job, data, encoder)
     stepper = Stepper(encoder, settings, steps_in(data, settings), ranks, job.settings.encoder.dimensions, stored)
-    dev, older_evaluation = (
-        evaluation
-        if evaluation is None or stored is None
-        else evaluation.with_frozen_trunk(encoder, ranks, make_autocast(settings, stepper.device))
-        for evaluation in _dev_evaluations(job, encoder)
-    )
+
+    def prepare(evaluation: DevEvaluation) -> DevEvaluation:
+        if stored is None:
+            return evaluation
+        return evaluation.with_frozen_trunk(encoder, ranks, make_autocast(settings, stepper.device))
+
+    dev, older_evaluation = (found and prepare(found) for found in _dev_evaluations(job, encoder))
 
     def evaluate(evaluation: DevEvaluation) -> np.ndarray:
         return evaluation.ndcg(encoder, ranks, make_autocast(settings, stepper.device))
@@ -127,7 +128,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
     after = before if older_evaluation is None or kept == 0 else float(evaluate(older_evaluation).mean())
     merge = None
     if settings.merge != "none" and kept > 0:
-        merge = _merge(job, encoder, stepper.model, progress, evaluate)
+        merge = _merge(job, encoder, stepper.model, progress, prepare, evaluate)
         if older_evaluation is not None and merge.kept != TRAINED:
             merge, after = merge.model_copy(update={"forgetting": after}), float(evaluate(older_evaluation).mean())
     if ranks.leads:
@@ -193,6 +194,7 @@ def _merge(
     encoder: DualEncoder,
     model: nn.Module,
     progress: Progress,
+    prepare: Callable[[DevEvaluation], DevEvaluation],
     evaluate: Callable[[DevEvaluation], np.ndarray],
 ) -> Merge:
     """Merge halfway, or choose weights on more dev queries than early stopping uses, and put them into the model."""
@@ -205,7 +207,8 @@ def _merge(
     dev = dev_evaluation(job.snapshot, Split.DEV, encoder, larger, job.candidates, leave_out_self=leave_out_self)
     if dev is None or len(dev.query_ids) < MIN_QUERIES:
         return Merge(kept=TRAINED, why=f"fewer than {MIN_QUERIES} dev queries are too few to choose weights")
-    return merge_weights(encoder, model, job.merge_with, progress.late, lambda: evaluate(dev))
+    prepared = prepare(dev)
+    return merge_weights(encoder, model, job.merge_with, progress.late, lambda: evaluate(prepared))
 
 
 def _restore_best(model: nn.Module, progress: Progress, step: int) -> None:

@@ -13,6 +13,7 @@ from tasks.core.base.merge import TRAINED, Merge
 from tasks.core.base.receipts import Encoder
 from tasks.core.encoder.adapters import adapted_weights, merge_adapters
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
+from tasks.core.encoder.passage_map import PassageMap, widened
 from tasks.core.encoder.tokenizer_digest import tokenizer_key
 from tasks.core.training.checkpoint import Weights, put_weights
 from tasks.core.training.dev_decisions import best_alternative
@@ -33,14 +34,26 @@ def late_steps(steps: int) -> frozenset[int]:
 
 
 def changed_weights(model: nn.Module) -> Weights:
-    """Copy the weights that training changes to main memory, with adapters merged into them, by name."""
-    adapted = adapted_weights(model)
+    """Copy the weights that training changes to main memory, by name, with adapters and changes of maps added."""
+    maps = {name: module for name, module in model.named_modules() if isinstance(module, PassageMap)}
+    added = {f"{name}.{part}" for name in maps for part in ("change", "down", "up")}
+    mapped = {f"{name}.weight": module.matrix() for name, module in maps.items() if module.changes}
     trained = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and ".lora_" not in name
+        if parameter.requires_grad and ".lora_" not in name and name not in added
     }
-    return {name: weight.detach().cpu().clone() for name, weight in {**trained, **adapted}.items()}
+    return {
+        name: weight.detach().cpu().clone() for name, weight in {**trained, **adapted_weights(model), **mapped}.items()
+    }
+
+
+def _merge_parts(encoder: DualEncoder) -> None:
+    """Add adapters and the change of a map to the weights that they change, in place."""
+    for tower in encoder.towers.values():
+        merge_adapters(tower.transformer)
+        if tower.passage_map is not None:
+            tower.passage_map.fold_change()
 
 
 def merge_weights(
@@ -67,8 +80,7 @@ def merge_weights(
     for weights in late:
         put_weights(model, weights)
         late_changed.append(changed_weights(model))
-    for tower in encoder.towers.values():
-        merge_adapters(tower.transformer)
+    _merge_parts(encoder)
     partners = {name: _weights_like(trained, other, encoder) for name, other in others.items()}
     options = {TRAINED: lambda: trained, **_candidates(trained, partners, late_changed)}
     values = {}
@@ -89,8 +101,7 @@ def merge_halfway(encoder: DualEncoder, model: nn.Module, others: Mapping[str, E
     limits a loss (Wortsman et al. 2022, WiSE-FT, section 4).
     """
     trained = changed_weights(model)
-    for tower in encoder.towers.values():
-        merge_adapters(tower.transformer)
+    _merge_parts(encoder)
     ((name, other),) = others.items()
     weights = _weights_like(trained, other, encoder)
     if weights is None:
@@ -141,6 +152,9 @@ def _weights_like(trained: Weights, other: Encoder, encoder: DualEncoder) -> Wei
     if (spec.shared, spec.dimension) != (encoder.spec.shared, encoder.spec.dimension):
         return None
     towers = DualEncoder(other.path, encoder.spec).towers
+    ours, theirs = encoder.passage.passage_map, towers["passage"].passage_map
+    if ours is not None and (theirs is None or theirs.hidden == 0):
+        towers["passage"].passage_map = widened(theirs, ours.width, ours.hidden)
     named = dict(nn.ModuleDict(dict(towers)).named_parameters())
     weights = {name: named[name].detach() for name in trained if name in named}
     alike = all(name in weights and weights[name].shape == weight.shape for name, weight in trained.items())

@@ -79,11 +79,13 @@ def sections_of(route: Route, encoder: EncoderSettings, training: TrainingSettin
         return {}
     changed = {"train": "both" if route.full else str(route), "start": "base" if route is Route.SCRATCH else "serving"}
     no_map = {} if route is Route.MAP else {"map_rank": 0, "map_hidden": 0}
-    more: dict[str, float] = {}
+    more: dict[str, object] = {}
+    if route is not Route.SCRATCH and training.merge == "none":
+        more["merge"] = "half"  # most of a gain stays, and little of a loss
     if route is Route.WARM:
-        more = {"replay": max(training.replay, WARM_REPLAY)}
+        more["replay"] = max(training.replay, WARM_REPLAY)
     elif route is Route.MAP and training.hard_negatives > 0:
-        more = {"hard_negatives": max(training.hard_negatives, MAP_NEGATIVES)}
+        more["hard_negatives"] = max(training.hard_negatives, MAP_NEGATIVES)
     return {
         "encoder": encoder.model_copy(update=changed | no_map),
         "training": training.model_copy(update=more),
