@@ -13,6 +13,7 @@ from small_training import next_passages, small_settings, stories
 from tasks.core.base.merge import TRAINED, Merge
 from tasks.core.base.receipts import Encoder, Snapshot
 from tasks.core.base.settings import EncoderSettings, Settings
+from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
 from tasks.core.report.sentences import describe_training
 from tasks.core.training import loop, trainer
 from tasks.core.training.merge_choice import choose, late_steps
@@ -157,6 +158,34 @@ def test_half_keeps_the_mean_with_the_start_without_dev_queries(tiny_model: Path
     assert merged.merge == Merge(kept="50% trained, rest the start", why='set by [training] merge = "half"')
     start, end, stored = weights(base), weights(plain), weights(merged)
     assert all(np.allclose(stored[name], (start[name] + end[name]) / 2, atol=1e-6) for name in stored)
+
+
+@pytest.mark.parametrize("kind", [{}, {"map_rank": 2}, {"map_hidden": 3}])
+def test_the_mean_of_two_maps_leaves_the_trunk(tiny_model: Path, tmp_path: Path, kind: dict[str, int]) -> None:
+    chosen = {"model": str(tiny_model), "passage_tokens": 24, "shared": False, "train": "query+map", **kind}
+    plain = having(small_settings(tmp_path, tiny_model), map_learning_rate=1e-2).model_copy(
+        update={"encoder": EncoderSettings.model_validate(chosen)}
+    )
+    snapshot, halved = stories(plain.home), having(plain, merge="half")
+    mined = next_passages(plain.home, snapshot)
+    start = trainer.base_encoder(plain.home, snapshot, plain.encoder, plain.embedding)
+    for _ in range(2):  # the first start has no map
+        end, merged = (trainer.train(plain.home, start, snapshot, mined, settings) for settings in (plain, halved))
+        assert merged.merge is not None
+        assert merged.merge.kept == "50% trained, rest the start"
+        before, after, mean_of_both = (map_of(encoder) for encoder in (start, end, merged))
+        assert not np.allclose(after, before, atol=1e-3)
+        np.testing.assert_allclose(mean_of_both, (before + after) / 2, atol=1e-5)
+        assert end.trunk == merged.trunk
+        start = merged
+
+
+def map_of(encoder: Encoder) -> np.ndarray:
+    """Return W and b of an encoder's map, (width, width + 1); the identity if it has none."""
+    passage_map = DualEncoder(encoder.path, read_spec(encoder.path)).passage.passage_map
+    if passage_map is None:
+        return np.eye(encoder.dimension, encoder.dimension + 1)
+    return np.concatenate([passage_map.matrix().detach(), passage_map.bias.detach()[:, None]], axis=1)
 
 
 def test_with_few_dev_queries_nothing_is_merged(tiny_model: Path, tmp_path: Path) -> None:

@@ -152,9 +152,10 @@ def _weights_like(trained: Weights, other: Encoder, encoder: DualEncoder) -> Wei
     if (spec.shared, spec.dimension) != (encoder.spec.shared, encoder.spec.dimension):
         return None
     towers = DualEncoder(other.path, encoder.spec).towers
-    ours, theirs = encoder.passage.passage_map, towers["passage"].passage_map
-    if ours is not None and (theirs is None or theirs.hidden == 0):
-        towers["passage"].passage_map = widened(theirs, ours.width, ours.hidden)
+    for name, tower in towers.items():
+        ours, theirs = encoder.towers[name].passage_map, tower.passage_map
+        if ours is not None and (theirs is None or theirs.hidden == 0):
+            tower.passage_map = widened(theirs, ours.width, ours.hidden)
     named = dict(nn.ModuleDict(dict(towers)).named_parameters())
     weights = {name: named[name].detach() for name in trained if name in named}
     alike = all(name in weights and weights[name].shape == weight.shape for name, weight in trained.items())
