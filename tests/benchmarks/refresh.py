@@ -84,7 +84,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="nightshift-bench-") as temporary:
         folder = chosen.home or Path(temporary)
-        source = _Source(chosen.folder, folder / "source", chosen.passages, chosen.share)
+        source = _Source(chosen.folder, folder / "source", chosen.passages, chosen.share, chosen.nights)
         settings = _settings(folder / "home", folder / "source", chosen)
         source.write()
         first = last = night(settings)
@@ -110,7 +110,7 @@ def _settings(home: Path, source: Path, chosen: argparse.Namespace) -> Settings:
 class _Source:
     """A copy of a collection, with passages held back for later nights."""
 
-    def __init__(self, original: Path, folder: Path, most: int, share: float) -> None:
+    def __init__(self, original: Path, folder: Path, most: int, share: float, nights: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(original / "qrels", folder / "qrels")
         train = folder / "qrels" / "train.tsv"
@@ -127,7 +127,7 @@ class _Source:
         self.judged = sum(passage["_id"] in answers for passage in passages)
         passages = passages[: max(most, self.judged + 10)] if most else passages
         self.third = max(1, int(len(passages) * share / 3))
-        held_back = min(len(passages) - self.judged, 40 * self.third)
+        held_back = min(len(passages) - self.judged, nights * self.third)
         self.present, self.later = passages[: len(passages) - held_back], passages[len(passages) - held_back :]
 
     def write(self) -> None:
