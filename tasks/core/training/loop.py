@@ -115,7 +115,7 @@ def run(job: Job, ranks: Ranks) -> Outcome:
             return evaluation
         return evaluation.with_frozen_trunk(encoder, ranks, make_autocast(settings, stepper.device))
 
-    dev, older_evaluation = (found and prepare(found) for found in _dev_evaluations(job, encoder))
+    dev, older_evaluation = (evaluation and prepare(evaluation) for evaluation in _dev_evaluations(job, encoder))
 
     def evaluate(evaluation: DevEvaluation) -> np.ndarray:
         return evaluation.ndcg(encoder, ranks, make_autocast(settings, stepper.device))
