@@ -21,10 +21,8 @@ def read_positives(folder: Path) -> dict[str, set[str]]:
     """Return the positives of each query in all splits."""
     positives: dict[str, set[str]] = {}
     for file in sorted((folder / "qrels").glob("*.tsv")):
-        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
-            query, passage, score = line.split("\t")
-            if float(score) > 0:
-                positives.setdefault(query, set()).add(passage)
+        for query, passage in _pairs(file):
+            positives.setdefault(query, set()).add(passage)
     return positives
 
 
@@ -60,5 +58,6 @@ def cut_collection(original: Path, folder: Path, most: int, seed: int = 0) -> No
 
 
 def _pairs(file: Path) -> list[tuple[str, str]]:
+    """Return query and passage of each positive of a qrels file, in its order."""
     rows = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:])
     return [(query, passage) for query, passage, score in rows if float(score) > 0]

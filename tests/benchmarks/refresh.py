@@ -2,10 +2,11 @@
 
     python tests/benchmarks/refresh.py FOLDER [--passages N] [--share 0.01] [--tokens 64] [--index FLAT] [--nights 1]
 
-FOLDER is a collection in BEIR layout. The first night ingests and embeds it with the base model, builds both BM25
-indexes, evaluates, and publishes; nothing is trained. Before each refresh night, a share of the passages changes: a
-third is new (held back from the first night), a third has another text, a third is deleted. Passages with a qrel stay.
-Then the same steps run again. A third home publishes the passages of the last night from nothing.
+FOLDER is a collection in BEIR layout, of which at most 1,000 training qrels are used. The first night ingests and
+embeds it with the base model, builds both BM25 indexes, evaluates, and publishes; nothing is trained. Before each
+refresh night, a share of the passages changes: a third is new (held back from the first night), a third has another
+text, a third is deleted. Passages with a qrel stay. Then the same steps run again. A third home publishes the passages
+of the last night from nothing.
 
     seconds   wall time; cpu: seconds of this process and its children
     rows      passages that the step worked on: those embedded, or written to the collection

@@ -18,6 +18,7 @@ from tasks.core.encoder.dense_module import IDENTITY, Dense
 
 MAPS = ("5_Map", "6_Map")  # folders of the Dense modules
 MAP_FILES = tuple(f"{path}/model.safetensors" for path in MAPS)
+CHANGE = ("change", "down", "up")  # parameters of a map that exist only while a change of W is trained
 RELU = "torch.nn.modules.activation.ReLU"
 
 
@@ -38,7 +39,7 @@ class PassageMap(nn.Module):
         """Create the identity of vectors of `width` numbers, with `hidden` units that do not contribute yet."""
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.eye(width)), nn.Parameter(torch.zeros(width))
-        for name in ("inner", "offset", "outer", "change", "down", "up"):
+        for name in ("inner", "offset", "outer", *CHANGE):
             self.register_parameter(name, None)
         if hidden:
             generator = torch.Generator().manual_seed(0)
@@ -104,7 +105,8 @@ class PassageMap(nn.Module):
     def fold_change(self) -> None:
         """Add the trained change to W, in place; every other parameter stays."""
         self.weight = nn.Parameter(self.matrix().detach())
-        self.change = self.down = self.up = None
+        for name in CHANGE:
+            setattr(self, name, None)
 
 
 def map_modules(passage_map: PassageMap | None) -> list[Dense]:

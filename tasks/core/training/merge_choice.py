@@ -13,7 +13,7 @@ from tasks.core.base.merge import TRAINED, Merge
 from tasks.core.base.receipts import Encoder
 from tasks.core.encoder.adapters import adapted_weights, merge_adapters
 from tasks.core.encoder.dual_encoder import DualEncoder, read_spec
-from tasks.core.encoder.passage_map import PassageMap, widened
+from tasks.core.encoder.passage_map import CHANGE, PassageMap, widened
 from tasks.core.encoder.tokenizer_digest import tokenizer_key
 from tasks.core.training.checkpoint import Weights, put_weights
 from tasks.core.training.dev_decisions import best_alternative
@@ -36,7 +36,7 @@ def late_steps(steps: int) -> frozenset[int]:
 def changed_weights(model: nn.Module) -> Weights:
     """Copy the weights that training changes to main memory, by name, with adapters and changes of maps added."""
     maps = {name: module for name, module in model.named_modules() if isinstance(module, PassageMap)}
-    added = {f"{name}.{part}" for name in maps for part in ("change", "down", "up")}
+    added = {f"{name}.{part}" for name in maps for part in CHANGE}
     mapped = {f"{name}.weight": module.matrix() for name, module in maps.items() if module.changes}
     trained = {
         name: parameter
