@@ -33,7 +33,6 @@ bootstrap over both. Finished results are kept in DIR, so an interrupted race ca
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import shutil
 import statistics
@@ -91,15 +90,19 @@ def main() -> None:
         budget = f"{chosen.steps}-steps" if chosen.steps else f"{chosen.cpu_seconds:.0f}"
         results = chosen.home / "results" / f"{name}-{budget}"
         results.mkdir(parents=True, exist_ok=True)
-        for system, seed in itertools.product(chosen.systems, chosen.seeds[:1] if chosen.pace else chosen.seeds):
-            file = results / f"{system}.{seed}.json"
-            if not file.exists() or chosen.pace:
-                home = chosen.home / f"{name}-{system}-{seed}"
+        for system in chosen.systems:
+            home, paced = chosen.home / f"{name}-{system}", results / f"{system}.pace"
+            if not chosen.steps and not paced.exists():
+                shutil.rmtree(home, ignore_errors=True)  # the pace includes what later seeds reuse
+            for seed in chosen.seeds[:1] if chosen.pace else chosen.seeds:
+                file = results / f"{system}.{seed}.json"
+                if file.exists() and not chosen.pace:
+                    continue
                 collection = ns.read_beir(folder, home=home)
                 recipe = _recipe(collection, system, seed)
                 steps, mining, pace = chosen.steps, 0.0, 0.0
                 if not chosen.steps:
-                    steps, mining, pace = _plan(recipe, chosen.cpu_seconds, results / f"{system}.pace")
+                    steps, mining, pace = _plan(recipe, chosen.cpu_seconds, paced)
                 print(
                     f"{name} {system}: mining and selection {mining:.0f} s, {pace:.2f} s a step, {steps} steps",
                     flush=True,
@@ -108,7 +111,7 @@ def main() -> None:
                     for suffix, encoder in recipe.encoders(steps).items():
                         record = _record(collection, encoder, steps, mining, mining + steps * pace)
                         file.with_name(f"{system}{suffix}.{seed}.json").write_text(json.dumps(record))
-                shutil.rmtree(home)
+            shutil.rmtree(home, ignore_errors=True)
         if not chosen.pace:
             print(_table(name, results), flush=True)
 

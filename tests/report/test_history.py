@@ -85,7 +85,6 @@ def test_the_route_of_a_night_with_its_cost_and_gain_is_available_to_later_night
         PastNight(Route.WARM, promoted=True, gain=0.25, seconds=170.0),
         PastNight(Route.MAP, promoted=True, gain=0.25, seconds=70.0),
         PastNight(Route.MAP, promoted=False, gain=None, seconds=30.0),
-        PastNight(None, promoted=True, gain=0.25, seconds=0.0),
     ]
 
 

@@ -45,12 +45,13 @@ def token_counts(texts: Sequence[str], encoder: EncoderSettings) -> np.ndarray:
     return np.array([len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]])
 
 
-def warn_of_few_queries(queries: int, split: str) -> list[str]:
-    """Return a warning when a split has too few judged queries for the gate."""
+def warn_of_few_queries(queries: int, split: str, *, about: bool = False) -> list[str]:
+    """Return a warning when a split has too few judged queries for the gate. `about`: the night draws them."""
     if queries >= FEW_QUERIES:
         return []
+    count = f"about {queries}" if about else str(queries)
     return [
-        f"split {split} has {queries} held-out queries, fewer than {FEW_QUERIES}: the gate promotes only clear gains. "
+        f"split {split} has {count} held-out queries, fewer than {FEW_QUERIES}: the gate promotes only clear gains. "
         "Judge more queries, or move some from train to it."
     ]
 

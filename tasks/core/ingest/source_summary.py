@@ -85,8 +85,9 @@ class SourceSummary:
         if self.cold:
             return warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)
         split = _evaluation_split(self)
-        held_out = self.judged.get(split, int(self.judged.get(Split.TRAIN, 0) * DataSettings().dev_share))
-        few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split)
+        drawn = split not in self.judged
+        held_out = int(self.judged.get(Split.TRAIN, 0) * DataSettings().dev_share) if drawn else self.judged[split]
+        few = [] if "qrels" in self.more else warn_of_few_queries(held_out, split, about=drawn)
         return [*few, *warn_of_cut_passages(self.passage_limit.whole, self.passage_limit.tokens)]
 
     @property

@@ -180,16 +180,16 @@ def training_seconds(night: Night) -> float | None:
 
 
 def past_nights(home: Path) -> list[PastNight]:
-    """Return the earlier nights that trained or evaluated an encoder, for the choice of tonight's route."""
+    """Return the earlier nights that trained an encoder and judged it, for the choice of tonight's route."""
     return [
         PastNight(
-            route=Route(row["route"]) if row["route"] else None,
+            route=Route(row["route"]),
             promoted=row["outcome"] == Outcome.PROMOTED,
             gain=gain_over_base(row[f"{System.CHALLENGER}_ndcg"], row[f"{System.BASE}_ndcg"]),
             seconds=row["training_seconds"] or 0.0,
         )
         for row in read_history(home).to_pylist()
-        if row["outcome"] in (Outcome.PROMOTED, Outcome.REJECTED)
+        if row["route"] and row["outcome"] in (Outcome.PROMOTED, Outcome.REJECTED)
     ]
 
 

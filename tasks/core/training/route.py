@@ -45,9 +45,9 @@ DERIVED = (Route.MAP, Route.QUERY)  # in the order in which they are tried
 
 
 class PastNight(NamedTuple):
-    """The figures of an earlier night. `route` is None for a night that trained nothing."""
+    """The figures of an earlier night that trained."""
 
-    route: Route | None
+    route: Route
     promoted: bool
     gain: float | None  # nDCG@10 of its challenger minus that of the base model; None: rejected before its evaluation
     seconds: float = 0.0  # of training, and of embedding the passages with the trained encoder
@@ -116,7 +116,7 @@ def choose_route(
     full = _last_full(nights)
     if fresh or full is None or full.gain is None:
         return RouteChoice(route=Route.SCRATCH, reason=fresh or "no full training was evaluated in this home")
-    since = nights[max(number for number, night in enumerate(nights) if _is_full(night)) + 1 :]
+    since = nights[max(number for number, night in enumerate(nights) if night.route.full) + 1 :]
     forced = _reason_for_full(full.gain, serving_gain, since, settings)
     usable = [route for route in DERIVED if not forced and _is_usable(route, nights, since, full, settings)]
     if usable:
@@ -128,17 +128,13 @@ def choose_route(
     return RouteChoice(route=route, reason=reason, full_seconds=full.seconds, full_gain=full.gain)
 
 
-def _is_full(night: PastNight) -> bool:
-    return night.route is not None and night.route.full
-
-
 def _last(nights: Sequence[PastNight], matches: Callable[[PastNight], bool]) -> PastNight | None:
     return next((night for night in reversed(nights) if matches(night)), None)
 
 
 def _last_full(nights: Sequence[PastNight]) -> PastNight | None:
     """Return the last full training that was evaluated."""
-    return _last(nights, lambda night: _is_full(night) and night.gain is not None)
+    return _last(nights, lambda night: night.route.full and night.gain is not None)
 
 
 def _cost(route: Route, nights: Sequence[PastNight]) -> float:
