@@ -83,7 +83,9 @@ def test_the_python_example_of_the_readme_runs(environment: dict[str, str], serv
     (example,) = blocks(ROOT / "README.md", "python")
     (tmp_path / "scifact").symlink_to(environment["NIGHTSHIFT_DATA__PATH"])
     (tmp_path / "night.toml").write_text("")
+    example, shortened = re.subn(r"(ns\.train\(collection, negatives)\)", r"\1, max_steps=3)", example)
+    assert shortened == 1
     example += "\nprint(answers[0].hits[0].passage_id, len(dataset))"
-    done = run_code(environment | {"NIGHTSHIFT_TRAINING__MAX_STEPS": "3"}, example, folder=tmp_path)
+    done = run_code(environment, example, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nDCG@10" in done.stdout
