@@ -72,4 +72,5 @@ def test_few_queries_and_truncated_passages_cause_warnings(
     assert len(data_warnings(snapshot, roomy.evaluation.split, roomy.encoder, roomy.milvus)) == 1
     assert summarize_source(str(source)).warnings == [few]
     (source / "qrels" / "test.tsv").unlink()
-    assert summarize_source(str(source)).warnings[0].startswith("split test has about 3 held-out queries")  # a tenth of 36
+    drawn = summarize_source(str(source)).warnings[0]
+    assert drawn.startswith("split test has about 3 held-out queries")  # a tenth of 36
