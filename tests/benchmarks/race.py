@@ -94,31 +94,32 @@ def main() -> None:
         results = chosen.home / "results" / f"{name}-{budget}"
         results.mkdir(parents=True, exist_ok=True)
         for system in chosen.systems:
-            home, paced = chosen.home / f"{name}-{system}", results / f"{system}.pace"
-            if not chosen.steps and not paced.exists():
-                shutil.rmtree(home, ignore_errors=True)  # the pace includes what later seeds reuse
+            home = chosen.home / f"{name}-{budget}-{system}"
+            if not list(results.glob(f"{system}.*")):
+                shutil.rmtree(home, ignore_errors=True)  # the first cost includes what later seeds reuse
             for seed in chosen.seeds[:1] if chosen.pace else chosen.seeds:
-                file = results / f"{system}.{seed}.json"
-                if file.exists() and not chosen.pace:
-                    continue
-                collection = ns.read_beir(folder, home=home)
-                recipe = _recipe(collection, system, seed)
-                steps, mining, pace = chosen.steps, 0.0, 0.0
-                if not chosen.steps:
-                    steps, mining, pace = _plan(recipe, chosen.cpu_seconds, paced)
-                print(
-                    f"{name} {system}: mining and selection {mining:.0f} s, {pace:.2f} s a step, {steps} steps",
-                    flush=True,
-                )
-                if not chosen.pace:
-                    spent, encoders = cost_of(partial(recipe.encoders, steps))
-                    total = spent.cpu if chosen.steps else mining + steps * pace
-                    for suffix, encoder in encoders.items():
-                        record = _record(collection, encoder, steps, mining, total)
-                        file.with_name(f"{system}{suffix}.{seed}.json").write_text(json.dumps(record))
+                if chosen.pace or not (results / f"{system}.{seed}.json").exists():
+                    _run(ns.read_beir(folder, home=home), system, seed, results, chosen)
             shutil.rmtree(home, ignore_errors=True)
         if not chosen.pace:
             print(_table(name, results), flush=True)
+
+
+def _run(collection: ns.Collection, system: str, seed: int, results: Path, chosen: argparse.Namespace) -> None:
+    """Run a recipe with a seed, and write its results; with --pace, only what it costs."""
+    recipe = _recipe(collection, system, seed)
+    steps, mining, pace = chosen.steps, 0.0, 0.0
+    if not chosen.steps:
+        steps, mining, pace = _plan(recipe, chosen.cpu_seconds, results / f"{system}.pace")
+    costs = f"mining and selection {mining:.0f} s, {pace:.2f} s a step, {steps} steps"
+    print(f"{results.name} {system}: {costs}", flush=True)
+    if chosen.pace:
+        return
+    spent, encoders = cost_of(partial(recipe.encoders, steps))
+    total = spent.cpu if chosen.steps else mining + steps * pace
+    for suffix, encoder in encoders.items():
+        record = _record(collection, encoder, steps, mining, total)
+        (results / f"{system}{suffix}.{seed}.json").write_text(json.dumps(record))
 
 
 @dataclass
