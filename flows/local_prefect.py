@@ -37,6 +37,7 @@ SERVER_DEFAULTS = {
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "10",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "15",
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs older than 90 days, with their logs
 }
 
 
@@ -255,7 +256,7 @@ def start_server(folder: Path, environment: Mapping[str, str], port: int) -> int
 def start_worker(folder: Path, environment: Mapping[str, str]) -> int:
     """Start the worker and return its process id."""
     arguments = ("worker", "start", "--pool", "nightshift", "--type", "process")
-    return spawn(folder / "worker.log", environment, "prefect", *arguments)
+    return spawn(folder / "worker.log", environment, "flows.prefect_worker", *arguments)
 
 
 def _start_watchdog(home: Path, environment: Mapping[str, str], grace: timedelta) -> int:

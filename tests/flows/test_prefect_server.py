@@ -1,10 +1,17 @@
-"""Corrections of Prefect's server: transactions on SQLite, and the lifetime of automations."""
+"""The Prefect server of `nightshift up`: transactions on SQLite, the lifetime of automations, and old runs."""
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
+
+from prefect_servers import query_server, request_json, serving_prefect
+
+from flows.local_prefect import SERVER_DEFAULTS
 
 TWO_AT_ONCE = """
 import asyncio, sys
@@ -81,3 +88,19 @@ def test_automations_replaced_during_an_evaluation_do_not_end_it() -> None:
     theirs, ours = run("prefect"), run("ours")
     assert "has been garbage collected" in theirs.stderr
     assert (ours.returncode, ours.stdout) == (0, "evaluated\n" * 2), ours.stderr
+
+
+def test_runs_of_90_days_ago_are_deleted_from_the_database(tmp_path: Path) -> None:
+    cleaning = {**SERVER_DEFAULTS, "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "1"}
+    with serving_prefect(tmp_path / "prefect", **cleaning) as api:
+        flow = request_json(api, "flows/", {"name": "nightly"})["id"]
+        for name in ("old", "recent"):
+            request_json(api, "flow_runs/", {"name": name, "flow_id": flow, "state": {"type": "COMPLETED"}})
+        with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db", timeout=30)) as database, database:
+            for name, age in (("old", "-91 days"), ("recent", "-89 days")):
+                change = "UPDATE flow_run SET end_time = datetime('now', ?) || '.000000' WHERE name = ?"
+                database.execute(change, (age, name))
+        deadline = time.monotonic() + 60
+        while len(runs := query_server(api, "flow_runs", {})) == 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert [run["name"] for run in runs] == ["recent"]
