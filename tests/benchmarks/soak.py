@@ -189,7 +189,7 @@ class Soak:
         self._keep_log(night)
         states = [each["state"]["name"] for each in ended]
         wait = 0 if set(states) <= set(QUIET_ENDS) else ALERT_SECONDS
-        alerts = [alert for each in ended for alert in site.alerts_about(each["name"], wait)]
+        alerts = [alert for each in ended for alert in site.alerts_about(each["id"], wait)]
         test = [query for query in source.judged if query.split == "test"]
         answers = self.readers.unchecked_answers() if self.readers else []
         quality, check = run_in_process(measure, site.settings, test, answers)

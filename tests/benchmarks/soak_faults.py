@@ -77,7 +77,9 @@ ENCODING = Fault("encoding broken", break_encoding, ends=FAILED, next_step="UTF-
 DELETED = Fault("10 % deleted", world=True)
 DRIFT = Fault("drift", world=True, ends=frozenset({"Promoted", "Rejected", "Unlabeled"}))
 BOTS = Fault("bot traffic", world=True, ends=frozenset({"Promoted", "Rejected", "Suspect"}), next_step="the source")
-TWO = Fault("two nights at once", second="retrain-on-drift", ends=frozenset({"Promoted", "Rejected", "Skipped"}))
+TWO = Fault(
+    "two nights at once", second="retrain-on-drift", ends=frozenset({"Promoted", "Rejected", "Skipped", "Unlabeled"})
+)
 UPGRADE = Fault("upgrade of the package", world=True)
 
 SCRIPT = {

@@ -219,10 +219,10 @@ class Site:
         sizes = {"home": used - prefect, "prefect": prefect, "milvus": milvus, "peak": self._peak}
         return {name: round(size / 1e6, 1) for name, size in sizes.items()}
 
-    def alerts_about(self, name: str, seconds: float) -> list[dict[str, str]]:
-        """Return the alerts that name a run; wait `seconds` for the first."""
+    def alerts_about(self, run: str, seconds: float) -> list[dict[str, str]]:
+        """Return the alerts with a link to a run; wait `seconds` for the first."""
         end = time.monotonic() + seconds
-        while not (alerts := [alert for alert in self.alerts if name in alert["subject"]]) and time.monotonic() < end:
+        while not (alerts := [alert for alert in self.alerts if run in alert["body"]]) and time.monotonic() < end:
             time.sleep(0.5)
         return alerts
 
