@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+
+log = logging.getLogger("nightshift.night")
 
 NOTE = "in step "  # prefix of the error note that names the failed task run
 
@@ -32,10 +35,14 @@ TRANSPORT_FAULTS = (ConnectionError, TimeoutError)
 
 
 def transport_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether the task failed with a transient network error. Bad data and broken invariants are not retried."""
+    """Return whether the task failed with a transient network error, and log it, since Prefect then tries again.
+
+    Bad data and broken invariants are not retried.
+    """
     try:
         state.result()
-    except TRANSPORT_FAULTS:
+    except TRANSPORT_FAULTS as error:
+        log.warning("%s failed and will be tried again: %s", run.name, str(error) or type(error).__name__)
         return True
     except Exception:
         return False

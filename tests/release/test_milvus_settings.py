@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from contextlib import closing
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from release_fixtures import everywhere
 from release_world import release_night, served, with_milvus
 
-from tasks.core.base.errors import NightshiftError
+from tasks.core.base.errors import NightshiftError, Unreachable
 from tasks.core.base.sections.indexes import BUILD, EVERYWHERE, build_params, search_params
 from tasks.core.base.sections.release import MilvusSettings
 from tasks.core.base.settings_file import load_settings
@@ -77,6 +80,16 @@ def test_an_index_that_the_server_lacks_never_goes_live(settings):
         release_night(with_milvus(settings, index="SCANN"), seed=2)
     assert served(settings) == before.release
     assert len(prune(settings)) == 1
+
+
+@pytest.mark.parametrize("settings", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+def test_a_publication_waits_longer_for_its_test_searches_than_users_wait(settings):
+    hasty = with_milvus(settings, query_seconds=1e-6)
+    release = release_night(hasty)
+    with closing(open_publisher(hasty.home, hasty.milvus).open(release.collection)) as reader:
+        assert reader.count() == release.rows
+        with pytest.raises(Unreachable, match="Deadline"):
+            reader.search(np.ones((2000, reader.identity.dimension), np.float32), 100)  # takes a while
 
 
 @pytest.mark.slow

@@ -28,6 +28,11 @@ def publish() -> None: ...
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_unreachable_services_are_retried(error: Exception, retried: bool) -> None:
-    run: Any = TaskRun.model_construct()
+def test_only_unreachable_services_are_retried_and_the_log_has_the_reason(
+    error: Exception, retried: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run: Any = TaskRun.model_construct(name="publish 7316")
     assert transport_fault(publish, run, Failed(data=error)) is retried
+    reason = str(error) or type(error).__name__
+    expected = [f"publish 7316 failed and will be tried again: {reason}"] if retried else []
+    assert [record.message for record in caplog.records if record.name == "nightshift.night"] == expected

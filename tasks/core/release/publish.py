@@ -84,7 +84,7 @@ def publish(
         StaleNight: another release went live in the meantime. The generation stays until it is pruned.
     """
     start = time.perf_counter()
-    publisher = publisher or open_publisher(settings.home, settings.milvus)
+    publisher = publisher or open_publisher(settings.home, settings.milvus, patient=True)
     parts = Parts(encoder, embeddings, snapshot, settings.milvus, loader, ranking)
     check_lexical(settings.home, ranking, snapshot.digest, snapshot.rows)
 

@@ -41,7 +41,7 @@ def repair(settings: Settings, loader: Loader = default_loader) -> tuple[Release
     if not _repair_lexical(settings.home, release) and release.ranking.mode is not Mode.DENSE:
         return None, epoch
     try:
-        _check_release(release, open_publisher(settings.home, settings.milvus))
+        _check_release(release, open_publisher(settings.home, settings.milvus, patient=True))
     except Unreachable:
         raise
     except NightshiftError as error:

@@ -199,8 +199,11 @@ class CollectionReader:
         if vectors is not None and vectors.stat().st_size == 4 * shape[0] * shape[1]:
             self._vectors = np.memmap(vectors, np.float32, "r", shape=shape)
         self._build_params: dict[str, int] = json.loads(self.identity.index_params)
-        # Search once from this thread: concurrent first searches may see a half-loaded collection.
+        # Search once from this thread: concurrent first searches may see a half-loaded collection. It also loads what
+        # the server had left for the first search, so it is part of loading.
+        self._seconds = TIMEOUT
         self.search(np.ones((1, self.identity.dimension), np.float32), 1)
+        self._seconds = settings.query_seconds
 
     def count(self) -> int:
         """Count the rows, with strong consistency."""
@@ -236,7 +239,7 @@ class CollectionReader:
                     filter=f"{keys_filter} and {rule}" if rule else keys_filter,
                     output_fields=["row", "passage_id", *fields],
                     consistency_level="Eventually",  # as in `search`
-                    timeout=self._settings.query_seconds,
+                    timeout=self._seconds,
                 )
             rows = [self._row(entry["row"]) for entry in answer]
             passages |= {row: Found(row, hit["passage_id"], 0.0, hit) for row, hit in zip(rows, answer, strict=True)}
@@ -265,7 +268,7 @@ class CollectionReader:
                     "params": search_params(index, k, self._build_params, overrides),
                 },
                 consistency_level="Eventually",  # a published collection never changes, so there is nothing to wait for
-                timeout=self._settings.query_seconds,
+                timeout=self._seconds,
             )
         return [
             [Found(self._row(hit["entity"]["row"]), key_of(hit), hit["distance"], hit["entity"]) for hit in hits]
