@@ -6,33 +6,13 @@ and reported its result. Here, that output is lost instead.
 
 from __future__ import annotations
 
-import io
-import sys
-from contextlib import suppress
-
 import flows.environment  # noqa: F401  (before Prefect: it sets what Prefect reads at import)
-
-
-class LossyLog(io.TextIOWrapper):
-    """A log file that loses text while it cannot be written."""
-
-    def write(self, text: str) -> int:
-        """Write the text, or lose it; return its length."""
-        with suppress(OSError):
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered, or try again next time."""
-        with suppress(OSError):
-            super().flush()
+from flows.server_log import outlive_full_disk
 
 
 def main() -> None:
     """Run the `prefect` command with the arguments of this process, such as `worker start`."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        setattr(sys, name, LossyLog(stream.buffer, encoding="utf-8", errors="replace", line_buffering=True))
+    outlive_full_disk()
     from prefect.cli import app
 
     app()

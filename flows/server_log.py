@@ -1,8 +1,11 @@
-"""Errors in the logs of the Prefect server and worker since their last start."""
+"""Logs of the Prefect server, worker, and watchdog: their start, their errors since then, and a full disk."""
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +28,28 @@ class LogError(NamedTuple):
     def __str__(self) -> str:
         last = f", last at {self.time}" if self.time else ""
         return f"{self.lines} × {self.line[:200]}{last}"
+
+
+class LossyLog(io.TextIOWrapper):
+    """A log file that loses text while it cannot be written."""
+
+    def write(self, text: str) -> int:
+        """Write the text, or lose it; return its length."""
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or try again next time."""
+        with suppress(OSError):
+            super().flush()
+
+
+def outlive_full_disk() -> None:
+    """Make standard output and error of this process lose text, instead of raising, while it cannot be written."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        setattr(sys, name, LossyLog(stream.buffer, encoding="utf-8", errors="replace", line_buffering=True))
 
 
 def mark_start(log: Path) -> None:

@@ -22,6 +22,7 @@ from flows.local_prefect import api_of, running, started
 from flows.prefect_api import PrefectApi
 from flows.prefect_processes import lives
 from flows.schedules import Schedule, display_time, keep_schedules, kept_schedules, read_schedules
+from flows.server_log import outlive_full_disk
 from flows.status_page import StatusPage
 from flows.supervision import Supervisor
 from tasks.core.base.errors import Unreachable
@@ -143,4 +144,5 @@ def _check(home: Path, grace: timedelta, supervisor: Supervisor) -> None:
 
 
 if __name__ == "__main__":
+    outlive_full_disk()
     watch(Path(sys.argv[1]), timedelta(seconds=float(sys.argv[2])))

@@ -149,7 +149,7 @@ class Site:
         return False
 
     def wait_for_end(self, run: str) -> dict[str, Any]:
-        """Wait until a run has ended; return it. It has no `state` if it does not end in time."""
+        """Wait until a run has ended; return it. Its state is called Hung if it does not end in time."""
         assert self.up is not None
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
@@ -159,7 +159,7 @@ class Site:
             for _ in range(5):
                 self._sample_memory()
                 time.sleep(0.2)
-        return {"name": flow_run["name"], "state": {"name": "Hung", "message": str(flow_run["state"])}}
+        return {**flow_run, "state": {"name": "Hung", "message": str(flow_run["state"])}}
 
     @property
     def _log(self) -> Path:

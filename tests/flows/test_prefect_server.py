@@ -9,9 +9,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from prefect_servers import query_server, request_json, serving_prefect
+from prefect_servers import query_server, serving_prefect
 
 from flows.local_prefect import SERVER_DEFAULTS
+from flows.prefect_api import PrefectApi
 
 TWO_AT_ONCE = """
 import asyncio, sys
@@ -93,9 +94,10 @@ def test_automations_replaced_during_an_evaluation_do_not_end_it() -> None:
 def test_runs_of_90_days_ago_are_deleted_from_the_database(tmp_path: Path) -> None:
     cleaning = {**SERVER_DEFAULTS, "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "1"}
     with serving_prefect(tmp_path / "prefect", **cleaning) as api:
-        flow = request_json(api, "flows/", {"name": "nightly"})["id"]
+        server = PrefectApi(api)
+        flow = server.post("flows/", {"name": "nightly"})["id"]
         for name in ("old", "recent"):
-            request_json(api, "flow_runs/", {"name": name, "flow_id": flow, "state": {"type": "COMPLETED"}})
+            server.post("flow_runs/", {"name": name, "flow_id": flow, "state": {"type": "COMPLETED"}})
         with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db", timeout=30)) as database, database:
             for name, age in (("old", "-91 days"), ("recent", "-89 days")):
                 change = "UPDATE flow_run SET end_time = datetime('now', ?) || '.000000' WHERE name = ?"

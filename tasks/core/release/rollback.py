@@ -33,7 +33,7 @@ def rollback(settings: HomeSettings, to: str | None = None, publisher: Publisher
             or removing it.
         Mismatch: its collection differs from its record, or its lexical index is missing.
     """
-    publisher = publisher or open_publisher(settings.home, settings.milvus, patient=True)
+    publisher = publisher or open_publisher(settings.home, settings.milvus)
     with open_ledger(settings) as ledger:
         with ledger.exclusive():
             current, epoch = reconcile(ledger, publisher)
