@@ -186,6 +186,18 @@ def test_one_cache_serves_every_encoder_and_night(tiny_model: Path, tmp_path: Pa
     assert [ids.tolist() for ids in known.take(places)] == tower.tokenize(texts)
 
 
+def test_known_texts_are_copied_although_a_pool_of_few_passages_is_newer(encoder: DualEncoder, tmp_path: Path) -> None:
+    tower = encoder.passage
+    for texts in (STORIES, ["a falcon", "a tall tower"]):
+        cached(tmp_path, tower, texts)[0].seal()
+    tokens, _ = cached(tmp_path, tower, ["a tall tower", "silent orchid", *STORIES])
+    receipt = tokens.seal()
+    assert (receipt.texts, receipt.tokenised, receipt.copied) == (8, 1, 7)
+    assert [ids.tolist() for ids in tokens.take(np.arange(3))] == tower.tokenize(
+        ["a tall tower", "silent orchid", "a river"]
+    )
+
+
 def caches(home: Path) -> list[Tokens]:
     receipts = [read_receipt(path, Tokens) for path in sorted((home / "tokens").glob("[!.]*"))]
     return [receipt.model_copy(update={"reused": False}) for receipt in receipts if receipt is not None]

@@ -5,8 +5,7 @@ Ids are stored in blocks of 16,384 snapshot rows. `00003.ids` holds all ids of a
 written last and marks the block as complete.
 
 Shards, training, and later nights read the cache. The first reader of a block creates it, so tokenization runs in
-parallel with the encoder and is shared among shards. A block copies the ids of known texts from the newest cache of an
-earlier night.
+parallel with the encoder and is shared among shards. A block copies the ids of known texts from finished caches.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -79,28 +78,43 @@ class TokenReader:
 
 
 class KnownTokens:
-    """Finds token ids in a finished artifact, by text hash."""
+    """Finds token ids in finished artifacts, by text hash; a row number counts through all artifacts."""
 
-    def __init__(self, tokens: Tokens, index: TextIndex) -> None:
-        self._index, self._reader = index, TokenReader(tokens.path, tokens.kind)
+    def __init__(self, sources: Sequence[tuple[Tokens, TextIndex]]) -> None:
+        self._sources = [(index, TokenReader(tokens.path, tokens.kind)) for tokens, index in sources]
+        self._edges = np.cumsum([0, *(index.rows for _, index in sources)])
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the rows int64 (n,) to pass to `take`, for text hashes S16 (n,); -1 for an unknown text."""
-        return find_rows(self._index, hashes)
+        found = np.full(len(hashes), -1, np.int64)
+        for (index, _), first in zip(self._sources, self._edges, strict=False):
+            missing = np.flatnonzero(found < 0)
+            rows = find_rows(index, hashes[missing])
+            found[missing] = np.where(rows < 0, -1, rows + first)
+        return found
 
     def take(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the token ids int32 of each of `rows` int64 (n,), which `find` returned."""
-        return self._reader.take(rows)
+        ids: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
+        for (_, reader), first, end in zip(self._sources, self._edges, self._edges[1:], strict=False):
+            places = np.flatnonzero((rows >= first) & (rows < end))
+            for place, row_ids in zip(places.tolist(), reader.take(rows[places] - first), strict=True):
+                ids[place] = row_ids
+        return ids
 
 
 def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens | None:
-    """Return finished token ids of this tokenizer: those of this snapshot if any, else the newest; None if none."""
+    """Return the finished token ids of this tokenizer, those of this snapshot first, then the newest; None if none.
+
+    All artifacts are searched, since the newest may be of a small pool of passages.
+    """
     receipts = [receipt for receipt in receipts_newest_first(home, Tokens) if receipt.tokenizer == tokenizer]
+    sources = []
     for tokens in sorted(receipts, key=lambda receipt: receipt.snapshot != snapshot.digest):
         index = index_of(home, tokens.snapshot)
         if index is not None and read_verified(tokens.path, Tokens) is not None:
-            return KnownTokens(tokens, index)
-    return None
+            sources.append((tokens, index))
+    return KnownTokens(sources) if sources else None
 
 
 class TokenCache:
