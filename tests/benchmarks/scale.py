@@ -1,12 +1,14 @@
 """Compare the embedding and the searches of a night on one and two Ray workers with the same steps without Ray.
 
-    python tests/benchmarks/scale.py [--parts embedding searches grain] [--passages 6000] [--shards 8]
-        [--queries 20000] [--slices 4] [--grain 10 100 1000] [--json]
+    python tests/benchmarks/scale.py [--parts embedding searches grain] [--engines local ray] [--passages 6000]
+        [--shards 8] [--layers 6] [--tokens 64] [--queries 20000] [--searched 20000] [--slices 4] [--grain 10 100 1000]
+        [--json]
 
-Embedding: --passages passages of 30 random words (at most 64 tokens), encoded by all-MiniLM-L6-v2 in fp32, in --shards
-shards. Searches: BM25 and exact search, 100 passages per query, for --queries queries in the same number of passages,
-in --slices shards of the queries, and in one piece, as a night does without `[mining] shards`. `rest` is the remaining
-time of mining, which is never divided. The queries are encoded in advance; that time is not counted.
+Embedding: --passages passages of 30 random words (at most --tokens tokens), encoded by the first --layers layers of
+all-MiniLM-L6-v2 in fp32, in --shards shards. Searches: BM25 and exact search, 100 passages per query, for --queries
+queries in --searched passages (default: as many), in --slices shards of the queries, and in one piece, as a night does
+without `[mining] shards`. `rest` is the remaining time of mining, which is never divided. The queries are encoded in
+advance; that time is not counted.
 
 Every run calls the functions of the flow in its own process and its own home. A Prefect server runs all the time. In a
 run on one core, the flow, the processes of Ray, and its worker share that core; the Prefect server does not. `start` is
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -52,9 +54,13 @@ def main() -> None:
     """Prepare the homes, run every cell on a copy, and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="engines to measure")
     arguments.add_argument("--passages", type=int, default=6000, help="passages to embed")
     arguments.add_argument("--shards", type=int, default=8, help="shards of the passages")
-    arguments.add_argument("--queries", type=int, default=20_000, help="queries, and passages to search")
+    arguments.add_argument("--layers", type=int, default=6, help="layers kept of the model that embeds")
+    arguments.add_argument("--tokens", type=int, default=64, help="token limit of a passage")
+    arguments.add_argument("--queries", type=int, default=20_000, help="queries to search")
+    arguments.add_argument("--searched", type=int, help="passages to search; default: as many as queries")
     arguments.add_argument("--slices", type=int, default=4, help="shards of the queries")
     arguments.add_argument("--grain", type=int, nargs="*", default=[10, 100, 1000], help="numbers of shards")
     arguments.add_argument("--json", action="store_true", help="print JSON")
@@ -81,11 +87,11 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
     """Yield name, part, engine, cores, and shards of every run."""
     for part, shards in (("embedding", chosen.shards), ("searches", chosen.slices)):
         for cores in (1, 2) if part in chosen.parts else ():
-            for engine in ENGINES:  # without Ray, a night searches in one piece
+            for engine in chosen.engines:  # without Ray, a night searches in one piece
                 divided = part == "embedding" or engine == "ray"
                 yield f"{part}, {engine}, {cores}", part, engine, cores, shards if divided else 1
     for shards in chosen.grain if "grain" in chosen.parts else ():
-        for engine in ENGINES:
+        for engine in chosen.engines:
             yield f"grain, {engine}, {shards}", "grain", engine, 2, shards
 
 
@@ -100,15 +106,17 @@ def _prepare_home(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
-    snapshot = _snapshot(home, *((chosen.queries, chosen.queries) if part == "searches" else (chosen.passages, 0)))
-    base, layers = find_base(Settings().encoder.model), 6 if part == "embedding" else 0
+    searched = (chosen.searched or chosen.queries, chosen.queries)
+    snapshot = _snapshot(home, *(searched if part == "searches" else (chosen.passages, 0)))
+    base, layers = find_base(Settings().encoder.model), chosen.layers if part == "embedding" else 0
     model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
     model.encoder.layer = model.encoder.layer[:layers]
     model.config.num_hidden_layers = layers
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-        settings = Settings(home=home, encoder={"model": folder, "passage_tokens": 64}, embedding={"precision": "fp32"})
+        limits = {"model": folder, "passage_tokens": chosen.tokens}
+        settings = Settings(home=home, encoder=limits, embedding={"precision": "fp32"})
         encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     if part == "searches":
         build_index(home, snapshot, settings.mining)
@@ -262,28 +270,28 @@ def _format_tables(results: dict[str, Facts], chosen: argparse.Namespace) -> Ite
         yield f"| {name} | {run['seconds']:.1f} | {run['start']:.1f} | {run['work']:.1f} | {details} |"
     for part in ("embedding", "searches"):
         if part in chosen.parts:
-            yield from _compare(results, part)
-    if "grain" in chosen.parts:
-        yield from ("", "| shards | local, ms/shard | Ray, ms/shard |", "|---:|---:|---:|")
-    for shards in chosen.grain if "grain" in chosen.parts else ():
-        runs = [results[f"grain, {engine}, {shards}"] for engine in ENGINES]
-        each = [1000 * _without_start(run) / shards for run in runs]
-        yield f"| {shards:,} | {each[0]:.0f} | {each[1]:.0f} |"
+            yield from _compare(results, part, chosen.engines)
+    for engine in chosen.engines if "grain" in chosen.parts else ():
+        for shards in chosen.grain:
+            each = 1000 * _without_start(results[f"grain, {engine}, {shards}"]) / shards
+            yield f"grain, {engine}, {shards:,} shards: {each:.0f} ms each"
 
 
 def _without_start(run: Facts) -> float:
     return run["seconds"] - run["start"]
 
 
-def _compare(results: dict[str, Facts], part: str) -> Iterator[str]:
-    for cores in (1, 2):
+def _compare(results: dict[str, Facts], part: str, engines: Sequence[str]) -> Iterator[str]:
+    for cores in (1, 2) if len(engines) == len(ENGINES) else ():
         local, ray = results[f"{part}, local, {cores}"], results[f"{part}, ray, {cores}"]
         total, started = ray["seconds"] / local["seconds"] - 1, _without_start(ray) / _without_start(local) - 1
         yield f"{part}, {cores} cores: Ray compared with local {total:+.1%}; without the start {started:+.1%}"
-    for engine in ENGINES:
+    for engine in engines:
         single, double = results[f"{part}, {engine}, 1"], results[f"{part}, {engine}, 2"]
         speedup, rest = single["seconds"] / double["seconds"], _without_start(single) / _without_start(double)
         yield f"{part}, {engine}: speedup on 2 cores {speedup:.2f}; without the start {rest:.2f}"
+        for name in ("bm25", "exact") if part == "searches" else ():
+            yield f"… {name}: {single[name] / double[name]:.2f}, with the start"
 
 
 if __name__ == "__main__":
