@@ -86,12 +86,12 @@ class KnownTokens:
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the rows int64 (n,) to pass to `take`, for text hashes S16 (n,); -1 for an unknown text."""
-        found = np.full(len(hashes), -1, np.int64)
+        rows = np.full(len(hashes), -1, np.int64)
         for (index, _), first in zip(self._sources, self._edges, strict=False):
-            missing = np.flatnonzero(found < 0)
-            rows = find_rows(index, hashes[missing])
-            found[missing] = np.where(rows < 0, -1, rows + first)
-        return found
+            missing = np.flatnonzero(rows < 0)
+            in_artifact = find_rows(index, hashes[missing])
+            rows[missing] = np.where(in_artifact < 0, -1, in_artifact + first)
+        return rows
 
     def take(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the token ids int32 of each of `rows` int64 (n,), which `find` returned."""
