@@ -149,7 +149,8 @@ def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Fac
     try:
         with _cluster(cores) if engine == "ray" else nullcontext({}) as compute:
             command = [sys.executable, __file__, "--worker", str(home), "--parts", part, "--shards", str(shards)]
-            environment = {**os.environ, **threads, **compute, "PYTHONPATH": str(ROOT), "NIGHTSHIFT_HOME": str(home)}
+            packages = os.pathsep.join([str(ROOT), str(ROOT / "tasks")])
+            environment = {**os.environ, **threads, **compute, "PYTHONPATH": packages, "NIGHTSHIFT_HOME": str(home)}
             process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     finally:
         os.sched_setaffinity(0, all_cores)
