@@ -200,9 +200,10 @@ def _java() -> _Java:
 
             if not jnius_config.vm_running:
                 jnius_config.set_classpath(jar)
-                # -Xrs leaves signals to Python. One small heap: terms live for microseconds.
+                # -Xrs leaves signals to Python. One small heap: terms live for microseconds. Java limits the stack of
+                # this thread to -Xss, 1 MB by default, in which Python 3.12 crashes when it parses nested JSON.
                 jnius_config.add_options(
-                    f"-Xmx{HEAP_MB}m", "-Xrs", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-Xshare:auto"
+                    f"-Xmx{HEAP_MB}m", "-Xss8m", "-Xrs", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-Xshare:auto"
                 )
             return _Java()
         except Exception as error:  # jnius raises what its Java finder raises

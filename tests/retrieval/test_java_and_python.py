@@ -1,4 +1,4 @@
-"""Java works with every folder name that Python supports."""
+"""Java works with every folder name that Python supports, and leaves Python its stack."""
 
 from __future__ import annotations
 
@@ -59,3 +59,17 @@ def test_the_doctor_indexes_in_the_home_and_cleans_up(tmp_path: Path, monkeypatc
 
 def java_check(settings: Settings) -> Check:
     return next(check for check in examine(settings) if check.name == "java")
+
+
+def test_java_in_this_process_leaves_the_stack_that_nested_json_needs(tmp_path: Path) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text('{"query": ' + "[" * 100_000 + "}\n")
+    script = (
+        "import sys; from pathlib import Path; from tasks.core.retrieval.analyzer import Analyzer;"
+        "from tasks.core.search.shadow import read_queries;"
+        "Analyzer('en', 'porter'); read_queries(Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script, str(file)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, f"the process ended with status {done.returncode}"
+    assert "nested too deeply" in done.stderr
