@@ -155,7 +155,7 @@ def _refused(night: Night) -> Sequence[Refused]:
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT]} …"
+    return text if len(text) <= TEXT else f"{text[:TEXT].rsplit(' ', 1)[0]} …"
 
 
 def judge_command(home: Path, query: str, passage_id: str) -> str:
