@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from tasks.core.sources.demo_modules import Definition, Module, public_names
 from tasks.core.text.words import alphanumeric_words
 
-_MAX_TEXT = 320  # characters; nearly all fit into 128 tokens, so the first night cuts nothing
-_MAX_SIGNATURE = 120  # characters, so that most of the text is prose
+_MAX_TEXT = 2000  # characters; about four times the token limit of the encoder
+_MAX_SIGNATURE = 200  # characters; some signatures alone would exceed the token limit
 _MIN_TEXT = 100
 _WORDS = range(4, 41)
 _MIN_LETTERS = 0.6  # share of letters and spaces; less indicates a formula or a table
@@ -52,7 +52,7 @@ def read_pairs(modules: Mapping[str, Module]) -> Iterator[Pair]:
 
 
 def passage_text(pair: Pair) -> str | None:
-    """Return signature, remaining docstring, and code, at most 320 characters; a class has its methods, not its code.
+    """Return signature, remaining docstring, and code, at most 2,000 characters; a class has its methods, not its code.
 
     Returns None when the text is too short, or when it (or the title) still contains the words of the query in order.
     """
