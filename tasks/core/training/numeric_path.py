@@ -34,9 +34,7 @@ from tasks.core.training.dev_evaluation import DevEvaluation, dev_evaluation
 
 log = logging.getLogger("nightshift.encoder")
 
-# What nDCG@10 is measured on. bf16 changes few ranks, so fewer queries bound its loss as closely.
-DEV = TrainingSettings(dev_queries=200, dev_passages=300)
-DEV_INT8 = TrainingSettings(dev_queries=500, dev_passages=500)
+DEV = TrainingSettings(dev_queries=500, dev_passages=500)  # what nDCG@10 is measured on
 SAMPLE = 64  # passages to compare if there are no dev queries; enough to include the texts that lose most
 CALIBRATION = 64  # texts to calibrate int8; with 100, int8 vectors were no closer to fp32
 TAIL = 0.05  # share of texts whose cosine may be lower than the fidelity of int8
@@ -83,8 +81,7 @@ def choose_precision(folder: Path, snapshot: Snapshot, settings: EmbeddingSettin
     candidates = [path for path in paths_tried(settings) if path != "fp32"]
     if candidates:
         log.info("comparing the numeric paths %s with fp32", ", ".join(candidates))
-    dev = DEV_INT8 if set(INT8) & set(candidates) else DEV
-    reference = _Reference.of(folder, snapshot, dev) if candidates else None
+    reference = _Reference.of(folder, snapshot) if candidates else None
     calibrated = False
     for path in candidates:
         assert reference is not None
@@ -128,9 +125,9 @@ class _Reference:
     passage_vectors: np.ndarray
 
     @classmethod
-    def of(cls, folder: Path, snapshot: Snapshot, dev: TrainingSettings) -> _Reference:
+    def of(cls, folder: Path, snapshot: Snapshot) -> _Reference:
         encoder = _encoder(folder, "fp32")
-        evaluation = dev_evaluation(snapshot, Split.DEV, encoder, dev)
+        evaluation = dev_evaluation(snapshot, Split.DEV, encoder, DEV)
         if evaluation is not None:
             query_tokens, passage_tokens = evaluation.query_tokens, evaluation.passage_tokens
         else:
