@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 
 from beir_files import read_rows  # noqa: E402
+from few_layers import save_base  # noqa: E402
 from small_snapshot import snapshot_of  # noqa: E402
 
 from tasks.core.base.files import load  # noqa: E402
@@ -126,22 +127,11 @@ def _snapshot(home: Path, texts: Iterator[str], size: int) -> Snapshot:
 
 def _encoder(home: Path, snapshot: Snapshot, chosen: argparse.Namespace, retrained: int) -> str:
     """Build an encoder with the first layers; return its digest. `retrained` changes the weights."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     from tasks.core.base.settings import Settings
-    from tasks.core.encoder.base_model import find_base
     from tasks.core.training.trainer import base_encoder
 
-    base = find_base(Settings().encoder.model)
-    model = AutoModel.from_pretrained(base, add_pooling_layer=False)
-    model.encoder.layer = model.encoder.layer[: chosen.layers]
-    model.config.num_hidden_layers = chosen.layers
-    with torch.no_grad():
-        model.embeddings.word_embeddings.weight.mul_(1 + retrained / 8)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        save_base(Path(folder), chosen.layers, 1 + retrained / 8)
         encoder = {"model": folder, "passage_tokens": chosen.tokens}
         settings = Settings.model_validate({"home": home, "encoder": encoder, "embedding": {"precision": "fp32"}})
         return base_encoder(home, snapshot, settings.encoder, settings.embedding).digest

@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
 
+from few_layers import save_base
 from growth_report import format_tables
 from growth_source import GrowingCollection
 from milvus_servers import real_server
@@ -105,7 +106,7 @@ def _arguments() -> argparse.Namespace:
 def _write_settings(folder: Path, uri: str, chosen: argparse.Namespace) -> Path:
     base = folder / "base"
     if not base.exists():
-        _save_base(base, chosen.layers)
+        save_base(base, chosen.layers)
     settings = {
         **SETTINGS,
         "data": SETTINGS["data"] | {"path": str(folder / "source")},
@@ -119,21 +120,6 @@ def _write_settings(folder: Path, uri: str, chosen: argparse.Namespace) -> Path:
     file = folder / "night.toml"
     file.write_text("\n".join(lines) + "\n")
     return file
-
-
-def _save_base(folder: Path, layers: int) -> None:
-    """Save the first layers of the default base model as a base model."""
-    from transformers import AutoModel, AutoTokenizer
-
-    from tasks.core.base.settings import Settings
-    from tasks.core.encoder.base_model import find_base
-
-    base = find_base(Settings().encoder.model)
-    model = AutoModel.from_pretrained(base, add_pooling_layer=False)
-    model.encoder.layer = model.encoder.layer[:layers]
-    model.config.num_hidden_layers = layers
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
 
 def _night(folder: Path, settings: Path, night: str) -> dict[str, Any]:

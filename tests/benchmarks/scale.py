@@ -38,6 +38,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
+from few_layers import save_base  # noqa: E402
 from prefect_servers import serving_prefect  # noqa: E402
 from small_snapshot import snapshot_of  # noqa: E402
 
@@ -97,24 +98,15 @@ def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
 
 def _prepare_home(home: Path, part: str, chosen: argparse.Namespace) -> Path:
     """Build a home with a snapshot of random texts and an encoder; for searches also an index and vectors."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     from tasks.core.base.settings import Settings
     from tasks.core.embedding.shards import gather_shards
-    from tasks.core.encoder.base_model import find_base
     from tasks.core.retrieval.bm25 import build_index
     from tasks.core.training.trainer import base_encoder
 
     searched = (chosen.searched or chosen.queries, chosen.queries)
     snapshot = _snapshot(home, *(searched if part == "searches" else (chosen.passages, 0)))
-    base, layers = find_base(Settings().encoder.model), chosen.layers if part == "embedding" else 0
-    model = AutoModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
-    model.encoder.layer = model.encoder.layer[:layers]
-    model.config.num_hidden_layers = layers
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        save_base(Path(folder), chosen.layers if part == "embedding" else 0)
         limits = {"model": folder, "passage_tokens": chosen.tokens}
         settings = Settings(home=home, encoder=limits, embedding={"precision": "fp32"})
         encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
@@ -283,7 +275,7 @@ def _without_start(run: Facts) -> float:
 
 
 def _compare(results: dict[str, Facts], part: str, engines: Sequence[str]) -> Iterator[str]:
-    for cores in (1, 2) if len(engines) == len(ENGINES) else ():
+    for cores in (1, 2) if set(engines) == set(ENGINES) else ():
         local, ray = results[f"{part}, local, {cores}"], results[f"{part}, ray, {cores}"]
         total, started = ray["seconds"] / local["seconds"] - 1, _without_start(ray) / _without_start(local) - 1
         yield f"{part}, {cores} cores: Ray compared with local {total:+.1%}; without the start {started:+.1%}"

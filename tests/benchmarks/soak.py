@@ -29,13 +29,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from few_layers import save_base
 from month import search_queries
 from month_stream import Query
 from soak_faults import SCRIPT, THIN, UPGRADE, Fault
 from soak_readers import Check, Readers, check_answers
 from soak_report import draw, format_row, format_table, verdict
 from soak_site import ROOT, Site
-from soak_world import World, append_log, write_encoder
+from soak_world import World, append_log
 from work_cost import run_in_process
 
 SETTINGS = """
@@ -73,7 +74,7 @@ def main() -> None:
     world = World(chosen.folder, chosen.topic, chosen.nights, *where)
     with tempfile.TemporaryDirectory(prefix="nightshift-soak-", dir=chosen.scratch) as temporary:
         folder = Path(temporary)
-        run_in_process(write_encoder, folder / "encoder")
+        run_in_process(save_base, folder / "encoder", 1)  # ranks better than random weights
         site = Site(folder, SETTINGS.format(folder=folder))
         with site.operating():
             soak = Soak(site, world, script, chosen)

@@ -81,18 +81,3 @@ def append_log(file: Path, queries: list[str]) -> None:
     """Append queries to a query log."""
     with file.open("a", encoding="utf-8") as log:
         log.writelines(json.dumps({"query": text}) + "\n" for text in queries)
-
-
-def write_encoder(folder: Path) -> Path:
-    """Write the offline MiniLM with one layer of six: it is fast, and ranks better than random weights."""
-    from transformers import AutoModel, AutoTokenizer
-
-    from tasks.core.encoder.base_model import OFFLINE_MODEL, find_base
-
-    base = find_base(OFFLINE_MODEL)
-    model = AutoModel.from_pretrained(base)
-    model.encoder.layer = model.encoder.layer[:1]
-    model.config.num_hidden_layers = 1
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    return folder

@@ -114,6 +114,8 @@ def known_tokens(home: Path, tokenizer: str, snapshot: Snapshot) -> KnownTokens 
         index = index_of(home, tokens.snapshot)
         if index is not None and read_verified(tokens.path, Tokens) is not None:
             sources.append((tokens, index))
+            if tokens.snapshot == snapshot.digest:  # has every text
+                break
     return KnownTokens(sources) if sources else None
 
 

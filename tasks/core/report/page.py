@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 CASES = 5  # number of worst and of best queries shown
 NIGHTS = 30  # nights in the trend chart
-TEXT = 400  # characters shown of a passage
 ROWS = 20  # refused rows shown
 
 
@@ -59,7 +58,6 @@ def write_report(home: Path, night: Night) -> Path:
         rival=LABELS[rival] if rival else "",
         gains=gains,
         losses=losses,
-        shorten=_shorten,
         steps=steps_of(night),
         digests=_digests(night),
         changes=differences(night.serving.settings, night.settings) if night.serving else (),
@@ -152,10 +150,6 @@ def _refused_folder(night: Night) -> str:
 def _refused(night: Night) -> Sequence[Refused]:
     folder = night.refused or (night.ingested.path if night.ingested and night.ingested.quarantined else None)
     return first_refused(folder, ROWS) if folder is not None and (folder / QUARANTINE).exists() else ()
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT].rsplit(' ', 1)[0]} …"
 
 
 def judge_command(home: Path, query: str, passage_id: str) -> str:
