@@ -1,4 +1,4 @@
-"""Commands that query a release, or export data: search, shadow, export, mine."""
+"""Commands that query a release, or export data: search, serve, shadow, export, mine."""
 
 from __future__ import annotations
 
@@ -59,24 +59,22 @@ def search(
     ] = None,
     fuse: Annotated[bool, typer.Option("--fuse", hidden=True, help="Earlier name of --mode hybrid.")] = False,
     release: Annotated[str, typer.Option(help="Release to search, such as r0001.")] = "serving",
-    serve: Annotated[bool, typer.Option("--serve", help="Serve an HTTP API and a search page.")] = False,
-    host: Annotated[
-        str, typer.Option(help="Address for --serve. Addresses other than this machine need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve.")] = 8080,
+    serve_instead: Annotated[
+        bool, typer.Option("--serve", hidden=True, help="Earlier form of nightshift serve.")
+    ] = False,
+    host: Annotated[str, typer.Option(hidden=True)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(hidden=True, min=0, max=65535)] = 8080,
     as_json: AsJson = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Search the serving release and print passages with scores, or serve search over HTTP (--serve)."""
-    if serve == (text is not None):
-        raise typer.BadParameter("give a query, or --serve to serve search over HTTP")
+    """Search the serving release and print passages with scores."""
+    if serve_instead == (text is not None):
+        raise typer.BadParameter("give a query. To serve search over HTTP: nightshift serve")
     filters = _parse_filters(where)
-    loaded = load(settings)
     if text is None:
-        from tasks.core.search.http import serve as serve_http
-
-        serve_http(loaded, host, port)
+        serve(host, port, settings)
         return
+    loaded = load(settings)
     from tasks.core.search.named_releases import SERVING, open_release
     from tasks.core.search.searcher import Searcher
 
@@ -88,6 +86,21 @@ def search(
     from flows.terminal import print_answer
 
     print_answer(answer)
+
+
+@search_commands.command(rich_help_panel=Panel.QUERY, epilog="Example: nightshift serve --port 8080")
+@readable_errors
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Addresses other than this machine need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    settings: SettingsFile = None,
+) -> None:
+    """Serve search over HTTP, with a search page, until Ctrl+C."""
+    from tasks.core.search.http import serve as serve_http
+
+    serve_http(load(settings), host, port)
 
 
 def _parse_filters(where: str | None) -> dict[str, Any]:

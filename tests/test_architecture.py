@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parents[1]
 # In both lists an entry may import itself and the entries before it.
@@ -20,6 +21,8 @@ FOLDERS = ("data_contracts", "tasks", "flows", "infra")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST = 300  # lines of a Python file
+USUAL = 90  # lines of the median Python file, tests not counted
+MOST_TO_OPEN = 4  # files that answer a question of the guide
 # Modules of the core with functions that take all settings. Other functions take `home`, inputs, and their section.
 WHOLE_TREE = {
     "tasks.core.drift.watch": "reads home and two sections, in addition to five inputs",
@@ -139,6 +142,18 @@ def test_only_listed_modules_of_the_core_take_all_settings() -> None:
 def test_no_file_is_too_long_to_read_in_one_go() -> None:
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*SOURCES, *TESTS)}
     assert {path: count for path, count in lines.items() if count > LONGEST} == {}
+    assert median(lines[path] for path in SOURCES) <= USUAL
+
+
+def test_the_guide_answers_each_question_in_a_few_files_that_exist() -> None:
+    guide = (ROOT / "infra" / "docs" / "architecture.md").read_text(encoding="utf-8")
+    answers = [line.split("|")[2] for line in guide.partition("## Where to look")[2].splitlines() if "|" in line][2:]
+    files = [re.findall(r"`([\w/.]+\.(?:py|jinja))`", answer) for answer in answers]
+    alternatives = [answer.count("` or `") for answer in answers]
+    assert all(0 < len(names) - other <= MOST_TO_OPEN for names, other in zip(files, alternatives, strict=True))
+    folders = (ROOT / "tasks" / "core", ROOT)
+    missing = [name for names in files for name in names if not any((folder / name).is_file() for folder in folders)]
+    assert missing == []
 
 
 def tracked() -> list[str]:

@@ -120,7 +120,7 @@ def read_source(path: str | Path, *, query: str = "", passage: str = "", home: s
     return Collection._from_source(Path(home), format=recognized.format, path=str(path), **columns)
 
 
-def read_demo(max_passages: int = 4000, *, home: str | Path = HOME) -> Collection:
+def read_demo(max_passages: int = 3000, *, home: str | Path = HOME) -> Collection:
     """Read the demo collection: summary sentence → rest of the definition, from the docs of installed packages.
 
     Args:

@@ -80,6 +80,20 @@ def test_an_environment_variable_can_name_the_settings_file(tmp_path: Path, monk
         load_settings()
 
 
+def test_only_the_demo_without_a_settings_file_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = Settings().training.max_steps, Settings().encoder.passage_tokens
+    demo = load_settings()
+    assert (demo.training.max_steps, demo.encoder.passage_tokens) == (80, 64)
+    assert load_settings(write(tmp_path, '[data]\nformat = "demo"\n')).training.max_steps == defaults[0]
+    monkeypatch.setenv("NIGHTSHIFT_ENCODER__PASSAGE_TOKENS", "32")
+    assert load_settings().encoder.passage_tokens == 32
+    monkeypatch.delenv("NIGHTSHIFT_ENCODER__PASSAGE_TOKENS")
+    monkeypatch.setenv("NIGHTSHIFT_DATA__PATH", str(tmp_path))
+    monkeypatch.setenv("NIGHTSHIFT_DATA__FORMAT", "beir")
+    own = load_settings()
+    assert (own.training.max_steps, own.encoder.passage_tokens) == defaults
+
+
 def test_a_settings_file_may_have_a_byte_order_mark_and_other_encodings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):

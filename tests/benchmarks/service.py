@@ -80,7 +80,7 @@ def time_methods(methods: dict[str, Callable[[Q], Any]], queries: Sequence[Q]) -
 @contextmanager
 def service(port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """Start a service in a separate process; yield a function that sends it a request."""
-    command = [sys.executable, "-m", "flows.cli", "search", "--serve", "--port", str(port)]
+    command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)]
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def send(body: dict[str, Any]) -> Any:

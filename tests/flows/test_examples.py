@@ -20,7 +20,7 @@ from tasks.core.base.settings_file import load_settings
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "infra" / "docs").glob("*.md"))]
 Nightshift = Callable[..., subprocess.CompletedProcess[str]]
-LIVES_ELSEWHERE = ("init", "run", "up", "down", "search --serve")  # each has tests of its own in this folder
+LIVES_ELSEWHERE = ("init", "run", "up", "down", "serve")  # each has tests of its own in this folder
 # Words of the README that stand for something of the reader's.
 READERS = {"QUERY": "where was the silent river seen", "PASSAGE": "p1", "p17": "p17", "text": "the golden castle"}
 

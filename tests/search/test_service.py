@@ -180,17 +180,18 @@ def test_an_answer_is_sent_without_a_delayed_acknowledgement(host):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
-        ([], 2, "give a query, or --serve"),
-        (["lamp", "--serve"], 2, "give a query, or --serve"),
-        (["lamp", "--where", "[1"], 2, "not JSON"),
-        (["lamp", "--where", "[1]"], 2, "not a JSON object"),
-        (["lamp"], 1, "nightshift run"),
-        (["lamp", "--release", "r7"], 1, "none yet"),
+        (["serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
+        (["search", "--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),  # the earlier form
+        (["search"], 2, "nightshift serve"),
+        (["search", "lamp", "--serve"], 2, "nightshift serve"),
+        (["search", "lamp", "--where", "[1"], 2, "not JSON"),
+        (["search", "lamp", "--where", "[1]"], 2, "not a JSON object"),
+        (["search", "lamp"], 1, "nightshift run"),
+        (["search", "lamp", "--release", "r7"], 1, "none yet"),
     ],
 )
 def test_the_command_reports_wrong_usage(tmp_path, arguments, code, message):
-    result = CliRunner().invoke(app, ["search", *arguments], env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
+    result = CliRunner().invoke(app, arguments, env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
     assert result.exit_code == code
     assert message in result.output
 

@@ -17,11 +17,14 @@ from tasks.core.base.setting_paths import resolve_paths
 from tasks.core.base.settings import Settings
 from tasks.core.base.side_files import read_side_file
 
+_DEMO = Path(__file__).parent / "demo.toml"
+
 
 def load_settings(file: Path | None = None) -> Settings:
     """Read the settings from defaults, a TOML file, and the environment; later sources override earlier ones.
 
-    Relative paths in the file start at its folder, those in the environment at the working directory.
+    Without a file, `demo.toml` shortens a night over the demo collection. Relative paths in the file start at its
+    folder, those in the environment at the working directory.
 
     Args:
         file: The TOML file; None: the file that NIGHTSHIFT_SETTINGS names, if any.
@@ -36,15 +39,9 @@ def load_settings(file: Path | None = None) -> Settings:
     try:
         values = {} if file is None else tomllib.loads(_read_file(file.expanduser()))
         written = {} if file is None else resolve_paths(values, Settings, file.expanduser().parent)
-
-        class FromFile(Settings):
-            @classmethod
-            def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **more: Any
-            ) -> tuple[PydanticBaseSettingsSource, ...]:
-                return more["env_settings"], InitSettingsSource(settings_cls, values)
-
-        loaded = FromFile()
+        loaded = _below_environment(values)
+        if file is None and loaded.data.format == "demo" and not loaded.data.sources:
+            loaded = _below_environment(tomllib.loads(_DEMO.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadUsage(f"{where}: not valid TOML: {error}") from error
     except SettingsError as error:
@@ -53,6 +50,19 @@ def load_settings(file: Path | None = None) -> Settings:
         raise BadUsage(f"{where}: invalid:\n{explain_faults(error, Settings)}") from error
     values = {name: getattr(loaded, name) for name in Settings.model_fields}
     return Settings.model_construct(**values).having_written(written)
+
+
+def _below_environment(values: dict[str, Any]) -> Settings:
+    """Return the settings with these values, which the environment overrides."""
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **more: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return more["env_settings"], InitSettingsSource(settings_cls, values)
+
+    return FromFile()
 
 
 def _read_file(file: Path) -> str:

@@ -92,7 +92,7 @@ class DataSettings(Section):
     passage_column: str = Field(
         "", description="pairs and corpus only: column of the passage; empty: detect it by name"
     )
-    max_passages: int = Field(4000, ge=10, description="demo only: maximum number of passages")
+    max_passages: int = Field(3000, ge=10, description="demo only: maximum number of passages")
     dev_share: float = Field(
         0.1, gt=0, lt=1, description="fraction of training queries to hold out when there is no dev split"
     )

@@ -8,7 +8,7 @@ from tasks.core.base.section import Section
 
 
 class ServiceSettings(Section):
-    """Settings of `nightshift search --serve`."""
+    """Settings of `nightshift serve`."""
 
     token: SecretStr = Field(
         SecretStr(""),
