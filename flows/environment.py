@@ -1,4 +1,4 @@
-"""Set environment variables that Prefect and other dependencies read at import: no telemetry, Nightshift's logs.
+"""Set environment variables that Prefect reads at import: no telemetry, Nightshift's logs.
 
 Every module that imports Prefect imports this module first. Variables that the user has set are not changed.
 """
@@ -8,16 +8,13 @@ from __future__ import annotations
 import logging
 import os
 
-import tasks.core.base.environment  # noqa: F401  (turns off the telemetry of the core's dependencies)
+import tasks.core.base.environment  # noqa: F401  (what the core's dependencies read at import)
 from flows.console import show_controls_in_log_lines
 
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nightshift",  # show the core's log lines with their flow run
     "PYTHONSAFEPATH": "1",  # child processes must not import tasks.py or flows/ from the user's working directory
-    # Waiting threads sleep instead of spinning. With spinning, one other busy process (Prefect's server, a search)
-    # makes training two to four times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)

@@ -119,7 +119,7 @@ def print_refusals(refusals: Mapping[str, Any]) -> None:
         counts.add_row(name, f"{rows:,}", *(f"{count:,}" for count in outcomes))
     console.print(counts)
     for rule in refusals["rules"]:
-        console.print(Text(f"\n{rule['rule']}", style="bold") + Text(f"  {rule['rows']:,} rows of {rule['table']}"))
+        console.print(Text(f"\n{rule['rule']}", style="bold") + Text(f"  {rule['rows']:,} of {rule['table']}"))
         for row in rule["samples"]:
             console.print(Text(f"  {row['file']}:{row['row']}  ", style="cyan") + Text(row["reason"], style="dim"))
     if not refusals["rules"]:

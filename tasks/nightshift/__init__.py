@@ -17,7 +17,7 @@ from nightshift.packages import load_own_packages
 
 load_own_packages()
 
-import tasks.core.base.environment  # noqa: E402, F401  (before the libraries whose telemetry it turns off)
+import tasks.core.base.environment  # noqa: E402, F401  (before the libraries that read these variables)
 from nightshift.collection import Collection, read_beir, read_demo, read_source  # noqa: E402
 from nightshift.encoders import Encoder, load_encoder, train  # noqa: E402
 from nightshift.evaluation import Evaluation, evaluate  # noqa: E402

@@ -150,6 +150,14 @@ def test_a_bare_script_mines_trains_and_evaluates_and_search_needs_a_release(
     assert len(errors) == 2
 
 
+def test_threads_of_a_script_sleep_while_they_wait() -> None:
+    program = "import nightshift, torch; print(torch.__config__.parallel_info())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["OMP_DISPLAY_ENV"] = "true"  # OpenMP prints what it has read
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
 def test_a_users_own_tasks_module_does_not_break_the_import(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text("raise RuntimeError('the user module was imported')\n")
     (tmp_path / "flows").mkdir()

@@ -50,7 +50,7 @@ from tasks.core.retrieval.dense import dense_run
 from tasks.core.snapshot.reader import PASSAGES, queries
 from tasks.core.training.trainer import base_encoder
 
-Judgements = dict[str, set[str]]
+Judgments = dict[str, set[str]]
 KNOWN = (Reason.KNOWN_POSITIVE, Reason.TEXT_OF_POSITIVE, Reason.TEXT_OF_QUERY)
 NEAR, ALL = (*KNOWN, Reason.NEAR_DUPLICATE), (*KNOWN, Reason.NEAR_DUPLICATE, Reason.ABOVE_MARGIN)
 
@@ -113,7 +113,7 @@ def _measure(folder: Path, scratch: Path, half: Path, chosen: argparse.Namespace
     return rows
 
 
-def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgements, source: str) -> Study:
+def _prepare(settings: Settings, snapshot: Snapshot, hidden: Judgments, source: str) -> Study:
     home, mining = settings.home, settings.mining
     encoder = base_encoder(home, snapshot, settings.encoder, settings.embedding)
     embeddings = gather_shards(home, encoder, snapshot, 1)
@@ -181,9 +181,9 @@ def _filter(study: Study, rules: tuple[Reason, ...], mining: MiningSettings, res
     }
 
 
-def _hide_half(folder: Path, target: Path, seed: int) -> Judgements:
+def _hide_half(folder: Path, target: Path, seed: int) -> Judgments:
     """Copy a collection with half of the positives of each query, all in the train split; return the hidden half."""
-    positives: Judgements = read_positives(folder)
+    positives: Judgments = read_positives(folder)
     draw = random.Random(seed)
     hidden = {query: set(draw.sample(sorted(ids), len(ids) // 2)) for query, ids in sorted(positives.items())}
     (target / "qrels").mkdir(parents=True)

@@ -67,15 +67,15 @@ def trec_eval(run_file: Path, qrels_file: Path) -> Mapping[str, Mapping[str, flo
     with run_file.open() as lines:
         run = pytrec_eval.parse_run(lines)
     with qrels_file.open() as lines:
-        judgements = pytrec_eval.parse_qrel(lines)
+        judgments = pytrec_eval.parse_qrel(lines)
     first = {query: dict(sorted(hits.items(), key=lambda hit: -hit[1])[:10]) for query, hits in run.items()}
-    whole = pytrec_eval.RelevanceEvaluator(judgements, set(THEIRS.values())).evaluate(run)
-    ten = pytrec_eval.RelevanceEvaluator(judgements, {"recip_rank"}).evaluate(first)
+    whole = pytrec_eval.RelevanceEvaluator(judgments, set(THEIRS.values())).evaluate(run)
+    ten = pytrec_eval.RelevanceEvaluator(judgments, {"recip_rank"}).evaluate(first)
     return {
         query: {ours: (ten if ours == "mrr@10" else whole)[query][theirs] for ours, theirs in THEIRS.items()}
         if query in whole
         else {}
-        for query in judgements
+        for query in judgments
     }
 
 

@@ -48,5 +48,5 @@ def test_the_eleventh_passage_does_not_count_at_ten() -> None:
     assert (table["ndcg@10"][1].as_py(), table["mrr@10"][1].as_py(), table["recall@100"][1].as_py()) == (0, 0, 1)
 
 
-def test_a_query_without_judgement_is_not_measured() -> None:
+def test_a_query_without_judgment_is_not_measured() -> None:
     assert per_query(run([("other", "a", 1)]), QRELS)["query_id"].to_pylist() == ["q1", "q2", "q3"]

@@ -49,7 +49,7 @@ def test_gains_are_of_the_second_system_over_the_first(world: World, pair: tuple
     assert comparison.overlap == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
-def test_both_runs_and_the_judgements_are_exported(
+def test_both_runs_and_the_judgments_are_exported(
     world: World, pair: tuple[Evaluation, Evaluation], tmp_path: Path
 ) -> None:
     comparison = compare_systems(world.settings, pair[0].digest, pair[1].digest, cases=0)

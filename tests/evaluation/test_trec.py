@@ -33,7 +33,7 @@ def snapshot_in(home: Path, judged: list[tuple[str, str, int]]) -> Snapshot:
 
 
 def drawn(seed: int) -> tuple[list[tuple[str, str, int, float]], list[tuple[str, str, int]]]:
-    """A run of random length with many tied scores, graded judgements, and unanswered queries."""
+    """A run of random length with many tied scores, graded judgments, and unanswered queries."""
     chance = random.Random(seed)
     hits, judged = [], []
     for number in range(40):

@@ -91,7 +91,7 @@ def test_a_row_that_breaks_several_rules_is_quarantined_once_with_all_reasons(co
     (refused,) = quarantine_of(ingested)
     assert refused["rule"] == "passage_id_length"
     assert "id is empty" in str(refused["reason"])
-    assert "nothing that can be seen" in str(refused["reason"])
+    assert "no visible character" in str(refused["reason"])
 
 
 def test_a_conflict_names_the_row_that_came_first(collection: Collection) -> None:
@@ -119,14 +119,14 @@ def test_a_truncated_corpus_is_named_where_qrels_lack_their_passages(collection:
         ingest(collection.settings(max_refused=0.1))
 
 
-def test_a_judgement_of_a_quarantined_passage_is_dangling(collection: Collection) -> None:
+def test_a_judgment_of_a_quarantined_passage_is_dangling(collection: Collection) -> None:
     collection.add("corpus.jsonl", {"_id": "empty", "text": ""})
     collection.add("qrels/train.tsv", "q1\tempty\t1")
     ingested, _ = ingest(collection.settings())
     assert [row["rule"] for row in quarantine_of(ingested)] == ["passage_text_visible", "qrel_passage_known"]
 
 
-def test_judgements_of_zero_are_accepted_and_not_positives(collection: Collection) -> None:
+def test_judgments_of_zero_are_accepted_and_not_positives(collection: Collection) -> None:
     collection.add("qrels/train.tsv", "q1\tp2\t0", "q1\tp3\t-1")
     ingested, snapshot = ingest(collection.settings())
     assert (ingested.rows, ingested.accepted, ingested.quarantined) == (92, 92, 0)

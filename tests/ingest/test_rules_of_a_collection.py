@@ -49,7 +49,7 @@ def test_queries_with_the_same_text_are_held_back_together(collection: Collectio
     assert sum(snapshot.splits.values()) == 40
 
 
-def test_contradicting_judgements_are_reported(collection: Collection) -> None:
+def test_contradicting_judgments_are_reported(collection: Collection) -> None:
     collection.add("queries.jsonl", {"_id": "again", "text": "What is written in passage 3?"})
     zero = collection.add("qrels/train.tsv", "again\tp3\t0", "again\tp4\t0", "q3\tp5\t1")
     ingested, _ = ingest(collection.settings())

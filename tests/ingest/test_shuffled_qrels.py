@@ -77,8 +77,8 @@ def test_the_figures_equal_manually_computed_values(tmp_path: Path) -> None:
 
 def test_a_retriever_that_answers_few_queries_refuses_nothing(tmp_path: Path) -> None:
     run = create_run(tmp_path / "run", [("q1", "a", 1)])
-    judgements = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
-    assert not check_qrels_fit(run, judgements, 5.0).conclusive
+    judgments = pa.table({"query_id": [f"q{n}" for n in range(50)], "passage_id": ["z"] * 50})
+    assert not check_qrels_fit(run, judgments, 5.0).conclusive
 
 
 def test_queries_without_hits_cause_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,9 +8,7 @@ import threading
 import pytest
 from fastapi.testclient import TestClient
 from release_world import HashingEncoder, release_night, small
-from typer.testing import CliRunner
 
-from flows.cli import app
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.sections.service import ServiceSettings
 from tasks.core.release.rollback import rollback
@@ -175,25 +173,6 @@ def test_an_answer_is_sent_without_a_delayed_acknowledgement(host):
             return no_delay
 
     assert asyncio.run(nodelay())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),
-        (["search", "--serve", "--host", "0.0.0.0"], 1, "NIGHTSHIFT_SERVICE__TOKEN"),  # the earlier form
-        (["search"], 2, "nightshift serve"),
-        (["search", "lamp", "--serve"], 2, "nightshift serve"),
-        (["search", "lamp", "--where", "[1"], 2, "not JSON"),
-        (["search", "lamp", "--where", "[1]"], 2, "not a JSON object"),
-        (["search", "lamp"], 1, "nightshift run"),
-        (["search", "lamp", "--release", "r7"], 1, "none yet"),
-    ],
-)
-def test_the_command_reports_wrong_usage(tmp_path, arguments, code, message):
-    result = CliRunner().invoke(app, arguments, env={"NIGHTSHIFT_HOME": str(tmp_path / "var")})
-    assert result.exit_code == code
-    assert message in result.output
 
 
 class Held(HashingEncoder):
