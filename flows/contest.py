@@ -55,7 +55,7 @@ def evaluate_rivals(settings: Settings, contest: Contest) -> dict[System, Evalua
     snapshot, base, vectors = contest.snapshot, contest.base, contest.base_vectors
     figures: dict[System, Evaluation] = {}
     if base is not None and vectors is not None:
-        ranking, _ = evaluation.tune(settings, base, vectors, snapshot, contest.postings)
+        ranking, _ = evaluation.tune(settings, "base model", base, vectors, snapshot, contest.postings)
         figures |= {
             System.BASE: evaluation.evaluate(settings, System.BASE, base, vectors, snapshot, ranking),
             System.BASE_DENSE: evaluation.evaluate(settings, System.BASE_DENSE, base, vectors, snapshot, DENSE),
@@ -113,7 +113,7 @@ def publish_base(settings: Settings, contest: Contest, book: Logbook) -> None:
     passages = Changes(new=contest.snapshot.rows)
     begin(Stage.EVALUATE, f"the base model on {passages.new:,} passages")
     base, vectors = contest.rival, contest.rival_vectors
-    ranking, _ = evaluation.tune(settings, base, vectors, contest.snapshot, contest.postings)
+    ranking, _ = evaluation.tune(settings, "base model", base, vectors, contest.snapshot, contest.postings)
     figures, decision = judge(settings, contest, base, vectors, ranking, trained=False)
     published, withheld = None, "; ".join(decision.reasons)
     if decision.promote:

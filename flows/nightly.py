@@ -187,7 +187,7 @@ def _retrain(
     vectors = embed(settings, challenger, snapshot)
     book.note(embeddings=vectors)
     begin(Stage.EVALUATE, f"on the {settings.evaluation.split} queries")
-    tuned = evaluation.tune(settings, challenger, vectors, snapshot, postings)
+    tuned = evaluation.tune(settings, "challenger", challenger, vectors, snapshot, postings)
     return _contend(settings, book, contest, challenger, vectors, tuned, recipe)
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 import httpx
@@ -32,10 +32,14 @@ STOP_WORDS = {"a", "of", "on", "the", "to"}
 
 
 def run_name() -> str:
-    """Name a run by flow, collection, time in UTC, and reason, such as `nightly-2026-11-22-0200-schedule`."""
+    """Name a run by flow, collection, time in UTC, and reason, such as `nightly-2026-11-22-0200-schedule`.
+
+    A worker starts scheduled runs a few seconds early, so the time is the scheduled one.
+    """
     reason = runtime.flow_run.parameters.get("reason") or ""
     flow = str(runtime.flow_run.flow_name).removesuffix("-on-drift")
-    return "-".join(filter(None, (flow, _collection(), f"{datetime.now(UTC):%Y-%m-%d-%H%M}", _slug(reason))))
+    time = runtime.flow_run.scheduled_start_time.astimezone(UTC)
+    return "-".join(filter(None, (flow, _collection(), f"{time:%Y-%m-%d-%H%M}", _slug(reason))))
 
 
 def _collection() -> str:

@@ -18,10 +18,18 @@ from tasks.core.snapshot.held_out import held_out
 from tasks.policy import STEP
 
 
-@task(name="tune", task_run_name="tune the ranking of {encoder.fingerprint}", **STEP)
-def tune(settings: Settings, encoder: Encoder, embeddings: Embeddings, snapshot: Snapshot, postings: Postings) -> Tuned:
-    """Choose on the dev queries how a release of this encoder ranks."""
-    return tune_ranking(settings.home, encoder, embeddings, snapshot, postings, settings.mining, settings.evaluation)
+@task(name="tune", task_run_name="tune the ranking of the {system}", **STEP)
+def tune(
+    settings: Settings,
+    system: str,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    snapshot: Snapshot,
+    postings: Postings,
+) -> Tuned:
+    """Choose on the dev queries how a release of this encoder ranks. `system` names the encoder in the log."""
+    mining, evaluation = settings.mining, settings.evaluation
+    return tune_ranking(settings.home, encoder, embeddings, snapshot, postings, mining, evaluation, system=system)
 
 
 @task(name="tune", task_run_name="keep the ranking of {serving.release}", **STEP)

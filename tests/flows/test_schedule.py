@@ -63,6 +63,10 @@ def test_a_scheduled_night_starts_automatically_and_a_missing_night_is_reported(
         assert "next drift check: no schedule" in up.output
         up.until(lambda: bool(finished_nights(up)), "a scheduled night")
         assert set(finished_nights(up)) == {"Skipped"}
+        for run in up.runs("nightly"):
+            if run["end_time"]:
+                time = datetime.fromisoformat(run["expected_start_time"])
+                assert run["name"] == f"nightly-{time:%Y-%m-%d-%H%M}-schedule"  # also if the worker starts it early
         checks = nightshift("doctor").stdout
         well = {line.split()[1] for line in checks.splitlines() if line.startswith("ok")}
         assert {"prefect", "server", "worker", "schedule", "watchdog", "logs"} <= well, checks

@@ -57,10 +57,12 @@ def tune_ranking(
     mining: MiningSettings,
     settings: EvaluationSettings,
     split: str = Split.DEV,
+    *,
+    system: str = "challenger",
 ) -> Tuned:
     """Choose how a release of this encoder ranks, on the queries of a split, normally dev; see `tune`.
 
-    `[evaluation] ranking` may fix the mode instead.
+    `[evaluation] ranking` may fix the mode instead. `system` names the encoder in the log.
     """
     from tasks.core.evaluation.evaluate import encoder_arms
     from tasks.core.retrieval.arms import Arms  # compiles the kernel of BM25 at import
@@ -80,7 +82,13 @@ def tune_ranking(
         answers = held_out(snapshot, split, settings.max_queries).qrels
         tuning = tune(arms, answers, ranking, leave_out_self=settings.leave_out_self)
     weight = DEFAULT_WEIGHT if settings.ranking == "hybrid" and tuning.weight in (0, 1) else tuning.weight
+    log.info("ranking of the %s: %s: %s", system, describe_weight(weight), tuning.why)
     return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
+
+
+def describe_weight(weight: float) -> str:
+    """Return "dense alone", "BM25 alone", or the weight of the dense score in a hybrid ranking."""
+    return {0.0: "BM25 alone", 1.0: "dense alone"}.get(weight, f"hybrid, weight {weight:.2f} of the dense score")
 
 
 def keep_ranking(home: Path, serving: Release, snapshot: Snapshot, settings: EvaluationSettings) -> Tuned | None:
@@ -137,9 +145,6 @@ def tune(arms: Arms, qrels: pa.Table, ranking: Ranking, *, leave_out_self: bool 
     why = (
         f"nDCG@10 on {queries:,} dev queries: {means[hybrid]:.4f} hybrid, {means[-1]:.4f} dense, {means[0]:.4f} BM25; "
         f"hybrid gains {gain.mean():+.4f} (standard error {error:.4f}) over {name} alone"
-    )
-    log.info(
-        "ranking: %s: %s", f"hybrid, weight {WEIGHTS[chosen]:.2f} of the dense score" if pays else f"{name} alone", why
     )
     return Tuning(weight=float(WEIGHTS[chosen]), queries=queries, ndcg=tuple(means.tolist()), why=why)
 
