@@ -69,7 +69,9 @@ def write_settings(
         )
         echo("label some: see infra/docs/cold-start.md")
     elif Split.TRAIN not in summary.qrels:
-        typer.echo("no train split: a night has no training data. Add qrels of train queries first")
+        typer.echo(
+            "no train split: a night has no training data. Add qrels of train queries, or run nightshift init --cold"
+        )
     echo(f"wrote {to}. Check it, then run: nightshift run --settings {shlex.quote(str(to))} --dry-run")
 
 

@@ -74,7 +74,9 @@ def test_changes_add_up_over_refreshes_until_the_next_training(settings: Setting
 
 def test_other_training_settings_need_a_retrain(settings: Settings, serving: Release) -> None:
     training = settings.training.model_copy(update={"epochs": 7.0})
-    assert now(settings.model_copy(update={"training": training}), serving).verdict is Action.RETRAIN
+    drift = now(settings.model_copy(update={"training": training}), serving)
+    assert drift.verdict is Action.RETRAIN
+    assert "an earlier version did not record them" in drift.cause  # this release has no settings
 
 
 def test_many_unseen_terms_are_suspect_and_never_retrain(settings: Settings, serving: Release) -> None:

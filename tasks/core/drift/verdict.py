@@ -16,6 +16,8 @@ from tasks.core.drift.new_queries import Examination, ServingRelease
 from tasks.core.snapshot.reader import compare, given_negatives, qrels
 from tasks.core.snapshot.splits import Split
 
+UNRECORDED = " (which ones is unknown, because an earlier version did not record them)"
+
 
 def first_night(snapshot: Snapshot) -> Drift:
     """Return the action when no release serves: retrain."""
@@ -196,7 +198,7 @@ def _choose_action(data: SnapshotChanges, suspect_reason: str, query_drift: str,
         return Action.SUSPECT, f"{suspect_reason}; check the source of the queries before training"
     causes = []
     if data.recipe_changed:
-        named = f": {data.changed_settings}" if data.changed_settings else ""
+        named = f": {data.changed_settings}" if data.changed_settings else UNRECORDED
         causes.append(f"the settings that shape an encoder changed{named}")
     causes += [describe(signal) for signal in data.signals if signal.fired]
     drift = [query_drift] if query_drift else []
