@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,16 @@ def test_every_measure_in_readme_and_guides_is_on_the_page() -> None:
         if figure not in recorded
     ]
     assert missing == []
+
+
+@pytest.mark.slow
+def test_benchmarks_call_functions_that_exist_with_their_parameters() -> None:
+    """The suite runs few benchmarks, so mypy looks for functions that were renamed or take other parameters."""
+    folders = ("tasks", "tests/benchmarks", "tests/fixtures")
+    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", *map(str, SCRIPTS.glob("*.py"))]
+    environment = {**os.environ, "MYPYPATH": ":".join([str(ROOT), *(str(ROOT / folder) for folder in folders)])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    broken = re.compile(r'\[(attr-defined|call-arg|name-defined)\]$|module named "(tasks|flows|nightshift)\b')
+    errors = [line for line in done.stdout.splitlines() if broken.search(line) and "explicitly export" not in line]
+    assert errors == []

@@ -124,7 +124,8 @@ def _measure(system: str, folder: Path) -> dict[str, float]:
 
 
 def _nightshift(folder: Path) -> dict[str, float]:
-    from tasks.core.base.settings import DataSettings, Settings
+    from tasks.core.base.sections.data import DataSettings
+    from tasks.core.base.settings import Settings
     from tasks.core.ingest.ingest import ingest
 
     timed = _time_keys()

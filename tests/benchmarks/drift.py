@@ -40,7 +40,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from drift_worlds import Pool, World, worlds
 
-from tasks.core.base.settings import DriftSettings
+from tasks.core.base.sections.drift import DriftSettings
 from tasks.core.drift.decide import NormalWindow, State, decide, is_window_due
 from tasks.core.drift.findings import Measurement
 from tasks.core.drift.recalibrate import with_reference

@@ -34,7 +34,7 @@ from drift_worlds import Pool, worlds
 from river.drift import ADWIN, KSWIN, PageHinkley
 from scipy.stats import ks_2samp
 
-from tasks.core.base.settings import DriftSettings
+from tasks.core.base.sections.drift import DriftSettings
 
 CHUNKS = 20  # nights that set the level of NannyML's idea
 DECILES = np.linspace(0, 1, 11)[1:-1]

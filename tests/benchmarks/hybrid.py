@@ -22,8 +22,8 @@ import pyarrow as pa
 
 import nightshift as ns
 from tasks.core.base.ranking import Ranking
+from tasks.core.base.sections.evaluation import EvaluationSettings
 from tasks.core.base.sections.mining import MiningSettings
-from tasks.core.base.settings import EvaluationSettings
 from tasks.core.embedding.shards import gather_shards
 from tasks.core.evaluation.evaluate import encoder_arms, evaluate_ranked
 from tasks.core.evaluation.measures import means, per_query

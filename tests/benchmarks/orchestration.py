@@ -24,13 +24,6 @@ from flows import nightly
 from tasks import embedding, evaluation, ingest, mining, release, report, training
 from tasks.core.report.night import Night
 
-MAKERS = (
-    "create_markdown_artifact",
-    "create_progress_artifact",
-    "create_table_artifact",
-    "update_progress_artifact",
-)
-
 
 class Clock:
     """Measure seconds inside wrapped functions; nested calls count once."""
@@ -65,7 +58,7 @@ def main() -> None:
         for value in vars(module).values():
             if isinstance(value, Task) and not hasattr(value.fn, "__wrapped__"):
                 value.fn = work.wrap(value.fn)
-    for name in MAKERS:
+    for name in [name for name in vars(report) if name.endswith("_artifact")]:
         setattr(report, name, artifacts.wrap(getattr(report, name)))
     for label in ("complete night", "night with nothing to do"):
         work.seconds = artifacts.seconds = 0.0

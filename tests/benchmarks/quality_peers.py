@@ -14,7 +14,8 @@ from sentence_transformers.util import mine_hard_negatives
 
 import nightshift as ns
 from tasks.core.base.files import digest_of
-from tasks.core.base.settings import Settings, TrainingSettings
+from tasks.core.base.sections.training import TrainingSettings
+from tasks.core.base.settings import Settings
 from tasks.core.encoder.base_model import find_base
 from tasks.core.encoder.hardware import has_bf16
 from tasks.core.text.normalization import full_text

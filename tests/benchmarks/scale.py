@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,8 @@ def _run(prepared: Path, part: str, engine: str, cores: int, shards: int) -> Fac
     os.sched_setaffinity(0, sorted(all_cores)[:cores])  # child processes inherit it
     threads = {"OMP_NUM_THREADS": str(cores if engine == "local" else 1)}
     try:
-        with _cluster(cores) if engine == "ray" else nullcontext({}) as compute:
+        cluster: AbstractContextManager[dict[str, str]] = _cluster(cores) if engine == "ray" else nullcontext({})
+        with cluster as compute:
             command = [sys.executable, __file__, "--worker", str(home), "--parts", part, "--shards", str(shards)]
             packages = os.pathsep.join([str(ROOT), str(ROOT / "tasks")])
             environment = {**os.environ, **threads, **compute, "PYTHONPATH": packages, "NIGHTSHIFT_HOME": str(home)}

@@ -193,7 +193,7 @@ def search(chosen: argparse.Namespace) -> None:
         pointer = open_publisher(settings.home, settings.milvus).serving()
         assert pointer is not None
         reader = open_publisher(settings.home, settings.milvus).open(pointer.collection)
-        encoder, client, name = DrawnEncoder(parts.encoder.path), reader._client, reader.identity.collection
+        encoder, client, name = DrawnEncoder(parts.encoder.path), reader._client, reader.identity.collection  # type: ignore[attr-defined]
         built = json.loads(reader.identity.index_params)
         plain = {"metric_type": METRIC, "params": search_params(chosen.index, K, built, {})}
 
@@ -229,8 +229,9 @@ def search(chosen: argparse.Namespace) -> None:
 def clear(chosen: argparse.Namespace) -> None:
     """Remove the collections of a turn from a server."""
     if chosen.uri:
-        client, milvus = connect(chosen.uri), open_publisher(settings_of(chosen))
-        client.drop_alias(settings_of(chosen).milvus.alias)
+        settings = settings_of(chosen)
+        client, milvus = connect(chosen.uri), open_publisher(settings.home, settings.milvus)
+        client.drop_alias(settings.milvus.alias)
         for name in milvus.collections():
             client.drop_collection(name)
 

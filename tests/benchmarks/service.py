@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
+import tasks.core.base.environment  # noqa: F401  (threads sleep while they wait, as those of the service)
 from tasks.core.base.errors import NightshiftError
 from tasks.core.base.settings_file import load_settings
 from tasks.core.search.searcher import Searcher
@@ -84,11 +85,15 @@ def service(port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def send(body: dict[str, Any]) -> Any:
-        try:
-            connection.request("POST", "/search", json.dumps(body), {"content-type": "application/json"})
-        except OSError:
-            connection.close()  # not up yet: connect again
-            raise
+        request = ("POST", "/search", json.dumps(body), {"content-type": "application/json"})
+        for is_last in (False, True):
+            try:
+                connection.request(*request)
+                break
+            except OSError:  # not up yet, or the service closed the idle connection
+                connection.close()
+                if is_last:
+                    raise
         response = connection.getresponse()
         answer = json.loads(response.read())
         assert response.status == 200, answer
