@@ -74,7 +74,7 @@ def test_a_row_that_a_contract_refuses_is_shown(collection: Collection, caplog: 
     line = collection.add("corpus.jsonl", {**passage(40), "_id": "has a space"})
     with caplog.at_level(logging.WARNING, "nightshift.ingest"):
         ingest(collection.settings())
-    assert f"corpus.jsonl:{line}: the id holds white space or control characters" in caplog.text
+    assert f"corpus.jsonl:{line}: the id contains white space or control characters" in caplog.text
     assert '{"_id": "has a space"' in caplog.text
 
 
