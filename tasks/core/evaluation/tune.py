@@ -58,7 +58,7 @@ def tune_ranking(
     settings: EvaluationSettings,
     split: str = Split.DEV,
     *,
-    system: str = "challenger",
+    system: str = "encoder",
 ) -> Tuned:
     """Choose how a release of this encoder ranks, on the queries of a split, normally dev; see `tune`.
 
@@ -82,13 +82,9 @@ def tune_ranking(
         answers = held_out(snapshot, split, settings.max_queries).qrels
         tuning = tune(arms, answers, ranking, leave_out_self=settings.leave_out_self)
     weight = DEFAULT_WEIGHT if settings.ranking == "hybrid" and tuning.weight in (0, 1) else tuning.weight
-    log.info("ranking of the %s: %s: %s", system, describe_weight(weight), tuning.why)
-    return Tuned(ranking.model_copy(update={"weight": weight}), tuning)
-
-
-def describe_weight(weight: float) -> str:
-    """Return "dense alone", "BM25 alone", or the weight of the dense score in a hybrid ranking."""
-    return {0.0: "BM25 alone", 1.0: "dense alone"}.get(weight, f"hybrid, weight {weight:.2f} of the dense score")
+    ranking = ranking.model_copy(update={"weight": weight})
+    log.info("ranking of the %s: %s: %s", system, ranking, tuning.why)
+    return Tuned(ranking, tuning)
 
 
 def keep_ranking(home: Path, serving: Release, snapshot: Snapshot, settings: EvaluationSettings) -> Tuned | None:
